@@ -1,0 +1,146 @@
+"""One 2-D scan, the unit of an episode, and collections of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A fully sampled 2-D scan and what is known about it.
+
+    Attributes:
+        kspace: complex64, (coil, height, width); centred, orthonormal.
+        target: float32 magnitude reference, (target height, target width); at most the size of
+            k-space. Reconstructions are cropped around their centre to this size for scoring.
+        volume: name of the volume (for files: the file's stem).
+        index: position of the slice within its volume.
+        subject: who was scanned. Splits never divide a subject.
+        volume_max: largest target value within the volume: the data range of volume metrics.
+        contrast: e.g. "T2"; "unknown" where the file does not say.
+        field_strength: in tesla, or None where the file does not say.
+        sensitivity: complex64 coil maps (coil, height, width), of unit norm over the coils, or
+            None. With one coil None is a unit map; with several coils None means that the maps
+            are to be estimated from the lines that a scan starts with.
+        measured: bool, (height, width): False where the scanner never sampled (zero padding).
+        processing: what was done to the stored data, in order, e.g. an added synthetic phase.
+    """
+
+    kspace: Tensor
+    target: Tensor
+    volume: str
+    index: int
+    subject: str
+    volume_max: float
+    contrast: str = "unknown"
+    field_strength: float | None = None
+    sensitivity: Tensor | None = None
+    measured: Tensor = field(default=None)  # type: ignore[assignment]  # filled in __post_init__
+    processing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kspace.ndim != 3 or not self.kspace.is_complex():
+            raise ValueError(
+                "kspace must be complex with shape (coil, height, width); "
+                f"got {self.kspace.dtype} {tuple(self.kspace.shape)}"
+            )
+        height, width = self.shape
+        if self.target.ndim != 2 or self.target.shape[0] > height or self.target.shape[1] > width:
+            raise ValueError(
+                f"target must be 2-D and fit into {height} x {width}; got {tuple(self.target.shape)}"
+            )
+        if self.sensitivity is not None and self.sensitivity.shape != self.kspace.shape:
+            raise ValueError(
+                f"sensitivity must have the shape of kspace {tuple(self.kspace.shape)}; "
+                f"got {tuple(self.sensitivity.shape)}"
+            )
+        if self.measured is None:
+            object.__setattr__(self, "measured", measured_samples(self.kspace))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of k-space."""
+        return self.kspace.shape[-2], self.kspace.shape[-1]
+
+    @property
+    def n_coils(self) -> int:
+        return self.kspace.shape[0]
+
+
+def measured_samples(kspace: Tensor) -> Tensor:
+    """Samples of columns and rows that hold anything at all: bool (height, width).
+
+    Zero padding leaves whole columns (or rows) of exact zeros in every coil.
+    """
+    present = (kspace != 0).any(dim=0)
+    return present.any(dim=0, keepdim=True) & present.any(dim=1, keepdim=True)
+
+
+class SliceDataset(Protocol):
+    """Anything with a length that hands out slices by position.
+
+    Attributes:
+        name: short name for reports.
+        shape: (height, width) of the smallest frame that holds every slice. Slices of one size
+            have just that size; smaller ones lie in its centre.
+        n_coils: largest number of coils.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def n_coils(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Slice: ...
+    def describe(self, index: int) -> "SliceInfo": ...
+
+
+@dataclass(frozen=True)
+class SliceInfo:
+    """What is known of a slice without reading its samples."""
+
+    volume: str
+    index: int
+    subject: str
+    contrast: str
+    shape: tuple[int, int]
+    target_shape: tuple[int, int]
+    n_coils: int
+    field_strength: float | None = None
+
+
+class SliceList:
+    """Slices held in memory."""
+
+    def __init__(self, slices: Sequence[Slice], name: str = "slices") -> None:
+        if not slices:
+            raise ValueError("expected at least one slice; got an empty list")
+        self.slices = list(slices)
+        self.name = name
+        self.shape = (max(s.shape[0] for s in slices), max(s.shape[1] for s in slices))
+        self.n_coils = max(s.n_coils for s in slices)
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, index: int) -> Slice:
+        return self.slices[index]
+
+    def describe(self, index: int) -> SliceInfo:
+        scan = self.slices[index]
+        height, width = scan.target.shape
+        return SliceInfo(
+            volume=scan.volume,
+            index=scan.index,
+            subject=scan.subject,
+            contrast=scan.contrast,
+            shape=scan.shape,
+            target_shape=(height, width),
+            n_coils=scan.n_coils,
+            field_strength=scan.field_strength,
+        )

@@ -1,0 +1,1 @@
+"""Physics of Cartesian MRI: Fourier transforms, coils, noise, sampling geometries, operators."""

@@ -1,0 +1,58 @@
+"""What every reconstruction method takes and gives."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from activemri.mri.operators import CartesianOperator
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What has been acquired of a batch of scans of one size.
+
+    Attributes:
+        kspace: complex, (batch, coil, height, width); zero where not acquired.
+        operator: how an image leads to that k-space (mask and coil sensitivities).
+        zero_filled: the adjoint reconstruction, complex, (batch, height, width).
+    """
+
+    kspace: Tensor
+    operator: CartesianOperator
+    zero_filled: Tensor
+
+    @classmethod
+    def of(cls, kspace: Tensor, operator: CartesianOperator) -> "Measurement":
+        """Measure: keep what the operator's mask selects of fully or partly sampled k-space."""
+        acquired = kspace * operator.mask.unsqueeze(1)
+        return cls(acquired, operator, operator.adjoint(acquired))
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A reconstructed batch.
+
+    Attributes:
+        image: complex, (batch, height, width).
+        uncertainty: standard deviation per pixel, float (batch, height, width), or None where
+            the method does not give one.
+    """
+
+    image: Tensor
+    uncertainty: Tensor | None = None
+
+
+class Reconstructor(nn.Module):
+    """A method that turns a measurement into an image.
+
+    Subclasses implement :meth:`forward`. They must depend on nothing but the measurement.
+    """
+
+    #: Settings that rebuild the object: ``type(r)(**r.settings)``. Written into checkpoints.
+    settings: dict[str, object]
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        raise NotImplementedError
+
+    def __call__(self, measurement: Measurement) -> Reconstruction:
+        return super().__call__(measurement)  # type: ignore[no-any-return]
