@@ -1,0 +1,1 @@
+"""Training of reconstructors on the masks that episodes really visit."""

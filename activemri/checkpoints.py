@@ -1,0 +1,228 @@
+"""Weights on disk: NAME.safetensors, and NAME.json that says what they are.
+
+The JSON file holds the kind of network, the settings that rebuild it, how it was trained, and the
+SHA-256 of the weights, so that the two files cannot be mixed up and a damaged one is noticed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from activemri import __version__
+
+FORMAT_VERSION = 1
+
+_WEIGHTS, _JSON = ".safetensors", ".json"
+_NEXT = ".next"  # files of a save that is not finished
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete, damaged, or meant for something else."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        path: of both files, without suffix.
+        kind: name of the network in its registry.
+        settings: arguments that rebuild the network.
+        state_dict: the weights.
+        info: how it was trained: data, matrix, metrics, package version, command.
+    """
+
+    path: Path
+    kind: str
+    settings: dict[str, object]
+    state_dict: dict[str, Tensor]
+    info: dict[str, object]
+
+    def fill(self, network: nn.Module) -> None:
+        """Copy the weights into `network`.
+
+        Raises:
+            CheckpointError: a tensor is missing, too many, or has another shape.
+        """
+        expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+        found = {name: tuple(t.shape) for name, t in self.state_dict.items()}
+        for name in [*expected, *found]:
+            if expected.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"the weights in {self.path}{_WEIGHTS} do not fit the settings {self.settings} "
+                    f"of a {self.kind!r}: tensor {name!r} should have shape "
+                    f"{expected.get(name, 'none, it is unknown')}; found "
+                    f"{found.get(name, 'no such tensor')}"
+                )
+        network.load_state_dict(self.state_dict)
+
+
+def save(
+    path: str | Path,
+    *,
+    kind: str,
+    settings: Mapping[str, object],
+    state_dict: Mapping[str, Tensor],
+    info: Mapping[str, object],
+) -> Path:
+    """Write both files so that a kill or a full disk at any moment leaves a readable checkpoint.
+
+    Both are first written whole beside the old ones. Then the weights take their place, then the
+    JSON file; :func:`load` recognises the state between these two.
+
+    Args:
+        path: with or without suffix; missing folders are made.
+        kind: name of the network in its registry.
+        settings: arguments that rebuild it; anything JSON can hold.
+        state_dict: the weights.
+        info: how it was trained; the package version is added.
+
+    Returns:
+        The path without suffix.
+
+    Raises:
+        OSError: the files cannot be written; a checkpoint that was there before is intact.
+    """
+    from safetensors.torch import save as to_bytes
+
+    stem = without_suffix(path)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    weights = to_bytes({n: t.detach().cpu().contiguous() for n, t in state_dict.items()})
+    described = {
+        "kind": kind,
+        "format_version": FORMAT_VERSION,
+        "settings": dict(settings),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "info": {"package_version": __version__, **info},
+    }
+    files = {
+        _beside(stem, _WEIGHTS): weights,
+        _beside(stem, _JSON): (json.dumps(described, indent=2) + "\n").encode(),
+    }
+    write_together(files)
+    return stem
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files beside the old ones, force them to disk, then rename one after the other."""
+    written: list[Path] = []
+    try:
+        for path, content in files.items():
+            written.append(path.with_name(path.name + _NEXT))
+            with written[-1].open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+    except OSError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    for path, complete in zip(files, written, strict=True):
+        os.replace(complete, path)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Args:
+        path: either file, their common name without suffix, or a folder that holds exactly one
+            checkpoint or one called ``best``.
+
+    Raises:
+        CheckpointError: says what is missing or wrong, and where.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    stem = find(path)
+    weights = _beside(stem, _WEIGHTS).read_bytes()
+    described = _description(stem, hashlib.sha256(weights).hexdigest())
+    try:
+        state_dict = from_bytes(weights)
+    except SafetensorError as error:
+        raise CheckpointError(f"{stem}{_WEIGHTS} is not a safetensors file: {error}") from error
+    return Checkpoint(stem, described["kind"], described["settings"], state_dict, described["info"])
+
+
+def find(path: str | Path) -> Path:
+    """The path without suffix of the checkpoint that `path` means (see :func:`load`)."""
+    stem = without_suffix(path)
+    if Path(path).is_dir():
+        stem = _only_one_in(Path(path))
+    has_weights = _beside(stem, _WEIGHTS).is_file()
+    has_json = _beside(stem, _JSON).is_file()
+    if has_weights and not has_json:  # the first save was cut between its two renames
+        has_json = _beside(stem, _JSON + _NEXT).is_file()
+    if not has_weights and not has_json:
+        raise CheckpointError(
+            f"found no checkpoint at {path}: expected {stem.name}{_WEIGHTS} and {stem.name}{_JSON} "
+            f"in {stem.parent}"
+        )
+    if not (has_weights and has_json):
+        here, gone = (_WEIGHTS, _JSON) if has_weights else (_JSON, _WEIGHTS)
+        raise CheckpointError(
+            f"half of the checkpoint is missing: {stem}{here} is there, {stem}{gone} is not; "
+            "copy both files"
+        )
+    return stem
+
+
+def without_suffix(path: str | Path) -> Path:
+    """What the two files of a checkpoint have in common."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (_WEIGHTS, _JSON) else path
+
+
+def _only_one_in(folder: Path) -> Path:
+    names = sorted(p.stem for p in folder.glob(f"*{_WEIGHTS}"))
+    if "best" in names:
+        return folder / "best"
+    if len(names) != 1:
+        raise CheckpointError(
+            f"expected one checkpoint, or one called 'best', in the folder {folder}; "
+            f"found {', '.join(names) or 'none'}"
+        )
+    return folder / names[0]
+
+
+def _description(stem: Path, found_hash: str) -> dict[str, Any]:
+    """The JSON file that belongs to weights with this hash."""
+    expected = "nothing"
+    for extra in ("", _NEXT):  # the second one if a save was cut between its two renames
+        path = _beside(stem, _JSON + extra)
+        if path.is_file():
+            described = _parsed(path)
+            expected = str(described["sha256"])
+            if expected == found_hash:
+                return described
+    raise CheckpointError(
+        f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
+        f"expected SHA-256 {expected}, found {found_hash}; the file was cut off or changed"
+    )
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
+    wanted = {"kind": str, "format_version": int, "settings": dict, "sha256": str, "info": dict}
+    for key, kind in wanted.items():
+        if not isinstance(described, dict) or not isinstance(described.get(key), kind):
+            raise CheckpointError(f"{path} does not describe a checkpoint: no valid {key!r} in it")
+    if described["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {described['format_version']}; this version of activemri "
+            f"reads up to {FORMAT_VERSION}: install a newer one"
+        )
+    return dict(described)
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
