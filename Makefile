@@ -1,0 +1,71 @@
+# make demo: everything from nothing. make test: the same set-up, then the test suite.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+VENV_STAMP := $(VENV)/.made
+USER_STAMP := $(VENV)/.installed
+DEV_STAMP  := $(VENV)/.installed-dev
+BUSY       := $(VENV)/.installing
+
+# Without the constraint pip may choose a torch that brings gigabytes of CUDA libraries along.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# One thread a process: tests run in several processes, and threads that compete are slower.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+WORKERS ?= 2
+
+.PHONY: help demo test test-long lint format package clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: $(USER_STAMP)  ## acquire phantom scans with every policy; writes demo/report.html
+	$(BIN)/activemri demo
+
+test: $(DEV_STAMP)  ## run the test suite, without tests marked long
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-long: $(DEV_STAMP)  ## run the tests marked long
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m long
+
+lint: $(DEV_STAMP)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy activemri tests
+
+format: $(DEV_STAMP)  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+package: $(DEV_STAMP)  ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m build
+
+clean:  ## delete everything that make can make again
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps are written last, and what an interrupted installation left is thrown away first.
+$(DEV_STAMP): pyproject.toml constraints.txt $(VENV_STAMP)
+	@echo "Installing activemri, its extras and development tools into $(VENV): a few minutes"
+	@touch $(BUSY)
+	$(INSTALL) -e ".[all,dev]"
+	@rm $(BUSY) && touch $(USER_STAMP) $(DEV_STAMP)
+
+$(USER_STAMP): pyproject.toml constraints.txt $(VENV_STAMP)
+	@echo "Installing activemri and its extras into $(VENV): a few minutes"
+	@touch $(BUSY)
+	$(INSTALL) -e ".[all]"
+	@rm $(BUSY) && touch $(USER_STAMP)
+
+$(VENV_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "activemri needs Python 3.11 or newer, but $(PYTHON) is" \
+	       "$$($(PYTHON) --version 2>/dev/null || echo missing)." \
+	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+ifneq ($(wildcard $(BUSY)),)
+.PHONY: $(VENV_STAMP)
+endif

@@ -1,0 +1,146 @@
+"""The command line: parse one settings dataclass, call one function.
+
+Mistakes of the user (a value that makes no sense, a file that is missing or broken, a folder that
+cannot be written, an extra that is not installed) end with one line and status 2. Anything else
+is a mistake of ours and keeps its traceback; with ACTIVEMRI_TRACEBACK=1 in the environment
+every error keeps it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Suppress, subcommand
+
+import activemri
+from activemri.settings import (
+    BenchmarkSettings,
+    DemoSettings,
+    InspectSettings,
+    ThroughputSettings,
+    TrainOrderSettings,
+    TrainReconstructorSettings,
+)
+
+DESCRIPTION = "Acquire an MRI scan line by line. `activemri --version` prints the version."
+
+Train = (
+    Annotated[TrainReconstructorSettings, subcommand("reconstructor")]
+    | Annotated[TrainOrderSettings, subcommand("order")]
+)
+# tyro makes a subcommand of a union only: the second member is never offered.
+Data = Annotated[InspectSettings, subcommand("inspect")] | Annotated[None, Suppress]
+Command = (
+    Annotated[DemoSettings, subcommand("demo")]
+    | Annotated[BenchmarkSettings, subcommand("benchmark")]
+    | Annotated[Train, subcommand("train", description="Train a reconstructor, or learn an order.")]
+    | Annotated[Data, subcommand("data", description="Look at scans.")]
+    | Annotated[ThroughputSettings, subcommand("throughput")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        arguments: what follows the program's name; None means ``sys.argv[1:]``.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"activemri {activemri.__version__}")
+        return 0
+    settings = tyro.cli(Command, prog="activemri", description=DESCRIPTION, args=arguments)
+    return _run(settings)
+
+
+def _run(settings: Any) -> int:
+    try:
+        COMMANDS[type(settings)](settings)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\nactivemri: {_after_interrupt(settings)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, e.g. `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("ACTIVEMRI_TRACEBACK") or _is_ours(error):
+            raise
+        print(f"activemri: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _benchmark(settings: BenchmarkSettings) -> None:
+    from activemri.benchmark.run import run_benchmark
+
+    run_benchmark(settings)
+
+
+def _demo(settings: DemoSettings) -> None:
+    from activemri.benchmark.demo import run_demo
+
+    run_demo(settings)
+
+
+def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
+    from activemri.training.reconstructor import train_reconstructor
+
+    train_reconstructor(settings)
+
+
+def _train_order(settings: TrainOrderSettings) -> None:
+    from activemri.benchmark.orders import train_order
+
+    train_order(settings)
+
+
+def _inspect(settings: InspectSettings) -> None:
+    from activemri.data.inspection import format_inspection, inspect
+
+    print(format_inspection(inspect(settings.path, split_file=settings.split_file)))
+
+
+def _throughput(settings: ThroughputSettings) -> None:
+    from activemri.benchmark.throughput import run_throughput
+
+    run_throughput(settings)
+
+
+COMMANDS: dict[type, Callable[[Any], None]] = {
+    BenchmarkSettings: _benchmark,
+    DemoSettings: _demo,
+    TrainReconstructorSettings: _train_reconstructor,
+    TrainOrderSettings: _train_order,
+    InspectSettings: _inspect,
+    ThroughputSettings: _throughput,
+}
+
+
+def _after_interrupt(settings: object) -> str:
+    """What the user can do after Ctrl-C."""
+    if isinstance(settings, BenchmarkSettings):
+        return "interrupted; start the same command again to continue"
+    if isinstance(settings, TrainReconstructorSettings):
+        return "interrupted; start the same command with --resume to continue"
+    return "interrupted"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a module of this package is missing: no extra would help."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return name is not None and name.split(".")[0] == "activemri"
+
+
+def _one_line(error: Exception) -> str:
+    """The error's message on one line, with the way out where an extra is missing."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and "activemri[" not in message:
+        message += '; pip install "activemri[all]" installs everything that a command may need'
+    return message
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The Gymnasium ids and what each stands for.
+
+Everything here is a name or a number: entry points are strings that are imported when an
+environment is made, and the keyword arguments can be written to JSON with the environment's spec.
+"""
+
+from dataclasses import dataclass, field
+
+import gymnasium
+
+ENTRY_POINT = "activemri.envs.env:ActiveMRIEnv"
+VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A registered id.
+
+    Attributes:
+        name: the part of the id between ``ActiveMRI/`` and the version.
+        summary: one line for tables.
+        keywords: arguments of the environment that the id fixes; the user may override them.
+        needs_data: the user must say where the scans lie: ``gym.make(id, data=PATH)``.
+        version: raised by every change that alters results.
+    """
+
+    name: str
+    summary: str
+    keywords: dict[str, str | int] = field(default_factory=dict)
+    needs_data: bool = False
+    version: int = 0
+
+    @property
+    def id(self) -> str:
+        return f"ActiveMRI/{self.name}-v{self.version}"
+
+
+_FASTMRI: dict[str, str | int] = {"n_center_lines": 30, "budget": 50}
+
+ENVIRONMENTS: tuple[Environment, ...] = (
+    Environment(
+        "Phantom",
+        "procedural phantoms, one coil, 128 x 128",
+        {"data": "phantom", "reconstructor": "unet", "n_center_lines": 8, "budget": 24},
+    ),
+    Environment(
+        "PhantomMulticoil",
+        "procedural phantoms, several coils, 128 x 128",
+        {"data": "phantom-multicoil", "n_center_lines": 8, "budget": 24},
+    ),
+    Environment("SinglecoilKnee", "fastMRI single-coil knee", _FASTMRI, needs_data=True),
+    Environment("MulticoilKnee", "fastMRI multi-coil knee", _FASTMRI, needs_data=True),
+    Environment("MulticoilBrain", "fastMRI multi-coil brain", _FASTMRI, needs_data=True),
+    Environment(
+        "Pineda2020-2L",
+        "extreme scenario of Pineda et al. 2020: fastMRI single-coil knee from 2 centre lines on",
+        {"n_center_lines": 2, "budget": 98},
+        needs_data=True,
+    ),
+    Environment(
+        "Pineda2020-30L",
+        "normal scenario of Pineda et al. 2020: fastMRI single-coil knee from 30 centre lines on",
+        {"n_center_lines": 30, "budget": 70},
+        needs_data=True,
+    ),
+    Environment("HDF5", "any folder of HDF5 scans", {"n_center_lines": 8}, needs_data=True),
+)
+
+
+def register_environments() -> None:
+    """Make the ids known to Gymnasium; ids that it knows already are left as they are."""
+    for environment in ENVIRONMENTS:
+        if environment.id not in gymnasium.registry:
+            gymnasium.register(
+                environment.id,
+                entry_point=ENTRY_POINT,
+                vector_entry_point=VECTOR_ENTRY_POINT,
+                kwargs=dict(environment.keywords),
+            )

@@ -1,0 +1,198 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import activemri
+from activemri import cli
+from activemri.settings import (
+    BenchmarkSettings,
+    InspectSettings,
+    ThroughputSettings,
+    TrainOrderSettings,
+    TrainReconstructorSettings,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Settings of the commands that were started; the commands themselves do not run."""
+    settings: list[object] = []
+    for kind in cli.COMMANDS:
+        monkeypatch.setitem(cli.COMMANDS, kind, settings.append)
+    return settings
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run a command that ends with a given exception; returns the exit status."""
+
+    def run(error: BaseException) -> int:
+        def fail(settings: object) -> None:
+            raise error
+
+        monkeypatch.setitem(cli.COMMANDS, BenchmarkSettings, fail)
+        return cli.main(["benchmark"])
+
+    return run
+
+
+def test_help_names_every_command_without_importing_torch() -> None:
+    code = (
+        "import sys; from activemri import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("demo", "benchmark", "train", "data", "throughput"))
+    assert done.stdout.endswith("False\n")
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"activemri {activemri.__version__}\n"
+
+
+def test_benchmark_takes_the_options_that_scripts_rely_on(parsed: list[object]) -> None:
+    line = (
+        "benchmark --data phantom-multicoil --split val --policies random lbcs order.json "
+        "--reconstructors zero-filled unet --budget 7 --matrix 64 --seed 3 --out there "
+        "--fit-data elsewhere"
+    )
+    assert cli.main(line.split()) == 0
+    assert parsed == [
+        BenchmarkSettings(
+            data="phantom-multicoil",
+            split="val",
+            policies=("random", "lbcs", "order.json"),
+            reconstructors=("zero-filled", "unet"),
+            budget=7,
+            matrix=64,
+            seed=3,
+            out=Path("there"),
+            fit_data="elsewhere",
+        )
+    ]
+
+
+def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> None:
+    assert cli.main(["benchmark", "--reconstructor", "unet"]) == 0
+    assert parsed == [BenchmarkSettings(reconstructors=("unet",))]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "train reconstructor --data D --matrix 64 --max-steps 5 --out O --resume",
+            TrainReconstructorSettings(
+                data="D", matrix=64, max_steps=5, out=Path("O"), resume=True
+            ),
+        ),
+        (
+            "train order --kind average-oracle --data D",
+            TrainOrderSettings(kind="average-oracle", data="D"),
+        ),
+        ("data inspect some/folder", InspectSettings(Path("some/folder"))),
+        ("throughput --json", ThroughputSettings(json=True)),
+    ],
+)
+def test_a_command_line_becomes_settings(line: str, expected: object, parsed: list[object]) -> None:
+    assert cli.main(line.split()) == 0
+    assert parsed == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "quoted"),
+    [
+        ("benchmark --bugdet 3", "--bugdet"),
+        ("benchmark --budget many", "many"),
+        ("benchmark --budget -2", "-2"),
+        ("benchmark --policies", "--policies"),
+        ("train order --kind best", "best"),
+        ("bench", "bench"),
+        ("", "demo"),
+    ],
+)
+def test_a_wrong_command_line_is_quoted_and_ends_with_status_2(
+    line: str, quoted: str, parsed: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(line.split())
+    assert exit_.value.code == 2
+    message = capsys.readouterr()
+    assert quoted in message.out + message.err
+    assert parsed == []
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("expected this;\n  got that"), "expected this; got that"),
+        (FileNotFoundError(2, "No such file", "x.h5"), "x.h5"),
+        (PermissionError(13, "Permission denied", "/out"), "/out"),
+        (OSError(), "OSError"),
+        (ModuleNotFoundError("No module named 'pandas'", name="pandas"), "activemri[all]"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line(
+    error: Exception,
+    shown: str,
+    failing: Callable[[BaseException], int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert failing(error) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("activemri: error: ") and shown in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("a bug"),
+        KeyError("a bug"),
+        AssertionError("a bug"),
+        ModuleNotFoundError("a bug", name="activemri.missing"),
+    ],
+)
+def test_a_mistake_of_ours_keeps_its_traceback(
+    error: Exception, failing: Callable[[BaseException], int]
+) -> None:
+    with pytest.raises(type(error)):
+        failing(error)
+
+
+def test_the_traceback_can_be_asked_for(
+    failing: Callable[[BaseException], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTIVEMRI_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="why"):
+        failing(ValueError("why"))
+
+
+def test_an_interrupted_benchmark_says_how_to_continue(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(KeyboardInterrupt()) == 130
+    assert "same command again" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    code = "import sys; from activemri import cli\n"
+    code += "from activemri.settings import InspectSettings\n"
+    code += "cli.COMMANDS[InspectSettings] = lambda settings: print('line\\n' * 100_000)\n"
+    code += "sys.exit(cli.main(['data', 'inspect', '.']))"
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as writer:
+        assert writer.stdout is not None and writer.stderr is not None
+        writer.stdout.read(5)
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 0

@@ -1,0 +1,75 @@
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import activemri
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = [
+    line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+]
+
+
+def requirements() -> list[Requirement]:
+    """Direct dependencies, extras included."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
+    return [Requirement(line) for line in lines if not line.startswith("activemri")]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_every_dependency_has_a_pin_within_its_bounds(requirement: Requirement) -> None:
+    pins = dict(pin.split("==") for pin in PINS)
+    assert requirement.specifier.contains(pins[requirement.name])
+
+
+def test_pins_can_be_installed_anywhere_and_are_in_order() -> None:
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in PINS)
+    names = [pin.split("==")[0] for pin in PINS]
+    assert names == sorted(set(names))
+
+
+def test_all_holds_every_extra_for_users() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    (everything,) = (Requirement(line) for line in extras["all"])
+    assert everything.extras == set(extras) - {"all", "dev"}
+
+
+def test_every_file_that_is_no_module_is_package_data() -> None:
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    folders = {"activemri": "activemri", "activemri.benchmark": "activemri/benchmark"}
+    shipped = {
+        path
+        for name, globs in data.items()
+        for g in globs
+        for path in ROOT.glob(f"{folders[name]}/{g}")
+    }
+    present = {
+        path
+        for top in ("activemri", "agents", "envs")
+        for path in (ROOT / top).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".nbi", ".nbc")
+    }
+    assert present == shipped
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {activemri.__version__}\n" in citation
+
+
+def test_importing_the_package_and_its_folders_is_light() -> None:
+    packages = PYPROJECT["tool"]["setuptools"]["packages"]
+    heavy = ("torch", "torchvision", "stable_baselines3", "fastmri", "numba", "matplotlib", "tyro")
+    code = f"import {', '.join(packages)}, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
