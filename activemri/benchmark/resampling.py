@@ -1,0 +1,188 @@
+"""Intervals and tests on plain arrays whose values come in groups: the slices of one subject.
+
+Slices of one subject resemble each other, so the subject is the unit that is drawn anew (cluster
+bootstrap) or whose sign is flipped (permutation test). Everything is vectorised over resamples
+and takes its randomness from a generator.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.intp]
+
+#: Up to this many subjects every sign pattern is tried (65536 of them), above it random ones.
+EXACT_SUBJECTS = 16
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end, or None where there is no interval.
+        high: upper end, or None where there is no interval.
+        reason: why there is no interval, or None where there is one.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    reason: str | None = None
+
+
+def resampling_weights(
+    n_subjects: int, *, rng: np.random.Generator, n_resamples: int = 2000
+) -> Floats:
+    """Draw subjects with replacement.
+
+    Returns:
+        How often each subject was drawn, (n_resamples, n_subjects); every row sums to n_subjects.
+    """
+    chances = np.full(n_subjects, 1 / n_subjects)
+    return rng.multinomial(n_subjects, chances, size=n_resamples).astype(np.float64)
+
+
+def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
+    """Mean over all slices of the drawn subjects.
+
+    Args:
+        values: (n_slices, n_columns), each column on its own.
+        subjects: (n_slices,), numbers 0 .. n_subjects - 1.
+        weights: (n_resamples, n_subjects), see :func:`resampling_weights`.
+
+    Returns:
+        (n_resamples, n_columns).
+    """
+    belongs = np.equal.outer(np.arange(weights.shape[1]), subjects).astype(np.float64)
+    means: Floats = (weights @ (belongs @ values)) / (weights @ belongs.sum(1))[:, None]
+    return means
+
+
+def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
+    """Weighted mean of the middle half of the values; values on the edge count in part.
+
+    With equal weights and a multiple of four values this is ``scipy.stats.trim_mean(values, 1/4)``.
+
+    Args:
+        values: (n_slices,).
+        slice_weights: (n_resamples, n_slices), not negative, each row with a positive sum.
+
+    Returns:
+        (n_resamples,).
+    """
+    order = np.argsort(values, kind="stable")
+    upper = np.cumsum(slice_weights[:, order], axis=1)
+    upper /= upper[:, -1:]
+    np.clip(upper, 0.25, 0.75, out=upper)
+    # What lies between two neighbours of the clipped, cumulated weights is a value's share.
+    share = np.diff(upper, axis=1, prepend=0.25)
+    means: Floats = share @ values[order] / 0.5
+    return means
+
+
+def percentile_intervals(
+    values: Floats, resampled: Floats, *, level: float = 0.95
+) -> list[Interval]:
+    """Percentile bootstrap intervals.
+
+    Args:
+        values: the estimates, (n_columns,).
+        resampled: the same estimates for every resample, (n_resamples, n_columns).
+        level: share of repeated studies whose interval should hold the truth. With few subjects
+            the percentile interval is too narrow: simulated with normal subjects, nominal 95 %
+            covered 94 % with 40 subjects, 93 % with 20, 90 % with 10, 81 % with 5, 75 % with 3.
+    """
+    tail = (1 - level) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    return [
+        Interval(float(value), float(lower), float(upper))
+        for value, lower, upper in zip(values, low, high, strict=True)
+    ]
+
+
+def mean_intervals(
+    values: Floats,
+    subjects: Codes,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Mean over slices of each column of (n_slices, n_columns), resampling subjects."""
+    means = values.mean(axis=0)
+    n_subjects = int(subjects.max()) + 1
+    if n_subjects < 2:
+        return [_without_interval(float(mean)) for mean in means]
+    weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
+    resampled = resampled_means(values, subjects, weights=weights)
+    return percentile_intervals(means, resampled, level=level)
+
+
+def interquartile_intervals(
+    values: Floats,
+    subjects: Codes,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Inter-quartile mean of each column of (n_slices, n_columns), resampling subjects."""
+    even = np.ones((1, len(values)))
+    means = np.concatenate([interquartile_means(column, even) for column in values.T])
+    n_subjects = int(subjects.max()) + 1
+    if n_subjects < 2:
+        return [_without_interval(float(mean)) for mean in means]
+    weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)[:, subjects]
+    resampled = np.stack([interquartile_means(column, weights) for column in values.T], axis=1)
+    return percentile_intervals(means, resampled, level=level)
+
+
+def sign_flip_p_value(
+    differences: Floats, *, rng: np.random.Generator, n_flips: int = 20000
+) -> float:
+    """Two-sided test that the mean is zero, if each difference is as likely as its negative.
+
+    Exact up to ``EXACT_SUBJECTS`` values: all 2^n sign patterns are tried, so with n values the
+    smallest possible p is 2^-(n - 1) (one value: 1; five: 0.0625). Above, ``n_flips`` random
+    patterns and the observed one are counted, so p is never zero.
+
+    Args:
+        differences: one mean difference per subject, (n_subjects,).
+        rng: used only above ``EXACT_SUBJECTS`` subjects.
+        n_flips: random sign patterns.
+    """
+    n = len(differences)
+    if n <= EXACT_SUBJECTS:
+        # The negative of a pattern gives the same size: the last sign can stay.
+        bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
+    else:
+        bits = rng.integers(0, 2, size=(n_flips, n))
+        bits[0] = 0  # the observed signs
+    sums = np.abs((1 - 2 * bits) @ differences)
+    observed = abs(float(differences.sum()))
+    rounding = 1e-12 * float(np.abs(differences).sum())  # equal sums differ in their last bits
+    return float(np.mean(sums >= observed - rounding))
+
+
+def smallest_p_value(n_subjects: int, *, n_flips: int = 20000) -> float:
+    """What :func:`sign_flip_p_value` returns when every subject agrees."""
+    return 2.0 ** -(n_subjects - 1) if n_subjects <= EXACT_SUBJECTS else 1 / n_flips
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm 1979, Scand. J. Stat. 6:65), in the given order."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in adjusted]
+
+
+def _without_interval(value: float) -> Interval:
+    return Interval(value, None, None, "one subject: there is nobody else to draw")

@@ -1,0 +1,374 @@
+"""From the long results table to scores, intervals, comparisons and curves.
+
+The table has one row per policy, reconstructor, volume, slice, seed, step and metric: columns
+policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, metric, value, seed.
+Step 0 is before the first action. An episode that ends early keeps its last score up to the last
+step of the table, so that stopping early is neither punished nor rewarded by a shorter average.
+Seeds are averaged per slice first; then the mean runs over slices, and the intervals over
+subjects. All functions are pure; the same seed gives the same numbers, and a row never depends
+on which other policies are in the table (the Holm correction apart, which must).
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from activemri.benchmark.resampling import (
+    Floats,
+    Interval,
+    holm,
+    interquartile_intervals,
+    mean_intervals,
+    sign_flip_p_value,
+    smallest_p_value,
+)
+
+#: Policies that look at the target: bounds, never competitors.
+BOUNDS = frozenset({"oracle", "exchange-oracle"})
+
+EPISODE = ["policy", "reconstructor", "metric", "volume", "slice", "seed"]
+COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value"]
+_SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
+_RESULT = ["policy", "reconstructor", "metric"]
+_QUANTITIES = ["auc", "final"]
+
+
+def higher_is_better(metric: str) -> bool:
+    """True for the SSIM and PSNR families, False for errors."""
+    return metric.split("_")[0] in {"ssim", "psnr"}
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Every episode of a table, continued to the same last step.
+
+    Attributes:
+        episodes: one row each, columns of ``EPISODE`` and subject, contrast.
+        scores: (n_episodes, budget + 1), the first before any action.
+        n_acquired: acquired lines, (n_episodes, budget + 1).
+    """
+
+    episodes: pd.DataFrame
+    scores: Floats
+    n_acquired: Floats
+
+    @property
+    def area(self) -> Floats:
+        """Trapezoid over steps divided by their number: the mean height, (n_episodes,)."""
+        if self.scores.shape[1] == 1:
+            return self.scores[:, 0]
+        heights: Floats = (self.scores[:, 1:] + self.scores[:, :-1]) / 2
+        return np.asarray(heights.mean(axis=1))
+
+
+def trajectories(table: pd.DataFrame, *, budget: int | None = None) -> Trajectories:
+    """Bring the long table into one row of scores per episode.
+
+    Args:
+        table: the long table, in any order.
+        budget: last step to look at; later ones are left out. Default: the table's last step.
+
+    Raises:
+        ValueError: a column is missing, a value is empty or not finite, or the steps of an
+            episode are not 0, 1, 2, ... once each.
+    """
+    table = _checked(table)
+    last = int(table["step"].max()) if budget is None else budget
+    table = _in_order(table[table["step"] <= last])
+    steps = table["step"].to_numpy()
+    expected = table.groupby(EPISODE, observed=True, sort=False).cumcount().to_numpy()
+    if not np.array_equal(steps, expected):
+        raise ValueError(_wrong_steps(table))
+    starts = np.flatnonzero(steps == 0)
+    lengths = np.diff(starts, append=len(steps))
+    rows = starts[:, None] + np.minimum(np.arange(last + 1), lengths[:, None] - 1)
+    return Trajectories(
+        episodes=table.iloc[starts][[*EPISODE, "subject", "contrast"]].reset_index(drop=True),
+        scores=table["value"].to_numpy(np.float64)[rows],
+        n_acquired=table["n_acquired"].to_numpy(np.float64)[rows],
+    )
+
+
+def slice_scores(table: pd.DataFrame, *, budget: int | None = None) -> pd.DataFrame:
+    """Area under the curve (``auc``) and score at the budget (``final``) of every slice.
+
+    Returns:
+        Columns policy, reconstructor, metric, volume, slice, subject, contrast, auc, final,
+        n_seeds: the mean over seeds, which are counted.
+    """
+    paths = trajectories(table, budget=budget)
+    episodes = paths.episodes.assign(auc=paths.area, final=paths.scores[:, -1])
+    groups = episodes.groupby(_SLICE, observed=True, sort=False)
+    means = groups[_QUANTITIES].mean()
+    return means.assign(n_seeds=groups.size()).reset_index()
+
+
+def summarise(
+    table: pd.DataFrame,
+    *,
+    by: Sequence[str] = (),
+    budget: int | None = None,
+    bounds: Collection[str] = BOUNDS,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> list[dict[str, object]]:
+    """Rows of ``summary.json``: each policy with each reconstructor in each metric.
+
+    Args:
+        table: the long table.
+        by: further columns to divide by, e.g. ``("contrast",)``; their values join the rows.
+        budget: see :func:`trajectories`.
+        bounds: policies to mark as bounds rather than competitors.
+        seed: of the bootstrap.
+        n_resamples: of the bootstrap.
+        level: of the intervals.
+
+    Returns:
+        Dictionaries ready for JSON, None where a number does not exist. ``auc`` and ``final``
+        are means over slices, ``auc_iqm`` and ``final_iqm`` means of the middle half of the
+        slices, ``_lo`` and ``_hi`` the ends of percentile intervals from resampled subjects;
+        ``no_interval`` says why ends are missing.
+    """
+    rows: list[dict[str, object]] = []
+    for group, part in _groups(slice_scores(table, budget=budget), [*by, *_RESULT]):
+        values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
+        means, middles = (
+            method(
+                values,
+                subjects,
+                rng=np.random.default_rng(seed),
+                n_resamples=n_resamples,
+                level=level,
+            )
+            for method in (mean_intervals, interquartile_intervals)
+        )
+        rows.append(
+            group
+            | _named("auc", means[0])
+            | _named("final", means[1])
+            | {"n_subjects": int(subjects.max()) + 1, "n_slices": len(part)}
+            | {"n_seeds": int(part["n_seeds"].max())}
+            | _named("auc_iqm", middles[0])
+            | _named("final_iqm", middles[1])
+            | {"no_interval": means[0].reason}
+            | {"bound": group["policy"] in bounds}
+            | {"higher_is_better": higher_is_better(str(group["metric"]))}
+        )
+    return rows
+
+
+def differences(table: pd.DataFrame, reference: str, *, budget: int | None = None) -> pd.DataFrame:
+    """What every other policy gains over the reference, slice by slice.
+
+    Returns:
+        As :func:`slice_scores`, where ``auc`` and ``final`` are policy minus reference with the
+        same reconstructor. Slices that one of the two lacks are left out.
+
+    Raises:
+        ValueError: the reference is not in the table, or shares no slice with a policy.
+    """
+    scores = slice_scores(table, budget=budget)
+    theirs = scores[scores["policy"] == reference]
+    if theirs.empty:
+        known = ", ".join(map(str, scores["policy"].unique()))
+        raise ValueError(
+            f"reference policy {reference!r} is not in the results; there are: {known}"
+        )
+    ours = scores[scores["policy"] != reference]
+    keys = [key for key in _SLICE if key != "policy"]
+    both = ours.merge(theirs.drop(columns=["policy", "n_seeds"]), on=keys, suffixes=("", "_ref"))
+    alone = set(map(str, ours["policy"])) - set(map(str, both["policy"]))
+    if alone:
+        raise ValueError(f"{', '.join(sorted(alone))}: no slice in common with {reference!r}")
+    for quantity in _QUANTITIES:
+        both[quantity] -= both.pop(f"{quantity}_ref")
+    return both
+
+
+def compare(
+    table: pd.DataFrame,
+    reference: str,
+    *,
+    budget: int | None = None,
+    bounds: Collection[str] = BOUNDS,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> list[dict[str, object]]:
+    """Paired comparison of every policy with the reference policy.
+
+    The difference and its interval are means over slices with resampled subjects; the p-value
+    comes from flipping the signs of the subjects' mean differences
+    (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is corrected over the
+    policies of one reconstructor, metric and quantity. ``p_smallest`` is the least p that so many
+    subjects can give: where it exceeds 0.05 nothing can be called significant.
+
+    Returns:
+        Dictionaries ready for JSON: policy, reference, reconstructor, metric, quantity ("auc" or
+        "final"), difference, lo, hi, better (True, False, or None for no difference), p, p_holm,
+        p_smallest, n_subjects, n_slices, bound. Arguments are those of :func:`summarise`.
+    """
+    rows: list[dict[str, object]] = []
+    gains = differences(table, reference, budget=budget)
+    for family, members in _groups(gains, ["reconstructor", "metric"]):
+        for position, quantity in enumerate(_QUANTITIES):
+            tests = [
+                {"policy": one["policy"], "reference": reference, **family, "quantity": quantity}
+                | _test(part, position, seed=seed, n_resamples=n_resamples, level=level)
+                | {"bound": one["policy"] in bounds}
+                for one, part in _groups(members, ["policy"])
+            ]
+            corrected = holm([float(str(test["p"])) for test in tests])
+            rows += [test | {"p_holm": p} for test, p in zip(tests, corrected, strict=True)]
+    return rows
+
+
+def lines_to_reach(
+    table: pd.DataFrame, scores: Mapping[str, float], *, budget: int | None = None
+) -> list[dict[str, object]]:
+    """How many acquired lines it takes to reach a score.
+
+    Args:
+        table: the long table.
+        scores: the score to reach, by metric; metrics not named are left out.
+        budget: see :func:`trajectories`.
+
+    Returns:
+        Dictionaries ready for JSON, one per policy, reconstructor and metric: ``score``;
+        ``share``, the part of the episodes that reached it; ``median``, the median number of
+        acquired lines where an episode that did not reach counts as more than any other (None
+        if it falls among those); ``mean_at_least``, the mean where such an episode counts with
+        the lines that it had acquired at the end: a lower bound unless ``share`` is 1.
+    """
+    paths = trajectories(table, budget=budget)
+    first = episode_lines_to_reach(paths, scores)
+    episodes = paths.episodes.assign(lines=first, end=paths.n_acquired[:, -1])
+    rows: list[dict[str, object]] = []
+    for group, part in _groups(episodes[episodes["metric"].isin(list(scores))], _RESULT):
+        lines = part["lines"].to_numpy()
+        median = float(np.median(np.nan_to_num(lines, nan=np.inf)))
+        rows.append(
+            group
+            | {"score": float(scores[str(group["metric"])])}
+            | {"share": float(np.mean(~np.isnan(lines)))}
+            | {"median": median if np.isfinite(median) else None}
+            | {"mean_at_least": float(part["lines"].fillna(part["end"]).mean())}
+            | {"n_episodes": len(part)}
+        )
+    return rows
+
+
+def episode_lines_to_reach(paths: Trajectories, scores: Mapping[str, float]) -> Floats:
+    """Acquired lines when each episode first reached its metric's score; NaN if it never did."""
+    metrics = paths.episodes["metric"].astype(str)
+    wanted = metrics.map(scores).to_numpy(np.float64)[:, None]
+    sign = np.where(metrics.map(higher_is_better).to_numpy(bool), 1.0, -1.0)[:, None]
+    reached: NDArray[np.bool_] = sign * paths.scores >= sign * wanted
+    first = reached.argmax(axis=1)
+    lines = paths.n_acquired[np.arange(len(first)), first]
+    return np.where(reached.any(axis=1), lines, np.nan)
+
+
+def score_curves(
+    table: pd.DataFrame,
+    *,
+    budget: int | None = None,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Mean score after every step with its interval, for plots.
+
+    Returns:
+        Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi
+        (NaN with one subject). Arguments are those of :func:`summarise`.
+    """
+    paths = trajectories(table, budget=budget)
+    steps = range(paths.scores.shape[1])
+    wide = paths.episodes.join(pd.DataFrame(paths.scores).add_prefix("score"))
+    wide = wide.join(pd.DataFrame(paths.n_acquired).add_prefix("lines"))
+    names = [f"score{step}" for step in steps], [f"lines{step}" for step in steps]
+    mean = wide.groupby(_SLICE, observed=True, sort=False)[names[0] + names[1]].mean()
+    parts = []
+    for group, part in _groups(mean.reset_index(), _RESULT):
+        intervals = mean_intervals(
+            part[names[0]].to_numpy(),
+            pd.factorize(part["subject"], sort=True)[0],
+            rng=np.random.default_rng(seed),
+            n_resamples=n_resamples,
+            level=level,
+        )
+        curve = {"step": list(steps), "n_acquired": part[names[1]].mean().to_numpy()}
+        curve |= {"score": [interval.value for interval in intervals]}
+        curve |= {"lo": np.array([interval.low for interval in intervals], np.float64)}
+        curve |= {"hi": np.array([interval.high for interval in intervals], np.float64)}
+        parts.append(pd.DataFrame(curve).assign(**group)[[*_RESULT, *curve]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise ValueError(f"the results table lacks the columns {missing}; it has {list(table)}")
+    if table.empty:
+        raise ValueError("the results table has no rows: there is nothing to summarise")
+    empty = [column for column in COLUMNS if table[column].isna().any()]
+    if empty:
+        raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
+    infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
+    if len(infinite):
+        first = infinite.iloc[0][EPISODE].to_dict()
+        raise ValueError(f"{len(infinite)} infinite scores, the first in {first}")
+    return table
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort by episode and step; policies, reconstructors and metrics as they first appear."""
+    codes = [pd.factorize(table[key], sort=key not in _RESULT)[0] for key in EPISODE]
+    return table.iloc[np.lexsort((table["step"].to_numpy(), *reversed(codes)))]
+
+
+def _wrong_steps(table: pd.DataFrame) -> str:
+    episode, steps = next(
+        (episode, part["step"].tolist())
+        for episode, part in _groups(table, EPISODE)
+        if part["step"].tolist() != list(range(len(part)))
+    )
+    return f"an episode needs the steps 0, 1, 2, ... once each; {episode} has {steps[:12]}"
+
+
+def _groups(
+    frame: pd.DataFrame, keys: Sequence[str]
+) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    for values, part in frame.groupby(list(keys), observed=True, sort=False):
+        yield dict(zip(keys, values, strict=True)), part
+
+
+def _named(name: str, interval: Interval) -> dict[str, object]:
+    return {name: interval.value, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
+
+
+def _test(
+    part: pd.DataFrame, position: int, *, seed: int, n_resamples: int, level: float
+) -> dict[str, object]:
+    subjects = pd.factorize(part["subject"], sort=True)[0]
+    values = part[_QUANTITIES].to_numpy()[:, [position]]
+    interval = mean_intervals(
+        values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples, level=level
+    )[0]
+    means = np.bincount(subjects, weights=values[:, 0]) / np.bincount(subjects)
+    gain = interval.value if higher_is_better(str(part["metric"].iloc[0])) else -interval.value
+    return {
+        "difference": interval.value,
+        "lo": interval.low,
+        "hi": interval.high,
+        "better": None if gain == 0 else gain > 0,
+        "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
+        "p_smallest": smallest_p_value(len(means)),
+        "n_subjects": len(means),
+        "n_slices": len(part),
+    }

@@ -1,0 +1,354 @@
+"""Statistics of the long table, against slow loops, known distributions and scipy."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from activemri.benchmark import resampling, statistics
+
+POLICIES = ("random", "lbcs", "oracle")
+N_SUBJECTS, N_SLICES, BUDGET = 3, 2, 4
+
+
+def long_table(
+    score: Callable[[str, int, int, int], float],
+    *,
+    policies: tuple[str, ...] = POLICIES,
+    metric: str = "ssim",
+    n_subjects: int = N_SUBJECTS,
+    n_seeds: int = 2,
+) -> pd.DataFrame:
+    """A table whose values are ``score(policy, subject, slice, step)``, seeds 0.01 apart."""
+    rows = [
+        {
+            "policy": policy,
+            "reconstructor": "zero-filled",
+            "volume": f"volume{subject}",
+            "slice": index,
+            "subject": f"subject{subject}",
+            "contrast": ("T1", "T2")[subject % 2],
+            "step": step,
+            "n_acquired": 2 + step,
+            "metric": metric,
+            "value": score(policy, subject, index, step) + 0.01 * seed,
+            "seed": seed,
+        }
+        for policy, subject, index, seed, step in itertools.product(
+            policies, range(n_subjects), range(N_SLICES), range(n_seeds), range(BUDGET + 1)
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
+def rising(policy: str, subject: int, index: int, step: int) -> float:
+    speed = {"random": 1.0, "lbcs": 2.0, "oracle": 3.0}[policy]
+    return 0.3 + 0.02 * subject + 0.01 * index + 0.05 * speed * math.sqrt(step + 0.5 * subject)
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    shuffled: pd.DataFrame = long_table(rising).sample(frac=1, random_state=1)
+    return shuffled
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_area_is_the_trapezoid_over_steps_divided_by_their_number(table: pd.DataFrame) -> None:
+    scores = statistics.slice_scores(table).set_index(["policy", "volume", "slice"])
+    for policy, subject, index in itertools.product(POLICIES, range(N_SUBJECTS), range(N_SLICES)):
+        curve = [rising(policy, subject, index, step) + 0.005 for step in range(BUDGET + 1)]
+        row = scores.loc[(policy, f"volume{subject}", index)]
+        assert row["auc"] == pytest.approx(np.trapezoid(curve) / BUDGET)
+        assert row["final"] == pytest.approx(curve[-1])
+        assert row["n_seeds"] == 2
+
+
+def test_an_episode_that_ended_early_keeps_its_last_score() -> None:
+    table = long_table(lambda policy, subject, index, step: float(step))
+    early = (table["policy"] == "random") & (table["subject"] == "subject1") & (table["step"] > 2)
+    scores = statistics.slice_scores(table[~early])
+    stopped = scores[(scores["policy"] == "random") & (scores["subject"] == "subject1")]
+    assert stopped["final"].to_list() == pytest.approx([2.005, 2.005])
+    heights = (np.trapezoid([0, 1, 2, 2, 2]) / 4) + 0.005
+    assert stopped["auc"].to_list() == pytest.approx([heights, heights])
+
+
+def test_a_smaller_budget_looks_at_the_first_steps_only(table: pd.DataFrame) -> None:
+    shorter = statistics.summarise(table, budget=2)
+    assert shorter == statistics.summarise(table[table["step"] <= 2])
+    assert shorter[0]["final"] != statistics.summarise(table)[0]["final"]
+
+
+def test_a_table_with_the_first_scores_only_has_them_as_area() -> None:
+    table = long_table(rising)
+    row = statistics.summarise(table[table["step"] == 0])[0]
+    assert row["auc"] == row["final"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.drop(columns="subject"), r"lacks the columns \['subject'\]"),
+        (lambda table: table.iloc[:0], "no rows"),
+        (lambda table: table.assign(value=np.nan), r"NaN entries in the columns \['value'\]"),
+        (lambda table: table.assign(value=np.inf), "infinite scores"),
+        (lambda table: table[table["step"] != 2], "steps 0, 1, 2"),
+        (lambda table: table[table["step"] != 0], "steps 0, 1, 2"),
+        (lambda table: pd.concat([table, table]), "once each"),
+    ],
+)
+def test_a_spoilt_table_is_refused_with_what_is_wrong(
+    table: pd.DataFrame, spoil: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        statistics.summarise(spoil(table))
+
+
+def test_summary_rows_have_the_agreed_keys_and_fit_into_json(table: pd.DataFrame) -> None:
+    rows = statistics.summarise(table)
+    agreed = "policy reconstructor metric auc auc_lo auc_hi final final_lo final_hi".split()
+    for row in rows:
+        assert set(agreed) | {"n_subjects", "n_slices"} <= set(row)
+        assert (row["n_subjects"], row["n_slices"]) == (N_SUBJECTS, N_SUBJECTS * N_SLICES)
+        assert row["auc_lo"] < row["auc"] < row["auc_hi"]  # type: ignore[operator]
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert [row["policy"] for row in rows if row["bound"]] == ["oracle"]
+
+
+def test_policies_are_listed_as_they_first_appear() -> None:
+    rows = statistics.summarise(long_table(rising, policies=("oracle", "random", "lbcs")))
+    assert [row["policy"] for row in rows] == ["oracle", "random", "lbcs"]
+
+
+def test_numbers_depend_on_the_seed_alone(table: pd.DataFrame) -> None:
+    rows = {str(row["policy"]): row for row in statistics.summarise(table)}
+    turned = table.iloc[::-1]
+    for row in statistics.summarise(turned[turned["policy"] != "lbcs"]):
+        assert row == rows[str(row["policy"])]
+    many = long_table(rising, n_subjects=12)
+    assert statistics.summarise(many, seed=1) != statistics.summarise(many, seed=2)
+
+
+def test_one_subject_gives_no_interval_and_the_reason() -> None:
+    table = long_table(rising, n_subjects=1)
+    for row in statistics.summarise(table) + statistics.compare(table, "lbcs"):
+        ends = [row[key] for key in row if key.endswith(("lo", "hi"))]
+        assert ends and ends == [None] * len(ends)
+    assert "one subject" in str(statistics.summarise(table)[0]["no_interval"])
+    assert statistics.score_curves(table)[["lo", "hi"]].isna().all(axis=None)
+    assert statistics.compare(table, "lbcs")[0]["p"] == 1
+
+
+def test_summaries_by_contrast_are_those_of_the_parts(table: pd.DataFrame) -> None:
+    rows = statistics.summarise(table, by=("contrast",))
+    for contrast in ("T1", "T2"):
+        alone = statistics.summarise(table[table["contrast"] == contrast])
+        named = [{"contrast": contrast} | row for row in alone]
+        mine = [row for row in rows if row["contrast"] == contrast]
+        assert sorted(mine, key=str) == sorted(named, key=str)
+
+
+def test_resampled_means_equal_a_loop_over_drawn_subjects(rng: np.random.Generator) -> None:
+    subjects = np.array([0, 0, 1, 2, 2, 2, 3])
+    values = rng.normal(size=(7, 2))
+    weights = resampling.resampling_weights(4, rng=rng, n_resamples=25)
+    assert (weights.sum(1) == 4).all()
+    means = resampling.resampled_means(values, subjects, weights=weights)
+    for drawn, mean in zip(weights, means, strict=True):
+        slices = [
+            value
+            for subject, times in enumerate(drawn)
+            for _ in range(int(times))
+            for value in values[subjects == subject]
+        ]
+        np.testing.assert_allclose(mean, np.mean(slices, axis=0))
+
+
+def test_interquartile_mean_is_scipys_for_a_multiple_of_four(rng: np.random.Generator) -> None:
+    values = rng.exponential(size=24)
+    mean = resampling.interquartile_means(values, np.ones((1, 24)))[0]
+    assert mean == pytest.approx(scipy.stats.trim_mean(values, 0.25))
+
+
+def test_interquartile_mean_with_weights_is_that_of_repeated_values(
+    rng: np.random.Generator,
+) -> None:
+    values, weights = rng.normal(size=7), rng.integers(0, 4, size=7)
+    repeated = np.repeat(values, weights * 4)  # any count, made a multiple of four
+    mean = resampling.interquartile_means(values, weights[None].astype(float))[0]
+    assert mean == pytest.approx(scipy.stats.trim_mean(repeated, 0.25))
+
+
+def test_interquartile_mean_ignores_outliers() -> None:
+    values = np.array([1.0, 1, 1, 1, 1, 1, 1000, -1000])
+    assert resampling.interquartile_means(values, np.ones((1, 8)))[0] == pytest.approx(1)
+
+
+def test_interval_of_the_mean_agrees_with_scipys_bootstrap(rng: np.random.Generator) -> None:
+    values = rng.normal(size=30)
+    ours = resampling.mean_intervals(values[:, None], np.arange(30), rng=rng, n_resamples=20000)[0]
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20000, rng=rng
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_interval_covers_the_truth_although_slices_of_a_subject_are_alike(
+    rng: np.random.Generator,
+) -> None:
+    n_subjects, n_slices, n_studies = 25, 6, 400
+    subjects = np.repeat(np.arange(n_subjects), n_slices)
+    clustered, naive = 0, 0
+    for _ in range(n_studies):
+        values = np.repeat(rng.normal(size=n_subjects), n_slices)[:, None]
+        values = values + 0.5 * rng.normal(size=values.shape)
+        for groups in (subjects, np.arange(len(subjects))):
+            interval = resampling.mean_intervals(values, groups, rng=rng, n_resamples=300)[0]
+            assert interval.low is not None and interval.high is not None
+            covers = interval.low <= 0 <= interval.high
+            clustered, naive = (
+                (clustered + covers, naive) if groups is subjects else (clustered, naive + covers)
+            )
+    assert 0.89 <= clustered / n_studies <= 0.98
+    assert naive / n_studies < 0.75  # what forgetting the subjects would do
+
+
+def test_sign_flip_test_equals_trying_every_sign(rng: np.random.Generator) -> None:
+    for n in (1, 2, 5, 9):
+        differences = rng.normal(0.5, 1, size=n)
+        sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=n)]
+        expected = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-9)
+        assert resampling.sign_flip_p_value(differences, rng=rng) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 17])
+def test_smallest_p_value_is_reached_when_all_subjects_agree(
+    n: int, rng: np.random.Generator
+) -> None:
+    p = resampling.sign_flip_p_value(np.full(n, 0.1), rng=rng)
+    assert p == pytest.approx(resampling.smallest_p_value(n), rel=4)
+    assert p >= resampling.smallest_p_value(n)
+    if n <= 16:
+        assert p == 2.0 ** -(n - 1)
+
+
+def test_no_difference_has_p_one(rng: np.random.Generator) -> None:
+    assert resampling.sign_flip_p_value(np.zeros(6), rng=rng) == 1
+
+
+def test_random_sign_flips_agree_with_scipys_permutation_test(rng: np.random.Generator) -> None:
+    differences = rng.normal(0.35, 1, size=20)
+    theirs = scipy.stats.permutation_test(
+        (differences,),
+        lambda x, axis: np.mean(x, axis=axis),
+        vectorized=True,
+        permutation_type="samples",
+        n_resamples=20000,
+        rng=rng,
+    ).pvalue
+    assert 0.01 < theirs < 0.9
+    assert resampling.sign_flip_p_value(differences, rng=rng) == pytest.approx(theirs, abs=0.02)
+
+
+def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
+    assert resampling.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert resampling.holm([0.7, 0.6]) == [1.0, 1.0]
+
+
+def test_comparison_pairs_the_same_slices(table: pd.DataFrame) -> None:
+    rows = statistics.compare(table, "lbcs")
+    assert [(row["policy"], row["quantity"]) for row in rows] == [
+        (policy, quantity)
+        for quantity in ("auc", "final")
+        for policy in table["policy"].unique()
+        if policy != "lbcs"
+    ]
+    row = next(r for r in rows if r["policy"] == "oracle" and r["quantity"] == "final")
+    gains = [
+        rising("oracle", subject, index, BUDGET) - rising("lbcs", subject, index, BUDGET)
+        for subject, index in itertools.product(range(N_SUBJECTS), range(N_SLICES))
+    ]
+    assert row["difference"] == pytest.approx(np.mean(gains))
+    assert row["better"] is True and row["bound"] is True
+    assert row["p"] == row["p_smallest"] == 2.0 ** -(N_SUBJECTS - 1)
+    assert row["p_holm"] == 0.5  # two policies
+    json.dumps(rows, allow_nan=False)
+
+
+def test_a_larger_error_is_worse() -> None:
+    rows = statistics.compare(long_table(rising, metric="nmse"), "lbcs")
+    assert {row["policy"]: row["better"] for row in rows} == {"random": True, "oracle": False}
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("ssim", True), ("psnr_volume", True), ("nmse", False), ("mse", False), ("nrmse", False)],
+)
+def test_direction_of_metrics(metric: str, expected: bool) -> None:
+    assert statistics.higher_is_better(metric) is expected
+
+
+def test_comparison_leaves_out_slices_without_a_partner(table: pd.DataFrame) -> None:
+    lost = (table["policy"] == "lbcs") & (table["subject"] == "subject0")
+    assert {row["n_subjects"] for row in statistics.compare(table[~lost], "lbcs")} == {2}
+
+
+def test_an_unknown_reference_is_refused_with_the_known_ones(table: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"'best' is not in the results; there are: .*lbcs"):
+        statistics.compare(table, "best")
+
+
+def test_a_policy_without_common_slices_is_refused(table: pd.DataFrame) -> None:
+    first = (table["policy"] == "random") == (table["subject"] == "subject0")
+    with pytest.raises(ValueError, match="random: no slice in common with 'lbcs'"):
+        statistics.compare(table[first], "lbcs")
+
+
+def test_lines_to_reach_counts_those_that_never_did() -> None:
+    table = long_table(lambda policy, subject, index, step: step * (0.3 - 0.1 * subject), n_seeds=1)
+    row = statistics.lines_to_reach(table, {"ssim": 0.55})[0]
+    # Subjects reach 0.55 after 2 and 3 steps; the last one, at 0.1 a step, never.
+    assert row["share"] == pytest.approx(2 / 3)
+    assert row["median"] == 5
+    assert row["mean_at_least"] == pytest.approx((4 + 5 + 6) / 3)
+
+
+def test_the_median_is_unknown_when_most_never_reach_the_score(table: pd.DataFrame) -> None:
+    row = statistics.lines_to_reach(table, {"ssim": 5.0})[0]
+    assert (row["share"], row["median"], row["mean_at_least"]) == (0, None, 2 + BUDGET)
+    json.dumps(row, allow_nan=False)
+
+
+def test_an_error_is_reached_from_above() -> None:
+    table = long_table(lambda policy, subject, index, step: 1 - step / 4, metric="nmse", n_seeds=1)
+    assert statistics.lines_to_reach(table, {"nmse": 0.5})[0]["median"] == 4
+
+
+def test_curves_hold_the_mean_of_every_step(table: pd.DataFrame) -> None:
+    curves = statistics.score_curves(table).set_index(["policy", "step"])
+    for policy, step in itertools.product(POLICIES, range(BUDGET + 1)):
+        expected = table[(table["policy"] == policy) & (table["step"] == step)]["value"].mean()
+        assert curves.loc[(policy, step), "score"] == pytest.approx(expected)
+        assert curves.loc[(policy, step), "n_acquired"] == 2 + step
+    assert (curves["lo"] < curves["score"]).all() and (curves["score"] < curves["hi"]).all()
+    final = statistics.summarise(table)[0]
+    last = curves.loc[(final["policy"], BUDGET)]
+    assert (last["lo"], last["hi"]) == pytest.approx((final["final_lo"], final["final_hi"]))
+
+
+def test_columns_read_from_parquet_as_categories_give_the_same(table: pd.DataFrame) -> None:
+    names = ["policy", "reconstructor", "volume", "subject", "contrast", "metric"]
+    categories = table.astype(dict.fromkeys(names, "category"))
+    assert statistics.summarise(categories) == statistics.summarise(table)
+    assert statistics.compare(categories, "lbcs") == statistics.compare(table, "lbcs")
+    statistics.score_curves(categories)
+    statistics.lines_to_reach(categories, {"ssim": 0.5})
