@@ -1,0 +1,165 @@
+"""The fastMRI data set: knee and brain, single- and multi-coil (Zbontar et al. 2018)."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import h5py
+import torch
+from torch import Tensor
+
+from activemri.data import stored
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.reference import magnitude_reference
+from activemri.data.slices import Slice, measured_samples
+
+KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
+FRAME = ("encoding", "reconSpace", "matrixSize")
+ENCODED = ("encoding", "encodedSpace", "matrixSize")
+LIMITS = ("encoding", "encodingLimits", "kspace_encoding_step_1")
+FIELD_STRENGTH = ("acquisitionSystemInformation", "systemFieldStrength_T")
+
+#: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
+#: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
+#: same for every file, so that nothing depends on samples that an agent has not acquired.
+SCALE = 4096.0
+
+#: A column beyond the header's limits counts as padding if its energy is below this share of the
+#: strongest column's: remainders of scanner filters. Above it the data are believed.
+PADDING_ENERGY = 1e-6
+
+
+@dataclass(frozen=True)
+class FastMRIReader:
+    """Reads fastMRI HDF5 files, in which k-space is centred and orthonormal as here.
+
+    The reference is `reconstruction_rss` (several coils) or `reconstruction_esc` (one coil). Where
+    a file has none, or one that does not fit into the image, it is the magnitude (root of the sum
+    of squares) of the fully sampled k-space, cropped to the matrix size that the header gives.
+    Undersampled files (the public test sets, which hold a `mask`) have no truth and are refused.
+
+    Padding: columns of exact zeros, and columns beyond the header's encoding limits that hold next
+    to nothing, were never acquired: False in `Slice.measured`.
+
+    All values are multiplied by the constant :data:`SCALE`; no metric that is relative to the data
+    range changes.
+    """
+
+    name: str = "fastmri"
+
+    def recognises(self, file: h5py.File) -> bool:
+        signs = (
+            "ismrmrd_header" in file,
+            "reconstruction_esc" in file,
+            "acquisition" in file.attrs,
+        )
+        return "kspace" in file and any(signs)
+
+    def describe(self, file: h5py.File) -> Volume:
+        kspace = stored.samples(file, "kspace", ndim=(3, 4), axes=KSPACE_AXES)
+        if kspace.dtype.kind != "c":
+            raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
+        if "mask" in file:
+            raise UnreadableError("undersampled (the file holds a mask): no fully sampled truth")
+        header = _header(file)
+        height, width = kspace.shape[-2:]
+        return Volume(
+            name=stored.stem(file),
+            subject=stored.text(file, "patient_id") or stored.stem(file),
+            n_slices=kspace.shape[0],
+            shape=(height, width),
+            target_shape=_target_shape(file, header, (height, width)),
+            n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
+            contrast=stored.text(file, "acquisition") or "unknown",
+            field_strength=stored.tesla(_find(header, FIELD_STRENGTH)),
+            encoded_columns=_encoded_columns(header, width),
+        )
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        kspace = stored.read_slice(file["kspace"], index)
+        kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
+        stored.refuse_unusable(kspace, "k-space")
+        kspace *= SCALE
+        key = _reference_key(file)
+        if key is None:
+            target = magnitude_reference(kspace, volume.target_shape)
+        else:
+            target = stored.read_slice(file[key], index) * SCALE
+            stored.refuse_unusable(target, key)
+        return volume.slice(
+            index,
+            kspace=kspace,
+            target=target,
+            measured=_measured(kspace, volume.encoded_columns),
+            processing=(f"multiplied by {SCALE:g}",),
+        )
+
+
+def _reference_key(file: h5py.File) -> str | None:
+    """The stored reference that belongs to this k-space and fits into its image."""
+    kspace = file["kspace"]
+    key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
+    if key not in file:
+        return None
+    stored.samples(file, key, ndim=(3,), axes="(slice, height, width)")
+    n_slices, height, width = file[key].shape
+    if n_slices != kspace.shape[0]:
+        raise UnreadableError(f"{key} has {n_slices} slices, k-space has {kspace.shape[0]}")
+    return key if height <= kspace.shape[-2] and width <= kspace.shape[-1] else None
+
+
+def _target_shape(
+    file: h5py.File, header: ElementTree.Element, shape: tuple[int, int]
+) -> tuple[int, int]:
+    key = _reference_key(file)
+    if key is not None:
+        return file[key].shape[1], file[key].shape[2]
+    height, width = (_number(header, (*FRAME, axis)) for axis in "xy")
+    if height is None or width is None or min(height, width) < 1:
+        raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
+    return min(height, shape[0]), min(width, shape[1])
+
+
+def _encoded_columns(header: ElementTree.Element, width: int) -> tuple[int, int] | None:
+    """Columns that the header calls acquired, as (first, one past the last)."""
+    encoded = _number(header, (*ENCODED, "y"))
+    center = _number(header, (*LIMITS, "center"))
+    last = _number(header, (*LIMITS, "maximum"))
+    if encoded is None or center is None or last is None or encoded != width:
+        return None
+    first = encoded // 2 - center
+    return max(first, 0), min(first + last + 1, width)
+
+
+def _measured(kspace: Tensor, encoded: tuple[int, int] | None) -> Tensor:
+    measured = measured_samples(kspace)
+    if encoded is None:
+        return measured
+    energy = kspace.abs().square().sum(dim=(0, 1))
+    beyond = torch.ones_like(energy, dtype=torch.bool)
+    beyond[encoded[0] : encoded[1]] = False
+    return measured & ~(beyond & (energy < PADDING_ENERGY * energy.max()))
+
+
+def _header(file: h5py.File) -> ElementTree.Element:
+    if "ismrmrd_header" not in file:
+        raise UnreadableError(f"no data set 'ismrmrd_header'; found {', '.join(sorted(file))}")
+    try:
+        return ElementTree.fromstring(file["ismrmrd_header"][()])
+    except (ElementTree.ParseError, TypeError) as error:
+        raise UnreadableError(f"ismrmrd_header is not XML: {error}") from error
+
+
+def _number(header: ElementTree.Element, path: Sequence[str]) -> int | None:
+    value = _find(header, path)
+    return int(value) if value is not None and value.strip().isdigit() else None
+
+
+def _find(header: ElementTree.Element, path: Sequence[str]) -> str | None:
+    # Imported here: it takes a second (pandas), and indexing alone needs it.
+    from fastmri.data.mri_data import et_query
+
+    try:
+        return et_query(header, path)
+    except RuntimeError:  # et_query: "Element not found"
+        return None

@@ -1,0 +1,183 @@
+"""The generic HDF5 layout: a data set `image` or `kspace`, and a few attributes."""
+
+import re
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from activemri.data import stored
+from activemri.data.phase import with_synthetic_phase
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.reference import center_crop, magnitude_reference
+from activemri.data.slices import Slice
+from activemri.mri import fourier
+
+IMAGE_AXES = "(slice, height, width)"
+KSPACE_AXES = "(slice, coil, height, width)"
+
+
+@dataclass(frozen=True)
+class HDF5Reader:
+    """Reads volumes of images or raw Cartesian k-space.
+
+    Data sets, one of:
+
+    - `image` (slice, height, width), float (magnitude) or complex: one coil, whose k-space is the
+      centred orthonormal Fourier transform of the image.
+    - `kspace` (slice, coil, height, width), complex, centred; height is the readout. The reference
+      is the root of the sum of squares over the coils, orthonormal.
+
+    Attributes of the file, all optional: `subject_id` (default: the file's stem), `split`,
+    `contrast`, `field_strength` (number or text such as "3T (per the authors)"), `phase`
+    ("magnitude only"), `readout_oversampling` (2: the field of view is doubled along the readout,
+    and the reference is its central half).
+
+    Magnitude-only images have conjugate-symmetric k-space, which gives half of the lines away.
+    By default they get a smooth phase and complex noise, seeded by the file's stem and the
+    slice's index, and recorded in `Slice.processing`. The reference then is the magnitude of the
+    result, noise included: it is what a fully sampled scan of that object would give.
+
+    Radial and other non-Cartesian files (`trajectory`) are not read.
+
+    Attributes:
+        synthetic_phase: give magnitude-only images a phase and noise.
+        noise: standard deviation of that noise (real and imaginary part together) as a share of
+            the largest magnitude of the volume. Complex images that were published with their
+            noise have about 0.01.
+    """
+
+    synthetic_phase: bool = True
+    noise: float = 0.01
+    name: str = "hdf5"
+
+    def recognises(self, file: h5py.File) -> bool:
+        return "image" in file or "kspace" in file
+
+    def describe(self, file: h5py.File) -> Volume:
+        if "trajectory" in file:
+            raise UnreadableError(
+                "not Cartesian: the file has a trajectory (radial or other); expected k-space "
+                "on a grid"
+            )
+        return _describe_kspace(file) if "kspace" in file else _describe_image(file)
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        if "kspace" in file:
+            return _read_kspace(file, volume, index)
+        return self._read_image(file, volume, index)
+
+    def _read_image(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        image = stored.read_slice(file["image"], index)
+        stored.refuse_unusable(image, "the image")
+        processing: tuple[str, ...] = ()
+        if volume.magnitude_only:
+            image = image.abs()
+        if volume.magnitude_only and self.synthetic_phase:
+            assert volume.largest is not None  # describe() sets it for magnitude-only volumes
+            image = with_synthetic_phase(
+                image, sigma=self.noise * volume.largest, name=stored.stem(file), index=index
+            )
+            processing = (
+                "magnitude only: added a synthetic smooth phase and complex noise of "
+                f"{self.noise:g} of the volume's largest magnitude, seeded by file and slice",
+            )
+        target = center_crop(image.abs(), volume.target_shape).contiguous()
+        kspace = fourier.fft2(image if image.is_complex() else image + 0j).unsqueeze(0)
+        return volume.slice(index, kspace=kspace, target=target, processing=processing)
+
+
+def _describe_image(file: h5py.File) -> Volume:
+    image = stored.samples(file, "image", ndim=(3,), axes=IMAGE_AXES)
+    magnitude_only = image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only"
+    return _describe(
+        file,
+        shape=(image.shape[1], image.shape[2]),
+        n_slices=image.shape[0],
+        n_coils=1,
+        magnitude_only=magnitude_only,
+        largest=_largest(image) if magnitude_only else None,
+    )
+
+
+def _describe_kspace(file: h5py.File) -> Volume:
+    kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES)
+    if kspace.dtype.kind != "c":
+        raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
+    return _describe(
+        file,
+        shape=(kspace.shape[2], kspace.shape[3]),
+        n_slices=kspace.shape[0],
+        n_coils=kspace.shape[1],
+    )
+
+
+def _describe(
+    file: h5py.File,
+    *,
+    shape: tuple[int, int],
+    n_slices: int,
+    n_coils: int,
+    magnitude_only: bool = False,
+    largest: float | None = None,
+) -> Volume:
+    return Volume(
+        name=stored.stem(file),
+        subject=stored.text(file, "subject_id") or stored.stem(file),
+        n_slices=n_slices,
+        shape=shape,
+        target_shape=(round(shape[0] / _oversampling(file)), shape[1]),
+        n_coils=n_coils,
+        contrast=_contrast(stored.text(file, "contrast")),
+        field_strength=stored.tesla(stored.text(file, "field_strength")),
+        split=stored.text(file, "split"),
+        magnitude_only=magnitude_only,
+        largest=largest,
+    )
+
+
+def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
+    kspace = stored.read_slice(file["kspace"], index)
+    stored.refuse_unusable(kspace, "k-space")
+    target = magnitude_reference(kspace, volume.target_shape)
+    return volume.slice(index, kspace=kspace, target=target)
+
+
+def _oversampling(file: h5py.File) -> float:
+    value = stored.text(file, "readout_oversampling") or "1"
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = float("nan")
+    if not 1 <= factor <= 16:
+        raise UnreadableError(f"'readout_oversampling' must be a number of 1 or more; got {value}")
+    return factor
+
+
+def _largest(image: h5py.Dataset) -> float:
+    """Largest finite magnitude of the volume, read slice by slice."""
+    largest = 0.0
+    for index in range(len(image)):
+        magnitude = np.abs(image[index])
+        largest = max(largest, float(magnitude.max(where=np.isfinite(magnitude), initial=0)))
+    return largest
+
+
+CONTRASTS = {
+    "FLAIR": r"\bFLAIR\b",
+    "Dixon": r"\bDixon\b",
+    "T2*": r"\bT2\*",
+    "T1": r"\bT1",
+    "T2": r"\bT2",
+    "PD": r"\bPD\b|proton[- ]density",
+}
+
+
+def _contrast(description: str | None) -> str:
+    """Short name of the contrast, so that results can be grouped by it."""
+    if description is None or "not stated" in description:
+        return "unknown"
+    for name, pattern in CONTRASTS.items():
+        if re.search(pattern, description, flags=re.IGNORECASE):
+            return name
+    return description.split(",")[0].strip()

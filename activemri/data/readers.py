@@ -1,0 +1,135 @@
+"""What a file format has to answer, and the formats that can be read.
+
+Adding a format is one file with a class that satisfies :class:`Reader`, and one line in
+:func:`all_readers`. The contract tests then run over it.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import h5py
+from torch import Tensor
+
+from activemri.data.slices import Slice, measured_samples
+
+
+class UnreadableError(ValueError):
+    """A file or slice that cannot be used; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What a file says about the scan in it. Kept in the index.
+
+    Attributes:
+        name: the file's stem; the index adds folders where two files would have one name.
+        subject: who was scanned.
+        n_slices: slices stored, usable or not.
+        shape: (height, width) of k-space.
+        target_shape: (height, width) of the reference.
+        n_coils: number of coils.
+        contrast: e.g. "T2"; "unknown" where the file does not say.
+        field_strength: in tesla, or None.
+        split: the split that the file itself names, or None.
+        magnitude_only: the file holds no phase.
+        largest: largest stored magnitude, where the reader needs it, or None.
+        encoded_columns: first and one past the last column that the header calls acquired, or
+            None where there is no such header.
+    """
+
+    name: str
+    subject: str
+    n_slices: int
+    shape: tuple[int, int]
+    target_shape: tuple[int, int]
+    n_coils: int
+    contrast: str = "unknown"
+    field_strength: float | None = None
+    split: str | None = None
+    magnitude_only: bool = False
+    largest: float | None = None
+    encoded_columns: tuple[int, int] | None = None
+
+    def slice(
+        self,
+        index: int,
+        *,
+        kspace: Tensor,
+        target: Tensor,
+        processing: tuple[str, ...] = (),
+        measured: Tensor | None = None,
+    ) -> Slice:
+        """A slice of this volume, with its labels."""
+        return Slice(
+            kspace=kspace,
+            target=target,
+            volume=self.name,
+            index=index,
+            subject=self.subject,
+            volume_max=float(target.max()),
+            contrast=self.contrast,
+            field_strength=self.field_strength,
+            measured=measured_samples(kspace) if measured is None else measured,
+            processing=processing,
+        )
+
+
+class Reader(Protocol):
+    """One file format. Readers are frozen dataclasses: their fields are their settings.
+
+    Attributes:
+        name: short name of the format; the index remembers by it who reads a file.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def recognises(self, file: h5py.File) -> bool:
+        """Whether the file is of this format, even if it turns out to be damaged."""
+        ...
+
+    def describe(self, file: h5py.File) -> Volume:
+        """What the file holds, as far as possible without reading its samples.
+
+        Raises:
+            UnreadableError: if nothing in the file can be used.
+        """
+        ...
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        """Read one slice. The result depends on the file, the index and the settings only.
+
+        `volume_max` of the result is the largest value of this slice's own target; data sets
+        replace it by that of the volume, which takes reading all of its slices.
+
+        Raises:
+            UnreadableError: if the slice cannot be used.
+        """
+        ...
+
+
+def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
+    """Every format, the most specific first: the first that recognises a file reads it.
+
+    Args:
+        synthetic_phase: give magnitude-only images a phase and noise; see
+            :class:`activemri.data.hdf5.HDF5Reader`.
+    """
+    from activemri.data.fastmri import FastMRIReader
+    from activemri.data.hdf5 import HDF5Reader
+
+    return (FastMRIReader(), HDF5Reader(synthetic_phase=synthetic_phase))
+
+
+def reader_for(file: h5py.File, readers: tuple[Reader, ...]) -> Reader:
+    """The first reader that recognises the file.
+
+    Raises:
+        UnreadableError: if none does, with what the file holds instead.
+    """
+    for reader in readers:
+        if reader.recognises(file):
+            return reader
+    keys = ", ".join(sorted(file)[:6]) or "nothing"
+    formats = ", ".join(reader.name for reader in readers)
+    raise UnreadableError(f"no known layout ({formats}): the file holds {keys}")

@@ -1,0 +1,111 @@
+"""The one way to open data: phantoms by name, files and folders by path."""
+
+import logging
+from pathlib import Path
+
+from activemri.data.slices import SliceDataset, SliceList
+
+PHANTOMS = {"phantom": 1, "phantom-multicoil": 8}  # name: number of coils
+PHANTOM_SIZE = 128
+
+log = logging.getLogger(__name__)
+
+
+def open_dataset(
+    data: str | Path,
+    *,
+    split: str = "train",
+    matrix_size: int | tuple[int, int] | None = None,
+    preload: bool = False,
+    slices_per_volume: int | None = None,
+    split_file: str | Path | None = None,
+    synthetic_phase: bool = True,
+) -> SliceDataset:
+    """Open slices for an environment, for training or for a benchmark.
+
+    Args:
+        data: "phantom", "phantom-multicoil", an HDF5 file, or a folder of them.
+        split: "train", "val", "test", any other that the data define, or "all"; see
+            :mod:`activemri.data.splits`.
+        matrix_size: bring all slices to this size (one number: square), so that different scans
+            share an action space; see :func:`activemri.data.standard.to_matrix`. None: files
+            as they are, phantoms 128 x 128.
+        preload: read everything into memory at once.
+        slices_per_volume: take at most this many slices of a volume, evenly spaced.
+        split_file: JSON or CSV, subject -> split; for files only.
+        synthetic_phase: give magnitude-only images a phase and noise; for files only.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if there is no such split, or nothing usable (with the reasons).
+    """
+    size = _matrix_size(matrix_size)
+    if str(data) in PHANTOMS:
+        dataset = _open_phantom(str(data), split, size)
+    else:
+        dataset = _open_files(
+            Path(data).expanduser(),
+            split,
+            matrix_size=size,
+            slices_per_volume=slices_per_volume,
+            split_file=None if split_file is None else Path(split_file).expanduser(),
+            synthetic_phase=synthetic_phase,
+        )
+    return load(dataset) if preload else dataset
+
+
+def load(dataset: SliceDataset) -> SliceList:
+    """Read all slices of a data set into memory."""
+    from activemri.data.index import progress
+
+    positions = progress(range(len(dataset)), f"Loading {dataset.name}", unit="slice")
+    return SliceList([dataset[position] for position in positions], name=dataset.name)
+
+
+def _open_phantom(name: str, split: str, size: tuple[int, int] | None) -> SliceDataset:
+    from activemri.data.phantoms import PhantomDataset
+
+    return PhantomDataset(
+        split=split, matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE), n_coils=PHANTOMS[name]
+    )
+
+
+def _open_files(
+    path: Path,
+    split: str,
+    *,
+    matrix_size: tuple[int, int] | None,
+    slices_per_volume: int | None,
+    split_file: Path | None,
+    synthetic_phase: bool,
+) -> SliceDataset:
+    from activemri.data.index import index_path
+    from activemri.data.readers import all_readers
+    from activemri.data.splits import assign_splits, select
+    from activemri.data.volumes import VolumeDataset
+
+    if not path.exists():
+        raise FileNotFoundError(
+            f"expected {', '.join(PHANTOMS)}, or the path of an HDF5 file or of a folder of them; "
+            f"nothing is at {path}"
+        )
+    index = index_path(path, all_readers(synthetic_phase=synthetic_phase))
+    if index.problems:
+        log.warning("left out %d files, the first: %s", len(index.problems), index.problems[0])
+    splits = assign_splits(index.entries, index.root, split_file=split_file)
+    return VolumeDataset(
+        index.root,
+        select(index.entries, splits, split),
+        name=path.stem if split == "all" else f"{path.stem} {split}",
+        matrix_size=matrix_size,
+        slices_per_volume=slices_per_volume,
+    )
+
+
+def _matrix_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 2 or width < 2:
+        raise ValueError(f"matrix size must be at least 2 x 2; got {height} x {width}")
+    return height, width

@@ -1,0 +1,98 @@
+"""A standard form: scans of different sizes brought to one matrix size, hence one action space."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from activemri.data.reference import center_crop, magnitude_reference
+from activemri.data.slices import Slice
+from activemri.mri import fourier
+
+
+def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
+    """Bring a slice to another matrix size, as if it had been scanned at that resolution.
+
+    1. Readout oversampling is removed: rows of the image beyond the reference are cropped. That
+       is free, because every readout is sampled in one go.
+    2. k-space is cropped, or padded with zeros, around its centre. The field of view stays; the
+       pixels change their size, also relative to each other if the shapes have other proportions.
+       Padded lines are never acquired.
+    3. The reference is computed from the resulting k-space and covers the whole frame.
+
+    Samples are scaled by the square root of the ratio of the numbers of pixels, which keeps the
+    intensities of the image: with orthonormal transforms they would change otherwise.
+
+    `volume_max` is left as it is; see :class:`activemri.data.volumes.VolumeDataset`.
+
+    Args:
+        scan: any slice.
+        matrix_size: (height, width) to bring it to.
+    """
+    cropped = _without_oversampling(scan)
+    if matrix_size == cropped.shape and cropped.target.shape == matrix_size:
+        return cropped
+    height, width = cropped.shape
+    scale = math.sqrt(matrix_size[0] * matrix_size[1] / (height * width))
+    kspace = resize_centered(cropped.kspace, matrix_size) * scale
+    sensitivity = cropped.sensitivity
+    if sensitivity is not None:
+        sensitivity = _resample_maps(sensitivity, matrix_size)
+    return replace(
+        cropped,
+        kspace=kspace,
+        target=magnitude_reference(kspace, sensitivity=sensitivity),
+        sensitivity=sensitivity,
+        measured=resize_centered(cropped.measured, matrix_size),
+        processing=(*cropped.processing, f"k-space brought to {matrix_size[0]} x {matrix_size[1]}"),
+    )
+
+
+def resize_centered(values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Crop or zero-pad (..., height, width); index n // 2 stays at index n // 2."""
+    for axis, new in zip((-2, -1), shape, strict=True):
+        old = values.shape[axis]
+        start = old // 2 - new // 2
+        values = values.narrow(axis, max(start, 0), min(old, new))
+        before = max(-start, 0)
+        after = new - before - values.shape[axis]
+        padding = (0, 0, before, after) if axis == -2 else (before, after)
+        values = torch.nn.functional.pad(values, padding)
+    return values
+
+
+def _without_oversampling(scan: Slice) -> Slice:
+    """Crop the image along the readout to the rows of the reference."""
+    (height, width), rows = scan.shape, scan.target.shape[0]
+    if rows == height:
+        return scan
+    images = center_crop(fourier.ifft(scan.kspace, (-2,)), (rows, width))
+    # A row of the smaller k-space lies at the same frequency as this row of the larger one.
+    frequency = (torch.arange(rows) - rows // 2) * height / rows
+    nearest = (frequency.round().long() + height // 2).clamp(0, height - 1)
+    maps = scan.sensitivity
+    return replace(
+        scan,
+        kspace=fourier.fft(images, (-2,)),
+        sensitivity=None if maps is None else center_crop(maps, (rows, width)).contiguous(),
+        measured=scan.measured[nearest],
+        processing=(*scan.processing, f"image cropped to {rows} rows along the readout"),
+    )
+
+
+def _resample_maps(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Linear interpolation of smooth coil maps, kept at unit norm where there is a norm."""
+    for axis, new in zip((-2, -1), shape, strict=True):
+        old = maps.shape[axis]
+        position = (torch.arange(new, dtype=torch.float64) - new // 2) * old / new + old // 2
+        position = position.clamp(0, old - 1)
+        lower = position.floor().long().clamp(max=max(old - 2, 0))
+        weight = (position - lower).to(maps.real.dtype)
+        weight = weight.unsqueeze(-1) if axis == -2 else weight
+        upper = (lower + 1).clamp(max=old - 1)
+        maps = (
+            maps.index_select(axis, lower) * (1 - weight) + maps.index_select(axis, upper) * weight
+        )
+    norm = torch.linalg.vector_norm(maps, dim=0, keepdim=True)
+    return torch.where(norm > 0, maps / norm.clamp(min=torch.finfo(norm.dtype).tiny), maps)
