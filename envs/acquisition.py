@@ -1,0 +1,531 @@
+"""The scan as a batched state machine: start, acquire, preview.
+
+Written once and used by every environment, policy and benchmark. It is pure: what comes out
+depends on what goes in and on nothing else. One exception of ownership, for speed: `acquire`
+takes over the buffers of the state that it is given; keep a `clone()` to go back.
+
+No leak: a :class:`View` is all that a policy, an observation or a reconstructor gets to see. It
+is made of acquired samples and of facts that a scanner knows before the scan. The fully sampled
+k-space and the target stay in the :class:`State`; only oracles are handed :class:`Truth`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.data.slices import Slice
+from activemri.metrics import find_metric
+from activemri.mri import coils, lines
+from activemri.mri.geometry import CartesianGeometry
+from activemri.mri.operators import CartesianOperator
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
+from activemri.scoring import Lines, Reference, add_lines
+
+#: Actions below zero acquire nothing.
+STOP = -1  # ends the episode
+IDLE = -2  # changes nothing
+WASTE = -3  # costs one line of the budget
+
+STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
+
+# Trials that are reconstructed at once: more only costs memory.
+_TRIALS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is known during a scan, for a batch of scans of one size.
+
+    Attributes:
+        geometry: what one action acquires.
+        mask: lines acquired so far, bool (batch, n_lines).
+        start_mask: lines that the scan began with, bool (batch, n_lines).
+        measurable: lines that the scan has at all, bool (batch, n_lines).
+        legal: actions that may be taken, bool (batch, n_actions).
+        budget: lines still to acquire, int64 (batch,).
+        start_budget: the budget at the start, int64 (batch,).
+        n_acquired: lines acquired so far, int64 (batch,).
+        scale: largest magnitude of the zero-filled image at the start, float32 (batch,).
+        zero_filled: adjoint reconstruction, complex (batch, height, width).
+        reconstruction: current image and uncertainty.
+        operator: how an image leads to the acquired k-space.
+        truth: for oracles, else None.
+    """
+
+    geometry: CartesianGeometry
+    mask: Tensor
+    start_mask: Tensor
+    measurable: Tensor
+    legal: Tensor
+    budget: Tensor
+    start_budget: Tensor
+    n_acquired: Tensor
+    scale: Tensor
+    zero_filled: Tensor
+    reconstruction: Reconstruction
+    operator: CartesianOperator
+    _scan: Tensor = field(repr=False)
+    truth: "Truth | None" = None
+
+    @cached_property
+    def kspace(self) -> Tensor:
+        """Acquired k-space, zero elsewhere: complex (batch, coil, height, width)."""
+        return self._scan * self.operator.mask.unsqueeze(1)
+
+    @property
+    def acceleration(self) -> Tensor:
+        """Lines that the scan has over lines acquired, float64 (batch,)."""
+        return self.measurable.sum(dim=1).double() / self.n_acquired.clamp(min=1)
+
+
+@dataclass(eq=False)
+class State:
+    """A batch of scans under way. Rows are independent of each other.
+
+    Attributes other than those of :class:`View`:
+        slices: who is scanned.
+        scan: fully sampled k-space, complex (batch, coil, height, width). Secret.
+        readout: its lines, transformed along the readout. Secret.
+        reference: targets. Secret.
+        scores: float64 (batch,) by metric.
+        stopped: bool (batch,): ended by choice.
+    """
+
+    slices: list[Slice]
+    scan: Tensor
+    readout: Tensor
+    reference: Reference
+    sensitivity: Tensor | None
+    mask: Tensor
+    start_mask: Tensor
+    measurable: Tensor
+    legal: Tensor
+    budget: Tensor
+    start_budget: Tensor
+    n_acquired: Tensor
+    scale: Tensor
+    zero_filled: Tensor
+    reconstruction: Reconstruction
+    scores: dict[str, Tensor]
+    stopped: Tensor
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the scans."""
+        return self.scan.shape[-2], self.scan.shape[-1]
+
+    @property
+    def finished(self) -> Tensor:
+        """Stopped, budget spent, or nothing left to acquire: bool (batch,)."""
+        return self.stopped | ~self.legal.any(dim=1)
+
+    def select(self, rows: Sequence[int] | Tensor) -> Self:
+        """Some of the scans, copied."""
+        index = torch.as_tensor(rows, device=self.mask.device)
+        return _rowwise(lambda value: value[index], lambda s: [s[i] for i in index.tolist()], self)
+
+    def clone(self) -> Self:
+        """A copy that shares what never changes."""
+        kept = ("scan", "readout", "reference", "sensitivity", "measurable")
+        cleared: dict[str, Any] = dict.fromkeys(kept)
+        copy = _rowwise(lambda value: value.clone(), list, replace(self, **cleared))
+        return replace(copy, **{name: getattr(self, name) for name in kept})
+
+    def put(self, rows: Sequence[int] | Tensor, other: "State") -> None:
+        """Replace some of the scans, in place."""
+        index = torch.as_tensor(rows, device=self.mask.device)
+        for position, row in enumerate(index.tolist()):
+            self.slices[row] = other.slices[position]
+        _rowwise(lambda mine, new: mine.index_copy_(0, index, new), lambda a, b: a, self, other)
+
+    @classmethod
+    def join(cls, states: "Sequence[State]") -> "State":
+        """Scans of one kind, one after the other."""
+        return _rowwise(
+            lambda *values: torch.cat(values), lambda *parts: [s for p in parts for s in p], *states
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Acquisition:
+    """A scan protocol: what may be acquired, how it is reconstructed and scored.
+
+    Attributes:
+        geometry: what one action acquires, for frames that hold every scan.
+        reconstructor: measurement -> image.
+        budget: lines to acquire after the start, or None for all that there are.
+        n_center_lines: lines around the centre that every scan starts with.
+        n_random_lines: further lines to start with, drawn at random for each scan.
+        metrics: names of the scores kept at every step.
+        device: where scans are simulated.
+    """
+
+    geometry: CartesianGeometry
+    reconstructor: Reconstructor
+    budget: int | None = None
+    n_center_lines: int = 8
+    n_random_lines: int = 0
+    metrics: tuple[str, ...] = STANDARD_METRICS
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget must be at least 1 line; got {self.budget}")
+        for name in self.metrics:
+            find_metric(name)
+        self.geometry.center_lines(self.n_center_lines)
+        object.__setattr__(self, "geometry", self.geometry.to(self.device))
+
+    def start(
+        self,
+        slices: Sequence[Slice],
+        *,
+        start_masks: Tensor | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> State:
+        """Begin scans of one kind (see :func:`kind`).
+
+        Args:
+            slices: who is scanned.
+            start_masks: lines to begin with, bool (batch, n_lines), instead of the protocol's.
+            generators: one for each scan; needed only for random lines.
+
+        Raises:
+            ValueError: for slices of different kinds, or masks that leave nothing to acquire.
+        """
+        if len({kind(scan) for scan in slices}) != 1:
+            raise ValueError(
+                "scans of one batch must agree in size, coils and maps; got "
+                f"{sorted({str(kind(scan)) for scan in slices})}"
+            )
+        scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
+        measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
+        mask = self._start_mask(measurable, start_masks, generators)
+        shape = (scan.shape[-2], scan.shape[-1])
+        kspace_mask = self.geometry.kspace_mask(mask, shape)
+        sensitivity = self._sensitivity(slices, scan * kspace_mask.unsqueeze(1), kspace_mask)
+        zero_filled = CartesianOperator(kspace_mask, sensitivity).adjoint(scan).contiguous()
+        n_acquired = mask.sum(dim=1)
+        budget = (measurable & ~mask).sum(dim=1)
+        if self.budget is not None:
+            budget = budget.clamp(max=self.budget)
+        volume_range = torch.tensor([s.volume_max for s in slices], device=self.device)
+        target = self._stack([s.target for s in slices])
+        state = State(
+            slices=list(slices),
+            scan=scan,
+            readout=lines.readouts(scan, self.geometry),
+            reference=Reference.of(target, volume_range),
+            sensitivity=sensitivity,
+            mask=mask,
+            start_mask=mask.clone(),
+            measurable=measurable,
+            legal=self.geometry.legal(mask, measurable, budget),
+            budget=budget,
+            start_budget=budget.clone(),
+            n_acquired=n_acquired,
+            scale=zero_filled.abs().amax(dim=(-2, -1)),
+            zero_filled=zero_filled,
+            reconstruction=Reconstruction(zero_filled),
+            scores={},
+            stopped=torch.zeros_like(budget, dtype=torch.bool),
+        )
+        if bool(state.finished.any()):
+            raise ValueError(
+                "nothing is left to acquire after the start: expected a start mask that leaves at "
+                f"least one measurable line; got {n_acquired.tolist()} of "
+                f"{measurable.sum(dim=1).tolist()} lines acquired"
+            )
+        self._reconstruct(state)
+        return state
+
+    def acquire(self, state: State, actions: Tensor) -> State:
+        """Take one action in every scan. The given state's buffers pass to the result.
+
+        Args:
+            state: scans under way.
+            actions: int64 (batch,); STOP, IDLE and WASTE acquire nothing.
+
+        Raises:
+            ValueError: for an illegal action; the state is then unchanged.
+        """
+        acting = actions >= 0
+        self._check(state, actions, acting)
+        mask, budget, n_acquired = state.mask, state.budget, state.n_acquired
+        if bool(acting.any()):
+            possible = actions.clamp(min=0)
+            group = self.geometry.groups[possible]
+            old = mask.gather(1, group)
+            new = state.measurable.gather(1, group) & acting[:, None]
+            fresh = new & ~old & self.geometry.first_mention[possible]
+            share = self._lines(state, _rows(state), group, fresh)
+            add_lines(state.zero_filled, share, state.sensitivity)
+            mask = mask.scatter(1, group, old | new)
+            n_fresh = fresh.sum(dim=1)
+            budget, n_acquired = budget - n_fresh, n_acquired + n_fresh
+        budget = budget - (actions == WASTE).long()
+        state = replace(
+            state,
+            mask=mask,
+            budget=budget,
+            n_acquired=n_acquired,
+            legal=self.geometry.legal(mask, state.measurable, budget),
+            stopped=state.stopped | (actions == STOP),
+        )
+        if bool(acting.any()):
+            self._reconstruct(state)
+        return state
+
+    def preview(
+        self, state: State, actions: Tensor, metrics: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Scores after each of several actions, none of which is taken.
+
+        Args:
+            state: scans under way; left as it is.
+            actions: what to try in each scan, int64 (batch, trial).
+            metrics: names of the scores wanted (default: all of the protocol).
+
+        Returns:
+            float64 (batch, trial) by metric. Actions that acquire nothing new keep the score.
+        """
+        names = tuple(metrics or self.metrics)
+        if not bool(((actions >= 0) & (actions < self.geometry.n_actions)).all()):
+            raise ValueError(
+                f"actions must be in 0 to {self.geometry.n_actions - 1}; got "
+                f"{actions.min().item()} to {actions.max().item()}"
+            )
+        owner = _rows(state).repeat_interleave(actions.shape[1])
+        if isinstance(self.reconstructor, ZeroFilled):
+            group = self.geometry.groups[actions.flatten()]
+            fresh = state.measurable[owner[:, None], group] & ~state.mask[owner[:, None], group]
+            fresh &= self.geometry.first_mention[actions.flatten()]
+            scores = state.reference.trial_scores(
+                state.zero_filled,
+                owner,
+                self._lines(state, owner, group, fresh),
+                sensitivity=state.sensitivity,
+                names=names,
+            )
+        else:
+            masks = self.geometry.acquire(state.mask[owner], actions.flatten())
+            scores = self._score_masks(state, owner, masks & state.measurable[owner], names)
+        return {name: value.view(actions.shape) for name, value in scores.items()}
+
+    def preview_masks(
+        self, state: State, masks: Tensor, metrics: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Scores of whole masks, for oracles that plan.
+
+        Args:
+            state: scans under way; left as it is.
+            masks: bool (batch, trial, n_lines).
+            metrics: names of the scores wanted (default: all of the protocol).
+
+        Returns:
+            float64 (batch, trial) by metric.
+        """
+        names = tuple(metrics or self.metrics)
+        owner = _rows(state).repeat_interleave(masks.shape[1])
+        flat = masks.flatten(0, 1) & state.measurable[owner]
+        scores = self._score_masks(state, owner, flat, names)
+        return {name: value.view(masks.shape[:2]) for name, value in scores.items()}
+
+    def view(self, state: State, *, for_oracle: bool = False) -> View:
+        """What may be seen of the scans; oracles may ask for the truth as well."""
+        return View(
+            geometry=self.geometry,
+            mask=state.mask,
+            start_mask=state.start_mask,
+            measurable=state.measurable,
+            legal=state.legal,
+            budget=state.budget,
+            start_budget=state.start_budget,
+            n_acquired=state.n_acquired,
+            scale=state.scale,
+            zero_filled=state.zero_filled,
+            reconstruction=state.reconstruction,
+            operator=self._operator(state.mask, state.shape, state.sensitivity),
+            _scan=state.scan,
+            truth=Truth(self, state) if for_oracle else None,
+        )
+
+    def _start_mask(
+        self,
+        measurable: Tensor,
+        given: Tensor | None,
+        generators: Sequence[np.random.Generator] | None,
+    ) -> Tensor:
+        if given is not None:
+            return self._given_mask(measurable, given)
+        mask = self.geometry.center_lines(self.n_center_lines) & measurable
+        if self.n_random_lines:
+            if generators is None:
+                raise ValueError("random start lines need one generator for each scan")
+            for row, generator in enumerate(generators):
+                mask[row] |= self.geometry.random_lines(
+                    self.n_random_lines, among=measurable[row] & ~mask[row], generator=generator
+                )
+        return mask
+
+    def _given_mask(self, measurable: Tensor, given: Tensor) -> Tensor:
+        if given.dtype != torch.bool or given.shape != measurable.shape:
+            raise ValueError(
+                f"the start mask must be boolean with {self.geometry.n_lines} lines for each of "
+                f"{len(measurable)} scans; got {given.dtype} {tuple(given.shape)}"
+            )
+        given = given.to(measurable.device)
+        if bool((given & ~measurable).any()):
+            missing = (given & ~measurable).any(dim=0).nonzero().flatten().tolist()
+            raise ValueError(
+                f"the start mask holds lines that were never measured: {_shorten(missing)}; "
+                "leave them out"
+            )
+        return given.clone()
+
+    def _sensitivity(
+        self, slices: Sequence[Slice], acquired: Tensor, kspace_mask: Tensor
+    ) -> Tensor | None:
+        """Given maps, or maps estimated from the lines that the scan starts with."""
+        maps = [s.sensitivity for s in slices]
+        if maps[0] is not None:
+            return self._stack([m for m in maps if m is not None]).to(torch.complex64)
+        if acquired.shape[1] == 1:
+            return None
+        return coils.estimate_sensitivity(acquired, kspace_mask).contiguous()
+
+    def _check(self, state: State, actions: Tensor, acting: Tensor) -> None:
+        if actions.shape != (len(state),):
+            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
+        possible = actions.clamp(0, self.geometry.n_actions - 1)
+        legal = state.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
+        refused = acting & ~legal
+        if bool(refused.any()):
+            row = int(refused.nonzero()[0])
+            raise ValueError(self._refusal(state, row, int(actions[row])))
+
+    def _refusal(self, state: State, row: int, action: int) -> str:
+        if action >= self.geometry.n_actions:
+            why = f"is out of range; there are {self.geometry.n_actions} actions"
+        elif bool(state.finished[row]):
+            why = "comes after the end of the scan; reset first"
+        else:
+            group = self.geometry.groups[action]
+            if bool(state.mask[row, group].any()):
+                why = "was acquired already"
+            elif not bool(state.measurable[row, group].any()):
+                why = "was never measured (zero padding)"
+            else:
+                why = f"needs more lines than the budget has left ({int(state.budget[row])})"
+        legal = state.legal[row].nonzero().flatten().tolist()
+        return f"action {action} of scan {row} {why}; legal actions: {_shorten(legal)}"
+
+    def _lines(self, state: State, owner: Tensor, group: Tensor, fresh: Tensor) -> Lines:
+        """What the lines of some actions add to the zero-filled images."""
+        line = self._line_of_scan(group, state.shape)
+        readout = state.readout[owner[:, None], line] * fresh[:, :, None, None]
+        return Lines(*lines.factors(readout, line, self.geometry, state.shape))
+
+    def _line_of_scan(self, line: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Index of a line of the frame among the lines of the scan; clamped where it has none."""
+        if shape == self.geometry.shape:
+            return line
+        (height, width), selected = self.geometry.mask_shape, self.geometry.selected
+        size = [n if s else 1 for n, s in zip(shape, selected, strict=True)]
+        row = (line // width - height // 2 + size[0] // 2).clamp(0, size[0] - 1)
+        column = (line % width - width // 2 + size[1] // 2).clamp(0, size[1] - 1)
+        return row * size[1] + column
+
+    def _operator(
+        self, mask: Tensor, shape: tuple[int, int], sensitivity: Tensor | None
+    ) -> CartesianOperator:
+        return CartesianOperator(self.geometry.kspace_mask(mask, shape), sensitivity)
+
+    def _reconstruct(self, state: State) -> None:
+        """Bring reconstruction and scores up to date with the mask."""
+        if isinstance(self.reconstructor, ZeroFilled):
+            state.reconstruction = Reconstruction(state.zero_filled)
+        else:
+            operator = self._operator(state.mask, state.shape, state.sensitivity)
+            kspace = state.scan * operator.mask.unsqueeze(1)
+            with torch.no_grad():
+                state.reconstruction = self.reconstructor(
+                    Measurement(kspace, operator, state.zero_filled)
+                )
+        state.scores = state.reference.scores(state.reconstruction.image, self.metrics)
+
+    def _score_masks(
+        self, state: State, owner: Tensor, masks: Tensor, names: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        chunks = []
+        for rows, mask in zip(
+            owner.split(_TRIALS_AT_ONCE), masks.split(_TRIALS_AT_ONCE), strict=True
+        ):
+            maps = None if state.sensitivity is None else state.sensitivity[rows]
+            operator = self._operator(mask, state.shape, maps)
+            with torch.no_grad():
+                result = self.reconstructor(Measurement.of(state.scan[rows], operator))
+            reference = _rowwise(lambda value, rows=rows: value[rows], list, state.reference)
+            chunks.append(reference.scores(result.image, names))
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+
+    def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What only an oracle may ask: scores of actions and masks that were not acquired."""
+
+    acquisition: Acquisition
+    state: State
+
+    def scores_of_actions(self, actions: Tensor, metric: str) -> Tensor:
+        """Score after each action: int64 (batch, trial) -> float64 (batch, trial)."""
+        return self.acquisition.preview(self.state, actions, (metric,))[metric]
+
+    def scores_of_masks(self, masks: Tensor, metric: str) -> Tensor:
+        """Score of each mask: bool (batch, trial, n_lines) -> float64 (batch, trial)."""
+        return self.acquisition.preview_masks(self.state, masks, (metric,))[metric]
+
+
+def kind(scan: Slice) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """What scans of one batch must have in common: k-space, target size, given coil maps."""
+    return tuple(scan.kspace.shape), tuple(scan.target.shape), scan.sensitivity is not None
+
+
+def _rows(state: State) -> Tensor:
+    return torch.arange(len(state), device=state.mask.device)
+
+
+def _shorten(numbers: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "") or "none"
+
+
+def _rowwise(on_tensor: Any, on_list: Any, *values: Any) -> Any:
+    """Apply a function to every tensor (and list) of nested records, field by field."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return on_tensor(*values)
+    if isinstance(first, list):
+        return on_list(*values)
+    if isinstance(first, dict):
+        return {k: _rowwise(on_tensor, on_list, *(v[k] for v in values)) for k in first}
+    assert is_dataclass(first) and not isinstance(first, type)
+    parts = {
+        f.name: _rowwise(on_tensor, on_list, *(getattr(v, f.name) for v in values))
+        for f in fields(first)
+    }
+    return type(first)(**parts)
