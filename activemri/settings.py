@@ -108,8 +108,8 @@ class TrainReconstructorSettings:
     """Scans a step."""
     lr: float = 1e-3
     """Largest learning rate of the schedule."""
-    loss: str = "ssim-l1"
-    """Training loss, by name."""
+    loss: str = "l1+ssim"
+    """Training loss: mse, l1, ssim, or a sum such as l1+ssim."""
     channels: int = 16
     """Channels of the U-Net's first level; every level below doubles them."""
     pools: int = 3
@@ -203,7 +203,7 @@ class InspectSettings:
     path: Positional[Path]
     """A folder of HDF5 files, or one file."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
-    """JSON file that names the subjects of each split."""
+    """JSON or CSV file with the split of every subject."""
 
 
 @dataclass(frozen=True)
