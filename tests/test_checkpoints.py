@@ -181,7 +181,7 @@ def test_a_kill_between_the_renames_leaves_one_whole_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_renames: int, first: bool
 ) -> None:
     old = None if first else saved(tmp_path / "net")
-    replace, done = os.replace, []
+    replace, done = os.replace, list[Path]()
 
     def killed(source: Path, destination: Path) -> None:
         if len(done) == n_renames:

@@ -57,7 +57,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
         ) from None
     try:
         made = kind(**checkpoint.settings)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the settings in {checkpoint.path}.json do not make a {checkpoint.kind!r}: {error}"
         ) from error
@@ -80,6 +80,8 @@ def _by_name(name: str) -> Reconstructor:
 
 def _looks_like_path(name: str | Path) -> bool:
     text = str(name)
-    if isinstance(name, Path) or "/" in text or "\\" in text or Path(text).exists():
+    if isinstance(name, Path) or "/" in text or "\\" in text:
         return True
-    return text.endswith((".safetensors", ".json"))
+    if text.endswith((".safetensors", ".json")) or Path(text).is_dir():
+        return True
+    return Path(f"{text}.safetensors").is_file()

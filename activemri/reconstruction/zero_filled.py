@@ -6,6 +6,9 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 class ZeroFilled(Reconstructor):
     """The adjoint of the measurement, as it is."""
 
+    #: Measured samples are in the result as they were measured.
+    keeps_data = True
+
     def __init__(self) -> None:
         super().__init__()
         self.settings = {}

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch import Tensor
+
+from activemri.mri.operators import CartesianOperator
+from activemri.reconstruction.reconstructor import Measurement
+from activemri.reconstruction.unet import UNet
+
+
+def small_unet(seed: int = 0, *, channels: int = 2, pools: int = 2) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(channels, pools=pools).eval()
+
+
+def measurement(batch: int, height: int = 12, width: int = 18) -> Measurement:
+    generator = torch.Generator().manual_seed(1)
+    kspace = torch.randn(batch, 1, height, width, dtype=torch.complex64, generator=generator)
+    mask = torch.rand(batch, 1, width, generator=generator) < 0.5
+    return Measurement.of(kspace, CartesianOperator(mask))
+
+
+@torch.no_grad()
+def test_the_network_gives_an_image_the_same_bits_in_every_batch() -> None:
+    network = small_unet()
+    images = measurement(5).zero_filled
+    together = network._refine(images)
+    assert torch.equal(network._refine(images[3:4])[0], together[3])
+    assert torch.equal(network._refine(images.flip(0)).flip(0), together)
+
+
+@torch.no_grad()
+def test_training_in_whole_batches_computes_what_evaluation_does_one_by_one() -> None:
+    network = small_unet()
+    images = measurement(5)
+    one_by_one = network(images).image
+    assert torch.allclose(network.train()(images).image, one_by_one, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_odd_size_is_padded_with_black_on_both_sides_and_cropped_back() -> None:
+    network = small_unet()
+    channels = torch.randn(1, 2, 13, 18, generator=torch.Generator().manual_seed(2))
+    framed = torch.zeros(1, 2, 16, 20)
+    framed[..., 1:14, 1:19] = channels
+    expected: Tensor = network.network(framed)
+    assert torch.equal(network._padded(channels), expected[..., 1:14, 1:19])
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    network = small_unet().train()
+    torch.autograd.backward(network(measurement(2)).image.abs().mean())
+    for name, weight in network.named_parameters():
+        assert weight.grad is not None, name
+        assert torch.isfinite(weight.grad).all(), name
+        assert weight.grad.abs().max() > 0, name
+
+
+def test_black_scans_in_a_training_batch_do_not_spoil_the_gradients() -> None:
+    network = small_unet().train()
+    black = measurement(2)
+    image = network(Measurement.of(0 * black.kspace, black.operator)).image
+    torch.autograd.backward(image.abs().mean())
+    assert all(torch.isfinite(w.grad).all() for w in network.parameters() if w.grad is not None)
+
+
+@pytest.mark.parametrize(("channels", "pools"), [(0, 2), (2, 0)])
+def test_networks_without_channels_or_levels_are_refused(channels: int, pools: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        UNet(channels, pools=pools)
