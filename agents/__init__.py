@@ -1,0 +1,1 @@
+"""Policies: who decides which line to acquire next, from heuristics to bounds."""

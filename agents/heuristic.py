@@ -1,0 +1,171 @@
+"""Heuristics: an order of the actions, or a probability over them, the same for every subject.
+
+They know the geometry and which lines a scan has, and look at no image.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.agents.policy import choose
+from activemri.envs.acquisition import View
+from activemri.mri.geometry import CartesianGeometry
+
+# Powers of (1 - frequency) between 1 and 6 are usual; see `polynomial_density`.
+DENSITY_POWER = 3
+DENSITY_FLOOR = 0.01
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Takes the legal action of highest priority.
+
+    Attributes:
+        name: as in tables.
+        priority: view -> float (batch, n_actions) or (n_actions,).
+    """
+
+    name: str
+    priority: Callable[[View], Tensor]
+    is_oracle: bool = False
+    is_random: bool = False
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        return choose(self.priority(view), view.legal)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Draws a legal action with a probability in proportion to its weight.
+
+    Attributes:
+        name: as in tables.
+        weight: view -> float (batch, n_actions), above zero where legal.
+    """
+
+    name: str
+    weight: Callable[[View], Tensor]
+    is_oracle: bool = False
+    is_random: bool = True
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        # An exponential race: the first arrival of rates w is a draw in proportion to w.
+        race = np.stack([g.exponential(size=view.legal.shape[1]) for g in generators])
+        arrival = torch.from_numpy(race).to(view.legal.device) / self.weight(view)
+        return choose(-arrival, view.legal)
+
+
+def random() -> Sampled:
+    """Every legal action is equally likely."""
+    return Sampled("random", lambda view: torch.ones_like(view.legal, dtype=torch.float64))
+
+
+def variable_density() -> Sampled:
+    """Random, more often near the centre of k-space; see :func:`polynomial_density`."""
+    return Sampled("variable-density", polynomial_density)
+
+
+def low_frequency_first() -> Ordered:
+    """From the centre outwards; of two at one distance the negative frequency first."""
+    return Ordered("low-frequency-first", lambda view: -frequency(view.geometry))
+
+
+def high_frequency_first() -> Ordered:
+    """From the edge inwards."""
+    return Ordered("high-frequency-first", lambda view: frequency(view.geometry))
+
+
+def equispaced() -> Ordered:
+    """The lines of an equispaced mask, spread out from the first to the last of them."""
+    return Ordered("equispaced", equispaced_priority)
+
+
+def conjugate_symmetric() -> Ordered:
+    """From the centre outwards, one side of k-space first.
+
+    The k-space of a real image has equal magnitudes at opposite frequencies, so a line whose
+    opposite is acquired says little that is new, and comes last.
+    """
+    return Ordered("conjugate-symmetric", conjugate_priority)
+
+
+def polynomial_density(view: View) -> Tensor:
+    """Weights (1 - r)^p plus a floor, for r the distance from the centre of k-space.
+
+    The polynomial density of Lustig, Donoho and Pauly, Magn Reson Med 58:1182-1195 (2007). They
+    fix the offset by the number of samples wanted; here it is constant, because actions are drawn
+    one by one, without replacement, until the budget is spent. r is 1 at the outermost line that
+    the scan has.
+
+    Returns:
+        float64 (batch, n_actions).
+    """
+    distance = frequency(view.geometry)
+    exists = view.measurable[:, view.geometry.groups].any(dim=-1)
+    outermost = torch.where(exists, distance, 0.0).amax(dim=1, keepdim=True)
+    relative = (distance / outermost.clamp(min=1e-9)).clamp(max=1)
+    return (1 - relative) ** DENSITY_POWER + DENSITY_FLOOR
+
+
+def equispaced_priority(view: View) -> Tensor:
+    """Actions of an equispaced mask in bit-reversed order, then the others from the centre.
+
+    The mask has as many actions as the budget pays for, spread evenly over those that were legal
+    at the start, counted in their order of numbers: along one axis, or, for points, row by row.
+
+    Returns:
+        float64 (batch, n_actions).
+    """
+    geometry = view.geometry
+    at_start = geometry.legal(view.start_mask, view.measurable, view.start_budget)
+    n_wanted = -(-view.start_budget // geometry.groups.shape[1])
+    priority = (-2 - frequency(geometry)).repeat(len(at_start), 1)
+    for row, wanted in enumerate(n_wanted.tolist()):
+        candidates = at_start[row].nonzero().squeeze(1)
+        if len(candidates):
+            places = _spread(len(candidates), min(wanted, len(candidates))).to(candidates.device)
+            rank = torch.linspace(0, -1, len(places), dtype=torch.float64, device=places.device)
+            priority[row, candidates[places]] = rank
+    return priority
+
+
+def conjugate_priority(view: View) -> Tensor:
+    """Low frequencies first, actions without a line of unknown opposite last: (batch, n)."""
+    geometry = view.geometry
+    fresh = view.measurable & ~view.mask
+    tells = fresh & ~view.mask[:, _mirror(geometry)]
+    informative = tells[:, geometry.groups].any(dim=-1)
+    distance = frequency(geometry)
+    return torch.where(informative, -distance, -distance - 1 - distance.max())
+
+
+@lru_cache(maxsize=16)
+def frequency(geometry: CartesianGeometry) -> Tensor:
+    """Distance of every action from the centre of k-space, float64 (n_actions,).
+
+    Rounded, so that equal distances stay equal whatever the order in which they were summed.
+    """
+    return geometry.frequency().round(decimals=9)
+
+
+@lru_cache(maxsize=16)
+def _mirror(geometry: CartesianGeometry) -> Tensor:
+    return geometry.mirror()
+
+
+@lru_cache(maxsize=256)
+def _spread(n: int, k: int) -> Tensor:
+    """k of n places, evenly spaced and ordered so that every first few are spread out."""
+    place = ((2 * torch.arange(k) + 1) * n) // (2 * k)
+    return place[_bit_reversed(k)]
+
+
+def _bit_reversed(k: int) -> Tensor:
+    """0 to k - 1 in van der Corput's order: the binary digits are read backwards."""
+    n_bits = max(k - 1, 1).bit_length()
+    backwards = (int(f"{i:0{n_bits}b}"[::-1], 2) for i in range(1 << n_bits))
+    return torch.tensor([i for i in backwards if i < k])

@@ -1,0 +1,192 @@
+"""Play whole episodes: one policy, many scans."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.agents.policy import Policy
+from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
+from activemri.envs.acquisition import IDLE, STOP, Acquisition, State, kind
+
+#: What fills the place of actions after the end of an episode.
+PADDING = -1
+
+#: Called with the number of steps taken and the state; the state's buffers pass on to the next
+#: step, so what is kept of it must be cloned.
+OnStep = Callable[[int, State], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """What happened to a batch of scans. Values stay as they are after the end of an episode.
+
+    Attributes:
+        policy: name of the policy.
+        scans: who was scanned, without samples.
+        start_mask: lines that the scans began with, bool (batch, n_lines).
+        actions: int64 (batch, steps), PADDING after the end.
+        n_acquired: lines acquired, int64 (batch, steps + 1).
+        scores: float64 (batch, steps + 1) by metric.
+    """
+
+    policy: str
+    scans: tuple[SliceInfo, ...]
+    start_mask: Tensor
+    actions: Tensor
+    n_acquired: Tensor
+    scores: dict[str, Tensor]
+
+    @property
+    def n_steps(self) -> Tensor:
+        """Actions taken in each scan, int64 (batch,)."""
+        return (self.actions != PADDING).sum(dim=1)
+
+    def area(self, metric: str) -> Tensor:
+        """Area under the score curve over steps, divided by their number: float64 (batch,)."""
+        curve = self.scores[metric]
+        return (curve[:, 1:] + curve[:, :-1]).mean(dim=1) / 2
+
+
+def rollout(
+    acquisition: Acquisition,
+    policy: Policy,
+    slices: Sequence[Slice],
+    *,
+    seed: int = 0,
+    start_masks: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Episodes:
+    """Scan slices of one kind to the end, in one batch.
+
+    What happens to a slice depends on the seed and the slice, and not on the rest of the batch.
+
+    Args:
+        acquisition: the scan protocol.
+        policy: who decides.
+        slices: who is scanned.
+        seed: of random start lines, which all policies share, and of the policy's draws.
+        start_masks: lines to begin with instead of the protocol's, bool (batch, n_lines).
+        on_step: called after the start and after every step.
+
+    Raises:
+        ValueError: if the policy takes an illegal action, or none in an unfinished scan.
+    """
+    start = start_scans(acquisition, slices, seed=seed, start_masks=start_masks)
+    start_mask = start.start_mask.clone()
+    generators = [episode_generator(seed, scan, policy.name) for scan in slices]
+    curves = {name: [value.cpu()] for name, value in start.scores.items()}
+    n_acquired, actions = [start.n_acquired.cpu()], []
+    for step, (taken, state) in enumerate(play(acquisition, policy, start, generators)):
+        if on_step is not None:
+            on_step(step, state)
+        if taken is None:
+            continue
+        actions.append(taken.cpu().clamp(min=PADDING))
+        n_acquired.append(state.n_acquired.cpu())
+        for name, value in state.scores.items():
+            curves[name].append(value.cpu())
+    described = SliceList(slices)
+    return Episodes(
+        policy=policy.name,
+        scans=tuple(described.describe(position) for position in range(len(slices))),
+        start_mask=start_mask.cpu(),
+        actions=torch.stack(actions, dim=1),
+        n_acquired=torch.stack(n_acquired, dim=1),
+        scores={name: torch.stack(values, dim=1) for name, values in curves.items()},
+    )
+
+
+def rollout_dataset(
+    acquisition: Acquisition,
+    policy: Policy,
+    dataset: SliceDataset,
+    *,
+    indices: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    on_step: OnStep | None = None,
+) -> Iterator[tuple[list[int], Episodes]]:
+    """Scan many slices of any kinds, in batches of equal ones.
+
+    Yields:
+        Positions in the data set, and what happened there. Batches come in the order of their
+        kinds' first slices.
+    """
+    positions = range(len(dataset)) if indices is None else indices
+    for group in batches_of_a_kind(dataset, positions, batch_size):
+        slices = [dataset[position] for position in group]
+        for rows in rows_of_a_kind(slices):
+            batch = [slices[row] for row in rows]
+            episodes = rollout(acquisition, policy, batch, seed=seed, on_step=on_step)
+            yield [group[row] for row in rows], episodes
+
+
+def play(
+    acquisition: Acquisition,
+    policy: Policy,
+    state: State,
+    generators: Sequence[np.random.Generator],
+) -> Iterator[tuple[Tensor | None, State]]:
+    """From a state to the end: yields (None, start), then (actions taken, state) for each step."""
+    yield None, state
+    while not bool(state.finished.all()):
+        finished = state.finished
+        wanted = policy.act(acquisition.view(state, for_oracle=policy.is_oracle), generators)
+        actions = torch.where(finished, IDLE, wanted)
+        idle = ~finished & (actions < 0) & (actions != STOP)
+        if bool(idle.any()):
+            row = int(idle.nonzero()[0])
+            raise ValueError(
+                f"policy {policy.name!r} chose {int(actions[row])} for scan {row}, which is not "
+                f"finished; expected a legal action, or {STOP} to stop"
+            )
+        state = acquisition.acquire(state, actions)
+        yield actions, state
+
+
+def start_scans(
+    acquisition: Acquisition,
+    slices: Sequence[Slice],
+    *,
+    seed: int,
+    start_masks: Tensor | None = None,
+) -> State:
+    """Begin scans of one kind; random start lines are the same for every policy."""
+    generators = [episode_generator(seed, scan, "start") for scan in slices]
+    return acquisition.start(slices, start_masks=start_masks, generators=generators)
+
+
+def episode_generator(seed: int, scan: Slice, purpose: str) -> np.random.Generator:
+    """The generator of one episode: the same in every process, batch and order of episodes."""
+    identity = json.dumps([seed, scan.volume, scan.index, purpose])
+    digest = hashlib.blake2b(identity.encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def batches_of_a_kind(
+    dataset: SliceDataset, positions: Sequence[int], batch_size: int
+) -> Iterator[list[int]]:
+    """Positions of slices of equal sizes, without reading the slices."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    groups: dict[object, list[int]] = {}
+    for position in positions:
+        info = dataset.describe(position)
+        key = (info.shape, info.target_shape, info.n_coils)
+        groups.setdefault(key, []).append(position)
+    for group in groups.values():
+        for first in range(0, len(group), batch_size):
+            yield group[first : first + batch_size]
+
+
+def rows_of_a_kind(slices: Sequence[Slice]) -> list[list[int]]:
+    """Which slices may share a batch."""
+    groups: dict[object, list[int]] = {}
+    for row, scan in enumerate(slices):
+        groups.setdefault(kind(scan), []).append(row)
+    return list(groups.values())
