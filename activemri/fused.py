@@ -146,3 +146,15 @@ def score(
                 )
         ssim[i] = total / ((h - 6) * n_windows)
         squared_error[i] = error
+
+
+@_compile
+def to_uint8(image: Complex, gain: Single, pixels: NDArray[np.uint8]) -> None:
+    """Magnitudes (batch, height, width) times a gain, cut off at 255 and rounded down."""
+    for b in range(image.shape[0]):
+        for r in range(image.shape[1]):
+            row, result = image[b, r], pixels[b, r]
+            for j in range(len(row)):
+                z = row[j]
+                value = np.sqrt(z.real * z.real + z.imag * z.imag) * gain[b]
+                result[j] = np.uint8(min(value, np.float32(255.0)))

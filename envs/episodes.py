@@ -1,0 +1,373 @@
+"""A number of episodes side by side: what single and vector environments have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from activemri.envs.acquisition import IDLE, STOP, WASTE, State, kind
+from activemri.envs.reward import make_reward
+from activemri.envs.task import Task
+
+Infos = dict[str, NDArray[Any]]  # one row an episode
+
+# What a saved episode consists of; the rest of its state follows from the scan.
+_SAVED = (
+    "mask",
+    "budget",
+    "start_budget",
+    "n_acquired",
+    "scale",
+    "zero_filled",
+    "stopped",
+    "legal",
+)
+
+
+@dataclass(eq=False)
+class Group:
+    """Episodes whose scans are of one kind, so that they can be stepped as one batch."""
+
+    rows: list[int]
+    state: State
+
+
+class Episodes:
+    """Episodes of one task, stepped together.
+
+    Scans of one kind form a batch: one reconstruction a step. If the scans of the data differ in
+    size, there is one batch for each size.
+    """
+
+    def __init__(self, task: Task, n: int) -> None:
+        self.task = task
+        self.dataset = task.dataset()
+        self.acquisition = task.acquisition(self.dataset)
+        self.geometry = self.acquisition.geometry
+        self.observation, self.frame = task.seen_by(self.dataset, self.geometry)
+        self.reward = make_reward(task.reward)
+        self.n = n
+        self.index = np.full(n, -1)  # which scan of the data set each episode acquires
+        self.history: list[list[float]] = [[] for _ in range(n)]
+        self.actions: list[list[int]] = [[] for _ in range(n)]
+        self.groups: list[Group] = []
+
+    @property
+    def n_actions(self) -> int:
+        """Actions, STOP included."""
+        return self.geometry.n_actions + self.task.stop_action
+
+    @property
+    def score_name(self) -> str:
+        """The score that the reward is about: its history is kept."""
+        return self.reward.scores[0]
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """Space of one episode's observation."""
+        return self.observation.space(self.frame)
+
+    def reset(
+        self,
+        rows: Sequence[int],
+        generators: Sequence[np.random.Generator],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin new episodes.
+
+        Args:
+            rows: which of the episodes.
+            generators: one for each of them; draws the scan and random starting lines.
+            options: see :class:`activemri.envs.env.ActiveMRIEnv`.
+        """
+        options = dict(options or {})
+        start_masks = self._start_masks(options.pop("initial_mask", None), len(rows))
+        chosen = self._choose(options, generators)
+        scans = [self.dataset[i] for i in chosen]
+        kinds = [kind(scan) for scan in scans]
+        for one in dict.fromkeys(kinds):
+            places = [p for p, k in enumerate(kinds) if k == one]
+            state = self.acquisition.start(
+                [scans[p] for p in places],
+                start_masks=None if start_masks is None else start_masks[places],
+                generators=[generators[p] for p in places],
+            )
+            self._check_reward(state)
+            self._place([rows[p] for p in places], state)
+        for row, index in zip(rows, chosen, strict=True):
+            self.index[row] = index
+            self.history[row], self.actions[row] = [], []
+        self._remember(rows)
+
+    def step(
+        self, actions: NDArray[np.int64], active: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Take one action in every active episode: rewards and whether each has ended.
+
+        Raises:
+            ValueError: for an action out of range, or an illegal one where those raise.
+        """
+        rewards = np.zeros(self.n)
+        finished = np.zeros(self.n, dtype=bool)
+        plans = [self._plan(group, actions, active) for group in self.groups]
+        for group, plan in zip(self.groups, plans, strict=True):
+            before = group.state.scores
+            group.state = self.acquisition.acquire(group.state, plan)
+            earned = self.reward(before, group.state.scores)
+            cost = self.task.step_cost * ((plan >= 0) | (plan == WASTE))
+            rewards[group.rows] = (torch.where(plan >= 0, earned, 0.0) - cost).cpu().numpy()
+            finished[group.rows] = group.state.finished.cpu().numpy()
+            for row, action in zip(group.rows, plan.tolist(), strict=True):
+                if action != IDLE:
+                    self.actions[row].append(action)
+        self._remember(np.flatnonzero(active).tolist())
+        return rewards, finished & active
+
+    def observe(self) -> Any:
+        """Observations of all episodes, as torch tensors (n, ...) in the space's structure."""
+        parts = [
+            (group.rows, self.observation(self.acquisition.view(group.state), self.frame))
+            for group in self.groups
+        ]
+        if len(parts) == 1 and parts[0][0] == list(range(self.n)):
+            return parts[0][1]
+        return _interleave(parts, self.n)
+
+    def infos(self, rows: Sequence[int], *, ended: bool = False) -> Infos:
+        """What Gymnasium calls `info`, for some of the episodes: arrays with a row for each.
+
+        Args:
+            rows: which of the episodes.
+            ended: these episodes have just ended: add `auc`, the mean height of the score's curve.
+        """
+        gathered: dict[str, dict[int, Any]] = {}
+        for group in self.groups:
+            wanted = [(place, row) for place, row in enumerate(group.rows) if row in set(rows)]
+            for name, values in self._group_infos(group.state).items():
+                gathered.setdefault(name, {}).update((row, values[place]) for place, row in wanted)
+        infos = {name: _array([by_row[row] for row in rows]) for name, by_row in gathered.items()}
+        if ended:
+            infos["auc"] = np.array([self.auc(row) for row in rows])
+        return infos
+
+    def legal(self) -> NDArray[np.bool_]:
+        """Actions that may be taken, (n, n_actions); STOP, if there is one, always may."""
+        legal = np.ones((self.n, self.n_actions), dtype=bool)
+        for group in self.groups:
+            legal[group.rows, : self.geometry.n_actions] = group.state.legal.cpu().numpy()
+        return legal
+
+    def auc(self, row: int) -> float:
+        """Area under the score's curve so far, divided by the number of actions."""
+        scores = np.array(self.history[row])
+        return float(np.trapezoid(scores) / (len(scores) - 1))
+
+    def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Scores after each of several actions, none of which is taken.
+
+        Args:
+            actions: (n, trial). Actions that acquire nothing new keep the score.
+
+        Returns:
+            (n, trial) by metric.
+        """
+        if actions.ndim != 2 or len(actions) != self.n:
+            raise ValueError(f"expected actions of shape ({self.n}, trials); got {actions.shape}")
+        results = {name: np.zeros(actions.shape) for name in self.acquisition.metrics}
+        for group in self.groups:
+            trials = torch.as_tensor(actions[group.rows], device=self.acquisition.device)
+            for name, values in self.acquisition.preview(group.state, trials).items():
+                results[name][group.rows] = values.cpu().numpy()
+        return results
+
+    def locate(self, row: int) -> tuple[State, int]:
+        """The batch that an episode is part of, and its place there.
+
+        Raises:
+            gymnasium.error.ResetNeeded: if the episode has not begun.
+        """
+        for group in self.groups:
+            if row in group.rows:
+                return group.state, group.rows.index(row)
+        raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
+
+    def save(self, row: int) -> dict[str, Any]:
+        """Everything that is needed to come back to this point of an episode."""
+        state, place = self.locate(row)
+        one = state.select([place])
+        return {
+            "index": int(self.index[row]),
+            "history": list(self.history[row]),
+            "actions": list(self.actions[row]),
+            "start_mask": one.start_mask,
+            "scores": one.scores,
+            "reconstruction": one.reconstruction,
+            **{name: getattr(one, name) for name in _SAVED},
+        }
+
+    def restore(self, row: int, saved: Mapping[str, Any]) -> None:
+        """Come back to a saved point, to the bit."""
+        scan = self.dataset[saved["index"]]
+        fresh = self.acquisition.start([scan], start_masks=saved["start_mask"])
+        copied = {name: saved[name].clone() for name in _SAVED}
+        state = replace(
+            fresh,
+            scores={name: value.clone() for name, value in saved["scores"].items()},
+            reconstruction=replace(saved["reconstruction"]),
+            **copied,
+        )
+        self._place([row], state)
+        self.index[row] = saved["index"]
+        self.history[row] = list(saved["history"])
+        self.actions[row] = list(saved["actions"])
+
+    def _choose(
+        self, options: dict[str, Any], generators: Sequence[np.random.Generator]
+    ) -> list[int]:
+        """Positions of the scans of new episodes in the data set."""
+        index = options.pop("index", None)
+        volume, place = options.pop("volume", None), options.pop("slice", None)
+        if options:
+            raise ValueError(
+                f"unknown reset option {', '.join(options)}; "
+                "choose from index, volume, slice, initial_mask"
+            )
+        if volume is not None or place is not None:
+            if index is not None:
+                raise ValueError("reset takes either an index or a volume and slice; got both")
+            index = self._find(volume, place)
+        if index is None:
+            return [int(generator.integers(len(self.dataset))) for generator in generators]
+        chosen = np.broadcast_to(np.asarray(index), (len(generators),)).tolist()
+        for one in chosen:
+            if not isinstance(one, int) or not 0 <= one < len(self.dataset):
+                raise ValueError(f"index must be in 0 to {len(self.dataset) - 1}; got {one!r}")
+        return chosen
+
+    def _find(self, volume: Any, place: Any) -> int:
+        infos = [self.dataset.describe(i) for i in range(len(self.dataset))]
+        for position, info in enumerate(infos):
+            if info.volume == volume and place in (None, info.index):
+                return position
+        slices = [info.index for info in infos if info.volume == volume]
+        if not slices:
+            some = ", ".join(sorted({info.volume for info in infos})[:5])
+            raise ValueError(f"there is no volume {volume!r} in {self.dataset.name}; e.g. {some}")
+        raise ValueError(f"volume {volume!r} has the slices {slices}; got {place!r}")
+
+    def _start_masks(self, mask: Any, n: int) -> Tensor | None:
+        if mask is None:
+            return None
+        mask = torch.as_tensor(mask, device=self.acquisition.device)
+        if mask.shape not in ((self.geometry.n_lines,), (n, self.geometry.n_lines)):
+            raise ValueError(
+                f"initial_mask must be boolean with {self.geometry.n_lines} lines; "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+        return mask.expand(n, -1)
+
+    def _plan(self, group: Group, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Tensor:
+        """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""
+        wanted = torch.as_tensor(actions[group.rows], device=self.acquisition.device)
+        awake = torch.as_tensor(active[group.rows], device=self.acquisition.device)
+        outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
+        if bool(outside.any()):
+            raise ValueError(
+                f"actions are 0 to {self.n_actions - 1}; got {int(wanted[outside][0])}"
+            )
+        stop = wanted == self.geometry.n_actions if self.task.stop_action else wanted < 0
+        plan = torch.where(stop, STOP, wanted)
+        if self.task.invalid_action == "noop":
+            possible = plan.clamp(min=0)
+            legal = group.state.legal.gather(1, possible[:, None]).squeeze(1)
+            plan = torch.where((plan >= 0) & ~legal, WASTE, plan)
+        return torch.where(awake, plan, IDLE)
+
+    def _place(self, rows: list[int], state: State) -> None:
+        """Give episodes new scans: in place where the kind stays, else by regrouping."""
+        new_kind = kind(state.slices[0])
+        for group in self.groups:
+            if group.rows == rows:
+                group.state = state
+                break
+            if kind(group.state.slices[0]) == new_kind and set(rows) <= set(group.rows):
+                group.state.put([group.rows.index(row) for row in rows], state)
+                break
+        else:
+            self._regroup(rows, state)
+        self.groups.sort(key=lambda group: group.rows[0])
+
+    def _regroup(self, rows: list[int], state: State) -> None:
+        parts = [(rows, state)]
+        groups = []
+        for group in self.groups:
+            kept = [place for place, row in enumerate(group.rows) if row not in rows]
+            if not kept:
+                continue
+            left = Group([group.rows[place] for place in kept], group.state.select(kept))
+            if kind(left.state.slices[0]) == kind(state.slices[0]):
+                parts.append((left.rows, left.state))
+            else:
+                groups.append(left)
+        order = np.argsort([row for part, _ in parts for row in part])
+        joined = State.join([part for _, part in parts]) if len(parts) > 1 else state
+        all_rows = [row for part, _ in parts for row in part]
+        groups.append(Group([all_rows[i] for i in order], joined.select(order.tolist())))
+        self.groups = groups
+
+    def _check_reward(self, state: State) -> None:
+        for name in self.reward.scores:
+            if name not in state.scores:
+                raise ValueError(
+                    f"the reward needs the score {name!r}, which the reconstructor does not give; "
+                    f"it gives {', '.join(state.scores)}"
+                )
+
+    def _remember(self, rows: Sequence[int]) -> None:
+        for group in self.groups:
+            scores = group.state.scores[self.score_name].tolist()
+            for row, score in zip(group.rows, scores, strict=True):
+                if row in rows:
+                    self.history[row].append(score)
+
+    def _group_infos(self, state: State) -> dict[str, Sequence[Any]]:
+        view = self.acquisition.view(state)
+        legal = state.legal.to(torch.int8).cpu().numpy()
+        if self.task.stop_action:
+            legal = np.concatenate([legal, np.ones((len(state), 1), np.int8)], axis=1)
+        return {
+            **{name: values.tolist() for name, values in state.scores.items()},
+            "action_mask": legal,
+            "volume": [scan.volume for scan in state.slices],
+            "slice": [scan.index for scan in state.slices],
+            "subject": [scan.subject for scan in state.slices],
+            "n_acquired": state.n_acquired.tolist(),
+            "acceleration": view.acceleration.tolist(),
+            "budget": state.budget.tolist(),
+            "scale": state.scale.tolist(),
+        }
+
+
+def _array(values: list[Any]) -> NDArray[Any]:
+    """Values of one key, a row for each episode, typed as Gymnasium types them."""
+    if isinstance(values[0], str):
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+        return array
+    return np.array(values)
+
+
+def _interleave(parts: list[tuple[list[int], Any]], n: int) -> Any:
+    """Put the observations of several batches into one, by row."""
+    first = parts[0][1]
+    if isinstance(first, dict):
+        return {key: _interleave([(r, o[key]) for r, o in parts], n) for key in first}
+    result = first.new_zeros((n, *first.shape[1:]))
+    for rows, values in parts:
+        result[rows] = values
+    return result

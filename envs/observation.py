@@ -1,0 +1,216 @@
+"""What an agent sees, by name: images, k-space, or the mask alone.
+
+Every observation is made of a :class:`View`, so of acquired samples only. Intensities are divided
+by the largest magnitude of the zero-filled image at the start of the scan; the target plays no
+part. All parts have one fixed shape; smaller scans lie in the centre of it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from activemri.envs.acquisition import View
+from activemri.mri import fourier
+from activemri.scoring import center_crop
+
+#: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
+#: largest values grow beyond those of the blurred first one.
+WHITE = 2.0
+#: Bound of floating-point parts, in units of the scale; values beyond it are clipped.
+BOUND = 100.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Sizes that hold every scan of a data set.
+
+    Attributes:
+        shape: height and width of k-space.
+        target_shape: height and width of the target.
+        n_coils: coils.
+        n_lines: length of a mask.
+    """
+
+    shape: tuple[int, int]
+    target_shape: tuple[int, int]
+    n_coils: int
+    n_lines: int
+
+
+class Observation(Protocol):
+    """Turns a view into what the agent sees."""
+
+    def space(self, frame: Frame) -> gymnasium.Space[Any]:
+        """The space of one scan's observation: a flat Dict of boxes, or a single Box."""
+        ...
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor] | Tensor:
+        """Observations of a batch, (batch, ...) each, in the space's shapes and types."""
+        ...
+
+
+class Mask:
+    """What was acquired and what is left: `mask` (n_lines,) and `budget` (1,), a fraction."""
+
+    def space(self, frame: Frame) -> spaces.Dict:
+        return spaces.Dict(
+            {
+                "mask": spaces.MultiBinary(frame.n_lines),
+                "budget": spaces.Box(0, 1, (1,), np.float32),
+            }
+        )
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
+        budget = view.budget / view.start_budget
+        return {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
+
+
+class Image:
+    """Magnitude of the reconstruction as an 8-bit image, with mask and budget.
+
+    `image` is (1, height, width), cropped to the target's size; with `uncertainty` a second
+    channel shows the standard deviation (zero where the reconstructor gives none).
+    """
+
+    def __init__(self, *, uncertainty: bool = False) -> None:
+        self.n_channels = 2 if uncertainty else 1
+
+    def space(self, frame: Frame) -> spaces.Dict:
+        shape = (self.n_channels, *frame.target_shape)
+        return spaces.Dict(
+            {"image": spaces.Box(0, 255, shape, np.uint8), **Mask().space(frame).spaces}
+        )
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
+        image = view.reconstruction.image
+        pixels = image.new_zeros(
+            (len(image), self.n_channels, *frame.target_shape), dtype=torch.uint8
+        )
+        _centre(pixels[:, 0], to_uint8(image, view.scale))
+        uncertainty = view.reconstruction.uncertainty
+        if self.n_channels == 2 and uncertainty is not None:
+            _centre(pixels[:, 1], to_uint8(uncertainty, view.scale))
+        return {"image": pixels, **Mask()(view, frame)}
+
+
+class Complex:
+    """Real and imaginary part of the reconstruction: `image` float32 (2, height, width)."""
+
+    def space(self, frame: Frame) -> spaces.Dict:
+        return spaces.Dict({"image": _box(2, frame.shape), **Mask().space(frame).spaces})
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
+        image = view.reconstruction.image.unsqueeze(1)
+        return {"image": _parts(image, view.scale, 1, frame.shape), **Mask()(view, frame)}
+
+
+class Kspace:
+    """Acquired k-space, zero elsewhere: `kspace` float32 (2 * coil, height, width).
+
+    Real parts of all coils, then imaginary parts; divided by the scale and by the square root of
+    the number of pixels, so that the centre of k-space is of order one.
+    """
+
+    def space(self, frame: Frame) -> spaces.Dict:
+        box = _box(2 * frame.n_coils, frame.shape)
+        return spaces.Dict({"kspace": box, **Mask().space(frame).spaces})
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
+        scale = view.scale * math.prod(view.kspace.shape[-2:]) ** 0.5
+        parts = _parts(view.kspace, scale, frame.n_coils, frame.shape)
+        return {"kspace": parts, **Mask()(view, frame)}
+
+
+class Multicoil:
+    """Zero-filled image of every coil: `image` float32 (2 * coil, height, width)."""
+
+    def space(self, frame: Frame) -> spaces.Dict:
+        box = _box(2 * frame.n_coils, frame.shape)
+        return spaces.Dict({"image": box, **Mask().space(frame).spaces})
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
+        images = fourier.ifft2(view.kspace)
+        parts = _parts(images, view.scale, frame.n_coils, frame.shape)
+        return {"image": parts, **Mask()(view, frame)}
+
+
+class Flat:
+    """Image, mask and budget in one vector of numbers in 0 to 1, for networks without images."""
+
+    def space(self, frame: Frame) -> spaces.Box:
+        return spaces.Box(0, 1, (math.prod(frame.target_shape) + frame.n_lines + 1,), np.float32)
+
+    def __call__(self, view: View, frame: Frame) -> Tensor:
+        parts = Image()(view, frame)
+        pixels = parts["image"].flatten(1).float() / 255
+        return torch.cat([pixels, parts["mask"].float(), parts["budget"]], dim=1)
+
+
+OBSERVATIONS: Mapping[str, Observation] = {
+    "image": Image(),
+    "uncertainty": Image(uncertainty=True),
+    "complex": Complex(),
+    "kspace": Kspace(),
+    "multicoil": Multicoil(),
+    "mask": Mask(),
+    "flat": Flat(),
+}
+
+
+def make_observation(observation: str | Observation) -> Observation:
+    """The observation of that name; an object is taken as it is.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if not isinstance(observation, str):
+        return observation
+    if observation not in OBSERVATIONS:
+        raise ValueError(
+            f"unknown observation {observation!r}; choose from {', '.join(OBSERVATIONS)}"
+        )
+    return OBSERVATIONS[observation]
+
+
+def to_uint8(image: Tensor, scale: Tensor) -> Tensor:
+    """Magnitudes as 8-bit grey, white at ``WHITE * scale``: (batch, height, width).
+
+    Args:
+        image: real or complex, (batch, height, width).
+        scale: (batch,); 0 makes the image black.
+    """
+    gain = torch.where(scale > 0, 255 / (WHITE * scale), torch.zeros_like(scale)).float()
+    if image.device.type == "cpu" and image.is_complex():
+        from activemri import fused
+
+        pixels = torch.empty(image.shape, dtype=torch.uint8)
+        fused.to_uint8(image.resolve_conj().contiguous().numpy(), gain.numpy(), pixels.numpy())
+        return pixels
+    return (image.abs() * gain[:, None, None]).clamp(max=255).to(torch.uint8)
+
+
+def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:
+    return spaces.Box(-BOUND, BOUND, (n_channels, *shape), np.float32)
+
+
+def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) -> Tensor:
+    """Complex (batch, coil, h, w) to float32 (batch, 2 * n_coils, *shape), in units of scale."""
+    unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None]
+    scaled = images / unit
+    result = scale.new_zeros((len(images), 2, n_coils, *shape), dtype=torch.float32)
+    for part, values in enumerate((scaled.real, scaled.imag)):
+        _centre(result[:, part, : images.shape[1]], values.clamp(-BOUND, BOUND))
+    return result.flatten(1, 2)
+
+
+def _centre(frame: Tensor, values: Tensor) -> None:
+    """Copy images into the centre of a frame; what is larger than the frame is cropped."""
+    height, width = (min(a, b) for a, b in zip(frame.shape[-2:], values.shape[-2:], strict=True))
+    center_crop(frame, (height, width)).copy_(center_crop(values, (height, width)))

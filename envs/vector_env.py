@@ -1,0 +1,236 @@
+"""Many scans at a time: the natively batched Gymnasium vector environment."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from activemri.envs.episodes import Episodes, Infos
+from activemri.envs.task import Task
+
+
+class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """Acquire many MR scans side by side, with one reconstruction a step for all of them.
+
+    Equal to as many :class:`activemri.envs.env.ActiveMRIEnv` in a ``SyncVectorEnv``, infos
+    included, in every autoreset mode. In ``reset(options=...)``, `index` may also be an array
+    (num_envs,) and `initial_mask` (num_envs, n_lines); `reset_mask` (bool, (num_envs,)) resets
+    some of the scans only.
+
+    Args:
+        num_envs: scans side by side.
+        autoreset_mode: what happens to finished scans: NEXT_STEP (default), SAME_STEP, DISABLED.
+        max_episode_steps: truncate episodes after so many actions.
+        render_mode: "rgb_array", "ansi", or None.
+        **options: see :class:`activemri.envs.task.Task`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1; got {num_envs}")
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = render_mode
+        self.max_episode_steps = max_episode_steps
+        self.task = Task.of(options)
+        self.episodes = Episodes(self.task, num_envs)
+        self.single_action_space = spaces.Discrete(self.episodes.n_actions)
+        self.single_observation_space = self.episodes.observation_space
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._ended = np.zeros(num_envs, dtype=bool)
+        self._begun = np.zeros(num_envs, dtype=bool)
+
+    @property
+    def np_random(self) -> Any:
+        """One generator for each scan."""
+        return tuple(self._generators)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin scans; scan i is seeded with ``seed + i``, or with the i-th of several seeds."""
+        options = dict(options or {})
+        rows = self._rows_to_reset(options.pop("reset_mask", None))
+        for row, one in enumerate(self._seeds(seed)):
+            if one is not None and row in rows:
+                self._generators[row] = seeding.np_random(one)[0]
+        self._reset(rows, options)
+        if not self._begun.all():
+            raise gymnasium.error.ResetNeeded("reset all scans before resetting some of them")
+        return self._observe(), self._spread(self.episodes.infos(rows), rows)
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Acquire in every scan.
+
+        Raises:
+            ValueError: for an illegal or impossible action; all scans go on unchanged.
+            gymnasium.error.ResetNeeded: before the first reset, and for finished scans with
+                autoreset disabled.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(
+                f"expected {self.num_envs} whole numbers; got {actions.dtype} {actions.shape}"
+            )
+        if not self._begun.all():
+            raise gymnasium.error.ResetNeeded("the scans have not begun: call reset()")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            raise gymnasium.error.ResetNeeded(
+                f"scans {np.flatnonzero(self._ended).tolist()} have ended: "
+                'reset(options={"reset_mask": ...})'
+            )
+        renewed = np.flatnonzero(self._ended).tolist()
+        rewards, terminated = self.episodes.step(actions.astype(np.int64), ~self._ended)
+        truncated = self._truncated() & ~self._ended
+        if renewed:
+            self._reset(renewed, {})
+        self._ended = terminated | truncated
+        infos = self._infos()
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
+            infos = self._renew_at_once(infos)
+        return self._observe(), rewards, terminated, truncated, infos
+
+    def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Scores after each of several actions, none of which is taken; for oracles.
+
+        Args:
+            actions: what to try in each scan, (num_envs, trial).
+
+        Returns:
+            (num_envs, trial) by metric.
+        """
+        self.episodes.locate(0)
+        return self.episodes.simulate(np.asarray(actions, dtype=np.int64))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Legal actions of all scans, bool (num_envs, n_actions)."""
+        return self.episodes.legal()
+
+    def state_dict(self) -> dict[str, Any]:
+        """This point of all episodes, for :meth:`load_state_dict`."""
+        return {
+            "episodes": [self.episodes.save(row) for row in range(self.num_envs)],
+            "ended": self._ended.copy(),
+            "random": [generator.bit_generator.state for generator in self._generators],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a point saved by :meth:`state_dict`, in an environment of the same task."""
+        for row, saved in enumerate(state["episodes"]):
+            self.episodes.restore(row, saved)
+            self._generators[row].bit_generator.state = state["random"][row]
+        self._ended = state["ended"].copy()
+        self._begun[:] = True
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A frame, or a text, for each scan."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs a render_mode")
+            return None
+        from activemri.envs import rendering
+        from activemri.envs.picture import picture
+
+        draw = rendering.draw if self.render_mode == "rgb_array" else rendering.describe
+        return tuple(draw(picture(self.episodes, row)) for row in range(self.num_envs))
+
+    def _reset(self, rows: list[int], options: dict[str, Any]) -> None:
+        self.episodes.reset(rows, [self._generators[row] for row in rows], options)
+        self._ended[rows] = False
+        self._begun[rows] = True
+
+    def _rows_to_reset(self, mask: Any) -> list[int]:
+        if mask is None:
+            return list(range(self.num_envs))
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"reset_mask must be boolean with {self.num_envs} entries, one of them True at "
+                f"least; got {mask.dtype} {mask.shape}"
+            )
+        return [int(row) for row in np.flatnonzero(mask)]
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"expected {self.num_envs} seeds; got {len(seed)}")
+        return seed
+
+    def _truncated(self) -> NDArray[np.bool_]:
+        if self.max_episode_steps is None:
+            return np.zeros(self.num_envs, dtype=bool)
+        lengths = [len(actions) for actions in self.episodes.actions]
+        return np.array(lengths) >= self.max_episode_steps
+
+    def _infos(self) -> dict[str, Any]:
+        everyone = list(range(self.num_envs))
+        infos = self._spread(self.episodes.infos(everyone), everyone)
+        ended = [int(row) for row in np.flatnonzero(self._ended)]
+        if ended:
+            infos |= self._spread({"auc": np.array([self.episodes.auc(r) for r in ended])}, ended)
+        return infos
+
+    def _renew_at_once(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """Same-step autoreset: keep the last of the old episodes aside, begin new ones."""
+        rows = [int(row) for row in np.flatnonzero(self._ended)]
+        last = self._observe()
+        final = np.full(self.num_envs, None, dtype=object)
+        for row in rows:
+            one = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
+            final[row] = one
+        final_info = self._spread(self.episodes.infos(rows, ended=True), rows)
+        self._reset(rows, {})
+        everyone = list(range(self.num_envs))
+        present = np.isin(everyone, rows)
+        return {
+            **self._spread(self.episodes.infos(everyone), everyone),
+            "final_obs": final,
+            "_final_obs": present,
+            "final_info": final_info,
+            "_final_info": present.copy(),
+        }
+
+    def _spread(self, infos: Infos, rows: list[int]) -> dict[str, Any]:
+        """Infos of some scans as Gymnasium wants them: arrays for all, with masks of presence."""
+        present = np.isin(np.arange(self.num_envs), rows)
+        spread: dict[str, Any] = {}
+        for key, values in infos.items():
+            empty = None if values.dtype == object else 0
+            array = np.full((self.num_envs, *values.shape[1:]), empty, dtype=values.dtype)
+            array[rows] = values
+            spread[key], spread[f"_{key}"] = array, present.copy()
+        return spread
+
+    def _observe(self) -> Any:
+        observation = self.episodes.observe()
+        if not self.task.to_numpy:
+            return observation
+        if isinstance(observation, dict):
+            return {key: value.cpu().numpy() for key, value in observation.items()}
+        return observation.cpu().numpy()
