@@ -105,7 +105,13 @@ def _reference_key(file: h5py.File) -> str | None:
     n_slices, height, width = file[key].shape
     if n_slices != kspace.shape[0]:
         raise UnreadableError(f"{key} has {n_slices} slices, k-space has {kspace.shape[0]}")
-    return key if height <= kspace.shape[-2] and width <= kspace.shape[-1] else None
+    frame = kspace.shape[-2:]
+    return key if _fits(height, frame[0]) and _fits(width, frame[1]) else None
+
+
+def _fits(size: int, frame: int) -> bool:
+    """Whether fastMRI's central crop and ours, which keeps n // 2 at n // 2, are the same."""
+    return size <= frame and (frame - size) // 2 == frame // 2 - size // 2
 
 
 def _target_shape(
@@ -160,6 +166,6 @@ def _find(header: ElementTree.Element, path: Sequence[str]) -> str | None:
     from fastmri.data.mri_data import et_query
 
     try:
-        return et_query(header, path)
+        return str(et_query(header, path))
     except RuntimeError:  # et_query: "Element not found"
         return None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import h5py
 import numpy as np
+from torch import Tensor
 
 from activemri.data import stored
 from activemri.data.phase import with_synthetic_phase
@@ -15,6 +16,10 @@ from activemri.mri import fourier
 
 IMAGE_AXES = "(slice, height, width)"
 KSPACE_AXES = "(slice, coil, height, width)"
+
+#: Lines with less than this share of the strongest line's energy are the rounding of a float32
+#: Fourier transform (about 1e-14), not samples.
+EMPTY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,20 @@ class HDF5Reader:
             )
         target = center_crop(image.abs(), volume.target_shape).contiguous()
         kspace = fourier.fft2(image if image.is_complex() else image + 0j).unsqueeze(0)
-        return volume.slice(index, kspace=kspace, target=target, processing=processing)
+        return volume.slice(
+            index,
+            kspace=kspace,
+            target=target,
+            processing=processing,
+            measured=_measured(kspace),
+        )
+
+
+def _measured(kspace: Tensor) -> Tensor:
+    """Like `measured_samples`, for k-space computed from an image: rounding fills its padding."""
+    energy = kspace.abs().square().sum(dim=0)
+    columns, rows = energy.sum(dim=0), energy.sum(dim=1)
+    return (columns > EMPTY * columns.max()) & (rows > EMPTY * rows.max()).unsqueeze(1)
 
 
 def _describe_image(file: h5py.File) -> Volume:

@@ -1,6 +1,7 @@
 """Finds the readable scans under a path, and says what is wrong with the rest."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -93,8 +94,11 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     problems: list[Problem] = []
     try:
         for name in progress(files, "Indexing", unit="file"):
-            found = _describe(root, name, readers, cache)
-            (entries if isinstance(found, Entry) else problems).append(found)  # type: ignore[arg-type]
+            match _describe(root, name, readers, cache):
+                case Entry() as entry:
+                    entries.append(entry)
+                case problem:
+                    problems.append(problem)
     finally:
         cache.save()
     if not entries:
@@ -111,15 +115,15 @@ def survey(
     """
     readers = sorted({repr(entry.reader) for entry in entries})
     cache = FileFacts(root, f"samples {readers} {matrix_size}")
-    total = sum(_status(root / entry.file).st_size for entry in entries)
+    sizes = [(root / entry.file).stat().st_size for entry in entries]
     surveys: list[Survey] = []
     try:
         with tqdm(
-            total=total, desc="Checking", unit="B", unit_scale=True, delay=1, disable=None
+            total=sum(sizes), desc="Checking", unit="B", unit_scale=True, delay=1, disable=None
         ) as bar:
-            for entry in entries:
+            for entry, size in zip(entries, sizes, strict=True):
                 surveys.append(_survey(root, entry, matrix_size, cache))
-                bar.update(_status(root / entry.file).st_size)
+                bar.update(size)
     finally:
         cache.save()
     return surveys
@@ -164,10 +168,6 @@ def _find_files(path: Path) -> tuple[Path, list[str]]:
     return path, files
 
 
-def _status(path: Path) -> os.stat_result:
-    return path.stat()
-
-
 def _describe(
     root: Path, name: str, readers: tuple[Reader, ...], cache: FileFacts
 ) -> Entry | Problem:
@@ -177,23 +177,22 @@ def _describe(
         return Problem(name, str(error))
     facts = cache.of(name, status)
     if not facts:
-        facts = _describe_anew(root / name, readers)
+        # Problems are not remembered: they may be gone with the next try or a newer reader.
+        try:
+            facts = _describe_anew(root / name, readers)
+        except UnreadableError as error:
+            return Problem(name, str(error))
+        except READ_FAILURES as error:
+            return Problem(name, f"damaged or not HDF5: {error}")
         cache.keep(name, status, facts)
-    if "problem" in facts:
-        return Problem(name, facts["problem"])
     by_name = {reader.name: reader for reader in readers}
     return Entry(name, by_name[facts["reader"]], _volume_from_json(facts["volume"]))
 
 
 def _describe_anew(path: Path, readers: tuple[Reader, ...]) -> dict[str, Any]:
-    try:
-        with h5py.File(path, "r") as file:
-            reader = reader_for(file, readers)
-            return {"reader": reader.name, "volume": asdict(reader.describe(file))}
-    except UnreadableError as error:
-        return {"problem": str(error)}
-    except READ_FAILURES as error:
-        return {"problem": f"damaged or not HDF5: {error}"}
+    with h5py.File(path, "r") as file:
+        reader = reader_for(file, readers)
+        return {"reader": reader.name, "volume": asdict(reader.describe(file))}
 
 
 def _volume_from_json(fields: dict[str, Any]) -> Volume:
@@ -203,10 +202,10 @@ def _volume_from_json(fields: dict[str, Any]) -> Volume:
 
 def _distinct_names(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Put the folder into the name of volumes that would share it."""
-    names = [entry.volume.name for entry in entries]
+    names = Counter(entry.volume.name for entry in entries)
     return tuple(
         replace(entry, volume=replace(entry.volume, name=entry.file.rpartition(".")[0]))
-        if names.count(entry.volume.name) > 1
+        if names[entry.volume.name] > 1
         else entry
         for entry in entries
     )
@@ -215,10 +214,17 @@ def _distinct_names(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 def _survey(
     root: Path, entry: Entry, matrix_size: tuple[int, int] | None, cache: FileFacts
 ) -> Survey:
-    status = _status(root / entry.file)
+    status = (root / entry.file).stat()
     facts = cache.of(entry.file, status)
     if not facts:
-        facts = asdict(_survey_anew(root, entry, matrix_size))
+        try:
+            found, lasting = _survey_anew(root, entry, matrix_size)
+        except READ_FAILURES as error:
+            every = range(entry.volume.n_slices)
+            return Survey(0.0, (), tuple((index, str(error)) for index in every), 0)
+        if not lasting:
+            return found
+        facts = asdict(found)
         cache.keep(entry.file, status, facts)
     return Survey(
         volume_max=facts["volume_max"],
@@ -228,8 +234,11 @@ def _survey(
     )
 
 
-def _survey_anew(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> Survey:
-    largest, never_acquired = 0.0, 0
+def _survey_anew(
+    root: Path, entry: Entry, matrix_size: tuple[int, int] | None
+) -> tuple[Survey, bool]:
+    """The survey, and whether it would come out the same next time (no failed reads)."""
+    largest, never_acquired, lasting = 0.0, 0, True
     usable: list[int] = []
     problems: list[tuple[int, str]] = []
     with h5py.File(root / entry.file, "r") as file:
@@ -238,12 +247,13 @@ def _survey_anew(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) 
                 scan = read_slice(file, entry, index, matrix_size=matrix_size)
             except READ_FAILURES as error:
                 problems.append((index, str(error)))
+                lasting = lasting and isinstance(error, UnreadableError)
                 continue
             usable.append(index)
             largest = max(largest, float(scan.target.max()))
             columns = scan.measured.any(dim=0)
             never_acquired = max(never_acquired, int((~columns).sum()))
-    return Survey(largest, tuple(usable), tuple(problems), never_acquired)
+    return Survey(largest, tuple(usable), tuple(problems), never_acquired), lasting
 
 
 def _first(problems: Sequence[Problem], count: int = 5) -> str:

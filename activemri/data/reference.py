@@ -34,9 +34,6 @@ def magnitude_reference(
 
 
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The central (height, width) of an image (..., height, width), as a view.
-
-    The first row kept is (height - new height) // 2, as fastMRI crops its references.
-    """
-    top, left = ((old - new) // 2 for old, new in zip(image.shape[-2:], shape, strict=True))
+    """The central (height, width) of (..., height, width), as a view; n // 2 stays at n // 2."""
+    top, left = (old // 2 - new // 2 for old, new in zip(image.shape[-2:], shape, strict=True))
     return image[..., top : top + shape[0], left : left + shape[1]]

@@ -91,7 +91,7 @@ def _open_files(
         )
     index = index_path(path, all_readers(synthetic_phase=synthetic_phase))
     if index.problems:
-        log.warning("left out %d files, the first: %s", len(index.problems), index.problems[0])
+        log.warning("left out %d file(s), the first: %s", len(index.problems), index.problems[0])
     splits = assign_splits(index.entries, index.root, split_file=split_file)
     return VolumeDataset(
         index.root,

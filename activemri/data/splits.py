@@ -79,7 +79,7 @@ def describe_splits(entries: Sequence[Entry], splits: Mapping[str, str]) -> str:
     volumes = Counter(splits[entry.volume.subject] for entry in entries)
     found = [
         f"{name} ({subjects[name]} subjects, {volumes[name]} volumes)"
-        for name in sorted(subjects, key=_usual_order)
+        for name in sorted(subjects, key=usual_order)
     ]
     return ", ".join([*found, ALL])
 
@@ -162,6 +162,7 @@ def _csv_pairs(text: str, path: Path) -> list[tuple[str, str]]:
     return [((row["subject"] or "").strip(), (row["split"] or "").strip()) for row in rows]
 
 
-def _usual_order(name: str) -> tuple[int, str]:
+def usual_order(name: str) -> tuple[int, str]:
+    """Sorts train, val, test first, then the rest by name."""
     usual = ("train", "val", "test")
     return (usual.index(name) if name in usual else len(usual), name)

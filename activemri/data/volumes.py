@@ -134,5 +134,5 @@ def _report_problems(entries: Sequence[Entry], surveys: Sequence[Survey]) -> int
         for index, reason in found.problems
     ]
     if unusable:
-        log.warning("left out %d slices, the first: %s", len(unusable), unusable[0])
+        log.warning("left out %d slice(s), the first: %s", len(unusable), unusable[0])
     return len(unusable)

@@ -1,0 +1,218 @@
+"""What a folder of scans holds, as a text for people: `activemri data inspect PATH`."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from activemri.data.index import Entry, Index, Survey, index_path, survey
+from activemri.data.readers import all_readers
+from activemri.data.splits import assign_splits, usual_order
+
+MAX_FILES = 24  # more files than this are shown in groups
+MAX_PROBLEMS = 12
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that was found under a path.
+
+    Attributes:
+        path: as it was asked for.
+        index: files and their headers.
+        surveys: what reading all samples has shown, one an entry of the index.
+        splits: subject -> split; empty if the splits contradict each other.
+        split_problem: what is wrong with the splits, or None.
+    """
+
+    path: Path
+    index: Index
+    surveys: tuple[Survey, ...]
+    splits: dict[str, str]
+    split_problem: str | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    entry: Entry
+    survey: Survey
+    split: str
+
+
+def inspect(path: str | Path, *, split_file: str | Path | None = None) -> Inspection:
+    """Index a path and read all its samples once.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        UnreadableError: if nothing is usable, with the first few reasons.
+    """
+    path = Path(path).expanduser()
+    index = index_path(path, all_readers())
+    surveys = tuple(survey(index.root, index.entries))
+    splits: dict[str, str] = {}
+    split_problem = None
+    try:
+        splits = assign_splits(
+            index.entries, index.root, split_file=None if split_file is None else Path(split_file)
+        )
+    except ValueError as error:
+        split_problem = str(error)
+    return Inspection(path, index, surveys, splits, split_problem)
+
+
+def format_inspection(inspection: Inspection) -> str:
+    """A summary, the splits, the files (in groups if there are many), and the problems."""
+    rows = [
+        _Row(entry, found, inspection.splits.get(entry.volume.subject, "?"))
+        for entry, found in zip(inspection.index.entries, inspection.surveys, strict=True)
+    ]
+    parts = [_summary(inspection, rows), _split_table(rows), _file_table(rows)]
+    if len(rows) > MAX_FILES:
+        parts[-1] = _group_table(rows)
+    return "\n\n".join([*parts, _problems(inspection, rows)])
+
+
+def _summary(inspection: Inspection, rows: Sequence[_Row]) -> str:
+    size = sum((inspection.index.root / row.entry.file).stat().st_size for row in rows) / 1e6
+    subjects = {row.entry.volume.subject for row in rows}
+    counts = [
+        _count(len(rows), "file"),
+        _count(len(subjects), "subject"),
+        _count(_usable(rows), "usable slice"),
+        f"{size:,.0f} MB" if size >= 1 else f"{size * 1e3:,.0f} kB",
+    ]
+    return f"{inspection.path}\n{', '.join(counts)}"
+
+
+def _split_table(rows: Sequence[_Row]) -> str:
+    groups = _grouped(rows, lambda row: row.split)
+    lines = [
+        (
+            split,
+            len({row.entry.volume.subject for row in groups[split]}),
+            len(groups[split]),
+            _usable(groups[split]),
+        )
+        for split in sorted(groups, key=usual_order)
+    ]
+    return _table(("split", "subjects", "files", "slices"), lines)
+
+
+def _file_table(rows: Sequence[_Row]) -> str:
+    header = ("file", "subject", "split", "contrast", "slices", *_PROPERTIES)
+    lines = [
+        (
+            row.entry.file,
+            row.entry.volume.subject,
+            row.split,
+            row.entry.volume.contrast,
+            len(row.survey.usable),
+            *_properties([row]),
+        )
+        for row in rows
+    ]
+    return _table(header, lines)
+
+
+def _group_table(rows: Sequence[_Row]) -> str:
+    """One line for the files of one contrast, kind and field strength."""
+
+    def kind(row: _Row) -> Hashable:
+        volume = row.entry.volume
+        return volume.contrast, row.entry.reader.name, volume.n_coils, volume.magnitude_only
+
+    header = ("contrast", "files", "subjects", "slices", *_PROPERTIES)
+    lines = [
+        (
+            group[0].entry.volume.contrast,
+            len(group),
+            len({row.entry.volume.subject for row in group}),
+            _usable(group),
+            *_properties(group),
+        )
+        for group in _grouped(rows, kind).values()
+    ]
+    return _table(header, sorted(lines, key=lambda line: (str(line[0]), -int(line[1]))))
+
+
+_PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")
+
+
+def _properties(rows: Sequence[_Row]) -> tuple[str, ...]:
+    volumes = [row.entry.volume for row in rows]
+    same_frame = all(volume.shape == volume.target_shape for volume in volumes)
+    field_strengths = sorted({v.field_strength for v in volumes if v.field_strength is not None})
+    magnitude = ", magnitude only" if volumes[0].magnitude_only else ""
+    return (
+        _shapes(volume.shape for volume in volumes),
+        "same" if same_frame else _shapes(volume.target_shape for volume in volumes),
+        _span(volume.n_coils for volume in volumes),
+        ", ".join(f"{tesla:.3g}" for tesla in field_strengths) or "-",
+        _span(row.survey.never_acquired for row in rows),
+        rows[0].entry.reader.name + magnitude,
+    )
+
+
+def _problems(inspection: Inspection, rows: Sequence[_Row]) -> str:
+    found = [str(problem) for problem in inspection.index.problems]
+    for row in rows:
+        for reason, indices in _grouped(row.survey.problems, lambda problem: problem[1]).items():
+            which = ", ".join(str(index) for index, _ in indices[:8])
+            more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
+            noun = "slice" if len(indices) == 1 else "slices"
+            found.append(f"{row.entry.file}, {noun} {which}{more}: {reason}")
+    if inspection.split_problem is not None:
+        found.insert(0, f"splits: {inspection.split_problem}")
+    if not found:
+        return "No problems."
+    lines = [f"{_count(len(found), 'problem')}, left out:"]
+    lines += [f"  {line}" for line in found[:MAX_PROBLEMS]]
+    if len(found) > MAX_PROBLEMS:
+        lines.append(f"  and {len(found) - MAX_PROBLEMS} more")
+    return "\n".join(lines)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """Columns padded to one width; numbers to the right, text to the left."""
+    cells = [[str(cell) for cell in line] for line in lines]
+    columns = list(zip(header, *cells, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    right = [all(isinstance(line[i], int) for line in lines) for i in range(len(header))]
+
+    def show(line: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(line, widths, right, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([show(header), show(["-" * width for width in widths]), *map(show, cells)])
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    groups: dict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
+def _usable(rows: Sequence[_Row]) -> int:
+    return sum(len(row.survey.usable) for row in rows)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _span(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
+
+
+def _shapes(shapes: Iterable[tuple[int, int]]) -> str:
+    heights, widths = zip(*shapes, strict=True)
+    return f"{_span(heights)} x {_span(widths)}"

@@ -1,0 +1,217 @@
+"""The generic HDF5 layout."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from activemri.data.hdf5 import HDF5Reader
+from activemri.data.phase import with_synthetic_phase
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.slices import Slice
+from activemri.mri import fourier
+from tests.data.files import random_kspace, rss, to_image, write_image, write_kspace
+
+
+def read(path: Path, index: int = 0, *, reader: HDF5Reader | None = None) -> tuple[Volume, Slice]:
+    reader = reader or HDF5Reader()
+    with h5py.File(path) as file:
+        volume = reader.describe(file)
+        return volume, reader.read(file, volume, index)
+
+
+def asymmetry(kspace: torch.Tensor) -> float:
+    """Share of the energy that conjugate symmetry around the centre does not explain.
+
+    0 for a real image, 1/2 for one without any symmetry.
+    """
+    height, width = kspace.shape[-2:]
+    rows = (-torch.arange(height) + 2 * (height // 2)) % height
+    columns = (-torch.arange(width) + 2 * (width // 2)) % width
+    mirrored = kspace[..., rows, :][..., columns].conj()
+    return float((kspace - mirrored).abs().square().sum() / 4 / kspace.abs().square().sum())
+
+
+def test_labels_come_from_attributes(tmp_path: Path) -> None:
+    write_kspace(
+        tmp_path / "a.h5",
+        subject_id="s1",
+        split="ood",
+        contrast="T2-weighted (turbo spin echo), axial",
+        field_strength="3T (per the papers of the authors)",
+    )
+    volume, _ = read(tmp_path / "a.h5")
+    assert (volume.subject, volume.split, volume.contrast) == ("s1", "ood", "T2")
+    assert volume.field_strength == 3
+
+
+def test_labels_have_defaults(tmp_path: Path) -> None:
+    write_kspace(tmp_path / "a.h5")
+    volume, _ = read(tmp_path / "a.h5")
+    assert (volume.subject, volume.split, volume.contrast) == ("a", None, "unknown")
+    assert volume.field_strength is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("FLAIR, axial 2D multi-slice", "FLAIR"),
+        ("T1-weighted MPRAGE, sagittal, 3T Siemens", "T1"),
+        ("T2*-weighted", "T2*"),
+        ("proton-density-weighted, axial", "PD"),
+        ("single channel, contrast not stated (T1- or PD-weighted look)", "unknown"),
+        ("diffusion, b = 1000", "diffusion"),
+    ],
+)
+def test_contrasts_get_short_names(tmp_path: Path, text: str, name: str) -> None:
+    write_kspace(tmp_path / "a.h5", contrast=text)
+    assert read(tmp_path / "a.h5")[0].contrast == name
+
+
+def test_field_strengths_may_be_numbers_or_text(tmp_path: Path) -> None:
+    for stored, tesla in [(1.5, 1.5), ("1.494 T", 1.494), ("low", None)]:
+        write_kspace(tmp_path / "a.h5", field_strength=stored)
+        assert read(tmp_path / "a.h5")[0].field_strength == tesla
+
+
+def test_raw_kspace_is_handed_out_as_it_is(tmp_path: Path) -> None:
+    kspace = write_kspace(tmp_path / "a.h5")
+    _, scan = read(tmp_path / "a.h5", 1)
+    assert np.array_equal(scan.kspace.numpy(), kspace[1])
+    np.testing.assert_allclose(scan.target, rss(kspace[1]), rtol=1e-5)
+    assert scan.processing == () and scan.sensitivity is None
+
+
+def test_readout_oversampling_crops_the_target_along_the_height(tmp_path: Path) -> None:
+    kspace = write_kspace(tmp_path / "a.h5", readout_oversampling=np.float64(2))
+    volume, scan = read(tmp_path / "a.h5")
+    assert (volume.shape, volume.target_shape) == ((8, 10), (4, 10))
+    np.testing.assert_allclose(scan.target, rss(kspace[0])[2:6], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 10), (2, 7, 9)])
+def test_complex_images_keep_their_phase(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    image = write_image(tmp_path / "a.h5", shape=shape, magnitude=False)
+    volume, scan = read(tmp_path / "a.h5", 1)
+    np.testing.assert_allclose(to_image(scan.kspace.numpy())[0], image[1], atol=1e-5)
+    np.testing.assert_allclose(scan.target, np.abs(image[1]), rtol=1e-6)
+    assert not volume.magnitude_only and scan.processing == ()
+
+
+def test_columns_that_a_scanner_padded_with_zeros_are_found_in_complex_images(
+    tmp_path: Path,
+) -> None:
+    kspace = random_kspace((2, 8, 10))
+    kspace[..., :3] = 0
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = to_image(kspace).astype(np.complex64)
+    _, scan = read(tmp_path / "a.h5")
+    assert scan.measured.any(dim=0).tolist() == [False] * 3 + [True] * 7
+
+
+def test_bare_magnitudes_have_symmetric_kspace_and_the_default_has_not(tmp_path: Path) -> None:
+    blob = np.exp(-(np.linspace(-2, 2, 32)[:, None] ** 2) - np.linspace(-2, 2, 40) ** 2)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = blob[None].astype(np.float32)
+    _, bare = read(tmp_path / "a.h5", reader=HDF5Reader(synthetic_phase=False))
+    _, default = read(tmp_path / "a.h5")
+    assert asymmetry(bare.kspace) < 1e-10
+    assert asymmetry(default.kspace) > 0.05
+    assert bare.processing == ()
+    assert "synthetic smooth phase" in default.processing[0]
+
+
+def test_synthetic_noise_has_the_stated_size(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        image = np.zeros((2, 64, 80), np.float32)
+        image[:, 30:40, 30:40] = (1000, 500)[0]
+        file["image"] = image
+    _, scan = read(tmp_path / "a.h5", reader=HDF5Reader(noise=0.02))
+    background = fourier.ifft2(scan.kspace)[0, :25]
+    assert float(background.abs().square().mean().sqrt()) == pytest.approx(20, rel=0.05)
+    assert float(scan.target.max()) == pytest.approx(1000, rel=0.1)
+
+
+def test_the_target_is_what_a_full_scan_of_the_noisy_object_gives(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.h5")
+    _, scan = read(tmp_path / "a.h5")
+    image = fourier.ifft2(scan.kspace)[0].abs()
+    torch.testing.assert_close(scan.target, image, rtol=1e-5, atol=1e-5)
+
+
+def test_synthetic_phase_differs_between_slices_and_volumes(tmp_path: Path) -> None:
+    image = torch.ones(8, 10)
+    one = with_synthetic_phase(image, sigma=0.1, name="a", index=0)
+    assert torch.equal(one, with_synthetic_phase(image, sigma=0.1, name="a", index=0))
+    assert not torch.equal(one, with_synthetic_phase(image, sigma=0.1, name="a", index=1))
+    assert not torch.equal(one, with_synthetic_phase(image, sigma=0.1, name="b", index=0))
+
+
+def test_synthetic_phase_is_the_same_in_every_process(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.h5")
+    code = (
+        "import h5py, hashlib; from activemri.data.hdf5 import HDF5Reader; r = HDF5Reader(); "
+        f"f = h5py.File({str(tmp_path / 'a.h5')!r}); s = r.read(f, r.describe(f), 1); "
+        "print(hashlib.sha256(s.kspace.numpy().tobytes()).hexdigest())"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1] != b""
+
+
+def test_radial_files_are_refused_with_the_reason(tmp_path: Path) -> None:
+    write_kspace(tmp_path / "radial.h5")
+    with h5py.File(tmp_path / "radial.h5", "a") as file:
+        file["trajectory"] = np.zeros((2, 8, 10, 2), np.float32)
+    with pytest.raises(UnreadableError, match="not Cartesian"):
+        read(tmp_path / "radial.h5")
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("kspace", random_kspace((2, 8, 10)), "must have the axes .*got the shape"),
+        ("kspace", np.ones((2, 3, 8, 10)), "must be complex"),
+        ("kspace", random_kspace((0, 3, 8, 10)), "no slices"),
+        ("kspace", random_kspace((2, 0, 8, 10)), "empty axis"),
+        ("image", np.ones((8, 10)), "must have the axes"),
+        ("image", np.ones((0, 8, 10)), "no slices"),
+        ("image", np.array([[[b"text"]]]), "numeric"),
+    ],
+)
+def test_unusable_arrays_are_named(
+    tmp_path: Path, key: str, values: np.ndarray, message: str
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[key] = values
+    with pytest.raises(UnreadableError, match=message):
+        read(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "Inf"), (0, "all zero")])
+@pytest.mark.parametrize("write", [write_image, write_kspace])
+def test_unusable_slices_are_named(tmp_path: Path, write, value: float, message: str) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["image" if "image" in file else "kspace"][1, ..., :] = value
+    read(tmp_path / "a.h5", 0)
+    with pytest.raises(UnreadableError, match=message):
+        read(tmp_path / "a.h5", 1)
+
+
+def test_a_senseless_oversampling_is_named(tmp_path: Path) -> None:
+    for value in ("two", 0.5, np.nan):
+        write_kspace(tmp_path / "a.h5", readout_oversampling=value)
+        with pytest.raises(UnreadableError, match="readout_oversampling"):
+            read(tmp_path / "a.h5")

@@ -1,0 +1,123 @@
+"""Contract of every registered reader."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from activemri.data.readers import Reader, UnreadableError, all_readers, reader_for
+from activemri.data.reference import center_crop, magnitude_reference
+from tests.data.files import write_fastmri, write_image, write_kspace
+
+WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
+    "fastmri": {
+        "single-coil": lambda path: write_fastmri(path),
+        "multi-coil": lambda path: write_fastmri(path, n_coils=3, acquisition="CORPD_FBK"),
+        "no reference": lambda path: write_fastmri(path, n_coils=3, reference=False),
+    },
+    "hdf5": {
+        "magnitude": lambda path: write_image(path),
+        "complex image": lambda path: write_image(path, magnitude=False),
+        "k-space": lambda path: write_kspace(path),
+        "oversampled": lambda path: write_kspace(path, readout_oversampling=2.0),
+    },
+}
+CASES = [(name, kind) for name, kinds in WRITERS.items() for kind in kinds]
+
+
+def test_every_reader_is_held_to_the_contract() -> None:
+    assert {reader.name for reader in all_readers()} == set(WRITERS)
+
+
+@pytest.fixture(params=CASES, ids=[f"{name}: {kind}" for name, kind in CASES])
+def scan_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    name, kind = request.param
+    WRITERS[name][kind](tmp_path / "scan.h5")
+    return tmp_path / "scan.h5", name
+
+
+def reader_of(name: str) -> Reader:
+    return next(reader for reader in all_readers() if reader.name == name)
+
+
+def test_the_first_reader_that_recognises_a_file_is_its_own(scan_file: tuple[Path, str]) -> None:
+    path, name = scan_file
+    with h5py.File(path) as file:
+        assert reader_for(file, all_readers()).name == name
+
+
+def test_slices_are_as_described(scan_file: tuple[Path, str]) -> None:
+    path, name = scan_file
+    reader = reader_of(name)
+    with h5py.File(path) as file:
+        volume = reader.describe(file)
+        assert volume.n_slices >= 2
+        for index in range(volume.n_slices):
+            scan = reader.read(file, volume, index)
+            assert scan.kspace.shape == (volume.n_coils, *volume.shape)
+            assert scan.target.shape == volume.target_shape
+            assert (scan.kspace.dtype, scan.target.dtype) == (torch.complex64, torch.float32)
+            assert scan.target.is_contiguous() and scan.kspace.is_contiguous()
+            assert (scan.volume, scan.index, scan.subject) == ("scan", index, volume.subject)
+            assert scan.contrast == volume.contrast
+            assert scan.field_strength == volume.field_strength
+            assert scan.volume_max == scan.target.max()
+            assert scan.measured.shape == volume.shape
+
+
+def test_the_target_is_the_cropped_image_of_the_kspace(scan_file: tuple[Path, str]) -> None:
+    path, name = scan_file
+    reader = reader_of(name)
+    with h5py.File(path) as file:
+        scan = reader.read(file, reader.describe(file), 1)
+    expected = magnitude_reference(scan.kspace, (scan.target.shape[0], scan.target.shape[1]))
+    torch.testing.assert_close(scan.target, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_reading_twice_gives_the_same(scan_file: tuple[Path, str]) -> None:
+    path, name = scan_file
+    reader = reader_of(name)
+    with h5py.File(path) as file:
+        volume = reader.describe(file)
+        first, again = reader.read(file, volume, 1), reader.read(file, volume, 1)
+        other = reader.read(file, volume, 0)
+    assert torch.equal(first.kspace, again.kspace) and torch.equal(first.target, again.target)
+    assert not torch.equal(first.kspace, other.kspace)
+
+
+def test_values_are_far_from_the_limits_of_float32(scan_file: tuple[Path, str]) -> None:
+    path, name = scan_file
+    reader = reader_of(name)
+    with h5py.File(path) as file:
+        scan = reader.read(file, reader.describe(file), 0)
+    assert 1e-4 < scan.target.max() < 1e4
+    assert scan.target.square().mean().square() > 1e-12
+
+
+def test_descriptions_survive_json(scan_file: tuple[Path, str]) -> None:
+    import json
+
+    from activemri.data.index import _volume_from_json
+
+    path, name = scan_file
+    with h5py.File(path) as file:
+        volume = reader_of(name).describe(file)
+    assert _volume_from_json(json.loads(json.dumps(asdict(volume)))) == volume
+
+
+def test_unknown_layouts_are_named_with_what_they_hold(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["weights"] = np.ones(3)
+        with pytest.raises(UnreadableError, match=r"fastmri, hdf5.*holds weights"):
+            reader_for(file, all_readers())
+
+
+def test_central_crops_keep_the_origin() -> None:
+    for size in range(1, 9):
+        for new in range(1, size + 1):
+            row = torch.arange(size).expand(2, size)
+            assert center_crop(row, (1, new))[0, new // 2] == size // 2
