@@ -88,7 +88,11 @@ def _demo(settings: DemoSettings) -> None:
 def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
     from activemri.training.reconstructor import train_reconstructor
 
-    train_reconstructor(settings)
+    result = train_reconstructor(settings)
+    print(
+        f"{result.checkpoint}: best after {result.best_step} steps, validation SSIM "
+        f"{result.best_ssim:.4f} (zero-filled {result.zero_filled_ssim:.4f})"
+    )
 
 
 def _train_order(settings: TrainOrderSettings) -> None:
