@@ -176,7 +176,10 @@ def _largest(image: h5py.Dataset) -> float:
     """Largest finite magnitude of the volume, read slice by slice."""
     largest = 0.0
     for index in range(len(image)):
-        magnitude = np.abs(image[index])
+        try:
+            magnitude = np.abs(image[index])
+        except OSError:  # a damaged chunk: read() will name this slice
+            continue
         largest = max(largest, float(magnitude.max(where=np.isfinite(magnitude), initial=0)))
     return largest
 

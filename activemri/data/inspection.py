@@ -119,7 +119,7 @@ def _file_table(rows: Sequence[_Row]) -> str:
 
 
 def _group_table(rows: Sequence[_Row]) -> str:
-    """One line for the files of one contrast, kind and field strength."""
+    """One line for the files of one contrast, format, number of coils and kind."""
 
     def kind(row: _Row) -> Hashable:
         volume = row.entry.volume
@@ -136,7 +136,7 @@ def _group_table(rows: Sequence[_Row]) -> str:
         )
         for group in _grouped(rows, kind).values()
     ]
-    return _table(header, sorted(lines, key=lambda line: (str(line[0]), -int(line[1]))))
+    return _table(header, sorted(lines, key=lambda line: (line[0], -line[1])))
 
 
 _PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")

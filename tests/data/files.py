@@ -56,7 +56,8 @@ def to_image(kspace: NDArray[np.complexfloating]) -> NDArray[np.complexfloating]
 
 def rss(kspace: NDArray[np.complexfloating]) -> NDArray[np.floating]:
     """Root of the sum of squares over the third axis from the end."""
-    return np.sqrt((np.abs(to_image(kspace)) ** 2).sum(axis=-3))
+    image: NDArray[np.floating] = np.linalg.norm(to_image(kspace), axis=-3)
+    return image
 
 
 def random_kspace(shape: tuple[int, ...], seed: int = 0) -> Array:

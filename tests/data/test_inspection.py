@@ -1,0 +1,95 @@
+"""The text of `activemri data inspect`."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+from activemri.data import inspection
+from activemri.data.inspection import format_inspection, inspect
+from activemri.data.readers import UnreadableError
+from tests.data.files import write_fastmri, write_image, write_kspace
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "scans"
+    write_image(root / "a.h5", subject_id="anna", split="train", contrast="T1-weighted")
+    write_kspace(
+        root / "b.h5", subject_id="bert", split="ood", contrast="FLAIR", readout_oversampling=2
+    )
+    write_fastmri(root / "singlecoil_val" / "c.h5", patient="carl", padding=(2, 1))
+    (root / "broken.h5").write_text("not HDF5")
+    with h5py.File(root / "b.h5", "a") as file:
+        file["kspace"][1] = 0
+    return root
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the line that starts with a word."""
+    line = next(line for line in text.splitlines() if line.split()[:1] == [first])
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_all_that_was_found_is_listed(folder: Path) -> None:
+    text = format_inspection(inspect(folder))
+    assert text.splitlines()[0] == str(folder)
+    assert "3 files, 3 subjects, 6 usable slices" in text
+    assert cells(text, "val") == ["val", "1", "1", "3"]
+    assert cells(text, "ood") == ["ood", "1", "1", "1"]
+    assert cells(text, "a.h5") == (
+        ["a.h5", "anna", "train", "T1", "2", "8 x 10", "same", "1", "-", "0"]
+        + ["hdf5, magnitude only"]
+    )
+    assert cells(text, "b.h5") == (
+        ["b.h5", "bert", "ood", "FLAIR", "1", "8 x 10", "4 x 10", "3", "-", "0", "hdf5"]
+    )
+    assert cells(text, "singlecoil_val/c.h5") == (
+        ["singlecoil_val/c.h5", "carl", "val", "AXFLAIR", "3", "20 x 14", "10 x 10", "1", "2.89"]
+        + ["3", "fastmri"]
+    )
+    assert "2 problems, left out:" in text
+    assert "  b.h5, slice 1: k-space is all zero" in text
+    assert "  broken.h5: damaged or not HDF5" in text
+
+
+def test_columns_are_aligned(folder: Path) -> None:
+    lines = format_inspection(inspect(folder)).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("file "))
+    column = lines[start].index("height x width")
+    for line in lines[start + 2 : start + 5]:
+        assert line[column - 2 : column] == "  " and line[column].isdigit()
+
+
+def test_many_files_are_grouped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "MAX_FILES", 2)
+    write_image(folder / "a2.h5", shape=(3, 6, 12), subject_id="anna", split="train", contrast="T1")
+    text = format_inspection(inspect(folder))
+    assert cells(text, "T1")[:5] == ["T1", "2", "1", "5", "6-8 x 10-12"]
+    assert "a2.h5" not in text
+
+
+def test_contradicting_splits_are_shown_and_not_fatal(folder: Path) -> None:
+    write_image(folder / "a2.h5", subject_id="anna", split="test")
+    text = format_inspection(inspect(folder))
+    assert "splits: subject 'anna' is in two splits" in text
+    assert cells(text, "?")[-2:] == ["4", "8"]
+
+
+def test_many_problems_are_cut_short_with_their_number(folder: Path) -> None:
+    for number in range(20):
+        (folder / f"bad{number:02}.h5").write_text("not HDF5")
+    text = format_inspection(inspect(folder))
+    assert "22 problems, left out:" in text
+    assert text.splitlines()[-1] == "  and 10 more"
+
+
+def test_a_clean_folder_has_no_problems(tmp_path: Path) -> None:
+    write_kspace(tmp_path / "a.h5")
+    assert format_inspection(inspect(tmp_path)).endswith("No problems.")
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_text("not HDF5")
+    with pytest.raises(UnreadableError, match="nothing usable"):
+        inspect(tmp_path)

@@ -1,0 +1,166 @@
+"""Opening data by name or path."""
+
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from activemri.data import volumes
+from activemri.data.slices import Slice, SliceList
+from activemri.data.sources import open_dataset
+from activemri.data.volumes import VolumeDataset, evenly_spaced
+from tests.data.files import write_fastmri, write_image, write_kspace
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_image(tmp_path / "data" / "a.h5", shape=(5, 8, 10), subject_id="anna", split="train")
+    write_kspace(tmp_path / "data" / "b.h5", shape=(4, 3, 12, 6), subject_id="bert", split="ood")
+    return tmp_path / "data"
+
+
+def equal(one: Slice, other: Slice) -> bool:
+    return torch.equal(one.kspace, other.kspace) and torch.equal(one.target, other.target)
+
+
+def test_every_split_holds_its_own_subjects(folder: Path) -> None:
+    assert {s.subject for s in slices_of(open_dataset(folder))} == {"anna"}
+    assert {s.subject for s in slices_of(open_dataset(folder, split="ood"))} == {"bert"}
+    assert len(open_dataset(folder, split="all")) == 9
+
+
+def slices_of(dataset: object) -> list[Slice]:
+    return [dataset[i] for i in range(len(dataset))]  # type: ignore[index, arg-type]
+
+
+def test_shape_is_the_smallest_frame_for_all(folder: Path) -> None:
+    dataset = open_dataset(folder, split="all")
+    assert (dataset.shape, dataset.n_coils, dataset.name) == ((12, 10), 3, "data")
+    assert open_dataset(folder).shape == (8, 10)
+    assert open_dataset(folder).name == "data train"
+
+
+@pytest.mark.parametrize("size", [6, (6, 4), None])
+def test_descriptions_agree_with_the_slices(folder: Path, size: int | None) -> None:
+    dataset = open_dataset(folder, split="all", matrix_size=size)
+    for position in range(len(dataset)):
+        scan, info = dataset[position], dataset.describe(position)
+        assert (info.volume, info.index, info.subject) == (scan.volume, scan.index, scan.subject)
+        assert (info.shape, info.target_shape) == (scan.shape, tuple(scan.target.shape))
+        assert (info.n_coils, info.contrast) == (scan.n_coils, scan.contrast)
+        assert info.field_strength == scan.field_strength
+
+
+def test_preloaded_slices_are_the_same(folder: Path) -> None:
+    lazy = open_dataset(folder, split="all", matrix_size=(6, 4))
+    loaded = open_dataset(folder, split="all", matrix_size=(6, 4), preload=True)
+    assert isinstance(loaded, SliceList)
+    assert (loaded.name, loaded.shape, loaded.n_coils) == (lazy.name, lazy.shape, lazy.n_coils)
+    for position in range(len(lazy)):
+        assert equal(lazy[position], loaded[position])
+        assert lazy.describe(position) == loaded.describe(position)
+
+
+def test_slices_per_volume_are_evenly_spaced(folder: Path) -> None:
+    dataset = open_dataset(folder, split="all", slices_per_volume=2)
+    found = [(dataset.describe(i).volume, dataset.describe(i).index) for i in range(len(dataset))]
+    assert found == [("a", 1), ("a", 3), ("b", 1), ("b", 3)]
+    whole = open_dataset(folder, split="all")
+    assert dataset[0].volume_max == whole[0].volume_max
+
+
+def test_evenly_spaced_positions_are_distinct_and_symmetric() -> None:
+    for length in range(1, 12):
+        for count in range(1, length + 1):
+            found = evenly_spaced(range(length), count)
+            assert len(set(found)) == count
+            assert abs((found[0] + found[-1]) / 2 - (length - 1) / 2) <= 0.5
+    with pytest.raises(ValueError, match="at least one"):
+        evenly_spaced(range(3), 0)
+
+
+def test_synthetic_phase_can_be_switched_off(folder: Path) -> None:
+    with_phase, bare = open_dataset(folder)[0], open_dataset(folder, synthetic_phase=False)[0]
+    assert with_phase.processing and not bare.processing
+    assert not equal(with_phase, bare)
+
+
+def test_a_split_file_is_obeyed(folder: Path) -> None:
+    (folder.parent / "mine.csv").write_text("subject,split\nanna,night\n")
+    dataset = open_dataset(folder, split="night", split_file=folder.parent / "mine.csv")
+    assert {scan.subject for scan in slices_of(dataset)} == {"anna"}
+
+
+def test_paths_may_be_text_and_files(folder: Path) -> None:
+    assert len(open_dataset(str(folder / "a.h5"))) == 5
+
+
+def test_mistakes_are_answered_with_what_is_possible(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"no split 'val'.*train \(1.*ood \(1"):
+        open_dataset(folder, split="val")
+    with pytest.raises(FileNotFoundError, match="expected phantom, phantom-multicoil, or the path"):
+        open_dataset("fantom")
+    with pytest.raises(ValueError, match="at least 2 x 2"):
+        open_dataset(folder, matrix_size=0)
+
+
+def first_samples(dataset: VolumeDataset) -> bytes:
+    return bytes(dataset[0].kspace.numpy().tobytes())
+
+
+def test_data_sets_travel_to_other_processes(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    assert isinstance(dataset, VolumeDataset)
+    expected = first_samples(dataset)
+    assert first_samples(pickle.loads(pickle.dumps(dataset))) == expected
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(first_samples, (dataset,)) == expected
+
+
+def test_a_forked_process_opens_its_own_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = volumes.OpenFiles(folder)
+    mine = files.open("a.h5")
+    assert files.open("a.h5") is mine
+    monkeypatch.setattr(volumes.os, "getpid", lambda: -5)
+    assert files.open("a.h5") is not mine
+
+
+def test_a_limited_number_of_files_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "MAX_OPEN_FILES", 2)
+    for number in range(4):
+        write_kspace(tmp_path / f"{number}.h5")
+    files = volumes.OpenFiles(tmp_path)
+    handles = [files.open(f"{number}.h5") for number in range(4)]
+    assert [bool(handle) for handle in handles] == [False, False, True, True]
+
+
+def test_a_file_that_breaks_later_is_named(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    (folder / "a.h5").unlink()
+    with pytest.raises(ValueError, match=r"a\.h5, slice 0, was readable when it was indexed"):
+        dataset[0]
+
+
+def test_fastmri_folders_of_different_sizes_are_one_data_set(tmp_path: Path) -> None:
+    root = tmp_path / "multicoil_train"
+    write_fastmri(root / "one.h5", n_coils=2, patient="p1")
+    write_fastmri(root / "two.h5", n_coils=4, shape=(24, 12), recon=(12, 12), patient="p2")
+    dataset = open_dataset(root)
+    assert (dataset.shape, dataset.n_coils, len(dataset)) == ((24, 14), 4, 6)
+    standard = open_dataset(root, matrix_size=(8, 10))
+    assert {scan.shape for scan in slices_of(standard)} == {(8, 10)}
+
+
+def test_fastmri_folder_names_are_splits(
+    tmp_path: Path,
+) -> None:
+    write_fastmri(tmp_path / "singlecoil_train" / "one.h5", patient="p1")
+    write_fastmri(tmp_path / "singlecoil_val" / "two.h5", patient="p2")
+    assert {s.subject for s in slices_of(open_dataset(tmp_path))} == {"p1"}
+    assert {s.subject for s in slices_of(open_dataset(tmp_path, split="val"))} == {"p2"}
