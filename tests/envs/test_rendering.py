@@ -19,7 +19,7 @@ def frame(
     shape: tuple[int, int] = (24, 32), target_shape: tuple[int, int] | None = None, **changes: Any
 ) -> Frame:
     rng = np.random.default_rng(0)
-    height, width = shape
+    width = shape[1]
     mask = np.zeros(shape, dtype=bool)
     mask[:, width // 2 - 2 : width // 2 + 2] = True
     target = rng.random(target_shape or shape)
