@@ -33,9 +33,7 @@ def test_ssim_is_one_minus_that_of_scikit_image() -> None:
     image, target, data_range = images()
     ours = losses.ssim(image, target, data_range=data_range)
     for x, y, extent, loss in zip(image, target, data_range, ours, strict=True):
-        theirs = structural_similarity(  # type: ignore[no-untyped-call]
-            x.numpy(), y.numpy(), data_range=extent.item()
-        )
+        theirs = structural_similarity(x.numpy(), y.numpy(), data_range=extent.item())
         assert loss.item() == pytest.approx(1 - theirs, abs=1e-5)
 
 

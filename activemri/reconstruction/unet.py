@@ -39,7 +39,12 @@ class UNet(Reconstructor):
             )
         self.settings = {"channels": channels, "pools": pools}
         self.pools = pools
-        self.network: nn.Module = Unet(2, 2, channels, pools)
+        network = Unet(2, 2, channels, pools)
+        # The last layer, a 1 x 1 convolution, starts at zero: untrained, there is no residual and
+        # the result is the zero-filled image. That saves hundreds of training steps.
+        for parameter in network.up_conv[-1][-1].parameters():
+            nn.init.zeros_(parameter)
+        self.network: nn.Module = network
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         zero_filled = measurement.zero_filled

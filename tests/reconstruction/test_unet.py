@@ -8,8 +8,12 @@ from activemri.reconstruction.unet import UNet
 
 
 def small_unet(seed: int = 0, *, channels: int = 2, pools: int = 2) -> UNet:
-    torch.manual_seed(seed)
-    return UNet(channels, pools=pools).eval()
+    network = UNet(channels, pools=pools).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    return network
 
 
 def measurement(batch: int, height: int = 12, width: int = 18) -> Measurement:
@@ -17,6 +21,13 @@ def measurement(batch: int, height: int = 12, width: int = 18) -> Measurement:
     kspace = torch.randn(batch, 1, height, width, dtype=torch.complex64, generator=generator)
     mask = torch.rand(batch, 1, width, generator=generator) < 0.5
     return Measurement.of(kspace, CartesianOperator(mask))
+
+
+@torch.no_grad()
+def test_an_untrained_network_gives_the_zero_filled_image() -> None:
+    scans = measurement(2)
+    image = UNet(2, pools=2).eval()(scans).image
+    assert torch.allclose(image, scans.zero_filled, atol=1e-5)
 
 
 @torch.no_grad()

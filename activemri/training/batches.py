@@ -1,0 +1,178 @@
+"""Batches of scans of one size with the masks that are to be reconstructed."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.data.reference import center_crop
+from activemri.data.slices import Slice, SliceDataset, SliceInfo
+from activemri.mri import coils, fourier
+from activemri.mri.operators import CartesianOperator
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.training.masks import MaskSource, center_lines
+
+MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a reconstructor gets and what it should make of it.
+
+    Attributes:
+        measurement: of all scans.
+        target: magnitude, (batch, target height, target width).
+        data_range: largest value of each target, (batch,).
+        names: of the scans, for messages.
+    """
+
+    measurement: Measurement
+    target: Tensor
+    data_range: Tensor
+    names: tuple[str, ...]
+
+    def magnitude(self, reconstructor: Reconstructor) -> Tensor:
+        """Reconstruct: magnitude images of the size of the targets."""
+        return self.cropped(reconstructor(self.measurement).image)
+
+    def cropped(self, image: Tensor) -> Tensor:
+        """Magnitude of the part of complex images that the targets show."""
+        return center_crop(image, (self.target.shape[-2], self.target.shape[-1])).abs()
+
+
+class InMemory:
+    """Slices by position, kept after their first use if all of them fit."""
+
+    def __init__(self, dataset: SliceDataset, *, limit: int = MEMORY_BYTES) -> None:
+        self.dataset = dataset
+        self.infos = [dataset.describe(i) for i in range(len(dataset))]
+        self.keeps = sum(_n_bytes(info) for info in self.infos) <= limit
+        self._kept: dict[int, Slice] = {}
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, index: int) -> Slice:
+        if index in self._kept:
+            return self._kept[index]
+        scan = self.dataset[index]
+        if self.keeps:
+            self._kept[index] = scan
+        return scan
+
+
+class TrainingBatches:
+    """The batch of each training step, a function of seed and step alone.
+
+    So a resumed training sees what an uninterrupted one would have seen. A batch holds scans of one
+    kind (size, target size, coils); kinds come up as often as they have scans. Every scan is
+    mirrored along each axis half of the time, and turned by a random phase.
+    """
+
+    def __init__(self, scans: InMemory, masks: MaskSource, *, batch_size: int, seed: int) -> None:
+        self.scans = scans
+        self.masks = masks
+        self.batch_size = batch_size
+        self.seed = seed
+        kinds: dict[object, list[int]] = defaultdict(list)
+        for index, info in enumerate(scans.infos):
+            kinds[info.shape, info.target_shape, info.n_coils].append(index)
+        self._kinds = [np.array(members) for members in kinds.values()]
+        self._share = np.array([len(members) for members in self._kinds]) / len(scans)
+
+    def __getitem__(self, step: int) -> Batch:
+        generator = np.random.default_rng([self.seed, step])
+        members = self._kinds[generator.choice(len(self._kinds), p=self._share)]
+        size = min(self.batch_size, len(members))
+        chosen = generator.choice(members, size, replace=False)
+        slices = [augmented(self.scans[int(i)], generator) for i in chosen]
+        masks = [self.masks(self.scans.infos[i], generator) for i in chosen]
+        return make_batch(slices, masks, n_center_lines=self.masks.n_center_lines)
+
+
+def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lines: int) -> Batch:
+    """Measure scans of one kind with a column mask each, bool (width,).
+
+    Where a scan has several coils without maps, they are estimated from the centre lines that its
+    episode starts with.
+    """
+    kspace = torch.stack([scan.kspace for scan in slices])
+    measured = torch.stack([scan.measured.any(dim=0) for scan in slices])
+    mask = (torch.stack(list(masks)) & measured)[:, None]
+    sensitivity = None
+    if all(scan.sensitivity is not None for scan in slices):
+        sensitivity = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
+    elif kspace.shape[1] > 1:
+        start = mask & center_lines(slices[0].shape, n_center_lines)
+        sensitivity = coils.estimate_sensitivity(kspace * start.unsqueeze(1), start)
+    target = torch.stack([scan.target for scan in slices])
+    return Batch(
+        Measurement.of(kspace, CartesianOperator(mask, sensitivity)),
+        target,
+        target.amax(dim=(-2, -1)),
+        tuple(f"{scan.volume}[{scan.index}]" for scan in slices),
+    )
+
+
+def to_device(batch: Batch, device: str) -> Batch:
+    """The same batch with its tensors on `device`."""
+    if device == "cpu":
+        return batch
+    measurement = batch.measurement
+    maps = measurement.operator.sensitivity
+    operator = CartesianOperator(
+        measurement.operator.mask.to(device), None if maps is None else maps.to(device)
+    )
+    return replace(
+        batch,
+        measurement=Measurement(
+            measurement.kspace.to(device), operator, measurement.zero_filled.to(device)
+        ),
+        target=batch.target.to(device),
+        data_range=batch.data_range.to(device),
+    )
+
+
+def augmented(scan: Slice, generator: np.random.Generator) -> Slice:
+    """The scan mirrored along each axis with probability 1/2, in a random global phase."""
+    for axis in fourier.IMAGE_AXES:
+        if generator.random() < 0.5:
+            scan = mirrored(scan, axis)
+    phase = torch.tensor(np.exp(2j * np.pi * generator.random()), dtype=scan.kspace.dtype)
+    return replace(scan, kspace=scan.kspace * phase)
+
+
+def mirrored(scan: Slice, axis: int) -> Slice:
+    """The scan of the mirrored object, exactly, with empty lines still empty.
+
+    A target whose crop is off-centre by half a pixel cannot be mirrored; its scan is returned as it
+    is.
+    """
+    n = scan.kspace.shape[axis]
+    if (n - scan.target.shape[axis]) % 2:
+        return scan
+    # Frequency k becomes -k. For even n the lowest frequency has no partner and stays, and the
+    # mirror lies between two pixels, half a pixel from the origin, which is a linear phase.
+    kspace, measured = scan.kspace.flip(axis), scan.measured.flip(axis)
+    if n % 2 == 0:
+        frequency = torch.arange(n, dtype=torch.float64) - n // 2
+        ramp = torch.exp(2j * torch.pi * frequency / n).to(kspace.dtype)
+        kspace = kspace.roll(1, axis) * (ramp[:, None] if axis == -2 else ramp)
+        measured = measured.roll(1, axis)
+    maps = scan.sensitivity
+    return replace(
+        scan,
+        kspace=kspace,
+        measured=measured,
+        target=scan.target.flip(axis),
+        sensitivity=None if maps is None else maps.flip(axis),
+    )
+
+
+def _n_bytes(info: SliceInfo) -> int:
+    height, width = info.shape
+    arrays = 2 if info.n_coils > 1 else 1  # k-space and, at most, maps
+    return height * width * (8 * info.n_coils * arrays + 4)

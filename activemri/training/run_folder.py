@@ -1,0 +1,144 @@
+"""The folder of one training: settings, log, best weights, and the state to resume from."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from activemri import checkpoints
+from activemri.settings import TrainReconstructorSettings
+
+#: May differ between a training and its continuation: they do not say what is computed.
+_FREE = ("out", "resume", "threads", "device")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one training.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint with the best weights, without suffix."""
+        return self.path / "best"
+
+    @property
+    def _state(self) -> Path:
+        return self.path / "last.pt"
+
+    @property
+    def _settings(self) -> Path:
+        return self.path / "settings.json"
+
+    @property
+    def _log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def open(self, settings: TrainReconstructorSettings) -> dict[str, Any] | None:
+        """Claim the folder for a new training, or find where an old one stopped.
+
+        Returns:
+            The state to continue from; None to begin.
+
+        Raises:
+            ValueError: a training is there and `resume` is off, or the other way round, or its
+                settings were others.
+            OSError: the folder cannot be written.
+        """
+        self._require_writable()
+        described = _described(settings)
+        if not self._settings.exists():
+            self._require_free(settings)
+            self._write(self._settings, (json.dumps(described, indent=2) + "\n").encode())
+            return None
+        if not settings.resume:
+            raise ValueError(
+                f"{self.path} holds a training already; add --resume to continue it, or choose "
+                "another --out"
+            )
+        self._require_same(described)
+        if not self._state.exists():  # killed before the first validation
+            return None
+        return self._load()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the state to resume from (tensors and plain Python only)."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        self._write(self._state, buffer.getvalue())
+
+    def log(self, entry: Mapping[str, object]) -> None:
+        """Append one line of JSON; lines of the same and later steps are dropped before."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < entry["step"]]
+        self._write(self._log, "".join(f"{x}\n" for x in [*kept, json.dumps(entry)]).encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        checkpoints.write_together({path: content})
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            return dict(torch.load(self._state, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise ValueError(
+                f"{self._state} cannot be read ({error}); choose another --out to start anew"
+            ) from error
+
+    def _require_writable(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"the output folder {self.path} cannot be written: {error.strerror}"
+            ) from error
+
+    def _require_free(self, settings: TrainReconstructorSettings) -> None:
+        if settings.resume:
+            raise ValueError(f"--resume: there is no training in {self.path}; leave --resume out")
+        if self.best.with_suffix(".safetensors").exists():
+            raise ValueError(
+                f"{self.path} holds a checkpoint of something else already; choose another --out"
+            )
+
+    def _require_same(self, described: Mapping[str, object]) -> None:
+        then = json.loads(self._settings.read_text())
+        changed = [
+            f"{name}: {then.get(name)!r} then, {value!r} now"
+            for name, value in described.items()
+            if then.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"the training in {self.path} was started with other settings ("
+                + "; ".join(changed)
+                + "); use the same ones, or choose another --out. The learning rate follows "
+                "max_steps, so a longer training is another training"
+            )
+
+
+def command(settings: TrainReconstructorSettings) -> str:
+    """The command line that makes the same training."""
+    words = ["activemri train reconstructor"]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value != field.default and field.name not in _FREE:
+            words.append(f"--{field.name.replace('_', '-')} {value}")
+    return " ".join(words)
+
+
+def _described(settings: TrainReconstructorSettings) -> dict[str, object]:
+    values = dataclasses.asdict(settings)
+    return {name: value for name, value in values.items() if name not in _FREE}

@@ -1,0 +1,87 @@
+"""How good a reconstructor is on fixed scans at fixed moments of an episode."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri import metrics
+from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
+from activemri.training.batches import Batch, InMemory, make_batch, to_device
+from activemri.training.masks import MaskSource
+
+N_SCANS = 32  # spread evenly over the validation split
+N_MOMENTS = 4  # of an episode, from its first to its last
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """SSIM with the data range of the slice, averaged over scans.
+
+    Attributes:
+        ssim: mean over all moments; decides which weights are best.
+        ssim_at: by lines acquired since the start of the episode.
+    """
+
+    ssim: float
+    ssim_at: dict[int, float]
+
+
+class Validation:
+    """The same scans and masks every time, drawn once from the seed.
+
+    Args:
+        scans: of the validation split.
+        masks: where masks come from.
+        seed: of the masks.
+        device: where to compute.
+    """
+
+    def __init__(self, scans: InMemory, masks: MaskSource, *, seed: int, device: str) -> None:
+        self.scans = scans
+        self.masks = masks
+        self.seed = seed
+        self.device = device
+        places = np.linspace(0, len(scans) - 1, min(N_SCANS, len(scans)))
+        self.indices = [int(i) for i in np.unique(places.round())]
+        self.steps = [int(s) for s in np.unique(np.linspace(0, masks.budget, N_MOMENTS).round())]
+
+    @torch.no_grad()
+    def score(
+        self, reconstructor: Reconstructor, *, progress: Callable[[], object] | None = None
+    ) -> ValidationScore:
+        """Score a reconstructor, in evaluation mode; its mode is restored."""
+        was_training = reconstructor.training
+        reconstructor.eval()
+        total = torch.zeros(len(self.steps), dtype=torch.float64)
+        for index in self.indices:
+            batch = self._batch(index)
+            total += self._ssim(batch, reconstructor)
+            if progress is not None:
+                progress()
+        reconstructor.train(was_training)
+        by_step = (total / len(self.indices)).tolist()
+        return ValidationScore(
+            ssim=float(np.mean(by_step)), ssim_at=dict(zip(self.steps, by_step, strict=True))
+        )
+
+    def zero_filled(self) -> ValidationScore:
+        """The score to beat."""
+        return self.score(ZeroFilled())
+
+    def _batch(self, index: int) -> Batch:
+        """One scan at all moments; every scan has its own draw of masks."""
+        scan, info = self.scans[index], self.scans.infos[index]
+        masks = [
+            self.masks(info, np.random.default_rng([self.seed, index, step]), step=step)
+            for step in self.steps
+        ]
+        batch = make_batch([scan] * len(masks), masks, n_center_lines=self.masks.n_center_lines)
+        return to_device(batch, self.device)
+
+    def _ssim(self, batch: Batch, reconstructor: Reconstructor) -> Tensor:
+        image = batch.magnitude(reconstructor)
+        return metrics.ssim(image, batch.target, data_range=batch.data_range).cpu()
