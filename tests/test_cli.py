@@ -152,6 +152,11 @@ def test_a_mistake_of_the_user_is_one_line(
     assert message.count("\n") == 1
 
 
+def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "inspect", "no/such/folder"]) == 2
+    assert "no/such/folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -1,7 +1,9 @@
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -42,22 +44,26 @@ def test_all_holds_every_extra_for_users() -> None:
     assert everything.extras == set(extras) - {"all", "dev"}
 
 
-def test_every_file_that_is_no_module_is_package_data() -> None:
-    data = PYPROJECT["tool"]["setuptools"]["package-data"]
-    folders = {"activemri": "activemri", "activemri.benchmark": "activemri/benchmark"}
-    shipped = {
-        path
-        for name, globs in data.items()
-        for g in globs
-        for path in ROOT.glob(f"{folders[name]}/{g}")
-    }
-    present = {
-        path
-        for top in ("activemri", "agents", "envs")
-        for path in (ROOT / top).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".nbi", ".nbc")
-    }
-    assert present == shipped
+def test_the_wheel_holds_every_file_of_the_package_once(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    no_caches = shutil.ignore_patterns("__pycache__")
+    for folder in ("activemri", "agents", "envs"):
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=no_caches)
+    for file in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    done = subprocess.run([*build, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    folders = {"activemri": "activemri"} | {n: f"activemri/{n}" for n in ("agents", "envs")}
+    present = [
+        f"{installed}/{path.relative_to(source / folder).as_posix()}"
+        for folder, installed in folders.items()
+        for path in (source / folder).rglob("*")
+        if path.is_file()
+    ]
+    assert sorted(packed) == sorted(present)
 
 
 def test_the_version_is_the_same_everywhere() -> None:
