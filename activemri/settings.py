@@ -88,8 +88,8 @@ class BenchmarkSettings:
 class TrainReconstructorSettings:
     """Train a reconstructor on the masks that episodes really visit.
 
-    Writes a checkpoint (safetensors and JSON) of the best weights by validation loss, and what
-    `--resume` needs to continue after an interruption.
+    Writes a checkpoint (safetensors and JSON) of the best weights by validation SSIM, a log, and
+    what `--resume` needs to continue after an interruption.
     """
 
     data: Data = "phantom"
@@ -99,20 +99,20 @@ class TrainReconstructorSettings:
     name: Literal["unet"] = "unet"
     """Which reconstructor to train."""
     resume: Flag = False
-    """Continue the training found in --out."""
+    """Continue the training found in --out, with the same settings."""
     matrix: OptionalInt = None
     """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
     max_steps: int = 2000
-    """Optimiser steps."""
+    """Optimiser steps. The learning rate falls to zero at the last one."""
     batch_size: int = 4
     """Scans a step."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Largest learning rate of the schedule."""
     loss: str = "l1+ssim"
     """Training loss: mse, l1, ssim, or a sum such as l1+ssim."""
-    channels: int = 16
+    channels: int = 8
     """Channels of the U-Net's first level; every level below doubles them."""
-    pools: int = 3
+    pools: int = 4
     """Times the U-Net halves the resolution."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
