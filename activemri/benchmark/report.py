@@ -7,6 +7,7 @@ light or dark mode, and can be read on a phone. What it says comes from the list
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -120,14 +121,14 @@ def write_report(
         subjects=sorted({_integer(row["n_subjects"]) for row in summary}),
         slices=sorted({_integer(row["n_slices"]) for row in summary}),
         coverage=_coverage(min(_integer(row["n_subjects"]) for row in summary)),
-        tables=[result_table(summary, metrics=[metric]) for metric in first],
-        more_tables=[result_table(summary, metrics=[m]) for m in metrics if m not in first],
+        tables=[result_table(summary, metric=metric) for metric in first],
+        more_tables=[result_table(summary, metric=m) for m in metrics if m not in first],
         comparisons=[comparison_table(comparisons, metric=m) for m in first if comparisons],
         reference=comparisons[0]["reference"] if comparisons else "",
         contrast_tables=[
             result_table(
                 [row for row in by_contrast if row["contrast"] == contrast],
-                metrics=first[:1],
+                metric=first[0],
                 heading=contrast,
             )
             for contrast in contrasts
@@ -142,17 +143,14 @@ def write_report(
     Path(path).write_text(page, encoding="utf-8")
 
 
-def result_table(
-    summary: Sequence[Row], *, metrics: Sequence[str], heading: str = ""
-) -> dict[str, object]:
+def result_table(summary: Sequence[Row], *, metric: str, heading: str = "") -> dict[str, object]:
     """What the page shows of a metric: policies down, area and final of each reconstructor across.
 
     The best competitor of each column is marked; bounds cannot be best.
     """
-    rows = [row for row in summary if row["metric"] in metrics]
+    rows = [row for row in summary if row["metric"] == metric]
     columns = [
         (metric, reconstructor, quantity)
-        for metric in metrics
         for reconstructor in dict.fromkeys(str(row["reconstructor"]) for row in rows)
         for quantity in _QUANTITIES
     ]
@@ -160,8 +158,10 @@ def result_table(
     best = {column: _best(rows, column) for column in columns}
     bound = {str(row["policy"]): row["bound"] for row in rows}
     return {
-        "heading": heading or " and ".join(metric_name(metric) for metric in metrics),
-        "direction": direction(metrics[0]),
+        "heading": heading or metric_name(metric),
+        "direction": f"{metric_name(metric)}, {direction(metric)}"
+        if heading
+        else direction(metric),
         "groups": list(dict.fromkeys(column[1] for column in columns)),
         "columns": [_QUANTITIES[column[2]] for column in columns],
         "rows": [
@@ -186,7 +186,9 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str) -> dict[str, ob
     return {
         "heading": metric_name(metric),
         "direction": direction(metric),
-        "smallest": max((_number(row["p_smallest"]) for row in rows), default=0),
+        # Holm multiplies the smallest p by the number of policies it was picked from.
+        "smallest": max((_number(row["p_smallest"]) for row in rows), default=0)
+        * max(Counter(reconstructor for reconstructor, _ in keys).values(), default=1),
         "rows": [
             {
                 "policy": policy,
