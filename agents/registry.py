@@ -1,0 +1,86 @@
+"""Policies by name: one line adds one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from activemri.agents import heuristic
+from activemri.agents.exchange import ExchangeOracle
+from activemri.agents.fixed import LEARNERS
+from activemri.agents.greedy import oracle
+from activemri.agents.order import FixedOrder, Order
+from activemri.agents.policy import Policy
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What policies may be made with.
+
+    Attributes:
+        metric: what oracles maximise.
+        order: a learned order; learned policies need one, the exchange oracle starts from it.
+    """
+
+    metric: str = "ssim"
+    order: Order | None = None
+
+
+POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
+    "random": lambda given: heuristic.random(),
+    "low-frequency-first": lambda given: heuristic.low_frequency_first(),
+    "high-frequency-first": lambda given: heuristic.high_frequency_first(),
+    "equispaced": lambda given: heuristic.equispaced(),
+    "variable-density": lambda given: heuristic.variable_density(),
+    "conjugate-symmetric": lambda given: heuristic.conjugate_symmetric(),
+    "lbcs": lambda given: _learned("lbcs", given),
+    "average-oracle": lambda given: _learned("average-oracle", given),
+    "oracle": lambda given: oracle(given.metric),
+    "exchange-oracle": lambda given: ExchangeOracle(given.metric, given.order),
+}
+
+
+def make_policy(
+    policy: str | Path | Policy, *, metric: str = "ssim", order: Order | None = None
+) -> Policy:
+    """A policy ready for use.
+
+    Args:
+        policy: a registered name, the path of an order's file, or a policy, which is returned.
+        metric: what oracles maximise.
+        order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
+            oracle starts.
+
+    Raises:
+        ValueError: neither a name nor a file, or a learned policy without its order.
+    """
+    if not isinstance(policy, str | Path):
+        return policy
+    if str(policy) in POLICIES:
+        return POLICIES[str(policy)](Ingredients(metric, order))
+    if _looks_like_path(policy):
+        return FixedOrder(Order.load(policy), name=Path(policy).stem)
+    raise ValueError(
+        f"unknown policy {str(policy)!r}; expected one of {', '.join(POLICIES)}, "
+        "or a file made by 'activemri train order'"
+    )
+
+
+def needs_fit(policy: str | Path | Policy) -> bool:
+    """Whether it is a name that stands for an order yet to be learned; see `fixed.LEARNERS`."""
+    return isinstance(policy, str) and policy in LEARNERS
+
+
+def _learned(name: str, given: Ingredients) -> Policy:
+    if given.order is None:
+        raise ValueError(
+            f"policy {name!r} is learned from data: give its order, or the path of a file made by "
+            f"'activemri train order --kind {name}'"
+        )
+    if given.order.kind != name:
+        raise ValueError(f"policy {name!r} needs an order of that kind; got {given.order.kind!r}")
+    return FixedOrder(given.order, name)
+
+
+def _looks_like_path(name: str | Path) -> bool:
+    text = str(name)
+    return isinstance(name, Path) or "/" in text or "\\" in text or text.endswith(".json")
