@@ -1,11 +1,11 @@
 """How good a reconstructor is on fixed scans at fixed moments of an episode."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from activemri import metrics
 from activemri.reconstruction.reconstructor import Reconstructor
@@ -50,18 +50,14 @@ class Validation:
         self.steps = [int(s) for s in np.unique(np.linspace(0, masks.budget, N_MOMENTS).round())]
 
     @torch.no_grad()
-    def score(
-        self, reconstructor: Reconstructor, *, progress: Callable[[], object] | None = None
-    ) -> ValidationScore:
+    def score(self, reconstructor: Reconstructor) -> ValidationScore:
         """Score a reconstructor, in evaluation mode; its mode is restored."""
         was_training = reconstructor.training
         reconstructor.eval()
         total = torch.zeros(len(self.steps), dtype=torch.float64)
-        for index in self.indices:
+        for index in tqdm(self.indices, desc="validate", unit="scan", leave=False):
             batch = self._batch(index)
             total += self._ssim(batch, reconstructor)
-            if progress is not None:
-                progress()
         reconstructor.train(was_training)
         by_step = (total / len(self.indices)).tolist()
         return ValidationScore(
