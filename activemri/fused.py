@@ -63,9 +63,8 @@ def score(
     target: Single,
     target_mean: Single,
     target_variance: Single,
-    inverse_range: Double,
-    c1: Double,
-    c2: Double,
+    data_range: Double,
+    relative_range: Double,
     ssim: Double,
     squared_error: Double,
 ) -> None:
@@ -73,7 +72,8 @@ def score(
 
     Item i is image ``owner[i]`` plus ``left[i] @ right[i]``; with no lines (k = 0) it is the image
     itself. Images are cropped around their centre to the target's size. Targets and their window
-    means and variances are in units of the data range, of which `inverse_range` is the inverse.
+    means and variances are in units of `data_range`; the range that SSIM itself is to use is given
+    relative to it.
 
     Args:
         image: (batch, height, width).
@@ -81,7 +81,7 @@ def score(
         left, right, sensitivity: as for :func:`add_lines`; the first two by item.
         target: (batch, h, w).
         target_mean, target_variance: (batch, h - 6, w - 6).
-        inverse_range, c1, c2: (batch,).
+        data_range, relative_range: (batch,).
         ssim, squared_error: results, (item,); the error in units of the data range.
     """
     h, w = target.shape[1], target.shape[2]
@@ -101,7 +101,8 @@ def score(
         sum_xx[:] = 0
         sum_xy[:] = 0
         total, error = 0.0, 0.0
-        k1, k2, scale = c1[b], c2[b], np.float32(inverse_range[b])
+        k1, k2 = (0.01 * relative_range[b]) ** 2, (0.03 * relative_range[b]) ** 2
+        scale = np.float32(1.0 / data_range[b])
         for r in range(h):
             if left.shape[3] == 0:
                 visible = image[b, r + top, first : first + w]
@@ -146,6 +147,40 @@ def score(
                 )
         ssim[i] = total / ((h - 6) * n_windows)
         squared_error[i] = error
+
+
+@_compile
+def window_statistics(image: Single, mean: Single, variance: Single) -> None:
+    """Mean and sample variance of every 7 x 7 window that fits.
+
+    Args:
+        image: (batch, h, w).
+        mean: result, (batch, h - 6, w - 6).
+        variance: result, the same shape.
+    """
+    n_rows, n_columns = image.shape[1], image.shape[2]
+    total = np.empty(n_columns, np.float64)
+    squares = np.empty(n_columns, np.float64)
+    for b in range(image.shape[0]):
+        total[:] = 0
+        squares[:] = 0
+        for r in range(n_rows):
+            present, past = image[b, r], image[b, max(r - 7, 0)]
+            kept = 1.0 if r >= 7 else 0.0
+            for j in range(n_columns):
+                new, old = np.float64(present[j]), kept * np.float64(past[j])
+                total[j] += new - old
+                squares[j] += new * new - old * old
+            if r < 6:
+                continue
+            for j in range(n_columns - 6):
+                x, xx = 0.0, 0.0
+                for k in range(7):
+                    x += total[j + k]
+                    xx += squares[j + k]
+                m = x / 49.0
+                mean[b, r - 6, j] = m
+                variance[b, r - 6, j] = 49.0 / 48.0 * (xx / 49.0 - m * m)
 
 
 @_compile

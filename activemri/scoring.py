@@ -68,17 +68,15 @@ class Reference:
                 f"targets must be at least {metrics.SSIM_WINDOW} pixels wide and high; "
                 f"got {tuple(target.shape[-2:])}"
             )
-        exact = target.double()
-        data_range = exact.amax(dim=(-2, -1))
+        data_range = target.amax(dim=(-2, -1)).double()
         data_range = torch.where(data_range > 0, data_range, torch.ones_like(data_range))
-        scaled = exact / data_range[:, None, None]
-        mean = metrics.box_mean(scaled)
-        variance = metrics.sample_scale() * (metrics.box_mean(scaled**2) - mean**2)
+        scaled = (target / data_range[:, None, None]).float()
+        mean, variance = _window_statistics(scaled)
         return cls(
-            target=scaled.float(),
-            mean=mean.float(),
-            variance=variance.float(),
-            energy=exact.square().sum(dim=(-2, -1)),
+            target=scaled,
+            mean=mean,
+            variance=variance,
+            energy=target.double().square().sum(dim=(-2, -1)),
             data_range=data_range,
             volume_range=torch.maximum(volume_range.double(), data_range),
         )
@@ -110,12 +108,12 @@ class Reference:
             float64 (trial,) for each name.
         """
         measure = _measure_on_cpu if image.device.type == "cpu" else _measure_with_torch
-        ssim, squared_error = measure(self, image, owner, lines, sensitivity, self.data_range)
+        one = torch.ones_like(self.data_range)
+        ssim, squared_error = measure(self, image, owner, lines, sensitivity, one)
         values = {"ssim": ssim}
         if "ssim_volume" in names:
-            values["ssim_volume"] = measure(
-                self, image, owner, lines, sensitivity, self.volume_range
-            )[0]
+            ratio = self.volume_range / self.data_range
+            values["ssim_volume"] = measure(self, image, owner, lines, sensitivity, ratio)[0]
         height, width = self.target.shape[-2:]
         values["mse"] = squared_error / (height * width)
         values["nmse"] = metrics.normalise(squared_error, self.energy[owner])
@@ -154,9 +152,12 @@ def _measure_on_cpu(
     owner: Tensor,
     lines: Lines | None,
     sensitivity: Tensor | None,
-    data_range: Tensor,
+    relative_range: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """SSIM for that data range and the squared error, float64 (trial,)."""
+    """SSIM and squared error, float64 (trial,).
+
+    The data range of the SSIM is given in units of the slice's, float64 (batch,).
+    """
     from activemri import fused
 
     n_trials = len(owner)
@@ -165,9 +166,6 @@ def _measure_on_cpu(
         right = np.empty((n_trials, 1, 0, image.shape[2]), np.complex64)
     else:
         left, right = lines.left.contiguous().numpy(), lines.right.contiguous().numpy()
-    # The kernel sees everything in units of the slice's data range, in which C1 and C2 shrink.
-    relative = data_range / reference.data_range
-    c1, c2 = metrics.ssim_constants(relative)
     ssim, squared_error = np.empty(n_trials), np.empty(n_trials)
     fused.score(
         image.numpy(),
@@ -178,9 +176,8 @@ def _measure_on_cpu(
         reference.target.numpy(),
         reference.mean.numpy(),
         reference.variance.numpy(),
-        (1 / reference.data_range).numpy(),
-        c1.numpy(),
-        c2.numpy(),
+        reference.data_range.numpy(),
+        relative_range.numpy(),
         ssim,
         squared_error,
     )
@@ -194,7 +191,7 @@ def _measure_with_torch(
     owner: Tensor,
     lines: Lines | None,
     sensitivity: Tensor | None,
-    data_range: Tensor,
+    relative_range: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The same in plain torch, for any device."""
     trial = image[owner]
@@ -204,8 +201,24 @@ def _measure_with_torch(
     target = reference.target[owner].double()
     height, width = target.shape[-2:]
     magnitude = center_crop(trial, (height, width)).abs().double() / unit[:, None, None]
-    ssim = metrics.ssim(magnitude, target, data_range=data_range[owner] / unit)
+    ssim = metrics.ssim(magnitude, target, data_range=relative_range[owner])
     return ssim, (magnitude - target).square().sum(dim=(-2, -1)) * unit**2
+
+
+def _window_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample variance of every window: float32 (batch, h - 6, w - 6) each."""
+    if target.device.type == "cpu":
+        from activemri import fused
+
+        size = metrics.SSIM_WINDOW - 1
+        shape = (len(target), target.shape[1] - size, target.shape[2] - size)
+        mean, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        fused.window_statistics(target.contiguous().numpy(), mean, variance)
+        return torch.from_numpy(mean), torch.from_numpy(variance)
+    exact = target.double()
+    mean = metrics.box_mean(exact)
+    variance = metrics.sample_scale() * (metrics.box_mean(exact**2) - mean**2)
+    return mean.float(), variance.float()
 
 
 def _maps(image: Tensor, sensitivity: Tensor | None) -> np.ndarray[Any, np.dtype[np.complex64]]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.envs.acquisition import IDLE, STOP, WASTE, State, kind
+from activemri.envs.acquisition import IDLE, STOP, WASTE, State, View, kind
 from activemri.envs.reward import make_reward
 from activemri.envs.task import Task
 
@@ -56,6 +56,7 @@ class Episodes:
         self.history: list[list[float]] = [[] for _ in range(n)]
         self.actions: list[list[int]] = [[] for _ in range(n)]
         self.groups: list[Group] = []
+        self.views: list[View] = []  # of the groups, as they stand
 
     @property
     def n_actions(self) -> int:
@@ -102,7 +103,7 @@ class Episodes:
         for row, index in zip(rows, chosen, strict=True):
             self.index[row] = index
             self.history[row], self.actions[row] = [], []
-        self._remember(rows)
+        self._look(rows)
 
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
@@ -125,14 +126,14 @@ class Episodes:
             for row, action in zip(group.rows, plan.tolist(), strict=True):
                 if action != IDLE:
                     self.actions[row].append(action)
-        self._remember(np.flatnonzero(active).tolist())
+        self._look(np.flatnonzero(active).tolist())
         return rewards, finished & active
 
     def observe(self) -> Any:
         """Observations of all episodes, as torch tensors (n, ...) in the space's structure."""
         parts = [
-            (group.rows, self.observation(self.acquisition.view(group.state), self.frame))
-            for group in self.groups
+            (group.rows, self.observation(view, self.frame))
+            for group, view in zip(self.groups, self.views, strict=True)
         ]
         if len(parts) == 1 and parts[0][0] == list(range(self.n)):
             return parts[0][1]
@@ -145,12 +146,17 @@ class Episodes:
             rows: which of the episodes.
             ended: these episodes have just ended: add `auc`, the mean height of the score's curve.
         """
-        gathered: dict[str, dict[int, Any]] = {}
-        for group in self.groups:
-            wanted = [(place, row) for place, row in enumerate(group.rows) if row in set(rows)]
-            for name, values in self._group_infos(group.state).items():
-                gathered.setdefault(name, {}).update((row, values[place]) for place, row in wanted)
-        infos = {name: _array([by_row[row] for row in rows]) for name, by_row in gathered.items()}
+        place_of = {row: place for place, row in enumerate(rows)}
+        infos: Infos = {}
+        for group, view in zip(self.groups, self.views, strict=True):
+            pairs = [(at, place_of[row]) for at, row in enumerate(group.rows) if row in place_of]
+            if not pairs:
+                continue
+            sources, places = (list(column) for column in zip(*pairs, strict=True))
+            for name, values in self._group_infos(group.state, view).items():
+                if name not in infos:
+                    infos[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
+                infos[name][places] = values[sources]
         if ended:
             infos["auc"] = np.array([self.auc(row) for row in rows])
         return infos
@@ -225,6 +231,7 @@ class Episodes:
         self.index[row] = saved["index"]
         self.history[row] = list(saved["history"])
         self.actions[row] = list(saved["actions"])
+        self._look([])
 
     def _choose(
         self, options: dict[str, Any], generators: Sequence[np.random.Generator]
@@ -328,38 +335,30 @@ class Episodes:
                     f"it gives {', '.join(state.scores)}"
                 )
 
-    def _remember(self, rows: Sequence[int]) -> None:
+    def _look(self, rows: Sequence[int]) -> None:
+        """Note where the episodes stand, and the scores of some of them."""
+        self.views = [self.acquisition.view(group.state) for group in self.groups]
         for group in self.groups:
             scores = group.state.scores[self.score_name].tolist()
             for row, score in zip(group.rows, scores, strict=True):
                 if row in rows:
                     self.history[row].append(score)
 
-    def _group_infos(self, state: State) -> dict[str, Sequence[Any]]:
-        view = self.acquisition.view(state)
+    def _group_infos(self, state: State, view: View) -> Infos:
         legal = state.legal.to(torch.int8).cpu().numpy()
         if self.task.stop_action:
             legal = np.concatenate([legal, np.ones((len(state), 1), np.int8)], axis=1)
         return {
-            **{name: values.tolist() for name, values in state.scores.items()},
+            **{name: values.cpu().numpy() for name, values in state.scores.items()},
             "action_mask": legal,
-            "volume": [scan.volume for scan in state.slices],
-            "slice": [scan.index for scan in state.slices],
-            "subject": [scan.subject for scan in state.slices],
-            "n_acquired": state.n_acquired.tolist(),
-            "acceleration": view.acceleration.tolist(),
-            "budget": state.budget.tolist(),
-            "scale": state.scale.tolist(),
+            "volume": np.array([scan.volume for scan in state.slices], dtype=object),
+            "slice": np.array([scan.index for scan in state.slices]),
+            "subject": np.array([scan.subject for scan in state.slices], dtype=object),
+            "n_acquired": state.n_acquired.cpu().numpy(),
+            "acceleration": view.acceleration.cpu().numpy(),
+            "budget": state.budget.cpu().numpy(),
+            "scale": state.scale.double().cpu().numpy(),
         }
-
-
-def _array(values: list[Any]) -> NDArray[Any]:
-    """Values of one key, a row for each episode, typed as Gymnasium types them."""
-    if isinstance(values[0], str):
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        return array
-    return np.array(values)
 
 
 def _interleave(parts: list[tuple[list[int], Any]], n: int) -> Any:

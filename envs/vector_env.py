@@ -207,7 +207,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         final_info = self._spread(self.episodes.infos(rows, ended=True), rows)
         self._reset(rows, {})
         everyone = list(range(self.num_envs))
-        present = np.isin(everyone, rows)
+        present = self._flags(rows)
         return {
             **self._spread(self.episodes.infos(everyone), everyone),
             "final_obs": final,
@@ -218,14 +218,21 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _spread(self, infos: Infos, rows: list[int]) -> dict[str, Any]:
         """Infos of some scans as Gymnasium wants them: arrays for all, with masks of presence."""
-        present = np.isin(np.arange(self.num_envs), rows)
+        present = self._flags(rows)
         spread: dict[str, Any] = {}
         for key, values in infos.items():
-            empty = None if values.dtype == object else 0
-            array = np.full((self.num_envs, *values.shape[1:]), empty, dtype=values.dtype)
-            array[rows] = values
+            array = values
+            if len(rows) < self.num_envs:
+                empty = None if values.dtype == object else 0
+                array = np.full((self.num_envs, *values.shape[1:]), empty, dtype=values.dtype)
+                array[rows] = values
             spread[key], spread[f"_{key}"] = array, present.copy()
         return spread
+
+    def _flags(self, rows: list[int]) -> NDArray[np.bool_]:
+        flags = np.zeros(self.num_envs, dtype=bool)
+        flags[rows] = True
+        return flags
 
     def _observe(self) -> Any:
         observation = self.episodes.observe()

@@ -38,17 +38,17 @@ class CartesianGeometry:
     selected: tuple[bool, bool]
     groups: Tensor
 
-    @property
+    @cached_property
     def n_lines(self) -> int:
         """Length of a mask."""
         height, width = self.mask_shape
         return height * width
 
-    @property
+    @cached_property
     def n_actions(self) -> int:
         return len(self.groups)
 
-    @property
+    @cached_property
     def mask_shape(self) -> tuple[int, int]:
         """Shape of a mask laid out in the frame: 1 along an axis that is read out completely."""
         height, width = (n if s else 1 for n, s in zip(self.shape, self.selected, strict=True))

@@ -1,0 +1,190 @@
+"""How fast the environment is, against the obvious way of writing a step, in one run.
+
+Absolute rates depend on the machine and on what else it does; the two ways are timed in turn,
+so their ratio is what to compare.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from activemri.benchmark import straightforward
+from activemri.data.slices import Slice, SliceList
+from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.mri import fourier
+from activemri.scoring import center_crop
+from activemri.settings import ThroughputSettings
+
+N_SCANS = 16
+_ROUNDS = 7  # each way is timed so often, in turn; the median ratio counts
+
+
+@dataclass(frozen=True)
+class Case:
+    """Scans of one size.
+
+    Attributes:
+        name: as in the output.
+        shape: height and width of k-space.
+        target_shape: of the crop that is scored.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    target_shape: tuple[int, int]
+
+
+CASES = (
+    Case("128x128", (128, 128), (128, 128)),
+    Case("640x368", (640, 368), (320, 320)),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Frames (or decisions) a second, ours and the obvious way, and the median of their ratios."""
+
+    ours: float
+    obvious: float
+    ratio: float
+
+
+def run_throughput(settings: ThroughputSettings) -> str:
+    """Time everything on one thread: the text that the command prints."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        results = dict(_measure(settings.seconds))
+    finally:
+        torch.set_num_threads(n_threads)
+    return _as_json(results) if settings.json else _as_table(results)
+
+
+def _measure(seconds: float) -> Iterator[tuple[str, Comparison]]:
+    for case in CASES:
+        scans = [_scan(case, seed) for seed in range(N_SCANS)]
+        for n_envs in (N_SCANS, 1):
+            suffix = "" if n_envs == N_SCANS else "_single"
+            yield (
+                f"step_{case.name}{suffix}",
+                _compare(_vector_steps(scans[:n_envs]), _obvious_steps(scans), seconds),
+            )
+        yield f"oracle_{case.name}", _compare(_oracle(scans[0]), _obvious_oracle(scans[0]), seconds)
+
+
+def _compare(
+    ours: Callable[[], int], obvious: Callable[[], int], seconds: float
+) -> Comparison:
+    """Time two ways in turn; each call does some frames and returns how many."""
+    ours()
+    obvious()
+    rates = [
+        (_rate(ours, seconds / _ROUNDS), _rate(obvious, seconds / _ROUNDS)) for _ in range(_ROUNDS)
+    ]
+    fast, slow = (float(np.median(column)) for column in zip(*rates, strict=True))
+    return Comparison(fast, slow, float(np.median([a / b for a, b in rates])))
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    done, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or not done:
+        done += work()
+    return done / elapsed if elapsed > 0 and done else float("nan")
+
+
+def _vector_steps(scans: list[Slice]) -> Callable[[], int]:
+    """Steps of the whole environment: observation, reward, scores, infos, autoreset."""
+    env = ActiveMRIVectorEnv(len(scans), data=SliceList(scans), n_center_lines=8, budget=48)
+    env.reset(seed=0)
+    generator = np.random.default_rng(0)
+    n_actions = int(env.single_action_space.n)
+
+    def work() -> int:
+        draws = generator.random((len(scans), n_actions)) * env.action_masks()
+        env.step(draws.argmax(axis=1))
+        return len(scans)
+
+    return work
+
+
+def _obvious_steps(scans: list[Slice]) -> Callable[[], int]:
+    generator = np.random.default_rng(0)
+    width = scans[0].shape[1]
+
+    def work() -> int:
+        scan = scans[generator.integers(len(scans))]
+        straightforward.step(scan, generator.random(width) < 0.3)
+        return 1
+
+    return work
+
+
+def _oracle(scan: Slice) -> Callable[[], int]:
+    """One-step oracle over all columns: one call is one decision."""
+    env = ActiveMRIVectorEnv(1, data=SliceList([scan]), n_center_lines=8, metrics=("ssim",))
+    env.reset(seed=0)
+    every = np.arange(scan.shape[1])[None]
+
+    def work() -> int:
+        env.simulate(every)
+        return 1
+
+    return work
+
+
+def _obvious_oracle(scan: Slice) -> Callable[[], int]:
+    width = scan.shape[1]
+    columns = np.zeros(width, dtype=bool)
+    columns[width // 2 - 4 : width // 2 + 4] = True
+
+    def work() -> int:
+        straightforward.try_each(scan, columns, range(width))
+        return 1
+
+    return work
+
+
+def _scan(case: Case, seed: int) -> Slice:
+    """An ellipse with stripes and noise: what is in the image does not change the time."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = case.shape
+    down, right = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    image = ((down / 0.6) ** 2 + (right / 0.8) ** 2 < 1) * (1 + 0.3 * torch.sin(20 * right + seed))
+    image = image + 0.02 * torch.randn(case.shape, generator=generator)
+    kspace = fourier.fft2(image.to(torch.complex64))
+    target = center_crop(fourier.ifft2(kspace).abs(), case.target_shape).clone()
+    return Slice(
+        kspace[None], target, f"scan-{seed}", 0, f"subject-{seed}", volume_max=float(target.max())
+    )
+
+
+def _as_json(results: dict[str, Comparison]) -> str:
+    return json.dumps(
+        {
+            "ratios": {name: round(result.ratio, 2) for name, result in results.items()},
+            "frames_per_s": {name: round(result.ours, 1) for name, result in results.items()},
+            "straightforward_per_s": {
+                name: round(result.obvious, 1) for name, result in results.items()
+            },
+        },
+        indent=2,
+    )
+
+
+def _as_table(results: dict[str, Comparison]) -> str:
+    lines = [f"{'one thread, zero-filled':26}{'ours /s':>12}{'obvious /s':>12}{'ratio':>8}"]
+    lines += [
+        f"{name:26}{result.ours:12.1f}{result.obvious:12.1f}{result.ratio:8.1f}"
+        for name, result in results.items()
+    ]
+    lines.append(
+        f"step: one scan acquires one line ({N_SCANS} scans side by side, or a single one); "
+        "oracle: one decision over all columns."
+    )
+    return "\n".join(lines)
