@@ -76,18 +76,33 @@ def train_reconstructor(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    masks = masks or HeuristicMasks(settings.n_center_lines, budget=settings.budget)
+    if masks is None:
+        masks = HeuristicMasks(settings.n_center_lines, budget=settings.budget)
     make_loss(settings.loss)  # a wrong name is to be told before data are read
     folder = RunFolder(settings.out)
     train_scans = InMemory(train if train is not None else _open(settings, "train"))
     validation_scans = InMemory(validation if validation is not None else _open(settings, "val"))
     _check_splits(train_scans, validation_scans)
-    state = folder.open(settings)
+    state = folder.open(
+        settings,
+        given={
+            "masks": type(masks).__name__,
+            "n_train_scans": len(train_scans),
+            "n_validation_scans": len(validation_scans),
+        },
+    )
     checks = Validation(validation_scans, masks, seed=settings.seed, device=settings.device)
     batches = TrainingBatches(
         train_scans, masks, batch_size=settings.batch_size, seed=settings.seed
     )
-    return _Training(settings, folder=folder, batches=batches, checks=checks).run(state)
+    training = _Training(
+        settings,
+        folder=folder,
+        batches=batches,
+        checks=checks,
+        zero_filled=checks.zero_filled(),
+    )
+    return training.run(state)
 
 
 class _Training:
@@ -100,6 +115,7 @@ class _Training:
         folder: RunFolder,
         batches: TrainingBatches,
         checks: Validation,
+        zero_filled: ValidationScore,
     ) -> None:
         self.settings = settings
         self.folder = folder
@@ -110,10 +126,9 @@ class _Training:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.0)
         self.step = 0
         self.best_step, self.best_ssim = 0, -math.inf
-        self.zero_filled = ValidationScore(math.nan, {})
+        self.zero_filled = zero_filled
 
     def run(self, state: dict[str, Any] | None) -> TrainingResult:
-        self.zero_filled = self.checks.zero_filled()
         if state is None:
             self._validate(loss=None, started=time.monotonic())
         else:
@@ -206,6 +221,7 @@ class _Training:
                     "zero_filled_ssim_at": self.zero_filled.ssim_at,
                 },
                 "torch_version": str(torch.__version__),
+                "threads": torch.get_num_threads(),
                 "command": command(settings),
             },
         )

@@ -44,8 +44,14 @@ class RunFolder:
     def _log(self) -> Path:
         return self.path / "log.jsonl"
 
-    def open(self, settings: TrainReconstructorSettings) -> dict[str, Any] | None:
+    def open(
+        self, settings: TrainReconstructorSettings, *, given: Mapping[str, object]
+    ) -> dict[str, Any] | None:
         """Claim the folder for a new training, or find where an old one stopped.
+
+        Args:
+            settings: of the training.
+            given: what else must be the same when it is resumed, e.g. the number of scans.
 
         Returns:
             The state to continue from; None to begin.
@@ -56,7 +62,7 @@ class RunFolder:
             OSError: the folder cannot be written.
         """
         self._require_writable()
-        described = _described(settings)
+        described = {**_described(settings), **given}
         if not self._settings.exists():
             self._require_free(settings)
             self._write(self._settings, (json.dumps(described, indent=2) + "\n").encode())
@@ -122,9 +128,9 @@ class RunFolder:
         ]
         if changed:
             raise ValueError(
-                f"the training in {self.path} was started with other settings ("
+                f"the training in {self.path} was started with something else ("
                 + "; ".join(changed)
-                + "); use the same ones, or choose another --out. The learning rate follows "
+                + "); use the same, or choose another --out. The learning rate follows "
                 "max_steps, so a longer training is another training"
             )
 

@@ -49,6 +49,9 @@ class StoppingMasks(HeuristicMasks):
         return super().__call__(scan, generator, step=step)
 
 
+StoppingMasks.__name__ = HeuristicMasks.__name__  # a resumed training must have the same masks
+
+
 @pytest.fixture
 def train(make_scans: MakeScans) -> Callable[..., TrainingResult]:
     def run(settings: TrainReconstructorSettings, **changes: object) -> TrainingResult:
@@ -197,6 +200,22 @@ def test_resuming_with_other_settings_shows_the_difference(
     train(settings)
     with pytest.raises(ValueError, match=r"\(max_steps: 1 then, 9 now; lr: 0\.01 then, 0\.5 now\)"):
         train(replace(settings, resume=True, max_steps=9, lr=0.5))
+
+
+def test_resuming_with_other_scans_or_masks_shows_the_difference(
+    train: Train, make_settings: MakeSettings, make_scans: MakeScans
+) -> None:
+    settings = make_settings(max_steps=1)
+    train(settings)
+    again = replace(settings, resume=True)
+    with pytest.raises(ValueError, match="n_train_scans: 6 then, 2 now"):
+        train(again, train=make_scans(["a"]))
+    with pytest.raises(ValueError, match="masks: 'HeuristicMasks' then, 'OtherMasks' now"):
+        train(again, masks=OtherMasks(4, budget=6))
+
+
+class OtherMasks(HeuristicMasks):
+    """Of another name."""
 
 
 def test_nothing_to_resume_is_an_error(train: Train, make_settings: MakeSettings) -> None:
