@@ -12,9 +12,6 @@ from tqdm import tqdm
 
 from activemri.data.cache import FileFacts
 from activemri.data.readers import Reader, UnreadableError, Volume, reader_for
-from activemri.data.slices import Slice
-from activemri.data.standard import to_matrix
-from activemri.data.stored import refuse_unusable
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -61,23 +58,6 @@ class Index:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What reading all slices of a volume has shown.
-
-    Attributes:
-        volume_max: largest value of the target in the volume.
-        usable: positions of the usable slices.
-        problems: position and reason of each unusable slice.
-        never_acquired: number of columns that were never acquired, the most in any slice.
-    """
-
-    volume_max: float
-    usable: tuple[int, ...]
-    problems: tuple[tuple[int, str], ...]
-    never_acquired: int
-
-
 def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     """Index a file, or all HDF5 files under a folder, by their headers.
 
@@ -104,44 +84,6 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     if not entries:
         raise UnreadableError(f"nothing usable in {path}: {_first(problems)}")
     return Index(root, _distinct_names(entries), tuple(problems))
-
-
-def survey(
-    root: Path, entries: Sequence[Entry], *, matrix_size: tuple[int, int] | None = None
-) -> list[Survey]:
-    """Read every slice once, to find the unusable ones and each volume's largest value.
-
-    Cached like the index, for each matrix size.
-    """
-    readers = sorted({repr(entry.reader) for entry in entries})
-    cache = FileFacts(root, f"samples {readers} {matrix_size}")
-    sizes = [(root / entry.file).stat().st_size for entry in entries]
-    surveys: list[Survey] = []
-    try:
-        with tqdm(
-            total=sum(sizes), desc="Checking", unit="B", unit_scale=True, delay=1, disable=None
-        ) as bar:
-            for entry, size in zip(entries, sizes, strict=True):
-                surveys.append(_survey(root, entry, matrix_size, cache))
-                bar.update(size)
-    finally:
-        cache.save()
-    return surveys
-
-
-def read_slice(
-    file: h5py.File, entry: Entry, index: int, *, matrix_size: tuple[int, int] | None
-) -> Slice:
-    """A slice in the form asked for.
-
-    Raises:
-        UnreadableError: if it cannot be used.
-    """
-    scan = entry.reader.read(file, entry.volume, index)
-    if matrix_size is not None:
-        scan = to_matrix(scan, matrix_size)
-    refuse_unusable(scan.target, "the reference")
-    return scan
 
 
 def progress(items: Sequence[Item], what: str, *, unit: str) -> Iterator[Item]:
@@ -175,24 +117,28 @@ def _describe(
         status = (root / name).stat()
     except OSError as error:
         return Problem(name, str(error))
-    facts = cache.of(name, status)
-    if not facts:
-        # Problems are not remembered: they may be gone with the next try or a newer reader.
-        try:
-            facts = _describe_anew(root / name, readers)
-        except UnreadableError as error:
-            return Problem(name, str(error))
-        except READ_FAILURES as error:
-            return Problem(name, f"damaged or not HDF5: {error}")
-        cache.keep(name, status, facts)
-    by_name = {reader.name: reader for reader in readers}
-    return Entry(name, by_name[facts["reader"]], _volume_from_json(facts["volume"]))
+    if (known := _from_json(name, cache.of(name, status), readers)) is not None:
+        return known
+    # Problems are not remembered: they may be gone with the next try or a newer reader.
+    try:
+        with h5py.File(root / name, "r") as file:
+            reader = reader_for(file, readers)
+            volume = reader.describe(file)
+    except UnreadableError as error:
+        return Problem(name, str(error))
+    except READ_FAILURES as error:
+        return Problem(name, f"damaged or not HDF5: {error}")
+    cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
+    return Entry(name, reader, volume)
 
 
-def _describe_anew(path: Path, readers: tuple[Reader, ...]) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
-        reader = reader_for(file, readers)
-        return {"reader": reader.name, "volume": asdict(reader.describe(file))}
+def _from_json(name: str, facts: dict[str, Any], readers: tuple[Reader, ...]) -> Entry | None:
+    """What was remembered of a file; None if that is nothing, or of another version."""
+    reader = next((reader for reader in readers if reader.name == facts.get("reader")), None)
+    try:
+        return None if reader is None else Entry(name, reader, _volume_from_json(facts["volume"]))
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _volume_from_json(fields: dict[str, Any]) -> Volume:
@@ -209,51 +155,6 @@ def _distinct_names(entries: Sequence[Entry]) -> tuple[Entry, ...]:
         else entry
         for entry in entries
     )
-
-
-def _survey(
-    root: Path, entry: Entry, matrix_size: tuple[int, int] | None, cache: FileFacts
-) -> Survey:
-    status = (root / entry.file).stat()
-    facts = cache.of(entry.file, status)
-    if not facts:
-        try:
-            found, lasting = _survey_anew(root, entry, matrix_size)
-        except READ_FAILURES as error:
-            every = range(entry.volume.n_slices)
-            return Survey(0.0, (), tuple((index, str(error)) for index in every), 0)
-        if not lasting:
-            return found
-        facts = asdict(found)
-        cache.keep(entry.file, status, facts)
-    return Survey(
-        volume_max=facts["volume_max"],
-        usable=tuple(facts["usable"]),
-        problems=tuple((index, reason) for index, reason in facts["problems"]),
-        never_acquired=facts["never_acquired"],
-    )
-
-
-def _survey_anew(
-    root: Path, entry: Entry, matrix_size: tuple[int, int] | None
-) -> tuple[Survey, bool]:
-    """The survey, and whether it would come out the same next time (no failed reads)."""
-    largest, never_acquired, lasting = 0.0, 0, True
-    usable: list[int] = []
-    problems: list[tuple[int, str]] = []
-    with h5py.File(root / entry.file, "r") as file:
-        for index in range(entry.volume.n_slices):
-            try:
-                scan = read_slice(file, entry, index, matrix_size=matrix_size)
-            except READ_FAILURES as error:
-                problems.append((index, str(error)))
-                lasting = lasting and isinstance(error, UnreadableError)
-                continue
-            usable.append(index)
-            largest = max(largest, float(scan.target.max()))
-            columns = scan.measured.any(dim=0)
-            never_acquired = max(never_acquired, int((~columns).sum()))
-    return Survey(largest, tuple(usable), tuple(problems), never_acquired), lasting
 
 
 def _first(problems: Sequence[Problem], count: int = 5) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from activemri.data.index import Entry, Index, Survey, index_path, survey
+from activemri.data.index import Entry, Index, index_path
 from activemri.data.readers import all_readers
 from activemri.data.splits import assign_splits, usual_order
+from activemri.data.survey import Survey, survey
 
 MAX_FILES = 24  # more files than this are shown in groups
 MAX_PROBLEMS = 12
@@ -126,6 +127,8 @@ def _group_table(rows: Sequence[_Row]) -> str:
         return volume.contrast, row.entry.reader.name, volume.n_coils, volume.magnitude_only
 
     header = ("contrast", "files", "subjects", "slices", *_PROPERTIES)
+    groups = list(_grouped(rows, kind).values())
+    groups.sort(key=lambda group: (group[0].entry.volume.contrast, -len(group)))
     lines = [
         (
             group[0].entry.volume.contrast,
@@ -134,9 +137,9 @@ def _group_table(rows: Sequence[_Row]) -> str:
             _usable(group),
             *_properties(group),
         )
-        for group in _grouped(rows, kind).values()
+        for group in groups
     ]
-    return _table(header, sorted(lines, key=lambda line: (line[0], -line[1])))
+    return _table(header, lines)
 
 
 _PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")
@@ -146,7 +149,7 @@ def _properties(rows: Sequence[_Row]) -> tuple[str, ...]:
     volumes = [row.entry.volume for row in rows]
     same_frame = all(volume.shape == volume.target_shape for volume in volumes)
     field_strengths = sorted({v.field_strength for v in volumes if v.field_strength is not None})
-    magnitude = ", magnitude only" if volumes[0].magnitude_only else ""
+    magnitude = " (magnitude only)" if volumes[0].magnitude_only else ""
     return (
         _shapes(volume.shape for volume in volumes),
         "same" if same_frame else _shapes(volume.target_shape for volume in volumes),
@@ -167,13 +170,21 @@ def _problems(inspection: Inspection, rows: Sequence[_Row]) -> str:
             found.append(f"{row.entry.file}, {noun} {which}{more}: {reason}")
     if inspection.split_problem is not None:
         found.insert(0, f"splits: {inspection.split_problem}")
-    if not found:
+    warnings = [
+        f"{row.entry.file}: {row.survey.warning}" for row in rows if row.survey.warning is not None
+    ]
+    if not found and not warnings:
         return "No problems."
-    lines = [f"{_count(len(found), 'problem')}, left out:"]
-    lines += [f"  {line}" for line in found[:MAX_PROBLEMS]]
-    if len(found) > MAX_PROBLEMS:
-        lines.append(f"  and {len(found) - MAX_PROBLEMS} more")
-    return "\n".join(lines)
+    left_out = _listed(f"{_count(len(found), 'problem')}, left out:", found)
+    return "\n".join([*left_out, *_listed(f"{_count(len(warnings), 'warning')}:", warnings)])
+
+
+def _listed(title: str, lines: Sequence[str]) -> list[str]:
+    if not lines:
+        return []
+    shown = [title, *(f"  {line}" for line in lines[:MAX_PROBLEMS])]
+    rest = len(lines) - MAX_PROBLEMS
+    return [*shown, f"  and {rest} more"] if rest > 0 else shown
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import h5py
 
-from activemri.data.index import READ_FAILURES, Entry, Survey, read_slice, survey
+from activemri.data.index import READ_FAILURES, Entry
 from activemri.data.readers import UnreadableError
 from activemri.data.slices import Slice, SliceInfo
+from activemri.data.survey import Survey, read_slice, survey
 
 MAX_OPEN_FILES = 32
 
@@ -135,4 +136,7 @@ def _report_problems(entries: Sequence[Entry], surveys: Sequence[Survey]) -> int
     ]
     if unusable:
         log.warning("left out %d slice(s), the first: %s", len(unusable), unusable[0])
+    for entry, found in zip(entries, surveys, strict=True):
+        if found.warning is not None:
+            log.warning("%s: %s", entry.file, found.warning)
     return len(unusable)

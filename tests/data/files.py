@@ -61,8 +61,11 @@ def rss(kspace: NDArray[np.complexfloating]) -> NDArray[np.floating]:
 
 
 def random_kspace(shape: tuple[int, ...], seed: int = 0) -> Array:
+    """Noise with a strong centre, as k-space has."""
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+    kspace = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+    kspace[..., shape[-2] // 2, shape[-1] // 2] += 10
+    return kspace
 
 
 def write_fastmri(
@@ -137,7 +140,7 @@ def write_image(
     **attributes: object,
 ) -> NDArray[np.generic]:
     """An image file of the generic layout; returns the stored image."""
-    image = random_kspace(shape, seed)
+    image = to_image(random_kspace(shape, seed)).astype(np.complex64)
     stored = np.abs(image) if magnitude else image
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:

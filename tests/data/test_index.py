@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data import index as index_module
 from activemri.data.cache import cache_folder
-from activemri.data.index import index_path, survey
+from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, all_readers
 from activemri.data.sources import open_dataset
 from activemri.data.standard import to_matrix
+from activemri.data.survey import survey
 from tests.data.files import write_fastmri, write_image, write_kspace
 
 READERS = all_readers()
@@ -31,7 +31,7 @@ class Opened:
             self.names.append(Path(path).name)
             return original(path, mode)
 
-        monkeypatch.setattr(index_module.h5py, "File", counted)
+        monkeypatch.setattr(h5py, "File", counted)
 
     def since(self) -> list[str]:
         names, self.names = sorted(self.names), []
@@ -94,6 +94,19 @@ def test_a_corrupt_cache_is_rebuilt(folder: Path, content: str) -> None:
     path.write_text(content)
     assert index_path(folder, READERS) == first
     assert "a.h5" in json.loads(path.read_text())["files"]
+
+
+@pytest.mark.parametrize("facts", [{}, {"reader": "gone"}, {"reader": "hdf5", "volume": {"n": 1}}])
+def test_facts_of_another_version_are_found_out_anew(folder: Path, facts: object) -> None:
+    index = index_path(folder, READERS)
+    surveys = survey(folder, index.entries)
+    for path in cache_folder().glob("index-*.json"):
+        content = json.loads(path.read_text())
+        for known in content["files"].values():
+            known["facts"] = facts
+        path.write_text(json.dumps(content))
+    assert index_path(folder, READERS) == index
+    assert survey(folder, index.entries) == surveys
 
 
 def test_an_unwritable_cache_is_done_without(
@@ -174,6 +187,30 @@ def test_a_damaged_chunk_spoils_its_slice_only(tmp_path: Path) -> None:
     assert found.usable == (0, 2)
     ((index, reason),) = found.problems
     assert index == 1 and "read" in reason
+
+
+def test_a_reference_that_is_not_the_image_of_its_kspace_is_noticed(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with h5py.File(folder / "c.h5", "a") as file:
+        file["kspace"][...] = file["kspace"][...] * (-1.0) ** np.arange(
+            14
+        )  # moves the image by half its width
+    with caplog.at_level(logging.WARNING):
+        open_dataset(folder / "c.h5", split="all")
+    assert "c.h5: the stored reference differs from the image of the k-space by" in caplog.text
+
+
+def test_kspace_with_the_low_frequencies_at_the_border_is_noticed(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        open_dataset(folder, split="all")
+        assert caplog.text == ""
+        with h5py.File(folder / "deep" / "b.hdf5", "a") as file:
+            file["kspace"][...] = np.fft.ifftshift(file["kspace"][...], axes=(-2, -1))
+        open_dataset(folder, split="all")
+    assert "deep/b.hdf5: the strongest sample lies 50% of a side away" in caplog.text
 
 
 def test_nothing_usable_is_an_error_with_the_first_reasons(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_forked_process_opens_its_own_files(
     files = volumes.OpenFiles(folder)
     mine = files.open("a.h5")
     assert files.open("a.h5") is mine
-    monkeypatch.setattr(volumes.os, "getpid", lambda: -5)
+    monkeypatch.setattr("os.getpid", lambda: -5)
     assert files.open("a.h5") is not mine
 
 
