@@ -24,12 +24,16 @@ def ifft2(kspace: Tensor) -> Tensor:
 
 
 def fft(image: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The same centred transform along chosen axes only."""
+    """The same centred transform along chosen axes only; along none it changes nothing."""
+    if not axes:
+        return image
     shifted = torch.fft.ifftshift(image, dim=axes)
     return torch.fft.fftshift(torch.fft.fftn(shifted, dim=axes, norm="ortho"), dim=axes)
 
 
 def ifft(kspace: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Inverse of :func:`fft` along the same axes."""
+    if not axes:
+        return kspace
     shifted = torch.fft.ifftshift(kspace, dim=axes)
     return torch.fft.fftshift(torch.fft.ifftn(shifted, dim=axes, norm="ortho"), dim=axes)

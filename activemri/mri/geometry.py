@@ -123,7 +123,7 @@ class CartesianGeometry:
         In units of the largest frequency along an axis, averaged over the action's lines.
         """
         half = torch.tensor([max(n // 2, 1) for n in self.mask_shape], device=self.groups.device)
-        distance = (self.offsets() / half).double().norm(dim=-1)
+        distance = (self.offsets().double() / half).norm(dim=-1)
         count = self.first_mention.sum(dim=-1)
         return (distance[self.groups] * self.first_mention).sum(dim=-1) / count
 
@@ -147,7 +147,7 @@ class CartesianGeometry:
             raise ValueError(f"expected 0 to {self.n_lines} centre lines; got {n}")
         mask = torch.zeros(self.n_lines, dtype=torch.bool, device=self.groups.device)
         # Stable order: of two lines at one distance, the one of negative frequency comes first,
-        # so that an even number of columns is the block that fastMRI's masks have.
+        # so that of an even number of columns any n are the block that fastMRI's masks have.
         mask[self.offsets().double().norm(dim=-1).argsort(stable=True)[:n]] = True
         return mask
 
