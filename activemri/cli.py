@@ -9,6 +9,7 @@ every error keeps it.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -96,9 +97,41 @@ def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
 
 
 def _train_order(settings: TrainOrderSettings) -> None:
-    from activemri.benchmark.orders import train_order
+    from activemri.agents.fixed import LEARNERS
+    from activemri.data.sources import open_dataset
+    from activemri.envs.task import Task
 
-    train_order(settings)
+    _make_folder(settings.out)  # an error comes now rather than after hours
+    scans = open_dataset(
+        settings.data,
+        split="train",
+        matrix_size=settings.matrix,
+        slices_per_volume=settings.slices_per_volume,
+    )
+    task = Task(
+        data=scans,
+        reconstructor=settings.reconstructor,
+        n_center_lines=settings.n_center_lines,
+        budget=settings.budget,
+        metrics=(settings.metric,),
+    )
+    order = LEARNERS[settings.kind](
+        task.acquisition(scans),
+        scans,
+        metric=settings.metric,
+        n_lines=settings.budget,
+        seed=settings.seed,
+        progress=True,
+        data=settings.data,
+    )
+    print(order.save(settings.out / settings.kind))
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"the output folder {path} cannot be made: {error.strerror}") from error
 
 
 def _inspect(settings: InspectSettings) -> None:
@@ -110,7 +143,7 @@ def _inspect(settings: InspectSettings) -> None:
 def _throughput(settings: ThroughputSettings) -> None:
     from activemri.benchmark.throughput import run_throughput
 
-    run_throughput(settings)
+    print(run_throughput(settings))
 
 
 COMMANDS: dict[type, Callable[[Any], None]] = {
@@ -140,7 +173,10 @@ def _is_ours(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     """The error's message on one line, with the way out where an extra is missing."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        message = f"{error.filename}: {error.strerror}"  # without the number
+    message = " ".join(message.split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and "activemri[" not in message:
         message += '; pip install "activemri[all]" installs everything that a command may need'
     return message

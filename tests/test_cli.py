@@ -1,8 +1,11 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 import activemri
@@ -150,6 +153,27 @@ def test_a_mistake_of_the_user_is_one_line(
     message = capsys.readouterr().err
     assert message.startswith("activemri: error: ") and shown in message
     assert message.count("\n") == 1
+
+
+def test_an_order_is_learned_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"] = np.arange(1, 2 * 16 * 16 + 1, dtype=np.complex64).reshape(2, 1, 16, 16)
+        file.attrs["split"] = "train"
+    line = f"train order --data {tmp_path} --budget 2 --n-center-lines 4 --out {tmp_path / 'new'}"
+    assert cli.main(line.split()) == 0
+    order = tmp_path / "new" / "lbcs.json"
+    assert capsys.readouterr().out.strip() == str(order)
+    assert sorted(json.loads(order.read_text())["actions"]) == list(range(16))
+
+
+def test_an_output_folder_that_is_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["train", "order", "--out", str(tmp_path / "file")]) == 2
+    assert f"output folder {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
