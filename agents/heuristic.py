@@ -107,8 +107,12 @@ def polynomial_density(view: View) -> Tensor:
     distance = frequency(view.geometry)
     exists = view.measurable[:, view.geometry.groups].any(dim=-1)
     outermost = torch.where(exists, distance, 0.0).amax(dim=1, keepdim=True)
-    relative = (distance / outermost.clamp(min=1e-9)).clamp(max=1)
-    return (1 - relative) ** DENSITY_POWER + DENSITY_FLOOR
+    return density((distance / outermost.clamp(min=1e-9)).clamp(max=1))
+
+
+def density(distance: Tensor) -> Tensor:
+    """Weight at a distance from the centre of k-space between 0 and 1; of the same shape."""
+    return (1 - distance) ** DENSITY_POWER + DENSITY_FLOOR
 
 
 def equispaced_priority(view: View) -> Tensor:

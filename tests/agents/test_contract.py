@@ -1,0 +1,168 @@
+"""What every registered policy promises, in every geometry."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from activemri.agents.fixed import LEARNERS
+from activemri.agents.policy import Policy
+from activemri.agents.registry import POLICIES, make_policy, needs_fit
+from activemri.agents.rollout import Episodes, rollout
+from activemri.data.slices import Slice
+from activemri.envs.acquisition import Acquisition
+from activemri.mri.geometry import GEOMETRIES
+
+MakeScan = Callable[..., Slice]
+MakeProtocol = Callable[..., Acquisition]
+
+# Examples change with the fixtures only, which hold functions.
+QUICK = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def ready(name: str, acquisition: Acquisition, scans: list[Slice]) -> Policy:
+    """The policy; a learned one is fitted to the scans."""
+    order = LEARNERS[name](acquisition, scans, n_lines=3) if needs_fit(name) else None
+    return make_policy(name, order=order)
+
+
+def assert_equal(a: Episodes, b: Episodes) -> None:
+    assert torch.equal(a.actions, b.actions)
+    assert torch.equal(a.n_acquired, b.n_acquired)
+    assert torch.equal(a.start_mask, b.start_mask)
+    for name in a.scores:
+        torch.testing.assert_close(a.scores[name], b.scores[name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(
+    geometry=st.sampled_from(sorted(GEOMETRIES)),
+    frame=st.tuples(st.integers(7, 10), st.integers(7, 12)),
+    smaller=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    lines_per_action=st.integers(1, 3),
+    budget=st.integers(1, 5),
+    start=st.integers(0, 2**32 - 1),
+)
+@QUICK
+def test_episodes_are_legal_in_all_geometries_and_from_all_start_masks(
+    make_scan: MakeScan,
+    make_protocol: MakeProtocol,
+    name: str,
+    geometry: str,
+    frame: tuple[int, int],
+    smaller: tuple[int, int],
+    lines_per_action: int,
+    budget: int,
+    start: int,
+) -> None:
+    """Acquiring raises on anything illegal; what is left to check is the end."""
+    protocol = make_protocol(
+        geometry, frame, lines_per_action=lines_per_action, budget=budget, n_center_lines=0
+    )
+    size = (max(7, frame[0] - smaller[0]), max(7, frame[1] - smaller[1]))
+    scans = [make_scan(seed, size) for seed in (1, 2)]
+    exists = protocol.geometry.lines_of(torch.stack([scan.measured for scan in scans]))
+    drawn = np.random.default_rng(start).random(exists.shape) < 0.4
+    masks = torch.from_numpy(drawn) & exists
+    masks[:, masks.shape[1] // 2 - 1] = False  # something is left to acquire
+    if geometry == "points":
+        masks |= exists & (protocol.geometry.offsets().abs().sum(dim=-1) > 3)
+        masks[:, masks.shape[1] // 2 - 1] = False
+    policy = ready(name, replace(protocol, n_center_lines=2), scans)
+    left = (exists & ~masks).sum(dim=1).clamp(max=budget)
+    assume(bool(protocol.geometry.legal(masks, exists, left).any(dim=1).all()))
+    episodes = rollout(protocol, policy, scans, start_masks=masks)
+    spent = episodes.n_acquired[:, -1] - episodes.n_acquired[:, 0]
+    assert bool(((spent > 0) & (spent <= left)).all())
+    if lines_per_action == 1 and geometry != "conjugate-columns":
+        assert torch.equal(spent, left)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_batch_equals_its_scans_one_by_one(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str
+) -> None:
+    protocol = make_protocol(n_random_lines=2)
+    scans = [make_scan(seed) for seed in range(3)]
+    policy = ready(name, protocol, scans)
+    together = rollout(protocol, policy, scans, seed=4)
+    for row, scan in enumerate(scans):
+        alone = rollout(protocol, policy, [scan], seed=4)
+        assert torch.equal(alone.actions[0], together.actions[row])
+        torch.testing.assert_close(alone.scores["ssim"][0], together.scores["ssim"][row])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_nothing_is_carried_over_from_one_episode_to_the_next(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str
+) -> None:
+    protocol = make_protocol()
+    scans = [make_scan(seed) for seed in range(2)]
+    policy = ready(name, protocol, scans)
+    first = rollout(protocol, policy, scans, seed=1)
+    rollout(make_protocol(n_center_lines=4, budget=2), policy, [make_scan(7)], seed=2)
+    assert_equal(rollout(protocol, policy, scans, seed=1), first)
+    assert_equal(rollout(protocol, ready(name, protocol, scans), scans, seed=1), first)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_only_random_policies_depend_on_the_seed(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str
+) -> None:
+    protocol, scans = make_protocol(), [make_scan(0), make_scan(1)]
+    policy = ready(name, protocol, scans)
+    actions = [rollout(protocol, policy, scans, seed=seed).actions for seed in range(4)]
+    assert policy.is_random == any(not torch.equal(actions[0], other) for other in actions)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_only_oracles_depend_on_what_was_not_acquired(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str
+) -> None:
+    protocol, scans = make_protocol(), [make_scan(0), make_scan(1)]
+    policy = ready(name, protocol, scans)
+    assert policy.name == name
+
+    def actions(policy: Policy, hidden: int) -> list[list[int]]:
+        """With the content of another scan under the name of this one."""
+        under_names = [
+            replace(scan, kspace=make_scan(hidden + i).kspace, target=make_scan(hidden + i).target)
+            for i, scan in enumerate(scans)
+        ]
+        return rollout(protocol, policy, under_names).actions.tolist()
+
+    differs = any(actions(policy, 0) != actions(policy, hidden) for hidden in (10, 20, 30))
+    assert differs == policy.is_oracle
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_zero_padding_is_never_acquired(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str
+) -> None:
+    protocol = make_protocol(budget=None)
+    kspace = make_scan(0).kspace.clone()
+    kspace[..., :2] = kspace[..., -3:] = 0
+    scan = replace(make_scan(0), kspace=kspace, measured=None)  # type: ignore[arg-type]
+    episodes = rollout(protocol, ready(name, protocol, [scan]), [scan])
+    # All lines that exist were acquired, and nothing else was taken.
+    started = episodes.start_mask[0].nonzero().flatten().tolist()
+    assert sorted(started + episodes.actions[0].tolist()) == list(range(2, 10))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_scans_with_several_coils_can_be_acquired(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str
+) -> None:
+    scans = [make_scan(seed, n_coils=3) for seed in range(2)]
+    protocol = make_protocol()
+    episodes = rollout(protocol, ready(name, protocol, scans), scans)
+    assert episodes.n_steps.tolist() == [5, 5]

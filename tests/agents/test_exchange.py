@@ -1,0 +1,118 @@
+"""The exchange oracle never ends below its starts, and finds what can be found by swaps."""
+
+import gc
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from activemri.agents import exchange
+from activemri.agents.exchange import ExchangeOracle
+from activemri.agents.fixed import learn_lbcs_order
+from activemri.agents.greedy import oracle
+from activemri.agents.heuristic import low_frequency_first
+from activemri.agents.order import FixedOrder
+from activemri.agents.rollout import rollout
+from activemri.data.slices import Slice
+from activemri.envs.acquisition import Acquisition
+
+MakeScan = Callable[..., Slice]
+MakeProtocol = Callable[..., Acquisition]
+
+GEOMETRIES = [("columns", 1), ("columns", 2), ("columns", 3), ("points", 1), ("rows", 2)]
+GEOMETRIES += [("conjugate-columns", 1), ("conjugate-columns", 2)]
+
+
+@pytest.mark.parametrize(("geometry", "lines"), GEOMETRIES)
+@pytest.mark.parametrize("metric", ["ssim", "mse"])
+def test_the_final_score_is_not_below_either_start(
+    make_scan: MakeScan, make_protocol: MakeProtocol, geometry: str, lines: int, metric: str
+) -> None:
+    protocol = make_protocol(geometry, lines_per_action=lines, budget=6)
+    scans = [make_scan(seed) for seed in range(4)]
+    order = learn_lbcs_order(protocol, [make_scan(9), make_scan(8)], metric=metric)
+    sign = 1 if metric == "ssim" else -1
+
+    def final(policy: exchange.Policy) -> torch.Tensor:
+        return sign * rollout(protocol, policy, scans).scores[metric][:, -1]
+
+    for start, given in ((FixedOrder(order, "lbcs"), order), (low_frequency_first(), None)):
+        best = torch.maximum(final(oracle(metric)), final(start))
+        found = final(ExchangeOracle(metric, given))
+        assert bool((found >= best - 1e-6 * best.abs()).all())
+
+
+def test_swaps_improve_on_the_one_step_oracle_somewhere(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scans = make_protocol(budget=6), [make_scan(seed) for seed in range(8)]
+    one_step = rollout(protocol, oracle(), scans).scores["ssim"][:, -1]
+    exchanged = rollout(protocol, ExchangeOracle(), scans).scores["ssim"][:, -1]
+    assert float((exchanged - one_step).max()) > 1e-4
+
+
+def test_no_single_swap_of_the_result_helps(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scan = make_protocol(budget=4), make_scan(0)
+    episodes = rollout(protocol, ExchangeOracle(n_drops=4), [scan])
+    taken = episodes.actions[0].tolist()
+    state = protocol.start([scan])
+    others = [line for line in range(13) if not state.mask[0, line] and line not in taken]
+    for drop, add in itertools.product(taken, others):
+        mask = state.mask.clone()
+        mask[0, [add, *(line for line in taken if line != drop)]] = True
+        swapped = float(protocol.preview_masks(state, mask[None], ("ssim",))["ssim"])
+        assert swapped <= float(episodes.scores["ssim"][0, -1]) + 1e-5
+
+
+def test_the_plan_is_taken_best_line_first(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scan = make_protocol(budget=4), make_scan(0)
+    taken = rollout(protocol, ExchangeOracle(), [scan]).actions[0].tolist()
+    scores = protocol.preview(protocol.start([scan]), torch.tensor([taken]), ("ssim",))["ssim"]
+    assert int(scores.argmax()) == 0
+
+
+def test_without_swaps_it_is_the_better_start(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scans = make_protocol(), [make_scan(seed) for seed in range(3)]
+    finals = [
+        rollout(protocol, policy, scans).scores["ssim"][:, -1]
+        for policy in (oracle(), low_frequency_first(), ExchangeOracle(max_swaps=0))
+    ]
+    torch.testing.assert_close(finals[2], torch.maximum(finals[0], finals[1]), rtol=0, atol=1e-6)
+
+
+def test_plans_of_one_slice_under_two_protocols_do_not_mix(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    scan, policy = make_scan(0), ExchangeOracle()
+    for protocol in (make_protocol(), make_protocol(budget=3), make_protocol(n_center_lines=5)):
+        again = rollout(protocol, policy, [make_scan(0)]).actions.tolist()
+        assert rollout(protocol, policy, [scan]).actions.tolist() == again
+
+
+def test_slices_of_one_name_do_not_share_a_plan(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, policy, scan = make_protocol(), ExchangeOracle(), make_scan(0)
+    other = replace(make_scan(1), volume=scan.volume, index=scan.index)
+    assert not torch.equal(
+        rollout(protocol, policy, [scan]).actions, rollout(protocol, policy, [other]).actions
+    )
+
+
+def test_plans_go_when_their_slice_does(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    protocol, scan = make_protocol(), make_scan(0)
+    rollout(protocol, ExchangeOracle(), [scan])
+    gc.collect()
+    assert scan in exchange._PLANS
+    before = len(exchange._PLANS)
+    del scan
+    gc.collect()
+    assert len(exchange._PLANS) == before - 1

@@ -1,0 +1,167 @@
+"""Learning fixed orders, checked against straightforward loops."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from activemri.agents.fixed import LEARNERS, learn_average_oracle_order, learn_lbcs_order
+from activemri.agents.greedy import oracle
+from activemri.agents.order import FixedOrder, Order
+from activemri.agents.rollout import rollout
+from activemri.data.slices import Slice, SliceList
+from activemri.envs.acquisition import Acquisition
+
+MakeScan = Callable[..., Slice]
+MakeProtocol = Callable[..., Acquisition]
+
+
+def score(protocol: Acquisition, scan: Slice, lines: list[int], metric: str) -> float:
+    """Score with the start lines and some others, from scratch."""
+    mask = protocol.start([scan]).start_mask
+    mask[0, lines] = True
+    mask &= protocol.geometry.lines_of(scan.measured[None])
+    whole = protocol.start([scan])
+    return float(protocol.preview_masks(whole, mask[None], (metric,))[metric])
+
+
+def lbcs_slowly(
+    protocol: Acquisition, scans: list[Slice], *, n_lines: int, metric: str, sign: int
+) -> list[int]:
+    chosen: list[int] = []
+    started = protocol.start(scans[:1]).start_mask[0].nonzero().flatten().tolist()
+    for _ in range(n_lines):
+        left = [line for line in range(13) if line not in started + chosen]
+        means = {
+            line: sign * sum(score(protocol, scan, [*chosen, line], metric) for scan in scans)
+            for line in left
+        }
+        chosen.append(max(left, key=lambda line: means[line]))
+    return chosen
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("ssim", 1), ("mse", -1)])
+def test_lbcs_takes_the_line_of_the_best_mean_score_at_each_step(
+    make_scan: MakeScan, make_protocol: MakeProtocol, metric: str, sign: int
+) -> None:
+    scans = [make_scan(seed) for seed in range(4)]
+    protocol = make_protocol()
+    order = learn_lbcs_order(protocol, scans, metric=metric, n_lines=4)
+    assert order.n_learned == 4
+    assert list(order.actions[:4]) == lbcs_slowly(
+        protocol, scans, n_lines=4, metric=metric, sign=sign
+    )
+
+
+def test_the_average_oracle_follows_its_definition(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    scans = [make_scan(seed) for seed in range(4)]
+    protocol = make_protocol()
+    order = learn_average_oracle_order(protocol, scans, n_lines=4)
+    started = protocol.start(scans[:1]).start_mask[0].nonzero().flatten().tolist()
+    gain = torch.zeros(4, 13, dtype=torch.float64)
+    taken: list[list[int]] = [[] for _ in scans]
+    expected: list[int] = []
+    for _ in range(4):
+        for row, scan in enumerate(scans):
+            now = score(protocol, scan, taken[row], "ssim")
+            left = [line for line in range(13) if line not in started + taken[row]]
+            for line in left:
+                gain[row, line] = score(protocol, scan, [*taken[row], line], "ssim") - now
+            taken[row].append(max(left, key=lambda line, row=row: float(gain[row, line])))  # type: ignore[misc]
+        mean = gain.mean(dim=0)
+        left = [line for line in range(13) if line not in expected]
+        expected.append(max(left, key=lambda line: float(mean[line])))
+    assert list(order.actions[:4]) == expected
+
+
+def test_the_two_orders_differ(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    scans = [make_scan(seed) for seed in range(6)]
+    lbcs, average = (learn(make_protocol(), scans, n_lines=8) for learn in LEARNERS.values())
+    assert lbcs.actions != average.actions
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_for_a_single_scan_every_learned_order_is_its_oracle(
+    make_scan: MakeScan, make_protocol: MakeProtocol, kind: str
+) -> None:
+    protocol, scan = make_protocol(), make_scan(0)
+    order = LEARNERS[kind](protocol, [scan])
+    episodes = rollout(protocol, oracle(), [scan])
+    assert list(order.actions[:5]) == episodes.actions[0].tolist()
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_an_order_ends_with_what_was_not_learned_from_the_centre_outwards(
+    make_scan: MakeScan, make_protocol: MakeProtocol, kind: str
+) -> None:
+    order = LEARNERS[kind](make_protocol(), [make_scan(0), make_scan(1)], n_lines=2, data="mine")
+    assert sorted(order.actions) == list(range(13))
+    outwards = [6, 5, 7, 4, 8, 3, 9, 2, 10, 1, 11, 0, 12]
+    assert list(order.actions[2:]) == [line for line in outwards if line not in order.actions[:2]]
+    assert (order.kind, order.data, order.n_scans, order.shape) == (kind, "mine", 2, (9, 13))
+    assert (order.metric, order.reconstructor) == ("ssim", "ZeroFilled")
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_scans_of_different_sizes_share_an_order(
+    make_scan: MakeScan, make_protocol: MakeProtocol, kind: str
+) -> None:
+    shapes = [(9, 13), (8, 10), (9, 13)]
+    dataset = SliceList([make_scan(seed, shape) for seed, shape in enumerate(shapes)])
+    protocol = make_protocol(budget=None)
+    order = LEARNERS[kind](protocol, dataset)
+    assert order.n_scans == 3
+    policy = FixedOrder(order, kind)
+    assert rollout(protocol, policy, [dataset[0]]).n_steps.tolist() == [11]
+    small = rollout(protocol, policy, [dataset[1]])
+    assert sorted(small.actions[0].tolist()) == [1, 2, 3, 4, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+@pytest.mark.parametrize("geometry", ["conjugate-columns", "points"])
+def test_orders_are_learned_in_every_geometry(
+    make_scan: MakeScan, make_protocol: MakeProtocol, kind: str, geometry: str
+) -> None:
+    protocol = make_protocol(geometry, lines_per_action=2, budget=4)
+    order = LEARNERS[kind](protocol, [make_scan(0), make_scan(1)])
+    assert sorted(order.actions) == list(range(protocol.geometry.n_actions))
+    assert 0 < order.n_learned <= 4
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_a_sample_of_the_scans_is_drawn_by_the_seed(
+    make_scan: MakeScan, make_protocol: MakeProtocol, kind: str
+) -> None:
+    scans = [make_scan(seed) for seed in range(6)]
+    protocol, learn = make_protocol(), LEARNERS[kind]
+    first = learn(protocol, scans, n_scans=2, seed=1)
+    assert learn(protocol, scans, n_scans=2, seed=1) == first
+    assert any(learn(protocol, scans, n_scans=2, seed=s).actions != first.actions for s in range(5))
+    assert learn(protocol, scans, n_scans=6).actions == learn(protocol, scans).actions
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_an_order_cannot_be_learned_from_nothing(make_protocol: MakeProtocol, kind: str) -> None:
+    with pytest.raises(ValueError, match="at least one scan; got none"):
+        LEARNERS[kind](make_protocol(), [])
+
+
+def test_a_learned_order_is_taken_as_it_is(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    order = Order(
+        kind="lbcs",
+        actions=(12, 6, 0, 5, *(line for line in range(13) if line not in (12, 6, 0, 5))),
+        n_learned=4,
+        geometry="columns",
+        lines_per_action=1,
+        shape=(9, 13),
+        metric="ssim",
+        reconstructor="ZeroFilled",
+        data="none",
+        n_scans=1,
+    )
+    episodes = rollout(make_protocol(), FixedOrder(order, "mine"), [make_scan(0)])
+    assert episodes.actions[0].tolist() == [12, 0, 1, 2, 3]  # 5 and 6 are there from the start

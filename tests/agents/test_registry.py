@@ -1,0 +1,77 @@
+"""Policies by name, by file, and as they are."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from activemri import settings
+from activemri.agents import heuristic
+from activemri.agents.exchange import ExchangeOracle
+from activemri.agents.fixed import LEARNERS, learn_lbcs_order
+from activemri.agents.order import FixedOrder, Order
+from activemri.agents.registry import POLICIES, make_policy, needs_fit
+from activemri.data.slices import Slice
+from activemri.envs.acquisition import Acquisition
+
+
+@pytest.fixture
+def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Acquisition]) -> Order:
+    return learn_lbcs_order(make_protocol(), [make_scan(0)], n_lines=2)
+
+
+def test_all_policies_of_the_command_line_exist() -> None:
+    assert set(settings.POLICIES) <= set(POLICIES)
+
+
+def test_names_are_those_of_the_policies(order: Order) -> None:
+    for name in POLICIES:
+        if name != "average-oracle":
+            assert make_policy(name, order=order).name == name
+
+
+def test_oracles_are_marked(order: Order) -> None:
+    marked = {n for n in POLICIES if not needs_fit(n) and make_policy(n).is_oracle}
+    assert marked == {"oracle", "exchange-oracle"}
+
+
+def test_only_learned_policies_need_a_fit(order: Order, tmp_path: Path) -> None:
+    assert {name for name in POLICIES if needs_fit(name)} == set(LEARNERS)
+    assert not needs_fit(order.save(tmp_path / "order"))
+    assert not needs_fit(heuristic.random())
+
+
+def test_a_file_is_a_policy_named_after_it(order: Order, tmp_path: Path) -> None:
+    path = order.save(tmp_path / "my-order")
+    for given in (path, str(path)):
+        policy = make_policy(given)
+        assert isinstance(policy, FixedOrder)
+        assert (policy.name, policy.order) == ("my-order", order)
+
+
+def test_a_policy_is_returned_as_it_is() -> None:
+    policy = heuristic.equispaced()
+    assert make_policy(policy) is policy
+
+
+def test_the_exchange_oracle_starts_from_the_order(order: Order) -> None:
+    assert make_policy("exchange-oracle", metric="mse", order=order) == ExchangeOracle("mse", order)
+
+
+def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"'rnadom'; expected one of random, .* or a file"):
+        make_policy("rnadom")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
+        make_policy(str(tmp_path / "nothing.json"))
+
+
+def test_a_learned_policy_without_its_order_says_how_to_get_one(order: Order) -> None:
+    with pytest.raises(ValueError, match="activemri train order --kind lbcs"):
+        make_policy("lbcs")
+    with pytest.raises(
+        ValueError, match="'average-oracle' needs an order of that kind; got 'lbcs'"
+    ):
+        make_policy("average-oracle", order=order)

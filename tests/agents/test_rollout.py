@@ -1,0 +1,194 @@
+"""Episodes: seeds, batches, bookkeeping, and policies that misbehave."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from activemri.agents import heuristic
+from activemri.agents.policy import choose
+from activemri.agents.rollout import PADDING, episode_generator, rollout, rollout_dataset
+from activemri.data.slices import Slice, SliceList
+from activemri.envs.acquisition import IDLE, STOP, Acquisition, State, View
+
+MakeScan = Callable[..., Slice]
+MakeProtocol = Callable[..., Acquisition]
+
+
+@dataclass(frozen=True)
+class Stubborn:
+    """Always the same action."""
+
+    action: int
+    name: str = "stubborn"
+    is_oracle: bool = False
+    is_random: bool = False
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        return torch.full((len(view.legal),), self.action)
+
+
+def test_choose_takes_the_first_of_the_best_legal_actions() -> None:
+    legal = torch.tensor([[True, False, True, True], [False] * 4, [False, True, False, False]])
+    priority = torch.tensor([1.0, 9.0, 2.0, 2.0])
+    assert choose(priority, legal).tolist() == [2, IDLE, 1]
+
+
+def test_choose_is_legal_even_where_all_priorities_are_unusable() -> None:
+    legal = torch.tensor([[False, False, True, True]])
+    for unusable in (torch.nan, -torch.inf):
+        assert choose(torch.full((4,), unusable), legal).tolist() == [2]
+    assert choose(torch.tensor([9.0, 9.0, torch.nan, 0.0]), legal).tolist() == [3]
+
+
+def test_episodes_record_what_happened_at_every_step(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scans = make_protocol(), [make_scan(0), make_scan(1)]
+    seen: list[tuple[int, list[int], list[float]]] = []
+
+    def watch(step: int, state: State) -> None:
+        seen.append((step, state.n_acquired.tolist(), state.scores["nmse"].tolist()))
+
+    episodes = rollout(protocol, heuristic.random(), scans, on_step=watch)
+    assert episodes.policy == "random"
+    assert [scan.volume for scan in episodes.scans] == ["volume0", "volume1"]
+    assert episodes.actions.shape == (2, 5)
+    assert episodes.n_acquired.tolist() == [[2, 3, 4, 5, 6, 7]] * 2
+    assert set(episodes.scores) == set(protocol.metrics)
+    assert [step for step, *_ in seen] == list(range(6))
+    assert [n for _, n, _ in seen] == episodes.n_acquired.T.tolist()
+    assert [values for *_, values in seen] == episodes.scores["nmse"].T.tolist()
+
+
+def test_scores_are_those_of_the_masks_that_were_acquired(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    """The second way: begin a scan with the mask that the episode had."""
+    protocol, scan = make_protocol(), make_scan(0)
+    episodes = rollout(protocol, heuristic.random(), [scan])
+    mask = episodes.start_mask.clone()
+    for step, action in enumerate(episodes.actions[0].tolist()):
+        mask[0, action] = True
+        fresh = protocol.start([scan], start_masks=mask.clone())
+        for name, value in fresh.scores.items():
+            assert float(episodes.scores[name][0, step + 1]) == pytest.approx(
+                float(value), rel=1e-4
+            )
+
+
+def test_shorter_episodes_are_padded_and_keep_their_score(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scans = make_protocol(budget=8), [make_scan(0), make_scan(1)]
+    masks = protocol.start(scans).start_mask
+    masks[1, :8] = True
+    episodes = rollout(protocol, heuristic.low_frequency_first(), scans, start_masks=masks)
+    n_left = int(13 - masks[1].sum())
+    assert episodes.n_steps.tolist() == [8, n_left]
+    assert episodes.actions[1, n_left:].tolist() == [PADDING] * (8 - n_left)
+    assert len(set(episodes.scores["mse"][1, n_left:].tolist())) == 1
+    assert set(episodes.n_acquired[1, n_left:].tolist()) == {13}
+
+
+def test_area_is_the_trapezoid_over_steps(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    episodes = rollout(make_protocol(), heuristic.random(), [make_scan(0)])
+    curve = episodes.scores["ssim"][0].numpy()
+    assert float(episodes.area("ssim")[0]) == pytest.approx(np.trapezoid(curve) / 5)
+
+
+def test_a_policy_may_stop(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    episodes = rollout(make_protocol(), Stubborn(STOP), [make_scan(0)])
+    assert episodes.n_steps.tolist() == [0]
+    assert episodes.scores["ssim"].shape == (1, 2)
+
+
+@pytest.mark.parametrize("action", [IDLE, -3])
+def test_a_policy_that_does_nothing_is_named(
+    make_scan: MakeScan, make_protocol: MakeProtocol, action: int
+) -> None:
+    with pytest.raises(ValueError, match=r"'stubborn' chose -.* for scan 0, which is not finished"):
+        rollout(make_protocol(), Stubborn(action), [make_scan(0)])
+
+
+def test_an_illegal_action_is_refused(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    with pytest.raises(ValueError, match="action 6 of scan 0 was acquired already"):
+        rollout(make_protocol(), Stubborn(6), [make_scan(0)])
+
+
+def test_random_start_lines_are_shared_by_all_policies_and_depend_on_the_seed(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol, scan = make_protocol(n_random_lines=3), make_scan(0)
+    starts = [
+        rollout(protocol, policy, [scan], seed=seed).start_mask.tolist()
+        for seed in (0, 1)
+        for policy in (heuristic.random(), heuristic.equispaced())
+    ]
+    assert starts[0] == starts[1] != starts[2] == starts[3]
+
+
+def test_generators_differ_between_slices_seeds_and_purposes(make_scan: MakeScan) -> None:
+    scan = make_scan(0)
+    draws = [
+        episode_generator(0, scan, "random").random(),
+        episode_generator(1, scan, "random").random(),
+        episode_generator(0, scan, "start").random(),
+        episode_generator(0, replace(scan, index=5), "random").random(),
+        episode_generator(0, replace(scan, volume="other"), "random").random(),
+    ]
+    assert len(set(draws)) == 5
+
+
+def test_generators_are_the_same_in_every_process(make_scan: MakeScan) -> None:
+    """Python's own hash of strings would not be."""
+    code = (
+        "import torch; from activemri.data.slices import Slice; "
+        "from activemri.agents.rollout import episode_generator as g; "
+        "s = Slice(torch.ones(1, 8, 8, dtype=torch.complex64), torch.ones(8, 8), 'volume0', 0, "
+        "'s', 1.0); print(g(3, s, 'random').integers(1 << 60))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(printed.stdout) == episode_generator(3, make_scan(0), "random").integers(1 << 60)
+
+
+def test_a_data_set_of_different_sizes_is_played_in_batches_of_a_kind(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    shapes = [(9, 13), (8, 10), (9, 13), (9, 13), (8, 10)]
+    dataset = SliceList([make_scan(seed, shape) for seed, shape in enumerate(shapes)])
+    protocol = make_protocol()
+    played = list(rollout_dataset(protocol, heuristic.random(), dataset, batch_size=2, seed=3))
+    assert [positions for positions, _ in played] == [[0, 2], [3], [1, 4]]
+    for positions, episodes in played:
+        for row, position in enumerate(positions):
+            alone = rollout(protocol, heuristic.random(), [dataset[position]], seed=3)
+            assert alone.actions[0].tolist() == episodes.actions[row].tolist()
+    chosen = rollout_dataset(protocol, heuristic.random(), dataset, indices=[4, 0])
+    assert [positions for positions, _ in chosen] == [[4], [0]]
+
+
+def test_scans_with_and_without_maps_are_kept_apart(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    dataset = SliceList(
+        [make_scan(0, n_coils=3), replace(make_scan(1, n_coils=3), sensitivity=None)]
+    )
+    played = list(rollout_dataset(make_protocol(), heuristic.random(), dataset))
+    assert [positions for positions, _ in played] == [[0], [1]]
+
+
+def test_a_batch_size_of_zero_is_refused(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        next(
+            rollout_dataset(
+                make_protocol(), heuristic.random(), SliceList([make_scan(0)]), batch_size=0
+            )
+        )
