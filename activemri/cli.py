@@ -77,13 +77,13 @@ def _run(settings: Any) -> int:
 def _benchmark(settings: BenchmarkSettings) -> None:
     from activemri.benchmark.run import run_benchmark
 
-    run_benchmark(settings)
+    print(run_benchmark(settings).text())
 
 
 def _demo(settings: DemoSettings) -> None:
     from activemri.benchmark.demo import run_demo
 
-    run_demo(settings)
+    print(run_demo(settings))
 
 
 def _train_reconstructor(settings: TrainReconstructorSettings) -> None:

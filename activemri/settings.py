@@ -61,12 +61,18 @@ class BenchmarkSettings:
     """Stop after this many slices, taken evenly over the split; None takes all."""
     fit_data: Annotated[str | None, arg(metavar="PATH")] = None
     """Where learned orders (lbcs, average-oracle) are fitted, train split; None means --data."""
+    n_fit_scans: OptionalInt = 64
+    """Train scans that each step of a learned order is decided on, drawn anew; None takes all."""
+    max_fit_slices: OptionalInt = 256
+    """Train scans, spread evenly, that learned orders see at all; None takes all."""
     reference: str = "lbcs"
     """Policy that the others are compared with in paired tests."""
     metric: str = "ssim"
     """Metric that greedy policies maximise and the report shows first."""
     n_bootstrap: int = 2000
     """Resamples of subjects behind every confidence interval."""
+    threads: OptionalInt = None
+    """CPU threads; None leaves the choice to torch."""
     out: Path = Path("runs/benchmark")
     """Folder for the results; made if missing."""
 
@@ -79,6 +85,9 @@ class BenchmarkSettings:
             n_seeds=self.n_seeds,
             slices_per_volume=self.slices_per_volume,
             max_slices=self.max_slices,
+            n_fit_scans=self.n_fit_scans,
+            max_fit_slices=self.max_fit_slices,
+            threads=self.threads,
             n_bootstrap=self.n_bootstrap,
         )
         _require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
@@ -179,20 +188,20 @@ class DemoSettings:
     """Acquire held-out phantom scans with every policy and write a report to look at.
 
     Prints a table with confidence intervals; writes report.html (curves, an example episode to
-    scrub through) and an animated GIF.
+    scrub through) and episode.gif.
     """
 
     out: Path = Path("demo")
     """Folder for the report; made if missing."""
-    n_subjects: int = 8
-    """Held-out phantom subjects to scan."""
+    n_scans: int = 16
+    """Held-out phantom scans to acquire, each of another subject."""
     budget: int = 24
     """Lines still to acquire when a scan starts."""
     seed: int = 0
     """Seed of policies that draw at random."""
 
     def __post_init__(self) -> None:
-        _require_positive(n_subjects=self.n_subjects, budget=self.budget)
+        _require_positive(n_scans=self.n_scans, budget=self.budget)
         _require_not_negative(seed=self.seed)
 
 

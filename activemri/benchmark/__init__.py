@@ -1,0 +1,1 @@
+"""Compare policies and reconstructors: one long table, statistics by subject, a report."""

@@ -76,9 +76,7 @@ def _measure(seconds: float) -> Iterator[tuple[str, Comparison]]:
         yield f"oracle_{case.name}", _compare(_oracle(scans[0]), _obvious_oracle(scans[0]), seconds)
 
 
-def _compare(
-    ours: Callable[[], int], obvious: Callable[[], int], seconds: float
-) -> Comparison:
+def _compare(ours: Callable[[], int], obvious: Callable[[], int], seconds: float) -> Comparison:
     """Time two ways in turn; each call does some frames and returns how many."""
     ours()
     obvious()

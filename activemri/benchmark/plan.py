@@ -1,0 +1,180 @@
+"""What a benchmark runs: scans, reconstructors, policies, and the pieces that it is cut into."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from activemri.agents.fixed import LEARNERS
+from activemri.agents.order import Order
+from activemri.agents.policy import Policy
+from activemri.agents.registry import make_policy, needs_fit
+from activemri.agents.rollout import batches_of_a_kind
+from activemri.data.slices import SliceDataset, SliceInfo, SliceList
+from activemri.data.sources import open_dataset
+from activemri.envs.acquisition import Acquisition
+from activemri.envs.task import Task
+from activemri.settings import BenchmarkSettings
+
+METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
+
+#: Scans of one piece: a benchmark that is interrupted loses at most one piece.
+_SCANS_PER_PIECE = 8
+#: The bound that starts from an order where one is known.
+_STARTS_FROM_ORDER = "exchange-oracle"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some scans with one policy, one reconstructor and one seed.
+
+    Attributes:
+        reconstructor: its label in tables.
+        policy: its label in tables.
+        seed: of random policies.
+        positions: which scans of the data set.
+    """
+
+    reconstructor: str
+    policy: str
+    seed: int
+    positions: tuple[int, ...]
+
+    @property
+    def file(self) -> Path:
+        """Where its part of the long table goes, relative to the folder of parts."""
+        name = f"seed{self.seed}-{self.positions[0]:06d}-{len(self.positions)}.parquet"
+        return Path(self.reconstructor) / self.policy / name
+
+
+class Plan:
+    """A benchmark, prepared: data opened, networks loaded, names checked.
+
+    Args:
+        settings: what to run.
+
+    Raises:
+        ValueError: for unknown names, or two policies or reconstructors with one label.
+        FileNotFoundError: for data or checkpoints that are not there.
+    """
+
+    def __init__(self, settings: BenchmarkSettings) -> None:
+        self.settings = settings
+        self.reconstructors = _labelled(settings.reconstructors)
+        self.policies = _labelled(settings.policies)
+        for policy in settings.policies:
+            if not needs_fit(policy):
+                make_policy(policy, metric=settings.metric)
+        self.dataset = open_dataset(
+            settings.data,
+            split=settings.split,
+            matrix_size=settings.matrix,
+            slices_per_volume=settings.slices_per_volume,
+        )
+        self.positions = spread(len(self.dataset), settings.max_slices)
+        self.acquisitions = {
+            label: self._acquisition(name, self.dataset)
+            for label, name in self.reconstructors.items()
+        }
+
+    def policy(self, label: str, *, order: Order | None) -> Policy:
+        """The policy of that label; learned ones get their order."""
+        return make_policy(self.policies[label], metric=self.settings.metric, order=order)
+
+    def orders_needed(self, label: str) -> list[str]:
+        """Kinds of order that a policy needs to be fitted."""
+        name = self.policies[label]
+        return [name] if needs_fit(name) else ["lbcs"] if name == _STARTS_FROM_ORDER else []
+
+    def learn_order(self, kind: str, reconstructor: str) -> Order:
+        """Learn an order on the train split, for one reconstructor."""
+        scans = self._fit_scans
+        learner = LEARNERS[kind]
+        # The frame is that of the scans to be acquired, so that actions mean the same.
+        acquisition = replace(self.acquisitions[reconstructor], metrics=(self.settings.metric,))
+        return learner(
+            acquisition,
+            scans,
+            metric=self.settings.metric,
+            n_lines=self.settings.budget,
+            n_scans=self.settings.n_fit_scans,
+            seed=self.settings.seed,
+            progress=True,
+            data=f"{self.settings.fit_data or self.settings.data} train",
+        )
+
+    def pieces(self) -> Iterator[Piece]:
+        """Everything to be run, in order."""
+        batches = list(batches_of_a_kind(self.dataset, self.positions, _SCANS_PER_PIECE))
+        for reconstructor in self.reconstructors:
+            for policy in self.policies:
+                for seed in self._seeds(policy):
+                    for batch in batches:
+                        yield Piece(reconstructor, policy, seed, tuple(batch))
+
+    def describe(self) -> list[SliceInfo]:
+        """The scans of the benchmark, without samples."""
+        return [self.dataset.describe(position) for position in self.positions]
+
+    def _seeds(self, label: str) -> range:
+        name = self.policies[label]
+        is_random = not needs_fit(name) and make_policy(name).is_random
+        return range(
+            self.settings.seed, self.settings.seed + (self.settings.n_seeds if is_random else 1)
+        )
+
+    def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Acquisition:
+        task = Task(
+            data=dataset,
+            reconstructor=reconstructor,
+            budget=self.settings.budget,
+            n_center_lines=self.settings.n_center_lines,
+            metrics=METRICS,
+        )
+        return task.acquisition(dataset)
+
+    @cached_property
+    def _fit_scans(self) -> SliceList:
+        """Training scans that fit into the frame of the scans to be acquired."""
+        data = self.settings.fit_data or self.settings.data
+        train = open_dataset(data, split="train", matrix_size=self.settings.matrix)
+        fitting = [
+            i
+            for i in range(len(train))
+            if all(a <= b for a, b in zip(train.describe(i).shape, self.dataset.shape, strict=True))
+        ]
+        if not fitting:
+            raise ValueError(
+                f"no scan of the train split of {data} fits into {self.dataset.shape}; "
+                "pass --matrix to bring all scans to one size"
+            )
+        chosen = [fitting[i] for i in spread(len(fitting), self.settings.max_fit_slices)]
+        return SliceList([train[i] for i in chosen], name=train.name)
+
+
+def spread(n: int, most: int | None) -> list[int]:
+    """At most so many of n positions, evenly spaced, each from the middle of its share."""
+    if most is None or n <= most:
+        return list(range(n))
+    return [int((i + 0.5) * n / most) for i in range(most)]
+
+
+def _labelled(names: Sequence[str]) -> dict[str, str]:
+    """Short labels for names and paths."""
+    labels: dict[str, str] = {}
+    for name in names:
+        label = _label(name)
+        if label in labels:
+            raise ValueError(
+                f"{labels[label]!r} and {name!r} would both be called {label!r} in the results; "
+                "rename one of the files"
+            )
+        labels[label] = name
+    return labels
+
+
+def _label(name: str) -> str:
+    """A name as it is; of a path the stem, or the folder if the file is just called best."""
+    path = Path(name)
+    stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
+    return path.parent.name if stem in ("best", "last") and path.parent.name else stem

@@ -1,0 +1,268 @@
+"""What comes out of a benchmark: summary.json, report.html and a table for the terminal."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from activemri.agents.registry import make_policy, needs_fit
+from activemri.benchmark import curves, statistics
+from activemri.benchmark.plan import Plan
+from activemri.benchmark.report import Episode, ReportFigure, write_report
+from activemri.envs import rendering
+from activemri.envs.picture import scan_picture
+
+_PANEL = 176  # side of a panel of the example frames, in pixels
+
+
+def publish(plan: Plan, table: pd.DataFrame, *, command: str) -> None:
+    """Write summary.json and report.html."""
+    settings = plan.settings
+    options = {"seed": settings.seed, "n_resamples": settings.n_bootstrap}
+    with tqdm(total=3, desc="Summing up", disable=None) as bar:
+        summary = statistics.summarise(table, bounds=_bounds(plan), **options)
+        write_json(settings.out / "summary.json", {"task": task(plan), "results": summary})
+        bar.update()
+        example = _example(plan, table)
+        bar.update()
+        write_report(
+            settings.out / "report.html",
+            title=f"Active acquisition on {plan.dataset.name}",
+            settings=asdict(settings),
+            summary=summary,
+            comparisons=_comparisons(plan, table),
+            by_contrast=_by_contrast(plan, table),
+            reach=_reach(plan, table),
+            figures=_figures(plan, table),
+            episodes=example,
+            episode_title=_example_title(plan),
+            gif=_gif(example),
+            command=command,
+            headline=tuple(dict.fromkeys((settings.metric, "psnr", "nmse"))),
+        )
+        bar.update()
+
+
+def task(plan: Plan) -> dict[str, object]:
+    """What was run, for summary.json."""
+    infos = plan.describe()
+    settings = {k: v for k, v in asdict(plan.settings).items() if k != "out"}
+    return {
+        **settings,
+        "n_slices": len(infos),
+        "n_subjects": len({info.subject for info in infos}),
+        "frame": list(plan.dataset.shape),
+        "auc": "trapezoid of the score over steps, divided by the number of steps",
+        "final": "score when the budget is spent",
+        "interval": "95 %, percentile bootstrap over subjects",
+    }
+
+
+def text_table(plan: Plan, table: pd.DataFrame) -> str:
+    """The headline table for the terminal: area and final score with intervals."""
+    settings = plan.settings
+    summary = statistics.summarise(
+        table[table["metric"] == settings.metric],
+        bounds=_bounds(plan),
+        seed=settings.seed,
+        n_resamples=settings.n_bootstrap,
+    )
+    several = len(plan.reconstructors) > 1
+    width = max(len(str(row["policy"])) for row in summary) + 2
+    name = settings.metric.upper()
+    lines = []
+    for reconstructor in plan.reconstructors:
+        rows = [row for row in summary if row["reconstructor"] == reconstructor]
+        heading = (
+            f"{rows[0]['n_slices']} slices of {rows[0]['n_subjects']} subjects, {reconstructor}"
+        )
+        lines += ["", heading] if several and lines else [heading]
+        lines.append(f"{'policy':{width}}{name + ' area':>25}{name + ' final':>25}")
+        lines += [
+            f"{row['policy']!s:{width}}{_cell(row, 'auc'):>25}{_cell(row, 'final'):>25}"
+            + ("  (bound)" if row["bound"] else "")
+            for row in rows
+        ]
+    lines.append(
+        "Brackets: 95 % interval over subjects. Area: mean height of the curve over steps."
+    )
+    return "\n".join(lines)
+
+
+def example_gif(plan: Plan, table: pd.DataFrame) -> bytes:
+    """The example episode of the reference policy as an animation."""
+    return _gif(_example(plan, table))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Strict JSON (no NaN), written completely or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(
+        json.dumps(value, indent=1, allow_nan=False, default=str), encoding="utf-8"
+    )
+    os.replace(unfinished, path)
+
+
+def _cell(row: dict[str, object], quantity: str) -> str:
+    low, high = row[f"{quantity}_lo"], row[f"{quantity}_hi"]
+    value = f"{row[quantity]:.4f}"
+    return f"{value} [{low:.4f}, {high:.4f}]" if low is not None else f"{value} [one subject]"
+
+
+def _bounds(plan: Plan) -> frozenset[str]:
+    """Labels of the policies that use the target."""
+    return frozenset(
+        label
+        for label, name in plan.policies.items()
+        if not needs_fit(name) and make_policy(name).is_oracle
+    )
+
+
+def _comparisons(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
+    settings = plan.settings
+    if settings.reference not in plan.policies or len(plan.policies) < 2:
+        return []
+    return statistics.compare(
+        table,
+        settings.reference,
+        bounds=_bounds(plan),
+        seed=settings.seed,
+        n_resamples=settings.n_bootstrap,
+    )
+
+
+def _by_contrast(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
+    if table["contrast"].nunique() < 2:
+        return []
+    return statistics.summarise(
+        table[table["metric"] == plan.settings.metric],
+        by=("contrast",),
+        bounds=_bounds(plan),
+        seed=plan.settings.seed,
+        n_resamples=plan.settings.n_bootstrap,
+    )
+
+
+def _reach(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
+    """Lines to reach what the reference has at half of its budget and at the end of it."""
+    settings = plan.settings
+    reference = (
+        settings.reference if settings.reference in plan.policies else next(iter(plan.policies))
+    )
+    own = table[(table["policy"] == reference) & (table["metric"] == settings.metric)]
+    last = int(own["step"].max())
+    levels = {round(float(own[own["step"] == s]["value"].mean()), 2) for s in (last // 2, last)}
+    return [
+        row
+        for level in sorted(levels)
+        for row in statistics.lines_to_reach(table, {settings.metric: level})
+    ]
+
+
+def _figures(plan: Plan, table: pd.DataFrame) -> list[ReportFigure]:
+    settings, metric = plan.settings, plan.settings.metric
+    bounds = _bounds(plan)
+    palette = curves.colours(list(plan.policies), bounds=bounds)
+    own = table[table["metric"] == metric]
+    means = statistics.score_curves(own, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    figures = []
+    for reconstructor in plan.reconstructors:
+        figures.append(
+            ReportFigure(
+                f"{metric.upper()} against acquired lines, {reconstructor}",
+                curves.score_figure(
+                    means,
+                    metric=metric,
+                    reconstructor=reconstructor,
+                    palette=palette,
+                    bounds=bounds,
+                ),
+                "Mean over slices; bands are 95 % intervals over subjects. Bounds are dashed.",
+            )
+        )
+    if settings.reference in plan.policies and len(plan.policies) > 1:
+        gains = statistics.differences(own, settings.reference)
+        for reconstructor in plan.reconstructors:
+            figures.append(
+                ReportFigure(
+                    f"Gain of each subject over {settings.reference}, {reconstructor}",
+                    curves.difference_figure(
+                        gains,
+                        metric=metric,
+                        reconstructor=reconstructor,
+                        reference=settings.reference,
+                        palette=palette,
+                    ),
+                    "Difference of the area under the curve; a dot is a subject.",
+                )
+            )
+    for reconstructor in plan.reconstructors:
+        taken = own[(own["reconstructor"] == reconstructor) & (own["action"] >= 0)]
+        geometry = plan.acquisitions[reconstructor].geometry
+        figures.append(
+            ReportFigure(
+                f"Which lines were acquired when, {reconstructor}",
+                curves.acquisition_figure(
+                    taken,
+                    n_actions=geometry.n_actions,
+                    initial=geometry.center_lines(settings.n_center_lines).cpu().numpy(),
+                ),
+                "Share of scans in which a line had been acquired, step by step.",
+                folded=True,
+            )
+        )
+    return figures
+
+
+def _example_position(plan: Plan) -> int:
+    return plan.positions[len(plan.positions) // 2]
+
+
+def _example_title(plan: Plan) -> str:
+    info = plan.dataset.describe(_example_position(plan))
+    reconstructor = list(plan.reconstructors)[-1]
+    return f"{info.volume}, slice {info.index} ({info.contrast}), {reconstructor}"
+
+
+def _example(plan: Plan, table: pd.DataFrame) -> list[Episode]:
+    """One scan, acquired by every policy with the last reconstructor, drawn step by step."""
+    reconstructor = list(plan.reconstructors)[-1]
+    acquisition = plan.acquisitions[reconstructor]
+    scan = plan.dataset[_example_position(plan)]
+    name = plan.settings.metric
+    episodes = []
+    for label in plan.policies:
+        own = table[
+            (table["policy"] == label)
+            & (table["reconstructor"] == reconstructor)
+            & (table["volume"] == scan.volume)
+            & (table["slice"] == scan.index)
+            & (table["metric"] == name)
+            & (table["seed"] == plan.settings.seed)
+        ].sort_values("step")
+        actions, scores = own["action"].tolist()[1:], own["value"].tolist()
+        frames = []
+        state = acquisition.start([scan])
+        for step in range(len(scores)):
+            if step:
+                state = acquisition.acquire(state, torch.tensor([actions[step - 1]]))
+            frame = scan_picture(
+                acquisition.view(state),
+                scan,
+                actions=actions[:step],
+                scores=scores[: step + 1],
+                score_name=name,
+            )
+            frames.append(rendering.draw(frame, size=_PANEL))
+        episodes.append(Episode(label, frames, scores, name.upper()))
+    # The page opens with the first two: what is to be beaten, and how far one can get.
+    first = [plan.settings.reference, "oracle"]
+    return sorted(episodes, key=lambda e: first.index(e.policy) if e.policy in first else 2)
+
+
+def _gif(episodes: list[Episode]) -> bytes:
+    return rendering.gif_bytes(episodes[0].frames, fps=4)

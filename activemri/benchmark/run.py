@@ -1,0 +1,172 @@
+"""Run a benchmark: play every episode, keep one long table, sum it up.
+
+The work is a list of independent pieces. Each finished piece is a small file of its own, written
+completely or not at all, so that an interrupted benchmark continues where it stopped, and the
+table that comes out is the same to the bit.
+"""
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from activemri.agents.order import Order
+from activemri.agents.rollout import Episodes, rollout
+from activemri.benchmark import results
+from activemri.benchmark.plan import Piece, Plan
+from activemri.settings import BenchmarkSettings
+
+#: Settings that change neither an episode nor its place in the table.
+_FREE = ("out", "reference", "n_bootstrap")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished benchmark.
+
+    Attributes:
+        plan: what was run.
+        table: the long table.
+    """
+
+    plan: Plan
+    table: pd.DataFrame
+
+    def text(self) -> str:
+        """What the command prints: the headline table and where the files are."""
+        table = results.text_table(self.plan, self.table)
+        out = self.plan.settings.out
+        return f"{table}\n\n{out}/results.parquet, summary.json, report.html"
+
+
+def run_benchmark(settings: BenchmarkSettings) -> Outcome:
+    """Run, or continue, and write results.parquet, summary.json and report.html.
+
+    Raises:
+        ValueError: for unknown names, or a folder that holds a benchmark of other settings.
+        OSError: if the folder cannot be written.
+    """
+    _claim(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    plan = Plan(settings)
+    table = _play(plan)
+    path = settings.out / "results.parquet"
+    _write_parquet(table, path)
+    results.publish(plan, table, command=_command())
+    return Outcome(plan, table)
+
+
+def _play(plan: Plan) -> pd.DataFrame:
+    pieces = list(plan.pieces())
+    total = sum(len(piece.positions) for piece in pieces)
+    parts = []
+    with tqdm(total=total, unit="scan", desc="Acquiring", disable=None) as bar:
+        for piece in pieces:
+            bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
+            parts.append(_part(plan, piece))
+            bar.update(len(piece.positions))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _part(plan: Plan, piece: Piece) -> pd.DataFrame:
+    """One piece's rows of the long table, played now or read if they were played before."""
+    path = plan.settings.out / "parts" / piece.file
+    if path.exists():
+        return pd.read_parquet(path)
+    order = None
+    for kind in plan.orders_needed(piece.policy):
+        order = _order(plan, kind, piece.reconstructor)
+    policy = plan.policy(piece.policy, order=order)
+    scans = [plan.dataset[position] for position in piece.positions]
+    episodes = rollout(plan.acquisitions[piece.reconstructor], policy, scans, seed=piece.seed)
+    rows = long_rows(episodes, piece)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_parquet(rows, path)
+    return rows
+
+
+def long_rows(episodes: Episodes, piece: Piece) -> pd.DataFrame:
+    """Rows of the long table: one for each scan, step and metric.
+
+    Columns: policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, action (-1
+    before the first), metric, value, seed. An episode's rows end with the episode.
+    """
+    blocks = []
+    for row, scan in enumerate(episodes.scans):
+        n_steps = int(episodes.n_steps[row])
+        actions = episodes.actions[row, :n_steps].numpy()
+        for metric, values in episodes.scores.items():
+            blocks.append(
+                pd.DataFrame(
+                    {
+                        "policy": piece.policy,
+                        "reconstructor": piece.reconstructor,
+                        "volume": scan.volume,
+                        "slice": scan.index,
+                        "subject": scan.subject,
+                        "contrast": scan.contrast,
+                        "step": np.arange(n_steps + 1),
+                        "n_acquired": episodes.n_acquired[row, : n_steps + 1].numpy(),
+                        "action": np.concatenate([[-1], actions]),
+                        "metric": metric,
+                        "value": values[row, : n_steps + 1].numpy(),
+                        "seed": piece.seed,
+                    }
+                )
+            )
+    return pd.concat(blocks, ignore_index=True)
+
+
+def _order(plan: Plan, kind: str, reconstructor: str) -> Order:
+    """A learned order, from the benchmark's folder or learned now."""
+    path = plan.settings.out / "orders" / f"{kind}-{reconstructor}.json"
+    if not path.exists():
+        plan.learn_order(kind, reconstructor).save(path)
+    return Order.load(path)
+
+
+def _claim(settings: BenchmarkSettings) -> None:
+    """Make the folder ours, or make sure that what it holds was run with these settings."""
+    path = settings.out / "settings.json"
+    wanted = {k: v for k, v in _plain(settings).items() if k not in _FREE}
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in wanted if found.get(name) != wanted[name]]
+        if changed:
+            raise ValueError(
+                f"{settings.out} holds a benchmark with other settings: "
+                + "; ".join(f"{n} was {found.get(n)}, now {wanted[n]}" for n in changed)
+                + ". Choose another --out, or delete that folder"
+            )
+        return
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"cannot write into {settings.out}: {error.strerror or error}") from error
+
+
+def _plain(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    return plain
+
+
+def _write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Completely or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    table.to_parquet(unfinished, index=False)
+    os.replace(unfinished, path)
+
+
+def _command() -> str:
+    return shlex.join(["activemri", *sys.argv[1:]])
