@@ -11,7 +11,8 @@ import h5py
 from tqdm import tqdm
 
 from activemri.data.cache import FileFacts
-from activemri.data.readers import Reader, UnreadableError, Volume, reader_for
+from activemri.data.formats import reader_for
+from activemri.data.readers import Reader, UnreadableError, Volume
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -96,18 +97,29 @@ def _find_files(path: Path) -> tuple[Path, list[str]]:
         return path.parent, [path.name]
     if not path.is_dir():
         raise FileNotFoundError(f"expected an HDF5 file or a folder of them; nothing is at {path}")
-    names = (
-        os.path.relpath(os.path.join(folder, name), path)
-        for folder, _, names in os.walk(path, followlinks=True)
+    files = sorted(
+        (folder / name).relative_to(path).as_posix()
+        for folder, names in _walk(path)
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     )
-    files = sorted(Path(name).as_posix() for name in names)
     if not files:
         raise UnreadableError(
             f"expected files ending in {' or '.join(SUFFIXES)} under {path}; got none"
         )
     return path, files
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder below a path with its files; links are followed, in circles only once."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        yield Path(folder), names
 
 
 def _describe(

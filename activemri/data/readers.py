@@ -1,8 +1,4 @@
-"""What a file format has to answer, and the formats that can be read.
-
-Adding a format is one file with a class that satisfies :class:`Reader`, and one line in
-:func:`all_readers`. The contract tests then run over it.
-"""
+"""What a reader of a file format has to answer. The formats are in `formats.py`."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,30 +102,3 @@ class Reader(Protocol):
             UnreadableError: if the slice cannot be used.
         """
         ...
-
-
-def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
-    """Every format, the most specific first: the first that recognises a file reads it.
-
-    Args:
-        synthetic_phase: give magnitude-only images a phase and noise; see
-            :class:`activemri.data.hdf5.HDF5Reader`.
-    """
-    from activemri.data.fastmri import FastMRIReader
-    from activemri.data.hdf5 import HDF5Reader
-
-    return (FastMRIReader(), HDF5Reader(synthetic_phase=synthetic_phase))
-
-
-def reader_for(file: h5py.File, readers: tuple[Reader, ...]) -> Reader:
-    """The first reader that recognises the file.
-
-    Raises:
-        UnreadableError: if none does, with what the file holds instead.
-    """
-    for reader in readers:
-        if reader.recognises(file):
-            return reader
-    keys = ", ".join(sorted(file)[:6]) or "nothing"
-    formats = ", ".join(reader.name for reader in readers)
-    raise UnreadableError(f"no known layout ({formats}): the file holds {keys}")

@@ -31,16 +31,20 @@ def open_dataset(
             share an action space; see :func:`activemri.data.standard.to_matrix`. None: files
             as they are, phantoms 128 x 128.
         preload: read everything into memory at once.
-        slices_per_volume: take at most this many slices of a volume, evenly spaced.
+        slices_per_volume: take at most this many slices of a volume, evenly spaced; for files
+            only.
         split_file: JSON or CSV, subject -> split; for files only.
         synthetic_phase: give magnitude-only images a phase and noise; for files only.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        ValueError: if there is no such split, or nothing usable (with the reasons).
+        ValueError: if there is no such split, nothing usable (with the reasons), or an argument
+            that makes no sense.
     """
     size = _matrix_size(matrix_size)
     if str(data) in PHANTOMS:
+        if slices_per_volume is not None or split_file is not None:
+            raise ValueError(f"slices_per_volume and split_file are for files; got {data}")
         dataset = _open_phantom(str(data), split, size)
     else:
         dataset = _open_files(
@@ -79,8 +83,8 @@ def _open_files(
     split_file: Path | None,
     synthetic_phase: bool,
 ) -> SliceDataset:
+    from activemri.data.formats import all_readers
     from activemri.data.index import index_path
-    from activemri.data.readers import all_readers
     from activemri.data.splits import assign_splits, select
     from activemri.data.volumes import VolumeDataset
 

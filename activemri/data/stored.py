@@ -54,6 +54,8 @@ def text(file: h5py.File, key: str) -> str | None:
     value = file.attrs.get(key)
     if value is None or isinstance(value, h5py.Empty):
         return None
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     return str(value).strip() or None

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from activemri.data.cache import cache_folder
+from activemri.data.formats import all_readers
 from activemri.data.index import index_path
-from activemri.data.readers import UnreadableError, all_readers
+from activemri.data.readers import UnreadableError
 from activemri.data.sources import open_dataset
 from activemri.data.standard import to_matrix
 from activemri.data.survey import survey
@@ -53,6 +54,14 @@ def test_all_files_below_a_folder_are_found_and_others_ignored(folder: Path) -> 
     assert [entry.file for entry in index.entries] == ["a.h5", "c.h5", "deep/b.hdf5"]
     assert [entry.reader.name for entry in index.entries] == ["hdf5", "fastmri", "hdf5"]
     assert index.problems == ()
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
+    write_kspace(tmp_path / "elsewhere" / "linked.h5")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "deep" / "circle").symlink_to(folder)
+    files = [entry.file for entry in index_path(folder, READERS).entries]
+    assert files == ["a.h5", "c.h5", "deep/b.hdf5", "link/linked.h5"]
 
 
 def test_the_second_time_no_file_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.readers import Reader, UnreadableError, all_readers, reader_for
+from activemri.data.formats import all_readers, reader_for
+from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import center_crop, magnitude_reference
 from tests.data.files import write_fastmri, write_image, write_kspace
 

@@ -102,6 +102,8 @@ def test_mistakes_are_answered_with_what_is_possible(folder: Path) -> None:
         open_dataset(folder, split="val")
     with pytest.raises(FileNotFoundError, match="expected phantom, phantom-multicoil, or the path"):
         open_dataset("fantom")
+    with pytest.raises(ValueError, match="are for files; got phantom"):
+        open_dataset("phantom", slices_per_volume=3)
     with pytest.raises(ValueError, match="at least 2 x 2"):
         open_dataset(folder, matrix_size=0)
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activemri.data.formats import all_readers
 from activemri.data.index import Entry
-from activemri.data.readers import Volume, all_readers
+from activemri.data.readers import Volume
 from activemri.data.splits import (
     assign_splits,
     describe_splits,
