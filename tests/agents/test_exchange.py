@@ -14,6 +14,7 @@ from activemri.agents.fixed import learn_lbcs_order
 from activemri.agents.greedy import oracle
 from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.order import FixedOrder
+from activemri.agents.policy import Policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition
@@ -35,7 +36,7 @@ def test_the_final_score_is_not_below_either_start(
     order = learn_lbcs_order(protocol, [make_scan(9), make_scan(8)], metric=metric)
     sign = 1 if metric == "ssim" else -1
 
-    def final(policy: exchange.Policy) -> torch.Tensor:
+    def final(policy: Policy) -> torch.Tensor:
         return sign * rollout(protocol, policy, scans).scores[metric][:, -1]
 
     for start, given in ((FixedOrder(order, "lbcs"), order), (low_frequency_first(), None)):
