@@ -87,9 +87,20 @@ def _demo(settings: DemoSettings) -> None:
 
 
 def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
+    from activemri.agents.visits import visit_masks
+    from activemri.data.sources import open_dataset
     from activemri.training.reconstructor import train_reconstructor
 
-    result = train_reconstructor(settings)
+    _make_folder(settings.out)
+    scans = open_dataset(settings.data, split="train", matrix_size=settings.matrix)
+    masks = visit_masks(
+        scans,
+        n_center_lines=settings.n_center_lines,
+        budget=settings.budget,
+        seed=settings.seed,
+        progress=True,
+    )
+    result = train_reconstructor(settings, train=scans, masks=masks)
     print(
         f"{result.checkpoint}: best after {result.best_step} steps, validation SSIM "
         f"{result.best_ssim:.4f} (zero-filled {result.zero_filled_ssim:.4f})"
