@@ -166,3 +166,22 @@ def test_fastmri_folder_names_are_splits(
     write_fastmri(tmp_path / "singlecoil_val" / "two.h5", patient="p2")
     assert {s.subject for s in slices_of(open_dataset(tmp_path))} == {"p1"}
     assert {s.subject for s in slices_of(open_dataset(tmp_path, split="val"))} == {"p2"}
+
+
+@pytest.mark.parametrize(("name", "n_coils"), [("phantom", 1), ("phantom-multicoil", 8)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [(None, (128, 128)), (32, (32, 32)), ((24, 32), (24, 32))]
+)
+def test_phantoms_are_opened_by_name(
+    name: str,
+    n_coils: int,
+    size: int | tuple[int, int] | None,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from activemri.data import phantoms
+
+    asked: list[dict[str, object]] = []
+    monkeypatch.setitem(vars(phantoms), "PhantomDataset", lambda **given: asked.append(given))
+    open_dataset(name, split="val", matrix_size=size)
+    assert asked == [{"split": "val", "matrix_size": expected, "n_coils": n_coils}]
