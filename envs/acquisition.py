@@ -93,7 +93,8 @@ class State:
         scan: fully sampled k-space, complex (batch, coil, height, width). Secret.
         readout: its lines, transformed along the readout. Secret.
         reference: targets. Secret.
-        scores: float64 (batch,) by metric.
+        scores: float64 (batch,) by metric, and "uncertainty" if the reconstructor gives one: its
+            mean over the pixels in units of the scale.
         stopped: bool (batch,): ended by choice.
     """
 
@@ -408,7 +409,7 @@ class Acquisition:
             raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
         possible = actions.clamp(0, self.geometry.n_actions - 1)
         legal = state.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
-        refused = acting & ~legal
+        refused = acting & (~legal | state.stopped)
         if bool(refused.any()):
             row = int(refused.nonzero()[0])
             raise ValueError(self._refusal(state, row, int(actions[row])))
@@ -462,6 +463,10 @@ class Acquisition:
                     Measurement(kspace, operator, state.zero_filled)
                 )
         state.scores = state.reference.scores(state.reconstruction.image, self.metrics)
+        uncertainty = state.reconstruction.uncertainty
+        if uncertainty is not None:  # its mean, in units of the scale
+            unit = state.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
+            state.scores["uncertainty"] = uncertainty.double().mean(dim=(-2, -1)) / unit
 
     def _score_masks(
         self, state: State, owner: Tensor, masks: Tensor, names: tuple[str, ...]
