@@ -10,13 +10,15 @@ _IMAGE = (-2, -1)  # (height, width)
 
 
 class UNet(Reconstructor):
-    """x = A^H y + s N(A^H y / s), then the measured samples are put back.
+    """x = z + s N(z / s) with z = A^H y, then the measured samples are put back.
 
     N is ``fastmri.models.Unet`` (Zbontar et al., fastMRI, arXiv:1811.08839) with real and
     imaginary part as two channels in and out. Ours differs from the published baseline: complex
     instead of magnitude images, a residual instead of the image itself, data consistency at the
-    end, and no clamping. The scale s is the root mean square of the zero-filled image, so nothing
-    that was not acquired enters it.
+    end, and no clamping. The complex scale s is the root mean square of the zero-filled image z
+    times its mean phase, so nothing that was not acquired enters it. It makes the method follow the
+    signal's scale and global phase exactly, and lets the network see how far the image is from
+    real, that is, how much the line on the other side of k-space tells.
 
     In evaluation on a CPU the network sees one image at a time. That makes the result of an image
     independent of its batch to the last bit, and at 128 x 128 it is no slower.
@@ -48,9 +50,9 @@ class UNet(Reconstructor):
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         zero_filled = measurement.zero_filled
-        scale = zero_filled.abs().square().mean(dim=_IMAGE, keepdim=True).sqrt()
-        normalised = zero_filled / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-        refined = zero_filled + scale * self._refine(normalised)
+        scale, phase = _scale_and_phase(zero_filled)
+        normalised = zero_filled * phase.conj() / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+        refined = zero_filled + scale * phase * self._refine(normalised)
         return Reconstruction(measurement.operator.data_consistency(refined, zero_filled))
 
     def _refine(self, image: Tensor) -> Tensor:
@@ -72,3 +74,11 @@ class UNet(Reconstructor):
         height, width = channels.shape[-2:]
         answer: Tensor = self.network(functional.pad(channels, padding))
         return answer[..., top : top + height, left : left + width]
+
+
+def _scale_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean square and mean phase (bright pixels count most), (batch, 1, 1) each."""
+    magnitude = image.abs()
+    scale = magnitude.square().mean(dim=_IMAGE, keepdim=True).sqrt()
+    phase = torch.sgn((image * magnitude).sum(dim=_IMAGE, keepdim=True))
+    return scale, torch.where(phase == 0, torch.ones_like(phase), phase)

@@ -69,7 +69,7 @@ class TrainingBatches:
 
     So a resumed training sees what an uninterrupted one would have seen. A batch holds scans of one
     kind (size, target size, coils); kinds come up as often as they have scans. Every scan is
-    mirrored along each axis half of the time, and turned by a random phase.
+    mirrored along each axis half of the time.
     """
 
     def __init__(self, scans: InMemory, masks: MaskSource, *, batch_size: int, seed: int) -> None:
@@ -137,12 +137,11 @@ def to_device(batch: Batch, device: str) -> Batch:
 
 
 def augmented(scan: Slice, generator: np.random.Generator) -> Slice:
-    """The scan mirrored along each axis with probability 1/2, in a random global phase."""
+    """The scan mirrored along each axis with probability 1/2."""
     for axis in fourier.IMAGE_AXES:
         if generator.random() < 0.5:
             scan = mirrored(scan, axis)
-    phase = torch.tensor(np.exp(2j * np.pi * generator.random()), dtype=scan.kspace.dtype)
-    return replace(scan, kspace=scan.kspace * phase)
+    return scan
 
 
 def mirrored(scan: Slice, axis: int) -> Slice:

@@ -40,6 +40,16 @@ def test_the_network_gives_an_image_the_same_bits_in_every_batch() -> None:
 
 
 @torch.no_grad()
+def test_a_global_phase_of_the_signal_is_a_global_phase_of_the_image() -> None:
+    network, scans = small_unet(), measurement(2)
+    turn = torch.exp(torch.tensor(2j))
+    turned = network(Measurement.of(scans.kspace * turn, scans.operator)).image
+    image = network(scans).image
+    assert not torch.allclose(image, scans.zero_filled, atol=1e-2)
+    assert torch.allclose(turned, image * turn, atol=1e-4)
+
+
+@torch.no_grad()
 def test_training_in_whole_batches_computes_what_evaluation_does_one_by_one() -> None:
     network = small_unet()
     images = measurement(5)
