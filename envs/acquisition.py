@@ -10,15 +10,15 @@ k-space and the target stay in the :class:`State`; only oracles are handed :clas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
+from activemri.envs.state import STOP, WASTE, State, rowwise
 from activemri.metrics import find_metric
 from activemri.mri import coils, lines
 from activemri.mri.geometry import CartesianGeometry
@@ -26,11 +26,6 @@ from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.scoring import Lines, Reference, add_lines
-
-#: Actions below zero acquire nothing.
-STOP = -1  # ends the episode
-IDLE = -2  # changes nothing
-WASTE = -3  # costs one line of the budget
 
 STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
@@ -84,78 +79,6 @@ class View:
         return self.measurable.sum(dim=1).double() / self.n_acquired.clamp(min=1)
 
 
-@dataclass(eq=False)
-class State:
-    """A batch of scans under way. Rows are independent of each other.
-
-    Attributes other than those of :class:`View`:
-        slices: who is scanned.
-        scan: fully sampled k-space, complex (batch, coil, height, width). Secret.
-        readout: its lines, transformed along the readout. Secret.
-        reference: targets. Secret.
-        scores: float64 (batch,) by metric, and "uncertainty" if the reconstructor gives one: its
-            mean over the pixels in units of the scale.
-        stopped: bool (batch,): ended by choice.
-    """
-
-    slices: list[Slice]
-    scan: Tensor
-    readout: Tensor
-    reference: Reference
-    sensitivity: Tensor | None
-    mask: Tensor
-    start_mask: Tensor
-    measurable: Tensor
-    legal: Tensor
-    budget: Tensor
-    start_budget: Tensor
-    n_acquired: Tensor
-    scale: Tensor
-    zero_filled: Tensor
-    reconstruction: Reconstruction
-    scores: dict[str, Tensor]
-    stopped: Tensor
-
-    def __len__(self) -> int:
-        return len(self.slices)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the scans."""
-        return self.scan.shape[-2], self.scan.shape[-1]
-
-    @property
-    def finished(self) -> Tensor:
-        """Stopped, budget spent, or nothing left to acquire: bool (batch,)."""
-        return self.stopped | ~self.legal.any(dim=1)
-
-    def select(self, rows: Sequence[int] | Tensor) -> Self:
-        """Some of the scans, copied."""
-        index = torch.as_tensor(rows, device=self.mask.device)
-        return _rowwise(lambda value: value[index], lambda s: [s[i] for i in index.tolist()], self)
-
-    def clone(self) -> Self:
-        """A copy that shares what never changes."""
-        kept = ("scan", "readout", "reference", "sensitivity", "measurable")
-        cleared: dict[str, Any] = dict.fromkeys(kept)
-        copy = _rowwise(lambda value: value.clone(), list, replace(self, **cleared))
-        return replace(copy, **{name: getattr(self, name) for name in kept})
-
-    def put(self, rows: Sequence[int] | Tensor, other: "State") -> None:
-        """Replace some of the scans, in place."""
-        index = torch.as_tensor(rows, device=self.mask.device)
-        for position, row in enumerate(index.tolist()):
-            self.slices[row] = other.slices[position]
-        _rowwise(lambda mine, new: mine.index_copy_(0, index, new), lambda a, b: a, self, other)
-
-    @classmethod
-    def join(cls, states: "Sequence[State]") -> "State":
-        """Scans of one kind, one after the other."""
-        return _rowwise(
-            lambda *values: torch.cat(values), lambda *parts: [s for p in parts for s in p], *states
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Acquisition:
     """A scan protocol: what may be acquired, how it is reconstructed and scored.
@@ -203,49 +126,38 @@ class Acquisition:
         Raises:
             ValueError: for slices of different kinds, or masks that leave nothing to acquire.
         """
-        if len({kind(scan) for scan in slices}) != 1:
-            raise ValueError(
-                "scans of one batch must agree in size, coils and maps; got "
-                f"{sorted({str(kind(scan)) for scan in slices})}"
-            )
-        scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
-        measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
-        mask = self._start_mask(measurable, start_masks, generators)
-        shape = (scan.shape[-2], scan.shape[-1])
-        kspace_mask = self.geometry.kspace_mask(mask, shape)
-        sensitivity = self._sensitivity(slices, scan * kspace_mask.unsqueeze(1), kspace_mask)
-        zero_filled = CartesianOperator(kspace_mask, sensitivity).adjoint(scan).contiguous()
-        n_acquired = mask.sum(dim=1)
-        budget = (measurable & ~mask).sum(dim=1)
-        if self.budget is not None:
-            budget = budget.clamp(max=self.budget)
-        volume_range = torch.tensor([s.volume_max for s in slices], device=self.device)
-        target = self._stack([s.target for s in slices])
-        state = State(
-            slices=list(slices),
-            scan=scan,
-            readout=lines.readouts(scan, self.geometry),
-            reference=Reference.of(target, volume_range),
-            sensitivity=sensitivity,
-            mask=mask,
-            start_mask=mask.clone(),
-            measurable=measurable,
-            legal=self.geometry.legal(mask, measurable, budget),
-            budget=budget,
-            start_budget=budget.clone(),
-            n_acquired=n_acquired,
-            scale=zero_filled.abs().amax(dim=(-2, -1)),
-            zero_filled=zero_filled,
-            reconstruction=Reconstruction(zero_filled),
-            scores={},
-            stopped=torch.zeros_like(budget, dtype=torch.bool),
+        state = self._prepare(slices, start_masks, generators)
+        self._reconstruct(state)
+        return state
+
+    def resume(
+        self, slices: Sequence[Slice], *, start_masks: Tensor, masks: Tensor, budgets: Tensor
+    ) -> State:
+        """Scans brought to given masks in one go, as if acquired action by action.
+
+        Args:
+            slices: who is scanned; of one kind.
+            start_masks: lines that the scans began with, bool (batch, n_lines).
+            masks: those and all lines acquired since, bool (batch, n_lines).
+            budgets: lines still to acquire, int64 (batch,).
+
+        Raises:
+            ValueError: as for :meth:`start`, and for masks without the lines of the start.
+        """
+        state = self._prepare(slices, start_masks, None)
+        masks = self._given_mask(state.measurable, masks)
+        if bool((state.start_mask & ~masks).any()):
+            raise ValueError("expected masks that hold all lines of the start masks; some do not")
+        budgets = budgets.to(masks.device)
+        operator = self._operator(masks, state.shape, state.sensitivity)
+        state = replace(
+            state,
+            mask=masks,
+            budget=budgets,
+            n_acquired=masks.sum(dim=1),
+            legal=self.geometry.legal(masks, state.measurable, budgets),
+            zero_filled=operator.adjoint(state.scan).contiguous(),
         )
-        if bool(state.finished.any()):
-            raise ValueError(
-                "nothing is left to acquire after the start: expected a start mask that leaves at "
-                f"least one measurable line; got {n_acquired.tolist()} of "
-                f"{measurable.sum(dim=1).tolist()} lines acquired"
-            )
         self._reconstruct(state)
         return state
 
@@ -259,8 +171,8 @@ class Acquisition:
         Raises:
             ValueError: for an illegal action; the state is then unchanged.
         """
+        self.check(state, actions)
         acting = actions >= 0
-        self._check(state, actions, acting)
         mask, budget, n_acquired = state.mask, state.budget, state.n_acquired
         if bool(acting.any()):
             possible = actions.clamp(min=0)
@@ -285,6 +197,21 @@ class Acquisition:
         if bool(acting.any()):
             self._reconstruct(state)
         return state
+
+    def check(self, state: State, actions: Tensor) -> None:
+        """Refuse illegal actions.
+
+        Raises:
+            ValueError: with the first scan whose action is illegal, and why it is.
+        """
+        if actions.shape != (len(state),):
+            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
+        possible = actions.clamp(0, self.geometry.n_actions - 1)
+        legal = state.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
+        refused = (actions >= 0) & (~legal | state.stopped)
+        if bool(refused.any()):
+            row = int(refused.nonzero()[0])
+            raise ValueError(self._refusal(state, row, int(actions[row])))
 
     def preview(
         self, state: State, actions: Tensor, metrics: Sequence[str] | None = None
@@ -360,6 +287,54 @@ class Acquisition:
             truth=Truth(self, state) if for_oracle else None,
         )
 
+    def _prepare(
+        self,
+        slices: Sequence[Slice],
+        start_masks: Tensor | None,
+        generators: Sequence[np.random.Generator] | None,
+    ) -> State:
+        """Scans at their start, not yet reconstructed."""
+        _check_one_kind(slices)
+        scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
+        measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
+        mask = self._start_mask(measurable, start_masks, generators)
+        shape = (scan.shape[-2], scan.shape[-1])
+        kspace_mask = self.geometry.kspace_mask(mask, shape)
+        sensitivity = self._sensitivity(slices, scan * kspace_mask.unsqueeze(1), kspace_mask)
+        zero_filled = CartesianOperator(kspace_mask, sensitivity).adjoint(scan).contiguous()
+        n_acquired = mask.sum(dim=1)
+        budget = (measurable & ~mask).sum(dim=1)
+        if self.budget is not None:
+            budget = budget.clamp(max=self.budget)
+        volume_range = torch.tensor([s.volume_max for s in slices], device=self.device)
+        target = self._stack([s.target for s in slices])
+        state = State(
+            slices=list(slices),
+            scan=scan,
+            readout=lines.readouts(scan, self.geometry),
+            reference=Reference.of(target, volume_range),
+            sensitivity=sensitivity,
+            mask=mask,
+            start_mask=mask.clone(),
+            measurable=measurable,
+            legal=self.geometry.legal(mask, measurable, budget),
+            budget=budget,
+            start_budget=budget.clone(),
+            n_acquired=n_acquired,
+            scale=zero_filled.abs().amax(dim=(-2, -1)),
+            zero_filled=zero_filled,
+            reconstruction=Reconstruction(zero_filled),
+            scores={},
+            stopped=torch.zeros_like(budget, dtype=torch.bool),
+        )
+        if bool(state.finished.any()):
+            raise ValueError(
+                "nothing is left to acquire after the start: expected a start mask that leaves at "
+                f"least one measurable line; got {n_acquired.tolist()} of "
+                f"{measurable.sum(dim=1).tolist()} lines acquired"
+            )
+        return state
+
     def _start_mask(
         self,
         measurable: Tensor,
@@ -403,16 +378,6 @@ class Acquisition:
         if acquired.shape[1] == 1:
             return None
         return coils.estimate_sensitivity(acquired, kspace_mask).contiguous()
-
-    def _check(self, state: State, actions: Tensor, acting: Tensor) -> None:
-        if actions.shape != (len(state),):
-            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
-        possible = actions.clamp(0, self.geometry.n_actions - 1)
-        legal = state.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
-        refused = acting & (~legal | state.stopped)
-        if bool(refused.any()):
-            row = int(refused.nonzero()[0])
-            raise ValueError(self._refusal(state, row, int(actions[row])))
 
     def _refusal(self, state: State, row: int, action: int) -> str:
         if action >= self.geometry.n_actions:
@@ -479,7 +444,7 @@ class Acquisition:
             operator = self._operator(mask, state.shape, maps)
             with torch.no_grad():
                 result = self.reconstructor(Measurement.of(state.scan[rows], operator))
-            reference = _rowwise(lambda value, rows=rows: value[rows], list, state.reference)
+            reference = rowwise(lambda value, rows=rows: value[rows], list, state.reference)
             chunks.append(reference.scores(result.image, names))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
@@ -503,11 +468,6 @@ class Truth:
         return self.acquisition.preview_masks(self.state, masks, (metric,))[metric]
 
 
-def kind(scan: Slice) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-    """What scans of one batch must have in common: k-space, target size, given coil maps."""
-    return tuple(scan.kspace.shape), tuple(scan.target.shape), scan.sensitivity is not None
-
-
 def _rows(state: State) -> Tensor:
     return torch.arange(len(state), device=state.mask.device)
 
@@ -515,22 +475,3 @@ def _rows(state: State) -> Tensor:
 def _shorten(numbers: Sequence[int], most: int = 12) -> str:
     shown = ", ".join(str(n) for n in numbers[:most])
     return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "") or "none"
-
-
-def _rowwise(on_tensor: Any, on_list: Any, *values: Any) -> Any:
-    """Apply a function to every tensor (and list) of nested records, field by field."""
-    first = values[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return on_tensor(*values)
-    if isinstance(first, list):
-        return on_list(*values)
-    if isinstance(first, dict):
-        return {k: _rowwise(on_tensor, on_list, *(v[k] for v in values)) for k in first}
-    assert is_dataclass(first) and not isinstance(first, type)
-    parts = {
-        f.name: _rowwise(on_tensor, on_list, *(getattr(v, f.name) for v in values))
-        for f in fields(first)
-    }
-    return type(first)(**parts)

@@ -1,0 +1,105 @@
+"""Small scans of random k-space, and a reconstructor that gives an uncertainty."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from activemri.data.slices import Slice, SliceList, measured_samples
+from activemri.mri import fourier
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.reconstruction.registry import RECONSTRUCTORS
+from activemri.scoring import center_crop
+
+
+def scan(
+    index: int = 0,
+    *,
+    shape: tuple[int, int] = (16, 18),
+    target_shape: tuple[int, int] | None = None,
+    n_coils: int = 1,
+    padding: int = 0,
+    maps: bool = False,
+    volume: str | None = None,
+) -> Slice:
+    """Random k-space that decays from the centre, so that lines differ in worth.
+
+    Args:
+        padding: columns at each side that were never measured.
+        maps: give coil maps; else several coils mean that maps are to be estimated.
+    """
+    generator = torch.Generator().manual_seed(index)
+    height, width = shape
+    down = (torch.arange(height) - height // 2)[:, None] / height
+    right = (torch.arange(width) - width // 2) / width
+    decay = 1 / (0.02 + down**2 + right**2)
+    kspace = decay * torch.randn(n_coils, *shape, dtype=torch.complex64, generator=generator)
+    if padding:
+        kspace[..., :padding] = kspace[..., -padding:] = 0
+    image = fourier.ifft2(kspace).abs().square().sum(dim=0).sqrt()
+    target = center_crop(image, target_shape or shape).clone()
+    sensitivity = None
+    if maps:
+        raw = torch.randn(n_coils, *shape, dtype=torch.complex64, generator=generator)
+        sensitivity = raw / raw.abs().square().sum(dim=0).sqrt()
+    return Slice(
+        kspace,
+        target,
+        volume or f"volume-{index}",
+        index,
+        f"subject-{index}",
+        1.2 * float(target.max()),
+        sensitivity=sensitivity,
+        measured=measured_samples(kspace),
+    )
+
+
+def mixed_scans() -> SliceList:
+    """Sizes, coils and padding differ, so that batches have to be split."""
+    return SliceList(
+        [scan(i) for i in range(4)]
+        + [scan(i, shape=(20, 22), padding=2, target_shape=(12, 14)) for i in range(4, 7)]
+        + [scan(7, shape=(15, 13), n_coils=3)],
+        name="mixed",
+    )
+
+
+def equal_scans(n: int = 4) -> SliceList:
+    """Scans of one kind."""
+    return SliceList([scan(i) for i in range(n)], name="equal")
+
+
+def random_weights(name: str) -> Reconstructor:
+    """A registered reconstructor, with random weights where it has weights."""
+    made = RECONSTRUCTORS[name]().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    return made
+
+
+class Unsure(Reconstructor):
+    """Zero-filled, with an uncertainty that falls as lines are acquired."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = {}
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        missing = 1 - measurement.operator.mask.float().mean(dim=(1, 2))
+        uncertainty = measurement.zero_filled.abs() * missing[:, None, None]
+        return Reconstruction(measurement.zero_filled, uncertainty)
+
+
+def with_other_unacquired(one: Slice, acquired: Tensor, *, scale: float, seed: int = 99) -> Slice:
+    """The same scan where acquired, bool (height or 1, width or 1); anything elsewhere.
+
+    Samples that were not acquired are replaced by others, times `scale`, where the scanner
+    measured at all; target and volume range are replaced as well.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    other = scale * torch.randn(one.kspace.shape, dtype=torch.complex64, generator=generator)
+    kspace = torch.where(acquired, one.kspace, other * one.measured)
+    target = 7 * torch.rand(one.target.shape, generator=generator)
+    return replace(one, kspace=kspace, target=target, volume_max=31.0)
