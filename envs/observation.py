@@ -204,10 +204,10 @@ def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:
 def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) -> Tensor:
     """Complex (batch, coil, h, w) to float32 (batch, 2 * n_coils, *shape), in units of scale."""
     unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None]
-    scaled = images / unit
     result = scale.new_zeros((len(images), 2, n_coils, *shape), dtype=torch.float32)
-    for part, values in enumerate((scaled.real, scaled.imag)):
-        _centre(result[:, part, : images.shape[1]], values.clamp(-BOUND, BOUND))
+    # Real division rounds alike in every batch; complex division does not.
+    for part, values in enumerate((images.real, images.imag)):
+        _centre(result[:, part, : images.shape[1]], (values / unit).clamp(-BOUND, BOUND))
     return result.flatten(1, 2)
 
 
