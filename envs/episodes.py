@@ -116,11 +116,14 @@ class Episodes:
         rewards = np.zeros(self.n)
         finished = np.zeros(self.n, dtype=bool)
         plans = [self._plan(group, actions, active) for group in self.groups]
+        if len(self.groups) > 1:  # an error in one batch must not leave others a step ahead
+            for group, plan in zip(self.groups, plans, strict=True):
+                self.acquisition.check(group.state, plan)
         for group, plan in zip(self.groups, plans, strict=True):
             before = group.state.scores
             group.state = self.acquisition.acquire(group.state, plan)
             earned = self.reward(before, group.state.scores)
-            cost = self.task.step_cost * ((plan >= 0) | (plan == WASTE))
+            cost = self.task.step_cost * ((plan >= 0) | (plan == WASTE)).double()
             rewards[group.rows] = (torch.where(plan >= 0, earned, 0.0) - cost).cpu().numpy()
             finished[group.rows] = group.state.finished.cpu().numpy()
             for row, action in zip(group.rows, plan.tolist(), strict=True):
@@ -290,7 +293,7 @@ class Episodes:
         stop = wanted == self.geometry.n_actions if self.task.stop_action else wanted < 0
         plan = torch.where(stop, STOP, wanted)
         if self.task.invalid_action == "noop":
-            possible = plan.clamp(min=0)
+            possible = plan.clamp(0, self.geometry.n_actions - 1)
             legal = group.state.legal.gather(1, possible[:, None]).squeeze(1)
             plan = torch.where((plan >= 0) & ~legal, WASTE, plan)
         return torch.where(awake, plan, IDLE)
