@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
@@ -76,7 +77,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for row, one in enumerate(self._seeds(seed)):
             if one is not None and row in rows:
                 self._generators[row] = seeding.np_random(one)[0]
-        self._reset(rows, options)
+        self._reset(rows, self._options_of(rows, options))
         if not self._begun.all():
             raise gymnasium.error.ResetNeeded("reset all scans before resetting some of them")
         return self._observe(), self._spread(self.episodes.infos(rows), rows)
@@ -109,9 +110,10 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if renewed:
             self._reset(renewed, {})
         self._ended = terminated | truncated
-        infos = self._infos()
+        everyone = list(range(self.num_envs))
+        infos = self._infos(everyone, terminated)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            infos = self._renew_at_once(infos)
+            infos = self._renew_at_once(terminated)
         return self._observe(), rewards, terminated, truncated, infos
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -188,15 +190,24 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         lengths = [len(actions) for actions in self.episodes.actions]
         return np.array(lengths) >= self.max_episode_steps
 
-    def _infos(self) -> dict[str, Any]:
-        everyone = list(range(self.num_envs))
-        infos = self._spread(self.episodes.infos(everyone), everyone)
-        ended = [int(row) for row in np.flatnonzero(self._ended)]
+    def _options_of(self, rows: list[int], options: dict[str, Any]) -> dict[str, Any]:
+        """Options that are given for every scan, for some of the scans."""
+        own = dict(options)
+        for name, n_axes in (("index", 1), ("initial_mask", 2)):
+            value = options.get(name)
+            if value is not None and np.ndim(value) == n_axes and len(value) == self.num_envs:
+                own[name] = torch.as_tensor(value)[rows]
+        return own
+
+    def _infos(self, rows: list[int], terminated: NDArray[np.bool_]) -> dict[str, Any]:
+        """Infos of some scans; `auc`, as in single environments, where the episode terminated."""
+        infos = self._spread(self.episodes.infos(rows), rows)
+        ended = [row for row in rows if terminated[row]]
         if ended:
             infos |= self._spread({"auc": np.array([self.episodes.auc(r) for r in ended])}, ended)
         return infos
 
-    def _renew_at_once(self, infos: dict[str, Any]) -> dict[str, Any]:
+    def _renew_at_once(self, terminated: NDArray[np.bool_]) -> dict[str, Any]:
         """Same-step autoreset: keep the last of the old episodes aside, begin new ones."""
         rows = [int(row) for row in np.flatnonzero(self._ended)]
         last = self._observe()
@@ -204,7 +215,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for row in rows:
             one = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
             final[row] = one
-        final_info = self._spread(self.episodes.infos(rows, ended=True), rows)
+        final_info = self._infos(rows, terminated)
         self._reset(rows, {})
         everyone = list(range(self.num_envs))
         present = self._flags(rows)
