@@ -19,7 +19,8 @@ from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy, choose
 from activemri.agents.rollout import play
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, State, Truth, View
+from activemri.envs.acquisition import Acquisition, Truth, View
+from activemri.envs.state import State
 from activemri.metrics import find_metric
 from activemri.mri.operators import CartesianOperator
 

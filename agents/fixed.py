@@ -19,7 +19,8 @@ from activemri.agents.order import Order
 from activemri.agents.policy import choose
 from activemri.agents.rollout import rows_of_a_kind, start_scans
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, State, Truth
+from activemri.envs.acquisition import Acquisition, Truth
+from activemri.envs.state import State
 from activemri.metrics import find_metric
 
 

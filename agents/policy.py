@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.envs.acquisition import IDLE, View
+from activemri.envs.acquisition import View
+from activemri.envs.state import IDLE
 
 
 class Policy(Protocol):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from activemri.agents.policy import Policy
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
-from activemri.envs.acquisition import IDLE, STOP, Acquisition, State, kind
+from activemri.envs.acquisition import Acquisition
+from activemri.envs.state import IDLE, STOP, State, kind
 
 #: What fills the place of actions after the end of an episode.
 PADDING = -1

@@ -4,9 +4,8 @@ Written once and used by every environment, policy and benchmark. It is pure: wh
 depends on what goes in and on nothing else. One exception of ownership, for speed: `acquire`
 takes over the buffers of the state that it is given; keep a `clone()` to go back.
 
-No leak: a :class:`View` is all that a policy, an observation or a reconstructor gets to see. It
-is made of acquired samples and of facts that a scanner knows before the scan. The fully sampled
-k-space and the target stay in the :class:`State`; only oracles are handed :class:`Truth`.
+No leak: a :class:`View` is all that policies, observations and reconstructors get to see: acquired
+samples, and what a scanner knows before the scan. Only oracles are handed :class:`Truth`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.state import STOP, WASTE, State, rowwise
+from activemri.envs.legality import check_actions, check_trials, checked_masks
+from activemri.envs.state import STOP, WASTE, State, check_one_kind, rowwise
 from activemri.metrics import find_metric
 from activemri.mri import coils, lines
 from activemri.mri.geometry import CartesianGeometry
@@ -50,6 +50,7 @@ class View:
         zero_filled: adjoint reconstruction, complex (batch, height, width).
         reconstruction: current image and uncertainty.
         operator: how an image leads to the acquired k-space.
+        target_shape: height and width of the central part that is scored.
         truth: for oracles, else None.
     """
 
@@ -65,6 +66,7 @@ class View:
     zero_filled: Tensor
     reconstruction: Reconstruction
     operator: CartesianOperator
+    target_shape: tuple[int, int]
     _scan: Tensor = field(repr=False)
     truth: "Truth | None" = None
 
@@ -116,7 +118,7 @@ class Acquisition:
         start_masks: Tensor | None = None,
         generators: Sequence[np.random.Generator] | None = None,
     ) -> State:
-        """Begin scans of one kind (see :func:`kind`).
+        """Begin scans of one kind.
 
         Args:
             slices: who is scanned.
@@ -145,7 +147,7 @@ class Acquisition:
             ValueError: as for :meth:`start`, and for masks without the lines of the start.
         """
         state = self._prepare(slices, start_masks, None)
-        masks = self._given_mask(state.measurable, masks)
+        masks = checked_masks(state.measurable, masks)
         if bool((state.start_mask & ~masks).any()):
             raise ValueError("expected masks that hold all lines of the start masks; some do not")
         budgets = budgets.to(masks.device)
@@ -171,20 +173,16 @@ class Acquisition:
         Raises:
             ValueError: for an illegal action; the state is then unchanged.
         """
-        self.check(state, actions)
+        check_actions(self.geometry, state, actions)
         acting = actions >= 0
         mask, budget, n_acquired = state.mask, state.budget, state.n_acquired
         if bool(acting.any()):
-            possible = actions.clamp(min=0)
-            group = self.geometry.groups[possible]
-            old = mask.gather(1, group)
-            new = state.measurable.gather(1, group) & acting[:, None]
-            fresh = new & ~old & self.geometry.first_mention[possible]
-            share = self._lines(state, _rows(state), group, fresh)
+            taken = actions.clamp(min=0)
+            share, n_new = self._new_lines(state, state.rows, taken, acting)
             add_lines(state.zero_filled, share, state.sensitivity)
-            mask = mask.scatter(1, group, old | new)
-            n_fresh = fresh.sum(dim=1)
-            budget, n_acquired = budget - n_fresh, n_acquired + n_fresh
+            acquired = self.geometry.acquire(mask, taken) & state.measurable
+            mask = torch.where(acting[:, None], acquired, mask)
+            budget, n_acquired = budget - n_new, n_acquired + n_new
         budget = budget - (actions == WASTE).long()
         state = replace(
             state,
@@ -197,21 +195,6 @@ class Acquisition:
         if bool(acting.any()):
             self._reconstruct(state)
         return state
-
-    def check(self, state: State, actions: Tensor) -> None:
-        """Refuse illegal actions.
-
-        Raises:
-            ValueError: with the first scan whose action is illegal, and why it is.
-        """
-        if actions.shape != (len(state),):
-            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
-        possible = actions.clamp(0, self.geometry.n_actions - 1)
-        legal = state.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
-        refused = (actions >= 0) & (~legal | state.stopped)
-        if bool(refused.any()):
-            row = int(refused.nonzero()[0])
-            raise ValueError(self._refusal(state, row, int(actions[row])))
 
     def preview(
         self, state: State, actions: Tensor, metrics: Sequence[str] | None = None
@@ -227,20 +210,13 @@ class Acquisition:
             float64 (batch, trial) by metric. Actions that acquire nothing new keep the score.
         """
         names = tuple(metrics or self.metrics)
-        if not bool(((actions >= 0) & (actions < self.geometry.n_actions)).all()):
-            raise ValueError(
-                f"actions must be in 0 to {self.geometry.n_actions - 1}; got "
-                f"{actions.min().item()} to {actions.max().item()}"
-            )
-        owner = _rows(state).repeat_interleave(actions.shape[1])
+        check_trials(self.geometry, actions)
+        owner = state.rows.repeat_interleave(actions.shape[1])
         if isinstance(self.reconstructor, ZeroFilled):
-            group = self.geometry.groups[actions.flatten()]
-            fresh = state.measurable[owner[:, None], group] & ~state.mask[owner[:, None], group]
-            fresh &= self.geometry.first_mention[actions.flatten()]
             scores = state.reference.trial_scores(
                 state.zero_filled,
                 owner,
-                self._lines(state, owner, group, fresh),
+                self._new_lines(state, owner, actions.flatten())[0],
                 sensitivity=state.sensitivity,
                 names=names,
             )
@@ -263,7 +239,7 @@ class Acquisition:
             float64 (batch, trial) by metric.
         """
         names = tuple(metrics or self.metrics)
-        owner = _rows(state).repeat_interleave(masks.shape[1])
+        owner = state.rows.repeat_interleave(masks.shape[1])
         flat = masks.flatten(0, 1) & state.measurable[owner]
         scores = self._score_masks(state, owner, flat, names)
         return {name: value.view(masks.shape[:2]) for name, value in scores.items()}
@@ -283,6 +259,7 @@ class Acquisition:
             zero_filled=state.zero_filled,
             reconstruction=state.reconstruction,
             operator=self._operator(state.mask, state.shape, state.sensitivity),
+            target_shape=state.target_shape,
             _scan=state.scan,
             truth=Truth(self, state) if for_oracle else None,
         )
@@ -294,10 +271,16 @@ class Acquisition:
         generators: Sequence[np.random.Generator] | None,
     ) -> State:
         """Scans at their start, not yet reconstructed."""
-        _check_one_kind(slices)
+        check_one_kind(slices)
         scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
         measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
-        mask = self._start_mask(measurable, start_masks, generators)
+        mask = (
+            checked_masks(measurable, start_masks)
+            if start_masks is not None
+            else self.geometry.start_masks(
+                measurable, self.n_center_lines, n_random=self.n_random_lines, generators=generators
+            )
+        )
         shape = (scan.shape[-2], scan.shape[-1])
         kspace_mask = self.geometry.kspace_mask(mask, shape)
         sensitivity = self._sensitivity(slices, scan * kspace_mask.unsqueeze(1), kspace_mask)
@@ -335,39 +318,6 @@ class Acquisition:
             )
         return state
 
-    def _start_mask(
-        self,
-        measurable: Tensor,
-        given: Tensor | None,
-        generators: Sequence[np.random.Generator] | None,
-    ) -> Tensor:
-        if given is not None:
-            return self._given_mask(measurable, given)
-        mask = self.geometry.center_lines(self.n_center_lines) & measurable
-        if self.n_random_lines:
-            if generators is None:
-                raise ValueError("random start lines need one generator for each scan")
-            for row, generator in enumerate(generators):
-                mask[row] |= self.geometry.random_lines(
-                    self.n_random_lines, among=measurable[row] & ~mask[row], generator=generator
-                )
-        return mask
-
-    def _given_mask(self, measurable: Tensor, given: Tensor) -> Tensor:
-        if given.dtype != torch.bool or given.shape != measurable.shape:
-            raise ValueError(
-                f"the start mask must be boolean with {self.geometry.n_lines} lines for each of "
-                f"{len(measurable)} scans; got {given.dtype} {tuple(given.shape)}"
-            )
-        given = given.to(measurable.device)
-        if bool((given & ~measurable).any()):
-            missing = (given & ~measurable).any(dim=0).nonzero().flatten().tolist()
-            raise ValueError(
-                f"the start mask holds lines that were never measured: {_shorten(missing)}; "
-                "leave them out"
-            )
-        return given.clone()
-
     def _sensitivity(
         self, slices: Sequence[Slice], acquired: Tensor, kspace_mask: Tensor
     ) -> Tensor | None:
@@ -379,37 +329,18 @@ class Acquisition:
             return None
         return coils.estimate_sensitivity(acquired, kspace_mask).contiguous()
 
-    def _refusal(self, state: State, row: int, action: int) -> str:
-        if action >= self.geometry.n_actions:
-            why = f"is out of range; there are {self.geometry.n_actions} actions"
-        elif bool(state.finished[row]):
-            why = "comes after the end of the scan; reset first"
-        else:
-            group = self.geometry.groups[action]
-            if bool(state.mask[row, group].any()):
-                why = "was acquired already"
-            elif not bool(state.measurable[row, group].any()):
-                why = "was never measured (zero padding)"
-            else:
-                why = f"needs more lines than the budget has left ({int(state.budget[row])})"
-        legal = state.legal[row].nonzero().flatten().tolist()
-        return f"action {action} of scan {row} {why}; legal actions: {_shorten(legal)}"
-
-    def _lines(self, state: State, owner: Tensor, group: Tensor, fresh: Tensor) -> Lines:
-        """What the lines of some actions add to the zero-filled images."""
-        line = self._line_of_scan(group, state.shape)
-        readout = state.readout[owner[:, None], line] * fresh[:, :, None, None]
-        return Lines(*lines.factors(readout, line, self.geometry, state.shape))
-
-    def _line_of_scan(self, line: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Index of a line of the frame among the lines of the scan; clamped where it has none."""
-        if shape == self.geometry.shape:
-            return line
-        (height, width), selected = self.geometry.mask_shape, self.geometry.selected
-        size = [n if s else 1 for n, s in zip(shape, selected, strict=True)]
-        row = (line // width - height // 2 + size[0] // 2).clamp(0, size[0] - 1)
-        column = (line % width - width // 2 + size[1] // 2).clamp(0, size[1] - 1)
-        return row * size[1] + column
+    def _new_lines(
+        self, state: State, owner: Tensor, actions: Tensor, acting: Tensor | None = None
+    ) -> tuple[Lines, Tensor]:
+        """What actions add to the zero-filled images of their owners, and how many lines it is."""
+        group = self.geometry.groups[actions]
+        new = state.measurable[owner[:, None], group] & ~state.mask[owner[:, None], group]
+        new &= self.geometry.first_mention[actions]
+        if acting is not None:
+            new &= acting[:, None]
+        line = self.geometry.line_of_scan(group, state.shape)
+        readout = state.readout[owner[:, None], line] * new[:, :, None, None]
+        return Lines(*lines.factors(readout, line, self.geometry, state.shape)), new.sum(dim=1)
 
     def _operator(
         self, mask: Tensor, shape: tuple[int, int], sensitivity: Tensor | None
@@ -466,12 +397,3 @@ class Truth:
     def scores_of_masks(self, masks: Tensor, metric: str) -> Tensor:
         """Score of each mask: bool (batch, trial, n_lines) -> float64 (batch, trial)."""
         return self.acquisition.preview_masks(self.state, masks, (metric,))[metric]
-
-
-def _rows(state: State) -> Tensor:
-    return torch.arange(len(state), device=state.mask.device)
-
-
-def _shorten(numbers: Sequence[int], most: int = 12) -> str:
-    shown = ", ".join(str(n) for n in numbers[:most])
-    return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "") or "none"

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.envs.acquisition import IDLE, STOP, WASTE, State, View, kind
+from activemri.envs.acquisition import View
 from activemri.envs.reward import make_reward
+from activemri.envs.state import IDLE, STOP, WASTE, State, kind
 from activemri.envs.task import Task
 
 Infos = dict[str, NDArray[Any]]  # one row an episode

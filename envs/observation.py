@@ -93,7 +93,7 @@ class Image:
         pixels = image.new_zeros(
             (len(image), self.n_channels, *frame.target_shape), dtype=torch.uint8
         )
-        shape = _common(frame.target_shape, image)
+        shape = view.target_shape
         _centre(pixels[:, 0], to_uint8(center_crop(image, shape), view.scale))
         uncertainty = view.reconstruction.uncertainty
         if self.n_channels == 2 and uncertainty is not None:
@@ -212,10 +212,5 @@ def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) 
 
 
 def _centre(frame: Tensor, values: Tensor) -> None:
-    """Copy images into the centre of a frame; what is larger than the frame is cropped."""
-    shape = _common((frame.shape[-2], frame.shape[-1]), values)
-    center_crop(frame, shape).copy_(center_crop(values, shape))
-
-
-def _common(shape: tuple[int, int], values: Tensor) -> tuple[int, int]:
-    return min(shape[0], values.shape[-2]), min(shape[1], values.shape[-1])
+    """Copy images into the centre of a frame."""
+    center_crop(frame, (values.shape[-2], values.shape[-1])).copy_(values)

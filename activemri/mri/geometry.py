@@ -9,7 +9,7 @@ that the same action means the same distance from the centre of k-space, and the
 the scan are never legal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,6 +110,19 @@ class CartesianGeometry:
         laid_out = mask.reshape(len(mask), *self.mask_shape)
         return laid_out[:, top : top + height, left : left + width]
 
+    def line_of_scan(self, line: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Number of a line of the frame among the lines of a scan of a given size.
+
+        Lines that the scan does not have get the number of one that it has: mask them out.
+        """
+        if shape == self.shape:
+            return line
+        (height, width), selected = self.mask_shape, self.selected
+        n_rows, n_columns = (n if s else 1 for n, s in zip(shape, selected, strict=True))
+        row = (line // width - height // 2 + n_rows // 2).clamp(0, n_rows - 1)
+        column = (line % width - width // 2 + n_columns // 2).clamp(0, n_columns - 1)
+        return row * n_columns + column
+
     def offsets(self) -> Tensor:
         """Place of every line relative to the centre of k-space: int64 (n_lines, 2)."""
         height, width = self.mask_shape
@@ -161,6 +174,30 @@ class CartesianGeometry:
             True
         )
         return mask
+
+    def start_masks(
+        self,
+        measurable: Tensor,
+        n_center: int,
+        *,
+        n_random: int = 0,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> Tensor:
+        """Lines that scans start with: bool (batch, n_lines).
+
+        Args:
+            measurable: lines that the scans have, bool (batch, n_lines).
+            n_center: lines around the centre.
+            n_random: further lines, drawn at random.
+            generators: one for each scan; needed only for random lines.
+        """
+        masks = self.center_lines(n_center) & measurable
+        if n_random and generators is None:
+            raise ValueError("random start lines need one generator for each scan")
+        for row, generator in enumerate(generators or ()):
+            free = measurable[row] & ~masks[row]
+            masks[row] |= self.random_lines(n_random, among=free, generator=generator)
+        return masks
 
     def _corner(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Where a smaller array begins in the frame if their centres (n // 2) coincide."""

@@ -14,7 +14,8 @@ from activemri.agents import heuristic
 from activemri.agents.policy import choose
 from activemri.agents.rollout import PADDING, episode_generator, rollout, rollout_dataset
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import IDLE, STOP, Acquisition, State, View
+from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.state import IDLE, STOP, State
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Acquisition]

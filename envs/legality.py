@@ -1,0 +1,76 @@
+"""Refuses what cannot be done in a scan, and says why."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from activemri.envs.state import State
+from activemri.mri.geometry import CartesianGeometry
+
+
+def check_actions(geometry: CartesianGeometry, state: State, actions: Tensor) -> None:
+    """Refuse illegal actions.
+
+    Raises:
+        ValueError: with the first scan whose action is illegal, and why it is.
+    """
+    if actions.shape != (len(state),):
+        raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
+    possible = actions.clamp(0, geometry.n_actions - 1)
+    legal = state.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
+    refused = (actions >= 0) & (~legal | state.stopped)
+    if bool(refused.any()):
+        row = int(refused.nonzero()[0])
+        raise ValueError(_refusal(geometry, state, row, int(actions[row])))
+
+
+def check_trials(geometry: CartesianGeometry, actions: Tensor) -> None:
+    """Refuse actions, of any shape, that do not exist at all."""
+    if not bool(((actions >= 0) & (actions < geometry.n_actions)).all()):
+        raise ValueError(
+            f"actions must be in 0 to {geometry.n_actions - 1}; got "
+            f"{actions.min().item()} to {actions.max().item()}"
+        )
+
+
+def checked_masks(measurable: Tensor, given: Tensor) -> Tensor:
+    """Masks from outside, copied; bool (batch, n_lines) like `measurable`, what the scans have.
+
+    Raises:
+        ValueError: for another shape or type, or lines that were never measured.
+    """
+    if given.dtype != torch.bool or given.shape != measurable.shape:
+        raise ValueError(
+            f"a mask must be boolean with {measurable.shape[1]} lines for each of "
+            f"{len(measurable)} scans; got {given.dtype} {tuple(given.shape)}"
+        )
+    given = given.to(measurable.device)
+    if bool((given & ~measurable).any()):
+        missing = (given & ~measurable).any(dim=0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the mask holds lines that were never measured: {_shorten(missing)}; leave them out"
+        )
+    return given.clone()
+
+
+def _refusal(geometry: CartesianGeometry, state: State, row: int, action: int) -> str:
+    if action >= geometry.n_actions:
+        why = f"is out of range; there are {geometry.n_actions} actions"
+    elif bool(state.finished[row]):
+        why = "comes after the end of the scan; reset first"
+    else:
+        group = geometry.groups[action]
+        if bool(state.mask[row, group].any()):
+            why = "was acquired already"
+        elif not bool(state.measurable[row, group].any()):
+            why = "was never measured (zero padding)"
+        else:
+            why = f"needs more lines than the budget has left ({int(state.budget[row])})"
+    legal = state.legal[row].nonzero().flatten().tolist()
+    return f"action {action} of scan {row} {why}; legal actions: {_shorten(legal)}"
+
+
+def _shorten(numbers: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "") or "none"

@@ -1,0 +1,132 @@
+"""Everything about a batch of scans under way, secrets included."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from activemri.data.slices import Slice
+from activemri.reconstruction.reconstructor import Reconstruction
+from activemri.scoring import Reference
+
+#: Actions below zero acquire nothing.
+STOP = -1  # ends the episode
+IDLE = -2  # changes nothing
+WASTE = -3  # costs one line of the budget
+
+
+@dataclass(eq=False)
+class State:
+    """A batch of scans under way. Rows are independent of each other.
+
+    Attributes other than those of :class:`activemri.envs.acquisition.View`:
+        slices: who is scanned.
+        scan: fully sampled k-space, complex (batch, coil, height, width). Secret.
+        readout: its lines, transformed along the readout. Secret.
+        reference: targets. Secret.
+        scores: float64 (batch,) by metric, and "uncertainty" if the reconstructor gives one: its
+            mean over the pixels in units of the scale.
+        stopped: bool (batch,): ended by choice.
+    """
+
+    slices: list[Slice]
+    scan: Tensor
+    readout: Tensor
+    reference: Reference
+    sensitivity: Tensor | None
+    mask: Tensor
+    start_mask: Tensor
+    measurable: Tensor
+    legal: Tensor
+    budget: Tensor
+    start_budget: Tensor
+    n_acquired: Tensor
+    scale: Tensor
+    zero_filled: Tensor
+    reconstruction: Reconstruction
+    scores: dict[str, Tensor]
+    stopped: Tensor
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the scans."""
+        return self.scan.shape[-2], self.scan.shape[-1]
+
+    @property
+    def rows(self) -> Tensor:
+        """Numbers of the scans, int64 (batch,)."""
+        return torch.arange(len(self), device=self.mask.device)
+
+    @property
+    def target_shape(self) -> tuple[int, int]:
+        """Height and width of the targets."""
+        return self.reference.target.shape[-2], self.reference.target.shape[-1]
+
+    @property
+    def finished(self) -> Tensor:
+        """Stopped, budget spent, or nothing left to acquire: bool (batch,)."""
+        return self.stopped | ~self.legal.any(dim=1)
+
+    def select(self, rows: Sequence[int] | Tensor) -> Self:
+        """Some of the scans, copied."""
+        index = torch.as_tensor(rows, device=self.mask.device)
+        return rowwise(lambda value: value[index], lambda s: [s[i] for i in index.tolist()], self)
+
+    def clone(self) -> Self:
+        """A copy that shares what never changes."""
+        kept = ("scan", "readout", "reference", "sensitivity", "measurable")
+        cleared: dict[str, Any] = dict.fromkeys(kept)
+        copy = rowwise(lambda value: value.clone(), list, replace(self, **cleared))
+        return replace(copy, **{name: getattr(self, name) for name in kept})
+
+    def put(self, rows: Sequence[int] | Tensor, other: "State") -> None:
+        """Replace some of the scans, in place."""
+        index = torch.as_tensor(rows, device=self.mask.device)
+        for position, row in enumerate(index.tolist()):
+            self.slices[row] = other.slices[position]
+        rowwise(lambda mine, new: mine.index_copy_(0, index, new), lambda a, b: a, self, other)
+
+    @classmethod
+    def join(cls, states: "Sequence[State]") -> "State":
+        """Scans of one kind, one after the other."""
+        return rowwise(
+            lambda *values: torch.cat(values), lambda *parts: [s for p in parts for s in p], *states
+        )
+
+
+def kind(scan: Slice) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """What scans of one batch must have in common: k-space, target size, given coil maps."""
+    return tuple(scan.kspace.shape), tuple(scan.target.shape), scan.sensitivity is not None
+
+
+def check_one_kind(slices: Sequence[Slice]) -> None:
+    """Refuse scans that cannot share a batch."""
+    if len({kind(scan) for scan in slices}) != 1:
+        raise ValueError(
+            "scans of one batch must agree in size, coils and maps; got "
+            f"{sorted({str(kind(scan)) for scan in slices})}"
+        )
+
+
+def rowwise(on_tensor: Any, on_list: Any, *values: Any) -> Any:
+    """Apply a function to every tensor (and list) of nested records, field by field."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return on_tensor(*values)
+    if isinstance(first, list):
+        return on_list(*values)
+    if isinstance(first, dict):
+        return {k: rowwise(on_tensor, on_list, *(v[k] for v in values)) for k in first}
+    assert is_dataclass(first) and not isinstance(first, type)
+    parts = {
+        f.name: rowwise(on_tensor, on_list, *(getattr(v, f.name) for v in values))
+        for f in fields(first)
+    }
+    return type(first)(**parts)
