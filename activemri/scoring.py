@@ -107,6 +107,8 @@ class Reference:
         Returns:
             float64 (trial,) for each name.
         """
+        if not names:
+            return {}
         measure = _measure_on_cpu if image.device.type == "cpu" else _measure_with_torch
         one = torch.ones_like(self.data_range)
         ssim, squared_error = measure(self, image, owner, lines, sensitivity, one)
