@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri.envs.acquisition import View
+from activemri.envs.legality import check_actions
 from activemri.envs.reward import make_reward
 from activemri.envs.state import IDLE, STOP, WASTE, State, kind
 from activemri.envs.task import Task
@@ -119,7 +120,7 @@ class Episodes:
         plans = [self._plan(group, actions, active) for group in self.groups]
         if len(self.groups) > 1:  # an error in one batch must not leave others a step ahead
             for group, plan in zip(self.groups, plans, strict=True):
-                self.acquisition.check(group.state, plan)
+                check_actions(self.geometry, group.state, plan)
         for group, plan in zip(self.groups, plans, strict=True):
             before = group.state.scores
             group.state = self.acquisition.acquire(group.state, plan)
