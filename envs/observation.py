@@ -203,11 +203,11 @@ def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:
 
 def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) -> Tensor:
     """Complex (batch, coil, h, w) to float32 (batch, 2 * n_coils, *shape), in units of scale."""
-    unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None]
+    unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None, None]
+    # Parts are divided as real numbers: complex division may round differently within a batch.
+    scaled = (torch.view_as_real(images.resolve_conj()) / unit).clamp(-BOUND, BOUND)
     result = scale.new_zeros((len(images), 2, n_coils, *shape), dtype=torch.float32)
-    # Real division rounds alike in every batch; complex division does not.
-    for part, values in enumerate((images.real, images.imag)):
-        _centre(result[:, part, : images.shape[1]], (values / unit).clamp(-BOUND, BOUND))
+    _centre(result[:, :, : images.shape[1]], scaled.movedim(-1, 1))
     return result.flatten(1, 2)
 
 

@@ -1,0 +1,211 @@
+"""A memory of transitions that keeps where they happened and not what was seen there.
+
+What an agent sees follows from the scan, the lines that it started with, the lines acquired since
+and the budget. So a transition is the position of its slice in the data set, two masks as packed
+bits and a few numbers, about a hundred bytes at 368 lines, and observations are rebuilt when they
+are asked for: by the protocol that made them, with one full adjoint instead of many increments.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from activemri.envs.episodes import Episodes
+from activemri.envs.state import STOP, WASTE, State, kind
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Where episodes stand: all that their observations follow from, one row for each.
+
+    Attributes:
+        index: position of the scan in the data set, int64 (n,).
+        start_mask: lines that the scan began with, bool (n, n_lines).
+        mask: lines acquired so far, bool (n, n_lines).
+        budget: lines still to acquire, int64 (n,).
+        awaiting_reset: bool (n,): ended, so that the next action is ignored.
+    """
+
+    index: NDArray[np.int64]
+    start_mask: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
+    budget: NDArray[np.int64]
+    awaiting_reset: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, episodes: Episodes, awaiting_reset: NDArray[np.bool_] | None = None) -> "Points":
+        """Where the episodes of an environment stand now; copied.
+
+        Args:
+            episodes: of a single or vector environment.
+            awaiting_reset: the vector environment's attribute of that name.
+        """
+        n, n_lines = episodes.n, episodes.geometry.n_lines
+        start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
+        budget = np.zeros(n, np.int64)
+        for group in episodes.groups:
+            start_mask[group.rows] = group.state.start_mask.cpu().numpy()
+            mask[group.rows] = group.state.mask.cpu().numpy()
+            budget[group.rows] = group.state.budget.cpu().numpy()
+        waiting = np.zeros(n, bool) if awaiting_reset is None else awaiting_reset.copy()
+        return cls(episodes.index.copy(), start_mask, mask, budget, waiting)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Transitions as a learner wants them; tensors (n, ...) on the device of the scans.
+
+    `next_observation` and `next_legal` mean nothing where `terminated`.
+    """
+
+    observation: Any  # dict of tensors, or a tensor
+    action: Tensor  # int64 (n,)
+    reward: Tensor  # float32 (n,)
+    next_observation: Any
+    terminated: Tensor  # bool (n,)
+    legal: Tensor  # bool (n, n_actions), STOP included
+    next_legal: Tensor
+
+
+class Replay:
+    """The last transitions of an environment, for learners that are off-policy::
+
+        points = Points.of(envs.episodes, envs.awaiting_reset)
+        _, rewards, terminated, truncated, _ = envs.step(actions)
+        replay.add(points, actions, rewards=rewards, terminated=terminated)
+
+    Args:
+        capacity: transitions to keep; older ones are overwritten.
+        episodes: of the environment; gives data, protocol and observation.
+    """
+
+    def __init__(self, capacity: int, episodes: Episodes) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1 transition; got {capacity}")
+        self.episodes = episodes
+        self.acquisition = replace(episodes.acquisition, metrics=())  # no scores are wanted
+        self.n_lines = episodes.geometry.n_lines
+        n_bytes = -(-self.n_lines // 8)
+        self._columns: dict[str, NDArray[Any]] = {
+            "index": np.zeros(capacity, np.int32),
+            "start_mask": np.zeros((capacity, n_bytes), np.uint8),
+            "mask": np.zeros((capacity, n_bytes), np.uint8),
+            "budget": np.zeros(capacity, np.int32),
+            "action": np.zeros(capacity, np.int32),
+            "reward": np.zeros(capacity, np.float32),
+            "terminated": np.zeros(capacity, bool),
+        }
+        self.capacity = capacity
+        self.n_added = 0
+
+    def __len__(self) -> int:
+        return min(self.n_added, self.capacity)
+
+    @property
+    def bytes_per_transition(self) -> float:
+        """Memory held for each transition, beyond the data set."""
+        return sum(column.nbytes for column in self._columns.values()) / self.capacity
+
+    def add(
+        self,
+        points: Points,
+        actions: NDArray[np.integer[Any]],
+        *,
+        rewards: NDArray[np.floating[Any]],
+        terminated: NDArray[np.bool_],
+    ) -> None:
+        """Remember one action of every episode; rows that were awaiting a reset are left out.
+
+        Args:
+            points: where the episodes stood before the action.
+            actions: (n,).
+            rewards: (n,).
+            terminated: (n,); truncated episodes go on as far as a learner is concerned.
+        """
+        acted = ~points.awaiting_reset
+        places = (self.n_added + np.arange(int(acted.sum()))) % self.capacity
+        values: dict[str, NDArray[Any]] = {
+            "index": points.index,
+            "start_mask": np.packbits(points.start_mask, axis=1),
+            "mask": np.packbits(points.mask, axis=1),
+            "budget": points.budget,
+            "action": actions,
+            "reward": rewards,
+            "terminated": terminated,
+        }
+        for name, column in self._columns.items():
+            column[places] = values[name][acted]
+        self.n_added += len(places)
+
+    def sample(self, n: int, generator: np.random.Generator) -> Batch:
+        """Draw transitions uniformly, with replacement, and rebuild what was seen.
+
+        Raises:
+            ValueError: if nothing has been added yet.
+        """
+        if not len(self):
+            raise ValueError("expected a memory with transitions to draw from; it is empty")
+        return self.rebuild(generator.integers(len(self), size=n))
+
+    def rebuild(self, places: NDArray[np.int64]) -> Batch:
+        """The transitions at some places of the memory, (n,)."""
+        scans = [self.episodes.dataset[i] for i in self._columns["index"][places].tolist()]
+        kinds = [kind(scan) for scan in scans]
+        parts, order = [], []
+        for one in dict.fromkeys(kinds):
+            rows = [row for row, other in enumerate(kinds) if other == one]
+            state = self.acquisition.resume(
+                [scans[row] for row in rows],
+                start_masks=self._bits("start_mask", places[rows]),
+                masks=self._bits("mask", places[rows]),
+                budgets=self._numbers("budget", places[rows]),
+            )
+            parts.append(self._transition(state, self._numbers("action", places[rows])))
+            order += rows
+        observation, legal, next_observation, next_legal = (
+            _in_order([part[i] for part in parts], order) for i in range(4)
+        )
+        return Batch(
+            observation=observation,
+            action=self._numbers("action", places),
+            reward=self._tensor("reward", places),
+            next_observation=next_observation,
+            terminated=self._tensor("terminated", places),
+            legal=legal,
+            next_legal=next_legal,
+        )
+
+    def _transition(self, state: State, action: Tensor) -> tuple[Any, Tensor, Any, Tensor]:
+        observation, legal = self._see(state)
+        plan = torch.where(action == self.acquisition.geometry.n_actions, STOP, action)
+        allowed = legal.gather(1, action[:, None]).squeeze(1)
+        after = self.acquisition.acquire(state, torch.where(allowed, plan, WASTE))
+        return observation, legal, *self._see(after)
+
+    def _see(self, state: State) -> tuple[Any, Tensor]:
+        """Observations, and legal actions with STOP as the last if there is one."""
+        stop = state.legal.new_ones((len(state), int(self.episodes.task.stop_action)))
+        view = self.acquisition.view(state)
+        observation = self.episodes.observation(view, self.episodes.frame)
+        return observation, torch.cat([state.legal, stop], dim=1)
+
+    def _bits(self, name: str, places: NDArray[np.int64]) -> Tensor:
+        packed = self._columns[name][places]
+        return torch.from_numpy(np.unpackbits(packed, axis=1, count=self.n_lines).astype(bool))
+
+    def _numbers(self, name: str, places: NDArray[np.int64]) -> Tensor:
+        return self._tensor(name, places).long()
+
+    def _tensor(self, name: str, places: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self._columns[name][places]).to(self.acquisition.device)
+
+
+def _in_order(parts: list[Any], order: list[int]) -> Any:
+    """Batches by kind, one after the other, back in the order of their rows."""
+    if isinstance(parts[0], dict):
+        return {key: _in_order([part[key] for part in parts], order) for key in parts[0]}
+    return torch.cat(parts)[torch.as_tensor(order).argsort()]
