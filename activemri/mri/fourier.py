@@ -1,5 +1,7 @@
 """Centred, orthonormal Fourier transforms between image and k-space."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,16 +26,26 @@ def ifft2(kspace: Tensor) -> Tensor:
 
 
 def fft(image: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The same centred transform along chosen axes only; along none it changes nothing."""
-    if not axes:
-        return image
-    shifted = torch.fft.ifftshift(image, dim=axes)
-    return torch.fft.fftshift(torch.fft.fftn(shifted, dim=axes, norm="ortho"), dim=axes)
+    """The same centred transform along chosen axes only."""
+    return _one_by_one(image, lambda one: _centred(torch.fft.fftn, one, axes))
 
 
 def ifft(kspace: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Inverse of :func:`fft` along the same axes."""
-    if not axes:
-        return kspace
-    shifted = torch.fft.ifftshift(kspace, dim=axes)
-    return torch.fft.fftshift(torch.fft.ifftn(shifted, dim=axes, norm="ortho"), dim=axes)
+    return _one_by_one(kspace, lambda one: _centred(torch.fft.ifftn, one, axes))
+
+
+def _centred(transform: Callable[..., Tensor], values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    shifted = torch.fft.ifftshift(values, dim=axes)
+    return torch.fft.fftshift(transform(shifted, dim=axes, norm="ortho"), dim=axes)
+
+
+def _one_by_one(batch: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+    """Transform the items of a batch, each alone on the CPU.
+
+    The library may round a batch differently from its items, and then a scan would depend on
+    which others it is acquired with. Taking them apart costs next to nothing.
+    """
+    if batch.device.type != "cpu" or batch.ndim < 3 or len(batch) < 2:
+        return transform(batch)
+    return torch.stack([transform(one) for one in batch])
