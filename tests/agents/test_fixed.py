@@ -40,11 +40,17 @@ def lbcs_slowly(
     return chosen
 
 
+@pytest.mark.parametrize("smaller", [(9, 13), (8, 9)])
 @pytest.mark.parametrize(("metric", "sign"), [("ssim", 1), ("mse", -1)])
 def test_lbcs_takes_the_line_of_the_best_mean_score_at_each_step(
-    make_scan: MakeScan, make_protocol: MakeProtocol, metric: str, sign: int
+    make_scan: MakeScan,
+    make_protocol: MakeProtocol,
+    metric: str,
+    sign: int,
+    smaller: tuple[int, int],
 ) -> None:
-    scans = [make_scan(seed) for seed in range(4)]
+    """A line that a smaller scan does not have leaves its score as it is."""
+    scans = [make_scan(0), make_scan(1, smaller), make_scan(2, smaller), make_scan(3)]
     protocol = make_protocol()
     order = learn_lbcs_order(protocol, scans, metric=metric, n_lines=4)
     assert order.n_learned == 4

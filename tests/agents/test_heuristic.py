@@ -67,10 +67,13 @@ def test_points_grow_as_a_disc(play: Play) -> None:
     assert set(order[4:]) == {centre + d for d in (-14, -12, 12, 14)}
 
 
-def test_echo_trains_of_equal_distance_are_ties(play: Play) -> None:
-    """Three lines each: the sums of their distances must not differ by rounding."""
-    order = play(heuristic.low_frequency_first(), n_center_lines=1, lines_per_action=3, budget=12)
-    assert order == [2, 1, 3, 0, 4]
+def test_echo_trains_of_equal_distance_are_ties(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    """The first train's mean distance, (5 + 4 + 3) / 3, must not differ from 4 by rounding."""
+    protocol = make_protocol("columns", (9, 10), lines_per_action=3, n_center_lines=1, budget=9)
+    episodes = rollout(protocol, heuristic.high_frequency_first(), [make_scan(0, (9, 10))])
+    assert episodes.actions[0].tolist() == [0, 3, 2, 1]
 
 
 def test_high_frequencies_come_from_the_edges_inwards(play: Play) -> None:
