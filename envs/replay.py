@@ -20,37 +20,24 @@ from activemri.envs.state import STOP, WASTE, State, kind
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Where episodes stand: all that their observations follow from, one row for each.
+    """Where episodes stand: all that their observations follow from, one row for each."""
 
-    Attributes:
-        index: position of the scan in the data set, int64 (n,).
-        start_mask: lines that the scan began with, bool (n, n_lines).
-        mask: lines acquired so far, bool (n, n_lines).
-        budget: lines still to acquire, int64 (n,).
-        awaiting_reset: bool (n,): ended, so that the next action is ignored.
-    """
-
-    index: NDArray[np.int64]
-    start_mask: NDArray[np.bool_]
-    mask: NDArray[np.bool_]
-    budget: NDArray[np.int64]
-    awaiting_reset: NDArray[np.bool_]
+    index: NDArray[np.int64]  # of the scan in the data set, (n,)
+    start_mask: NDArray[np.bool_]  # (n, n_lines)
+    mask: NDArray[np.bool_]  # (n, n_lines)
+    budget: NDArray[np.int64]  # (n,)
+    awaiting_reset: NDArray[np.bool_]  # (n,), ended: the next action is ignored
 
     @classmethod
     def of(cls, episodes: Episodes, awaiting_reset: NDArray[np.bool_] | None = None) -> "Points":
-        """Where the episodes of an environment stand now; copied.
-
-        Args:
-            episodes: of a single or vector environment.
-            awaiting_reset: the vector environment's attribute of that name.
-        """
+        """Where episodes stand now; `awaiting_reset` is what a vector environment calls so."""
         n, n_lines = episodes.n, episodes.geometry.n_lines
         start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
         budget = np.zeros(n, np.int64)
         for group in episodes.groups:
-            start_mask[group.rows] = group.state.start_mask.cpu().numpy()
-            mask[group.rows] = group.state.mask.cpu().numpy()
-            budget[group.rows] = group.state.budget.cpu().numpy()
+            rows, state = group.rows, group.state
+            start_mask[rows], mask[rows] = state.start_mask.cpu(), state.mask.cpu()
+            budget[rows] = state.budget.cpu()
         waiting = np.zeros(n, bool) if awaiting_reset is None else awaiting_reset.copy()
         return cls(episodes.index.copy(), start_mask, mask, budget, waiting)
 
@@ -72,7 +59,9 @@ class Batch:
 
 
 class Replay:
-    """The last transitions of an environment, for learners that are off-policy::
+    """The last transitions of an environment, for learners that are off-policy.
+
+    A step is remembered like this::
 
         points = Points.of(envs.episodes, envs.awaiting_reset)
         _, rewards, terminated, truncated, _ = envs.step(actions)
@@ -91,11 +80,11 @@ class Replay:
         self.n_lines = episodes.geometry.n_lines
         n_bytes = -(-self.n_lines // 8)
         self._columns: dict[str, NDArray[Any]] = {
-            "index": np.zeros(capacity, np.int32),
+            "index": np.zeros(capacity, np.int64),
             "start_mask": np.zeros((capacity, n_bytes), np.uint8),
             "mask": np.zeros((capacity, n_bytes), np.uint8),
-            "budget": np.zeros(capacity, np.int32),
-            "action": np.zeros(capacity, np.int32),
+            "budget": np.zeros(capacity, np.int64),
+            "action": np.zeros(capacity, np.int64),
             "reward": np.zeros(capacity, np.float32),
             "terminated": np.zeros(capacity, bool),
         }
@@ -107,7 +96,7 @@ class Replay:
 
     @property
     def bytes_per_transition(self) -> float:
-        """Memory held for each transition, beyond the data set."""
+        """Memory held, beyond the data set."""
         return sum(column.nbytes for column in self._columns.values()) / self.capacity
 
     def add(
@@ -122,31 +111,19 @@ class Replay:
 
         Args:
             points: where the episodes stood before the action.
-            actions: (n,).
-            rewards: (n,).
-            terminated: (n,); truncated episodes go on as far as a learner is concerned.
+            actions, rewards: (n,).
+            terminated: (n,). Where an episode is only truncated, its value goes on.
         """
         acted = ~points.awaiting_reset
         places = (self.n_added + np.arange(int(acted.sum()))) % self.capacity
-        values: dict[str, NDArray[Any]] = {
-            "index": points.index,
-            "start_mask": np.packbits(points.start_mask, axis=1),
-            "mask": np.packbits(points.mask, axis=1),
-            "budget": points.budget,
-            "action": actions,
-            "reward": rewards,
-            "terminated": terminated,
-        }
-        for name, column in self._columns.items():
-            column[places] = values[name][acted]
+        start_mask, mask = (np.packbits(m, axis=1) for m in (points.start_mask, points.mask))
+        values = (points.index, start_mask, mask, points.budget, actions, rewards, terminated)
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column[places] = value[acted]
         self.n_added += len(places)
 
     def sample(self, n: int, generator: np.random.Generator) -> Batch:
-        """Draw transitions uniformly, with replacement, and rebuild what was seen.
-
-        Raises:
-            ValueError: if nothing has been added yet.
-        """
+        """Draw uniformly, with replacement, and rebuild what was seen; not from an empty memory."""
         if not len(self):
             raise ValueError("expected a memory with transitions to draw from; it is empty")
         return self.rebuild(generator.integers(len(self), size=n))
@@ -162,29 +139,26 @@ class Replay:
                 [scans[row] for row in rows],
                 start_masks=self._bits("start_mask", places[rows]),
                 masks=self._bits("mask", places[rows]),
-                budgets=self._numbers("budget", places[rows]),
+                budgets=self._tensor("budget", places[rows]),
             )
-            parts.append(self._transition(state, self._numbers("action", places[rows])))
+            parts.append(self._transition(state, self._tensor("action", places[rows])))
             order += rows
-        observation, legal, next_observation, next_legal = (
-            _in_order([part[i] for part in parts], order) for i in range(4)
-        )
-        return Batch(
-            observation=observation,
-            action=self._numbers("action", places),
-            reward=self._tensor("reward", places),
-            next_observation=next_observation,
-            terminated=self._tensor("terminated", places),
-            legal=legal,
-            next_legal=next_legal,
-        )
+        seen = {name: _in_order([part[name] for part in parts], order) for name in parts[0]}
+        kept = ("action", "reward", "terminated")
+        return Batch(**seen, **{name: self._tensor(name, places) for name in kept})
 
-    def _transition(self, state: State, action: Tensor) -> tuple[Any, Tensor, Any, Tensor]:
+    def _transition(self, state: State, action: Tensor) -> dict[str, Any]:
         observation, legal = self._see(state)
         plan = torch.where(action == self.acquisition.geometry.n_actions, STOP, action)
         allowed = legal.gather(1, action[:, None]).squeeze(1)
         after = self.acquisition.acquire(state, torch.where(allowed, plan, WASTE))
-        return observation, legal, *self._see(after)
+        following, next_legal = self._see(after)
+        return {
+            "observation": observation,
+            "legal": legal,
+            "next_observation": following,
+            "next_legal": next_legal,
+        }
 
     def _see(self, state: State) -> tuple[Any, Tensor]:
         """Observations, and legal actions with STOP as the last if there is one."""
@@ -196,9 +170,6 @@ class Replay:
     def _bits(self, name: str, places: NDArray[np.int64]) -> Tensor:
         packed = self._columns[name][places]
         return torch.from_numpy(np.unpackbits(packed, axis=1, count=self.n_lines).astype(bool))
-
-    def _numbers(self, name: str, places: NDArray[np.int64]) -> Tensor:
-        return self._tensor(name, places).long()
 
     def _tensor(self, name: str, places: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._columns[name][places]).to(self.acquisition.device)
