@@ -26,7 +26,7 @@ def ifft2(kspace: Tensor) -> Tensor:
 
 
 def fft(image: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The same centred transform along chosen axes only."""
+    """The same centred transform along chosen axes only; along none it changes nothing."""
     return _one_by_one(image, lambda one: _centred(torch.fft.fftn, one, axes))
 
 
@@ -36,6 +36,8 @@ def ifft(kspace: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _centred(transform: Callable[..., Tensor], values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    if not axes:
+        return values
     shifted = torch.fft.ifftshift(values, dim=axes)
     return torch.fft.fftshift(transform(shifted, dim=axes, norm="ortho"), dim=axes)
 
