@@ -18,6 +18,12 @@ from activemri.envs.episodes import Episodes
 from activemri.envs.state import STOP, WASTE, State, kind
 
 
+Array = NDArray[Any]
+
+# What is rebuilt of a transition.
+_SEEN = ("observation", "legal", "next_observation", "next_legal")
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """Where episodes stand: all that their observations follow from, one row for each."""
@@ -79,7 +85,7 @@ class Replay:
         self.acquisition = replace(episodes.acquisition, metrics=())  # no scores are wanted
         self.n_lines = episodes.geometry.n_lines
         n_bytes = -(-self.n_lines // 8)
-        self._columns: dict[str, NDArray[Any]] = {
+        self._columns: dict[str, Array] = {
             "index": np.zeros(capacity, np.int64),
             "start_mask": np.zeros((capacity, n_bytes), np.uint8),
             "mask": np.zeros((capacity, n_bytes), np.uint8),
@@ -99,20 +105,11 @@ class Replay:
         """Memory held, beyond the data set."""
         return sum(column.nbytes for column in self._columns.values()) / self.capacity
 
-    def add(
-        self,
-        points: Points,
-        actions: NDArray[np.integer[Any]],
-        *,
-        rewards: NDArray[np.floating[Any]],
-        terminated: NDArray[np.bool_],
-    ) -> None:
-        """Remember one action of every episode; rows that were awaiting a reset are left out.
+    def add(self, points: Points, actions: Array, *, rewards: Array, terminated: Array) -> None:
+        """Remember one action of every episode, (n,) each, taken from `points`.
 
-        Args:
-            points: where the episodes stood before the action.
-            actions, rewards: (n,).
-            terminated: (n,). Where an episode is only truncated, its value goes on.
+        Episodes that were awaiting a reset took none and are left out. Truncated ones are not
+        terminated: what they would have earned still counts.
         """
         acted = ~points.awaiting_reset
         places = (self.n_added + np.arange(int(acted.sum()))) % self.capacity
@@ -143,22 +140,16 @@ class Replay:
             )
             parts.append(self._transition(state, self._tensor("action", places[rows])))
             order += rows
-        seen = {name: _in_order([part[name] for part in parts], order) for name in parts[0]}
-        kept = ("action", "reward", "terminated")
-        return Batch(**seen, **{name: self._tensor(name, places) for name in kept})
+        seen = {name: _in_order([part[name] for part in parts], order) for name in _SEEN}
+        stored = {name: self._tensor(name, places) for name in ("action", "reward", "terminated")}
+        return Batch(**seen, **stored)
 
     def _transition(self, state: State, action: Tensor) -> dict[str, Any]:
-        observation, legal = self._see(state)
+        before = self._see(state)
         plan = torch.where(action == self.acquisition.geometry.n_actions, STOP, action)
-        allowed = legal.gather(1, action[:, None]).squeeze(1)
+        allowed = before[1].gather(1, action[:, None]).squeeze(1)
         after = self.acquisition.acquire(state, torch.where(allowed, plan, WASTE))
-        following, next_legal = self._see(after)
-        return {
-            "observation": observation,
-            "legal": legal,
-            "next_observation": following,
-            "next_legal": next_legal,
-        }
+        return dict(zip(_SEEN, (*before, *self._see(after)), strict=True))
 
     def _see(self, state: State) -> tuple[Any, Tensor]:
         """Observations, and legal actions with STOP as the last if there is one."""
