@@ -17,10 +17,7 @@ from torch import Tensor
 from activemri.envs.episodes import Episodes
 from activemri.envs.state import STOP, WASTE, State, kind
 
-
 Array = NDArray[Any]
-
-# What is rebuilt of a transition.
 _SEEN = ("observation", "legal", "next_observation", "next_legal")
 
 
@@ -84,11 +81,11 @@ class Replay:
         self.episodes = episodes
         self.acquisition = replace(episodes.acquisition, metrics=())  # no scores are wanted
         self.n_lines = episodes.geometry.n_lines
-        n_bytes = -(-self.n_lines // 8)
+        bits = np.zeros((capacity, -(-self.n_lines // 8)), np.uint8)
         self._columns: dict[str, Array] = {
             "index": np.zeros(capacity, np.int64),
-            "start_mask": np.zeros((capacity, n_bytes), np.uint8),
-            "mask": np.zeros((capacity, n_bytes), np.uint8),
+            "start_mask": bits,
+            "mask": bits.copy(),
             "budget": np.zeros(capacity, np.int64),
             "action": np.zeros(capacity, np.int64),
             "reward": np.zeros(capacity, np.float32),
