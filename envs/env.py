@@ -38,8 +38,9 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
 
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
     `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `budget` (lines
-    left), `scale` (of intensities, from the first zero-filled image), and at the end `auc`, the
-    mean height of the curve of the score that the reward is about.
+    left), `scale` (of intensities, from the first zero-filled image), `uncertainty` (its mean over
+    the scale) if the reconstructor gives one, and on termination `auc`, the mean height of the
+    curve of the score that the reward is about.
 
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
