@@ -1,6 +1,5 @@
 """Every id, made as users make it: contracts, wrappers, learners."""
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -67,8 +66,6 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str,
     options: dict[str, Any] = {}
     if environment.needs_data:
         options = SMALL | {"data": str(DATA[environment.name](tmp_path / "data")), "split": "all"}
-    elif importlib.util.find_spec("activemri.data.phantoms.dataset") is None:
-        pytest.skip("there are no phantoms yet")
     elif environment.keywords.get("reconstructor") == "unet" and not SHIPPED.is_file():
         pytest.skip("the package was built without the weights of its U-Net")
     return PREFIX + f"{environment.name}-v{environment.version}", options
@@ -236,3 +233,35 @@ def test_maskable_ppo_finds_the_masks_and_chooses_legal_actions_only() -> None:
         action, _ = model.predict(observation, action_masks=masks)
         assert masks[int(action)]
         observation = env.step(int(action))[0]
+
+
+def test_real_scans_are_played_at_native_size_and_at_one_size(real_data: Path) -> None:
+    for size in (None, 64):  # a file of the train split
+        env = gymnasium.make(
+            PREFIX + "HDF5-v0",
+            data=str(real_data / "open" / "oms_p03_study1_FLAIR.h5"),
+            matrix_size=size,
+            budget=3,
+        )
+        observation, info = env.reset(seed=0)
+        start, ended = info["ssim"], False
+        while not ended:
+            assert env.observation_space.contains(observation)
+            # The legal action nearest to the centre surely helps.
+            legal = np.flatnonzero(info["action_mask"])
+            action = legal[np.abs(legal - len(info["action_mask"]) // 2).argmin()]
+            observation, _, ended, _, info = env.step(action)
+        assert info["psnr"] > 10
+        assert info["ssim"] > start - 0.02
+
+
+def test_a_human_may_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    with pytest.warns(UserWarning, match="HumanRendering wrapper"):
+        env = gymnasium.make(
+            PREFIX + "HDF5-v0", data=equal_scans(), render_mode="human", n_center_lines=4
+        )
+    env.reset(seed=0)
+    env.step(0)
+    env.close()
