@@ -1,0 +1,75 @@
+"""Subjects: who is scanned, how they lie, and what a slice through them shows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from activemri.data.phantoms.abdomen import draw_abdomen
+from activemri.data.phantoms.brain import draw_brain
+from activemri.data.phantoms.knee import draw_knee
+from activemri.data.phantoms.shapes import Array, Drawing, rotation
+from activemri.data.phantoms.tissue import CONTRASTS, Tissues
+
+Draw = Callable[[np.random.Generator, float, Tissues], Drawing]
+
+DRAW: dict[str, Draw] = {"brain": draw_brain, "knee": draw_knee, "abdomen": draw_abdomen}
+FAMILIES = (*DRAW, "mixed")
+TURN = {"brain": 0.5, "knee": 0.35, "abdomen": 0.3}  # largest rotation to either side, radians
+REACH = 0.46  # bodies stay within this distance of the centre along both axes
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One procedural subject: the number is the seed of everything about it.
+
+    Attributes:
+        number: at least 0.
+        family: "brain", "knee" or "abdomen".
+    """
+
+    number: int
+    family: str
+
+    @classmethod
+    def of(cls, number: int, family: str) -> "Subject":
+        """Subject of a family; of "mixed" the number decides which."""
+        names = tuple(DRAW)
+        return cls(number, names[number % len(names)] if family == "mixed" else family)
+
+    @property
+    def name(self) -> str:
+        return f"phantom-{self.family}-{self.number:06d}"
+
+    @property
+    def contrast(self) -> str:
+        return CONTRASTS[int(self.generator("contrast").integers(len(CONTRASTS)))]
+
+    def generator(self, purpose: str, index: int = 0) -> np.random.Generator:
+        """An independent stream for a purpose, always from its beginning."""
+        family = tuple(DRAW).index(self.family)
+        return np.random.default_rng([self.number, family, index, *purpose.encode()])
+
+    def draw(self, place: float) -> Drawing:
+        """The slice at a place through the body, -1 to 1."""
+        tissue = Tissues(self.contrast, self.generator("tissue"))
+        drawing = DRAW[self.family](self.generator("anatomy"), place, tissue)
+        return self._posed(drawing)
+
+    def _posed(self, drawing: Drawing) -> Drawing:
+        """Turn, scale and shift the drawing, keeping all of it in the field of view."""
+        pose = self.generator("pose")
+        angle = pose.uniform(-1, 1) * TURN[self.family]
+        stretch = np.diag(pose.uniform(0.9, 1.06, 2))
+        turned = drawing.transformed(rotation(angle) @ stretch, (0, 0))
+        low, high = _extent(turned)
+        scale = min(1.0, 2 * REACH / float((high - low).max()))
+        room = REACH - scale * (high - low) / 2
+        shift = room * pose.uniform(-0.8, 0.8, 2) - scale * (high + low) / 2
+        return turned.transformed(scale * np.eye(2), shift)
+
+
+def _extent(drawing: Drawing) -> tuple[Array, Array]:
+    """Smallest and largest (x, y) of all polygons."""
+    points = np.concatenate([vertices for _, vertices in drawing.polygons])
+    return points.min(axis=0), points.max(axis=0)

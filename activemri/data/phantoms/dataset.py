@@ -1,0 +1,166 @@
+"""Slices of procedural subjects, made when they are asked for."""
+
+import math
+
+import numpy as np
+import torch
+
+from activemri.data.phantoms import scanner
+from activemri.data.phantoms.anatomy import FAMILIES, Subject
+from activemri.data.slices import Slice, SliceInfo
+from activemri.mri import fourier
+from activemri.mri.coils import combine
+from activemri.mri.noise import complex_noise
+
+#: First subject of each split, and how many there are by default. Splits never share subjects.
+SPLITS = {"train": (0, 200), "val": (500_000, 40), "test": (700_000, 40)}
+LAST_SUBJECT = 1_000_000
+
+
+class PhantomDataset:
+    """A data set without files: the same subjects, to the bit, whenever they are asked for.
+
+    The k-space of a slice is exact (see :mod:`activemri.data.phantoms.scanner`) plus complex
+    noise. The signal-to-noise ratio is the mean magnitude of the noise-free combined images of a
+    volume over the body (pixels above a tenth of the volume's maximum), divided by the standard
+    deviation of a complex noise sample; noise is independent between coils. The target is the
+    magnitude of the fully sampled noisy reconstruction |sum conj(S) x|, so that acquiring
+    everything reaches it exactly.
+
+    A volume is made as a whole when its first slice is asked for, for `volume_max` needs it, and
+    is kept.
+
+    Args:
+        split: "train", "val" or "test".
+        family: "brain", "knee", "abdomen", or "mixed": all three in turn.
+        n_subjects: subjects of the split; 200, 40 and 40 by default. More of them never change
+            the first ones.
+        slices_per_subject: evenly spaced through the body.
+        matrix_size: (height, width) of k-space. The body is sized by the smaller side.
+        n_coils: receive coils around the body, 1 to 32.
+        snr: signal-to-noise ratio as above; `math.inf` for none.
+        phase: strength of the smooth background phase, see
+            :func:`activemri.mri.noise.smooth_phase`.
+
+    Raises:
+        ValueError: if there is no such split or family, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        family: str = "mixed",
+        n_subjects: int | None = None,
+        slices_per_subject: int = 4,
+        matrix_size: tuple[int, int] = (128, 128),
+        n_coils: int = 1,
+        snr: float = 30.0,
+        phase: float = 1.0,
+    ) -> None:
+        _check_name("split", split, tuple(SPLITS))
+        _check_name("family", family, FAMILIES)
+        first, usual = SPLITS[split]
+        most = min([s for s, _ in SPLITS.values() if s > first], default=LAST_SUBJECT) - first
+        n_subjects = usual if n_subjects is None else n_subjects
+        _check_range("n_subjects", n_subjects, 1, most)
+        _check_range("slices_per_subject", slices_per_subject, 1, 1000)
+        _check_range("n_coils", n_coils, 1, 32)
+        _check_range("height of matrix_size", matrix_size[0], 8, 4096)
+        _check_range("width of matrix_size", matrix_size[1], 8, 4096)
+        if not snr > 0:
+            raise ValueError(f"snr must be positive; got {snr}")
+        self.name = f"phantom {family} {split}"
+        self.shape = (int(matrix_size[0]), int(matrix_size[1]))
+        self.n_coils = n_coils
+        self.slices_per_subject = slices_per_subject
+        self.snr = snr
+        self.phase = phase
+        self.subjects = [Subject.of(first + i, family) for i in range(n_subjects)]
+        self._volumes: dict[int, list[Slice]] = {}
+
+    def __len__(self) -> int:
+        return len(self.subjects) * self.slices_per_subject
+
+    def __getitem__(self, index: int) -> Slice:
+        volume, position = self._locate(index)
+        if volume not in self._volumes:
+            self._volumes[volume] = self._scan(self.subjects[volume])
+        return self._volumes[volume][position]
+
+    def describe(self, index: int) -> SliceInfo:
+        """What a slice will be, without making it."""
+        volume, position = self._locate(index)
+        subject = self.subjects[volume]
+        return SliceInfo(
+            volume=subject.name,
+            index=position,
+            subject=subject.name,
+            contrast=subject.contrast,
+            shape=self.shape,
+            target_shape=self.shape,
+            n_coils=self.n_coils,
+        )
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"slice {index} of {len(self)}")
+        return divmod(index % len(self), self.slices_per_subject)
+
+    def _scan(self, subject: Subject) -> list[Slice]:
+        """Make all slices of a subject."""
+        coils = scanner.coil_polynomials(
+            self.n_coils, self.shape, generator=subject.generator("coils")
+        )
+        shading = scanner.shading_polynomial(
+            self.shape, generator=subject.generator("phase"), strength=self.phase
+        )
+        sensitivity = scanner.sensitivity_maps(coils, self.shape)
+        scans = torch.stack(
+            [
+                scanner.exact_kspace(subject.draw(place), self.shape, coils=coils, shading=shading)
+                for place in _places(self.slices_per_subject)
+            ]
+        )  # (slice, coil, height, width)
+        images = combine(fourier.ifft2(scans), sensitivity).abs()
+        body = images > 0.1 * images.max()
+        sigma = 0.0 if math.isinf(self.snr) else float(images[body].mean()) / self.snr
+        noisy = torch.stack(
+            [
+                scan.to(torch.complex64)
+                + complex_noise(
+                    scan.shape, sigma=sigma, generator=subject.generator("noise", position)
+                )
+                for position, scan in enumerate(scans)
+            ]
+        )
+        targets = combine(fourier.ifft2(noisy), sensitivity).abs()
+        return [
+            Slice(
+                kspace=kspace,
+                target=target,
+                volume=subject.name,
+                index=position,
+                subject=subject.name,
+                volume_max=float(targets.max()),
+                contrast=subject.contrast,
+                sensitivity=sensitivity if self.n_coils > 1 else None,
+                measured=torch.ones(self.shape, dtype=torch.bool),
+            )
+            for position, (kspace, target) in enumerate(zip(noisy, targets, strict=True))
+        ]
+
+
+def _places(n_slices: int) -> list[float]:
+    """Where the slices lie, -1 to 1: the middles of equal parts of the body's inner 80 %."""
+    return [float(place) for place in 0.8 * ((2 * np.arange(n_slices) + 1) / n_slices - 1)]
+
+
+def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
+
+
+def _check_range(what: str, number: int, low: int, high: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+        raise ValueError(f"{what} must be a whole number from {low} to {high}; got {number!r}")

@@ -1,0 +1,198 @@
+"""Receive coils: sensitivities from physics, estimated from k-space, and how images combine."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.mri import fourier
+
+SEGMENTS = 48  # straight pieces of a wire loop
+WIDEST = 16  # half the widest window in k-space that coil maps are estimated with, in samples
+FLOOR = 1e-3  # of the strongest signal: below it estimated maps fade to equal coils
+
+
+def biot_savart_sensitivity(
+    n_coils: int,
+    height: int,
+    width: int,
+    *,
+    generator: np.random.Generator | None = None,
+    distance: float = 0.85,
+    jitter: float = 0.06,
+) -> Tensor:
+    """Sensitivities of circular loops on a cylinder around the body, by the law of Biot-Savart.
+
+    The slice is the plane z = 0 and the main field points along z. By reciprocity a coil that
+    would produce the field (B_x, B_y) with unit current receives with B_x - i B_y (Hoult and
+    Richards 1976; Roemer et al. 1990). The wires lie outside the field of view's inner circle.
+
+    Args:
+        n_coils: loops, evenly around the body from a random start; 1 gives a map of ones.
+        height: rows of the grid.
+        width: columns of the grid; pixels are square and the smaller side has length 1.
+        generator: moves the loops a little; None leaves them at their nominal places, the first
+            one on the right.
+        distance: of the loops from the centre, in units of the smaller side.
+        jitter: standard deviation of what the generator does to angle, distance, tilt and radius,
+            as a fraction of the spacing, distance, a radian and the radius.
+
+    Returns:
+        complex64 (coil, height, width), of unit norm over the coils in every pixel.
+
+    Raises:
+        ValueError: if there is no coil, no pixel, or a wire would cross the centre.
+    """
+    if n_coils < 1 or height < 1 or width < 1 or not distance > 0:
+        raise ValueError(
+            "expected at least one coil, a grid of at least 1 x 1 and a positive distance; "
+            f"got {n_coils} coils, {height} x {width} and {distance}"
+        )
+    if n_coils == 1:
+        return torch.ones(1, height, width, dtype=torch.complex64)
+    side = min(height, width)
+    y = (np.arange(height) - height // 2) / side
+    x = (np.arange(width) - width // 2) / side
+    wires = _loops(n_coils, distance=distance, jitter=jitter, generator=generator)
+    maps = _receive_field(torch.from_numpy(wires), torch.from_numpy(y), torch.from_numpy(x))
+    return unit_norm(maps).to(torch.complex64)
+
+
+def root_sum_of_squares(images: Tensor) -> Tensor:
+    """Coil images (..., coil, height, width) to a magnitude image (..., height, width)."""
+    return torch.linalg.vector_norm(images, dim=-3)
+
+
+def combine(images: Tensor, sensitivity: Tensor) -> Tensor:
+    """Coil images to one complex image, sum conj(S) x, both (..., coil, height, width).
+
+    This is the adjoint of "seeing with the coils", and with maps of unit norm also the
+    signal-to-noise optimal combination for independent noise (Roemer et al. 1990).
+    """
+    return torch.sum(sensitivity.conj() * images, dim=-3)
+
+
+def unit_norm(maps: Tensor) -> Tensor:
+    """Divide maps (..., coil, height, width) by their norm; a pixel of zeros gets equal coils."""
+    norm = torch.linalg.vector_norm(maps, dim=-3, keepdim=True)
+    equal = torch.full_like(maps, 1 / math.sqrt(maps.shape[-3]))
+    tiny = torch.finfo(norm.dtype).tiny
+    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), equal)
+
+
+def estimate_sensitivity(kspace: Tensor, mask: Tensor) -> Tensor:
+    """Coil maps from the acquired centre of k-space alone.
+
+    The lines (or, for points, the square) around the origin that are acquired without a gap give
+    a low-resolution image of each coil; its ratio to their root sum of squares is the map
+    (McKenzie et al. 2002). A Hann window as wide as the block, and at most 32 samples wide, keeps
+    ringing out. Without the origin there is no such block and all coils count equally; likewise
+    where there is no signal. The maps take up the low-resolution phase of the image.
+
+    Args:
+        kspace: complex (batch, coil, height, width); samples outside the mask are ignored.
+        mask: bool (batch or 1, height or 1, width or 1), True where acquired.
+
+    Returns:
+        Maps like kspace, of unit norm over the coils in every pixel; ones for a single coil.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if kspace.ndim != 4 or mask.ndim != 3 or mask.shape[0] not in (1, kspace.shape[0]):
+        raise ValueError(
+            "expected kspace (batch, coil, height, width) and a mask (batch, height or 1, width "
+            f"or 1); got {tuple(kspace.shape)} and {tuple(mask.shape)}"
+        )
+    if kspace.shape[1] == 1:
+        return torch.ones_like(kspace)
+    height, width = kspace.shape[-2:]
+    acquired = mask.expand(kspace.shape[0], height, width)
+    window = _centre_window(acquired).to(kspace.real.dtype)
+    # torch.where and not a product: samples that were not acquired may even be NaN
+    centre = torch.where((window > 0).unsqueeze(1), kspace, 0) * window.unsqueeze(1)
+    low = fourier.ifft2(centre)
+    peak = root_sum_of_squares(low).amax(dim=(-2, -1))[:, None, None, None]
+    return unit_norm(low + FLOOR * peak / math.sqrt(kspace.shape[1]))
+
+
+def _loops(
+    n_coils: int, *, distance: float, jitter: float, generator: np.random.Generator | None
+) -> np.ndarray:
+    """Corners of the wire loops, (coil, segment + 1, xyz), closed."""
+    draws = np.zeros((5, n_coils))
+    start = 0.0
+    if generator is not None:
+        start = generator.uniform(0, 2 * math.pi)
+        draws = jitter * generator.standard_normal((5, n_coils)).clip(-2, 2)
+    angle = start + 2 * math.pi * (np.arange(n_coils) + draws[0]) / n_coils
+    # neighbours overlap by a quarter to decouple them; a loop never grows beyond 0.4
+    radius = np.minimum(1.25 * distance * math.sin(math.pi / max(n_coils, 3)), 0.4)
+    radius = radius * (1 + draws[1])
+    apart = distance * (1 + draws[2])
+    normal = angle + draws[3]
+    around = np.linspace(0, 2 * math.pi, SEGMENTS + 1)[None]
+    tangent = radius[:, None] * np.cos(around)
+    return np.stack(
+        (
+            (apart * np.cos(angle))[:, None] - np.sin(normal)[:, None] * tangent,
+            (apart * np.sin(angle))[:, None] + np.cos(normal)[:, None] * tangent,
+            radius[:, None] * np.sin(around) + draws[4][:, None] * distance,
+        ),
+        axis=-1,
+    )
+
+
+def _receive_field(wires: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """B_x - i B_y of unit currents (up to mu_0 / 4 pi): (coil, height, width)."""
+    step = wires[:, 1:] - wires[:, :-1]  # (coil, segment, xyz)
+    middle = (wires[:, 1:] + wires[:, :-1]) / 2
+    field = torch.zeros(len(wires), len(y), len(x), dtype=torch.complex128)
+    for segment in range(step.shape[1]):  # one at a time: the grid is large, the loop short
+        d_x, d_y, d_z = (step[:, segment, axis, None, None] for axis in range(3))
+        to_x, to_y, to_z = (-middle[:, segment, axis, None, None] for axis in range(3))
+        to_x, to_y = to_x + x, to_y + y[:, None]
+        weight = (to_x**2 + to_y**2 + to_z**2).clamp_min(1e-6) ** -1.5
+        field += torch.complex(
+            (d_y * to_z - d_z * to_y) * weight, -(d_z * to_x - d_x * to_z) * weight
+        )
+    return field
+
+
+def _centre_window(acquired: Tensor) -> Tensor:
+    """Low-pass weights (batch, height, width), zero where not acquired."""
+    height, width = acquired.shape[-2:]
+    columns = _centre_run(acquired.all(dim=1))
+    rows = _centre_run(acquired.all(dim=2))
+    square = _centre_square(acquired)
+    down = torch.where(columns > 0, WIDEST, torch.maximum(rows, square))
+    right = torch.where(rows > 0, WIDEST, torch.maximum(columns, square))
+    window = _hann(height, half_width=down).unsqueeze(2) * _hann(width, half_width=right).unsqueeze(
+        1
+    )
+    return window * acquired
+
+
+def _centre_run(lines: Tensor) -> Tensor:
+    """How far whole lines (batch, n) reach from the origin without a gap, 0 if it is missing."""
+    n = lines.shape[-1]
+    up = lines[:, n // 2 :].to(torch.int64).cumprod(dim=1).sum(dim=1)
+    down = lines[:, : n // 2 + 1].flip(1).to(torch.int64).cumprod(dim=1).sum(dim=1)
+    return torch.maximum(up, down).clamp(max=WIDEST)
+
+
+def _centre_square(acquired: Tensor) -> Tensor:
+    """Half the side of the largest fully acquired square around the origin: (batch,)."""
+    height, width = acquired.shape[-2:]
+    y = (torch.arange(height, device=acquired.device) - height // 2).abs()
+    x = (torch.arange(width, device=acquired.device) - width // 2).abs()
+    ring = torch.maximum(y.unsqueeze(1), x)
+    return torch.where(acquired, WIDEST, ring).flatten(1).amin(dim=1).clamp(max=WIDEST)
+
+
+def _hann(n: int, *, half_width: Tensor) -> Tensor:
+    """Hann windows (batch, n) around n // 2 that reach zero `half_width` samples from it."""
+    offset = (torch.arange(n, device=half_width.device) - n // 2).abs()
+    ratio = (offset / half_width.clamp_min(1).unsqueeze(1)).clamp(max=1)
+    return torch.cos(math.pi / 2 * ratio) ** 2
