@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.legality import check_actions, check_trials, checked_masks
+from activemri.envs.legality import check_actions, check_samples, check_trials, checked_masks
 from activemri.envs.state import STOP, WASTE, State, check_one_kind, rowwise
 from activemri.metrics import find_metric
 from activemri.mri import coils, lines
@@ -273,6 +273,7 @@ class Acquisition:
         """Scans at their start, not yet reconstructed."""
         check_one_kind(slices)
         scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
+        check_samples(slices, scan)
         measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
         mask = (
             checked_masks(measurable, start_masks)

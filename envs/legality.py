@@ -5,8 +5,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from activemri.data.slices import Slice
 from activemri.envs.state import State
 from activemri.mri.geometry import CartesianGeometry
+
+
+def check_samples(slices: Sequence[Slice], scan: Tensor) -> None:
+    """Refuse NaN and Inf, which would be seen even where they were not acquired: 0 * NaN = NaN.
+
+    Args:
+        slices: who is scanned, for the message.
+        scan: their k-space, complex (batch, coil, height, width).
+    """
+    finite = torch.view_as_real(scan).isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        wrong = slices[int((~finite).nonzero()[0])]
+        raise ValueError(
+            f"k-space must be finite; that of {wrong.volume}, slice {wrong.index} holds NaN or Inf"
+        )
 
 
 def check_actions(geometry: CartesianGeometry, state: State, actions: Tensor) -> None:
