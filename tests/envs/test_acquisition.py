@@ -272,6 +272,17 @@ def test_an_empty_scan_is_refused_and_not_scored_as_nan() -> None:
         protocol().start([empty])
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_kspace_that_is_not_finite_is_refused_by_name(bad: float) -> None:
+    """Even a sample that is never acquired would spread: 0 * NaN = NaN."""
+    slices = batch()
+    kspace = slices[1].kspace.clone()
+    kspace[0, 0, 0] = complex(0, bad)
+    slices[1] = replace(slices[1], kspace=kspace)
+    with pytest.raises(ValueError, match="volume-1, slice 1 holds NaN or Inf"):
+        protocol().start(slices)
+
+
 def test_scans_of_different_kinds_do_not_share_a_batch() -> None:
     with pytest.raises(ValueError, match="must agree in size, coils and maps"):
         protocol().start([scan(0), scan(1, shape=(16, 16))])
