@@ -71,8 +71,10 @@ class BenchmarkSettings:
     """Metric that greedy policies maximise and the report shows first."""
     n_bootstrap: int = 2000
     """Resamples of subjects behind every confidence interval."""
-    threads: OptionalInt = None
-    """CPU threads; None leaves the choice to torch."""
+    workers: int = 1
+    """Processes side by side."""
+    threads: int = 1
+    """CPU threads of each process. More than one is often slower."""
     out: Path = Path("runs/benchmark")
     """Folder for the results; made if missing."""
 
@@ -88,6 +90,7 @@ class BenchmarkSettings:
             n_fit_scans=self.n_fit_scans,
             max_fit_slices=self.max_fit_slices,
             threads=self.threads,
+            workers=self.workers,
             n_bootstrap=self.n_bootstrap,
         )
         _require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)

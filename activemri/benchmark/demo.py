@@ -19,6 +19,7 @@ def run_demo(settings: DemoSettings) -> str:
             max_slices=settings.n_scans,
             n_fit_scans=16,
             max_fit_slices=64,
+            workers=2,
             out=settings.out,
         )
     )

@@ -6,9 +6,12 @@ table that comes out is the same to the bit.
 """
 
 import json
+import multiprocessing
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from activemri.benchmark.plan import Piece, Plan
 from activemri.settings import BenchmarkSettings
 
 #: Settings that change neither an episode nor its place in the table.
-_FREE = ("out", "reference", "n_bootstrap")
+_FREE = ("out", "reference", "n_bootstrap", "threads", "workers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +58,7 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         OSError: if the folder cannot be written.
     """
     _claim(settings)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads)
     plan = Plan(settings)
     table = _play(plan)
     path = settings.out / "results.parquet"
@@ -66,32 +68,66 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
 
 
 def _play(plan: Plan) -> pd.DataFrame:
+    """Every piece's rows, in the order of the pieces; what was played before is only read."""
     pieces = list(plan.pieces())
+    folder = plan.settings.out / "parts"
+    missing = [piece for piece in pieces if not (folder / piece.file).exists()]
+    for piece in missing:
+        for kind in plan.orders_needed(piece.policy):
+            _order(plan, kind, piece.reconstructor)
     total = sum(len(piece.positions) for piece in pieces)
-    parts = []
-    with tqdm(total=total, unit="scan", desc="Acquiring", disable=None) as bar:
-        for piece in pieces:
+    done = total - sum(len(piece.positions) for piece in missing)
+    with tqdm(total=total, initial=done, unit="scan", desc="Acquiring", disable=None) as bar:
+        for piece in _played(plan, missing):
             bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
-            parts.append(_part(plan, piece))
             bar.update(len(piece.positions))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([pd.read_parquet(folder / piece.file) for piece in pieces], ignore_index=True)
 
 
-def _part(plan: Plan, piece: Piece) -> pd.DataFrame:
-    """One piece's rows of the long table, played now or read if they were played before."""
-    path = plan.settings.out / "parts" / piece.file
-    if path.exists():
-        return pd.read_parquet(path)
-    order = None
-    for kind in plan.orders_needed(piece.policy):
-        order = _order(plan, kind, piece.reconstructor)
-    policy = plan.policy(piece.policy, order=order)
+def _played(plan: Plan, pieces: list[Piece]) -> Iterator[Piece]:
+    """Play pieces, here or in worker processes, and tell which are done."""
+    if plan.settings.workers == 1 or len(pieces) < 2:
+        for piece in pieces:
+            _play_piece(plan, piece)
+            yield piece
+        return
+    with ProcessPoolExecutor(
+        plan.settings.workers,
+        # Forked processes would inherit the locks of torch's threads.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare_worker,
+        initargs=(plan.settings,),
+    ) as pool:
+        futures = [pool.submit(_play_in_worker, piece) for piece in pieces]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker_plan: list[Plan] = []  # of this worker process: prepared once, used for every piece
+
+
+def _prepare_worker(settings: BenchmarkSettings) -> None:
+    torch.set_num_threads(settings.threads)
+    _worker_plan[:] = [Plan(settings)]
+
+
+def _play_in_worker(piece: Piece) -> Piece:
+    _play_piece(_worker_plan[0], piece)
+    return piece
+
+
+def _play_piece(plan: Plan, piece: Piece) -> None:
+    """Play one piece and keep its rows of the long table."""
+    orders = [_order(plan, kind, piece.reconstructor) for kind in plan.orders_needed(piece.policy)]
+    policy = plan.policy(piece.policy, order=orders[0] if orders else None)
     scans = [plan.dataset[position] for position in piece.positions]
     episodes = rollout(plan.acquisitions[piece.reconstructor], policy, scans, seed=piece.seed)
-    rows = long_rows(episodes, piece)
+    path = plan.settings.out / "parts" / piece.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_parquet(rows, path)
-    return rows
+    _write_parquet(long_rows(episodes, piece), path)
 
 
 def long_rows(episodes: Episodes, piece: Piece) -> pd.DataFrame:
