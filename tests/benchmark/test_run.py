@@ -1,0 +1,174 @@
+"""A benchmark from settings to files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from activemri import checkpoints
+from activemri.benchmark import run
+from activemri.benchmark.plan import spread
+from activemri.benchmark.run import run_benchmark
+from activemri.reconstruction.unet import UNet
+from activemri.settings import BenchmarkSettings
+
+HEURISTICS = ("random", "low-frequency-first")
+
+
+def settings(out: Path, **changes: object) -> BenchmarkSettings:
+    """Two policies on three small phantom scans."""
+    options: dict[str, object] = {
+        "policies": HEURISTICS,
+        "matrix": 24,
+        "budget": 4,
+        "n_center_lines": 4,
+        "max_slices": 3,
+        "n_fit_scans": 2,
+        "max_fit_slices": 2,
+        "n_bootstrap": 50,
+        "reference": "low-frequency-first",
+        "out": out,
+    }
+    return BenchmarkSettings(**(options | changes))  # type: ignore[arg-type]
+
+
+def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> None:
+    run_benchmark(settings(tmp_path, policies=(*HEURISTICS, "lbcs", "oracle", "exchange-oracle")))
+
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    report = (tmp_path / "report.html").read_text()
+
+    assert {"policy", "reconstructor", "volume", "slice", "subject", "step"} <= set(table.columns)
+    assert {"metric", "value", "seed", "n_acquired"} <= set(table.columns)
+    assert set(table["step"]) == set(range(5))
+    assert (table["n_acquired"] == 4 + table["step"]).all()
+    assert set(summary) == {"task", "results"}
+    row = next(r for r in summary["results"] if r["policy"] == "lbcs" and r["metric"] == "ssim")
+    assert {"auc", "auc_lo", "auc_hi", "final", "final_lo", "final_hi"} <= set(row)
+    assert row["n_slices"] == 3 and row["n_subjects"] == 3
+    assert report.startswith("<!doctype html>") or report.lower().startswith("<!doctype html>")
+
+
+def test_the_summary_is_the_mean_of_the_long_table(tmp_path: Path) -> None:
+    run_benchmark(settings(tmp_path))
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    summary = json.loads((tmp_path / "summary.json").read_text())["results"]
+    own = table[(table["policy"] == "random") & (table["metric"] == "psnr")]
+    curves = own.pivot(index=["volume", "slice"], columns="step", values="value").to_numpy()
+    row = next(r for r in summary if r["policy"] == "random" and r["metric"] == "psnr")
+    assert row["auc"] == pytest.approx(np.trapezoid(curves, axis=1).mean() / 4, rel=1e-12)
+    assert row["final"] == pytest.approx(curves[:, -1].mean(), rel=1e-12)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
+    first = run_benchmark(settings(tmp_path / "a")).table
+    again = run_benchmark(settings(tmp_path / "b")).table
+    other = run_benchmark(settings(tmp_path / "c", seed=1)).table
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    drawn = first["policy"] == "random"
+    assert not np.array_equal(first[drawn]["value"], other[drawn]["value"])
+    assert np.array_equal(first[~drawn]["value"], other[~drawn]["value"])
+
+
+def test_random_policies_run_with_every_seed_and_others_once(tmp_path: Path) -> None:
+    table = run_benchmark(settings(tmp_path, n_seeds=3)).table
+    assert set(table[table["policy"] == "random"]["seed"]) == {0, 1, 2}
+    assert set(table[table["policy"] == "low-frequency-first"]["seed"]) == {0}
+
+
+def test_an_interrupted_benchmark_continues_to_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_benchmark(settings(tmp_path / "whole")).table
+    play, played = run.rollout, []
+
+    def interrupted(*arguments: object, **keywords: object) -> object:
+        if len(played) == 1:
+            raise KeyboardInterrupt
+        played.append(1)
+        return play(*arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "rollout", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(settings(tmp_path / "cut"))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.parquet")}
+    assert len(kept) == 1
+    monkeypatch.setattr(run, "rollout", play)
+
+    continued = run_benchmark(settings(tmp_path / "cut")).table
+
+    pd.testing.assert_frame_equal(whole, continued, check_exact=True)
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+
+
+@pytest.mark.long
+def test_workers_give_the_same_table(tmp_path: Path) -> None:
+    one = run_benchmark(settings(tmp_path / "one")).table
+    two = run_benchmark(settings(tmp_path / "two", workers=2)).table
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_a_folder_with_other_settings_is_refused_and_the_difference_shown(tmp_path: Path) -> None:
+    run_benchmark(settings(tmp_path))
+    with pytest.raises(ValueError, match="budget was 4, now 3"):
+        run_benchmark(settings(tmp_path, budget=3))
+
+
+def test_orders_and_checkpoints_are_taken_by_path(tmp_path: Path) -> None:
+    run_benchmark(settings(tmp_path / "first", policies=("lbcs",), reference="lbcs"))
+    order = tmp_path / "first" / "orders" / "lbcs-zero-filled.json"
+    network = UNet(channels=2, pools=1)
+    path = checkpoints.save(
+        tmp_path / "tiny",
+        kind="unet",
+        settings=network.settings,
+        state_dict=network.state_dict(),
+        info={},
+    )
+    table = run_benchmark(
+        settings(tmp_path / "second", policies=(str(order),), reconstructors=(str(path),))
+    ).table
+    assert set(table["policy"]) == {"lbcs-zero-filled"}
+    assert set(table["reconstructor"]) == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policies": ("ranodm",)}, "unknown policy 'ranodm'"),
+        ({"reconstructors": ("unett",)}, "unett"),
+        ({"split": "tset"}, "tset"),
+        ({"policies": ("random", "random")}, "would both be called 'random'"),
+        ({"n_center_lines": 24}, "nothing is left to acquire"),
+    ],
+)
+def test_mistakes_are_told_apart(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(settings(tmp_path, **changes))
+
+
+def test_a_missing_folder_of_scans_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_benchmark(settings(tmp_path / "out", data=str(tmp_path / "nowhere")))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot write into"):
+        run_benchmark(settings(tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize(("n", "most"), [(10, 3), (10, 10), (3, 10), (7, 1), (5, None)])
+def test_positions_are_spread_evenly_and_never_repeat(n: int, most: int | None) -> None:
+    positions = spread(n, most)
+    assert len(positions) == min(n, most or n)
+    assert len(set(positions)) == len(positions)
+    assert all(0 <= position < n for position in positions)
+    if len(positions) > 1:
+        gaps = np.diff(positions)
+        assert gaps.max() - gaps.min() <= 1

@@ -1,0 +1,58 @@
+"""The obvious way of a step is what the environment computes, and the command compares them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from activemri.benchmark import straightforward, throughput
+from activemri.benchmark.throughput import CASES, Case, run_throughput
+from activemri.data.slices import SliceList
+from activemri.envs.env import ActiveMRIEnv
+from activemri.settings import ThroughputSettings
+
+CASE = Case("small", (40, 24), (20, 22))
+
+
+def test_the_environment_scores_as_the_obvious_step_does() -> None:
+    scan = throughput._scan(CASE, 0)
+    env = ActiveMRIEnv(data=SliceList([scan]), n_center_lines=4, budget=10)
+    _, info = env.reset(seed=0)
+    generator = np.random.default_rng(0)
+    columns = np.zeros(24, dtype=bool)
+    columns[10:14] = True
+    for _ in range(10):
+        action = int(generator.choice(np.flatnonzero(info["action_mask"])))
+        columns[action] = True
+        _, _, _, _, info = env.step(action)
+        slow = straightforward.step(scan, columns)
+        assert info["ssim"] == pytest.approx(slow["ssim"], abs=1e-6)
+        assert info["psnr"] == pytest.approx(slow["psnr"], abs=1e-4)
+        assert info["nmse"] == pytest.approx(slow["nmse"], rel=1e-4)
+        assert info["mse"] == pytest.approx(slow["mse"], rel=1e-4)
+
+
+def test_simulated_actions_score_as_a_loop_of_obvious_steps_does() -> None:
+    scan = throughput._scan(CASE, 1)
+    env = ActiveMRIEnv(data=SliceList([scan]), n_center_lines=4)
+    env.reset(seed=0)
+    columns = np.zeros(24, dtype=bool)
+    columns[10:14] = True
+    slow = straightforward.try_each(scan, columns, range(24))
+    np.testing.assert_allclose(env.simulate(range(24))["ssim"], slow, atol=1e-6)
+
+
+def test_the_command_prints_ratios_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "CASES", (CASE,))
+    result = json.loads(run_throughput(ThroughputSettings(json=True, seconds=0.05)))
+    assert set(result["ratios"]) == set(result["frames_per_s"])
+    assert set(result["ratios"]) == {"step_small", "step_small_single", "oracle_small"}
+    assert all(ratio > 0 for ratio in result["ratios"].values())
+    assert "obvious" in run_throughput(ThroughputSettings(seconds=0.05))
+
+
+def test_the_cases_are_those_that_the_field_measures() -> None:
+    assert [(case.shape, case.target_shape) for case in CASES] == [
+        ((128, 128), (128, 128)),
+        ((640, 368), (320, 320)),
+    ]
