@@ -214,9 +214,9 @@ def _window_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
 
         size = metrics.SSIM_WINDOW - 1
         shape = (len(target), target.shape[1] - size, target.shape[2] - size)
-        mean, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        fused.window_statistics(target.contiguous().numpy(), mean, variance)
-        return torch.from_numpy(mean), torch.from_numpy(variance)
+        mean, variance = torch.empty(shape), torch.empty(shape)
+        fused.window_statistics(target.contiguous().numpy(), mean.numpy(), variance.numpy())
+        return mean, variance
     exact = target.double()
     mean = metrics.box_mean(exact)
     variance = metrics.sample_scale() * (metrics.box_mean(exact**2) - mean**2)

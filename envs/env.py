@@ -1,7 +1,7 @@
 """One scan at a time: the Gymnasium environment."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -54,7 +54,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         ValueError: for unknown names or options that do not fit together.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+    metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 4,
+    }
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -115,7 +118,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions as sb3-contrib's MaskablePPO asks for them, bool (n_actions,)."""
-        return self.episodes.legal()[0]
+        legal: NDArray[np.bool_] = self.episodes.legal()[0]
+        return legal
 
     def state_dict(self) -> dict[str, Any]:
         """This point of the episode, the random numbers included, for :meth:`load_state_dict`."""

@@ -255,7 +255,7 @@ class Episodes:
             index = self._find(volume, place)
         if index is None:
             return [int(generator.integers(len(self.dataset))) for generator in generators]
-        chosen = np.broadcast_to(np.asarray(index), (len(generators),)).tolist()
+        chosen: list[int] = np.broadcast_to(np.asarray(index), (len(generators),)).tolist()
         for one in chosen:
             if not isinstance(one, int) or not 0 <= one < len(self.dataset):
                 raise ValueError(f"index must be in 0 to {len(self.dataset) - 1}; got {one!r}")
@@ -275,13 +275,13 @@ class Episodes:
     def _start_masks(self, mask: Any, n: int) -> Tensor | None:
         if mask is None:
             return None
-        mask = torch.as_tensor(mask, device=self.acquisition.device)
-        if mask.shape not in ((self.geometry.n_lines,), (n, self.geometry.n_lines)):
+        masks = torch.as_tensor(mask, device=self.acquisition.device)
+        if masks.shape not in ((self.geometry.n_lines,), (n, self.geometry.n_lines)):
             raise ValueError(
                 f"initial_mask must be boolean with {self.geometry.n_lines} lines; "
-                f"got {mask.dtype} {tuple(mask.shape)}"
+                f"got {masks.dtype} {tuple(masks.shape)}"
             )
-        return mask.expand(n, -1)
+        return masks.expand(n, -1)
 
     def _plan(self, group: Group, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Tensor:
         """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""

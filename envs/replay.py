@@ -111,7 +111,15 @@ class Replay:
         acted = ~points.awaiting_reset
         places = (self.n_added + np.arange(int(acted.sum()))) % self.capacity
         start_mask, mask = (np.packbits(m, axis=1) for m in (points.start_mask, points.mask))
-        values = (points.index, start_mask, mask, points.budget, actions, rewards, terminated)
+        values: tuple[NDArray[Any], ...] = (
+            points.index,
+            start_mask,
+            mask,
+            points.budget,
+            actions,
+            rewards,
+            terminated,
+        )
         for column, value in zip(self._columns.values(), values, strict=True):
             column[places] = value[acted]
         self.n_added += len(places)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from activemri.scoring import Reference
 STOP = -1  # ends the episode
 IDLE = -2  # changes nothing
 WASTE = -3  # costs one line of the budget
+
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -89,7 +92,12 @@ class State:
         index = torch.as_tensor(rows, device=self.mask.device)
         for position, row in enumerate(index.tolist()):
             self.slices[row] = other.slices[position]
-        rowwise(lambda mine, new: mine.index_copy_(0, index, new), lambda a, b: a, self, other)
+        rowwise(
+            lambda mine, new: mine.index_copy_(0, index, new),
+            lambda a, b: a,
+            self,
+            other,
+        )
 
     @classmethod
     def join(cls, states: "Sequence[State]") -> "State":
@@ -113,8 +121,13 @@ def check_one_kind(slices: Sequence[Slice]) -> None:
         )
 
 
-def rowwise(on_tensor: Any, on_list: Any, *values: Any) -> Any:
+def rowwise(on_tensor: Any, on_list: Any, first: T, *others: T) -> T:
     """Apply a function to every tensor (and list) of nested records, field by field."""
+    changed: Any = _changed(on_tensor, on_list, first, *others)
+    return cast(T, changed)
+
+
+def _changed(on_tensor: Any, on_list: Any, *values: Any) -> Any:
     first = values[0]
     if first is None:
         return None
@@ -123,10 +136,10 @@ def rowwise(on_tensor: Any, on_list: Any, *values: Any) -> Any:
     if isinstance(first, list):
         return on_list(*values)
     if isinstance(first, dict):
-        return {k: rowwise(on_tensor, on_list, *(v[k] for v in values)) for k in first}
+        return {k: _changed(on_tensor, on_list, *(v[k] for v in values)) for k in first}
     assert is_dataclass(first) and not isinstance(first, type)
     parts = {
-        f.name: rowwise(on_tensor, on_list, *(getattr(v, f.name) for v in values))
+        f.name: _changed(on_tensor, on_list, *(getattr(v, f.name) for v in values))
         for f in fields(first)
     }
     return type(first)(**parts)

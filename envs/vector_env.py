@@ -1,7 +1,7 @@
 """Many scans at a time: the natively batched Gymnasium vector environment."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -32,7 +32,10 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         **options: see :class:`activemri.envs.task.Task`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+    metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 4,
+    }
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._ended = np.zeros(num_envs, dtype=bool)
         self._begun = np.zeros(num_envs, dtype=bool)
 
-    @property
+    @property  # type: ignore[misc]  # there is one for each scan
     def np_random(self) -> Any:
         """One generator for each scan."""
         return tuple(self._generators)

@@ -22,9 +22,13 @@ _PANEL = 176  # side of a panel of the example frames, in pixels
 def publish(plan: Plan, table: pd.DataFrame, *, command: str) -> None:
     """Write summary.json and report.html."""
     settings = plan.settings
-    options = {"seed": settings.seed, "n_resamples": settings.n_bootstrap}
     with tqdm(total=3, desc="Summing up", disable=None) as bar:
-        summary = statistics.summarise(table, bounds=_bounds(plan), **options)
+        summary = statistics.summarise(
+            table,
+            bounds=_bounds(plan),
+            seed=settings.seed,
+            n_resamples=settings.n_bootstrap,
+        )
         write_json(settings.out / "summary.json", {"task": task(plan), "results": summary})
         bar.update()
         example = _example(plan, table)
@@ -74,7 +78,7 @@ def text_table(plan: Plan, table: pd.DataFrame) -> str:
     several = len(plan.reconstructors) > 1
     width = max(len(str(row["policy"])) for row in summary) + 2
     name = settings.metric.upper()
-    lines = []
+    lines: list[str] = []
     for reconstructor in plan.reconstructors:
         rows = [row for row in summary if row["reconstructor"] == reconstructor]
         heading = (

@@ -54,4 +54,5 @@ def try_each(scan: Slice, columns: NDArray[np.bool_], actions: Sequence[int]) ->
 def inverse_transform(kspace: Tensor) -> Tensor:
     """Centred orthonormal inverse Fourier transform."""
     shifted = torch.fft.ifftshift(kspace, dim=(-2, -1))
-    return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+    image: Tensor = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+    return image

@@ -99,7 +99,7 @@ def _vector_steps(scans: list[Slice]) -> Callable[[], int]:
     env = ActiveMRIVectorEnv(len(scans), data=SliceList(scans), n_center_lines=8, budget=48)
     env.reset(seed=0)
     generator = np.random.default_rng(0)
-    n_actions = int(env.single_action_space.n)
+    n_actions = env.episodes.n_actions
 
     def work() -> int:
         draws = generator.random((len(scans), n_actions)) * env.action_masks()

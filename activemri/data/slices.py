@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -50,7 +49,8 @@ class Slice:
         height, width = self.shape
         if self.target.ndim != 2 or self.target.shape[0] > height or self.target.shape[1] > width:
             raise ValueError(
-                f"target must be 2-D and fit into {height} x {width}; got {tuple(self.target.shape)}"
+                f"target must be 2-D and fit into {height} x {width}; "
+                f"got {tuple(self.target.shape)}"
             )
         if self.sensitivity is not None and self.sensitivity.shape != self.kspace.shape:
             raise ValueError(

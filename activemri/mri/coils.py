@@ -61,7 +61,8 @@ def biot_savart_sensitivity(
 
 def root_sum_of_squares(images: Tensor) -> Tensor:
     """Coil images (..., coil, height, width) to a magnitude image (..., height, width)."""
-    return torch.linalg.vector_norm(images, dim=-3)
+    combined: Tensor = torch.linalg.vector_norm(images, dim=-3)
+    return combined
 
 
 def combine(images: Tensor, sensitivity: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def _centred(transform: Callable[..., Tensor], values: Tensor, axes: tuple[int, 
     if not axes:
         return values
     shifted = torch.fft.ifftshift(values, dim=axes)
-    return torch.fft.fftshift(transform(shifted, dim=axes, norm="ortho"), dim=axes)
+    result: Tensor = torch.fft.fftshift(transform(shifted, dim=axes, norm="ortho"), dim=axes)
+    return result
 
 
 def _one_by_one(batch: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:

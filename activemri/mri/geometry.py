@@ -136,7 +136,7 @@ class CartesianGeometry:
         In units of the largest frequency along an axis, averaged over the action's lines.
         """
         half = torch.tensor([max(n // 2, 1) for n in self.mask_shape], device=self.groups.device)
-        distance = (self.offsets().double() / half).norm(dim=-1)
+        distance: Tensor = torch.linalg.vector_norm(self.offsets().double() / half, dim=-1)
         count = self.first_mention.sum(dim=-1)
         return (distance[self.groups] * self.first_mention).sum(dim=-1) / count
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from activemri import checkpoints
+from activemri.agents.rollout import rollout
 from activemri.benchmark import run
 from activemri.benchmark.plan import spread
 from activemri.benchmark.run import run_benchmark
@@ -83,20 +84,20 @@ def test_an_interrupted_benchmark_continues_to_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_benchmark(settings(tmp_path / "whole")).table
-    play, played = run.rollout, []
+    played: list[int] = []
 
     def interrupted(*arguments: object, **keywords: object) -> object:
         if len(played) == 1:
             raise KeyboardInterrupt
         played.append(1)
-        return play(*arguments, **keywords)  # type: ignore[arg-type]
+        return rollout(*arguments, **keywords)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run, "rollout", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(settings(tmp_path / "cut"))
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.parquet")}
     assert len(kept) == 1
-    monkeypatch.setattr(run, "rollout", play)
+    monkeypatch.setattr(run, "rollout", rollout)
 
     continued = run_benchmark(settings(tmp_path / "cut")).table
 
@@ -145,9 +146,7 @@ def test_orders_and_checkpoints_are_taken_by_path(tmp_path: Path) -> None:
         ({"n_center_lines": 24}, "nothing is left to acquire"),
     ],
 )
-def test_mistakes_are_told_apart(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_mistakes_are_told_apart(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run_benchmark(settings(tmp_path, **changes))
 

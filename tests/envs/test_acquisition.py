@@ -277,7 +277,7 @@ def test_kspace_that_is_not_finite_is_refused_by_name(bad: float) -> None:
     """Even a sample that is never acquired would spread: 0 * NaN = NaN."""
     slices = batch()
     kspace = slices[1].kspace.clone()
-    kspace[0, 0, 0] = complex(0, bad)
+    kspace[0, 0, 0] = torch.tensor(complex(0, bad))
     slices[1] = replace(slices[1], kspace=kspace)
     with pytest.raises(ValueError, match="volume-1, slice 1 holds NaN or Inf"):
         protocol().start(slices)
