@@ -16,7 +16,8 @@ Draw = Callable[[np.random.Generator, float, Tissues], Drawing]
 DRAW: dict[str, Draw] = {"brain": draw_brain, "knee": draw_knee, "abdomen": draw_abdomen}
 FAMILIES = (*DRAW, "mixed")
 TURN = {"brain": 0.5, "knee": 0.35, "abdomen": 0.3}  # largest rotation to either side, radians
-REACH = 0.46  # bodies stay within this distance of the centre along both axes
+LONG_TURN = 0.14  # likewise of a leg that leaves the field of view above and below
+REACH = 0.46  # other bodies stay within this distance of the centre along both axes
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,27 @@ class Subject:
         family = tuple(DRAW).index(self.family)
         return np.random.default_rng([self.number, family, index, *purpose.encode()])
 
-    def draw(self, place: float) -> Drawing:
-        """The slice at a place through the body, -1 to 1."""
+    def draw(self, place: float, *, view: tuple[float, float] = (1.0, 1.0)) -> Drawing:
+        """The slice at a place through the body, -1 to 1, cut at the edges of the field of view.
+
+        Args:
+            place: of the slice.
+            view: height and width of the field of view in units of its smaller side.
+        """
         tissue = Tissues(self.contrast, self.generator("tissue"))
         drawing = DRAW[self.family](self.generator("anatomy"), place, tissue)
-        return self._posed(drawing)
+        return self._posed(drawing).cropped(view)
 
     def _posed(self, drawing: Drawing) -> Drawing:
-        """Turn, scale and shift the drawing, keeping all of it in the field of view."""
+        """Turn, scale and shift the drawing, keeping it in the field of view unless it is long."""
         pose = self.generator("pose")
-        angle = pose.uniform(-1, 1) * TURN[self.family]
+        low, high = _extent(drawing)
+        long = high[1] - low[1] > 1.5
+        angle = pose.uniform(-1, 1) * (LONG_TURN if long else TURN[self.family])
         stretch = np.diag(pose.uniform(0.9, 1.06, 2))
         turned = drawing.transformed(rotation(angle) @ stretch, (0, 0))
+        if long:
+            return turned.transformed(np.eye(2), pose.uniform(-0.04, 0.04, 2))
         low, high = _extent(turned)
         scale = min(1.0, 2 * REACH / float((high - low).max()))
         room = REACH - scale * (high - low) / 2

@@ -1,12 +1,15 @@
-"""Brain-like subjects: axial slices with ventricles, sagittal ones with cerebellum and brainstem."""
+"""Brain-like subjects: axial, coronal and sagittal heads with a folded cortex."""
 
 import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import arc, band, blob, folded, smooth_path
-from activemri.data.phantoms.shapes import Drawing
+from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.shapes import Array, Drawing
+from activemri.data.phantoms.texture import add_texture
 from activemri.data.phantoms.tissue import Tissues
+
+CORTEX = 0.017  # thickness of the grey matter
 
 
 def draw_brain(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
@@ -17,216 +20,247 @@ def draw_brain(generator: np.random.Generator, place: float, tissue: Tissues) ->
         place: of the slice through the head, -1 to 1.
         tissue: signal of the tissues.
     """
-    draw = _axial if generator.random() < 0.6 else _sagittal
-    return draw(generator, place, tissue)
+    view = generator.random()
+    if view < 0.3:
+        return _sagittal(generator, place, tissue)
+    return _transverse(generator, place, tissue, coronal=view > 0.7)
 
 
-def _axial(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
-    drawing = Drawing()
-    size = math.sqrt(1 - (0.55 * place) ** 2)
-    wide, tall = size * generator.uniform(0.32, 0.37), size * generator.uniform(0.40, 0.44)
-    _head(drawing, generator, (wide, tall), tissue)
-    _cortex(drawing, generator, (0.86 * wide, 0.87 * tall), (0.0, 0.0), tissue)
-    bright = tissue.step("csf", "white")
-    split = smooth_path(generator, np.array([(0, -0.86 * tall), (0, -0.45 * tall)]), wobble=0.006)
-    drawing.polygon(0.8 * bright, band(split, 0.010))
-    split = smooth_path(generator, np.array([(0, 0.45 * tall), (0, 0.86 * tall)]), wobble=0.006)
-    drawing.polygon(0.8 * bright, band(split, 0.010))
-    _ventricles(drawing, generator, (wide, tall), place, tissue)
-    _nuclei(drawing, generator, (wide, tall), tissue)
-    _lesions(drawing, generator, (0.6 * wide, 0.6 * tall), place, tissue)
-    _texture(drawing, generator, (0.7 * wide, 0.7 * tall), tissue)
-    return drawing
-
-
-def _sagittal(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
+def _transverse(
+    generator: np.random.Generator, place: float, tissue: Tissues, *, coronal: bool
+) -> Drawing:
+    """Axial (the face upwards) or coronal (the crown upwards)."""
     drawing = Drawing()
     size = math.sqrt(1 - (0.5 * place) ** 2)
-    wide, tall = size * generator.uniform(0.40, 0.44), size * generator.uniform(0.33, 0.37)
-    _neck_and_face(drawing, generator, (wide, tall), tissue)
-    _head(drawing, generator, (wide, tall), tissue)
-    _cortex(drawing, generator, (0.86 * wide, 0.80 * tall), (0.0, -0.05 * tall), tissue)
-    _midline(drawing, generator, (wide, tall), tissue)
-    _cerebellum(drawing, generator, (0.40 * wide, 0.62 * tall), tissue)
-    _lesions(drawing, generator, (0.55 * wide, 0.4 * tall), place, tissue)
-    _texture(drawing, generator, (0.6 * wide, 0.5 * tall), tissue)
+    wide = size * generator.uniform(0.33, 0.37)
+    tall = size * (generator.uniform(0.37, 0.40) if coronal else generator.uniform(0.41, 0.45))
+    head = blob(generator, (wide, tall), roughness=0.014, n=72)
+    brain = _head(drawing, generator, head, tissue)
+    low, high = brain.min(axis=0), brain.max(axis=0)
+    reach = (high - low) / 2
+    n = 2 * int(generator.integers(14, 18))
+    sulci = _sulci(generator, place, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
+    lateral = generator.uniform(0.30, 0.42, 2) * reach[0]
+    sulci += [Sulcus(0.003, lateral[0], 0.4, -0.2, 0.012), Sulcus(0.5, lateral[1], -0.4, 0.2, 0.012)]
+    front, back = generator.uniform(0.42, 0.55), generator.uniform(0.36, 0.5)
+    sulci += [
+        Sulcus(0.75, front * reach[1], width=0.010, bend=generator.normal(0, 0.02)),
+        Sulcus(0.25, back * reach[1] * (0.3 if coronal else 1), width=0.010),
+    ]
+    grey, white = fold(brain, sulci, thickness=CORTEX * size)
+    drawing.polygon(tissue.step("grey", "csf"), grey)
+    drawing.polygon(tissue.step("white", "grey"), white)
+    _deep(drawing, generator, reach, place, tissue)
+    _lesions(drawing, generator, 0.5 * reach, place, tissue)
+    _fibres(drawing, generator, 0.62 * reach, tissue)
     return drawing
-
-
-def _neck_and_face(
-    drawing: Drawing, generator: np.random.Generator, radii: tuple[float, float], tissue: Tissues
-) -> None:
-    """What hangs below the head; drawn outside of its outline, as shapes add up."""
-    wide, tall = radii
-    low = np.array([(0.12, 0.90 * tall), (0.135, 0.40), (0.14, 0.47)])
-    neck = band(smooth_path(generator, low, wobble=0.003), np.linspace(0.17, 0.20, 24))
-    drawing.polygon(0.8 * tissue["muscle"], neck)
-    middle = (-0.55 * wide, 1.12 * tall)
-    face = blob(generator, (0.10, 0.085), centre=middle, angle=0.5, roughness=0.06)
-    drawing.polygon(0.6 * tissue["fat"], face)
-    for _ in range(3):
-        spot = np.array(middle) + generator.uniform(-0.05, 0.05, 2)
-        cavity = blob(generator, (0.026, 0.015), centre=(spot[0], spot[1]), roughness=0.15, n=32)
-        drawing.polygon(-0.5 * tissue["fat"], cavity)
 
 
 def _head(
-    drawing: Drawing, generator: np.random.Generator, radii: tuple[float, float], tissue: Tissues
-) -> None:
-    """Scalp, skull and the fluid within."""
-    ring = blob(generator, radii, roughness=0.012, n=96)
-    drawing.polygon(tissue["fat"], ring)
-    drawing.polygon(tissue.step("bone", "fat"), ring * generator.uniform(0.935, 0.955))
-    drawing.polygon(tissue.step("marrow", "bone") * 0.5, ring * 0.925)
-    drawing.polygon(tissue.step("bone", "marrow") * 0.5, ring * 0.913)
-    drawing.polygon(tissue.step("csf", "bone"), ring * 0.895)
+    drawing: Drawing, generator: np.random.Generator, outline: Array, tissue: Tissues
+) -> Array:
+    """Scalp, skull and the fluid within; returns the outline that the brain touches."""
+    scalp, skull = generator.uniform(0.016, 0.026), generator.uniform(0.020, 0.028)
+    drawing.polygon(tissue["skin"], outline)
+    drawing.polygon(tissue.step("fat", "skin"), inset(outline, 0.006))
+    drawing.polygon(tissue.step("bone", "fat"), inset(outline, scalp))
+    drawing.polygon(0.6 * tissue.step("marrow", "bone"), inset(outline, scalp + 0.30 * skull))
+    drawing.polygon(0.6 * tissue.step("bone", "marrow"), inset(outline, scalp + 0.62 * skull))
+    drawing.polygon(tissue.step("csf", "bone"), inset(outline, scalp + skull))
+    return inset(outline, scalp + skull + generator.uniform(0.004, 0.010))
 
 
-def _cortex(
+def _sulci(
+    generator: np.random.Generator,
+    place: float,
+    *,
+    n: int,
+    skip: tuple[float, ...] = (),
+    span: tuple[float, float] = (0.0, 1.0),
+) -> list[Sulcus]:
+    """Deep and shallow furrows in turn, unevenly spaced, none near the openings to skip."""
+    sulci = []
+    for i in range(n):
+        spread, depth, lean, bend, width, moving, growing = generator.uniform(-1, 1, 7)
+        opening = (i + 0.5 + 0.18 * spread + 0.12 * moving * place) / n
+        opening = span[0] + (span[1] - span[0]) * opening
+        deep = 0.112 + 0.032 * depth if i % 2 else 0.050 + 0.016 * depth
+        deep *= 1 + 0.25 * growing * place
+        if all(abs(opening - taken) > 0.7 / n for taken in skip):
+            sulci.append(Sulcus(opening, deep, 0.3 * lean, 0.4 * bend, 0.007 + 0.003 * width))
+    return sulci
+
+
+def _deep(
     drawing: Drawing,
     generator: np.random.Generator,
-    radii: tuple[float, float],
-    centre: tuple[float, float],
-    tissue: Tissues,
-) -> None:
-    """Grey matter with furrows, white matter with fingers."""
-    n_folds = int(generator.integers(15, 24))
-    grey = folded(generator, radii, n_folds=n_folds, depth=0.018, centre=centre)
-    drawing.polygon(tissue.step("grey", "csf"), grey)
-    inner = (0.84 * radii[0], 0.84 * radii[1])
-    white = folded(generator, inner, n_folds=n_folds, depth=0.095, centre=centre)
-    drawing.polygon(tissue.step("white", "grey"), white)
-    offset = generator.uniform(0, 2 * math.pi)
-    for i in range(n_folds + 6):
-        angle = offset + 2 * math.pi * (i + generator.uniform(-0.3, 0.3)) / (n_folds + 6)
-        direction = np.array([math.cos(angle) * radii[0], math.sin(angle) * radii[1]])
-        depth = generator.uniform(0.72, 0.88)
-        ends = np.array([1.0 * direction, depth * direction]) + centre
-        path = smooth_path(generator, ends, wobble=0.008, n=8)
-        drawing.polygon(
-            0.75 * tissue.step("csf", "grey"), band(path, generator.uniform(0.004, 0.009))
-        )
-
-
-def _ventricles(
-    drawing: Drawing,
-    generator: np.random.Generator,
-    radii: tuple[float, float],
+    reach: Array,
     place: float,
     tissue: Tissues,
 ) -> None:
-    wide, tall = radii
-    swell = generator.uniform(0.7, 1.5) * max(0.25, 1 - abs(place - 0.1))
-    step = tissue.step("csf", "white")
-    for side in (-1, 1):
-        lean = generator.uniform(0.8, 1.2)
-        points = [(0.16, -0.38), (0.08, -0.16), (0.09, 0.04), (0.24 * lean, 0.34)]
-        path = np.array([(side * x * wide, y * tall) for x, y in points])
-        width = swell * np.interp(
-            np.linspace(0, 1, 24), [0, 0.2, 0.55, 0.85, 1], [2, 16, 12, 17, 3]
-        )
-        drawing.polygon(step, band(smooth_path(generator, path, wobble=0.004), 1.9e-3 * width))
-    drawing.ellipse(step, (0, 0.06 * tall), radii=(0.006 * swell + 0.002, 0.045))
-
-
-def _nuclei(
-    drawing: Drawing, generator: np.random.Generator, radii: tuple[float, float], tissue: Tissues
-) -> None:
-    wide, tall = radii
-    step = tissue.step("nucleus", "white")
-    for side in (-1, 1):
-        for x, y, a, b, turn in (
-            (0.13, -0.22, 0.016, 0.034, 0.35),  # caudate
-            (0.34, -0.06, 0.024, 0.062, 0.20),  # putamen
-            (0.13, 0.12, 0.032, 0.042, -0.45),  # thalamus
+    """Ventricles and the nuclei beside them, in units of half the brain."""
+    swell = generator.uniform(0.7, 1.5) * (1.05 - 0.75 * abs(place + 0.1))
+    jitter = generator.normal(0, 0.012, (2, 4, 2))
+    scales = generator.uniform(0.88, 1.1, (2, 4))
+    for side, moved, scale in zip((-1, 1), jitter, scales, strict=True):
+        horn = np.array([(0.17, -0.34), (0.085, -0.20), (0.10, -0.02), (0.26, 0.30)])
+        path = curve((horn + moved) * [side * reach[0], reach[1]])
+        width = np.interp(np.linspace(0, 1, 16), [0, 0.2, 0.5, 0.85, 1], [0.5, 3.2, 2.0, 3.4, 0.5])
+        drawing.polygon(tissue.step("csf", "white"), band(path, 0.009 * swell * width))
+        for (x, y, a, b, turn), factor in zip(
+            (
+                (0.235, -0.24, 0.055, 0.10, -0.3),  # caudate
+                (0.46, -0.06, 0.075, 0.190, -0.22),  # putamen
+                (0.325, 0.0, 0.045, 0.100, -0.3),  # pallidum
+                (0.17, 0.17, 0.10, 0.125, 0.5),  # thalamus
+            ),
+            scale,
+            strict=True,
         ):
-            scale = generator.uniform(0.85, 1.15)
-            centre = (side * x * wide, y * tall)
-            drawing.ellipse(step, centre, radii=(scale * a, scale * b), angle=side * -turn)
+            centre = np.array([side * x, y]) * reach
+            radii = (factor * a * reach[0], factor * b * reach[1])
+            shape = blob(generator, radii, centre=centre, angle=side * turn, roughness=0.06, n=20)
+            drawing.polygon(tissue.step("nucleus", "white"), shape)
+    third = curve([(0, 0.06 * reach[1]), (0, 0.26 * reach[1])], n=6)
+    drawing.polygon(tissue.step("csf", "white"), band(third, 0.004 + 0.006 * swell))
+
+
+def _sagittal(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
+    """From the side, the face at the left."""
+    drawing = Drawing()
+    size = math.sqrt(1 - (0.35 * place) ** 2)
+    outline = spline(_PROFILE, generator=generator, wobble=0.006)
+    drawing.polygon(tissue["skin"], size * outline)
+    drawing.polygon(tissue.step("fat", "skin"), size * inset(outline, 0.008))
+    cavity = spline(_CAVITY, generator=generator, wobble=0.003)
+    skull = generator.uniform(0.018, 0.026)
+    drawing.polygon(tissue.step("bone", "fat"), size * inset(cavity, -skull))
+    drawing.polygon(0.6 * tissue.step("marrow", "bone"), size * inset(cavity, -0.66 * skull))
+    drawing.polygon(0.6 * tissue.step("bone", "marrow"), size * inset(cavity, -0.36 * skull))
+    drawing.polygon(tissue.step("csf", "bone"), size * cavity)
+    _face(drawing, generator, size, tissue)
+    cerebrum = spline(_CEREBRUM, generator=generator, wobble=0.003)
+    sulci = _sulci(generator, place, n=int(generator.integers(19, 24)), span=(0.02, 0.68))
+    grey, white = fold(cerebrum, sulci, thickness=CORTEX)
+    drawing.polygon(tissue.step("grey", "csf"), size * grey)
+    drawing.polygon(tissue.step("white", "grey"), size * white)
+    _midline(drawing, generator, size, place, tissue)
+    _cerebellum(drawing, generator, size, tissue)
+    _fibres(drawing, generator, size * np.array([0.2, 0.12]), tissue, centre=(0.0, -0.16))
+    return drawing
+
+
+#: Outlines from the side, the face at the left; x, y in fields of view.
+_PROFILE = [
+    (0.00, -0.445), (-0.20, -0.405), (-0.335, -0.28), (-0.375, -0.15), (-0.362, -0.07),
+    (-0.425, 0.035), (-0.372, 0.075), (-0.388, 0.13), (-0.372, 0.17), (-0.365, 0.24),
+    (-0.28, 0.285), (-0.165, 0.295), (-0.12, 0.36), (-0.11, 0.45), (0.20, 0.45),
+    (0.215, 0.30), (0.30, 0.17), (0.385, 0.04), (0.425, -0.12), (0.365, -0.29), (0.21, -0.41),
+]  # fmt: skip
+_CAVITY = [
+    (0.00, -0.385), (-0.18, -0.345), (-0.28, -0.24), (-0.315, -0.12), (-0.265, -0.055),
+    (-0.12, -0.02), (-0.045, 0.02), (-0.01, 0.10), (0.040, 0.16), (0.060, 0.24), (0.065, 0.425),
+    (0.115, 0.425), (0.118, 0.24), (0.14, 0.17), (0.245, 0.13), (0.325, 0.03), (0.36, -0.10),
+    (0.31, -0.25), (0.18, -0.35),
+]  # fmt: skip
+_CEREBRUM = [
+    (-0.285, -0.085), (-0.295, -0.145), (-0.262, -0.235), (-0.17, -0.325), (0.00, -0.368),
+    (0.17, -0.333), (0.292, -0.24), (0.338, -0.11), (0.315, -0.015), (0.20, -0.035),
+    (0.10, -0.03), (0.02, 0.00), (-0.06, -0.02), (-0.15, -0.055),
+]  # fmt: skip
+
+
+def _face(
+    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
+) -> None:
+    """Airways, tongue and the muscles of the neck, all within fat."""
+    nose = [(-0.36, 0.035), (-0.25, -0.015), (-0.13, 0.03), (-0.10, 0.075), (-0.22, 0.075)]
+    throat = [(-0.105, 0.10), (-0.08, 0.18), (-0.075, 0.34), (-0.055, 0.34), (-0.055, 0.18)]
+    tongue = [(-0.33, 0.135), (-0.24, 0.10), (-0.145, 0.135), (-0.13, 0.22), (-0.23, 0.245)]
+    nape = [(0.155, 0.20), (0.215, 0.18), (0.185, 0.28), (0.18, 0.43), (0.150, 0.43)]
+    for points, name in ((nose, "air"), (throat, "air"), (tongue, "muscle"), (nape, "muscle")):
+        shape = spline(points, generator=generator, wobble=0.004)
+        drawing.polygon(tissue.step(name, "fat"), size * shape)
+    for y in (0.005, 0.035):
+        concha = curve([(-0.29, y), (-0.21, y + 0.012), (-0.15, y + 0.02)], n=8)
+        drawing.polygon(0.7 * tissue["muscle"], size * band(concha, 0.011))
 
 
 def _midline(
-    drawing: Drawing, generator: np.random.Generator, radii: tuple[float, float], tissue: Tissues
+    drawing: Drawing, generator: np.random.Generator, size: float, place: float, tissue: Tissues
 ) -> None:
-    """Corpus callosum, ventricle, thalamus and brainstem."""
-    wide, tall = radii
-    centre = (-0.02 * wide, 0.08 * tall)
-    rim = (0.40 * wide, 0.34 * tall)
-    around = arc(centre, rim, 1.08 * math.pi, 2.0 * math.pi)
-    thick = np.interp(
-        np.linspace(0, 1, 24), [0, 0.15, 0.5, 0.85, 1], [0.02, 0.034, 0.022, 0.04, 0.02]
-    )
-    below = arc(centre, (0.33 * wide, 0.25 * tall), 1.05 * math.pi, 1.95 * math.pi)
-    drawing.polygon(tissue.step("csf", "white"), band(below, 0.022 * generator.uniform(0.7, 1.5)))
-    drawing.polygon(0.55 * tissue["white"], band(around, thick))
-    drawing.ellipse(
-        tissue.step("nucleus", "white"), (0, 0.16 * tall), radii=(0.055, 0.038), angle=0.3
-    )
-    down = np.array([(0.03, 0.30 * tall), (0.09, 0.60 * tall), (0.12, 0.34), (0.135, 0.46)])
-    stem = np.interp(np.linspace(0, 1, 24), [0, 0.35, 0.6, 1], [0.05, 0.085, 0.05, 0.036])
-    path = smooth_path(generator, down, wobble=0.004)
-    drawing.polygon(0.12 * tissue["csf"], band(path, stem + 0.02))
-    drawing.polygon(0.15 * tissue["white"], band(path, stem))
+    """Corpus callosum over the ventricle, thalamus, brainstem and spinal cord."""
+    swell = generator.uniform(0.8, 1.5) * (1.1 - 0.5 * abs(place))
+    beam = [(-0.115, -0.095), (-0.135, -0.14), (-0.07, -0.188), (0.03, -0.192), (0.105, -0.145)]
+    beam += [(0.112, -0.105)]
+    thick = np.interp(np.linspace(0, 1, 20), [0, 0.2, 0.6, 0.9, 1], [0.012, 0.03, 0.02, 0.03, 0.02])
+    under = [(-0.108, -0.10), (-0.10, -0.135), (-0.05, -0.160), (0.03, -0.162), (0.085, -0.13)]
+    grey = blob(generator, (0.055, 0.034), centre=(0.0, -0.105), angle=0.15, n=24)
+    around = curve(np.array(beam) * [1.22, 1.0] + [0.0, -0.022], n=20)
+    drawing.polygon(tissue.step("grey", "white"), size * band(around, 0.016))
+    drawing.polygon(0.25 * tissue["white"], size * band(curve(beam, n=20), thick))
+    ventricle = band(curve(under, n=20), 0.008 + 0.010 * swell * np.sin(np.linspace(0.3, 2.8, 20)))
+    drawing.polygon(tissue.step("csf", "white"), size * ventricle)
+    drawing.polygon(tissue.step("nucleus", "white"), size * grey)
+    stem = [(0.045, 0.012), (0.040, 0.07), (0.070, 0.15), (0.089, 0.25), (0.090, 0.41)]
+    width = np.interp(np.linspace(0, 1, 24), [0, 0.22, 0.45, 1], [0.045, 0.078, 0.040, 0.026])
+    drawing.polygon(tissue.step("white", "csf"), size * band(curve(stem, n=24), width))
 
 
 def _cerebellum(
-    drawing: Drawing, generator: np.random.Generator, centre: tuple[float, float], tissue: Tissues
+    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
 ) -> None:
-    """Leaves that fan out from the stem: fine texture of the subject's own direction."""
-    scale = generator.uniform(0.9, 1.1)
-    outline = blob(generator, (0.10 * scale, 0.085 * scale), centre=centre, roughness=0.04)
-    drawing.polygon(tissue.step("grey", "white"), outline)
-    for i in range(9):
-        angle = -1.2 + 0.33 * i + generator.normal(0, 0.05)
-        tip = np.array([math.cos(angle), math.sin(angle)]) * 0.082 * scale + centre
-        root = np.array(centre) + 0.35 * (tip - centre)
-        path = smooth_path(generator, np.array([root, tip]), wobble=0.004, n=8)
-        drawing.polygon(0.25 * tissue["white"], band(path, np.linspace(0.010, 0.004, 8)))
-    direction = generator.uniform(-0.6, 0.6)
-    pitch = generator.uniform(26, 44)
-    drawing.wave(
-        0.16 * tissue["white"],
-        centre,
-        widths=(0.045, 0.038),
-        frequency=(pitch * math.cos(direction), pitch * math.sin(direction)),
-        phase=generator.uniform(0, 6.28),
-    )
+    """A grey lump with a tree of white matter; its leaves are cut by fine furrows."""
+    points = [(0.105, 0.055), (0.15, -0.005), (0.24, 0.0), (0.295, 0.035), (0.235, 0.105)]
+    points += [(0.15, 0.135)]
+    outline = spline(points, generator=generator, wobble=0.003)
+    leaves = [
+        Sulcus((i + 0.5) / 15, 0.028 + 0.010 * generator.uniform(-1, 1), width=0.005)
+        for i in range(15)
+    ]
+    grey, _ = fold(outline, leaves, thickness=0.01)
+    drawing.polygon(tissue.step("grey", "csf"), size * grey)
+    root = np.array([0.125, 0.065])
+    for angle in np.linspace(-0.75, 0.75, 5):
+        length = generator.uniform(0.075, 0.10) * (1.15 - 0.3 * abs(angle))
+        tip = root + length * np.array([math.cos(angle), math.sin(angle)])
+        branch = curve([root, (root + tip) / 2 + generator.normal(0, 0.004, 2), tip], n=6)
+        leaf = band(branch, np.linspace(0.012, 0.004, 6))
+        drawing.polygon(0.8 * tissue.step("white", "grey"), size * leaf)
 
 
 def _lesions(
     drawing: Drawing,
     generator: np.random.Generator,
-    reach: tuple[float, float],
+    reach: Array,
     place: float,
     tissue: Tissues,
 ) -> None:
+    """Bright spots in the white matter, each seen in some of the slices."""
     for _ in range(int(generator.integers(0, 6))):
-        angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.3, 1) ** 0.5
-        centre = (reach[0] * distance * math.cos(angle), reach[1] * distance * math.sin(angle))
-        radius = generator.uniform(0.006, 0.022)
-        middle, turn = generator.uniform(-1, 1), generator.uniform(0, 3.14)
+        angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.55, 1)
+        middle, radius, turn = generator.uniform((-1, 0.006, 0), (1, 0.020, math.pi))
         seen = math.sqrt(max(0.0, 1 - ((place - middle) / 0.7) ** 2))
         if seen > 0.2:
-            radii = (radius * seen * 1.4, radius * seen)
-            drawing.ellipse(tissue.step("lesion", "white"), centre, radii=radii, angle=turn)
+            centre = reach * distance * [math.cos(angle), math.sin(angle)]
+            radii = (1.4 * radius * seen, radius * seen)
+            drawing.ellipse(0.8 * tissue.step("lesion", "white"), centre, radii=radii, angle=turn)
 
 
-def _texture(
+def _fibres(
     drawing: Drawing,
     generator: np.random.Generator,
-    reach: tuple[float, float],
+    reach: Array,
     tissue: Tissues,
+    *,
+    centre: tuple[float, float] = (0.0, 0.0),
 ) -> None:
-    """Fibres: every subject has its own pitch and direction."""
-    direction, pitch = generator.uniform(-0.9, 0.9), generator.uniform(14, 34)
-    for _ in range(10):
-        angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0, 1) ** 0.5
-        turn = direction + generator.normal(0, 0.15)
-        rate = pitch * generator.uniform(0.9, 1.1)
-        drawing.wave(
-            0.10 * tissue["white"],
-            (reach[0] * distance * math.cos(angle), reach[1] * distance * math.sin(angle)),
-            widths=tuple(generator.uniform(0.03, 0.06, 2)),
-            frequency=(rate * math.cos(turn), rate * math.sin(turn)),
-            phase=generator.uniform(0, 2 * math.pi),
-        )
+    """Fine vessels of the white matter, in the subject's own direction and spacing."""
+    add_texture(
+        drawing,
+        generator,
+        [np.asarray(centre) + reach * generator.uniform(-0.8, 0.8, 2) for _ in range(8)],
+        amplitude=0.07 * tissue["white"],
+        width=0.05,
+        pitch=(14, 40),
+    )

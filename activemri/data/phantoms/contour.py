@@ -1,29 +1,31 @@
-"""Closed contours of organs: smooth, a little irregular, never the same twice."""
+"""Contours of organs: smooth, a little irregular, never the same twice. All are (n, 2) arrays."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from activemri.data.phantoms.shapes import Array, rotation
+from activemri.data.phantoms.shapes import Array, rotation, signed_area
 
 
 def blob(
     generator: np.random.Generator,
     radii: tuple[float, float],
     *,
-    centre: tuple[float, float] = (0.0, 0.0),
+    centre: ArrayLike = (0.0, 0.0),
     angle: float = 0.0,
     roughness: float = 0.05,
-    n: int = 64,
+    n: int = 48,
 ) -> Array:
-    """An ellipse whose radius wanders: vertices (n, 2).
+    """A closed ellipse whose radius wanders.
 
     Args:
         generator: source of the irregularity.
         radii: half axes (x, y) before turning.
         centre: (x, y).
         angle: of turning, in radians.
-        roughness: standard deviation of the radius, relative; harmonics 2 to 6 share it.
+        roughness: relative standard deviation of the radius; harmonics 2 to 6 share it.
         n: vertices.
     """
     around = np.linspace(0, 2 * math.pi, n, endpoint=False)
@@ -35,79 +37,142 @@ def blob(
     return points * wander[:, None] @ rotation(angle).T + np.asarray(centre)
 
 
-def folded(
-    generator: np.random.Generator,
-    radii: tuple[float, float],
+def spline(
+    points: ArrayLike,
     *,
-    n_folds: int,
-    depth: float,
-    centre: tuple[float, float] = (0.0, 0.0),
-    n: int = 220,
+    generator: np.random.Generator | None = None,
+    wobble: float = 0.0,
+    pieces: int = 6,
 ) -> Array:
-    """A contour with deep narrow folds, as the edge of the brain's white matter: vertices (n, 2).
-
-    Args:
-        generator: source of the irregularity.
-        radii: half axes (x, y).
-        n_folds: about so many folds around.
-        depth: of the folds, relative to the radius.
-        centre: (x, y).
-        n: vertices.
-    """
-    around = np.linspace(0, 2 * math.pi, n, endpoint=False)
-    # Folds of uneven width: the phase runs ahead and falls behind.
-    drift = sum(
-        generator.normal(0, 0.9 / h) * np.sin(h * around + generator.uniform(0, 2 * math.pi))
-        for h in range(1, 6)
-    )
-    height = 0.7 + 0.3 * np.sin(3 * around + generator.uniform(0, 2 * math.pi))
-    wave = np.sin(n_folds * around + 1.6 * drift)
-    # Ridges are broad and furrows narrow.
-    shape = np.sign(wave) * np.abs(wave) ** 0.7
-    ripple = 0.25 * np.sin(2.3 * n_folds * around + 2 * drift)
-    wander = 1 + depth * height * (shape + ripple)
-    points = np.stack([radii[0] * np.cos(around), radii[1] * np.sin(around)], axis=1)
-    return points * wander[:, None] + np.asarray(centre)
+    """A closed Catmull-Rom curve through points (m, 2) that `wobble` moves: (m * pieces, 2)."""
+    corners = np.asarray(points, float)
+    if generator is not None:
+        corners = corners + wobble * generator.standard_normal(corners.shape).clip(-2, 2)
+    before, after, beyond = (np.roll(corners, shift, axis=0) for shift in (1, -1, -2))
+    t = (np.arange(pieces) / pieces)[None, :, None]
+    p0, p1, p2, p3 = (p[:, None] for p in (before, corners, after, beyond))
+    curve = p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3)))
+    return np.asarray(curve.reshape(-1, 2))
 
 
-def band(path: Array, width: float | Array) -> Array:
-    """A ribbon around an open path (n, 2): a closed contour (2 n, 2).
+def inset(outline: Array, distance: float) -> Array:
+    """A closed smooth contour moved inwards by a distance (outwards if negative)."""
+    return outline + distance * inward_normals(outline)
+
+
+def inward_normals(outline: Array) -> Array:
+    """Unit normals of a closed contour, pointing inwards."""
+    along = np.roll(outline, -1, axis=0) - np.roll(outline, 1, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    return math.copysign(1, signed_area(outline)) * np.stack([-along[:, 1], along[:, 0]], axis=1)
+
+
+def band(path: ArrayLike, width: ArrayLike) -> Array:
+    """A closed ribbon around an open path (n, 2): (2 n, 2).
 
     Args:
         path: the middle of the ribbon.
         width: full width, one number or one for each point.
     """
-    tangent = np.gradient(path, axis=0)
+    middle = np.asarray(path, float)
+    tangent = np.gradient(middle, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-12
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
-    half = np.broadcast_to(np.asarray(width, float) / 2, (len(path),))[:, None]
-    return np.concatenate([path + half * normal, (path - half * normal)[::-1]])
+    half = np.broadcast_to(np.asarray(width, float) / 2, (len(middle),))[:, None]
+    return np.concatenate([middle + half * normal, (middle - half * normal)[::-1]])
 
 
-def arc(
-    centre: tuple[float, float],
-    radii: tuple[float, float],
-    start: float,
-    end: float,
+def curve(
+    points: ArrayLike,
     *,
-    n: int = 24,
+    generator: np.random.Generator | None = None,
+    wobble: float = 0.0,
+    n: int = 16,
 ) -> Array:
-    """Points along an ellipse from one angle to another, in radians: (n, 2)."""
-    angle = np.linspace(start, end, n)
-    ring = np.stack([radii[0] * np.cos(angle), radii[1] * np.sin(angle)], axis=1)
-    return ring + np.asarray(centre)
+    """An open smooth curve through points (m, 2): (n, 2). `wobble` sways it between its ends."""
+    corners = np.asarray(points, float)
+    ends = np.concatenate([2 * corners[:1] - corners[1:2], corners, 2 * corners[-1:] - corners[-2:-1]])
+    place = np.linspace(0, len(corners) - 1, n)
+    left = np.minimum(place.astype(int), len(corners) - 2)
+    t = (place - left)[:, None]
+    p0, p1, p2, p3 = (ends[left + shift] for shift in range(4))
+    path = p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3)))
+    if generator is not None:
+        start, turns = generator.uniform(0, 2 * math.pi, 2), generator.uniform(0.6, 1.6)
+        fine = np.linspace(0, 1, n)[:, None]
+        path = path + wobble * np.sin(2 * math.pi * turns * fine + start) * np.sin(math.pi * fine)
+    return np.asarray(path)
 
 
-def smooth_path(
-    generator: np.random.Generator, points: Array, *, wobble: float, n: int = 24
+@dataclass(frozen=True)
+class Sulcus:
+    """A furrow into a folded surface.
+
+    Attributes:
+        place: where on the outline it opens, as a share of the way around.
+        depth: how far it goes in.
+        lean: of its beginning away from the normal, in radians.
+        bend: sideways displacement of its tip, relative to the depth.
+        width: at its opening.
+    """
+
+    place: float
+    depth: float
+    lean: float = 0.0
+    bend: float = 0.0
+    width: float = 0.006
+
+
+def fold(outline: Array, sulci: list[Sulcus], *, thickness: float) -> tuple[Array, Array]:
+    """A folded sheet such as the brain's cortex.
+
+    Args:
+        outline: smooth closed contour that the crowns of the folds touch.
+        sulci: the furrows between them, not closer than about three thicknesses.
+        thickness: of the sheet.
+
+    Returns:
+        The outer surface, which lines every furrow, and the inner surface, the same at a distance
+        of the thickness.
+    """
+    closed = np.vstack([outline, outline[:1]])
+    way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
+    normals = inward_normals(outline)
+    normals = np.vstack([normals, normals[:1]])
+    ordered = sorted(sulci, key=lambda sulcus: sulcus.place % 1)
+
+    def at(place: float, table: Array) -> Array:
+        position = (place % 1) * way[-1]
+        return np.array([np.interp(position, way, table[:, axis]) for axis in (0, 1)])
+
+    surfaces = []
+    for depth in (0.0, thickness):
+        parts = []
+        for this, following in zip(ordered, ordered[1:] + ordered[:1], strict=True):
+            normal = at(this.place, normals)
+            parts.append(_furrow(this, at(this.place, closed), normal, outset=depth, outline=outline))
+            gap = (following.place - this.place) % 1 or 1.0
+            clear = (this.width / 2 + depth) / way[-1]
+            for share in np.linspace(0, 1, max(3, math.ceil(gap * 40))):
+                place = this.place + clear + share * max(gap - 2 * clear, 0)
+                parts.append((at(place, closed) + depth * at(place, normals))[None])
+        surfaces.append(np.concatenate(parts))
+    return surfaces[0], surfaces[1]
+
+
+def _furrow(
+    sulcus: Sulcus, opening: Array, normal: Array, *, outset: float, outline: Array
 ) -> Array:
-    """A curve near given points (m, 2): quadratic through three, piecewise linear through others."""
-    t = np.linspace(0, 1, len(points))
-    fine = np.linspace(0, 1, n)
-    degree = min(len(points) - 1, 3)
-    curve = np.stack(
-        [np.polyval(np.polyfit(t, points[:, axis], degree), fine) for axis in (0, 1)], axis=1
-    )
-    swing = generator.uniform(0, 2 * math.pi, 2)
-    sway = np.sin(2 * math.pi * fine[:, None] * generator.uniform(1, 2.5) + swing)
-    return curve + wobble * sway * np.sin(math.pi * fine)[:, None]
+    """Down one wall of a furrow and up the other, in the direction of the outline."""
+    forwards = math.copysign(1, signed_area(outline)) * np.array([normal[1], -normal[0]])
+    inwards = math.cos(sulcus.lean) * normal + math.sin(sulcus.lean) * forwards
+    side = math.cos(sulcus.lean) * forwards - math.sin(sulcus.lean) * normal
+    t = np.linspace(min(1.0, outset / sulcus.depth), 1, 5)[:, None]
+    middle = opening + sulcus.depth * (t * inwards + sulcus.bend * t**2 * side)
+    half = outset + sulcus.width / 2 * (1 - 0.55 * t)
+    tip = middle[-1] + (outset + 0.2 * sulcus.width) * (inwards + sulcus.bend * side)
+    return np.concatenate([middle - half * side, tip[None], (middle + half * side)[::-1]])
+
+
+def _cubic(p0: Array, p1: Array, p2: Array, p3: Array) -> Array:
+    return np.asarray(3 * (p1 - p2) + p3 - p0)

@@ -118,7 +118,12 @@ class PhantomDataset:
         sensitivity = scanner.sensitivity_maps(coils, self.shape)
         scans = torch.stack(
             [
-                scanner.exact_kspace(subject.draw(place), self.shape, coils=coils, shading=shading)
+                scanner.exact_kspace(
+                    subject.draw(place, view=scanner.field_of_view(self.shape)),
+                    self.shape,
+                    coils=coils,
+                    shading=shading,
+                )
                 for place in _places(self.slices_per_subject)
             ]
         )  # (slice, coil, height, width)

@@ -1,180 +1,284 @@
-"""Knee-like subjects: sagittal slices with bone, cartilage, menisci, ligaments and muscle."""
+"""Knee-like subjects: sagittal slices through a long leg, and axial ones behind the kneecap."""
 
 import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import arc, band, blob, smooth_path
+from activemri.data.phantoms.contour import band, blob, curve, inset, spline
 from activemri.data.phantoms.shapes import Array, Drawing
+from activemri.data.phantoms.texture import add_texture
 from activemri.data.phantoms.tissue import Tissues
+
+LEG_END = 1.1  # the leg goes on beyond the field of view, which cuts it off
 
 
 def draw_knee(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
-    """One slice of a knee, the front at the left.
+    """One slice of a knee, the front at the left (sagittal) or above (axial).
 
     Args:
         generator: the subject; drawn from equally for every place.
-        place: of the slice from the inner to the outer side, -1 to 1.
+        place: of the slice through the joint, -1 to 1.
         tissue: signal of the tissues.
     """
+    draw = _sagittal if generator.random() < 0.65 else _axial
+    return draw(generator, place, tissue)
+
+
+def _sagittal(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
     drawing = Drawing()
-    size = math.sqrt(1 - (0.45 * place) ** 2) * generator.uniform(0.92, 1.05)
-    leg = blob(generator, (0.36 * size, 0.465), roughness=0.02, n=96)
+    slim = generator.uniform(0.92, 1.06)
+    leg = _closed(_LEFT_SKIN, _RIGHT_SKIN) * [slim, 1]
     drawing.polygon(tissue["skin"], leg)
-    drawing.polygon(tissue.step("fat", "skin"), leg * 0.985)
-    _muscles(drawing, generator, size, tissue)
-    bend = generator.normal(0, 0.03)
-    _bone(drawing, generator, _femur(size, bend), tissue)
-    _bone(drawing, generator, _tibia(size, bend), tissue)
-    _joint(drawing, generator, size, place, tissue)
-    _front(drawing, generator, size, tissue)
-    _trabeculae(drawing, generator, size, tissue)
+    drawing.polygon(tissue.step("fat", "skin"), inset(leg, 0.007))
+    _bellies(drawing, generator, slim, tissue)
+    middle = max(0.0, 1 - abs(place) / 0.45)  # between the condyles
+    flex = generator.uniform(-0.02, 0.02, 2)
+    femur = _femur(generator, middle, flex[0])
+    tibia = _tibia(generator, flex[1])
+    _cartilage(drawing, femur, tibia, tissue)
+    for outline, scar in ((femur, -0.215), (tibia, 0.185)):
+        _bone(drawing, generator, outline, scar=scar, tissue=tissue)
+    _front(drawing, generator, slim, tissue)
+    _between(drawing, generator, middle, tissue)
+    _trabeculae(drawing, generator, tissue)
     return drawing
 
 
-def _femur(size: float, bend: float) -> Array:
-    t = np.linspace(0, 1, 40)
-    path = np.stack([-0.02 + bend * (1 - t) ** 2 * 2 + 0.03 * t, -0.38 + 0.35 * t], axis=1)
-    flare = _rise((t - 0.35) / 0.45)
-    width = (0.15 + 0.17 * flare) * size * np.sqrt(np.clip(1 - _over(t, 0.82) ** 2, 0, 1))
-    return band(path, np.maximum(width * _ends(t, 0.03), 1e-3))
+#: Skin from the top down, x at y in fields of view.
+_LEFT_SKIN = [
+    (-0.27, -LEG_END), (-0.275, -0.45), (-0.285, -0.30), (-0.315, -0.17), (-0.295, -0.04),
+    (-0.245, 0.09), (-0.22, 0.22), (-0.20, 0.40), (-0.19, LEG_END),
+]  # fmt: skip
+_RIGHT_SKIN = [
+    (0.33, -LEG_END), (0.30, -0.45), (0.265, -0.25), (0.245, -0.05), (0.255, 0.10),
+    (0.30, 0.27), (0.31, 0.45), (0.28, LEG_END),
+]  # fmt: skip
 
 
-def _tibia(size: float, bend: float) -> Array:
-    t = np.linspace(0, 1, 40)
-    path = np.stack([0.01 - bend * t**2 * 2, 0.035 + 0.345 * t], axis=1)
-    flare = 1 - _rise((t - 0.05) / 0.55)
-    width = (0.14 + 0.15 * flare) * size
-    return band(path, np.maximum(width * _ends(t, 0.05), 1e-3))
+def _closed(left: list[tuple[float, float]], right: list[tuple[float, float]]) -> Array:
+    return np.concatenate([curve(left, n=40), curve(right, n=40)[::-1]])
+
+
+def _bellies(
+    drawing: Drawing, generator: np.random.Generator, slim: float, tissue: Tissues
+) -> None:
+    """Muscles above and behind the joint, with septa of fat and fibres."""
+    step = tissue.step("muscle", "fat")
+    hamstring = [(0.07, -LEG_END), (0.27, -LEG_END), (0.245, -0.40), (0.20, -0.18), (0.165, -0.10)]
+    hamstring += [(0.15, -0.20), (0.09, -0.36)]
+    calf = [(0.16, -0.02), (0.20, 0.0), (0.225, 0.14), (0.265, 0.30), (0.25, LEG_END)]
+    calf += [(0.085, LEG_END), (0.095, 0.42), (0.125, 0.26), (0.16, 0.12)]
+    thigh = [(-0.22, -LEG_END), (-0.12, -LEG_END), (-0.12, -0.40), (-0.165, -0.29), (-0.215, -0.36)]
+    shin = [(-0.155, LEG_END), (-0.10, LEG_END), (-0.105, 0.42), (-0.125, 0.33), (-0.15, 0.42)]
+    for points in (hamstring, calf, thigh, shin):
+        shape = spline(np.array(points) * [slim, 1], generator=generator, wobble=0.004)
+        drawing.polygon(step, shape)
+    for ends in (
+        [(0.155, -0.52), (0.165, -0.33), (0.165, -0.17)],
+        [(0.205, -0.52), (0.205, -0.36), (0.18, -0.20)],
+        [(0.18, 0.09), (0.185, 0.25), (0.17, 0.52)],
+        [(0.205, 0.14), (0.225, 0.30), (0.215, 0.52)],
+    ):
+        path = curve(np.array(ends) * [slim, 1], generator=generator, wobble=0.007)
+        drawing.polygon(-0.8 * step, band(path, generator.uniform(0.003, 0.007)))
+    patches = [(0.19, -0.45), (0.18, -0.30), (0.20, 0.15), (0.21, 0.28), (0.18, 0.42)]
+    add_texture(
+        drawing,
+        generator,
+        [np.array(patch) * [slim, 1] for patch in patches],
+        amplitude=0.16 * tissue["muscle"],
+        width=0.035,
+        pitch=(16, 44),
+    )
+
+
+def _femur(generator: np.random.Generator, middle: float, flex: float) -> Array:
+    """Shaft and condyle; between the condyles the bone ends higher."""
+    up = 0.055 * middle
+    points = np.array(
+        [
+            (-0.085, -LEG_END), (-0.090, -0.42), (-0.105, -0.30), (-0.155, -0.20),
+            (-0.172, -0.11), (-0.135, -0.02), (-0.05, 0.028 - 0.5 * up), (0.04, 0.022 - up),
+            (0.115, -0.025 - up), (0.138, -0.10 - up), (0.105, -0.175), (0.055, -0.27),
+            (0.045, -0.42), (0.055, -LEG_END),
+        ]
+    )  # fmt: skip
+    points[:, 0] += flex * np.clip(-points[:, 1] - 0.1, 0, 1)
+    return spline(points, generator=generator, wobble=0.003)
+
+
+def _tibia(generator: np.random.Generator, flex: float) -> Array:
+    points = np.array(
+        [
+            (-0.135, 0.088), (-0.07, 0.080), (0.0, 0.076), (0.07, 0.080), (0.132, 0.092),
+            (0.142, 0.130), (0.098, 0.205), (0.066, 0.32), (0.058, LEG_END), (-0.078, LEG_END),
+            (-0.080, 0.36), (-0.105, 0.26), (-0.135, 0.20), (-0.148, 0.130),
+        ]
+    )  # fmt: skip
+    points[:, 0] += flex * np.clip(points[:, 1] - 0.1, 0, 1)
+    return spline(points, generator=generator, wobble=0.003)
 
 
 def _bone(
-    drawing: Drawing, generator: np.random.Generator, outline: Array, tissue: Tissues
+    drawing: Drawing,
+    generator: np.random.Generator,
+    outline: Array,
+    *,
+    scar: float,
+    tissue: Tissues,
 ) -> None:
     """Dark cortical shell around bright marrow, with the scar of the growth plate."""
-    drawing.polygon(tissue.step("bone", "muscle"), outline)
-    middle = outline.mean(axis=0)
-    inner = middle + (outline - middle) * [0.93, 0.965]
-    drawing.polygon(tissue.step("marrow", "bone"), inner)
-    y = middle[1] + (0.07 if middle[1] < 0 else -0.07)
-    reach = np.array([(middle[0] - 0.11, y), (middle[0], y - 0.012), (middle[0] + 0.11, y)])
-    scar = smooth_path(generator, reach, wobble=0.006)
-    drawing.polygon(-0.35 * tissue["marrow"], band(scar, 0.005))
+    drawing.polygon(tissue.step("bone", "fat"), outline)
+    drawing.polygon(tissue.step("marrow", "bone"), inset(outline, generator.uniform(0.008, 0.012)))
+    bow = generator.uniform(-0.02, 0.02)
+    path = curve(
+        [(-0.10, scar), (-0.02, scar + bow), (0.07, scar)], generator=generator, wobble=0.006
+    )
+    drawing.polygon(-0.4 * tissue["marrow"], band(path, 0.005))
 
 
-def _joint(
-    drawing: Drawing, generator: np.random.Generator, size: float, place: float, tissue: Tissues
+def _cartilage(drawing: Drawing, femur: Array, tibia: Array, tissue: Tissues) -> None:
+    """Caps on both bones; they lie beneath the bones, so only their rims are added."""
+    step = tissue.step("cartilage", "fat")
+    cap = inset(femur, -0.009)[(femur[:, 1] > -0.15)]
+    drawing.polygon(step, band(cap, 0.014))
+    table = inset(tibia, -0.007)[(tibia[:, 1] < 0.094)]
+    order = np.argsort(table[:, 0])
+    drawing.polygon(step, band(table[order], 0.011))
+
+
+def _front(
+    drawing: Drawing, generator: np.random.Generator, slim: float, tissue: Tissues
 ) -> None:
-    """Cartilage, menisci, fluid and the cruciate ligaments between the bones."""
-    condyle = arc((0.01, -0.115), (0.150 * size, 0.118), 0.05 * math.pi, 0.95 * math.pi)
-    drawing.polygon(tissue.step("cartilage", "muscle"), band(condyle, 0.017))
-    plateau = np.array([(-0.13 * size, 0.028), (0.0, 0.022), (0.14 * size, 0.030)])
-    drawing.polygon(
-        tissue.step("cartilage", "muscle"),
-        band(smooth_path(generator, plateau, wobble=0.002), 0.014),
-    )
-    for side in (-1, 1):
-        base = 0.155 * size * side
-        tip = base - side * generator.uniform(0.05, 0.075)
-        corners = np.array([(base, -0.028), (base, 0.026), (tip, 0.006)])
-        drawing.polygon(0.9 * tissue.step("tendon", "muscle"), corners)
-    amount = generator.uniform(0.004, 0.014)
-    gap = np.array([(-0.17 * size, -0.03), (-0.20 * size, -0.12), (-0.16 * size, -0.2)])
-    drawing.polygon(
-        tissue.step("fluid", "fat"), band(smooth_path(generator, gap, wobble=0.004), amount)
-    )
-    if abs(place) < 0.6:
-        lean = generator.uniform(0.8, 1.2)
-        for ends in (
-            [(-0.05, 0.02), (0.02 * lean, -0.06), (0.07, -0.13)],
-            [(0.13, 0.05), (0.12 * lean, -0.03), (0.03, -0.09)],
-        ):
-            path = smooth_path(generator, np.array(ends) * [size, 1], wobble=0.003)
-            drawing.polygon(0.6 * tissue.step("tendon", "marrow"), band(path, 0.020))
-
-
-def _front(drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues) -> None:
-    """Kneecap with its tendons."""
-    x = -0.228 * size
-    high = -0.19 + generator.normal(0, 0.015)
-    tilt = generator.normal(0.05, 0.08)
-    drawing.ellipse(tissue.step("bone", "fat"), (x, high), radii=(0.040, 0.070), angle=tilt)
-    drawing.ellipse(tissue.step("marrow", "bone"), (x, high), radii=(0.031, 0.060), angle=tilt)
-    back = arc((x, high), (0.040, 0.066), -0.35 * math.pi, 0.35 * math.pi)
+    """Kneecap, its cartilage, and the tendons above and below."""
+    x, y = -0.245 * slim, -0.165 + generator.normal(0, 0.015)
+    shape = [(0.0, -0.075), (0.030, -0.045), (0.034, 0.025), (0.0, 0.075), (-0.030, 0.03)]
+    shape += [(-0.032, -0.045)]
+    cap = spline(np.array(shape) + [x, y], generator=generator, wobble=0.003)
+    drawing.polygon(tissue.step("bone", "fat"), cap)
+    drawing.polygon(tissue.step("marrow", "bone"), inset(cap, 0.009))
+    back = curve([(x + 0.038, y - 0.05), (x + 0.047, y), (x + 0.038, y + 0.04)], n=8)
     drawing.polygon(tissue.step("cartilage", "fat"), band(back, 0.012))
-    dark = tissue.step("tendon", "fat")
     for ends in (
-        [(x - 0.006, high + 0.07), (x + 0.02, high + 0.2), (-0.145 * size, 0.15)],
-        [(x - 0.004, high - 0.07), (x + 0.05, -0.30), (x + 0.10, -0.38)],
+        [(x - 0.010, y + 0.085), (x + 0.02, 0.05), (-0.155, 0.185)],
+        [(x - 0.002, y - 0.085), (x + 0.005, -0.33), (-0.245 * slim, -0.60)],
     ):
-        path = smooth_path(generator, np.array(ends), wobble=0.003)
-        drawing.polygon(dark, band(path, 0.017))
+        path = curve(ends, generator=generator, wobble=0.003)
+        drawing.polygon(tissue.step("tendon", "fat"), band(path, generator.uniform(0.013, 0.019)))
+    swelling = generator.uniform(0.003, 0.014)
+    pouch = curve([(-0.185, -0.13), (-0.165, -0.245), (-0.150, -0.30)], n=8)
+    drawing.polygon(tissue.step("fluid", "fat"), band(pouch, swelling))
 
 
-def _muscles(
-    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
+def _between(
+    drawing: Drawing, generator: np.random.Generator, middle: float, tissue: Tissues
 ) -> None:
-    """The inside of the leg, with fat between the bellies, and their striations."""
-    step = tissue.step("muscle", "fat")
-    inside = blob(generator, (0.275 * size, 0.44), centre=(0.03 * size, 0), roughness=0.02)
-    drawing.polygon(step, inside)
-    for _ in range(5):
-        x = generator.uniform(0.12, 0.26) * size
-        top, bottom = generator.uniform(-0.4, -0.1), generator.uniform(0.1, 0.4)
-        path = np.array([(x, top), (x + generator.normal(0.02, 0.02), 0), (x, bottom)])
-        seam = band(smooth_path(generator, path, wobble=0.012), generator.uniform(0.004, 0.009))
-        drawing.polygon(-step, seam)
-    pitch, direction = generator.uniform(18, 40), generator.uniform(-0.7, 0.7)
-    for y in np.linspace(-0.34, 0.34, 6):
-        turn, rate = direction + generator.normal(0, 0.1), pitch * generator.uniform(0.92, 1.08)
-        drawing.wave(
-            0.22 * tissue["muscle"],
-            (0.19 * size + generator.normal(0, 0.01), y),
-            widths=(0.035, 0.055),
-            frequency=(rate * math.cos(turn), rate * math.sin(turn)),
-            phase=generator.uniform(0, 2 * math.pi),
-        )
-    for _ in range(3):
-        centre = (generator.uniform(0.20, 0.25) * size, generator.uniform(-0.25, 0.25))
-        drawing.ellipse(-0.6 * tissue["muscle"], centre, radii=(0.010, 0.014))
+    """Menisci at the sides, cruciate ligaments in the middle; vessels behind."""
+    dark = tissue.step("tendon", "fat")
+    tears = generator.uniform(0.8, 1.2, 2)
+    lean = generator.uniform(-0.01, 0.01, 2)
+    if middle < 0.5:
+        for side, size in zip((-1, 1), tears, strict=True):
+            base, low, rise = side * 0.150, 0.072, 0.055 * size
+            tip = side * (0.150 - 0.085 * size)
+            drawing.polygon(dark, [(base, low), (base, low - rise), (tip, low - 0.012)])
+    else:
+        anterior = curve([(-0.045, 0.068), (0.01 + lean[0], 0.040), (0.055, 0.025)], n=8)
+        posterior = curve([(0.150, 0.085), (0.155 + lean[1], 0.02), (0.130, -0.045)], n=8)
+        drawing.polygon(dark, band(anterior, 0.018))
+        drawing.polygon(dark, band(posterior, 0.018))
+    for x, width in ((0.148, 0.011), (0.170, 0.007)):
+        ends = [(x - 0.02, -0.30), (x - 0.012, -0.13), (x + 0.004, -0.06)]
+        path = curve(ends, generator=generator, wobble=0.003)
+        drawing.polygon(0.8 * tissue.step("blood", "fat"), band(path, width))
 
 
-def _trabeculae(
-    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
-) -> None:
+def _trabeculae(drawing: Drawing, generator: np.random.Generator, tissue: Tissues) -> None:
     """Spongy bone: struts of the subject's own pitch and direction."""
-    pitch, direction = generator.uniform(16, 42), generator.uniform(-0.9, 0.9)
-    centres = [
-        (0.01, -0.13),
-        (-0.06, -0.11),
-        (0.08, -0.12),
-        (0.0, 0.11),
-        (0.07, 0.10),
-        (-0.05, 0.12),
-    ]
-    for x, y in centres:
-        turn, rate = direction + generator.normal(0, 0.2), pitch * generator.uniform(0.9, 1.1)
-        drawing.wave(
-            0.13 * tissue["marrow"],
-            (x * size, y),
-            widths=(0.04, 0.035),
-            frequency=(rate * math.cos(turn), rate * math.sin(turn)),
-            phase=generator.uniform(0, 2 * math.pi),
-        )
+    add_texture(
+        drawing,
+        generator,
+        [(0.03, -0.10), (-0.08, -0.11), (-0.02, -0.16), (0.0, 0.14), (0.07, 0.14), (-0.07, 0.15)],
+        amplitude=0.09 * tissue["marrow"],
+        width=0.034,
+        pitch=(16, 46),
+    )
 
 
-def _rise(t: Array) -> Array:
-    """Smooth step from 0 to 1."""
-    t = np.clip(t, 0, 1)
-    return t * t * (3 - 2 * t)
+def _axial(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
+    """Across the leg at the kneecap; the front is above."""
+    drawing = Drawing()
+    size = generator.uniform(0.95, 1.1) * (1 - 0.06 * place)
+    leg = size * blob(generator, (0.36, 0.39), roughness=0.025, n=64)
+    drawing.polygon(tissue["skin"], leg)
+    drawing.polygon(tissue.step("fat", "skin"), inset(leg, 0.008))
+    femur = size * spline(_CONDYLES, generator=generator, wobble=0.006)
+    femur = femur * [1 - 0.08 * place**2, 1 - 0.10 * place]
+    drawing.polygon(tissue.step("cartilage", "fat"), band(inset(femur, -0.010)[:30], 0.015))
+    drawing.polygon(tissue.step("bone", "fat"), femur)
+    drawing.polygon(tissue.step("marrow", "bone"), inset(femur, 0.010))
+    cap = size * spline(_PATELLA, generator=generator, wobble=0.004)
+    drawing.polygon(tissue.step("bone", "fat"), cap)
+    drawing.polygon(tissue.step("marrow", "bone"), inset(cap, 0.010))
+    under = size * curve([(-0.10, -0.212), (0.0, -0.178), (0.10, -0.212)], n=10)
+    drawing.polygon(tissue.step("fluid", "fat"), band(under, generator.uniform(0.004, 0.012)))
+    _back_of_knee(drawing, generator, size, tissue)
+    add_texture(
+        drawing,
+        generator,
+        [size * np.array(p) for p in ((-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06))],
+        amplitude=0.10 * tissue["marrow"],
+        width=0.04,
+        pitch=(16, 46),
+    )
+    return drawing
 
 
-def _over(t: Array, start: float) -> Array:
-    """0 up to the start, then evenly to 1."""
-    return np.clip((t - start) / (1 - start), 0, 1)
+_CONDYLES = [
+    (0.20, -0.10), (0.12, -0.165), (0.0, -0.115), (-0.12, -0.165), (-0.20, -0.10), (-0.225, 0.02),
+    (-0.185, 0.12), (-0.115, 0.145), (-0.045, 0.105), (0.0, 0.04), (0.045, 0.105), (0.115, 0.145),
+    (0.185, 0.12), (0.225, 0.02),
+]  # fmt: skip
+_PATELLA = [
+    (-0.115, -0.255), (-0.05, -0.305), (0.05, -0.305), (0.115, -0.255), (0.055, -0.222),
+    (0.0, -0.203), (-0.055, -0.222),
+]  # fmt: skip
 
 
-def _ends(t: Array, share: float) -> Array:
-    """Rounds off both ends of a ribbon."""
-    from_end = np.minimum(t, 1 - t) / share
-    return np.sqrt(np.clip(1 - (1 - np.clip(from_end, 0, 1)) ** 2, 0, 1))
+def _back_of_knee(
+    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
+) -> None:
+    """Muscles and tendons around the vessels and the nerve."""
+    step = tissue.step("muscle", "fat")
+    patches = []
+    for x, y, a, b, turn in (
+        (-0.115, 0.225, 0.072, 0.050, 0.3),
+        (0.115, 0.225, 0.072, 0.050, -0.3),
+        (-0.235, 0.165, 0.040, 0.052, 0.5),
+        (0.240, 0.160, 0.036, 0.048, -0.5),
+    ):
+        centre = size * (np.array([x, y]) + generator.normal(0, 0.005, 2))
+        radii = (size * a * generator.uniform(0.9, 1.1), size * b * generator.uniform(0.9, 1.1))
+        drawing.polygon(step, blob(generator, radii, centre=centre, angle=turn, n=32))
+        patches.append(centre)
+    add_texture(
+        drawing, generator, patches, amplitude=0.16 * tissue["muscle"], width=0.024, pitch=(18, 46)
+    )
+    for x, y, radius, name in (
+        (0.0, 0.185, 0.019, "blood"),
+        (0.005, 0.232, 0.022, "blood"),
+        (0.045, 0.285, 0.012, "nucleus"),
+        (-0.215, 0.252, 0.010, "tendon"),
+        (-0.185, 0.290, 0.009, "tendon"),
+        (0.205, 0.258, 0.011, "tendon"),
+    ):
+        spot = size * np.array([x, y])
+        drawing.ellipse(tissue.step(name, "fat"), spot, radii=(size * radius, 0.85 * size * radius))
+    for side in (-1, 1):
+        strap = curve([(side * 0.125, -0.285), (side * 0.225, -0.18), (side * 0.268, -0.03)], n=12)
+        drawing.polygon(0.8 * tissue.step("tendon", "fat"), band(size * strap, 0.011))
+    for _ in range(9):
+        angle = generator.uniform(0, 2 * math.pi)
+        out = np.array([math.cos(angle) * 0.355, math.sin(angle) * 0.385]) * size
+        septum = curve([0.88 * out, 0.97 * out], n=4)
+        drawing.polygon(-0.3 * tissue["fat"], band(septum, 0.004))

@@ -53,14 +53,15 @@ def coil_polynomials(
 def shading_polynomial(
     shape: tuple[int, int], *, generator: np.random.Generator, strength: float
 ) -> Complex:
-    """Coefficients of a smooth phase and a mild shading: (1, 2 degree + 1, 2 degree + 1)."""
+    """Coefficients of a smooth phase and the shading of coils: (1, 2 degree + 1, 2 degree + 1)."""
     height, width = _fit_shape(shape)
     phase = smooth_phase(height, width, generator=generator, strength=strength).numpy()
     y = (np.arange(height) - height // 2)[:, None] / height
     x = (np.arange(width) - width // 2)[None, :] / width
     ramp = generator.normal(0, 0.25, 2)
     bright = np.exp(ramp[0] * y + ramp[1] * x - generator.uniform(0, 1.0) * (x**2 + y**2))
-    return fit((bright * np.exp(1j * phase))[None], degree=SHADING_DEGREE)
+    fade = 1 - np.sin(math.pi * y) ** 8  # receive coils end: what leaves the view fades
+    return fit((bright * fade * np.exp(1j * phase))[None], degree=SHADING_DEGREE)
 
 
 def fit(maps: Complex, *, degree: int) -> Complex:
@@ -102,6 +103,11 @@ def exact_kspace(
     kspace = fourier.fft2(image * torch.from_numpy(factors))
     top, left = height // 2 - shape[0] // 2, width // 2 - shape[1] // 2
     return kspace[:, top : top + shape[0], left : left + shape[1]]
+
+
+def field_of_view(shape: tuple[int, int]) -> tuple[float, float]:
+    """Its height and width, the smaller side being one."""
+    return shape[0] / min(shape), shape[1] / min(shape)
 
 
 def _mirrored(half: Complex, height: int, width: int) -> Complex:

@@ -103,6 +103,20 @@ class Drawing:
                 result.waves.append((*placed, *(np.array(row[7:9]) @ backwards), row[9]))
         return result
 
+    def cropped(self, view: tuple[float, float]) -> "Drawing":
+        """The drawing with its polygons cut at the edges of a field of view (height, width).
+
+        Ellipses and waves are kept whole.
+        """
+        kept = []
+        for weight, points in self.polygons:
+            for axis, half in ((0, view[1] / 2), (1, view[0] / 2)):
+                for sign in (-1, 1):
+                    points = cut(points, axis=axis, sign=sign, limit=half)
+            if len(points) > 2:
+                kept.append((weight, points))
+        return Drawing(kept, self.ellipses, self.waves)
+
     def spectrum(self, rows: ArrayLike, columns: ArrayLike) -> NDArray[np.complex128]:
         """The Fourier transform on a grid of spatial frequencies.
 
@@ -150,6 +164,26 @@ def rotation(angle: float) -> Array:
     """Matrix that turns (x, y) by `angle` radians from x towards y."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, -sin], [sin, cos]])
+
+
+def cut(points: Array, *, axis: int, sign: int, limit: float) -> Array:
+    """What a polygon has in common with a half plane, sign * coordinate <= limit.
+
+    A polygon that falls into parts stays one, joined along the cut: its integral is right.
+    (Sutherland and Hodgman 1974)
+    """
+    beyond = sign * points[:, axis] - limit
+    if (beyond <= 0).all():
+        return points
+    kept = []
+    for this, following, here, there in zip(
+        points, np.roll(points, -1, axis=0), beyond, np.roll(beyond, -1), strict=True
+    ):
+        if here <= 0:
+            kept.append(this)
+        if (here <= 0) != (there <= 0):
+            kept.append(this + here / (here - there) * (following - this))
+    return np.array(kept).reshape(-1, 2)
 
 
 def signed_area(points: Array) -> float:
