@@ -3,14 +3,16 @@
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from activemri.data.phantoms.contour import band, blob, smooth_path
-from activemri.data.phantoms.shapes import Drawing
+from activemri.data.phantoms.contour import band, blob, curve, inset, spline
+from activemri.data.phantoms.shapes import Array, Drawing
+from activemri.data.phantoms.texture import add_texture
 from activemri.data.phantoms.tissue import Tissues
 
 
 def draw_abdomen(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
-    """One slice of a belly, the back at the bottom.
+    """One slice of a belly, the back below and the liver at the left.
 
     Args:
         generator: the subject; drawn from equally for every place.
@@ -19,161 +21,227 @@ def draw_abdomen(generator: np.random.Generator, place: float, tissue: Tissues) 
     """
     drawing = Drawing()
     wide, tall = generator.uniform(0.40, 0.45), generator.uniform(0.28, 0.34)
-    fat = generator.uniform(0.80, 0.93)
-    body = blob(generator, (wide, tall), roughness=0.02, n=96)
-    drawing.polygon(tissue["skin"], body)
-    drawing.polygon(tissue.step("fat", "skin"), body * 0.985)
-    drawing.polygon(tissue.step("muscle", "fat"), body * fat)
-    drawing.polygon(tissue.step("fat", "muscle"), body * (fat - 0.06))
-    inner = (wide * (fat - 0.06), tall * (fat - 0.06))
-    _ribs(drawing, generator, inner, tissue)
-    _liver(drawing, generator, inner, place, tissue)
-    _organs(drawing, generator, inner, place, tissue)
-    _spine(drawing, generator, inner, tissue)
-    _bowel(drawing, generator, inner, place, tissue)
+    reach = _wall(drawing, generator, np.array([wide, tall * (1 - 0.04 * place)]), tissue)
+    _liver(drawing, generator, reach, place, tissue)
+    _spine(drawing, generator, reach, tissue)
+    _kidneys(drawing, generator, reach, place, tissue)
+    _left_side(drawing, generator, reach, place, tissue)
+    _bowel(drawing, generator, reach, place, tissue)
     return drawing
 
 
-def _ribs(
-    drawing: Drawing, generator: np.random.Generator, radii: tuple[float, float], tissue: Tissues
+def _wall(drawing: Drawing, generator: np.random.Generator, radii: Array, tissue: Tissues) -> Array:
+    """Skin, fat, muscle and ribs; returns the half axes of the cavity within."""
+    body = blob(generator, (radii[0], radii[1]), roughness=0.014, n=72)
+    body[:, 1] *= np.where(body[:, 1] > 0, 0.93, 1.0)  # the back is flatter
+    fat, muscle = generator.uniform(0.014, 0.055), generator.uniform(0.014, 0.022)
+    drawing.polygon(tissue["skin"], body)
+    drawing.polygon(tissue.step("fat", "skin"), inset(body, 0.006))
+    drawing.polygon(tissue.step("muscle", "fat"), inset(body, 0.006 + fat))
+    drawing.polygon(tissue.step("fat", "muscle"), inset(body, 0.006 + fat + muscle))
+    _septa(drawing, generator, body, fat, tissue)
+    between = inset(body, 0.006 + fat + muscle / 2)
+    start = int(generator.integers(0, 6))
+    for i in range(start, len(between), 6):
+        turn = math.atan2(*(between[(i + 1) % 72] - between[i - 1])[::-1])
+        if between[i, 1] > -0.5 * radii[1]:
+            rib = (0.020, 0.38 * muscle)
+            drawing.ellipse(tissue.step("bone", "muscle"), between[i], radii=rib, angle=turn)
+    return np.asarray(0.97 * (radii * [1, 0.965] - (0.006 + fat + muscle)))
+
+
+def _septa(
+    drawing: Drawing, generator: np.random.Generator, body: Array, fat: float, tissue: Tissues
 ) -> None:
-    n = int(generator.integers(10, 16))
-    start = generator.uniform(0, 1)
-    for i in range(n):
-        angle = 2 * math.pi * (i + start) / n
-        x, y = 1.035 * radii[0] * math.cos(angle), 1.035 * radii[1] * math.sin(angle)
-        turn = math.atan2(radii[1] * math.cos(angle), -radii[0] * math.sin(angle))
-        drawing.ellipse(tissue.step("bone", "muscle"), (x, y), radii=(0.026, 0.007), angle=turn)
+    """Thin sheets in the fat under the skin."""
+    for i in generator.integers(0, 72, 14):
+        steps = np.linspace(0.2, 0.75, 5)
+        along = (i + np.arange(5)) % 72
+        sheet = np.array(
+            [inset(body, 0.006 + fat * s)[j] for s, j in zip(steps, along, strict=True)]
+        )
+        drawing.polygon(-0.35 * tissue["fat"], band(sheet, 0.0035))
 
 
 def _liver(
     drawing: Drawing,
     generator: np.random.Generator,
-    radii: tuple[float, float],
+    reach: Array,
     place: float,
     tissue: Tissues,
 ) -> None:
-    wide, tall = radii
-    size = math.sqrt(max(0.25, 1 - (0.6 * (place + 0.2)) ** 2))
-    centre = (-0.48 * wide, -0.08 * tall)
-    outline = blob(
-        generator,
-        (0.50 * wide * size, 0.78 * tall * size),
-        centre=centre,
-        angle=generator.normal(0.25, 0.08),
-        roughness=0.07,
-    )
+    """The liver with its vessels and lesions; its left lobe shrinks downwards."""
+    lobe = 0.30 - 0.30 * max(place, -0.4)
+    points = [
+        (-0.90, -0.10), (-0.83, -0.42), (-0.56, -0.72), (-0.20, -0.84), (lobe, -0.72),
+        (lobe - 0.05, -0.52), (-0.10, -0.36), (-0.24, -0.12), (-0.36, 0.10), (-0.60, 0.26),
+        (-0.76, 0.48), (-0.86, 0.25),
+    ]  # fmt: skip
+    outline = spline(points, generator=generator, wobble=0.022) * reach
     drawing.polygon(tissue.step("liver", "fat"), outline)
-    root = np.array(centre) + [0.20 * wide * size, 0.1 * tall]
-    for _ in range(7):
-        angle = math.pi + generator.uniform(-1.5, 1.5)
-        tip = root + size * generator.uniform(0.10, 0.19) * np.array(
-            [math.cos(angle), math.sin(angle)]
-        )
-        path = smooth_path(generator, np.array([root, tip]), wobble=0.012, n=12)
-        drawing.polygon(tissue.step("blood", "liver"), band(path, np.linspace(0.012, 0.003, 12)))
-    for _ in range(int(generator.integers(0, 4))):
-        angle, reach = generator.uniform(0, 6.28), generator.uniform(0, 0.11)
-        spot = (centre[0] + reach * math.cos(angle), centre[1] + reach * math.sin(angle))
-        radius = generator.uniform(0.008, 0.026)
-        drawing.ellipse(tissue.step("lesion", "liver"), spot, radii=(radius, 0.8 * radius))
-    direction, pitch = generator.uniform(-0.9, 0.9), generator.uniform(16, 40)
-    for _ in range(7):
-        spot = np.array(centre) + generator.normal(0, 0.055, 2)
-        turn, rate = direction + generator.normal(0, 0.2), pitch * generator.uniform(0.9, 1.1)
-        drawing.wave(
-            0.13 * tissue["liver"],
-            (spot[0], spot[1]),
-            widths=(0.045, 0.045),
-            frequency=(rate * math.cos(turn), rate * math.sin(turn)),
-            phase=generator.uniform(0, 2 * math.pi),
-        )
+    root = np.array([-0.34, -0.10])
+    for angle in np.linspace(-2.65, -1.1, 3) + generator.normal(0, 0.08, 3):
+        _vessel(drawing, generator, root * reach, angle, reach, tissue)
+    _vessel(drawing, generator, np.array([-0.44, 0.0]) * reach, 2.85, reach, tissue)
+    spots = generator.uniform(-0.16, 0.16, (3, 2)) * reach + np.array([-0.62, -0.12]) * reach
+    sizes, shown = generator.uniform(0.006, 0.022, 3), generator.random(3) < 0.45
+    depth = generator.uniform(-1, 1, 3)
+    for spot, size, there, middle in zip(spots, sizes, shown, depth, strict=True):
+        seen = math.sqrt(max(0.0, 1 - ((place - middle) / 0.8) ** 2))
+        if there and seen > 0.2:
+            radii = (size * seen, 0.8 * size * seen)
+            drawing.ellipse(tissue.step("lesion", "liver"), spot, radii=radii)
+    places = [(-0.70, -0.25), (-0.5, -0.45), (-0.62, 0.02), (-0.2, -0.6), (-0.45, -0.2)]
+    add_texture(
+        drawing,
+        generator,
+        [np.array(p) * reach for p in places],
+        amplitude=0.08 * tissue["liver"],
+        width=0.036,
+        pitch=(15, 42),
+    )
 
 
-def _organs(
+def _vessel(
     drawing: Drawing,
     generator: np.random.Generator,
-    radii: tuple[float, float],
+    root: Array,
+    angle: float,
+    reach: Array,
+    tissue: Tissues,
+) -> None:
+    """A vein with two branches, tapering."""
+    step = 0.9 * tissue.step("blood", "liver")
+    heading = np.array([math.cos(angle), math.sin(angle)])
+    fork = root + 0.24 * reach * heading
+    drawing.polygon(step, band(curve([root, fork], generator=generator, wobble=0.004, n=6), 0.011))
+    for spread in (-0.45, 0.4):
+        turn = angle + spread + generator.normal(0, 0.1)
+        end = fork + 0.22 * reach * [math.cos(turn), math.sin(turn)]
+        path = curve([fork, end], generator=generator, wobble=0.006, n=8)
+        drawing.polygon(step, band(path, np.linspace(0.008, 0.003, 8)))
+
+
+def _spine(drawing: Drawing, generator: np.random.Generator, reach: Array, tissue: Tissues) -> None:
+    """Vertebra, spinal canal, the muscles along them, aorta and vena cava in front."""
+    body = blob(generator, (0.062, 0.047), centre=(0.0, 0.50 * reach[1]), roughness=0.02, n=32)
+    drawing.polygon(tissue.step("bone", "fat"), body)
+    drawing.polygon(tissue.step("marrow", "bone"), inset(body, 0.007))
+    canal = np.array([0.0, 0.50 * reach[1] + 0.068])
+    drawing.ellipse(tissue.step("csf", "fat"), canal, radii=(0.024, 0.017))
+    drawing.ellipse(tissue.step("white", "csf"), canal, radii=(0.011, 0.008))
+    for side in (-1, 1):
+        arch = curve([(0.034, -0.004), (0.036, 0.016), (0.012, 0.026)], n=8) * [side, 1] + canal
+        drawing.polygon(tissue.step("bone", "fat"), band(arch, 0.010))
+    spike = curve([canal + [0, 0.030], canal + [0, 0.058]], n=3)
+    drawing.polygon(tissue.step("bone", "fat"), band(spike, 0.010))
+    patches = []
+    for side in (-1, 1):
+        for x, y, a, b in ((0.095, 0.086, 0.050, 0.032), (0.092, -0.004, 0.020, 0.034)):
+            centre = (side * x, 0.50 * reach[1] + y)
+            muscle = blob(generator, (a, b), centre=centre, angle=-side * 0.2, n=28)
+            drawing.polygon(tissue.step("muscle", "fat"), muscle)
+            patches.append(centre)
+    add_texture(
+        drawing, generator, patches[::2], amplitude=0.2 * tissue["muscle"], width=0.022,
+        pitch=(18, 46),
+    )  # fmt: skip
+    front = 0.50 * reach[1] - 0.047
+    drawing.ellipse(tissue.step("blood", "fat"), (0.024, front - 0.026), radii=(0.020, 0.020))
+    drawing.ellipse(tissue.step("blood", "fat"), (-0.034, front - 0.024), radii=(0.025, 0.017))
+
+
+def _kidneys(
+    drawing: Drawing,
+    generator: np.random.Generator,
+    reach: Array,
     place: float,
     tissue: Tissues,
 ) -> None:
-    """Spleen, kidneys, great vessels and gall bladder."""
-    wide, tall = radii
-    spleen = blob(
-        generator, (0.11 * wide + 0.02, 0.32 * tall), centre=(0.76 * wide, 0.12 * tall), angle=-0.3
-    )
-    drawing.polygon(tissue.step("spleen", "fat"), spleen)
-    size = math.sqrt(max(0.0, 1 - (0.8 * (place - 0.4)) ** 2))
-    for side in (-1, 1):
-        centre = (side * 0.42 * wide, 0.50 * tall)
-        lean = side * generator.normal(0.5, 0.1)
-        if size > 0.2:
-            outer = (0.050 * size + 0.008, 0.068 * size + 0.008)
-            under = "liver" if side < 0 else "fat"
-            drawing.ellipse(tissue.step("kidney", under), centre, radii=outer, angle=lean)
-            core = (0.45 * outer[0], 0.55 * outer[1])
-            drawing.ellipse(tissue.step("medulla", "kidney"), centre, radii=core, angle=lean)
-    drawing.ellipse(tissue.step("blood", "fat"), (0.05 * wide, 0.28 * tall), radii=(0.023, 0.023))
-    drawing.ellipse(tissue.step("blood", "fat"), (-0.12 * wide, 0.24 * tall), radii=(0.030, 0.020))
-    bladder = (-0.12 * wide, -0.40 * tall)
-    if generator.random() < 0.7:
-        drawing.ellipse(tissue.step("fluid", "fat"), bladder, radii=(0.026, 0.038), angle=0.5)
+    """Both kidneys with pyramids and a hilum of fat; they end above and below."""
+    for side, shift in ((-1, 0.15), (1, 0.0)):
+        size = math.sqrt(max(0.0, 1 - (0.75 * (place - shift)) ** 2)) * generator.uniform(0.9, 1.08)
+        centre = np.array([side * 0.50 * reach[0], 0.55 * reach[1]])
+        radii = np.array([0.040, 0.052]) * size
+        outline = blob(generator, (radii[0], radii[1]), angle=-side * 0.5, roughness=0.03, n=32)
+        drawing.polygon(tissue.step("kidney", "fat"), outline + centre)
+        for angle in np.linspace(-1.9, 1.9, 6) + (0 if side > 0 else math.pi):
+            spot = centre + 0.62 * radii * [math.cos(angle), math.sin(angle)]
+            pyramid = (0.011 * size, 0.009 * size)
+            drawing.ellipse(0.8 * tissue.step("medulla", "kidney"), spot, radii=pyramid)
+        hilum = centre - [side * 0.30 * radii[0], 0]
+        drawing.ellipse(tissue.step("fat", "kidney"), hilum, radii=(0.009 * size, 0.014 * size))
 
 
-def _spine(
-    drawing: Drawing, generator: np.random.Generator, radii: tuple[float, float], tissue: Tissues
+def _left_side(
+    drawing: Drawing,
+    generator: np.random.Generator,
+    reach: Array,
+    place: float,
+    tissue: Tissues,
 ) -> None:
-    tall = radii[1]
-    centre = (0.0, 0.52 * tall)
-    body = blob(generator, (0.066, 0.050), centre=centre, roughness=0.03)
-    drawing.polygon(tissue.step("bone", "fat"), body)
-    drawing.polygon(tissue.step("marrow", "bone"), np.array(centre) + (body - centre) * 0.90)
-    drawing.ellipse(tissue.step("csf", "fat"), (0, 0.76 * tall), radii=(0.024, 0.018))
-    drawing.ellipse(tissue.step("white", "csf"), (0, 0.76 * tall), radii=(0.011, 0.008))
-    direction, pitch = generator.uniform(-0.8, 0.8), generator.uniform(18, 42)
-    for side in (-1, 1):
-        middle = (side * 0.098, 0.78 * tall)
-        muscle = blob(generator, (0.062, 0.044), centre=middle, roughness=0.05)
-        drawing.polygon(tissue.step("muscle", "fat"), muscle)
-        turn = side * direction
-        drawing.wave(
-            0.30 * tissue["muscle"],
-            middle,
-            widths=(0.030, 0.022),
-            frequency=(pitch * math.cos(turn), pitch * math.sin(turn)),
-            phase=generator.uniform(0, 2 * math.pi),
-        )
-        wing = band(
-            smooth_path(
-                generator,
-                np.array([(side * 0.03, 0.66 * tall), (side * 0.10, 0.70 * tall)]),
-                wobble=0.004,
-                n=8,
-            ),
-            0.014,
-        )
-        drawing.polygon(tissue.step("bone", "fat") * 0.8, wing)
+    """Spleen, stomach with its level of gas, pancreas, gall bladder."""
+    crescent = [
+        (0.84, -0.22),
+        (0.93, 0.08),
+        (0.82, 0.42),
+        (0.70, 0.46),
+        (0.73, 0.20),
+        (0.72, -0.06),
+    ]
+    middle = np.array([0.8, 0.12])
+    size = math.sqrt(max(0.1, 1 - (0.7 * (place + 0.3)) ** 2))
+    spleen = (spline(crescent, generator=generator, wobble=0.012) - middle) * size + middle
+    drawing.polygon(tissue.step("spleen", "fat"), spleen * reach)
+    swell = 1.0 - 0.25 * place
+    bag = np.array(
+        [(-0.13, -0.18), (0.10, -0.20), (0.20, -0.04), (0.13, 0.16), (-0.05, 0.17), (-0.14, 0.0)]
+    )
+    stomach = (swell * spline(bag, generator=generator, wobble=0.012) + [0.54, -0.42]) * reach
+    filling, gas = generator.choice(["fluid", "bowel"]), generator.uniform(0.3, 0.8)
+    drawing.polygon(tissue.step("bowel", "fat"), stomach)
+    drawing.polygon(0.85 * tissue.step(str(filling), "bowel"), inset(stomach, 0.008))
+    bubble = np.array([0.55, -0.42 - 0.09 * swell]) * reach
+    radii = (0.10 * swell * reach[0], 0.08 * gas * swell * reach[1])
+    drawing.ellipse(-0.9 * tissue[str(filling)], bubble, radii=radii)
+    lumps = curve([(-0.06, 0.02), (0.12, -0.06), (0.34, -0.05), (0.56, 0.02)], n=24) * reach
+    thick = 0.020 + 0.004 * np.sin(np.linspace(0, 24, 24) + generator.uniform(0, 6.3))
+    drawing.polygon(0.9 * tissue.step("spleen", "fat"), band(lumps, thick))
+    bile = generator.uniform(0.014, 0.022), generator.uniform(0.022, 0.034)
+    drawing.ellipse(
+        tissue.step("fluid", "fat"), np.array([-0.02, -0.20]) * reach, radii=bile, angle=0.4
+    )
 
 
 def _bowel(
     drawing: Drawing,
     generator: np.random.Generator,
-    radii: tuple[float, float],
+    reach: Array,
     place: float,
     tissue: Tissues,
 ) -> None:
-    """Stomach and loops of bowel, some filled with gas."""
-    wide, tall = radii
-    for i in range(9):
-        column, row = i % 3, i // 3
-        x = (0.14 + 0.24 * column) * wide + generator.normal(0, 0.012)
-        y = (-0.62 + 0.32 * row) * tall + generator.normal(0, 0.010)
-        size = generator.uniform(0.030, 0.044)
-        gas = generator.random()
-        if (x / wide) ** 2 + (y / tall) ** 2 > 0.72:
-            continue
-        loop = blob(generator, (size * 1.15, size), centre=(x, y), roughness=0.08, n=40)
+    """Colon in front, small loops, and the vessels of the mesentery between them."""
+    spots = [(0.13, -0.36), (0.28, -0.22), (0.34, 0.15), (0.52, 0.17), (0.20, 0.16), (0.60, -0.12)]
+    spots += [(0.45, -0.80), (0.80, -0.40)]
+    for x, y in spots:
+        moved = np.array([x, y]) + generator.normal(0, 0.008, 2)
+        radius, kind = generator.uniform(0.019, 0.027), generator.random()
+        loop = blob(generator, (1.15 * radius, radius), centre=moved * reach, roughness=0.07, n=24)
         drawing.polygon(tissue.step("bowel", "fat"), loop)
-        inside = np.array([x, y]) + (loop - [x, y]) * 0.78
-        filling = "air" if gas < 0.35 else "fluid" if gas < 0.6 else "bowel"
-        drawing.polygon(0.9 * tissue.step(filling, "bowel"), inside)
+        filling = "air" if kind < 0.35 else "fluid" if kind < 0.7 else "muscle"
+        drawing.polygon(0.8 * tissue.step(filling, "bowel"), inset(loop, 0.006))
+    _mesentery(drawing, generator, (0.08, 0.08), reach, tissue)
+
+
+def _mesentery(
+    drawing: Drawing,
+    generator: np.random.Generator,
+    root: ArrayLike,
+    reach: Array,
+    tissue: Tissues,
+) -> None:
+    start = np.asarray(root) * reach
+    for angle in generator.uniform(-0.5, 0.6, 5):
+        end = start + generator.uniform(0.09, 0.16) * np.array([math.cos(angle), math.sin(angle)])
+        path = curve([start, end], generator=generator, wobble=0.008, n=8)
+        drawing.polygon(0.6 * tissue.step("blood", "fat"), band(path, 0.004))

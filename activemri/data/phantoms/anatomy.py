@@ -8,7 +8,7 @@ import numpy as np
 from activemri.data.phantoms.abdomen import draw_abdomen
 from activemri.data.phantoms.brain import draw_brain
 from activemri.data.phantoms.knee import draw_knee
-from activemri.data.phantoms.shapes import Array, Drawing, rotation
+from activemri.data.phantoms.shapes import Drawing, rotation
 from activemri.data.phantoms.tissue import CONTRASTS, Tissues
 
 Draw = Callable[[np.random.Generator, float, Tissues], Drawing]
@@ -65,21 +65,15 @@ class Subject:
     def _posed(self, drawing: Drawing) -> Drawing:
         """Turn, scale and shift the drawing, keeping it in the field of view unless it is long."""
         pose = self.generator("pose")
-        low, high = _extent(drawing)
+        low, high = drawing.extent()
         long = high[1] - low[1] > 1.5
         angle = pose.uniform(-1, 1) * (LONG_TURN if long else TURN[self.family])
         stretch = np.diag(pose.uniform(0.9, 1.06, 2))
         turned = drawing.transformed(rotation(angle) @ stretch, (0, 0))
         if long:
             return turned.transformed(np.eye(2), pose.uniform(-0.04, 0.04, 2))
-        low, high = _extent(turned)
+        low, high = turned.extent()
         scale = min(1.0, 2 * REACH / float((high - low).max()))
         room = REACH - scale * (high - low) / 2
         shift = room * pose.uniform(-0.8, 0.8, 2) - scale * (high + low) / 2
         return turned.transformed(scale * np.eye(2), shift)
-
-
-def _extent(drawing: Drawing) -> tuple[Array, Array]:
-    """Smallest and largest (x, y) of all polygons."""
-    points = np.concatenate([vertices for _, vertices in drawing.polygons])
-    return points.min(axis=0), points.max(axis=0)

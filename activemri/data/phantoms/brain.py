@@ -41,7 +41,10 @@ def _transverse(
     n = 2 * int(generator.integers(14, 18))
     sulci = _sulci(generator, place, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
     lateral = generator.uniform(0.30, 0.42, 2) * reach[0]
-    sulci += [Sulcus(0.003, lateral[0], 0.4, -0.2, 0.012), Sulcus(0.5, lateral[1], -0.4, 0.2, 0.012)]
+    sulci += [
+        Sulcus(0.003, lateral[0], 0.4, -0.2, 0.012),
+        Sulcus(0.5, lateral[1], -0.4, 0.2, 0.012),
+    ]
     front, back = generator.uniform(0.42, 0.55), generator.uniform(0.36, 0.5)
     sulci += [
         Sulcus(0.75, front * reach[1], width=0.010, bend=generator.normal(0, 0.02)),
@@ -75,6 +78,7 @@ def _sulci(
     place: float,
     *,
     n: int,
+    scale: float = 1.0,
     skip: tuple[float, ...] = (),
     span: tuple[float, float] = (0.0, 1.0),
 ) -> list[Sulcus]:
@@ -85,7 +89,7 @@ def _sulci(
         opening = (i + 0.5 + 0.18 * spread + 0.12 * moving * place) / n
         opening = span[0] + (span[1] - span[0]) * opening
         deep = 0.112 + 0.032 * depth if i % 2 else 0.050 + 0.016 * depth
-        deep *= 1 + 0.25 * growing * place
+        deep *= scale * (1 + 0.25 * growing * place)
         if all(abs(opening - taken) > 0.7 / n for taken in skip):
             sulci.append(Sulcus(opening, deep, 0.3 * lean, 0.4 * bend, 0.007 + 0.003 * width))
     return sulci
@@ -140,7 +144,9 @@ def _sagittal(generator: np.random.Generator, place: float, tissue: Tissues) -> 
     drawing.polygon(tissue.step("csf", "bone"), size * cavity)
     _face(drawing, generator, size, tissue)
     cerebrum = spline(_CEREBRUM, generator=generator, wobble=0.003)
-    sulci = _sulci(generator, place, n=int(generator.integers(19, 24)), span=(0.02, 0.68))
+    sulci = _sulci(
+        generator, place, n=int(generator.integers(19, 24)), scale=0.72, span=(0.02, 0.66)
+    )
     grey, white = fold(cerebrum, sulci, thickness=CORTEX)
     drawing.polygon(tissue.step("grey", "csf"), size * grey)
     drawing.polygon(tissue.step("white", "grey"), size * white)
@@ -170,9 +176,7 @@ _CEREBRUM = [
 ]  # fmt: skip
 
 
-def _face(
-    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
-) -> None:
+def _face(drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues) -> None:
     """Airways, tongue and the muscles of the neck, all within fat."""
     nose = [(-0.36, 0.035), (-0.25, -0.015), (-0.13, 0.03), (-0.10, 0.075), (-0.22, 0.075)]
     throat = [(-0.105, 0.10), (-0.08, 0.18), (-0.075, 0.34), (-0.055, 0.34), (-0.055, 0.18)]

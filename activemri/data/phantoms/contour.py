@@ -51,7 +51,9 @@ def spline(
     before, after, beyond = (np.roll(corners, shift, axis=0) for shift in (1, -1, -2))
     t = (np.arange(pieces) / pieces)[None, :, None]
     p0, p1, p2, p3 = (p[:, None] for p in (before, corners, after, beyond))
-    curve = p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3)))
+    curve = p1 + t / 2 * (
+        p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3))
+    )
     return np.asarray(curve.reshape(-1, 2))
 
 
@@ -91,7 +93,9 @@ def curve(
 ) -> Array:
     """An open smooth curve through points (m, 2): (n, 2). `wobble` sways it between its ends."""
     corners = np.asarray(points, float)
-    ends = np.concatenate([2 * corners[:1] - corners[1:2], corners, 2 * corners[-1:] - corners[-2:-1]])
+    ends = np.concatenate(
+        [2 * corners[:1] - corners[1:2], corners, 2 * corners[-1:] - corners[-2:-1]]
+    )
     place = np.linspace(0, len(corners) - 1, n)
     left = np.minimum(place.astype(int), len(corners) - 2)
     t = (place - left)[:, None]
@@ -150,7 +154,9 @@ def fold(outline: Array, sulci: list[Sulcus], *, thickness: float) -> tuple[Arra
         parts = []
         for this, following in zip(ordered, ordered[1:] + ordered[:1], strict=True):
             normal = at(this.place, normals)
-            parts.append(_furrow(this, at(this.place, closed), normal, outset=depth, outline=outline))
+            parts.append(
+                _furrow(this, at(this.place, closed), normal, outset=depth, outline=outline)
+            )
             gap = (following.place - this.place) % 1 or 1.0
             clear = (this.width / 2 + depth) / way[-1]
             for share in np.linspace(0, 1, max(3, math.ceil(gap * 40))):

@@ -109,22 +109,22 @@ class PhantomDataset:
 
     def _scan(self, subject: Subject) -> list[Slice]:
         """Make all slices of a subject."""
+        view = scanner.field_of_view(self.shape)
+        drawings = [subject.draw(place, view=view) for place in _places(self.slices_per_subject)]
         coils = scanner.coil_polynomials(
             self.n_coils, self.shape, generator=subject.generator("coils")
         )
         shading = scanner.shading_polynomial(
-            self.shape, generator=subject.generator("phase"), strength=self.phase
+            self.shape,
+            generator=subject.generator("phase"),
+            strength=self.phase,
+            fade=drawings[0].extent()[1][1] > view[0] / 2 - 1e-6,
         )
         sensitivity = scanner.sensitivity_maps(coils, self.shape)
         scans = torch.stack(
             [
-                scanner.exact_kspace(
-                    subject.draw(place, view=scanner.field_of_view(self.shape)),
-                    self.shape,
-                    coils=coils,
-                    shading=shading,
-                )
-                for place in _places(self.slices_per_subject)
+                scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
+                for drawing in drawings
             ]
         )  # (slice, coil, height, width)
         images = combine(fourier.ifft2(scans), sensitivity).abs()

@@ -147,9 +147,7 @@ def _cartilage(drawing: Drawing, femur: Array, tibia: Array, tissue: Tissues) ->
     drawing.polygon(step, band(table[order], 0.011))
 
 
-def _front(
-    drawing: Drawing, generator: np.random.Generator, slim: float, tissue: Tissues
-) -> None:
+def _front(drawing: Drawing, generator: np.random.Generator, slim: float, tissue: Tissues) -> None:
     """Kneecap, its cartilage, and the tendons above and below."""
     x, y = -0.245 * slim, -0.165 + generator.normal(0, 0.015)
     shape = [(0.0, -0.075), (0.030, -0.045), (0.034, 0.025), (0.0, 0.075), (-0.030, 0.03)]
@@ -187,8 +185,8 @@ def _between(
         posterior = curve([(0.150, 0.085), (0.155 + lean[1], 0.02), (0.130, -0.045)], n=8)
         drawing.polygon(dark, band(anterior, 0.018))
         drawing.polygon(dark, band(posterior, 0.018))
-    for x, width in ((0.148, 0.011), (0.170, 0.007)):
-        ends = [(x - 0.02, -0.30), (x - 0.012, -0.13), (x + 0.004, -0.06)]
+    for x, width in ((0.150, 0.010), (0.166, 0.006)):
+        ends = [(x - 0.006, -0.05), (x + 0.004, 0.01), (x - 0.002, 0.07)]
         path = curve(ends, generator=generator, wobble=0.003)
         drawing.polygon(0.8 * tissue.step("blood", "fat"), band(path, width))
 
@@ -226,7 +224,10 @@ def _axial(generator: np.random.Generator, place: float, tissue: Tissues) -> Dra
     add_texture(
         drawing,
         generator,
-        [size * np.array(p) for p in ((-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06))],
+        [
+            size * np.array(p)
+            for p in ((-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06))
+        ],
         amplitude=0.10 * tissue["marrow"],
         width=0.04,
         pitch=(16, 46),

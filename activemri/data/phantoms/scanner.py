@@ -51,17 +51,26 @@ def coil_polynomials(
 
 
 def shading_polynomial(
-    shape: tuple[int, int], *, generator: np.random.Generator, strength: float
+    shape: tuple[int, int], *, generator: np.random.Generator, strength: float, fade: bool
 ) -> Complex:
-    """Coefficients of a smooth phase and the shading of coils: (1, 2 degree + 1, 2 degree + 1)."""
+    """Coefficients of a smooth phase and a shading: (1, 2 degree + 1, 2 degree + 1).
+
+    Args:
+        shape: of k-space.
+        generator: source of the randomness.
+        strength: of the phase.
+        fade: lose sensitivity towards the upper and lower edge, as at the ends of a coil that is
+            shorter than the body.
+    """
     height, width = _fit_shape(shape)
     phase = smooth_phase(height, width, generator=generator, strength=strength).numpy()
     y = (np.arange(height) - height // 2)[:, None] / height
     x = (np.arange(width) - width // 2)[None, :] / width
     ramp = generator.normal(0, 0.25, 2)
     bright = np.exp(ramp[0] * y + ramp[1] * x - generator.uniform(0, 1.0) * (x**2 + y**2))
-    fade = 1 - np.sin(math.pi * y) ** 8  # receive coils end: what leaves the view fades
-    return fit((bright * fade * np.exp(1j * phase))[None], degree=SHADING_DEGREE)
+    if fade:
+        bright = bright * (1 - np.sin(math.pi * y) ** 8)
+    return fit((bright * np.exp(1j * phase))[None], degree=SHADING_DEGREE)
 
 
 def fit(maps: Complex, *, degree: int) -> Complex:

@@ -103,6 +103,11 @@ class Drawing:
                 result.waves.append((*placed, *(np.array(row[7:9]) @ backwards), row[9]))
         return result
 
+    def extent(self) -> tuple[Array, Array]:
+        """Smallest and largest (x, y) of the polygons; other shapes lie inside them."""
+        points = np.concatenate([vertices for _, vertices in self.polygons])
+        return points.min(axis=0), points.max(axis=0)
+
     def cropped(self, view: tuple[float, float]) -> "Drawing":
         """The drawing with its polygons cut at the edges of a field of view (height, width).
 
