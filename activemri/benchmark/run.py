@@ -27,6 +27,8 @@ from activemri.benchmark import results
 from activemri.benchmark.plan import Piece, Plan
 from activemri.settings import BenchmarkSettings
 
+_SETTINGS = "settings.json"
+
 #: Settings that change neither an episode nor its place in the table.
 _FREE = ("out", "reference", "n_bootstrap", "threads", "workers")
 
@@ -57,9 +59,12 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         ValueError: for unknown names, or a folder that holds a benchmark of other settings.
         OSError: if the folder cannot be written.
     """
-    _claim(settings)
+    _refuse_other_settings(settings)
+    _open_folder(settings.out)
     torch.set_num_threads(settings.threads)
     plan = Plan(settings)
+    # Only now, so that a mistake in the settings does not take the folder.
+    results.write_json(settings.out / _SETTINGS, _plain(settings))
     table = _play(plan)
     path = settings.out / "results.parquet"
     _write_parquet(table, path)
@@ -170,31 +175,34 @@ def _order(plan: Plan, kind: str, reconstructor: str) -> Order:
     return Order.load(path)
 
 
-def _claim(settings: BenchmarkSettings) -> None:
-    """Make the folder ours, or make sure that what it holds was run with these settings."""
-    path = settings.out / "settings.json"
-    wanted = {k: v for k, v in _plain(settings).items() if k not in _FREE}
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in wanted if found.get(name) != wanted[name]]
-        if changed:
-            raise ValueError(
-                f"{settings.out} holds a benchmark with other settings: "
-                + "; ".join(f"{n} was {found.get(n)}, now {wanted[n]}" for n in changed)
-                + ". Choose another --out, or delete that folder"
-            )
+def _refuse_other_settings(settings: BenchmarkSettings) -> None:
+    """Make sure that what the folder holds, if anything, was run with these settings."""
+    path = settings.out / _SETTINGS
+    if not path.exists():
         return
+    found, wanted = json.loads(path.read_text(encoding="utf-8")), _plain(settings)
+    changed = [name for name in wanted if found.get(name) != wanted[name]]
+    if changed:
+        raise ValueError(
+            f"{settings.out} holds a benchmark with other settings: "
+            + "; ".join(f"{n} was {found.get(n)}, now {wanted[n]}" for n in changed)
+            + ". Choose another --out, or delete that folder"
+        )
+
+
+def _open_folder(out: Path) -> None:
+    """Make sure, before hours of work, that results can be written."""
     try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "parts").mkdir(exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot write into {settings.out}: {error.strerror or error}") from error
+        raise OSError(f"cannot write into {out}: {error.strerror or error}") from error
 
 
 def _plain(settings: BenchmarkSettings) -> dict[str, Any]:
-    """Settings as JSON gives them back."""
+    """Settings that decide about the table, as JSON gives them back."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    return plain
+    return {name: value for name, value in plain.items() if name not in _FREE}
 
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:

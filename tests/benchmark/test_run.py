@@ -118,6 +118,12 @@ def test_a_folder_with_other_settings_is_refused_and_the_difference_shown(tmp_pa
         run_benchmark(settings(tmp_path, budget=3))
 
 
+def test_a_mistake_does_not_take_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown policy"):
+        run_benchmark(settings(tmp_path, policies=("ranodm",)))
+    assert len(run_benchmark(settings(tmp_path)).table) > 0
+
+
 def test_orders_and_checkpoints_are_taken_by_path(tmp_path: Path) -> None:
     run_benchmark(settings(tmp_path / "first", policies=("lbcs",), reference="lbcs"))
     order = tmp_path / "first" / "orders" / "lbcs-zero-filled.json"
