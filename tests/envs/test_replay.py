@@ -116,7 +116,7 @@ def test_what_was_seen_is_rebuilt_for_every_observation(kind: str, mode: Autores
         {"reconstructor": "unet"},
         {"data": SliceList([scan(i, n_coils=3, maps=i < 2) for i in range(4)])},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes),
 )
 def test_what_was_seen_is_rebuilt_for_every_kind_of_task(changes: dict[str, Any]) -> None:
     if "reconstructor" in changes:

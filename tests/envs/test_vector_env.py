@@ -117,7 +117,7 @@ def test_it_equals_single_environments_for_every_observation(
         {"data": SliceList([scan(i, n_coils=2 + i % 2, maps=i < 2) for i in range(4)])},
         {"metrics": ("ssim_volume",), "reward": "delta_psnr_volume"},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes),
 )
 def test_it_equals_single_environments_for_every_kind_of_task(
     mode: AutoresetMode, changes: dict[str, Any]
