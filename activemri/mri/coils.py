@@ -195,5 +195,5 @@ def _centre_square(acquired: Tensor) -> Tensor:
 def _hann(n: int, *, half_width: Tensor) -> Tensor:
     """Hann windows (batch, n) around n // 2 that reach zero `half_width` samples from it."""
     offset = (torch.arange(n, device=half_width.device) - n // 2).abs()
-    ratio = (offset / half_width.clamp_min(1).unsqueeze(1)).clamp(max=1)
-    return torch.cos(math.pi / 2 * ratio) ** 2
+    ratio = offset / half_width.clamp_min(1).unsqueeze(1)
+    return torch.where(ratio < 1, torch.cos(math.pi / 2 * ratio) ** 2, 0)

@@ -96,9 +96,9 @@ def _liver(
         drawing,
         generator,
         [np.array(p) * reach for p in places],
-        amplitude=0.08 * tissue["liver"],
-        width=0.036,
-        pitch=(15, 42),
+        amplitude=0.16 * tissue["liver"],
+        width=0.042,
+        pitch=(17, 38),
     )
 
 
@@ -133,7 +133,7 @@ def _spine(drawing: Drawing, generator: np.random.Generator, reach: Array, tissu
     for side in (-1, 1):
         arch = curve([(0.034, -0.004), (0.036, 0.016), (0.012, 0.026)], n=8) * [side, 1] + canal
         drawing.polygon(tissue.step("bone", "fat"), band(arch, 0.010))
-    spike = curve([canal + [0, 0.030], canal + [0, 0.058]], n=3)
+    spike = canal + np.array([(0, 0.030), (0, 0.044), (0, 0.058)])
     drawing.polygon(tissue.step("bone", "fat"), band(spike, 0.010))
     patches = []
     for side in (-1, 1):
@@ -143,8 +143,9 @@ def _spine(drawing: Drawing, generator: np.random.Generator, reach: Array, tissu
             drawing.polygon(tissue.step("muscle", "fat"), muscle)
             patches.append(centre)
     add_texture(
-        drawing, generator, patches[::2], amplitude=0.2 * tissue["muscle"], width=0.022,
-        pitch=(18, 46),
+        drawing, generator, patches[::2], amplitude=0.35 * tissue["muscle"],
+        width=0.024,
+        pitch=(17, 38),
     )  # fmt: skip
     front = 0.50 * reach[1] - 0.047
     drawing.ellipse(tissue.step("blood", "fat"), (0.024, front - 0.026), radii=(0.020, 0.020))

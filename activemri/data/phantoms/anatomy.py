@@ -16,6 +16,7 @@ Draw = Callable[[np.random.Generator, float, Tissues], Drawing]
 DRAW: dict[str, Draw] = {"brain": draw_brain, "knee": draw_knee, "abdomen": draw_abdomen}
 FAMILIES = (*DRAW, "mixed")
 TURN = {"brain": 0.5, "knee": 0.35, "abdomen": 0.3}  # largest rotation to either side, radians
+SOFTNESS = (0.001, 0.0035)  # blur of edges by the slice thickness, standard deviation
 LONG_TURN = 0.14  # likewise of a leg that leaves the field of view above and below
 REACH = 0.46  # other bodies stay within this distance of the centre along both axes
 
@@ -60,6 +61,7 @@ class Subject:
         """
         tissue = Tissues(self.contrast, self.generator("tissue"))
         drawing = DRAW[self.family](self.generator("anatomy"), place, tissue)
+        drawing.softness = self.generator("thickness").uniform(*SOFTNESS)
         return self._posed(drawing).cropped(view)
 
     def _posed(self, drawing: Drawing) -> Drawing:

@@ -224,6 +224,14 @@ def _cerebellum(
     ]
     grey, _ = fold(outline, leaves, thickness=0.01)
     drawing.polygon(tissue.step("grey", "csf"), size * grey)
+    add_texture(
+        drawing,
+        generator,
+        [size * np.array(spot) for spot in ((0.18, 0.05), (0.225, 0.05))],
+        amplitude=0.45 * abs(tissue.step("grey", "csf")),
+        width=0.026,
+        pitch=(26, 46),
+    )
     root = np.array([0.125, 0.065])
     for angle in np.linspace(-0.75, 0.75, 5):
         length = generator.uniform(0.075, 0.10) * (1.15 - 0.3 * abs(angle))
@@ -263,8 +271,8 @@ def _fibres(
     add_texture(
         drawing,
         generator,
-        [np.asarray(centre) + reach * generator.uniform(-0.8, 0.8, 2) for _ in range(8)],
-        amplitude=0.07 * tissue["white"],
-        width=0.05,
-        pitch=(14, 40),
+        [np.asarray(centre) + reach * generator.uniform(-0.8, 0.8, 2) for _ in range(5)],
+        amplitude=0.06 * tissue["white"],
+        width=0.085,
+        pitch=(17, 36),
     )

@@ -34,7 +34,7 @@ def blob(
         amplitude = roughness * generator.standard_normal() / harmonic**0.5 / 1.4
         wander += amplitude * np.cos(harmonic * around + generator.uniform(0, 2 * math.pi))
     points = np.stack([radii[0] * np.cos(around), radii[1] * np.sin(around)], axis=1)
-    return points * wander[:, None] @ rotation(angle).T + np.asarray(centre)
+    return np.asarray(points * wander[:, None] @ rotation(angle).T + np.asarray(centre))
 
 
 def spline(
@@ -59,7 +59,7 @@ def spline(
 
 def inset(outline: Array, distance: float) -> Array:
     """A closed smooth contour moved inwards by a distance (outwards if negative)."""
-    return outline + distance * inward_normals(outline)
+    return np.asarray(outline + distance * inward_normals(outline))
 
 
 def inward_normals(outline: Array) -> Array:

@@ -70,6 +70,8 @@ class PhantomDataset:
         _check_range("width of matrix_size", matrix_size[1], 8, 4096)
         if not snr > 0:
             raise ValueError(f"snr must be positive; got {snr}")
+        if not (phase >= 0 and math.isfinite(phase)):
+            raise ValueError(f"phase must be a finite number of at least 0; got {phase}")
         self.name = f"phantom {family} {split}"
         self.shape = (int(matrix_size[0]), int(matrix_size[1]))
         self.n_coils = n_coils

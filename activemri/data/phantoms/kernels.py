@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def add_edges(
     edges: Array, rows: Array, columns: Array, real: Array, imaginary: Array
 ) -> None:  # pragma: no cover - compiled
@@ -51,7 +51,7 @@ def add_edges(
                 imaginary[i, j] += term * (phase_cos[j] * row_sin + phase_sin[j] * row_cos)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def interpolate(table: Array, position: float) -> float:  # pragma: no cover - compiled
     """Cubic Hermite interpolation in a table (n, 2) of values and slopes per step."""
     left = int(position)
@@ -62,7 +62,7 @@ def interpolate(table: Array, position: float) -> float:  # pragma: no cover - c
     return value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def add_ellipses(
     ellipses: Array,
     rows: Array,
@@ -97,7 +97,7 @@ def add_ellipses(
                 imaginary[i, j] += jinc * (shift_cos[j] * row_sin + shift_sin[j] * row_cos)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def add_waves(
     waves: Array, rows: Array, columns: Array, reach: float, real: Array, imaginary: Array
 ) -> None:  # pragma: no cover - compiled

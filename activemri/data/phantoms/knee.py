@@ -86,9 +86,9 @@ def _bellies(
         drawing,
         generator,
         [np.array(patch) * [slim, 1] for patch in patches],
-        amplitude=0.16 * tissue["muscle"],
-        width=0.035,
-        pitch=(16, 44),
+        amplitude=0.34 * tissue["muscle"],
+        width=0.038,
+        pitch=(17, 38),
     )
 
 
@@ -152,7 +152,7 @@ def _front(drawing: Drawing, generator: np.random.Generator, slim: float, tissue
     x, y = -0.245 * slim, -0.165 + generator.normal(0, 0.015)
     shape = [(0.0, -0.075), (0.030, -0.045), (0.034, 0.025), (0.0, 0.075), (-0.030, 0.03)]
     shape += [(-0.032, -0.045)]
-    cap = spline(np.array(shape) + [x, y], generator=generator, wobble=0.003)
+    cap = spline(np.add(shape, [x, y]), generator=generator, wobble=0.003)
     drawing.polygon(tissue.step("bone", "fat"), cap)
     drawing.polygon(tissue.step("marrow", "bone"), inset(cap, 0.009))
     back = curve([(x + 0.038, y - 0.05), (x + 0.047, y), (x + 0.038, y + 0.04)], n=8)
@@ -196,10 +196,10 @@ def _trabeculae(drawing: Drawing, generator: np.random.Generator, tissue: Tissue
     add_texture(
         drawing,
         generator,
-        [(0.03, -0.10), (-0.08, -0.11), (-0.02, -0.16), (0.0, 0.14), (0.07, 0.14), (-0.07, 0.15)],
-        amplitude=0.09 * tissue["marrow"],
-        width=0.034,
-        pitch=(16, 46),
+        [(-0.07, -0.10), (0.03, -0.11), (-0.02, -0.20), (-0.05, 0.15), (0.05, 0.15), (0.0, 0.24)],
+        amplitude=0.17 * tissue["marrow"],
+        width=0.048,
+        pitch=(17, 38),
     )
 
 
@@ -228,9 +228,9 @@ def _axial(generator: np.random.Generator, place: float, tissue: Tissues) -> Dra
             size * np.array(p)
             for p in ((-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06))
         ],
-        amplitude=0.10 * tissue["marrow"],
-        width=0.04,
-        pitch=(16, 46),
+        amplitude=0.17 * tissue["marrow"],
+        width=0.045,
+        pitch=(17, 38),
     )
     return drawing
 
@@ -263,7 +263,7 @@ def _back_of_knee(
         drawing.polygon(step, blob(generator, radii, centre=centre, angle=turn, n=32))
         patches.append(centre)
     add_texture(
-        drawing, generator, patches, amplitude=0.16 * tissue["muscle"], width=0.024, pitch=(18, 46)
+        drawing, generator, patches, amplitude=0.34 * tissue["muscle"], width=0.026, pitch=(17, 38)
     )
     for x, y, radius, name in (
         (0.0, 0.185, 0.019, "blood"),

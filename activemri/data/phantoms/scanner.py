@@ -145,5 +145,5 @@ def _inside(n: int) -> NDArray[np.bool_]:
 @lru_cache(maxsize=16)
 def _inverse(n: int, degree: int) -> Complex:
     """Regularised pseudo-inverse, so that the polynomial stays tame where it is not fitted."""
-    inverse: Complex = np.linalg.pinv(_harmonics(n, degree)[_inside(n)], rcond=1e-4)
-    return inverse
+    inverse = np.linalg.pinv(_harmonics(n, degree)[_inside(n)], rcond=1e-4)
+    return inverse.astype(np.complex128)

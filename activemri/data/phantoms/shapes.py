@@ -12,9 +12,10 @@ With e an edge of a polygon, m its middle and sinc(t) = sin(pi t) / (pi t),
     wave:     F(k) = pi |det A| [exp(i phi) G(k - q) + exp(-i phi) G(k + q)] exp(-2 pi i k . c),
               G(k) = exp(-2 pi^2 |A^T k|^2),   a Gaussian of matrix A times cos(2 pi q . x + phi)
 
-(divergence theorem; Bracewell, The Fourier Transform and Its Applications, 2000). Edges and waves
-are evaluated in double precision, waves where they exceed 1e-9 of their peak; the jinc comes from
-a table that is accurate to 1e-8 of the peak.
+and the blur of softness s multiplies the first two by exp(-2 pi^2 s^2 |k|^2) (divergence theorem;
+Bracewell, The Fourier Transform and Its Applications, 2000). Edges and waves are evaluated in
+double precision, waves where they exceed 1e-9 of their peak; the jinc comes from a table that is
+accurate to 1e-7 of the peak.
 """
 
 import math
@@ -38,11 +39,14 @@ class Drawing:
         polygons: (weight, vertices) of closed contours; clockwise or not does not matter.
         ellipses: rows of (amplitude, x, y, matrix).
         waves: rows of (amplitude, x, y, matrix, k_x, k_y, phase).
+        softness: standard deviation of the Gaussian that blurs polygons and ellipses, as a slice
+            of some thickness does with surfaces that cross it obliquely.
     """
 
     polygons: list[tuple[float, Array]] = field(default_factory=list)
     ellipses: list[tuple[float, ...]] = field(default_factory=list)
     waves: list[tuple[float, ...]] = field(default_factory=list)
+    softness: float = 0.0
 
     def polygon(self, amplitude: float, vertices: ArrayLike) -> None:
         """Add a closed polygon with vertices (n, 2)."""
@@ -92,7 +96,8 @@ class Drawing:
         """The drawing under x -> matrix x + shift."""
         mapping, offset = np.asarray(matrix, float), np.asarray(shift, float)
         backwards = np.linalg.inv(mapping)
-        result = Drawing([(weight, p @ mapping.T + offset) for weight, p in self.polygons])
+        placed_polygons = [(weight, p @ mapping.T + offset) for weight, p in self.polygons]
+        result = Drawing(placed_polygons, softness=self.softness)
         for row in (*self.ellipses, *self.waves):
             centre = mapping @ np.array(row[1:3]) + offset
             inner = mapping @ np.array(row[3:7]).reshape(2, 2)
@@ -120,7 +125,7 @@ class Drawing:
                     points = cut(points, axis=axis, sign=sign, limit=half)
             if len(points) > 2:
                 kept.append((weight, points))
-        return Drawing(kept, self.ellipses, self.waves)
+        return Drawing(kept, self.ellipses, self.waves, self.softness)
 
     def spectrum(self, rows: ArrayLike, columns: ArrayLike) -> NDArray[np.complex128]:
         """The Fourier transform on a grid of spatial frequencies.
@@ -149,9 +154,11 @@ class Drawing:
             longest = np.linalg.norm(rows_of_ellipses[:, 3:7], axis=1).max()
             table = jinc_table(2 * math.pi * longest * math.sqrt(square.max()))
             kernels.add_ellipses(rows_of_ellipses, down, right, table, TABLE_STEPS, *parts)
+        parts *= np.exp(-2 * (math.pi * self.softness) ** 2 * square)
         if self.waves:
             kernels.add_waves(np.array(self.waves), down, right, WAVE_REACH, *parts)
-        return parts[0] + 1j * parts[1]
+        spectrum: NDArray[np.complex128] = parts[0] + 1j * parts[1]
+        return spectrum
 
     def _edges(self) -> Array:
         """(weight, x0, y0, x1, y1) of every edge, counter-clockwise polygons weighing positive."""

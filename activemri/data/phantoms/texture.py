@@ -19,29 +19,30 @@ def add_texture(
     pitch: tuple[float, float],
     direction: float | None = None,
 ) -> None:
-    """Add patches of one direction and pitch that the subject has for itself.
+    """Add patches of one weave: stripes of the subject's own direction and pitch.
 
-    Because the stripes of all patches agree, their energy lies on a few phase-encode lines, other
-    ones in every subject.
+    The stripes of all patches are in step but for small variations, so their energy lies on a few
+    phase-encode lines (columns), other ones in every subject.
 
     Args:
         drawing: what to add to.
-        generator: source of direction, pitch and their small variation.
+        generator: source of direction, pitch and their variation.
         centres: of the patches (x, y).
         amplitude: of the stripes.
         width: standard deviation of a patch.
         pitch: range of the stripes per field of view.
-        direction: of the wave vector to the x axis in radians; None draws one that is at most a
-            radian from it, so that different phase encodes (columns) see the texture.
+        direction: of the wave vector to the x axis in radians; None draws one that is at most 0.6
+            from it, so that it is the phase encodes that see the weave.
     """
-    turn = generator.uniform(-1.0, 1.0) if direction is None else direction
-    rate = generator.uniform(*pitch)
+    turn = generator.uniform(-0.6, 0.6) if direction is None else direction
+    rate, start = generator.uniform(*pitch), generator.uniform(0, 2 * math.pi)
     for centre in centres:
-        local, factor = turn + generator.normal(0, 0.12), rate * generator.uniform(0.93, 1.07)
+        local, factor = turn + generator.normal(0, 0.03), rate * (1 + generator.normal(0, 0.02))
+        frequency = np.array([factor * math.cos(local), factor * math.sin(local)])
         drawing.wave(
-            amplitude * generator.uniform(0.7, 1.3),
+            amplitude * generator.uniform(0.8, 1.2),
             centre,
-            widths=width * generator.uniform(0.8, 1.2, 2),
-            frequency=(factor * math.cos(local), factor * math.sin(local)),
-            phase=generator.uniform(0, 2 * math.pi),
+            widths=width * generator.uniform(0.85, 1.15, 2),
+            frequency=frequency,
+            phase=start + 2 * math.pi * float(frequency @ np.asarray(centre)),
         )

@@ -28,20 +28,24 @@ _SIGNAL: dict[str, tuple[float, float, float]] = {
     "lesion": (0.34, 0.86, 0.90),
 }
 
+_FATTY = ("fat", "marrow")
+
 
 class Tissues:
     """Signal of each tissue for one subject and one contrast.
 
     Args:
         contrast: one of `CONTRASTS`.
-        generator: subjects and protocols differ by some 8 % a tissue.
+        generator: subjects and protocols differ by some 8 % a tissue; every other T2 and PD scan
+            suppresses fat, as is usual in joints and bellies.
     """
 
     def __init__(self, contrast: str, generator: np.random.Generator) -> None:
         column = CONTRASTS.index(contrast)
+        saturated = contrast != "T1" and generator.random() < 0.5
         spread = np.exp(0.08 * generator.standard_normal(len(_SIGNAL)))
         self._signal = {
-            name: float(row[column] * factor)
+            name: float(row[column] * factor * (0.3 if saturated and name in _FATTY else 1.0))
             for (name, row), factor in zip(_SIGNAL.items(), spread, strict=True)
         }
 

@@ -1,0 +1,187 @@
+"""Coil maps: physics of the simulated ones, locality of the estimated ones."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from activemri.mri import fourier
+from activemri.mri.coils import (
+    biot_savart_sensitivity,
+    combine,
+    estimate_sensitivity,
+    root_sum_of_squares,
+    unit_norm,
+)
+from activemri.mri.operators import CartesianOperator
+
+HEIGHT, WIDTH = 24, 30
+
+
+def maps(n_coils: int, seed: int | None = 0) -> Tensor:
+    generator = None if seed is None else np.random.default_rng(seed)
+    return biot_savart_sensitivity(n_coils, HEIGHT, WIDTH, generator=generator)
+
+
+def object_and_kspace(n_coils: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A smooth object, coil maps, k-space: (h, w), (coil, h, w), (1, coil, h, w)."""
+    y = (torch.arange(HEIGHT) - HEIGHT // 2)[:, None] / HEIGHT
+    x = (torch.arange(WIDTH) - WIDTH // 2)[None] / WIDTH
+    image = torch.exp(-(((x - 0.1) / 0.2) ** 2) - (y / 0.25) ** 2) * torch.exp(1j * (x + 2 * y))
+    sensitivity = maps(n_coils)
+    return image, sensitivity, fourier.fft2(sensitivity * image)[None]
+
+
+@pytest.mark.parametrize("n_coils", range(1, 17))
+def test_maps_have_unit_norm_everywhere(n_coils: int) -> None:
+    sensitivity = maps(n_coils)
+    assert sensitivity.dtype == torch.complex64
+    assert sensitivity.shape == (n_coils, HEIGHT, WIDTH)
+    assert torch.allclose(root_sum_of_squares(sensitivity), torch.ones(HEIGHT, WIDTH), atol=1e-5)
+
+
+def test_one_coil_is_a_map_of_ones() -> None:
+    assert torch.equal(maps(1), torch.ones(1, HEIGHT, WIDTH, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("n_coils", [4, 6, 8, 16])
+def test_the_nearest_coil_sees_best(n_coils: int) -> None:
+    sensitivity = biot_savart_sensitivity(n_coils, 40, 40).abs()
+    for coil in range(n_coils):
+        angle = 2 * math.pi * coil / n_coils
+        row, column = round(20 + 15 * math.sin(angle)), round(20 + 15 * math.cos(angle))
+        assert int(sensitivity[:, row, column].argmax()) == coil
+
+
+def test_the_field_on_the_axis_of_a_loop_is_the_textbook_one() -> None:
+    # two coils face each other on the x axis; there B is along x, a^2 / (a^2 + d^2)^1.5 each
+    distance = 0.85
+    radius = min(1.25 * distance * math.sin(math.pi / 3), 0.4)
+    sensitivity = biot_savart_sensitivity(2, 40, 40, distance=distance)
+    x = (torch.arange(40) - 20) / 40
+    near, far = ((radius**2 + (distance - s * x) ** 2) ** -1.5 for s in (1, -1))
+    ratio = (sensitivity[0, 20].abs() / sensitivity[1, 20].abs()).to(torch.float32)
+    assert torch.allclose(ratio, near / far, rtol=0.01)  # a loop of 48 pieces
+    assert torch.allclose(sensitivity[0, 20].imag, torch.zeros(40), atol=1e-6)
+
+
+def test_turning_the_coils_by_a_quarter_turns_maps_and_phase() -> None:
+    # coil 1 of 4 is coil 0 turned from x to y, and a turned field has another phase: B_x - i B_y
+    sensitivity = biot_savart_sensitivity(4, 21, 21)
+    turned = torch.rot90(sensitivity[0], -1, dims=(0, 1)) * -1j
+    assert torch.allclose(sensitivity[1], turned, atol=1e-5)
+
+
+def test_maps_are_smooth_and_differ_between_seeds() -> None:
+    sensitivity = maps(8)
+    assert float(sensitivity.diff(dim=-1).abs().max()) < 0.15
+    assert float(sensitivity.diff(dim=-2).abs().max()) < 0.15
+    assert torch.equal(sensitivity, maps(8))
+    assert not torch.allclose(sensitivity, maps(8, seed=1), atol=0.05)
+
+
+@pytest.mark.parametrize(("n_coils", "height", "distance"), [(0, 4, 1.0), (2, 0, 1.0), (2, 4, 0.0)])
+def test_senseless_coils_are_refused(n_coils: int, height: int, distance: float) -> None:
+    with pytest.raises(ValueError, match="expected at least one coil"):
+        biot_savart_sensitivity(n_coils, height, 5, distance=distance)
+
+
+def test_combining_undoes_seeing_and_is_the_adjoint() -> None:
+    image, sensitivity, _ = object_and_kspace(3)
+    assert torch.allclose(combine(sensitivity * image, sensitivity), image, atol=1e-5)
+    assert torch.allclose(root_sum_of_squares(sensitivity * image), image.abs(), atol=1e-5)
+    images = torch.randn(3, HEIGHT, WIDTH, dtype=torch.complex64)
+    seen = torch.vdot((sensitivity * image).flatten(), images.flatten())
+    combined = torch.vdot(image.flatten(), combine(images, sensitivity).flatten())
+    assert torch.allclose(seen, combined, rtol=1e-4)
+
+
+def test_a_pixel_without_signal_sees_equally_with_all_coils() -> None:
+    result = unit_norm(torch.zeros(4, 2, 3, dtype=torch.complex64))
+    assert torch.equal(result, torch.full((4, 2, 3), 0.5, dtype=torch.complex64))
+
+
+def masks() -> dict[str, Tensor]:
+    columns = torch.zeros(1, 1, WIDTH, dtype=torch.bool)
+    columns[..., WIDTH // 2 - 4 : WIDTH // 2 + 4] = True
+    columns[..., 2] = True
+    rows = torch.zeros(1, HEIGHT, 1, dtype=torch.bool)
+    rows[:, HEIGHT // 2 - 3 : HEIGHT // 2 + 4] = True
+    points = torch.rand(1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.3
+    points[:, HEIGHT // 2 - 4 : HEIGHT // 2 + 4, WIDTH // 2 - 4 : WIDTH // 2 + 4] = True
+    single = torch.zeros(1, 1, WIDTH, dtype=torch.bool)
+    single[..., WIDTH // 2] = True
+    return {"columns": columns, "rows": rows, "points": points, "one line": single}
+
+
+@pytest.mark.parametrize("kind", masks())
+@pytest.mark.parametrize("rubbish", [1e6, math.nan])
+def test_estimates_depend_on_acquired_samples_only(kind: str, rubbish: float) -> None:
+    mask = masks()[kind]
+    _, _, kspace = object_and_kspace(3)
+    spoilt = torch.where(mask.unsqueeze(1), kspace, torch.full_like(kspace, rubbish))
+    assert torch.equal(estimate_sensitivity(kspace, mask), estimate_sensitivity(spoilt, mask))
+
+
+def test_estimates_do_depend_on_the_acquired_centre() -> None:
+    mask = masks()["columns"]
+    _, _, kspace = object_and_kspace(3)
+    changed = kspace.clone()
+    changed[:, 0, HEIGHT // 2, WIDTH // 2] *= 2
+    assert not torch.allclose(
+        estimate_sensitivity(kspace, mask), estimate_sensitivity(changed, mask), atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(("kind", "error"), [("columns", 0.12), ("rows", 0.12), ("points", 0.15)])
+def test_estimates_are_near_the_truth_where_there_is_signal(kind: str, error: float) -> None:
+    image, sensitivity, kspace = object_and_kspace(4)
+    estimate = estimate_sensitivity(kspace, masks()[kind])[0]
+    # alike but for a common phase: what is compared is the projection onto the true maps
+    alike = combine(sensitivity, estimate).abs()[image.abs() > 0.2 * image.abs().max()]
+    assert float((1 - alike.square()).clamp_min(0).sqrt().mean()) < error
+
+
+@pytest.mark.parametrize("kind", masks())
+def test_estimates_have_unit_norm_and_combine_to_the_whole_image(kind: str) -> None:
+    image, _, kspace = object_and_kspace(4)
+    estimate = estimate_sensitivity(kspace, masks()[kind])
+    assert torch.allclose(root_sum_of_squares(estimate), torch.ones(1, HEIGHT, WIDTH), atol=1e-5)
+    if kind != "one line":
+        everything = CartesianOperator(torch.ones(1, 1, WIDTH, dtype=torch.bool), estimate)
+        error = everything.adjoint(kspace).abs()[0] - image.abs()
+        assert float(error.abs().max()) < 0.05
+
+
+def test_each_scan_of_a_batch_is_estimated_for_itself() -> None:
+    _, _, kspace = object_and_kspace(3)
+    several = torch.cat((kspace, kspace.flip(1)))
+    mask = torch.cat((masks()["columns"], masks()["one line"]))
+    together = estimate_sensitivity(several, mask)
+    for i in range(2):
+        assert torch.equal(together[i], estimate_sensitivity(several[[i]], mask[[i]])[0])
+
+
+@pytest.mark.parametrize("content", ["nothing", "no centre"])
+def test_without_signal_or_centre_all_coils_count_equally(content: str) -> None:
+    _, _, kspace = object_and_kspace(4)
+    mask = masks()["columns"]
+    if content == "nothing":
+        kspace = torch.zeros_like(kspace)
+    else:
+        mask = torch.roll(mask, WIDTH // 2, dims=-1)
+    expected = torch.full_like(kspace, 0.5)
+    assert torch.allclose(estimate_sensitivity(kspace, mask), expected)
+
+
+def test_one_coil_is_estimated_as_ones() -> None:
+    kspace = torch.randn(2, 1, 8, 10, dtype=torch.complex64)
+    mask = torch.ones(2, 1, 10, dtype=torch.bool)
+    assert torch.equal(estimate_sensitivity(kspace, mask), torch.ones_like(kspace))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected kspace \(batch, coil, height, width\)"):
+        estimate_sensitivity(torch.zeros(3, 8, 10, dtype=torch.complex64), torch.ones(1, 1, 10))
