@@ -22,8 +22,9 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     widest scan has), plus a last one that stops if `stop_action`. ``info["action_mask"]`` (int8,
     1 = legal) tells which may be taken: ``env.action_space.sample(info["action_mask"])``. Lines
     that are acquired already, that the scanner never measured (zero padding), or that exceed the
-    budget are illegal; illegal actions raise, or waste one line of the budget if
-    `invalid_action="noop"`.
+    budget are illegal: they waste one line of the budget, earn 0 and set
+    ``info["illegal_action"]``, so that learners without masks can run; with
+    `invalid_action="raise"` they raise. Numbers that are no action at all always raise.
 
     Observations: by default ``Dict(image=Box(0, 255, (1, height, width), uint8),
     mask=MultiBinary(n_lines), budget=Box(0, 1, (1,), float32))``: the magnitude of the
@@ -38,9 +39,9 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
 
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
     `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `budget` (lines
-    left), `scale` (of intensities, from the first zero-filled image), `uncertainty` (its mean over
-    the scale) if the reconstructor gives one, and on termination `auc`, the mean height of the
-    curve of the score that the reward is about.
+    left), `illegal_action`, `scale` (of intensities, from the first zero-filled image),
+    `uncertainty` (its mean over the scale) if the reconstructor gives one, and on termination
+    `auc`, the mean height of the curve of the score that the reward is about.
 
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.

@@ -57,6 +57,7 @@ class Episodes:
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.history: list[list[float]] = [[] for _ in range(n)]
         self.actions: list[list[int]] = [[] for _ in range(n)]
+        self.illegal = np.zeros(n, dtype=bool)  # whether the last action was illegal
         self.groups: list[Group] = []
         self.views: list[View] = []  # of the groups, as they stand
 
@@ -105,6 +106,7 @@ class Episodes:
         for row, index in zip(rows, chosen, strict=True):
             self.index[row] = index
             self.history[row], self.actions[row] = [], []
+            self.illegal[row] = False
         self._look(rows)
 
     def step(
@@ -128,6 +130,7 @@ class Episodes:
             cost = self.task.step_cost * ((plan >= 0) | (plan == WASTE)).double()
             rewards[group.rows] = (torch.where(plan >= 0, earned, 0.0) - cost).cpu().numpy()
             finished[group.rows] = group.state.finished.cpu().numpy()
+            self.illegal[group.rows] = (plan == WASTE).cpu().numpy()
             for row, action in zip(group.rows, plan.tolist(), strict=True):
                 if action != IDLE:
                     self.actions[row].append(action)
@@ -162,6 +165,7 @@ class Episodes:
                 if name not in infos:
                     infos[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
                 infos[name][places] = values[sources]
+        infos["illegal_action"] = self.illegal[rows]
         if ended:
             infos["auc"] = np.array([self.auc(row) for row in rows])
         return infos

@@ -37,8 +37,8 @@ class Task:
         metrics: scores in `info`.
         stop_action: add a last action that ends the scan.
         step_cost: subtracted from the reward of every action but STOP.
-        invalid_action: "raise" an error for illegal actions, or make them a "noop" that costs one
-            line of the budget and earns 0.
+        invalid_action: make illegal actions a "noop" that costs one line of the budget, earns 0 and
+            is told in `info`, as learners without masks need it; or "raise" an error.
         device: where scans are simulated and reconstructed.
         to_numpy: False leaves observations as torch tensors on the device.
     """
@@ -57,7 +57,7 @@ class Task:
     metrics: tuple[str, ...] = STANDARD_METRICS
     stop_action: bool = False
     step_cost: float = 0.0
-    invalid_action: Literal["raise", "noop"] = "raise"
+    invalid_action: Literal["noop", "raise"] = "noop"
     device: str = "cpu"
     to_numpy: bool = True
 

@@ -91,6 +91,7 @@ def test_info_tells_the_scan_the_scores_and_what_is_legal() -> None:
     steps = play(env, options={"index": 2})
     expected = {"ssim", "psnr", "nmse", "nrmse", "mse", "action_mask", "volume", "slice"}
     expected |= {"subject", "n_acquired", "acceleration", "budget", "scale"}
+    expected |= {"illegal_action"}
     for step in steps[:-1]:
         assert step[-1].keys() == expected
     assert steps[-1][-1].keys() == expected | {"auc"}
@@ -268,7 +269,7 @@ def test_a_reward_that_the_reconstructor_cannot_serve_is_refused() -> None:
     ],
 )
 def test_impossible_actions_are_refused_and_change_nothing(action: Any, reason: str) -> None:
-    env = make()
+    env = make(invalid_action="raise")
     before = env.reset(seed=0)
     with pytest.raises(ValueError, match=reason):
         env.step(action)
@@ -281,6 +282,23 @@ def test_actions_come_as_numbers_or_arrays_of_one(action: Any) -> None:
     env = make()
     env.reset(seed=0)
     assert env.step(action)[0]["mask"][3] == 1
+
+
+@pytest.mark.parametrize("action", [-1, 18, 1.0, None])
+def test_what_is_no_action_at_all_is_never_a_noop(action: Any) -> None:
+    env = make(invalid_action="noop")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="actions are 0 to 17|one whole number"):
+        env.step(action)
+
+
+def test_info_tells_illegal_actions_from_legal_ones() -> None:
+    env = make()
+    assert env.reset(seed=0)[1]["illegal_action"] is False
+    assert env.step(9)[-1]["illegal_action"] is True
+    assert env.step(0)[-1]["illegal_action"] is False
+    env.step(9)
+    assert env.reset()[1]["illegal_action"] is False
 
 
 def test_as_a_noop_an_illegal_action_wastes_one_line_of_the_budget() -> None:

@@ -75,8 +75,8 @@ def test_the_checkers_of_gymnasium_and_sb3_pass_for_every_id(
     made: tuple[str, dict[str, Any]],
 ) -> None:
     name, options = made
-    # Random actions of the checkers are legal or not: as noops they are all taken.
-    env = gymnasium.make(name, invalid_action="noop", **options)
+
+    env = gymnasium.make(name, **options)
     check_env(env.unwrapped, skip_render_check=True)
     with warnings.catch_warnings():
         # Test images are smaller than SB3's convolutions want them.

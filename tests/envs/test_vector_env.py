@@ -199,7 +199,7 @@ def test_rewards_flags_and_infos_have_gymnasiums_types() -> None:
 
 @pytest.mark.parametrize("data", [equal_scans(), mixed_scans()], ids=["equal", "mixed"])
 def test_one_illegal_action_is_refused_and_no_scan_goes_on(data: SliceList) -> None:
-    env = ActiveMRIVectorEnv(N, **options(data=data))
+    env = ActiveMRIVectorEnv(N, **options(data=data, invalid_action="raise"))
     env.reset(seed=3)
     before, infos = env._observe(), env.episodes.infos(range(N))
     for row in range(N):
