@@ -196,9 +196,9 @@ class DemoSettings:
 
     out: Path = Path("demo")
     """Folder for the report; made if missing."""
-    n_scans: int = 16
+    n_scans: int = 6
     """Held-out phantom scans to acquire, each of another subject."""
-    budget: int = 24
+    budget: int = 16
     """Lines still to acquire when a scan starts."""
     seed: int = 0
     """Seed of policies that draw at random."""

@@ -17,8 +17,8 @@ def run_demo(settings: DemoSettings) -> str:
             budget=settings.budget,
             seed=settings.seed,
             max_slices=settings.n_scans,
-            n_fit_scans=16,
-            max_fit_slices=64,
+            n_fit_scans=4,
+            max_fit_slices=32,
             workers=2,
             out=settings.out,
         )

@@ -10,6 +10,7 @@ from activemri.agents.order import Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind
+from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.sources import open_dataset
 from activemri.envs.acquisition import Acquisition
@@ -99,7 +100,7 @@ class Plan:
             n_lines=self.settings.budget,
             n_scans=self.settings.n_fit_scans,
             seed=self.settings.seed,
-            progress=True,
+            progress=self.settings.workers == 1,
             data=f"{self.settings.fit_data or self.settings.data} train",
         )
 
@@ -149,7 +150,8 @@ class Plan:
                 "pass --matrix to bring all scans to one size"
             )
         chosen = [fitting[i] for i in spread(len(fitting), self.settings.max_fit_slices)]
-        return SliceList([train[i] for i in chosen], name=train.name)
+        bar = progress(chosen, f"Loading {train.name}", unit="slice")
+        return SliceList([train[i] for i in bar], name=train.name)
 
 
 def spread(n: int, most: int | None) -> list[int]:

@@ -9,12 +9,14 @@ import json
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,8 @@ from activemri.benchmark.plan import Piece, Plan
 from activemri.settings import BenchmarkSettings
 
 _SETTINGS = "settings.json"
+
+Item = TypeVar("Item")
 
 #: Settings that change neither an episode nor its place in the table.
 _FREE = ("out", "reference", "n_bootstrap", "threads", "workers")
@@ -77,55 +81,79 @@ def _play(plan: Plan) -> pd.DataFrame:
     pieces = list(plan.pieces())
     folder = plan.settings.out / "parts"
     missing = [piece for piece in pieces if not (folder / piece.file).exists()]
-    for piece in missing:
-        for kind in plan.orders_needed(piece.policy):
-            _order(plan, kind, piece.reconstructor)
+    orders = list(
+        dict.fromkeys(
+            (kind, piece.reconstructor)
+            for piece in missing
+            for kind in plan.orders_needed(piece.policy)
+        )
+    )
     total = sum(len(piece.positions) for piece in pieces)
     done = total - sum(len(piece.positions) for piece in missing)
-    with tqdm(total=total, initial=done, unit="scan", desc="Acquiring", disable=None) as bar:
-        for piece in _played(plan, missing):
-            bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
-            bar.update(len(piece.positions))
+    with _pool(plan, len(missing)) as pool:
+        learned = _each(pool, _learn_order, orders)  # first: several pieces need the same one
+        hidden = True if pool is None else None  # alone, each order has its own bar
+        for _ in tqdm(learned, "Learning orders", len(orders), unit="order", disable=hidden):
+            pass
+        with tqdm(total=total, initial=done, unit="scan", desc="Acquiring", disable=None) as bar:
+            for piece in _each(pool, _play_piece, missing):
+                bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
+                bar.update(len(piece.positions))
     return pd.concat([pd.read_parquet(folder / piece.file) for piece in pieces], ignore_index=True)
 
 
-def _played(plan: Plan, pieces: list[Piece]) -> Iterator[Piece]:
-    """Play pieces, here or in worker processes, and tell which are done."""
-    if plan.settings.workers == 1 or len(pieces) < 2:
-        for piece in pieces:
-            _play_piece(plan, piece)
-            yield piece
+@contextmanager
+def _pool(plan: Plan, n_pieces: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Worker processes, each with a plan of its own; None where this process does the work."""
+    if plan.settings.workers == 1 or n_pieces < 2:
+        _plan_here[:] = [plan]
+        yield None
         return
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         plan.settings.workers,
         # Forked processes would inherit the locks of torch's threads.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_prepare_worker,
         initargs=(plan.settings,),
-    ) as pool:
-        futures = [pool.submit(_play_in_worker, piece) for piece in pieces]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker_plan: list[Plan] = []  # of this worker process: prepared once, used for every piece
+def _each(
+    pool: ProcessPoolExecutor | None, work: Callable[[Item], None], items: Sequence[Item]
+) -> Iterator[Item]:
+    """Do some work for every item, here or in the pool, and tell which are done."""
+    if pool is None:
+        for item in items:
+            work(item)
+            yield item
+        return
+    items_of = {pool.submit(work, item): item for item in items}
+    for future in as_completed(items_of):
+        future.result()
+        yield items_of[future]
+
+
+_plan_here: list[Plan] = []  # of this process: prepared once, used for every piece
 
 
 def _prepare_worker(settings: BenchmarkSettings) -> None:
+    # Ctrl-C reaches the workers too: they end at once, and what they had not finished is lost.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(settings.threads)
-    _worker_plan[:] = [Plan(settings)]
+    _plan_here[:] = [Plan(settings)]
 
 
-def _play_in_worker(piece: Piece) -> Piece:
-    _play_piece(_worker_plan[0], piece)
-    return piece
+def _learn_order(key: tuple[str, str]) -> None:
+    _order(_plan_here[0], *key)
 
 
-def _play_piece(plan: Plan, piece: Piece) -> None:
+def _play_piece(piece: Piece) -> None:
     """Play one piece and keep its rows of the long table."""
+    plan = _plan_here[0]
     orders = [_order(plan, kind, piece.reconstructor) for kind in plan.orders_needed(piece.policy)]
     policy = plan.policy(piece.policy, order=orders[0] if orders else None)
     scans = [plan.dataset[position] for position in piece.positions]
