@@ -288,7 +288,7 @@ def test_actions_come_as_numbers_or_arrays_of_one(action: Any) -> None:
 def test_what_is_no_action_at_all_is_never_a_noop(action: Any) -> None:
     env = make(invalid_action="noop")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="actions are 0 to 17|one whole number"):
+    with pytest.raises(ValueError, match=r"actions are 0 to 17|one whole number"):
         env.step(action)
 
 
