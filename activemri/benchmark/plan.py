@@ -1,21 +1,28 @@
 """What a benchmark runs: scans, reconstructors, policies, and the pieces that it is cut into."""
 
+import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from activemri import __version__
 from activemri.agents.fixed import LEARNERS
-from activemri.agents.order import Order
+from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind
 from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.sources import open_dataset
+from activemri.data.volumes import evenly_spaced
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.task import Task
+from activemri.metrics import find_metric
 from activemri.settings import BenchmarkSettings
+
+log = logging.getLogger(__name__)
 
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 
@@ -61,31 +68,55 @@ class Plan:
 
     def __init__(self, settings: BenchmarkSettings) -> None:
         self.settings = settings
+        find_metric(settings.metric)
         self.reconstructors = _labelled(settings.reconstructors)
         self.policies = _labelled(settings.policies)
-        for policy in settings.policies:
-            if not needs_fit(policy):
-                make_policy(policy, metric=settings.metric)
         self.dataset = open_dataset(
             settings.data,
             split=settings.split,
             matrix_size=settings.matrix,
             slices_per_volume=settings.slices_per_volume,
         )
-        self.positions = spread(len(self.dataset), settings.max_slices)
+        self.positions = evenly_spaced(range(len(self.dataset)), settings.max_slices)
         self.acquisitions = {
             label: self._acquisition(name, self.dataset)
             for label, name in self.reconstructors.items()
         }
+        for name in settings.policies:
+            if not needs_fit(name):
+                self._check_policy(make_policy(name, metric=settings.metric))
+        _check_reference(settings.reference, list(self.policies))
+        if any(self.orders_needed(label) for label in self.policies):
+            self._refuse_shared_subjects()
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What the settings only name: package version, weights, order files, the scans."""
+        marks = {"version": __version__, "scans": _digest(repr(self.describe()).encode())}
+        for label, acquisition in self.acquisitions.items():
+            weights = acquisition.reconstructor.state_dict().values()
+            marks[f"reconstructor {label}"] = _digest(
+                b"".join(value.cpu().numpy().tobytes() for value in weights)
+            )
+        for label, name in self.policies.items():
+            if Path(name).is_file():
+                marks[f"policy {label}"] = _digest(Path(name).read_bytes())
+        return marks
 
     def policy(self, label: str, *, order: Order | None) -> Policy:
         """The policy of that label; learned ones get their order."""
         return make_policy(self.policies[label], metric=self.settings.metric, order=order)
 
     def orders_needed(self, label: str) -> list[str]:
-        """Kinds of order that a policy needs to be fitted."""
+        """Kinds of order that a policy needs to be fitted.
+
+        The exchange oracle starts from the fixed order if that is played too, else from low
+        frequencies.
+        """
         name = self.policies[label]
-        return [name] if needs_fit(name) else ["lbcs"] if name == _STARTS_FROM_ORDER else []
+        if name == _STARTS_FROM_ORDER and "lbcs" in self.policies.values():
+            return ["lbcs"]
+        return [name] if needs_fit(name) else []
 
     def learn_order(self, kind: str, reconstructor: str) -> Order:
         """Learn an order on the train split, for one reconstructor."""
@@ -134,31 +165,71 @@ class Plan:
         )
         return task.acquisition(dataset)
 
+    def _check_policy(self, policy: Policy) -> None:
+        if isinstance(policy, FixedOrder):
+            for acquisition in self.acquisitions.values():
+                policy.order.check(acquisition.geometry)
+
+    @cached_property
+    def _train(self) -> SliceDataset:
+        """Where orders are learned."""
+        data = self.settings.fit_data or self.settings.data
+        try:
+            return open_dataset(data, split="train", matrix_size=self.settings.matrix)
+        except ValueError as error:
+            raise ValueError(
+                f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "
+                f"{error}. Name other data with --fit-data, or an order's file as the policy"
+            ) from error
+
+    def _refuse_shared_subjects(self) -> None:
+        """An order must not have seen the subjects that it is scored on."""
+        train = {self._train.describe(i).subject for i in range(len(self._train))}
+        shared = sorted(train & {info.subject for info in self.describe()})
+        if shared:
+            raise ValueError(
+                f"learned orders (lbcs, average-oracle) would be scored on subjects that they are "
+                f"fitted on: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}. Choose "
+                "another --split or --fit-data, or leave these policies out"
+            )
+
     @cached_property
     def _fit_scans(self) -> SliceList:
         """Training scans that fit into the frame of the scans to be acquired."""
-        data = self.settings.fit_data or self.settings.data
-        train = open_dataset(data, split="train", matrix_size=self.settings.matrix)
+        train = self._train
         fitting = [
             i
             for i in range(len(train))
             if all(a <= b for a, b in zip(train.describe(i).shape, self.dataset.shape, strict=True))
         ]
+        if len(fitting) < len(train):
+            log.warning(
+                "%d of %d train scans are larger than %s and left out of learned orders",
+                len(train) - len(fitting),
+                len(train),
+                self.dataset.shape,
+            )
         if not fitting:
             raise ValueError(
-                f"no scan of the train split of {data} fits into {self.dataset.shape}; "
+                f"no scan of the train split of {train.name} fits into {self.dataset.shape}; "
                 "pass --matrix to bring all scans to one size"
             )
-        chosen = [fitting[i] for i in spread(len(fitting), self.settings.max_fit_slices)]
+        chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
         bar = progress(chosen, f"Loading {train.name}", unit="slice")
         return SliceList([train[i] for i in bar], name=train.name)
 
 
-def spread(n: int, most: int | None) -> list[int]:
-    """At most so many of n positions, evenly spaced, each from the middle of its share."""
-    if most is None or n <= most:
-        return list(range(n))
-    return [int((i + 0.5) * n / most) for i in range(most)]
+def _check_reference(reference: str, labels: Sequence[str]) -> None:
+    """The default may be absent; another name is a mistake."""
+    default = BenchmarkSettings().reference
+    if reference not in (*labels, default):
+        raise ValueError(
+            f"the reference {reference!r} is not among the policies: {', '.join(labels)}"
+        )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _labelled(names: Sequence[str]) -> dict[str, str]:

@@ -250,11 +250,16 @@ def _cell(row: Row | None, column: tuple[str, str, str], best: bool) -> dict[str
 
 
 def _difference_cell(row: Row) -> dict[str, object]:
-    metric, p = str(row["metric"]), _number(row["p_holm"])
-    clear = p < 0.05 and row["better"] is not None
-    return {
+    metric = str(row["metric"])
+    cell: dict[str, object] = {
         "value": formatted(row["difference"], metric, signed=True),
         "interval": _interval(row, "", metric, signed=True),
+    }
+    if row["p_holm"] is None:  # a bound
+        return cell | {"p": "–", "verdict": ""}
+    p = _number(row["p_holm"])
+    clear = p < 0.05 and row["better"] is not None
+    return cell | {
         "p": "< 0.001" if p < 0.001 else f"{p:.3f}",
         "verdict": ("better" if row["better"] else "worse") if clear else "",
     }

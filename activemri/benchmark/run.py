@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import torch
 from tqdm import tqdm
 
@@ -63,12 +65,13 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         ValueError: for unknown names, or a folder that holds a benchmark of other settings.
         OSError: if the folder cannot be written.
     """
-    _refuse_other_settings(settings)
     _open_folder(settings.out)
     torch.set_num_threads(settings.threads)
     plan = Plan(settings)
+    manifest = _plain(settings) | plan.fingerprint
+    _refuse_other_settings(settings.out, manifest)
     # Only now, so that a mistake in the settings does not take the folder.
-    results.write_json(settings.out / _SETTINGS, _plain(settings))
+    results.write_json(settings.out / _SETTINGS, manifest)
     table = _play(plan)
     path = settings.out / "results.parquet"
     _write_parquet(table, path)
@@ -80,7 +83,7 @@ def _play(plan: Plan) -> pd.DataFrame:
     """Every piece's rows, in the order of the pieces; what was played before is only read."""
     pieces = list(plan.pieces())
     folder = plan.settings.out / "parts"
-    missing = [piece for piece in pieces if not (folder / piece.file).exists()]
+    missing = [piece for piece in pieces if not _is_whole(folder / piece.file)]
     orders = list(
         dict.fromkeys(
             (kind, piece.reconstructor)
@@ -100,6 +103,15 @@ def _play(plan: Plan) -> pd.DataFrame:
                 bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
                 bar.update(len(piece.positions))
     return pd.concat([pd.read_parquet(folder / piece.file) for piece in pieces], ignore_index=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there and can be read; what cannot is played again."""
+    try:
+        pyarrow.parquet.read_metadata(path)
+    except (FileNotFoundError, pyarrow.ArrowInvalid):
+        return False
+    return True
 
 
 @contextmanager
@@ -203,16 +215,17 @@ def _order(plan: Plan, kind: str, reconstructor: str) -> Order:
     return Order.load(path)
 
 
-def _refuse_other_settings(settings: BenchmarkSettings) -> None:
+def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> None:
     """Make sure that what the folder holds, if anything, was run with these settings."""
-    path = settings.out / _SETTINGS
-    if not path.exists():
+    path = out / _SETTINGS
+    played = [*(out / "parts").rglob("*.parquet"), *(out / "orders").glob("*.json")]
+    if not path.exists() or not played:
         return
-    found, wanted = json.loads(path.read_text(encoding="utf-8")), _plain(settings)
+    found = json.loads(path.read_text(encoding="utf-8"))
     changed = [name for name in wanted if found.get(name) != wanted[name]]
     if changed:
         raise ValueError(
-            f"{settings.out} holds a benchmark with other settings: "
+            f"{out} holds a benchmark with other settings: "
             + "; ".join(f"{n} was {found.get(n)}, now {wanted[n]}" for n in changed)
             + ". Choose another --out, or delete that folder"
         )

@@ -204,7 +204,8 @@ def compare(
     The difference and its interval are means over slices with resampled subjects; the p-value
     comes from flipping the signs of the subjects' mean differences
     (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is corrected over the
-    policies of one reconstructor, metric and quantity. ``p_smallest`` is the least p that so many
+    policies of one reconstructor, metric and quantity; bounds are left out of it (None).
+    ``p_smallest`` is the least p that so many
     subjects can give: where it exceeds 0.05 nothing can be called significant.
 
     Returns:
@@ -222,8 +223,12 @@ def compare(
                 | {"bound": one["policy"] in bounds}
                 for one, part in _groups(members, ["policy"])
             ]
-            corrected = holm([float(str(test["p"])) for test in tests])
-            rows += [test | {"p_holm": p} for test, p in zip(tests, corrected, strict=True)]
+            # Bounds are no competitors: they are not tested, and cost the others nothing.
+            rivals = [test for test in tests if not test["bound"]]
+            corrected = holm([float(str(test["p"])) for test in rivals])
+            for test, p in zip(rivals, corrected, strict=True):
+                test["p_holm"] = p
+            rows += [{"p_holm": None} | test for test in tests]
     return rows
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from activemri import checkpoints
 from activemri.agents.rollout import rollout
 from activemri.benchmark import run
-from activemri.benchmark.plan import spread
 from activemri.benchmark.run import run_benchmark
 from activemri.reconstruction.unet import UNet
 from activemri.settings import BenchmarkSettings
@@ -29,10 +29,11 @@ def settings(out: Path, **changes: object) -> BenchmarkSettings:
         "n_fit_scans": 2,
         "max_fit_slices": 2,
         "n_bootstrap": 50,
-        "reference": "low-frequency-first",
         "out": out,
     }
-    return BenchmarkSettings(**(options | changes))  # type: ignore[arg-type]
+    options |= changes
+    options.setdefault("reference", "lbcs")
+    return BenchmarkSettings(**options)  # type: ignore[arg-type]
 
 
 def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> None:
@@ -150,6 +151,8 @@ def test_orders_and_checkpoints_are_taken_by_path(tmp_path: Path) -> None:
         ({"split": "tset"}, "tset"),
         ({"policies": ("random", "random")}, "would both be called 'random'"),
         ({"n_center_lines": 24}, "nothing is left to acquire"),
+        ({"metric": "foo"}, "unknown metric 'foo'"),
+        ({"reference": "nobody"}, "reference 'nobody' is not among the policies"),
     ],
 )
 def test_mistakes_are_told_apart(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -168,12 +171,33 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         run_benchmark(settings(tmp_path / "file" / "out"))
 
 
-@pytest.mark.parametrize(("n", "most"), [(10, 3), (10, 10), (3, 10), (7, 1), (5, None)])
-def test_positions_are_spread_evenly_and_never_repeat(n: int, most: int | None) -> None:
-    positions = spread(n, most)
-    assert len(positions) == min(n, most or n)
-    assert len(set(positions)) == len(positions)
-    assert all(0 <= position < n for position in positions)
-    if len(positions) > 1:
-        gaps = np.diff(positions)
-        assert gaps.max() - gaps.min() <= 1
+def test_an_order_is_not_scored_on_the_subjects_it_was_fitted_on(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="scored on subjects that they are fitted on"):
+        run_benchmark(settings(tmp_path, split="train", policies=("lbcs",)))
+
+
+def test_results_of_other_weights_are_not_taken_for_these(tmp_path: Path) -> None:
+    def train_again(seed: int) -> Path:
+        torch.manual_seed(seed)
+        network = UNet(channels=2, pools=1)
+        return checkpoints.save(
+            tmp_path / "tiny",
+            kind="unet",
+            settings=network.settings,
+            state_dict={k: torch.randn_like(v) for k, v in network.state_dict().items()},
+            info={},
+        )
+
+    options = settings(tmp_path / "out", reconstructors=(str(train_again(0)),))
+    run_benchmark(options)
+    run_benchmark(options)
+    train_again(1)
+    with pytest.raises(ValueError, match="reconstructor tiny was"):
+        run_benchmark(options)
+
+
+def test_a_part_that_was_cut_off_is_played_again(tmp_path: Path) -> None:
+    whole = run_benchmark(settings(tmp_path)).table
+    part = next((tmp_path / "parts").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    pd.testing.assert_frame_equal(whole, run_benchmark(settings(tmp_path)).table)
