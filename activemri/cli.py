@@ -89,9 +89,9 @@ def _demo(settings: DemoSettings) -> None:
 def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
     from activemri.agents.visits import visit_masks
     from activemri.data.sources import open_dataset
-    from activemri.training.reconstructor import train_reconstructor
+    from activemri.training.reconstructor import check_settings, train_reconstructor
 
-    _make_folder(settings.out)
+    check_settings(settings)  # an error comes now rather than after all policies have played
     scans = open_dataset(settings.data, split="train", matrix_size=settings.matrix)
     masks = visit_masks(
         scans,
@@ -109,7 +109,10 @@ def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
 
 def _train_order(settings: TrainOrderSettings) -> None:
     from activemri.agents.fixed import LEARNERS
+    from activemri.data.index import progress
+    from activemri.data.slices import SliceList
     from activemri.data.sources import open_dataset
+    from activemri.data.volumes import evenly_spaced
     from activemri.envs.task import Task
 
     _make_folder(settings.out)  # an error comes now rather than after hours
@@ -126,11 +129,13 @@ def _train_order(settings: TrainOrderSettings) -> None:
         budget=settings.budget,
         metrics=(settings.metric,),
     )
+    chosen = evenly_spaced(range(len(scans)), settings.max_fit_slices)
     order = LEARNERS[settings.kind](
         task.acquisition(scans),
-        scans,
+        SliceList([scans[i] for i in progress(chosen, f"Loading {scans.name}", unit="slice")]),
         metric=settings.metric,
         n_lines=settings.budget,
+        n_scans=settings.n_fit_scans,
         seed=settings.seed,
         progress=True,
         data=settings.data,

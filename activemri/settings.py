@@ -174,6 +174,10 @@ class TrainOrderSettings:
     """Centre lines that every scan starts with."""
     slices_per_volume: OptionalInt = None
     """Take this many evenly spaced slices of each volume; None takes all."""
+    n_fit_scans: OptionalInt = 64
+    """Scans that each step is decided on, drawn anew; None takes all."""
+    max_fit_slices: OptionalInt = 256
+    """Train scans, spread evenly, that are seen at all; None takes all."""
     metric: str = "ssim"
     """Metric to maximise."""
     seed: int = 0
@@ -181,7 +185,11 @@ class TrainOrderSettings:
 
     def __post_init__(self) -> None:
         _require_positive(
-            matrix=self.matrix, budget=self.budget, slices_per_volume=self.slices_per_volume
+            matrix=self.matrix,
+            budget=self.budget,
+            slices_per_volume=self.slices_per_volume,
+            n_fit_scans=self.n_fit_scans,
+            max_fit_slices=self.max_fit_slices,
         )
         _require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
 
