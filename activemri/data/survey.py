@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from activemri.data.cache import FileFacts
@@ -16,6 +17,7 @@ from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
 from activemri.data.standard import to_matrix
 from activemri.data.stored import refuse_unusable
+from activemri.metrics import SSIM_WINDOW
 
 #: A stored reference may differ this much (root mean square, relative) from the image of its
 #: k-space. More means another convention of the Fourier transform, or another image.
@@ -75,7 +77,7 @@ def survey(
         matrix_size: look at the slices in this standard form; remembered apart.
     """
     readers = sorted({repr(entry.reader) for entry in entries})
-    cache = FileFacts(root, f"samples {readers} {matrix_size}")
+    cache = FileFacts(root, f"samples {readers} {matrix_size} {SSIM_WINDOW}")
     sizes = [(root / entry.file).stat().st_size for entry in entries]
     surveys: list[Survey] = []
     try:
@@ -102,7 +104,17 @@ def read_slice(
     if matrix_size is not None:
         scan = to_matrix(scan, matrix_size)
     refuse_unusable(scan.target, "the reference")
+    _refuse_tiny(scan.target)
     return scan
+
+
+def _refuse_tiny(target: Tensor) -> None:
+    """Refuse what SSIM is not defined for: met later, it would end a whole run."""
+    if min(target.shape) < SSIM_WINDOW:
+        raise UnreadableError(
+            f"too small to be scored: expected a reference of at least {SSIM_WINDOW} x "
+            f"{SSIM_WINDOW} pixels; got {target.shape[0]} x {target.shape[1]}"
+        )
 
 
 def _remembered(

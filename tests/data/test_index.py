@@ -254,7 +254,7 @@ def test_volumes_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> N
 
 
 def test_the_volumes_maximum_is_that_of_the_slices_as_handed_out(folder: Path) -> None:
-    for size in (None, (6, 4)):
+    for size in (None, (9, 7)):
         dataset = open_dataset(folder, split="all", matrix_size=size)
         slices = [dataset[position] for position in range(len(dataset))]
         for scan in slices:

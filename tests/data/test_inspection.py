@@ -16,7 +16,12 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "scans"
     write_image(root / "a.h5", subject_id="anna", split="train", contrast="T1-weighted")
     write_kspace(
-        root / "b.h5", subject_id="bert", split="ood", contrast="FLAIR", readout_oversampling=2
+        root / "b.h5",
+        shape=(2, 3, 16, 10),
+        subject_id="bert",
+        split="ood",
+        contrast="FLAIR",
+        readout_oversampling=2,
     )
     write_fastmri(root / "singlecoil_val" / "c.h5", patient="carl", padding=(2, 1))
     (root / "broken.h5").write_text("not HDF5")
@@ -40,7 +45,7 @@ def test_all_that_was_found_is_listed(folder: Path) -> None:
     assert cells(text, "a.h5") == (
         "a.h5,anna,train,T1,2,8 x 10,same,1,-,0,hdf5 (magnitude only)".split(",")
     )
-    assert cells(text, "b.h5") == ("b.h5,bert,ood,FLAIR,1,8 x 10,4 x 10,3,-,0,hdf5".split(","))
+    assert cells(text, "b.h5") == ("b.h5,bert,ood,FLAIR,1,16 x 10,8 x 10,3,-,0,hdf5".split(","))
     assert cells(text, "singlecoil_val/c.h5") == (
         "singlecoil_val/c.h5,carl,val,AXFLAIR,3,20 x 14,10 x 10,1,2.89,3,fastmri".split(",")
     )
@@ -59,9 +64,9 @@ def test_columns_are_aligned(folder: Path) -> None:
 
 def test_many_files_are_grouped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "MAX_FILES", 2)
-    write_image(folder / "a2.h5", shape=(3, 6, 12), subject_id="anna", split="train", contrast="T1")
+    write_image(folder / "a2.h5", shape=(3, 9, 12), subject_id="anna", split="train", contrast="T1")
     text = format_inspection(inspect(folder))
-    assert cells(text, "T1")[:5] == ["T1", "2", "1", "5", "6-8 x 10-12"]
+    assert cells(text, "T1")[:5] == ["T1", "2", "1", "5", "8-9 x 10-12"]
     assert "a2.h5" not in text
 
 

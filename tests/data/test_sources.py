@@ -17,7 +17,7 @@ from tests.data.files import write_fastmri, write_image, write_kspace
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_image(tmp_path / "data" / "a.h5", shape=(5, 8, 10), subject_id="anna", split="train")
-    write_kspace(tmp_path / "data" / "b.h5", shape=(4, 3, 12, 6), subject_id="bert", split="ood")
+    write_kspace(tmp_path / "data" / "b.h5", shape=(4, 3, 12, 8), subject_id="bert", split="ood")
     return tmp_path / "data"
 
 
@@ -42,7 +42,7 @@ def test_shape_is_the_smallest_frame_for_all(folder: Path) -> None:
     assert open_dataset(folder).name == "data train"
 
 
-@pytest.mark.parametrize("size", [6, (6, 4), None])
+@pytest.mark.parametrize("size", [9, (9, 7), None])
 def test_descriptions_agree_with_the_slices(folder: Path, size: int | None) -> None:
     dataset = open_dataset(folder, split="all", matrix_size=size)
     for position in range(len(dataset)):
@@ -54,13 +54,24 @@ def test_descriptions_agree_with_the_slices(folder: Path, size: int | None) -> N
 
 
 def test_preloaded_slices_are_the_same(folder: Path) -> None:
-    lazy = open_dataset(folder, split="all", matrix_size=(6, 4))
-    loaded = open_dataset(folder, split="all", matrix_size=(6, 4), preload=True)
+    lazy = open_dataset(folder, split="all", matrix_size=(9, 7))
+    loaded = open_dataset(folder, split="all", matrix_size=(9, 7), preload=True)
     assert isinstance(loaded, SliceList)
     assert (loaded.name, loaded.shape, loaded.n_coils) == (lazy.name, lazy.shape, lazy.n_coils)
     for position in range(len(lazy)):
         assert equal(lazy[position], loaded[position])
         assert lazy.describe(position) == loaded.describe(position)
+
+
+def test_files_below_the_window_of_ssim_are_left_out_and_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_kspace(folder / "tiny.h5", shape=(2, 1, 12, 6), subject_id="tina", split="train")
+    assert {s.volume for s in slices_of(open_dataset(folder))} == {"a"}
+    assert "left out 2 slice(s), the first: tiny.h5, slice 0: too small to be" in caplog.text
+    assert "at least 7 x 7 pixels; got 12 x 6" in caplog.text
+    padded = open_dataset(folder, matrix_size=8)  # large enough in the form asked for
+    assert {s.volume for s in slices_of(padded)} == {"a", "tiny"}
 
 
 def test_slices_per_volume_are_evenly_spaced(folder: Path) -> None:
