@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
+from activemri.devices import usable
 from activemri.envs.acquisition import STANDARD_METRICS, Acquisition
 from activemri.envs.observation import Frame, Observation, make_observation
 from activemri.envs.reward import Reward, make_reward
@@ -66,6 +67,7 @@ class Task:
             raise ValueError(
                 f'invalid_action must be "raise" or "noop"; got {self.invalid_action!r}'
             )
+        usable(self.device)  # to be told before scans are opened
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
