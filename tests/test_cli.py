@@ -176,6 +176,30 @@ def test_an_output_folder_that_is_a_file_is_named(
     assert f"output folder {tmp_path / 'file'}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        ("--loss l3", "unknown loss 'l3'"),
+        ("--device foo", "device 'foo' cannot be used here"),
+        ("--resume", "there is no training in"),
+    ],
+)
+def test_a_training_is_refused_before_policies_play(
+    wrong: str,
+    shown: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def play(*_: object, **__: object) -> None:
+        pytest.fail("policies have played")
+
+    monkeypatch.setattr("activemri.agents.visits.visit_masks", play)
+    line = f"train reconstructor --out {tmp_path} {wrong}"
+    assert cli.main(line.split()) == 2
+    assert shown in capsys.readouterr().err
+
+
 def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "inspect", "no/such/folder"]) == 2
     assert "no/such/folder" in capsys.readouterr().err

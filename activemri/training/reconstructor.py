@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from activemri import checkpoints
 from activemri.data.slices import SliceDataset
+from activemri.devices import usable
 from activemri.losses import make_loss
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
@@ -52,6 +53,19 @@ class TrainingResult:
     zero_filled_ssim: float
 
 
+def check_settings(settings: TrainReconstructorSettings) -> None:
+    """Refuse now what :func:`train_reconstructor` would refuse, before hours go into masks.
+
+    Raises:
+        ValueError: an unknown loss, a device that is not there, a folder that is taken, or one
+            that was started with other settings.
+        OSError: `settings.out` cannot be written.
+    """
+    make_loss(settings.loss)
+    usable(settings.device)
+    RunFolder(settings.out).check(settings)
+
+
 def train_reconstructor(
     settings: TrainReconstructorSettings,
     *,
@@ -84,7 +98,7 @@ def train_reconstructor(
         torch.set_num_threads(settings.threads)
     if masks is None:
         masks = HeuristicMasks(settings.n_center_lines, budget=settings.budget)
-    make_loss(settings.loss)  # a wrong name is to be told before data are read
+    check_settings(settings)  # before data are read
     folder = RunFolder(settings.out)
     train_scans = InMemory(train if train is not None else _open(settings, "train"))
     validation_scans = InMemory(validation if validation is not None else _open(settings, "val"))

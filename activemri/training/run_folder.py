@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,26 @@ class RunFolder:
     def _log(self) -> Path:
         return self.path / "log.jsonl"
 
+    def check(self, settings: TrainReconstructorSettings) -> None:
+        """Tell what :meth:`open` would refuse, as far as settings alone show it; claims nothing.
+
+        Raises:
+            ValueError: as :meth:`open`.
+            OSError: the folder cannot be written.
+        """
+        self._require_writable()
+        if not self._settings.exists():
+            self._require_free(settings)
+            return
+        if not settings.resume:
+            raise ValueError(
+                f"{self.path} holds a training already; add --resume to continue it, or choose "
+                "another --out"
+            )
+        self._require_same(_described(settings))
+        if self._state.exists():
+            self._load()
+
     def open(
         self, settings: TrainReconstructorSettings, *, given: Mapping[str, object]
     ) -> dict[str, Any] | None:
@@ -61,17 +82,11 @@ class RunFolder:
                 settings were others.
             OSError: the folder cannot be written.
         """
-        self._require_writable()
+        self.check(settings)
         described = {**_described(settings), **given}
         if not self._settings.exists():
-            self._require_free(settings)
             self._write(self._settings, (json.dumps(described, indent=2) + "\n").encode())
             return None
-        if not settings.resume:
-            raise ValueError(
-                f"{self.path} holds a training already; add --resume to continue it, or choose "
-                "another --out"
-            )
         self._require_same(described)
         if not self._state.exists():  # killed before the first validation
             return None
@@ -95,9 +110,10 @@ class RunFolder:
     def _load(self) -> dict[str, Any]:
         try:
             return dict(torch.load(self._state, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, ValueError) as error:
+        except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
             raise ValueError(
-                f"{self._state} cannot be read ({error}); choose another --out to start anew"
+                f"{self._state} cannot be read: damaged, or not written by a training; choose "
+                "another --out to start anew"
             ) from error
 
     def _require_writable(self) -> None:
@@ -119,8 +135,17 @@ class RunFolder:
                 f"{self.path} holds a checkpoint of something else already; choose another --out"
             )
 
+    def _started_with(self) -> dict[str, object]:
+        try:
+            return dict(json.loads(self._settings.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self._settings} cannot be read: expected the settings of a training as JSON; "
+                "choose another --out to start anew"
+            ) from error
+
     def _require_same(self, described: Mapping[str, object]) -> None:
-        then = json.loads(self._settings.read_text())
+        then = self._started_with()
         changed = [
             f"{name}: {then.get(name)!r} then, {value!r} now"
             for name, value in described.items()

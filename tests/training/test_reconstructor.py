@@ -22,6 +22,7 @@ from activemri.training.masks import HeuristicMasks
 from activemri.training.reconstructor import (
     TrainingDivergedError,
     TrainingResult,
+    check_settings,
     learning_rate,
     train_reconstructor,
 )
@@ -230,6 +231,49 @@ def test_a_damaged_state_is_named(train: Train, make_settings: MakeSettings) -> 
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"last\.pt cannot be read"):
         train(replace(settings, resume=True))
+
+
+@pytest.mark.parametrize("content", [b"no pickle at all", b"", b"\x80\x02K\x07."])
+def test_a_state_that_is_none_is_named(
+    train: Train, make_settings: MakeSettings, content: bytes
+) -> None:
+    settings = make_settings(max_steps=1)
+    train(settings)
+    (settings.out / "last.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.pt cannot be read: damaged"):
+        train(replace(settings, resume=True))
+
+
+@pytest.mark.parametrize("content", ["{", "7", "[1]"])
+def test_settings_that_are_none_are_named(
+    train: Train, make_settings: MakeSettings, content: str
+) -> None:
+    settings = make_settings(max_steps=1)
+    train(settings)
+    (settings.out / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run/settings\.json cannot be read: expected the"):
+        train(replace(settings, resume=True))
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_folder_is_made(
+    train: Train, make_settings: MakeSettings
+) -> None:
+    settings = make_settings(device="foo")
+    with pytest.raises(ValueError, match="device 'foo' cannot be used here; there is: cpu"):
+        train(settings)
+    assert not settings.out.exists()
+
+
+def test_checking_the_settings_claims_nothing(train: Train, make_settings: MakeSettings) -> None:
+    settings = make_settings(max_steps=1)
+    check_settings(settings)
+    assert list(settings.out.iterdir()) == []
+    train(settings)
+    check_settings(replace(settings, resume=True))
+    with pytest.raises(ValueError, match=r"lr: 0\.01 then, 0\.5 now"):
+        check_settings(replace(settings, resume=True, lr=0.5))
+    with pytest.raises(ValueError, match="holds a training already"):
+        check_settings(settings)
 
 
 def test_an_output_folder_that_cannot_be_made_is_named_before_training(
