@@ -153,7 +153,8 @@ def _make_folder(path: Path) -> None:
 def _inspect(settings: InspectSettings) -> None:
     from activemri.data.inspection import format_inspection, inspect
 
-    print(format_inspection(inspect(settings.path, split_file=settings.split_file)))
+    found = inspect(settings.path, split_file=settings.split_file)
+    print(format_inspection(found, files=settings.files))
 
 
 def _throughput(settings: ThroughputSettings) -> None:

@@ -224,6 +224,8 @@ class InspectSettings:
     """A folder of HDF5 files, or one file."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
+    files: Flag = False
+    """List every file with its subject, however many there are."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> Non
             TrainOrderSettings(kind="average-oracle", data="D"),
         ),
         ("data inspect some/folder", InspectSettings(Path("some/folder"))),
+        ("data inspect there --files", InspectSettings(Path("there"), files=True)),
         ("throughput --json", ThroughputSettings(json=True)),
     ],
 )
@@ -198,6 +199,18 @@ def test_a_training_is_refused_before_policies_play(
     line = f"train reconstructor --out {tmp_path} {wrong}"
     assert cli.main(line.split()) == 2
     assert shown in capsys.readouterr().err
+
+
+def test_every_file_is_listed_if_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["kspace"] = np.ones((1, 1, 8, 8), dtype=np.complex64)
+            file.attrs["subject_id"] = f"subject-{number}"
+    assert cli.main(["data", "inspect", str(tmp_path), "--files"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{n}.h5 " in listed and f"subject-{n} " in listed for n in range(30))
 
 
 def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:

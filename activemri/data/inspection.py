@@ -65,15 +65,23 @@ def inspect(path: str | Path, *, split_file: str | Path | None = None) -> Inspec
     return Inspection(path, index, surveys, splits, split_problem)
 
 
-def format_inspection(inspection: Inspection) -> str:
-    """A summary, the splits, the files (in groups if there are many), and the problems."""
+def format_inspection(inspection: Inspection, *, files: bool = False) -> str:
+    """A summary, the splits, the files, and the problems.
+
+    Args:
+        inspection: what was found.
+        files: list every file with its subject; else many files are shown in groups.
+    """
     rows = [
         _Row(entry, found, inspection.splits.get(entry.volume.subject, "?"))
         for entry, found in zip(inspection.index.entries, inspection.surveys, strict=True)
     ]
-    parts = [_summary(inspection, rows), _split_table(rows), _file_table(rows)]
-    if len(rows) > MAX_FILES:
-        parts[-1] = _group_table(rows)
+    parts = [_summary(inspection, rows), _split_table(rows)]
+    if files or len(rows) <= MAX_FILES:
+        parts.append(_file_table(rows))
+    else:
+        hint = f"These are {len(rows):,} files in groups; --files lists every one with its subject."
+        parts.append(f"{_group_table(rows)}\n{hint}")
     return "\n\n".join([*parts, _problems(inspection, rows)])
 
 

@@ -68,6 +68,17 @@ def test_many_files_are_grouped(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     text = format_inspection(inspect(folder))
     assert cells(text, "T1")[:5] == ["T1", "2", "1", "5", "8-9 x 10-12"]
     assert "a2.h5" not in text
+    assert "These are 4 files in groups; --files lists every one with its subject." in text
+
+
+def test_many_files_are_listed_one_by_one_if_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = format_inspection(inspect(folder))
+    assert "--files" not in few
+    monkeypatch.setattr(inspection, "MAX_FILES", 2)
+    assert format_inspection(inspect(folder), files=True) == few
+    assert cells(few, "singlecoil_val/c.h5")[:2] == ["singlecoil_val/c.h5", "carl"]
 
 
 def test_contradicting_splits_are_shown_and_not_fatal(folder: Path) -> None:
