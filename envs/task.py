@@ -41,7 +41,9 @@ class Task:
         invalid_action: make illegal actions a "noop" that costs one line of the budget, earns 0 and
             is told in `info`, as learners without masks need it; or "raise" an error.
         device: where scans are simulated and reconstructed.
-        to_numpy: False leaves observations as torch tensors on the device.
+        to_numpy: False leaves observations as torch tensors on the device. Gymnasium's passive
+            checker warns of observations that are no arrays, so switch it off as well:
+            ``gymnasium.make(..., to_numpy=False, disable_env_checker=True)``.
     """
 
     data: str | Path | SliceDataset | None = "phantom"
@@ -88,9 +90,7 @@ class Task:
     def dataset(self) -> SliceDataset:
         """The scans of the split."""
         if isinstance(self.data, str | Path):
-            size = self.matrix_size
-            size = (size[0], size[1]) if isinstance(size, list | tuple) else size
-            return open_dataset(self.data, split=self.split, matrix_size=size)
+            return open_dataset(self.data, split=self.split, matrix_size=self.matrix_size)
         assert self.data is not None
         return self.data
 

@@ -1,6 +1,7 @@
 """The one way to open data: phantoms by name, files and folders by path."""
 
 import logging
+from numbers import Integral
 from pathlib import Path
 
 from activemri.data.slices import SliceDataset, SliceList
@@ -109,7 +110,16 @@ def _open_files(
 def _matrix_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, Integral) else size
+    if (
+        not isinstance(sides, tuple | list)
+        or len(sides) != 2
+        or not all(isinstance(side, Integral) for side in sides)
+    ):
+        raise ValueError(
+            f"matrix size must be a whole number, or height and width as two; got {size!r}"
+        )
+    height, width = sides
     if height < 2 or width < 2:
         raise ValueError(f"matrix size must be at least 2 x 2; got {height} x {width}")
     return height, width

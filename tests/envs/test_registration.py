@@ -118,6 +118,17 @@ def test_every_id_makes_a_native_vector_env_equal_to_single_ones(
         legal = step[4]["action_mask"]
 
 
+def test_torch_observations_go_with_the_passive_checker_off() -> None:
+    options: dict[str, Any] = {"reconstructor": "zero-filled", "matrix_size": 16, "to_numpy": False}
+    env = gymnasium.make(PREFIX + "Phantom-v0", **(SMALL | options), disable_env_checker=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        observation, info = env.reset(seed=0)
+        assert isinstance(observation["image"], torch.Tensor)
+        observation = env.step(int(np.flatnonzero(info["action_mask"])[0]))[0]
+        assert isinstance(observation["mask"], torch.Tensor)
+
+
 def test_ids_of_files_say_that_they_need_a_path() -> None:
     for environment in ENVIRONMENTS:
         if environment.needs_data:
