@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.legality import check_actions, check_samples, check_trials, checked_masks
+from activemri.envs import legality
 from activemri.envs.state import STOP, WASTE, State, check_one_kind, rowwise
 from activemri.metrics import find_metric
 from activemri.mri import coils, lines
@@ -104,8 +104,7 @@ class Acquisition:
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget must be at least 1 line; got {self.budget}")
+        legality.check_counts(self.budget, center=self.n_center_lines, random=self.n_random_lines)
         for name in self.metrics:
             find_metric(name)
         self.geometry.center_lines(self.n_center_lines)
@@ -147,7 +146,7 @@ class Acquisition:
             ValueError: as for :meth:`start`, and for masks without the lines of the start.
         """
         state = self._prepare(slices, start_masks, None)
-        masks = checked_masks(state.measurable, masks)
+        masks = legality.checked_masks(state.measurable, masks)
         if bool((state.start_mask & ~masks).any()):
             raise ValueError("expected masks that hold all lines of the start masks; some do not")
         budgets = budgets.to(masks.device)
@@ -173,7 +172,7 @@ class Acquisition:
         Raises:
             ValueError: for an illegal action; the state is then unchanged.
         """
-        check_actions(self.geometry, state, actions)
+        legality.check_actions(self.geometry, state, actions)
         acting = actions >= 0
         mask, budget, n_acquired = state.mask, state.budget, state.n_acquired
         if bool(acting.any()):
@@ -210,7 +209,7 @@ class Acquisition:
             float64 (batch, trial) by metric. Actions that acquire nothing new keep the score.
         """
         names = tuple(metrics or self.metrics)
-        check_trials(self.geometry, actions)
+        legality.check_trials(self.geometry, actions)
         owner = state.rows.repeat_interleave(actions.shape[1])
         if isinstance(self.reconstructor, ZeroFilled):
             scores = state.reference.trial_scores(
@@ -273,10 +272,10 @@ class Acquisition:
         """Scans at their start, not yet reconstructed."""
         check_one_kind(slices)
         scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
-        check_samples(slices, scan)
+        legality.check_samples(slices, scan)
         measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
         mask = (
-            checked_masks(measurable, start_masks)
+            legality.checked_masks(measurable, start_masks)
             if start_masks is not None
             else self.geometry.start_masks(
                 measurable, self.n_center_lines, n_random=self.n_random_lines, generators=generators

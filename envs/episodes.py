@@ -186,7 +186,7 @@ class Episodes:
         """Scores after each of several actions, none of which is taken.
 
         Args:
-            actions: (n, trial). Actions that acquire nothing new keep the score.
+            actions: (n, trial). Actions that acquire nothing new, STOP included, keep the score.
 
         Returns:
             (n, trial) by metric.
@@ -196,8 +196,11 @@ class Episodes:
         results = {name: np.zeros(actions.shape) for name in self.acquisition.metrics}
         for group in self.groups:
             trials = torch.as_tensor(actions[group.rows], device=self.acquisition.device)
-            for name, values in self.acquisition.preview(group.state, trials).items():
-                results[name][group.rows] = values.cpu().numpy()
+            stop = self._stops(trials)
+            previews = self.acquisition.preview(group.state, torch.where(stop, 0, trials))
+            for name, values in previews.items():
+                kept = group.state.scores[name][:, None]
+                results[name][group.rows] = torch.where(stop, kept, values).cpu().numpy()
         return results
 
     def locate(self, row: int) -> tuple[State, int]:
@@ -219,6 +222,7 @@ class Episodes:
             "index": int(self.index[row]),
             "history": list(self.history[row]),
             "actions": list(self.actions[row]),
+            "illegal": bool(self.illegal[row]),
             "start_mask": one.start_mask,
             "scores": one.scores,
             "reconstruction": one.reconstruction,
@@ -240,6 +244,7 @@ class Episodes:
         self.index[row] = saved["index"]
         self.history[row] = list(saved["history"])
         self.actions[row] = list(saved["actions"])
+        self.illegal[row] = saved["illegal"]
         self._look([])
 
     def _choose(
@@ -259,7 +264,13 @@ class Episodes:
             index = self._find(volume, place)
         if index is None:
             return [int(generator.integers(len(self.dataset))) for generator in generators]
-        chosen: list[int] = np.broadcast_to(np.asarray(index), (len(generators),)).tolist()
+        given = np.asarray(index)
+        if given.shape not in ((), (len(generators),)):
+            raise ValueError(
+                f"index must be one number, or one for each of {len(generators)} scan(s); got "
+                f"{index!r}"
+            )
+        chosen: list[int] = np.broadcast_to(given, (len(generators),)).tolist()
         for one in chosen:
             if not isinstance(one, int) or not 0 <= one < len(self.dataset):
                 raise ValueError(f"index must be in 0 to {len(self.dataset) - 1}; got {one!r}")
@@ -279,7 +290,12 @@ class Episodes:
     def _start_masks(self, mask: Any, n: int) -> Tensor | None:
         if mask is None:
             return None
-        masks = torch.as_tensor(mask, device=self.acquisition.device)
+        try:
+            masks = torch.as_tensor(mask, device=self.acquisition.device)
+        except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists
+            raise ValueError(
+                f"initial_mask must be boolean with {self.geometry.n_lines} lines; got {mask!r}"
+            ) from error
         if masks.shape not in ((self.geometry.n_lines,), (n, self.geometry.n_lines)):
             raise ValueError(
                 f"initial_mask must be boolean with {self.geometry.n_lines} lines; "
@@ -296,13 +312,16 @@ class Episodes:
             raise ValueError(
                 f"actions are 0 to {self.n_actions - 1}; got {int(wanted[outside][0])}"
             )
-        stop = wanted == self.geometry.n_actions if self.task.stop_action else wanted < 0
-        plan = torch.where(stop, STOP, wanted)
+        plan = torch.where(self._stops(wanted), STOP, wanted)
         if self.task.invalid_action == "noop":
             possible = plan.clamp(0, self.geometry.n_actions - 1)
             legal = group.state.legal.gather(1, possible[:, None]).squeeze(1)
             plan = torch.where((plan >= 0) & ~legal, WASTE, plan)
         return torch.where(awake, plan, IDLE)
+
+    def _stops(self, actions: Tensor) -> Tensor:
+        """Which actions, of any shape, are the one that ends the scan."""
+        return (actions == self.geometry.n_actions) & self.task.stop_action
 
     def _place(self, rows: list[int], state: State) -> None:
         """Give episodes new scans: in place where the kind stays, else by regrouping."""

@@ -2,12 +2,24 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
 from activemri.envs.state import State
 from activemri.mri.geometry import CartesianGeometry
+
+
+def check_counts(budget: int | None, *, center: int, random: int) -> None:
+    """Refuse numbers of lines that are none: fractions, text, truth values, too small ones."""
+    counts = [("n_center_lines", center, 0), ("n_random_lines", random, 0)]
+    if budget is not None:
+        counts.append(("budget", budget, 1))
+    for name, count, least in counts:
+        is_whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not is_whole or count < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}; got {count!r}")
 
 
 def check_samples(slices: Sequence[Slice], scan: Tensor) -> None:

@@ -290,7 +290,7 @@ def test_scans_of_different_kinds_do_not_share_a_batch() -> None:
 
 def test_protocols_that_make_no_sense_are_refused() -> None:
     geometry = make_geometry("columns", FRAME)
-    with pytest.raises(ValueError, match="budget must be at least 1 line; got 0"):
+    with pytest.raises(ValueError, match="budget must be a whole number of at least 1; got 0"):
         Acquisition(geometry, ZeroFilled(), budget=0)
     with pytest.raises(ValueError, match="0 to 20 centre lines; got 21"):
         Acquisition(geometry, ZeroFilled(), n_center_lines=21)

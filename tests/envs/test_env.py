@@ -336,6 +336,9 @@ def test_reset_chooses_the_scan_by_index_or_by_volume_and_slice() -> None:
         ({"index": 4}, "index must be in 0 to 3; got 4"),
         ({"index": -1}, "index must be in 0 to 3; got -1"),
         ({"index": 1.5}, r"index must be in 0 to 3; got 1\.5"),
+        ({"index": "a"}, "index must be in 0 to 3; got 'a'"),
+        ({"index": [1, 2]}, r"index must be one number, .* each of 1 scan.*; got \[1, 2\]"),
+        ({"initial_mask": "abc"}, "initial_mask must be boolean with 18 lines; got 'abc'"),
         ({"volume": "nobody"}, "there is no volume 'nobody' in equal; e.g. volume-0"),
         ({"volume": "volume-1", "slice": 9}, r"volume 'volume-1' has the slices \[1\]; got 9"),
         ({"index": 0, "volume": "volume-1"}, "either an index or a volume"),
@@ -401,8 +404,19 @@ def test_simulating_tells_what_would_happen_and_changes_nothing(reconstructor: s
             assert scores[name][place] == pytest.approx(info[name], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("reconstructor", ["zero-filled", "unet"])
+def test_simulating_to_stop_keeps_the_scores(reconstructor: str) -> None:
+    env = make(stop_action=True, reconstructor=random_weights(reconstructor))
+    env.reset(seed=0)
+    info = env.step(4)[-1]
+    with_stop, without = env.simulate([0, 18, 3]), env.simulate([0, 3])
+    for name, values in with_stop.items():
+        assert values[1] == info[name]
+        assert values[[0, 2]] == pytest.approx(without[name])
+
+
 def test_simulating_refuses_what_it_cannot_try() -> None:
-    env = make(stop_action=True)
+    env = make()
     with pytest.raises(gymnasium.error.ResetNeeded, match="no episode yet"):
         env.simulate([0])
     env.reset()
@@ -437,6 +451,19 @@ def test_a_saved_point_comes_back_to_the_bit_with_its_future(
     assert_same((other._observe(), other._info()), here)
     env = other
     assert_same(future(), first)
+
+
+def test_whether_the_last_action_was_illegal_is_saved() -> None:
+    env = make()
+    env.reset(seed=0)
+    env.step(0)
+    legal = env.state_dict()
+    assert env.step(0)[-1]["illegal_action"] is True
+    illegal = env.state_dict()
+    env.load_state_dict(legal)
+    assert env._info()["illegal_action"] is False
+    env.load_state_dict(illegal)
+    assert env._info()["illegal_action"] is True
 
 
 def test_the_end_of_an_episode_is_saved_as_well() -> None:
@@ -523,7 +550,15 @@ def test_closing_twice_does_no_harm() -> None:
         ({"geometry": "spirals"}, "unknown geometry 'spirals'"),
         ({"reconstructor": "magic"}, "unknown reconstructor 'magic'"),
         ({"invalid_action": "ignore"}, 'invalid_action must be "raise" or "noop"'),
-        ({"budget": 0}, "budget must be at least 1"),
+        ({"budget": 0}, "budget must be a whole number of at least 1; got 0"),
+        ({"budget": 2.5}, r"budget must be a whole number of at least 1; got 2\.5"),
+        ({"budget": True}, "budget must be a whole number of at least 1; got True"),
+        ({"n_random_lines": -3}, "n_random_lines must be a whole number of at least 0; got -3"),
+        ({"n_center_lines": "8"}, "n_center_lines must be a whole number of at least 0; got '8'"),
+        ({"data": "phantom", "matrix_size": "a"}, "matrix size must be a whole number.*; got 'a'"),
+        ({"data": "phantom", "matrix_size": (8, 9, 9)}, "height and width as two; got .8, 9, 9"),
+        ({"data": "phantom", "matrix_size": 8.5}, r"matrix size must be a .*; got 8\.5"),
+        ({"device": "foo"}, "device 'foo' cannot be used here; there is: cpu"),
         ({"metrics": ("SSIM",)}, "unknown metric 'SSIM'"),
         ({"n_center_lines": 19}, "0 to 18 centre lines"),
         ({"lines_per_action": 0}, "1 to 18 lines per action; got 0"),
