@@ -3,14 +3,10 @@
 from typing import Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri.data.slices import SliceInfo
 from activemri.mri import geometry
-
-Ints = NDArray[np.int64]
 
 
 class MaskSource(Protocol):
@@ -42,56 +38,6 @@ class MaskSource(Protocol):
         ...
 
 
-class HeuristicMasks:
-    """An equal mixture of simple orders: a stand-in for real policies.
-
-    Random, from the centre outwards, equispaced, and random with a density that falls with the
-    distance from the centre. Adaptive policies visit other masks. A reconstructor that is to serve
-    them is better trained with a source that rolls them out.
-
-    Args:
-        n_center_lines: lines in the centre that every episode starts with.
-        budget: length of an episode in lines after those.
-    """
-
-    def __init__(self, n_center_lines: int, *, budget: int) -> None:
-        self.n_center_lines = n_center_lines
-        self.budget = budget
-
-    def __call__(
-        self, scan: SliceInfo, generator: np.random.Generator, *, step: int | None = None
-    ) -> Tensor:
-        mask = center_lines(scan.shape, self.n_center_lines)
-        free = np.flatnonzero(~mask.numpy())
-        n = int(generator.integers(self.budget + 1)) if step is None else step
-        order = _ORDERS[generator.integers(len(_ORDERS))]
-        distance = np.abs(free - scan.shape[1] // 2)
-        chosen = order(distance, min(n, len(free)), generator)
-        mask[torch.from_numpy(free[chosen])] = True
-        return mask
-
-
 def center_lines(shape: tuple[int, int], n: int) -> Tensor:
     """The lines that an episode on scans of this size starts with: bool (width,)."""
     return geometry.columns(shape).center_lines(min(n, shape[1]))
-
-
-def _random(distance: Ints, n: int, generator: np.random.Generator) -> Ints:
-    return generator.choice(len(distance), n, replace=False)
-
-
-def _outwards(distance: Ints, n: int, generator: np.random.Generator) -> Ints:
-    return np.argsort(distance, kind="stable")[:n]
-
-
-def _equispaced(distance: Ints, n: int, generator: np.random.Generator) -> Ints:
-    spacing = len(distance) / max(n, 1)
-    return ((np.arange(n) + generator.random()) * spacing).astype(np.int64)
-
-
-def _denser_inside(distance: Ints, n: int, generator: np.random.Generator) -> Ints:
-    density = (1.0 + distance.astype(np.float64)) ** -generator.uniform(0.5, 2.5)
-    return generator.choice(len(distance), n, replace=False, p=density / density.sum())
-
-
-_ORDERS = (_random, _outwards, _equispaced, _denser_inside)

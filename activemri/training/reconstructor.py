@@ -24,7 +24,7 @@ from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.batches import InMemory, TrainingBatches, to_device
-from activemri.training.masks import HeuristicMasks, MaskSource
+from activemri.training.masks import MaskSource
 from activemri.training.run_folder import RunFolder, command
 from activemri.training.validation import Validation, ValidationScore
 
@@ -69,9 +69,9 @@ def check_settings(settings: TrainReconstructorSettings) -> None:
 def train_reconstructor(
     settings: TrainReconstructorSettings,
     *,
+    masks: MaskSource,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-    masks: MaskSource | None = None,
 ) -> TrainingResult:
     """Train, validate at fixed intervals, keep the best weights; continue after a kill.
 
@@ -84,10 +84,10 @@ def train_reconstructor(
 
     Args:
         settings: see there.
+        masks: what has been acquired when an image is asked for, e.g. what
+            :func:`activemri.agents.visits.visit_masks` records.
         train: scans to learn from; None opens the train split of `settings.data`.
         validation: scans that choose the best weights; None opens the val split.
-        masks: what has been acquired when an image is asked for; None means
-            :class:`HeuristicMasks`, which knows nothing of adaptive policies.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; subjects in both splits.
@@ -96,8 +96,6 @@ def train_reconstructor(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if masks is None:
-        masks = HeuristicMasks(settings.n_center_lines, budget=settings.budget)
     check_settings(settings)  # before data are read
     folder = RunFolder(settings.out)
     train_scans = InMemory(train if train is not None else _open(settings, "train"))

@@ -9,7 +9,7 @@ from activemri.data.slices import Slice, SliceDataset, SliceList
 from activemri.mri import fourier
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.training.batches import InMemory, TrainingBatches, augmented, make_batch, mirrored
-from activemri.training.masks import HeuristicMasks
+from tests.training.mixture import HeuristicMasks
 
 MakeScans = Callable[..., SliceList]
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from activemri.data.slices import SliceInfo
-from activemri.training.masks import HeuristicMasks, center_lines
+from activemri.training.masks import center_lines
+from tests.training.mixture import HeuristicMasks
 
 
 def scan(width: int = 31) -> SliceInfo:

@@ -18,7 +18,6 @@ from activemri.data.slices import SliceInfo, SliceList
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.batches import InMemory
-from activemri.training.masks import HeuristicMasks
 from activemri.training.reconstructor import (
     TrainingDivergedError,
     TrainingResult,
@@ -27,6 +26,7 @@ from activemri.training.reconstructor import (
     train_reconstructor,
 )
 from activemri.training.validation import Validation
+from tests.training.mixture import HeuristicMasks
 
 MakeScans = Callable[..., SliceList]
 MakeSettings = Callable[..., TrainReconstructorSettings]
@@ -59,6 +59,7 @@ def train(make_scans: MakeScans) -> Callable[..., TrainingResult]:
         given: dict[str, object] = {
             "train": make_scans(["a", "b", "c"]),
             "validation": make_scans(["dd"]),
+            "masks": HeuristicMasks(settings.n_center_lines, budget=settings.budget),
             **changes,
         }
         return train_reconstructor(settings, **given)  # type: ignore[arg-type]
