@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,10 @@ class RunFolder:
 
     def _load(self) -> dict[str, Any]:
         try:
+            # Anything but an archive is taken for an old format, whose reader trips over garbage
+            # in many ways.
+            if not zipfile.is_zipfile(self._state):
+                raise EOFError("no archive of torch.save")
             return dict(torch.load(self._state, map_location="cpu", weights_only=True))
         except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
             raise ValueError(

@@ -234,7 +234,7 @@ def test_a_damaged_state_is_named(train: Train, make_settings: MakeSettings) -> 
         train(replace(settings, resume=True))
 
 
-@pytest.mark.parametrize("content", [b"no pickle at all", b"", b"\x80\x02K\x07."])
+@pytest.mark.parametrize("content", [b"no pickle at all", b"junk\n", b"", b"\x80\x02K\x07."])
 def test_a_state_that_is_none_is_named(
     train: Train, make_settings: MakeSettings, content: bytes
 ) -> None:
