@@ -185,11 +185,35 @@ def window_statistics(image: Single, mean: Single, variance: Single) -> None:
 
 @_compile
 def to_uint8(image: Complex, gain: Single, pixels: NDArray[np.uint8]) -> None:
-    """Magnitudes (batch, height, width) times a gain, cut off at 255 and rounded down."""
+    """Magnitudes times a gain, cut off at 255 and rounded down.
+
+    Args:
+        image: (batch, height, width).
+        gain: (batch,).
+        pixels: result, (batch, h, w): the image's centre.
+    """
+    h, w = pixels.shape[1], pixels.shape[2]
+    top = image.shape[1] // 2 - h // 2
+    first = image.shape[2] // 2 - w // 2
     for b in range(image.shape[0]):
-        for r in range(image.shape[1]):
-            row, result = image[b, r], pixels[b, r]
-            for j in range(len(row)):
+        for r in range(h):
+            row, result = image[b, r + top, first : first + w], pixels[b, r]
+            for j in range(w):
                 z = row[j]
                 value = np.sqrt(z.real * z.real + z.imag * z.imag) * gain[b]
                 result[j] = np.uint8(min(value, np.float32(255.0)))
+
+
+@_compile
+def largest(image: Complex) -> Single:
+    """Largest magnitude of each image (batch, height, width): (batch,)."""
+    result = np.empty(image.shape[0], np.float32)
+    for b in range(image.shape[0]):
+        most = np.float32(0)
+        for r in range(image.shape[1]):
+            row = image[b, r]
+            for j in range(len(row)):
+                z = row[j]
+                most = max(most, z.real * z.real + z.imag * z.imag)
+        result[b] = np.sqrt(most)
+    return result

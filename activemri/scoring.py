@@ -140,6 +140,15 @@ def add_lines(image: Tensor, lines: Lines, sensitivity: Tensor | None) -> None:
     )
 
 
+def largest_magnitude(image: Tensor) -> Tensor:
+    """Of each complex image (batch, height, width): float32 (batch,)."""
+    if image.device.type != "cpu":
+        return image.abs().amax(dim=(-2, -1))
+    from activemri import fused
+
+    return torch.from_numpy(fused.largest(image.contiguous().numpy()))
+
+
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """The central (height, width) of the last two axes; the pixel at n // 2 stays at n // 2."""
     height, width = shape

@@ -25,7 +25,7 @@ from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import Lines, Reference, add_lines
+from activemri.scoring import Lines, Reference, add_lines, largest_magnitude
 
 STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
@@ -304,7 +304,7 @@ class Acquisition:
             budget=budget,
             start_budget=budget.clone(),
             n_acquired=n_acquired,
-            scale=zero_filled.abs().amax(dim=(-2, -1)),
+            scale=largest_magnitude(zero_filled),
             zero_filled=zero_filled,
             reconstruction=Reconstruction(zero_filled),
             scores={},

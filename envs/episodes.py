@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activemri.envs.acquisition import View
 from activemri.envs.legality import check_actions
+from activemri.envs.reset_options import choose_scans, start_masks
 from activemri.envs.reward import make_reward
 from activemri.envs.state import IDLE, STOP, WASTE, State, kind
 from activemri.envs.task import Task
@@ -90,15 +91,16 @@ class Episodes:
             options: see :class:`activemri.envs.env.ActiveMRIEnv`.
         """
         options = dict(options or {})
-        start_masks = self._start_masks(options.pop("initial_mask", None), len(rows))
-        chosen = self._choose(options, generators)
+        mask = options.pop("initial_mask", None)
+        masks = start_masks(mask, len(rows), n_lines=self.geometry.n_lines)
+        chosen = choose_scans(self.dataset, options, generators)
         scans = [self.dataset[i] for i in chosen]
         kinds = [kind(scan) for scan in scans]
         for one in dict.fromkeys(kinds):
             places = [p for p, k in enumerate(kinds) if k == one]
             state = self.acquisition.start(
                 [scans[p] for p in places],
-                start_masks=None if start_masks is None else start_masks[places],
+                start_masks=None if masks is None else masks[places],
                 generators=[generators[p] for p in places],
             )
             self._check_reward(state)
@@ -154,17 +156,10 @@ class Episodes:
             rows: which of the episodes.
             ended: these episodes have just ended: add `auc`, the mean height of the score's curve.
         """
-        place_of = {row: place for place, row in enumerate(rows)}
-        infos: Infos = {}
-        for group, view in zip(self.groups, self.views, strict=True):
-            pairs = [(at, place_of[row]) for at, row in enumerate(group.rows) if row in place_of]
-            if not pairs:
-                continue
-            sources, places = (list(column) for column in zip(*pairs, strict=True))
-            for name, values in self._group_infos(group.state, view).items():
-                if name not in infos:
-                    infos[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
-                infos[name][places] = values[sources]
+        if len(self.groups) == 1 and self.groups[0].rows == list(rows):
+            infos = self._group_infos(self.groups[0].state, self.views[0])
+        else:
+            infos = self._gather_infos(rows)
         infos["illegal_action"] = self.illegal[rows]
         if ended:
             infos["auc"] = np.array([self.auc(row) for row in rows])
@@ -247,62 +242,6 @@ class Episodes:
         self.illegal[row] = saved["illegal"]
         self._look([])
 
-    def _choose(
-        self, options: dict[str, Any], generators: Sequence[np.random.Generator]
-    ) -> list[int]:
-        """Positions of the scans of new episodes in the data set."""
-        index = options.pop("index", None)
-        volume, place = options.pop("volume", None), options.pop("slice", None)
-        if options:
-            raise ValueError(
-                f"unknown reset option {', '.join(options)}; "
-                "choose from index, volume, slice, initial_mask"
-            )
-        if volume is not None or place is not None:
-            if index is not None:
-                raise ValueError("reset takes either an index or a volume and slice; got both")
-            index = self._find(volume, place)
-        if index is None:
-            return [int(generator.integers(len(self.dataset))) for generator in generators]
-        given = np.asarray(index)
-        if given.shape not in ((), (len(generators),)):
-            raise ValueError(
-                f"index must be one number, or one for each of {len(generators)} scan(s); got "
-                f"{index!r}"
-            )
-        chosen: list[int] = np.broadcast_to(given, (len(generators),)).tolist()
-        for one in chosen:
-            if not isinstance(one, int) or not 0 <= one < len(self.dataset):
-                raise ValueError(f"index must be in 0 to {len(self.dataset) - 1}; got {one!r}")
-        return chosen
-
-    def _find(self, volume: Any, place: Any) -> int:
-        infos = [self.dataset.describe(i) for i in range(len(self.dataset))]
-        for position, info in enumerate(infos):
-            if info.volume == volume and place in (None, info.index):
-                return position
-        slices = [info.index for info in infos if info.volume == volume]
-        if not slices:
-            some = ", ".join(sorted({info.volume for info in infos})[:5])
-            raise ValueError(f"there is no volume {volume!r} in {self.dataset.name}; e.g. {some}")
-        raise ValueError(f"volume {volume!r} has the slices {slices}; got {place!r}")
-
-    def _start_masks(self, mask: Any, n: int) -> Tensor | None:
-        if mask is None:
-            return None
-        try:
-            masks = torch.as_tensor(mask, device=self.acquisition.device)
-        except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists
-            raise ValueError(
-                f"initial_mask must be boolean with {self.geometry.n_lines} lines; got {mask!r}"
-            ) from error
-        if masks.shape not in ((self.geometry.n_lines,), (n, self.geometry.n_lines)):
-            raise ValueError(
-                f"initial_mask must be boolean with {self.geometry.n_lines} lines; "
-                f"got {masks.dtype} {tuple(masks.shape)}"
-            )
-        return masks.expand(n, -1)
-
     def _plan(self, group: Group, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Tensor:
         """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""
         wanted = torch.as_tensor(actions[group.rows], device=self.acquisition.device)
@@ -371,6 +310,21 @@ class Episodes:
             for row, score in zip(group.rows, scores, strict=True):
                 if row in rows:
                     self.history[row].append(score)
+
+    def _gather_infos(self, rows: Sequence[int]) -> Infos:
+        """Infos of rows that lie in several groups, or in part of one."""
+        place_of = {row: place for place, row in enumerate(rows)}
+        infos: Infos = {}
+        for group, view in zip(self.groups, self.views, strict=True):
+            pairs = [(at, place_of[row]) for at, row in enumerate(group.rows) if row in place_of]
+            if not pairs:
+                continue
+            sources, places = (list(column) for column in zip(*pairs, strict=True))
+            for name, values in self._group_infos(group.state, view).items():
+                if name not in infos:
+                    infos[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
+                infos[name][places] = values[sources]
+        return infos
 
     def _group_infos(self, state: State, view: View) -> Infos:
         legal = state.legal.to(torch.int8).cpu().numpy()

@@ -29,7 +29,8 @@ def check_samples(slices: Sequence[Slice], scan: Tensor) -> None:
         slices: who is scanned, for the message.
         scan: their k-space, complex (batch, coil, height, width).
     """
-    finite = torch.view_as_real(scan).isfinite().flatten(1).all(dim=1)
+    # A sum is finite if all samples are, and costs a fraction of looking at each.
+    finite = torch.view_as_real(scan).flatten(1).sum(dim=1).isfinite()
     if not bool(finite.all()):
         wrong = slices[int((~finite).nonzero()[0])]
         raise ValueError(

@@ -94,10 +94,10 @@ class Image:
             (len(image), self.n_channels, *frame.target_shape), dtype=torch.uint8
         )
         shape = view.target_shape
-        _centre(pixels[:, 0], to_uint8(center_crop(image, shape), view.scale))
+        _centre(pixels[:, 0], to_uint8(image, view.scale, shape))
         uncertainty = view.reconstruction.uncertainty
         if self.n_channels == 2 and uncertainty is not None:
-            _centre(pixels[:, 1], to_uint8(center_crop(uncertainty, shape), view.scale))
+            _centre(pixels[:, 1], to_uint8(uncertainty, view.scale, shape))
         return {"image": pixels, **Mask()(view, frame)}
 
 
@@ -180,21 +180,23 @@ def make_observation(observation: str | Observation) -> Observation:
     return OBSERVATIONS[observation]
 
 
-def to_uint8(image: Tensor, scale: Tensor) -> Tensor:
-    """Magnitudes as 8-bit grey, white at ``WHITE * scale``: (batch, height, width).
+def to_uint8(image: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Magnitudes of the centre as 8-bit grey, white at ``WHITE * scale``: (batch, *shape).
 
     Args:
         image: real or complex, (batch, height, width).
         scale: (batch,); 0 makes the image black.
+        shape: height and width of the central part.
     """
     gain = torch.where(scale > 0, 255 / (WHITE * scale), torch.zeros_like(scale)).float()
     if image.device.type == "cpu" and image.is_complex():
         from activemri import fused
 
-        pixels = torch.empty(image.shape, dtype=torch.uint8)
+        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
         fused.to_uint8(image.resolve_conj().contiguous().numpy(), gain.numpy(), pixels.numpy())
         return pixels
-    return (image.abs() * gain[:, None, None]).clamp(max=255).to(torch.uint8)
+    magnitude = center_crop(image, shape).abs()
+    return (magnitude * gain[:, None, None]).clamp(max=255).to(torch.uint8)
 
 
 def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:

@@ -76,7 +76,7 @@ def test_the_uncertainty_is_a_second_channel() -> None:
     observation, view, _ = seen([scan(0)], "uncertainty")
     assert observation["image"].shape[1] == 2
     assert view.reconstruction.uncertainty is not None
-    expected = to_uint8(view.reconstruction.uncertainty, view.scale)
+    expected = to_uint8(view.reconstruction.uncertainty, view.scale, view.target_shape)
     assert torch.equal(observation["image"][:, 1], expected)
     assert expected.max() > 0
 
@@ -129,11 +129,11 @@ def test_grey_is_cut_off_at_white_and_black_without_a_scale(size: tuple[int, int
     image = torch.full((2, *size), 3 + 4j, dtype=torch.complex64)
     scale = torch.tensor([1.0, 0.0])
     for values in (image, image.abs()):
-        grey = to_uint8(values, scale)
+        grey = to_uint8(values, scale, size)
         assert grey.dtype == torch.uint8
         assert (grey[0] == 255).all()
         assert (grey[1] == 0).all()
-    half = to_uint8(image, torch.tensor([5.0, 5.0]))
+    half = to_uint8(image, torch.tensor([5.0, 5.0]), size)
     assert ((half == 127) | (half == 128)).all()
 
 
