@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -168,58 +169,68 @@ def _reach(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _figures(plan: Plan, table: pd.DataFrame) -> list[ReportFigure]:
-    settings, metric = plan.settings, plan.settings.metric
-    bounds = _bounds(plan)
-    palette = curves.colours(list(plan.policies), bounds=bounds)
-    own = table[table["metric"] == metric]
-    means = statistics.score_curves(own, seed=settings.seed, n_resamples=settings.n_bootstrap)
-    figures = []
+    own = table[table["metric"] == plan.settings.metric]
+    palette = curves.colours(list(plan.policies), bounds=_bounds(plan))
+    return [
+        *_score_figures(plan, own, palette),
+        *_gain_figures(plan, own, palette),
+        *_line_figures(plan, own),
+    ]
+
+
+def _score_figures(
+    plan: Plan, table: pd.DataFrame, palette: dict[str, str]
+) -> Iterator[ReportFigure]:
+    settings = plan.settings
+    means = statistics.score_curves(table, seed=settings.seed, n_resamples=settings.n_bootstrap)
     for reconstructor in plan.reconstructors:
-        figures.append(
-            ReportFigure(
-                f"{metric.upper()} against acquired lines, {reconstructor}",
-                curves.score_figure(
-                    means,
-                    metric=metric,
-                    reconstructor=reconstructor,
-                    palette=palette,
-                    bounds=bounds,
-                ),
-                "Mean over slices; bands are 95 % intervals over subjects. Bounds are dashed.",
-            )
+        yield ReportFigure(
+            f"{settings.metric.upper()} against acquired lines, {reconstructor}",
+            curves.score_figure(
+                means,
+                metric=settings.metric,
+                reconstructor=reconstructor,
+                palette=palette,
+                bounds=_bounds(plan),
+            ),
+            "Mean over slices; bands are 95 % intervals over subjects. Bounds are dashed.",
         )
-    if settings.reference in plan.policies and len(plan.policies) > 1:
-        gains = statistics.differences(own, settings.reference)
-        for reconstructor in plan.reconstructors:
-            figures.append(
-                ReportFigure(
-                    f"Gain of each subject over {settings.reference}, {reconstructor}",
-                    curves.difference_figure(
-                        gains,
-                        metric=metric,
-                        reconstructor=reconstructor,
-                        reference=settings.reference,
-                        palette=palette,
-                    ),
-                    "Difference of the area under the curve; a dot is a subject.",
-                )
-            )
+
+
+def _gain_figures(
+    plan: Plan, table: pd.DataFrame, palette: dict[str, str]
+) -> Iterator[ReportFigure]:
+    settings = plan.settings
+    if settings.reference not in plan.policies or len(plan.policies) < 2:
+        return
+    gains = statistics.differences(table, settings.reference)
     for reconstructor in plan.reconstructors:
-        taken = own[(own["reconstructor"] == reconstructor) & (own["action"] >= 0)]
+        yield ReportFigure(
+            f"Gain of each subject over {settings.reference}, {reconstructor}",
+            curves.difference_figure(
+                gains,
+                metric=settings.metric,
+                reconstructor=reconstructor,
+                reference=settings.reference,
+                palette=palette,
+            ),
+            "Difference of the area under the curve; a dot is a subject.",
+        )
+
+
+def _line_figures(plan: Plan, table: pd.DataFrame) -> Iterator[ReportFigure]:
+    for reconstructor in plan.reconstructors:
+        taken = table[(table["reconstructor"] == reconstructor) & (table["action"] >= 0)]
         geometry = plan.acquisitions[reconstructor].geometry
-        figures.append(
-            ReportFigure(
-                f"Which lines were acquired when, {reconstructor}",
-                curves.acquisition_figure(
-                    taken,
-                    n_actions=geometry.n_actions,
-                    initial=geometry.center_lines(settings.n_center_lines).cpu().numpy(),
-                ),
-                "Share of scans in which a line had been acquired, step by step.",
-                folded=True,
-            )
+        start = geometry.center_lines(plan.settings.n_center_lines)
+        yield ReportFigure(
+            f"Which lines were acquired when, {reconstructor}",
+            curves.acquisition_figure(
+                taken, n_actions=geometry.n_actions, initial=start.cpu().numpy()
+            ),
+            "Share of scans in which a line had been acquired, step by step.",
+            folded=True,
         )
-    return figures
 
 
 def _example_position(plan: Plan) -> int:
