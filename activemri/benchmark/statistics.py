@@ -25,6 +25,7 @@ from activemri.benchmark.resampling import (
     sign_flip_p_value,
     smallest_p_value,
 )
+from activemri.metrics import find_metric
 
 #: Policies that look at the target: bounds, never competitors.
 BOUNDS = frozenset({"oracle", "exchange-oracle"})
@@ -37,8 +38,8 @@ _QUANTITIES = ["auc", "final"]
 
 
 def higher_is_better(metric: str) -> bool:
-    """True for the SSIM and PSNR families, False for errors."""
-    return metric.split("_")[0] in {"ssim", "psnr"}
+    """Whether a larger value of that metric is a better image."""
+    return find_metric(metric).higher_is_better
 
 
 @dataclass(frozen=True, eq=False)

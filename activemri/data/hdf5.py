@@ -10,9 +10,10 @@ from torch import Tensor
 from activemri.data import stored
 from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import UnreadableError, Volume
-from activemri.data.reference import center_crop, magnitude_reference
+from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
 from activemri.mri import fourier
+from activemri.scoring import center_crop
 
 IMAGE_AXES = "(slice, height, width)"
 KSPACE_AXES = "(slice, coil, height, width)"

@@ -1,9 +1,9 @@
 """The fully sampled magnitude that reconstructions are compared with."""
 
-import torch
 from torch import Tensor
 
-from activemri.mri import fourier
+from activemri.mri import coils, fourier
+from activemri.scoring import center_crop
 
 
 def magnitude_reference(
@@ -25,15 +25,9 @@ def magnitude_reference(
     """
     images = fourier.ifft2(kspace)
     if sensitivity is not None:
-        image = torch.sum(sensitivity.conj() * images, dim=0).abs()
+        image = coils.combine(images, sensitivity).abs()
     elif kspace.shape[0] == 1:
         image = images[0].abs()
     else:
-        image = torch.linalg.vector_norm(images, dim=0)
+        image = coils.root_sum_of_squares(images)
     return image if target_shape is None else center_crop(image, target_shape).contiguous()
-
-
-def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The central (height, width) of (..., height, width), as a view; n // 2 stays at n // 2."""
-    top, left = (old // 2 - new // 2 for old, new in zip(image.shape[-2:], shape, strict=True))
-    return image[..., top : top + shape[0], left : left + shape[1]]

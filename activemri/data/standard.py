@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from activemri.data.reference import center_crop, magnitude_reference
+from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
 from activemri.mri import fourier
+from activemri.scoring import center_crop
 
 
 def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data.reference import center_crop
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.mri import coils, fourier
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.scoring import center_crop
 from activemri.training.masks import MaskSource, center_lines
 
 MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory

@@ -11,7 +11,8 @@ import torch
 
 from activemri.data.formats import all_readers, reader_for
 from activemri.data.readers import Reader, UnreadableError
-from activemri.data.reference import center_crop, magnitude_reference
+from activemri.data.reference import magnitude_reference
+from activemri.scoring import center_crop
 from tests.data.files import write_fastmri, write_image, write_kspace
 
 WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
