@@ -1,0 +1,18 @@
+"""Settings of every command, one frozen dataclass each; the command line is made from them.
+
+The line below a field is its help text. Nothing heavy is imported here: ``activemri --help``
+reads these files and no more.
+"""
+
+from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
+from activemri.settings.inspection import InspectSettings, ThroughputSettings
+from activemri.settings.training import TrainOrderSettings, TrainReconstructorSettings
+
+__all__ = [
+    "BenchmarkSettings",
+    "DemoSettings",
+    "InspectSettings",
+    "ThroughputSettings",
+    "TrainOrderSettings",
+    "TrainReconstructorSettings",
+]

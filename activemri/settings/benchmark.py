@@ -1,0 +1,118 @@
+"""Settings of `activemri benchmark` and `activemri demo`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from activemri.settings.fields import (
+    Data,
+    Names,
+    OptionalInt,
+    require,
+    require_not_negative,
+    require_positive,
+)
+
+POLICIES = (
+    "random",
+    "low-frequency-first",
+    "equispaced",
+    "variable-density",
+    "lbcs",
+    "average-oracle",
+    "oracle",
+    "exchange-oracle",
+)
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Compare policies and reconstructors on the scans of one split.
+
+    Writes results.parquet (one long table), summary.json and report.html. The same command
+    started again continues where it was interrupted; the same seed gives the same numbers.
+    """
+
+    data: Data = "phantom"
+    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    split: str = "test"
+    """Which subjects to score: train, val, test, or a name from the data's split file."""
+    policies: Names = POLICIES
+    """Names of policies, or files made by `activemri train order`."""
+    reconstructors: Annotated[
+        tuple[str, ...], arg(metavar="NAME [NAME ...]", aliases=["--reconstructor"])
+    ] = ("zero-filled",)
+    """Names of reconstructors, or checkpoints made by `activemri train reconstructor`."""
+    budget: int = 24
+    """Lines still to acquire when a scan starts."""
+    n_center_lines: int = 8
+    """Centre lines that every scan starts with."""
+    matrix: OptionalInt = None
+    """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
+    seed: int = 0
+    """First seed of policies that draw at random."""
+    n_seeds: int = 1
+    """How many seeds to run for policies that draw at random."""
+    slices_per_volume: OptionalInt = None
+    """Take this many evenly spaced slices of each volume; None takes all."""
+    max_slices: OptionalInt = None
+    """Stop after this many slices, taken evenly over the split; None takes all."""
+    fit_data: Annotated[str | None, arg(metavar="PATH")] = None
+    """Where learned orders (lbcs, average-oracle) are fitted, train split; None means --data."""
+    n_fit_scans: OptionalInt = 64
+    """Train scans that each step of a learned order is decided on, drawn anew; None takes all."""
+    max_fit_slices: OptionalInt = 256
+    """Train scans, spread evenly, that learned orders see at all; None takes all."""
+    reference: str = "lbcs"
+    """Policy that the others are compared with in paired tests."""
+    metric: str = "ssim"
+    """Metric that greedy policies maximise and the report shows first."""
+    n_bootstrap: int = 2000
+    """Resamples of subjects behind every confidence interval."""
+    workers: int = 1
+    """Processes side by side."""
+    threads: int = 1
+    """CPU threads of each process. More than one is often slower."""
+    out: Path = Path("runs/benchmark")
+    """Folder for the results; made if missing."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.policies), "--policies: expected at least one name")
+        require(bool(self.reconstructors), "--reconstructors: expected at least one name")
+        require_positive(
+            budget=self.budget,
+            matrix=self.matrix,
+            n_seeds=self.n_seeds,
+            slices_per_volume=self.slices_per_volume,
+            max_slices=self.max_slices,
+            n_fit_scans=self.n_fit_scans,
+            max_fit_slices=self.max_fit_slices,
+            threads=self.threads,
+            workers=self.workers,
+            n_bootstrap=self.n_bootstrap,
+        )
+        require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Acquire held-out phantom scans with every policy and write a report to look at.
+
+    Prints a table with confidence intervals; writes report.html (curves, an example episode to
+    scrub through) and episode.gif.
+    """
+
+    out: Path = Path("demo")
+    """Folder for the report; made if missing."""
+    n_scans: int = 6
+    """Held-out phantom scans to acquire, each of another subject."""
+    budget: int = 16
+    """Lines still to acquire when a scan starts."""
+    seed: int = 0
+    """Seed of policies that draw at random."""
+
+    def __post_init__(self) -> None:
+        require_positive(n_scans=self.n_scans, budget=self.budget)
+        require_not_negative(seed=self.seed)

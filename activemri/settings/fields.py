@@ -1,0 +1,33 @@
+"""Types of settings, and what their values must be."""
+
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+Data = Annotated[str, arg(metavar="phantom|phantom-multicoil|PATH")]
+Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")]
+OptionalInt = Annotated[int | None, arg(metavar="INT")]
+Flag = FlagCreatePairsOff[bool]
+
+
+def require_positive(**values: float | None) -> None:
+    """Refuse numbers that are not above 0; None passes."""
+    for name, value in values.items():
+        require(
+            value is None or value > 0,
+            f"--{name.replace('_', '-')}: expected a number above 0; got {value}",
+        )
+
+
+def require_not_negative(**values: int) -> None:
+    """Refuse numbers below 0."""
+    for name, value in values.items():
+        require(
+            value >= 0, f"--{name.replace('_', '-')}: expected a number of at least 0; got {value}"
+        )
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse settings with a message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)

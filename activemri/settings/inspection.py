@@ -1,0 +1,34 @@
+"""Settings of the commands that look at data and at speed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from activemri.settings.fields import Flag, require_positive
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """List the files, subjects, shapes, contrasts, empty columns and problems of a data folder."""
+
+    path: Positional[Path]
+    """A folder of HDF5 files, or one file."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject."""
+    files: Flag = False
+    """List every file with its subject, however many there are."""
+
+
+@dataclass(frozen=True)
+class ThroughputSettings:
+    """Measure environment frames a second against a straightforward per-image step."""
+
+    json: Flag = False
+    """Print one JSON object with "ratios" and "frames_per_s" instead of a table."""
+    seconds: float = 2.0
+    """How long to run each measurement."""
+
+    def __post_init__(self) -> None:
+        require_positive(seconds=self.seconds)
