@@ -6,6 +6,7 @@ import torch
 
 from activemri import checkpoints
 from activemri.checkpoints import Checkpoint, CheckpointError
+from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -13,6 +14,7 @@ from activemri.reconstruction.zero_filled import ZeroFilled
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "zero-filled": ZeroFilled,
     "unet": UNet,
+    "cresnet": CResNet,
 }
 
 #: Checkpoints that come with the package, one per name that needs weights.

@@ -2,11 +2,16 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from activemri.reconstruction.image_channels import (
+    from_channels,
+    normalised,
+    pad_to_multiple,
+    scale_and_phase,
+    to_channels,
+    works_one_by_one,
+)
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
-
-_IMAGE = (-2, -1)  # (height, width)
 
 
 class UNet(Reconstructor):
@@ -19,9 +24,6 @@ class UNet(Reconstructor):
     times its mean phase, so nothing that was not acquired enters it. It makes the method follow the
     signal's scale and global phase exactly, and lets the network see how far the image is from
     real, that is, how much the line on the other side of k-space tells.
-
-    In evaluation on a CPU the network sees one image at a time. That makes the result of an image
-    independent of its batch to the last bit, and at 128 x 128 it is no slower.
 
     Args:
         channels: width of the first level; doubled at each further one.
@@ -50,35 +52,20 @@ class UNet(Reconstructor):
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         zero_filled = measurement.zero_filled
-        scale, phase = _scale_and_phase(zero_filled)
-        normalised = zero_filled * phase.conj() / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-        refined = zero_filled + scale * phase * self._refine(normalised)
-        return Reconstruction(measurement.operator.data_consistency(refined, zero_filled))
+        scale, phase = scale_and_phase(zero_filled)
+        refined = self._refine(normalised(zero_filled, scale, phase))
+        image = zero_filled + scale * phase * refined
+        return Reconstruction(measurement.operator.data_consistency(image, zero_filled))
 
     def _refine(self, image: Tensor) -> Tensor:
-        channels = torch.view_as_real(image).permute(0, 3, 1, 2)
-        one_by_one = not self.training and channels.device.type == "cpu"
-        parts = torch.split(channels, 1) if one_by_one else (channels,)
-        residual = torch.cat([self._padded(part) for part in parts])
-        return torch.view_as_complex(residual.permute(0, 2, 3, 1).contiguous())
+        channels = to_channels(image)
+        parts = (
+            torch.split(channels, 1) if works_one_by_one(self.training, channels) else [channels]
+        )
+        return from_channels(torch.cat([self._padded(part) for part in parts]))
 
     def _padded(self, channels: Tensor) -> Tensor:
         """The network's answer to (batch, 2, height, width) of any size."""
-        multiple = 2**self.pools
-        padding: list[int] = []
-        for size in reversed(channels.shape[-2:]):
-            # Two pixels at the lowest level at least: its normalisation needs a variance.
-            missing = max(-size % multiple, 2 * multiple - size)
-            padding += [missing // 2, missing - missing // 2]
-        left, _, top, _ = padding
-        height, width = channels.shape[-2:]
-        answer: Tensor = self.network(functional.pad(channels, padding))
-        return answer[..., top : top + height, left : left + width]
-
-
-def _scale_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square and mean phase (bright pixels count most), (batch, 1, 1) each."""
-    magnitude = image.abs()
-    scale = magnitude.square().mean(dim=_IMAGE, keepdim=True).sqrt()
-    phase = torch.sgn((image * magnitude).sum(dim=_IMAGE, keepdim=True))
-    return scale, torch.where(phase == 0, torch.ones_like(phase), phase)
+        padded, (rows, columns) = pad_to_multiple(channels, 2**self.pools)
+        answer: Tensor = self.network(padded)
+        return answer[..., rows, columns]

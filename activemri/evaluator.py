@@ -1,0 +1,337 @@
+"""The network that says of every k-space line how real it looks in a reconstruction.
+
+Zhang et al., "Reducing uncertainty in undersampled MRI reconstruction with active acquisition",
+CVPR 2019. Lines are columns here (phase encoding along the width); for lines along the other axis
+give it transposed images.
+"""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from activemri import checkpoints
+from activemri.checkpoints import CheckpointError
+from activemri.mri import fourier
+from activemri.reconstruction.cresnet import MaskEmbedding
+from activemri.reconstruction.image_channels import (
+    normalised,
+    scale_and_phase,
+    works_one_by_one,
+)
+
+KIND = "evaluator"  # in checkpoints
+
+_SLOPE = 0.2  # of the leaky ReLUs
+_KERNEL, _STRIDE = 4, 2
+
+
+def spectral_maps(image: Tensor) -> Tensor:
+    """The images that the single lines of k-space make: they add up to the image.
+
+    M_i = F^-1 (1_i K) has rank one: M_i(h, w) = k_i(h) exp(2 pi i (i - c)(w - c) / W) / sqrt(W),
+    where k_i(h) is column i of k-space after the inverse transform along the readout, that is, of
+    the image's transform along the width. One transform therefore gives all maps.
+
+    Args:
+        image: complex, (batch, height, width).
+
+    Returns:
+        complex, (batch, width, height, width): for every line its map.
+    """
+    lines = fourier.fft(image, (-1,))
+    waves = _waves(image.shape[-1], image.shape[-1], image.device)
+    return lines.transpose(1, 2).unsqueeze(-1) * waves[:, None, :]
+
+
+def column_errors(image: Tensor, reference: Tensor) -> Tensor:
+    """1/2 H^-1 sum over rows of |K^_i - K_i|^2, in units of the reference's mean square.
+
+    With K^ = K = 0 outside column i that is half the column's contribution to NMSE, times the
+    number of columns.
+
+    Args:
+        image: reconstruction, complex (batch, height, width).
+        reference: fully sampled image, the same shape.
+
+    Returns:
+        float (batch, width).
+    """
+    difference = fourier.fft(image - reference, (-1,))  # unitary along the rows: sums are equal
+    unit = reference.abs().square().mean(dim=(-2, -1)).clamp(min=torch.finfo(torch.float32).tiny)
+    return difference.abs().square().mean(dim=-2) / (2 * unit[:, None])
+
+
+def kernel_targets(errors: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """What the evaluator should say of a reconstruction: exp(-gamma error), 1 where acquired.
+
+    Args:
+        errors: of :func:`column_errors`, (batch, line).
+        mask: True where acquired, bool (batch, line).
+        gamma: how fast scores fall with the error.
+    """
+    return torch.exp(-gamma * errors).masked_fill(mask, 1.0)
+
+
+class Evaluator(nn.Module):
+    """A score for every k-space line: near 1 if it looks as in a fully sampled image.
+
+    Spectral maps of the reconstruction and an embedding of the mask go through strided 4 x 4
+    convolutions (the first without normalisation) and an average over all pixels to one score a
+    line, as in the paper. Ours differs: images are normalised by their root mean square and mean
+    phase; a small network along the lines (`line_channels`) refines the scores, seeing each
+    line's energy, which lines have been acquired, and both on the other side of k-space.
+
+    Because each map has rank one, the first convolution, by far the largest, needs no maps at all:
+    the sum over kernel columns becomes a product with a phase, which leaves one matrix product for
+    all maps together (see :meth:`_first_layer`). The result is that of the convolution.
+
+    Args:
+        width: lines of k-space. Narrower images are padded with empty lines; wider are refused.
+        channels: width of the first convolution; doubled at each further one but the last.
+        layers: strided convolutions.
+        mask_features: length of the mask's embedding; 0 leaves it out.
+        line_channels: channels of the network along the lines; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        channels: int = 16,
+        layers: int = 4,
+        mask_features: int = 6,
+        line_channels: int = 32,
+    ) -> None:
+        super().__init__()
+        if min(width, channels, layers) < 1 or min(mask_features, line_channels) < 0:
+            raise ValueError(
+                "expected width, channels and layers of at least 1 and no negative number; got "
+                f"width={width}, channels={channels}, layers={layers}, "
+                f"mask_features={mask_features}, line_channels={line_channels}"
+            )
+        self.settings: dict[str, object] = {
+            "width": width,
+            "channels": channels,
+            "layers": layers,
+            "mask_features": mask_features,
+            "line_channels": line_channels,
+        }
+        self.width = width
+        self.smallest = 2 ** (layers + 1)  # image sides: what is left needs a variance
+        self.embedding = MaskEmbedding(mask_features)
+        widths = [channels * 2**n for n in range(max(1, layers - 1))] + [
+            channels * 2 ** max(0, layers - 2)
+        ]
+        widths = widths[:layers]
+        self.first = nn.Conv2d(2 * width + mask_features, channels, _KERNEL, _STRIDE, padding=1)
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, _KERNEL, _STRIDE, padding=1),
+                nn.InstanceNorm2d(b),
+                nn.LeakyReLU(_SLOPE),
+            )
+            for a, b in itertools.pairwise(widths)
+        )
+        self.scores = nn.Linear(widths[-1], width)
+        self.along_lines = _AlongLines(line_channels) if line_channels else None
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Score lines.
+
+        Args:
+            image: complex, (batch, height, width of the image).
+            mask: True where acquired, bool (batch, line). There may be more lines than the image
+                is wide, if it is narrower than others; both are aligned at their centres.
+
+        Returns:
+            float (batch, line).
+
+        Raises:
+            ValueError: for more lines than the evaluator was made for.
+        """
+        if not works_one_by_one(self.training, image):
+            return self._score(image, mask)
+        rows = zip(image.split(1), mask.split(1), strict=True)
+        return torch.cat([self._score(one, its_mask) for one, its_mask in rows])
+
+    def features(self, image: Tensor, mask: Tensor) -> list[Tensor]:
+        """What each convolution makes of the image, for perceptual losses: first to last."""
+        lines, acquired = self._lines(image, mask)
+        return self._features(lines, acquired)
+
+    def _score(self, image: Tensor, mask: Tensor) -> Tensor:
+        lines, acquired = self._lines(image, mask)
+        pooled = self._features(lines, acquired)[-1].mean(dim=(-2, -1))
+        scores: Tensor = self.scores(pooled)
+        if self.along_lines is not None:
+            scores = scores + self.along_lines(scores, lines, acquired)
+        return scores[:, self._part(mask.shape[1])]
+
+    def _features(self, lines: Tensor, acquired: Tensor) -> list[Tensor]:
+        features = [functional.leaky_relu(self._first_layer(lines, acquired), _SLOPE)]
+        for convolution in self.convolutions:
+            features.append(convolution(features[-1]))
+        return features
+
+    def _lines(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """k_i(h) and whether line i was acquired, for all lines of the evaluator.
+
+        Complex (batch, height, width of the evaluator) and bool (batch, width of the evaluator).
+        """
+        n_lines, size = mask.shape[1], image.shape[-1]
+        if max(n_lines, size) > self.width or size > n_lines:
+            raise ValueError(
+                f"this evaluator scores {self.width} lines, at least as many as images are wide; "
+                f"got {n_lines} lines and images of width {size}: train one for that size"
+            )
+        scale, phase = scale_and_phase(image)
+        lines = fourier.fft(normalised(image, scale, phase), (-1,))
+        whole = lines.new_zeros(*lines.shape[:-1], self.width)
+        whole[..., self._part(size)] = lines
+        missing = max(0, self.smallest - whole.shape[-2])
+        whole = functional.pad(whole, (0, 0, missing // 2, missing - missing // 2))
+        acquired = mask.new_zeros(len(mask), self.width)
+        acquired[:, self._part(n_lines)] = mask
+        return whole, acquired
+
+    def _part(self, size: int) -> slice:
+        """Where an object of that many lines lies among those of the evaluator."""
+        first = self.width // 2 - size // 2
+        return slice(first, first + size)
+
+    def _first_layer(self, lines: Tensor, acquired: Tensor) -> Tensor:
+        """The first convolution, of all spectral maps and the embedding.
+
+        With a complex weight C = a - i b for the pair of channels (Re M_i, Im M_i), the
+        convolution is the real part of
+
+            sum_i sum_dh [ sum_dw C_i(dh, dw) e_i(dw - 1) ] k_i(2 h + dh - 1) e_i(2 w),
+
+        e_i(w) = exp(2 pi i (i - c)(w - c) / W) / sqrt(W), but for the first and last column of
+        the result, where the kernel reaches into the zero padding while e_i goes on: that share is
+        taken out again.
+        """
+        n = self.width
+        weight, embedding_weight = self.first.weight.split([2 * n, self.embedding.n_features], 1)
+        kernel = torch.complex(weight[:, :n], -weight[:, n:])  # (f, line, dh, dw)
+        windows = functional.pad(torch.view_as_real(lines), (0, 0, 0, 0, 1, 1))
+        windows = torch.view_as_complex(windows).unfold(1, _KERNEL, _STRIDE)
+        # (line, batch * h, dh): every line is a small matrix product of its own.
+        batch, height = windows.shape[:2]
+        per_line = windows.permute(2, 0, 1, 3).reshape(n, batch * height, _KERNEL)
+        frequency = torch.arange(n, device=lines.device) - n // 2
+        shift = torch.arange(_KERNEL, device=lines.device) - 1
+        turn = torch.exp(2j * torch.pi * frequency[:, None] * shift / n).to(lines.dtype)
+        turned = torch.einsum("fidw,iw->idf", kernel, turn)
+        waves = _waves(n, n, lines.device)[:, : n - n % 2 : _STRIDE].contiguous()
+        waves = waves[:, : (n + 2 - _KERNEL) // _STRIDE + 1]
+        result = _real_product(per_line @ turned, waves)  # (batch * h, f, w)
+        # What the padding must not give: column -1 to the first, column W to the last.
+        beyond = [(0, 0, waves[:, 0] * turn[:, 0])]
+        if n % 2 == 0:
+            beyond.append((-1, _KERNEL - 1, waves[:, -1] * turn[:, _KERNEL - 1]))
+        corrections = []
+        for _, column, wave in beyond:
+            outer = kernel[..., column].permute(1, 2, 0) * wave[:, None, None]  # (line, dh, f)
+            flat = per_line.permute(1, 0, 2).reshape(batch * height, -1)
+            corrections.append((flat @ outer.reshape(-1, outer.shape[-1])).real)
+        result = _without(result, [place for place, _, _ in beyond], corrections)
+        maps: Tensor = result.unflatten(0, (batch, height)).permute(0, 2, 1, 3)
+        assert self.first.bias is not None
+        constant = self.embedding(acquired[:, None]).expand(-1, -1, lines.shape[1], n)
+        offset = functional.conv2d(constant, embedding_weight, self.first.bias, _STRIDE, padding=1)
+        return maps + offset
+
+
+class _AlongLines(nn.Module):
+    """Corrects scores by what is near a line, and opposite of it, in k-space."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(6, channels, 7, padding=3),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv1d(channels, channels, 7, padding=9, dilation=3),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv1d(channels, 1, 1),
+        )
+
+    def forward(self, scores: Tensor, lines: Tensor, acquired: Tensor) -> Tensor:
+        """Corrections, float (batch, line).
+
+        Args:
+            scores: float (batch, line).
+            lines: complex (batch, height, line).
+            acquired: bool (batch, line).
+        """
+        energy = torch.log(lines.abs().square().mean(dim=1) + 1e-6) / 5
+        known = acquired.to(energy.dtype)
+        n = energy.shape[1]
+        position = torch.linspace(-1, 1, n, device=energy.device).abs().expand_as(energy)
+        # Frequency k has its mirror image at -k: index i at 2 (n // 2) - i.
+        opposite = (2 * (n // 2) - torch.arange(n, device=energy.device)) % n
+        seen = [scores, energy, known, energy[:, opposite], known[:, opposite], position]
+        corrections: Tensor = self.layers(torch.stack(seen, dim=1))
+        return corrections.squeeze(1)
+
+
+def save_evaluator(path: str | Path, evaluator: Evaluator, *, info: Mapping[str, object]) -> Path:
+    """Write a checkpoint (see :func:`activemri.checkpoints.save`).
+
+    Args:
+        path: with or without suffix.
+        evaluator: what to write.
+        info: how it was trained.
+    """
+    return checkpoints.save(
+        path,
+        kind=KIND,
+        settings=evaluator.settings,
+        state_dict=evaluator.state_dict(),
+        info=info,
+    )
+
+
+def load_evaluator(path: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
+    """An evaluator from its checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or it is of something else.
+    """
+    checkpoint = checkpoints.load(path)
+    if checkpoint.kind != KIND:
+        raise CheckpointError(f"{checkpoint.path} holds a {checkpoint.kind!r}, not an evaluator")
+    try:
+        made = Evaluator(**checkpoint.settings)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the settings in {checkpoint.path}.json do not make an evaluator: {error}"
+        ) from error
+    checkpoint.fill(made)
+    return made.to(device).eval()
+
+
+def _waves(n: int, size: int, device: torch.device) -> Tensor:
+    """exp(2 pi i (i - c)(w - c) / n) / sqrt(n) for lines i and columns w: complex64 (n, size)."""
+    place = torch.arange(max(n, size), device=device, dtype=torch.float64) - n // 2
+    angle = torch.remainder(place[:n, None] * place[:size], n) * (2 * torch.pi / n)
+    return torch.polar(torch.full_like(angle, n**-0.5), angle).to(torch.complex64)
+
+
+def _real_product(per_line: Tensor, waves: Tensor) -> Tensor:
+    """Re sum_i x_i(r, f) waves_i(w): (line, r, f) and (line, w) to (r, f, w)."""
+    both = torch.cat([per_line.real, per_line.imag]).permute(1, 2, 0)
+    result: Tensor = both @ torch.cat([waves.real, -waves.imag])
+    return result
+
+
+def _without(result: Tensor, places: list[int], shares: list[Tensor]) -> Tensor:
+    """Subtract shares (r, f) from columns of (r, f, w), not in place."""
+    taken = torch.zeros_like(result)
+    for place, share in zip(places, shares, strict=True):
+        taken[..., place] = taken[..., place] + share
+    return result - taken

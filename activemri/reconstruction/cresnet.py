@@ -1,0 +1,252 @@
+"""The cascaded residual network of Zhang et al., with an uncertainty for every pixel."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from activemri.mri.operators import CartesianOperator
+from activemri.reconstruction.image_channels import (
+    from_channels,
+    normalised,
+    pad_to_multiple,
+    scale_and_phase,
+    to_channels,
+    works_one_by_one,
+)
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+
+#: Bounds of the predicted log variance, in units of the image's mean square.
+LOG_VARIANCE = (-13.8, 1.609)  # variances from 1e-6 to 5
+_START = -6.0  # of the log variance, before training: 5 % of the root mean square
+_DOWNSAMPLING = 8  # from the image to the bottleneck
+_LEVELS = 3
+
+
+class CResNet(Reconstructor):
+    """r_b = DC(r_{b-1} + N_b(r_{b-1}, mask)), with a log variance u from the last block.
+
+    Zhang et al., "Reducing uncertainty in undersampled MRI reconstruction with active
+    acquisition", CVPR 2019 (c-ResNet). Each block N_b is an encoder (three strided convolutions),
+    residual blocks at an eighth of the resolution, and a decoder (three transposed convolutions);
+    the bottleneck of a block is added to the encoder's result in the next one. After each block
+    the measured samples are put back (DC). The standard deviation of the magnitude is
+    s exp(u / 2), with the root mean square s of the zero-filled image.
+
+    Ours differs from the paper by default: images are normalised by s and by their mean phase,
+    blocks predict a change instead of the image, encoder features are handed on to the decoder
+    (`skips`) and a convolution at full resolution precedes the output, and log variances may go
+    down to -13.8 instead of -9.2. :data:`PAPER` has the paper's settings, which leave `skips` out.
+
+    Args:
+        channels: width f of the first level; 2 f and 4 f follow.
+        blocks: length of the cascade.
+        residual_blocks: residual blocks at the bottleneck of every block.
+        dropout: probability of dropping a channel inside residual blocks, in training and for
+            Monte-Carlo dropout.
+        mask_features: length d of the mask's embedding, a linear map of the acquired lines'
+            positions that every pixel gets as further input; 0 leaves it out.
+        skips: hand encoder features on to the decoder.
+        data_consistency: put measured samples back; False only to study what that is worth.
+    """
+
+    #: Measured samples are in the result as they were measured.
+    keeps_data = True
+
+    def __init__(
+        self,
+        channels: int = 14,
+        *,
+        blocks: int = 3,
+        residual_blocks: int = 2,
+        dropout: float = 0.0,
+        mask_features: int = 6,
+        skips: bool = True,
+        data_consistency: bool = True,
+    ) -> None:
+        super().__init__()
+        if channels < 2 or channels % 2 or blocks < 1 or residual_blocks < 0 or mask_features < 0:
+            raise ValueError(
+                "expected an even number of channels, at least one block, and no negative number; "
+                f"got channels={channels}, blocks={blocks}, residual_blocks={residual_blocks}, "
+                f"mask_features={mask_features}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1; got {dropout}")
+        self.settings = {
+            "channels": channels,
+            "blocks": blocks,
+            "residual_blocks": residual_blocks,
+            "dropout": dropout,
+            "mask_features": mask_features,
+            "skips": skips,
+            "data_consistency": data_consistency,
+        }
+        self.keeps_data = data_consistency
+        self.embedding = MaskEmbedding(mask_features)
+        self.blocks = nn.ModuleList(
+            _Block(
+                channels,
+                n_inputs=2 + mask_features,
+                residual_blocks=residual_blocks,
+                dropout=dropout,
+                skips=skips,
+            )
+            for _ in range(blocks)
+        )
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        zero_filled = measurement.zero_filled
+        if not works_one_by_one(self.training, zero_filled):
+            return self._reconstruct(zero_filled, measurement.operator)
+        parts = [
+            self._reconstruct(zero_filled[row : row + 1], _row(measurement.operator, row))
+            for row in range(len(zero_filled))
+        ]
+        return Reconstruction(
+            torch.cat([part.image for part in parts]),
+            torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
+        )
+
+    def _reconstruct(self, zero_filled: Tensor, operator: CartesianOperator) -> Reconstruction:
+        scale, phase = scale_and_phase(zero_filled)
+        start = normalised(zero_filled, scale, phase)
+        embedded = self.embedding(operator.mask)
+        image, bottleneck, log_variance = start, None, None
+        for block in self.blocks:
+            features = embedded.expand(-1, -1, *image.shape[-2:])
+            channels = torch.cat([to_channels(image), features], dim=1)
+            padded, (rows, columns) = pad_to_multiple(channels, _DOWNSAMPLING)
+            answer, bottleneck = block(padded, bottleneck)
+            answer = answer[..., rows, columns]
+            image = image + from_channels(answer[:, :2])
+            if self.settings["data_consistency"]:
+                image = operator.data_consistency(image, start)
+            log_variance = answer[:, 2]
+        assert log_variance is not None
+        deviation = torch.exp((log_variance.float() + _START).clamp(*LOG_VARIANCE) / 2)
+        return Reconstruction(image * (scale * phase), deviation * scale)
+
+
+class MaskEmbedding(nn.Module):
+    """A linear map of which lines have been acquired to a few numbers.
+
+    The weights of a line are interpolated from a fixed number of positions across k-space, so that
+    scans of every width can be reconstructed.
+
+    Args:
+        n_features: how many numbers.
+        n_positions: positions at which weights are kept.
+    """
+
+    def __init__(self, n_features: int, *, n_positions: int = 128) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.weight = nn.Parameter(torch.randn(n_features, n_positions) / n_positions**0.5)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Bool (batch, height or 1, width or 1) to float (batch, n_features, 1, 1)."""
+        acquired = mask.flatten(1) if 1 in mask.shape[1:] else mask.any(dim=1)
+        n_lines = acquired.shape[1]
+        if self.n_features == 0:
+            return acquired.new_zeros(len(mask), 0, 1, 1, dtype=self.weight.dtype)
+        weight = nn.functional.interpolate(
+            self.weight[None], n_lines, mode="linear", align_corners=False
+        )[0]
+        per_line = self.weight.shape[1] / n_lines  # the same sum at every matrix size
+        embedded = acquired.to(weight.dtype) @ weight.T * per_line
+        return embedded[:, :, None, None]
+
+
+class _Block(nn.Module):
+    """Encoder, bottleneck, decoder: (batch, n_inputs, h, w) to (batch, 3, h, w)."""
+
+    def __init__(
+        self, f: int, *, n_inputs: int, residual_blocks: int, dropout: float, skips: bool
+    ) -> None:
+        super().__init__()
+        self.skips = skips
+        widths = [n_inputs, f, 2 * f, 4 * f]
+        self.encoder = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
+                nn.InstanceNorm2d(b),
+                nn.ReLU(),
+            )
+            for a, b in itertools.pairwise(widths)
+        )
+        self.bottleneck = nn.Sequential(
+            *(_ResidualBlock(4 * f, dropout) for _ in range(residual_blocks))
+        )
+        narrow = [4 * f, 2 * f, f, f // 2]
+        handed_on = [0, 2 * f, f, n_inputs] if skips else [0, 0, 0, 0]
+        self.decoder = nn.ModuleList(
+            nn.Sequential(
+                nn.ConvTranspose2d(a + extra, b, 4, stride=2, padding=1),
+                nn.InstanceNorm2d(b),
+                nn.ReLU(),
+            )
+            for a, b, extra in zip(narrow, narrow[1:], handed_on, strict=False)
+        )
+        self.head = _head(f // 2 + handed_on[-1], f // 2, skips)
+
+    def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The block's answer, and its bottleneck for the next block."""
+        levels = [channels]
+        for down in self.encoder:
+            levels.append(down(levels[-1]))
+        features = levels.pop()
+        if before is not None:
+            features = features + before
+        bottleneck = features = self.bottleneck(features)
+        for up in self.decoder:
+            features = up(features)
+            if self.skips:
+                features = torch.cat([features, levels.pop()], dim=1)
+        return self.head(features), bottleneck
+
+
+class _ResidualBlock(nn.Module):
+    """x + IN(conv(dropout(ReLU(IN(conv x)))))."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+            nn.InstanceNorm2d(width),
+            nn.ReLU(),
+            nn.Dropout2d(dropout),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+            nn.InstanceNorm2d(width),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        changed: Tensor = features + self.layers(features)
+        return changed
+
+
+def _head(n_inputs: int, width: int, skips: bool) -> nn.Module:
+    """Real part, imaginary part, log variance. It starts at zero: untrained, nothing changes."""
+    last = nn.Conv2d(width if skips else n_inputs, 3, 1)
+    nn.init.zeros_(last.weight)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    if not skips:
+        return last
+    # Details need a look at full resolution; the transposed convolutions alone blur them.
+    look = nn.Conv2d(n_inputs, width, 3, padding=1, padding_mode="reflect")
+    return nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), last)
+
+
+def _row(operator: CartesianOperator, row: int) -> CartesianOperator:
+    maps = operator.sensitivity
+    return CartesianOperator(
+        operator.mask[row : row + 1], None if maps is None else maps[row : row + 1]
+    )
+
+
+#: Settings of Zhang et al. for DICOM images of 128 x 128 and raw knee scans of 640 x 368.
+PAPER: dict[str, dict[str, object]] = {
+    "dicom": {"channels": 128, "blocks": 4, "residual_blocks": 5, "dropout": 0.2, "skips": False},
+    "raw": {"channels": 256, "blocks": 4, "residual_blocks": 3, "dropout": 0.2, "skips": False},
+}
