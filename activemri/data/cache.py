@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2  # raise it when readers give other results for the same files
+FORMAT = 3  # raise it when readers give other results for the same files
 SAVE_INTERVAL = 5.0  # seconds; what an interruption may cost
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
 FRAME = ("encoding", "reconSpace", "matrixSize")
 ENCODED = ("encoding", "encodedSpace", "matrixSize")
 LIMITS = ("encoding", "encodingLimits", "kspace_encoding_step_1")
-FIELD_STRENGTH = ("acquisitionSystemInformation", "systemFieldStrength_T")
+SYSTEM = "acquisitionSystemInformation"
+FIELD_STRENGTH = (SYSTEM, "systemFieldStrength_T")
 
 #: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
 #: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
@@ -72,6 +73,7 @@ class FastMRIReader:
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
             contrast=stored.text(file, "acquisition") or "unknown",
             field_strength=stored.tesla(_find(header, FIELD_STRENGTH)),
+            scanner=_scanner(header),
             encoded_columns=_encoded_columns(header, width),
         )
 
@@ -154,6 +156,11 @@ def _header(file: h5py.File) -> ElementTree.Element:
         return ElementTree.fromstring(file["ismrmrd_header"][()])
     except (ElementTree.ParseError, TypeError) as error:
         raise UnreadableError(f"ismrmrd_header is not XML: {error}") from error
+
+
+def _scanner(header: ElementTree.Element) -> str:
+    found = (_find(header, (SYSTEM, name)) for name in ("systemVendor", "systemModel"))
+    return " ".join(name.strip() for name in found if name) or "unknown"
 
 
 def _number(header: ElementTree.Element, path: Sequence[str]) -> int | None:

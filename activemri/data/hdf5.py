@@ -35,9 +35,9 @@ class HDF5Reader:
       is the root of the sum of squares over the coils, orthonormal.
 
     Attributes of the file, all optional: `subject_id` (default: the file's stem), `split`,
-    `contrast`, `field_strength` (number or text such as "3T (per the authors)"), `phase`
-    ("magnitude only"), `readout_oversampling` (2: the field of view is doubled along the readout,
-    and the reference is its central half).
+    `contrast`, `field_strength` (number or text such as "3T (per the authors)"), `scanner` (maker
+    and model), `phase` ("magnitude only"), `readout_oversampling` (2: the field of view is doubled
+    along the readout, and the reference is its central half).
 
     Magnitude-only images have conjugate-symmetric k-space, which gives half of the lines away.
     By default they get a smooth phase and complex noise, seeded by the file's stem and the
@@ -151,6 +151,7 @@ def _describe(
         n_coils=n_coils,
         contrast=_contrast(stored.text(file, "contrast")),
         field_strength=stored.tesla(stored.text(file, "field_strength")),
+        scanner=stored.text(file, "scanner") or "unknown",
         split=stored.text(file, "split"),
         magnitude_only=magnitude_only,
         largest=largest,

@@ -26,6 +26,7 @@ class Volume:
         n_coils: number of coils.
         contrast: e.g. "T2"; "unknown" where the file does not say.
         field_strength: in tesla, or None.
+        scanner: maker and model; "unknown" where the file does not say.
         split: the split that the file itself names, or None.
         magnitude_only: the file holds no phase.
         largest: largest stored magnitude, where the reader needs it, or None.
@@ -41,6 +42,7 @@ class Volume:
     n_coils: int
     contrast: str = "unknown"
     field_strength: float | None = None
+    scanner: str = "unknown"
     split: str | None = None
     magnitude_only: bool = False
     largest: float | None = None
@@ -65,6 +67,7 @@ class Volume:
             volume_max=float(target.max()),
             contrast=self.contrast,
             field_strength=self.field_strength,
+            scanner=self.scanner,
             measured=measured_samples(kspace) if measured is None else measured,
             processing=processing,
         )

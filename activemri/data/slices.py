@@ -21,6 +21,7 @@ class Slice:
         volume_max: largest target value within the volume: the data range of volume metrics.
         contrast: e.g. "T2"; "unknown" where the file does not say.
         field_strength: in tesla, or None where the file does not say.
+        scanner: maker and model, e.g. "SIEMENS Prisma_fit"; "unknown" where the file does not say.
         sensitivity: complex64 coil maps (coil, height, width), of unit norm over the coils, or
             None. With one coil None is a unit map; with several coils None means that the maps
             are to be estimated from the lines that a scan starts with.
@@ -36,6 +37,7 @@ class Slice:
     volume_max: float
     contrast: str = "unknown"
     field_strength: float | None = None
+    scanner: str = "unknown"
     sensitivity: Tensor | None = None
     measured: Tensor = field(default=None)  # type: ignore[assignment]  # filled in __post_init__
     processing: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ class SliceInfo:
     target_shape: tuple[int, int]
     n_coils: int
     field_strength: float | None = None
+    scanner: str = "unknown"
 
 
 class SliceList:
@@ -143,4 +146,5 @@ class SliceList:
             target_shape=(height, width),
             n_coils=scan.n_coils,
             field_strength=scan.field_strength,
+            scanner=scan.scanner,
         )

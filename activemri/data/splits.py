@@ -18,6 +18,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from activemri.data.index import Entry
@@ -114,18 +115,25 @@ def split_of_name(file: str, root: Path) -> str | None:
 
 def draw_splits(subjects: Sequence[str], seed: int) -> dict[str, str]:
     """Draw splits; from three subjects on no split is empty."""
+    order = iter(in_drawn_order(subjects, seed))
+    sizes = split_sizes(len(subjects))
+    return {subject: split for split, size in sizes.items() for subject in islice(order, size)}
+
+
+def in_drawn_order(subjects: Iterable[str], seed: int) -> list[str]:
+    """Sort by a hash of seed and subject: the same on every machine."""
 
     def place(subject: str) -> bytes:
         return hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest()
 
-    order = sorted(subjects, key=place)
-    splits = dict.fromkeys(order, "train")
-    start = 0
-    for name, share in SHARES.items():
-        count = max(round(share * len(order)), 1) if len(order) >= 3 else 0
-        splits |= dict.fromkeys(order[start : start + count], name)
-        start += count
-    return splits
+    return sorted(subjects, key=place)
+
+
+def split_sizes(n_subjects: int) -> dict[str, int]:
+    """Number of subjects that a draw gives to val, test and train."""
+    enough = n_subjects >= 3
+    sizes = {name: max(round(share * n_subjects), 1) * enough for name, share in SHARES.items()}
+    return {**sizes, "train": n_subjects - sum(sizes.values())}
 
 
 def _one_split_each(found: Iterable[tuple[Entry, str | None]]) -> dict[str, str]:

@@ -93,6 +93,7 @@ class VolumeDataset:
             target_shape=self._matrix_size or volume.target_shape,
             n_coils=volume.n_coils,
             field_strength=volume.field_strength,
+            scanner=volume.scanner,
         )
 
 

@@ -28,7 +28,21 @@ def test_labels_come_from_attributes_and_header(tmp_path: Path) -> None:
     volume, _ = read(tmp_path / "file_brain.h5")
     assert (volume.subject, volume.contrast, volume.n_coils) == ("abc", "AXT2", 3)
     assert volume.field_strength == pytest.approx(2.8936, abs=1e-4)
+    assert volume.scanner == "SIEMENS Prisma_fit"
     assert (volume.shape, volume.target_shape) == ((20, 14), (10, 10))
+
+
+def test_a_header_without_vendor_and_model_leaves_the_scanner_unknown(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        header = file["ismrmrd_header"][()]
+        del file["ismrmrd_header"]
+        bare = header.replace(b"<systemModel>Prisma_fit</systemModel>", b"")
+        file["ismrmrd_header"] = bare
+        assert READER.describe(file).scanner == "SIEMENS"
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = bare.replace(b"<systemVendor>SIEMENS</systemVendor>", b"")
+        assert READER.describe(file).scanner == "unknown"
 
 
 def test_files_without_a_patient_are_their_own_subject(tmp_path: Path) -> None:

@@ -43,17 +43,18 @@ def test_labels_come_from_attributes(tmp_path: Path) -> None:
         split="ood",
         contrast="T2-weighted (turbo spin echo), axial",
         field_strength="3T (per the papers of the authors)",
+        scanner="Siemens Trio",
     )
     volume, _ = read(tmp_path / "a.h5")
     assert (volume.subject, volume.split, volume.contrast) == ("s1", "ood", "T2")
-    assert volume.field_strength == 3
+    assert (volume.field_strength, volume.scanner) == (3, "Siemens Trio")
 
 
 def test_labels_have_defaults(tmp_path: Path) -> None:
     write_kspace(tmp_path / "a.h5")
     volume, _ = read(tmp_path / "a.h5")
     assert (volume.subject, volume.split, volume.contrast) == ("a", None, "unknown")
-    assert volume.field_strength is None
+    assert (volume.field_strength, volume.scanner) == (None, "unknown")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_slices_are_as_described(scan_file: tuple[Path, str]) -> None:
             assert (scan.volume, scan.index, scan.subject) == ("scan", index, volume.subject)
             assert scan.contrast == volume.contrast
             assert scan.field_strength == volume.field_strength
+            assert scan.scanner == volume.scanner
             assert scan.volume_max == scan.target.max()
             assert scan.measured.shape == volume.shape
 

@@ -17,7 +17,13 @@ from tests.data.files import write_fastmri, write_image, write_kspace
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_image(tmp_path / "data" / "a.h5", shape=(5, 8, 10), subject_id="anna", split="train")
-    write_kspace(tmp_path / "data" / "b.h5", shape=(4, 3, 12, 8), subject_id="bert", split="ood")
+    write_kspace(
+        tmp_path / "data" / "b.h5",
+        shape=(4, 3, 12, 8),
+        subject_id="bert",
+        split="ood",
+        scanner="MR-7",
+    )
     return tmp_path / "data"
 
 
@@ -51,6 +57,7 @@ def test_descriptions_agree_with_the_slices(folder: Path, size: int | None) -> N
         assert (info.shape, info.target_shape) == (scan.shape, tuple(scan.target.shape))
         assert (info.n_coils, info.contrast) == (scan.n_coils, scan.contrast)
         assert info.field_strength == scan.field_strength
+        assert info.scanner == scan.scanner == {"a": "unknown", "b": "MR-7"}[scan.volume]
 
 
 def test_preloaded_slices_are_the_same(folder: Path) -> None:
