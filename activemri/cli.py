@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Suppress, subcommand
+from tyro.conf import subcommand
 
 import activemri
 from activemri.settings import (
     BenchmarkSettings,
     DemoSettings,
     InspectSettings,
+    SplitSettings,
     ThroughputSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
@@ -31,13 +32,15 @@ Train = (
     Annotated[TrainReconstructorSettings, subcommand("reconstructor")]
     | Annotated[TrainOrderSettings, subcommand("order")]
 )
-# tyro makes a subcommand of a union only: the second member is never offered.
-Data = Annotated[InspectSettings, subcommand("inspect")] | Annotated[None, Suppress]
+Data = (
+    Annotated[InspectSettings, subcommand("inspect")]
+    | Annotated[SplitSettings, subcommand("split")]
+)
 Command = (
     Annotated[DemoSettings, subcommand("demo")]
     | Annotated[BenchmarkSettings, subcommand("benchmark")]
     | Annotated[Train, subcommand("train", description="Train a reconstructor, or learn an order.")]
-    | Annotated[Data, subcommand("data", description="Look at scans.")]
+    | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
     | Annotated[ThroughputSettings, subcommand("throughput")]
 )
 
@@ -157,6 +160,12 @@ def _inspect(settings: InspectSettings) -> None:
     print(format_inspection(found, files=settings.files))
 
 
+def _split(settings: SplitSettings) -> None:
+    from activemri.data.split_file import draw_split_file
+
+    print(draw_split_file(settings))
+
+
 def _throughput(settings: ThroughputSettings) -> None:
     from activemri.benchmark.throughput import run_throughput
 
@@ -169,6 +178,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     TrainReconstructorSettings: _train_reconstructor,
     TrainOrderSettings: _train_order,
     InspectSettings: _inspect,
+    SplitSettings: _split,
     ThroughputSettings: _throughput,
 }
 

@@ -13,6 +13,7 @@ from activemri import cli
 from activemri.settings import (
     BenchmarkSettings,
     InspectSettings,
+    SplitSettings,
     ThroughputSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
@@ -103,6 +104,10 @@ def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> Non
         ),
         ("data inspect some/folder", InspectSettings(Path("some/folder"))),
         ("data inspect there --files", InspectSettings(Path("there"), files=True)),
+        (
+            "data split there --stratify field-strength --seed 2 --redraw",
+            SplitSettings(Path("there"), stratify="field-strength", seed=2, redraw=True),
+        ),
         ("throughput --json", ThroughputSettings(json=True)),
     ],
 )

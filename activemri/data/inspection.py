@@ -10,6 +10,7 @@ from activemri.data.formats import all_readers
 from activemri.data.index import Entry, Index, index_path
 from activemri.data.splits import assign_splits, usual_order
 from activemri.data.survey import Survey, survey
+from activemri.tables import format_table
 
 MAX_FILES = 24  # more files than this are shown in groups
 MAX_PROBLEMS = 12
@@ -108,7 +109,7 @@ def _split_table(rows: Sequence[_Row]) -> str:
         )
         for split in sorted(groups, key=usual_order)
     ]
-    return _table(("split", "subjects", "files", "slices"), lines)
+    return format_table(("split", "subjects", "files", "slices"), lines)
 
 
 def _file_table(rows: Sequence[_Row]) -> str:
@@ -124,7 +125,7 @@ def _file_table(rows: Sequence[_Row]) -> str:
         )
         for row in rows
     ]
-    return _table(header, lines)
+    return format_table(header, lines)
 
 
 def _group_table(rows: Sequence[_Row]) -> str:
@@ -147,7 +148,7 @@ def _group_table(rows: Sequence[_Row]) -> str:
         )
         for group in groups
     ]
-    return _table(header, lines)
+    return format_table(header, lines)
 
 
 _PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")
@@ -193,23 +194,6 @@ def _listed(title: str, lines: Sequence[str]) -> list[str]:
     shown = [title, *(f"  {line}" for line in lines[:MAX_PROBLEMS])]
     rest = len(lines) - MAX_PROBLEMS
     return [*shown, f"  and {rest} more"] if rest > 0 else shown
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """Columns padded to one width; numbers to the right, text to the left."""
-    cells = [[str(cell) for cell in line] for line in lines]
-    columns = list(zip(header, *cells, strict=True))
-    widths = [max(len(cell) for cell in column) for column in columns]
-    right = [all(isinstance(line[i], int) for line in lines) for i in range(len(header))]
-
-    def show(line: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(line, widths, right, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([show(header), show(["-" * width for width in widths]), *map(show, cells)])
 
 
 def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

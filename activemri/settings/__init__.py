@@ -5,13 +5,14 @@ reads these files and no more.
 """
 
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
-from activemri.settings.inspection import InspectSettings, ThroughputSettings
+from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
 from activemri.settings.training import TrainOrderSettings, TrainReconstructorSettings
 
 __all__ = [
     "BenchmarkSettings",
     "DemoSettings",
     "InspectSettings",
+    "SplitSettings",
     "ThroughputSettings",
     "TrainOrderSettings",
     "TrainReconstructorSettings",

@@ -1,6 +1,6 @@
 """Types of settings, and what their values must be."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -8,6 +8,7 @@ Data = Annotated[str, arg(metavar="phantom|phantom-multicoil|PATH")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")]
 OptionalInt = Annotated[int | None, arg(metavar="INT")]
 Flag = FlagCreatePairsOff[bool]
+Label = Literal["contrast", "field-strength", "scanner"]
 
 
 def require_positive(**values: float | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from activemri.settings.fields import Flag, require_positive
+from activemri.settings.fields import Flag, Label, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,25 @@ class InspectSettings:
     """JSON or CSV file with the split of every subject."""
     files: Flag = False
     """List every file with its subject, however many there are."""
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Draw which subjects train, validate and test (70 : 15 : 15), and write a split file."""
+
+    path: Positional[Path]
+    """A folder of HDF5 files."""
+    stratify: Label | None = None
+    """Balance the slices of every contrast, field strength or scanner over the splits."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Where to write; None means splits.json in the folder, where every command finds it."""
+    redraw: Flag = False
+    """Draw although the data name splits of their own."""
+    seed: int = 0
+    """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(seed=self.seed)
 
 
 @dataclass(frozen=True)

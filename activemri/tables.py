@@ -1,0 +1,31 @@
+"""Tables as text for people."""
+
+from collections.abc import Sequence
+
+
+def format_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """Columns padded to one width; numbers to the right, text to the left.
+
+    Args:
+        header: names of the columns.
+        lines: one cell a column; floats are shown with four decimals, None as a dash.
+    """
+    cells = [[_shown(cell) for cell in line] for line in lines]
+    columns = list(zip(header, *cells, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    right = [not any(isinstance(line[i], str) for line in lines) for i in range(len(header))]
+
+    def show(line: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(line, widths, right, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([show(header), show(["-" * width for width in widths]), *map(show, cells)])
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
