@@ -1,0 +1,230 @@
+"""What a scan itself tells of the quality of its image, without the truth.
+
+Features are numbers computed from a :class:`View`: from the acquired samples, the reconstruction,
+its uncertainty and the evaluator's scores. :mod:`activemri.agents.prediction` turns them into a
+predicted score. What the reconstructor does not give is absent, never zero.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from activemri.envs.acquisition import View
+from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
+from activemri.scoring import center_crop
+
+#: Scores of k-space lines: complex image (batch, height, width) and bool (batch, width), True
+#: where acquired, to (batch, width); 1 as in a real image. See :mod:`activemri.evaluator`.
+Evaluator = Callable[[Tensor, Tensor], Tensor]
+
+OF_SCAN = ("acquired", "outer_energy", "missing_energy", "missing_ssim", "flatness", "change")
+OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
+OF_EVALUATOR = ("evaluator_mean", "evaluator_lowest")
+
+#: Pixels brighter than this share of the brightest one are foreground.
+_FOREGROUND = 0.1
+_BLOCK = 8  # pixels along the side of the blocks whose largest mean uncertainty counts
+_OUTER = 4  # outermost acquired lines that show how strong texture and noise are
+_SMALLEST = 1e-12  # below that ratios are taken for zero, so that their logarithm exists
+
+
+@dataclass(frozen=True)
+class Features:
+    """Computes all features that a view allows for.
+
+    Of the scan:
+        acquired: share of its lines that are acquired.
+        outer_energy: log10 of the mean energy of the four outermost acquired lines over the mean
+            energy of all acquired lines: the level of texture and noise.
+        missing_energy: log10 of the energy that the missing lines are expected to hold over that
+            of the image, from a power law fitted to the energies of the acquired lines.
+        missing_ssim: expected SSIM if that energy were spread evenly over the image.
+        flatness: mean over the windows of C2 / (2 variance + C2): 1 without any texture, where
+            small errors cost most SSIM.
+        change: log10 of the energy of reconstruction minus zero-filled image over that of the
+            reconstruction: what the method has made up.
+
+    Of the uncertainty (a standard deviation per pixel):
+        uncertainty: log10 of its mean over the foreground (pixels above a tenth of the largest
+            one) over the root mean square of the foreground.
+        largest_uncertainty: log10 of the largest mean over 8 x 8 blocks over the brightest pixel.
+        expected_nmse: log10 of its energy over that of the image.
+        expected_ssim: see :func:`expected_ssim`.
+
+    Of the evaluator:
+        evaluator_mean: mean score over the lines that are missing (1 if none is).
+        evaluator_lowest: the lowest of those scores.
+
+    All but the evaluator's look at the central part that is scored.
+
+    Attributes:
+        evaluator: scores columns of k-space, or None.
+    """
+
+    evaluator: Evaluator | None = None
+
+    def __call__(self, view: View) -> dict[str, Tensor]:
+        """Features by name, float64 (batch,)."""
+        image = center_crop(view.reconstruction.image, view.target_shape)
+        magnitude = image.abs()
+        features = _of_scan(view, image)
+        uncertainty = view.reconstruction.uncertainty
+        if uncertainty is not None:
+            cropped = center_crop(uncertainty, view.target_shape).to(magnitude.dtype)
+            features |= _of_uncertainty(magnitude, cropped)
+        if self.evaluator is not None:
+            features |= _of_evaluator(view, self.evaluator)
+        return {name: value.double() for name, value in features.items()}
+
+
+def expected_ssim(magnitude: Tensor, variance: Tensor) -> Tensor:
+    """SSIM to be expected if the target is the image plus independent errors of known variance.
+
+    In a window where the image has the mean m and variance v, and the errors the mean variance s,
+    the target has the variance v + s and shares v with the image, and its mean is off by s / n
+    (n pixels a window) in the square:
+
+        E[SSIM] ~ (2 m^2 + C1) / (2 m^2 + s / n + C1) * (2 v + C2) / (2 v + s + C2),
+
+    averaged over the windows. The data range is the image's largest pixel.
+
+    Args:
+        magnitude: (batch, height, width), each side at least 7.
+        variance: of the errors, (batch, height, width) or (batch, 1, 1).
+
+    Returns:
+        float64 (batch,).
+    """
+    peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
+    mean, own = _window_statistics(magnitude / peak)
+    spread = variance / peak**2
+    if spread.shape == magnitude.shape:
+        spread = _window_mean(spread)
+    luminance = 2 * mean**2 + SSIM_K1**2
+    structure = 2 * own + SSIM_K2**2
+    similar = luminance / (luminance + spread / SSIM_WINDOW**2) * structure / (structure + spread)
+    return similar.double().mean(dim=(-2, -1))
+
+
+def _of_scan(view: View, image: Tensor) -> dict[str, Tensor]:
+    magnitude = image.abs()
+    outer, missing = _line_energies(view)
+    energy = magnitude.double().square().mean(dim=(-2, -1))
+    zero_filled = center_crop(view.zero_filled, view.target_shape)
+    made_up = (image - zero_filled).abs().double().square().mean(dim=(-2, -1))
+    peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
+    _, variance = _window_statistics(magnitude / peak)
+    flat = SSIM_K2**2 / (2 * variance + SSIM_K2**2)
+    noise = (missing * energy).to(magnitude.dtype)[:, None, None]
+    return {
+        "acquired": view.n_acquired.double() / view.measurable.sum(dim=1).clamp(min=1),
+        "outer_energy": _log(outer),
+        "missing_energy": _log(missing),
+        "missing_ssim": expected_ssim(magnitude, noise),
+        "flatness": flat.double().mean(dim=(-2, -1)),
+        "change": _log(made_up / _positive(energy)),
+    }
+
+
+def _of_uncertainty(magnitude: Tensor, uncertainty: Tensor) -> dict[str, Tensor]:
+    peak = _positive(magnitude.amax(dim=(-2, -1)))
+    foreground = (magnitude > _FOREGROUND * peak[:, None, None]).double()
+    count = foreground.sum(dim=(-2, -1)).clamp(min=1)
+    mean = (uncertainty * foreground).sum(dim=(-2, -1)) / count
+    energy = (magnitude.double().square() * foreground).sum(dim=(-2, -1)) / count
+    block = min(_BLOCK, *magnitude.shape[-2:])
+    blocks = functional.avg_pool2d(uncertainty[:, None], block)
+    variance = uncertainty.square()
+    whole = magnitude.double().square().sum(dim=(-2, -1))
+    return {
+        "uncertainty": _log(mean / _positive(energy).sqrt()),
+        "largest_uncertainty": _log(blocks.amax(dim=(1, 2, 3)) / peak),
+        "expected_nmse": _log(variance.double().sum(dim=(-2, -1)) / _positive(whole)),
+        "expected_ssim": expected_ssim(magnitude, variance),
+    }
+
+
+def _of_evaluator(view: View, evaluator: Evaluator) -> dict[str, Tensor]:
+    if view.geometry.selected != (False, True):
+        raise ValueError(
+            f"the evaluator scores columns of k-space; the geometry is {view.geometry.name!r}. "
+            "Leave the evaluator out, or acquire columns"
+        )
+    image = view.reconstruction.image
+    shape = (image.shape[-2], image.shape[-1])
+    acquired = view.operator.mask[:, 0]
+    missing = view.geometry.kspace_mask(view.measurable, shape)[:, 0] & ~acquired
+    with torch.no_grad():
+        scores = evaluator(image, acquired).double()
+    mean = (scores * missing).sum(dim=1) / missing.sum(dim=1).clamp(min=1)
+    lowest = scores.masked_fill(~missing, torch.inf).amin(dim=1)
+    complete = ~missing.any(dim=1)
+    return {
+        "evaluator_mean": mean.masked_fill(complete, 1.0),
+        "evaluator_lowest": lowest.masked_fill(complete, 1.0),
+    }
+
+
+def _line_energies(view: View) -> tuple[Tensor, Tensor]:
+    """Energy of the outermost acquired lines, and of the missing ones, as the features say."""
+    energy = view.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
+    for axis, selected in zip((-2, -1), view.geometry.selected, strict=True):
+        if not selected:
+            energy = energy.sum(dim=axis, keepdim=True)
+    shape = (view.kspace.shape[-2], view.kspace.shape[-1])
+    acquired = view.operator.mask.expand(energy.shape).flatten(1)
+    exists = view.geometry.kspace_mask(view.measurable, shape).expand(energy.shape).flatten(1)
+    distance = _distances((energy.shape[-2], energy.shape[-1]), energy.device)
+    energy = energy.flatten(1)
+    total = _positive(energy.sum(dim=1))
+    outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
+    level = energy.gather(1, outer).mean(dim=1)
+    mean = total / acquired.sum(dim=1).clamp(min=1)
+    expected = _power_law(energy / total[:, None], acquired, distance)
+    missing = (expected * (exists & ~acquired)).sum(dim=1)
+    return level / mean, missing / (1 + missing)
+
+
+def _power_law(energy: Tensor, acquired: Tensor, distance: Tensor) -> Tensor:
+    """Expected energy of every line: least squares of log energy on log(1 + distance)."""
+    weight = acquired.double()
+    x = torch.log1p(distance).expand(energy.shape)
+    y = energy.clamp(min=_SMALLEST).log()
+    n = weight.sum(dim=1, keepdim=True).clamp(min=1)
+    mean_x = (weight * x).sum(dim=1, keepdim=True) / n
+    mean_y = (weight * y).sum(dim=1, keepdim=True) / n
+    spread = (weight * (x - mean_x) ** 2).sum(dim=1, keepdim=True)
+    slope = (weight * (x - mean_x) * (y - mean_y)).sum(dim=1, keepdim=True) / _positive(spread)
+    # Energy does not rise outwards; too few lines may say otherwise.
+    expected: Tensor = (mean_y + slope.clamp(max=0) * (x - mean_x)).exp()
+    return expected
+
+
+def _distances(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Distance of every line from the centre of k-space, in lines: float64 (height * width,)."""
+    down, right = (torch.arange(n, device=device).double() - n // 2 for n in shape)
+    return torch.hypot(down[:, None], right[None, :]).flatten()
+
+
+def _window_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample variance of every window that fits, as SSIM takes them."""
+    mean = _window_mean(image)
+    variance = sample_scale() * (_window_mean(image.square()) - mean.square())
+    return mean, variance.clamp(min=0)
+
+
+def _window_mean(image: Tensor) -> Tensor:
+    rows = functional.avg_pool2d(image[:, None], (SSIM_WINDOW, 1), stride=1)
+    return functional.avg_pool2d(rows, (1, SSIM_WINDOW), stride=1)[:, 0]
+
+
+def _positive(value: Tensor) -> Tensor:
+    """The value, or 1 where it is 0, to divide by."""
+    return torch.where(value > 0, value, torch.ones_like(value))
+
+
+def _log(ratio: Tensor) -> Tensor:
+    return ratio.double().clamp(min=_SMALLEST).log10()

@@ -1,0 +1,232 @@
+"""Stop a scan when its image is predicted to be good enough.
+
+:func:`calibrate` fits nothing: it chooses, from episodes that took no part in fitting the
+predictor, the threshold at which stopping is safe (see :mod:`activemri.agents.conformal`).
+:class:`Stopping` then makes any policy stop.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from activemri import __version__
+from activemri.agents import conformal
+from activemri.agents.curves import Curves
+from activemri.agents.policy import Policy
+from activemri.agents.prediction import Predictor, PredictorError
+from activemri.agents.quality import Features
+from activemri.envs.acquisition import Truth, View
+from activemri.envs.state import IDLE, STOP, rowwise
+from activemri.metrics import find_metric
+
+Floats = NDArray[np.float64]
+
+_FORMAT = "activemri-stopping-rule"
+
+
+class RuleError(ValueError):
+    """A file that holds no stopping rule, or a rule that does not fit."""
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """Stop at the first step whose predicted score reaches the threshold.
+
+    Attributes:
+        predictor: from features to a score.
+        target: the true score that is wanted, in units of the predictor's metric.
+        threshold: on the predicted score, in the same units. It makes up for the predictor's
+            errors, so it may lie on either side of the target. An infinite one never stops.
+        alpha: at most this share of new units' slices is promised to stop below the target.
+        unit: "subject", "volume" or "slice": what has to be exchangeable.
+        n_units: calibration units.
+        policy, reconstructor, data: what it was calibrated for.
+        n_center_lines: lines that episodes started with.
+        budget: lines after those, None for all.
+        version: of this package.
+    """
+
+    predictor: Predictor
+    target: float
+    threshold: float
+    alpha: float
+    unit: str
+    n_units: int
+    policy: str
+    reconstructor: str
+    data: str
+    n_center_lines: int
+    budget: int | None
+    version: str = __version__
+
+    @property
+    def metric(self) -> str:
+        return self.predictor.metric
+
+    def stops(self, predicted: Floats) -> NDArray[np.bool_]:
+        """Whether predicted scores, of any shape, are good enough."""
+        sign = sign_of(self.metric)
+        return np.asarray(sign * predicted >= sign * self.threshold)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a JSON file, completely or not at all. Returns its path, ending in .json."""
+        target = Path(path)
+        if target.suffix != ".json":
+            target = target.with_name(target.name + ".json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # JSON has no infinity.
+        threshold = self.threshold if np.isfinite(self.threshold) else None
+        record = asdict(self) | {"predictor": self.predictor.record(), "threshold": threshold}
+        unfinished = target.with_name(target.name + ".part")
+        unfinished.write_text(json.dumps({"format": _FORMAT, **record}, indent=1) + "\n")
+        os.replace(unfinished, target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> "StoppingRule":
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            RuleError: if it holds something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"expected a file with a stopping rule; none is at {path}")
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RuleError(f"{path} is not a JSON file: {error}") from error
+        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
+            raise RuleError(
+                f'{path} holds no stopping rule (expected "format": "{_FORMAT}"); make one with '
+                "'activemri benchmark --stop target=ssim:0.90 alpha=0.1'"
+            )
+        return cls._of(record, path)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any], path: str | Path) -> "StoppingRule":
+        if wrong := sorted({entry.name for entry in fields(cls)} ^ set(record)):
+            raise RuleError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
+        try:
+            predictor = Predictor.of(record["predictor"])
+        except PredictorError as error:
+            raise RuleError(f"{path}: {error}") from error
+        never = sign_of(predictor.metric) * np.inf
+        threshold = never if record["threshold"] is None else float(record["threshold"])
+        return cls(**record | {"predictor": predictor, "threshold": threshold})
+
+
+@dataclass(frozen=True, eq=False)
+class Stopping:
+    """A policy that stops where a rule says so and else does what another policy does.
+
+    Scans that go on are asked of the other policy with their own generators, so that they acquire
+    what they would have acquired without the rule.
+
+    Attributes:
+        policy: who decides what to acquire.
+        rule: when to stop.
+        features: computes what the rule's predictor needs, with its evaluator if it needs one.
+    """
+
+    policy: Policy
+    rule: StoppingRule
+    features: Features = field(default_factory=Features)
+
+    @property
+    def name(self) -> str:
+        """Of the policy: generators are drawn by name, so lines stay the same with stopping."""
+        return self.policy.name
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.policy.is_oracle
+
+    @property
+    def is_random(self) -> bool:
+        return self.policy.is_random
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        found = self.features(replace(view, truth=None))
+        predicted = self.rule.predictor({k: v.cpu().numpy() for k, v in found.items()})
+        legal = view.legal.any(dim=1)
+        stop = torch.from_numpy(self.rule.stops(predicted)).to(legal.device) & legal
+        going = (legal & ~stop).nonzero().squeeze(1)
+        actions = torch.full((len(legal),), IDLE, dtype=torch.int64, device=legal.device)
+        actions[stop] = STOP
+        if len(going):
+            rows = [generators[row] for row in going.tolist()]
+            actions[going] = self.policy.act(_some(view, going), rows)
+        return actions
+
+
+def calibrate(
+    predictor: Predictor,
+    predicted: Floats,
+    curves: Curves,
+    *,
+    target: float,
+    alpha: float,
+    unit: str = "subject",
+) -> float:
+    """The most permissive threshold on the predicted score that keeps the misses below alpha.
+
+    Args:
+        predictor: what predicted; it must not have been fitted to these episodes.
+        predicted: its predictions for them, float64 (episode, step).
+        curves: the episodes, with their true scores.
+        target: true score that is wanted.
+        alpha: share of slices that may stop below it.
+        unit: "subject", "volume" or "slice".
+
+    Raises:
+        conformal.NoThresholdError: too few units, or the budget is too small for the target.
+    """
+    sign = sign_of(predictor.metric)
+    found = conformal.losses(
+        sign * predicted, misses(curves, predictor.metric, target), curves.units(unit)
+    )
+    return sign * conformal.choose_threshold(found, alpha, unit=unit)
+
+
+def misses(curves: Curves, metric: str, target: float) -> NDArray[np.bool_]:
+    """Whether stopping at each step would miss the target, bool (episode, step)."""
+    sign = sign_of(metric)
+    return np.asarray(sign * curves.scores[metric] < sign * target)
+
+
+def first_steps(reached: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The first step at which each episode reaches something, else its last: (episode,)."""
+    first = reached.argmax(axis=1)
+    return np.asarray(np.where(reached.any(axis=1), first, reached.shape[1] - 1))
+
+
+def sign_of(metric: str) -> float:
+    """1 for metrics where higher is better, -1 for errors."""
+    return 1.0 if find_metric(metric).higher_is_better else -1.0
+
+
+def _some(view: View, rows: Tensor) -> View:
+    """The view of some of the scans."""
+    if len(rows) == len(view.mask):
+        return view
+    per_scan = (
+        "mask start_mask measurable legal budget start_budget n_acquired scale zero_filled _scan"
+    ).split()
+    truth = view.truth
+    chosen: dict[str, Any] = {name: getattr(view, name)[rows] for name in per_scan}
+    return replace(
+        view,
+        **chosen,
+        reconstruction=rowwise(lambda value: value[rows], list, view.reconstruction),
+        operator=rowwise(lambda value: value[rows], list, view.operator),
+        truth=None if truth is None else Truth(truth.acquisition, truth.state.select(rows)),
+    )
