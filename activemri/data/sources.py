@@ -21,6 +21,7 @@ def open_dataset(
     slices_per_volume: int | None = None,
     split_file: str | Path | None = None,
     synthetic_phase: bool = True,
+    n_subjects: int | None = None,
 ) -> SliceDataset:
     """Open slices for an environment, for training or for a benchmark.
 
@@ -36,6 +37,7 @@ def open_dataset(
             only.
         split_file: JSON or CSV, subject -> split; for files only.
         synthetic_phase: give magnitude-only images a phase and noise; for files only.
+        n_subjects: how many subjects the split shall have; for phantoms only.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -46,8 +48,10 @@ def open_dataset(
     if str(data) in PHANTOMS:
         if slices_per_volume is not None or split_file is not None:
             raise ValueError(f"slices_per_volume and split_file are for files; got {data}")
-        dataset = _open_phantom(str(data), split, size)
+        dataset = _open_phantom(str(data), split, size, n_subjects)
     else:
+        if n_subjects is not None:
+            raise ValueError(f"n_subjects is for phantoms; the subjects of {data} are what they are")
         dataset = _open_files(
             Path(data).expanduser(),
             split,
@@ -67,11 +71,16 @@ def load(dataset: SliceDataset) -> SliceList:
     return SliceList([dataset[position] for position in positions], name=dataset.name)
 
 
-def _open_phantom(name: str, split: str, size: tuple[int, int] | None) -> SliceDataset:
+def _open_phantom(
+    name: str, split: str, size: tuple[int, int] | None, n_subjects: int | None
+) -> SliceDataset:
     from activemri.data.phantoms import PhantomDataset
 
     return PhantomDataset(
-        split=split, matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE), n_coils=PHANTOMS[name]
+        split=split,
+        matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE),
+        n_coils=PHANTOMS[name],
+        n_subjects=n_subjects,
     )
 
 

@@ -14,6 +14,7 @@ from activemri.settings.fields import (
     require_not_negative,
     require_positive,
 )
+from activemri.settings.stopping import parse_stop
 
 POLICIES = (
     "random",
@@ -45,10 +46,15 @@ class BenchmarkSettings:
         tuple[str, ...], arg(metavar="NAME [NAME ...]", aliases=["--reconstructor"])
     ] = ("zero-filled",)
     """Names of reconstructors, or checkpoints made by `activemri train reconstructor`."""
-    budget: int = 24
-    """Lines still to acquire when a scan starts."""
+    budget: OptionalInt = 24
+    """Lines still to acquire when a scan starts; None acquires all."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
+    stop: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE [KEY=VALUE ...]")] = ()
+    """Stop scans that are good enough, and say what that saves, e.g. `target=ssim:0.90 alpha=0.1`:
+    at most that share of new scans shall stop below the target. Also predictor=regression,
+    uncertainty or evaluator; unit=subject, volume or slice; calibration=val, another split, or
+    crossfit; fit=train; max-slices=256 per split; calibration-subjects=60 for phantoms."""
     matrix: OptionalInt = None
     """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
     seed: int = 0
@@ -94,6 +100,7 @@ class BenchmarkSettings:
             n_bootstrap=self.n_bootstrap,
         )
         require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
+        parse_stop(self.stop)
 
 
 @dataclass(frozen=True)
