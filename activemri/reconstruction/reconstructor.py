@@ -36,10 +36,13 @@ class Reconstruction:
         image: complex, (batch, height, width).
         uncertainty: standard deviation per pixel, float (batch, height, width), or None where
             the method does not give one.
+        samples: plausible images, complex (batch, sample, height, width), each with the measured
+            data in it if the method keeps data; None where the method draws none anyway.
     """
 
     image: Tensor
     uncertainty: Tensor | None = None
+    samples: Tensor | None = None
 
 
 class Reconstructor(nn.Module):
@@ -48,7 +51,8 @@ class Reconstructor(nn.Module):
     Subclasses implement :meth:`forward`. They must depend on nothing but the measurement.
     """
 
-    #: Settings that rebuild the object: ``type(r)(**r.settings)``. Written into checkpoints.
+    #: Settings that rebuild the object: ``type(r)(**r.settings)``. Written into checkpoints; may
+    #: hold other reconstructors, which are described there by their own kinds and settings.
     settings: dict[str, object]
 
     def forward(self, measurement: Measurement) -> Reconstruction:

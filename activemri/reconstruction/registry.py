@@ -1,12 +1,17 @@
 """Reconstructors by name: one line adds one."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from activemri import checkpoints
 from activemri.checkpoints import Checkpoint, CheckpointError
 from activemri.reconstruction.cresnet import CResNet
+from activemri.reconstruction.dropout import MonteCarloDropout
+from activemri.reconstruction.ensemble import Ensemble
+from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -15,6 +20,13 @@ RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "zero-filled": ZeroFilled,
     "unet": UNet,
     "cresnet": CResNet,
+}
+
+#: Made around other reconstructors: kinds of checkpoints, but no names (around which others?).
+WRAPPERS: dict[str, type[Reconstructor]] = {
+    "ensemble": Ensemble,
+    "dropout": MonteCarloDropout,
+    "recalibrated": Recalibrated,
 }
 
 #: Checkpoints that come with the package, one per name that needs weights.
@@ -50,21 +62,76 @@ def make_reconstructor(
 
 def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
     """The trained reconstructor that a checkpoint describes."""
-    try:
-        kind = RECONSTRUCTORS[checkpoint.kind]
-    except KeyError:
+    if checkpoint.kind not in RECONSTRUCTORS | WRAPPERS:
         raise CheckpointError(
             f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no reconstructor; expected "
-            f"one of {', '.join(RECONSTRUCTORS)}"
-        ) from None
+            f"one of {', '.join(RECONSTRUCTORS | WRAPPERS)}"
+        )
     try:
-        made = kind(**checkpoint.settings)
+        made = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the settings in {checkpoint.path}.json do not make a {checkpoint.kind!r}: {error}"
         ) from error
     checkpoint.fill(made)
     return made
+
+
+def save_reconstructor(
+    path: str | Path, reconstructor: Reconstructor, *, info: Mapping[str, object]
+) -> Path:
+    """Write a checkpoint of a reconstructor and of all that it is made of; see `checkpoints.save`.
+
+    Raises:
+        ValueError: something in it is of no registered kind.
+    """
+    described = describe(reconstructor)
+    return checkpoints.save(
+        path,
+        kind=described["kind"],
+        settings=described["settings"],
+        state_dict=reconstructor.state_dict(),
+        info=info,
+    )
+
+
+def describe(reconstructor: Reconstructor) -> dict[str, Any]:
+    """Kind and settings for JSON; a reconstructor among the settings becomes kind and settings."""
+    kinds = (RECONSTRUCTORS | WRAPPERS).items()
+    kind = next((name for name, made_by in kinds if type(reconstructor) is made_by), None)
+    if kind is None:
+        raise ValueError(
+            f"{type(reconstructor).__name__} is of no registered kind, so that a checkpoint could "
+            f"not be read again; expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}"
+        )
+    settings = {name: _described(value) for name, value in reconstructor.settings.items()}
+    return {"kind": kind, "settings": settings}
+
+
+def rebuild(described: Mapping[str, Any]) -> Reconstructor:
+    """The inverse of :func:`describe`; weights are as they start out.
+
+    Raises:
+        ValueError: an unknown kind, or settings that make no sense.
+        TypeError: settings of other names or types.
+    """
+    kinds = RECONSTRUCTORS | WRAPPERS
+    if described["kind"] not in kinds:
+        raise ValueError(f"unknown kind {described['kind']!r}; expected one of {', '.join(kinds)}")
+    settings = {name: _rebuilt(value) for name, value in described["settings"].items()}
+    return kinds[described["kind"]](**settings)
+
+
+def _described(value: object) -> object:
+    if isinstance(value, Reconstructor):
+        return describe(value)
+    return [_described(item) for item in value] if isinstance(value, list) else value
+
+
+def _rebuilt(value: object) -> object:
+    if isinstance(value, dict) and set(value) == {"kind", "settings"}:
+        return rebuild(value)
+    return [_rebuilt(item) for item in value] if isinstance(value, list) else value
 
 
 def _by_name(name: str) -> Reconstructor:
