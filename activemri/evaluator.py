@@ -22,6 +22,7 @@ from activemri.reconstruction.image_channels import (
     scale_and_phase,
     works_one_by_one,
 )
+from activemri.reconstruction.registry import WEIGHTS
 
 KIND = "evaluator"  # in checkpoints
 
@@ -188,10 +189,11 @@ class Evaluator(nn.Module):
                 f"this evaluator scores {self.width} lines, at least as many as images are wide; "
                 f"got {n_lines} lines and images of width {size}: train one for that size"
             )
-        scale, phase = scale_and_phase(image)
-        lines = fourier.fft(normalised(image, scale, phase), (-1,))
-        whole = lines.new_zeros(*lines.shape[:-1], self.width)
-        whole[..., self._part(size)] = lines
+        if size < self.width:
+            lines = image.new_zeros(*image.shape[:-1], self.width)
+            lines[..., self._part(size)] = fourier.fft(image, (-1,))
+            image = fourier.ifft(lines, (-1,))
+        whole = fourier.fft(normalised(image, *scale_and_phase(image)), (-1,))
         missing = max(0, self.smallest - whole.shape[-2])
         whole = functional.pad(whole, (0, 0, missing // 2, missing - missing // 2))
         acquired = mask.new_zeros(len(mask), self.width)
@@ -242,6 +244,8 @@ class Evaluator(nn.Module):
         result = _without(result, [place for place, _, _ in beyond], corrections)
         maps: Tensor = result.unflatten(0, (batch, height)).permute(0, 2, 1, 3)
         assert self.first.bias is not None
+        if self.embedding.n_features == 0:
+            return maps + self.first.bias[:, None, None]
         constant = self.embedding(acquired[:, None]).expand(-1, -1, lines.shape[1], n)
         offset = functional.conv2d(constant, embedding_weight, self.first.bias, _STRIDE, padding=1)
         return maps + offset
@@ -313,6 +317,24 @@ def load_evaluator(path: str | Path, *, device: str | torch.device = "cpu") -> E
         ) from error
     checkpoint.fill(made)
     return made.to(device).eval()
+
+
+def make_evaluator(
+    evaluator: str | Path | Evaluator | None = None, *, device: str | torch.device = "cpu"
+) -> Evaluator:
+    """An evaluator ready for use, in evaluation mode.
+
+    Args:
+        evaluator: the path of a checkpoint, an evaluator, which is returned, or None for the one
+            that comes with the package (128 lines, trained on phantoms).
+        device: where it shall run.
+
+    Raises:
+        CheckpointError: see :func:`load_evaluator`.
+    """
+    if isinstance(evaluator, Evaluator):
+        return evaluator.to(device).eval()
+    return load_evaluator(WEIGHTS / KIND if evaluator is None else evaluator, device=device)
 
 
 def _waves(n: int, size: int, device: torch.device) -> Tensor:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from activemri.agents import heuristic
+from activemri.agents.adaptive import evaluator_greedy, uncertainty_greedy
 from activemri.agents.exchange import ExchangeOracle
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.greedy import oracle
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
+from activemri.evaluator import Evaluator, make_evaluator
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,12 @@ class Ingredients:
     Attributes:
         metric: what oracles maximise.
         order: a learned order; learned policies need one, the exchange oracle starts from it.
+        evaluator: for policies that ask one; None for the one that comes with the package.
     """
 
     metric: str = "ssim"
     order: Order | None = None
+    evaluator: str | Path | Evaluator | None = None
 
 
 POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
@@ -34,13 +38,24 @@ POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
     "conjugate-symmetric": lambda given: heuristic.conjugate_symmetric(),
     "lbcs": lambda given: _learned("lbcs", given),
     "average-oracle": lambda given: _learned("average-oracle", given),
+    "uncertainty-greedy": lambda given: uncertainty_greedy(),
+    "evaluator-greedy": lambda given: evaluator_greedy(make_evaluator(given.evaluator)),
     "oracle": lambda given: oracle(given.metric),
     "exchange-oracle": lambda given: ExchangeOracle(given.metric, given.order),
 }
 
 
+#: Names of policies that look at more than a zero-filled image: at its uncertainty, or at what an
+#: evaluator says.
+NEED_NETWORKS = ("uncertainty-greedy", "evaluator-greedy")
+
+
 def make_policy(
-    policy: str | Path | Policy, *, metric: str = "ssim", order: Order | None = None
+    policy: str | Path | Policy,
+    *,
+    metric: str = "ssim",
+    order: Order | None = None,
+    evaluator: str | Path | Evaluator | None = None,
 ) -> Policy:
     """A policy ready for use.
 
@@ -49,6 +64,8 @@ def make_policy(
         metric: what oracles maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
+        evaluator: what `evaluator-greedy` asks: a checkpoint's path, an evaluator, or None for the
+            one that comes with the package.
 
     Raises:
         ValueError: neither a name nor a file, or a learned policy without its order.
@@ -56,7 +73,7 @@ def make_policy(
     if not isinstance(policy, str | Path):
         return policy
     if str(policy) in POLICIES:
-        return POLICIES[str(policy)](Ingredients(metric, order))
+        return POLICIES[str(policy)](Ingredients(metric, order, evaluator))
     if _looks_like_path(policy):
         return FixedOrder(Order.load(policy), name=Path(policy).stem)
     raise ValueError(

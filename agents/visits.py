@@ -10,7 +10,7 @@ from torch import Tensor
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.heuristic import density
 from activemri.agents.order import Order
-from activemri.agents.registry import POLICIES, make_policy, needs_fit
+from activemri.agents.registry import NEED_NETWORKS, POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.index import progress as show_progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
@@ -20,6 +20,9 @@ from activemri.reconstruction.zero_filled import ZeroFilled
 
 #: Policies whose draws do not depend on the scan: new ones are made for every mask.
 _DRAWN = ("random", "variable-density")
+
+#: Policies that need no network, by name.
+CLASSICAL = tuple(name for name in POLICIES if name not in NEED_NETWORKS)
 
 _NEVER = 1 << 30
 
@@ -102,7 +105,7 @@ def visit_masks(
     *,
     n_center_lines: int,
     budget: int,
-    policies: Sequence[str] = tuple(POLICIES),
+    policies: Sequence[str] = CLASSICAL,
     n_scans: int = 32,
     seed: int = 0,
     progress: bool = False,

@@ -90,9 +90,18 @@ class CartesianGeometry:
         for axis, is_selected in zip(fourier.IMAGE_AXES, self.selected, strict=True):
             if not is_selected:
                 measured = measured.any(dim=axis, keepdim=True)
-        top, left = self._corner((measured.shape[-2], measured.shape[-1]))
-        frame = measured.new_zeros((len(measured), *self.mask_shape))
-        frame[:, top : top + measured.shape[-2], left : left + measured.shape[-1]] = measured
+        return self.in_frame(measured)
+
+    def in_frame(self, values: Tensor) -> Tensor:
+        """Values of a scan's lines among those of the frame: (batch, n_lines), zero elsewhere.
+
+        Args:
+            values: (batch, height or 1, width or 1), laid out as :meth:`kspace_mask` does.
+        """
+        height, width = values.shape[1:]
+        top, left = self._corner((height, width))
+        frame = values.new_zeros((len(values), *self.mask_shape))
+        frame[:, top : top + height, left : left + width] = values
         return frame.flatten(1)
 
     def kspace_mask(self, mask: Tensor, shape: tuple[int, int]) -> Tensor:
