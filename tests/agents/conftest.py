@@ -10,6 +10,7 @@ from activemri.envs.acquisition import Acquisition
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.envs.scans import Unsure
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Acquisition]
@@ -53,10 +54,11 @@ def make_protocol() -> MakeProtocol:
         budget: int | None = 5,
         n_center_lines: int = 2,
         n_random_lines: int = 0,
+        unsure: bool = False,
     ) -> Acquisition:
         return Acquisition(
             make_geometry(geometry, frame, lines_per_action=lines_per_action),
-            ZeroFilled(),
+            Unsure() if unsure else ZeroFilled(),
             budget=budget,
             n_center_lines=n_center_lines,
             n_random_lines=n_random_lines,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from activemri import settings
 from activemri.agents import heuristic
 from activemri.agents.exchange import ExchangeOracle
 from activemri.agents.fixed import LEARNERS, learn_lbcs_order
@@ -13,6 +12,7 @@ from activemri.agents.order import FixedOrder, Order
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition
+from activemri.settings import benchmark as settings
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from activemri.data.slices import Slice, SliceList
 from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.observation import OBSERVATIONS, Frame, Image
 from activemri.envs.task import Task
+from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES, CartesianGeometry, make_geometry
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
@@ -194,8 +195,12 @@ def acquired_by(acquisition: Acquisition, one: Slice, actions: list[int]) -> Ten
 def test_policies_choose_alike_whatever_was_not_acquired_unless_they_are_oracles(
     name: str, coils: str
 ) -> None:
-    acquisition, one = made("columns", random_weights("unet")), original(coils)
-    policy = make_policy(name, order=some_order(name) if needs_fit(name) else None)
+    acquisition, one = made("columns", random_weights("cresnet")), original(coils)
+    policy = make_policy(
+        name,
+        order=some_order(name) if needs_fit(name) else None,
+        evaluator=Evaluator(FRAME[1], channels=2, layers=1),
+    )
     taken = choices(acquisition, policy, one)
     acquired = acquired_by(acquisition, one, taken)
     others = [with_other_unacquired(one, acquired, scale=scale) for scale in SCALES]
