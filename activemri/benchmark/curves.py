@@ -28,19 +28,19 @@ _COLOURS = (
     "#9268bd", "#a0612f", "#4d8076", "#b0506e",
 )  # fmt: skip
 _BOUND_COLOURS = ("#7f8288", "#a3a6ad")
-_INK = "#010203"  # replaced by the page's own text colour
-_STYLE: dict[Any, Any] = {
+INK = "#010203"  #: stands for the page's own text colour
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
     "text.parse_math": False,  # a $ in a name is a $
     "svg.fonttype": "none",  # text stays text: sharp, small, found by a search
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.axisbelow": True,
 }
 
@@ -74,7 +74,7 @@ def score_figure(
         bounds: policies to dash.
     """
     chosen = curves[(curves["metric"] == metric) & (curves["reconstructor"] == reconstructor)]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _canvas(7.6, 4.4)
         ends: dict[str, float] = {}
         for policy, part in chosen.groupby("policy", sort=False, observed=True):
@@ -95,9 +95,9 @@ def score_figure(
         axes.margins(x=0.01)
         axes.set_xlabel("acquired lines")
         axes.set_ylabel(_axis_name(metric))
-        axes.grid(axis="y", color=_INK, alpha=0.12, lw=0.8)
+        axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
         _name_ends(axes, ends, palette=palette, bounds=bounds)
-        return _svg(figure, f"{metric}{reconstructor}")
+        return as_svg(figure, f"{metric}{reconstructor}")
 
 
 def difference_figure(
@@ -121,9 +121,9 @@ def difference_figure(
     """
     chosen = gains[(gains["metric"] == metric) & (gains["reconstructor"] == reconstructor)]
     policies = [str(policy) for policy in chosen["policy"].unique()]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _canvas(7.6, 0.9 + 0.34 * len(policies))
-        axes.axvline(0, color=_INK, lw=1, alpha=0.5)
+        axes.axvline(0, color=INK, lw=1, alpha=0.5)
         for row, policy in enumerate(policies):
             part = chosen[chosen["policy"] == policy]
             dots = part.groupby("subject", observed=True)[quantity].mean().to_numpy()
@@ -134,10 +134,10 @@ def difference_figure(
         axes.set_ylim(len(policies) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color=_INK, alpha=0.12, lw=0.8)
+        axes.grid(axis="x", color=INK, alpha=0.12, lw=0.8)
         name = {"auc": "area", "final": "final score"}[quantity]
         axes.set_xlabel(f"{_axis_name(metric)}, {name}: minus {reference}")
-        return _svg(figure, f"difference{metric}{reconstructor}{quantity}")
+        return as_svg(figure, f"difference{metric}{reconstructor}{quantity}")
 
 
 def acquisition_figure(
@@ -153,7 +153,7 @@ def acquisition_figure(
     policies = [str(policy) for policy in actions["policy"].unique()]
     n_columns = min(len(policies), 4)
     n_rows = -(-len(policies) // n_columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 0.5 + 1.75 * n_rows), layout="constrained")
         grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         for axes, policy in zip(grid.flat, policies, strict=False):
@@ -174,7 +174,7 @@ def acquisition_figure(
             axes.set_visible(False)
         figure.supxlabel("step", fontsize=10)
         figure.supylabel("line", fontsize=10)
-        return _svg(figure, "acquisition")
+        return as_svg(figure, "acquisition")
 
 
 def acquired_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]:
@@ -236,10 +236,11 @@ def _axis_name(metric: str) -> str:
     return words if higher_is_better(metric) else f"{words} (less is better)"
 
 
-def _svg(figure: Figure, name: str) -> str:
+def as_svg(figure: Figure, name: str) -> str:
+    """The figure as text, in the page's text colour; names differ between figures of a page."""
     stream = io.StringIO()
     # Parts are named by a hash: with another salt a figure, two of one page never share a name.
     with mpl.rc_context({"svg.hashsalt": hashlib.sha256(name.encode()).hexdigest()}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
+    return text[text.index("<svg") :].replace(INK, "currentColor")

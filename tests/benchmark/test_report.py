@@ -264,7 +264,7 @@ def test_figures_are_svg_without_outside_references(figures: dict[str, str]) -> 
             if name.endswith("href")
         ]
         assert all(reference.startswith(("#", "data:")) for reference in references)
-        assert "currentColor" in svg and curves._INK not in svg
+        assert "currentColor" in svg and curves.INK not in svg
 
 
 def test_figures_name_their_policies_and_mark_bounds(figures: dict[str, str]) -> None:
