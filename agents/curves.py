@@ -38,21 +38,8 @@ class Curves:
         return len(self.scans)
 
     def units(self, unit: str) -> list[tuple[object, ...]]:
-        """What each episode belongs to: its subject, volume or slice.
-
-        Raises:
-            ValueError: for another unit.
-        """
-        if unit not in UNITS:
-            raise ValueError(f"unknown unit {unit!r}; expected one of {', '.join(UNITS)}")
-        return [
-            {
-                "subject": (scan.subject,),
-                "volume": (scan.subject, scan.volume),
-                "slice": (scan.subject, scan.volume, scan.index),
-            }[unit]
-            for scan in self.scans
-        ]
+        """What each episode belongs to, see :func:`unit_of`."""
+        return [unit_of(scan, unit) for scan in self.scans]
 
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> "Curves":
         """Some of the episodes."""
@@ -144,6 +131,17 @@ def quality_curves(
         on_step=recorder.record,
     )
     return Curves.join([recorder.curves(episodes) for _, episodes in batches])
+
+
+def unit_of(scan: SliceInfo, unit: str) -> tuple[object, ...]:
+    """What a slice belongs to: its subject, volume or slice.
+
+    Raises:
+        ValueError: for another unit.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unknown unit {unit!r}; expected one of {', '.join(UNITS)}")
+    return (scan.subject, scan.volume, scan.index)[: UNITS.index(unit) + 1]
 
 
 def _extended(values: NDArray[np.generic], n_steps: int) -> NDArray[np.generic]:

@@ -5,20 +5,17 @@ its uncertainty and the evaluator's scores. :mod:`activemri.agents.prediction` t
 predicted score. What the reconstructor does not give is absent, never zero.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from activemri.agents.adaptive import line_scores
 from activemri.envs.acquisition import View
+from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
 from activemri.scoring import center_crop
-
-#: Scores of k-space lines: complex image (batch, height, width) and bool (batch, width), True
-#: where acquired, to (batch, width); 1 as in a real image. See :mod:`activemri.evaluator`.
-Evaluator = Callable[[Tensor, Tensor], Tensor]
 
 OF_SCAN = ("acquired", "outer_energy", "missing_energy", "missing_ssim", "flatness", "change")
 OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
@@ -61,7 +58,7 @@ class Features:
     All but the evaluator's look at the central part that is scored.
 
     Attributes:
-        evaluator: scores columns of k-space, or None.
+        evaluator: scores lines of k-space, or None.
     """
 
     evaluator: Evaluator | None = None
@@ -148,17 +145,8 @@ def _of_uncertainty(magnitude: Tensor, uncertainty: Tensor) -> dict[str, Tensor]
 
 
 def _of_evaluator(view: View, evaluator: Evaluator) -> dict[str, Tensor]:
-    if view.geometry.selected != (False, True):
-        raise ValueError(
-            f"the evaluator scores columns of k-space; the geometry is {view.geometry.name!r}. "
-            "Leave the evaluator out, or acquire columns"
-        )
-    image = view.reconstruction.image
-    shape = (image.shape[-2], image.shape[-1])
-    acquired = view.operator.mask[:, 0]
-    missing = view.geometry.kspace_mask(view.measurable, shape)[:, 0] & ~acquired
-    with torch.no_grad():
-        scores = evaluator(image, acquired).double()
+    missing = view.measurable & ~view.mask
+    scores = line_scores(evaluator, view).double()
     mean = (scores * missing).sum(dim=1) / missing.sum(dim=1).clamp(min=1)
     lowest = scores.masked_fill(~missing, torch.inf).amin(dim=1)
     complete = ~missing.any(dim=1)

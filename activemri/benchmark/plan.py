@@ -7,20 +7,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from activemri import __version__
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
+from activemri.agents.quality import Features
 from activemri.agents.registry import make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind
+from activemri.benchmark.stopping import StoppingScans
 from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.task import Task
+from activemri.evaluator import KIND as EVALUATOR
+from activemri.evaluator import Evaluator, load_evaluator
 from activemri.metrics import find_metric
+from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS
 from activemri.settings import BenchmarkSettings
+from activemri.settings.stopping import parse_stop
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +36,7 @@ METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 
 #: Scans of one piece: a benchmark that is interrupted loses at most one piece.
 _SCANS_PER_PIECE = 8
+_SHIPS_WITH_EVALUATOR = "cresnet"
 #: The bound that starts from an order where one is known.
 _STARTS_FROM_ORDER = "exchange-oracle"
 
@@ -41,12 +50,14 @@ class Piece:
         policy: its label in tables.
         seed: of random policies.
         positions: which scans of the data set.
+        split: whose scans, for those that stopping rules are made with; empty for scored scans.
     """
 
     reconstructor: str
     policy: str
     seed: int
     positions: tuple[int, ...]
+    split: str = ""
 
     @property
     def file(self) -> Path:
@@ -82,30 +93,46 @@ class Plan:
             label: self._acquisition(name, self.dataset)
             for label, name in self.reconstructors.items()
         }
-        for name in settings.policies:
+        self.evaluators = {
+            label: _paired_evaluator(name, self.dataset.shape[1])
+            for label, name in self.reconstructors.items()
+        }
+        for label, name in self.policies.items():
             if not needs_fit(name):
-                self._check_policy(make_policy(name, metric=settings.metric))
+                for reconstructor in self.reconstructors:
+                    self._check_policy(self.policy(label, reconstructor, order=None))
         _check_reference(settings.reference, list(self.policies))
         if any(self.orders_needed(label) for label in self.policies):
             self._refuse_shared_subjects()
+        stop = parse_stop(settings.stop)
+        self.stopping = (
+            StoppingScans(stop, settings, scored=self.describe(), frame=self.dataset.shape)
+            if stop is not None
+            else None
+        )
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What the settings only name: package version, weights, order files, the scans."""
         marks = {"version": __version__, "scans": _digest(repr(self.describe()).encode())}
         for label, acquisition in self.acquisitions.items():
-            weights = acquisition.reconstructor.state_dict().values()
-            marks[f"reconstructor {label}"] = _digest(
-                b"".join(value.cpu().numpy().tobytes() for value in weights)
-            )
+            marks[f"reconstructor {label}"] = _digest_of(acquisition.reconstructor)
+        for label, evaluator in self.evaluators.items():
+            if evaluator is not None:
+                marks[f"evaluator {label}"] = _digest_of(evaluator)
         for label, name in self.policies.items():
             if Path(name).is_file():
                 marks[f"policy {label}"] = _digest(Path(name).read_bytes())
         return marks
 
-    def policy(self, label: str, *, order: Order | None) -> Policy:
-        """The policy of that label; learned ones get their order."""
-        return make_policy(self.policies[label], metric=self.settings.metric, order=order)
+    def policy(self, label: str, reconstructor: str, *, order: Order | None) -> Policy:
+        """The policy of that label, with its order and the reconstructor's evaluator."""
+        return make_policy(
+            self.policies[label],
+            metric=self.settings.metric,
+            order=order,
+            evaluator=self.evaluators[reconstructor],
+        )
 
     def orders_needed(self, label: str) -> list[str]:
         """Kinds of order that a policy needs to be fitted.
@@ -144,16 +171,65 @@ class Plan:
                     for batch in batches:
                         yield Piece(reconstructor, policy, seed, tuple(batch))
 
+    def stopping_pieces(self) -> Iterator[Piece]:
+        """What stopping rules need besides, with the first seed only."""
+        if self.stopping is None:
+            return
+        for split, scans in self.stopping.by_split.items():
+            batches = list(batches_of_a_kind(scans.dataset, scans.positions, _SCANS_PER_PIECE))
+            for reconstructor in self.reconstructors:
+                for policy in self.stoppable:
+                    for batch in batches:
+                        seed = self.settings.seed
+                        yield Piece(reconstructor, policy, seed, tuple(batch), split)
+
+    @cached_property
+    def stoppable(self) -> list[str]:
+        """Labels of the policies that may get a stopping rule: all but oracles."""
+        return [
+            label
+            for label, name in self.policies.items()
+            if needs_fit(name) or not self._any(label).is_oracle
+        ]
+
+    def scans_of(self, piece: Piece) -> SliceDataset:
+        """The data set that a piece's positions are of."""
+        if not piece.split:
+            return self.dataset
+        assert self.stopping is not None
+        return self.stopping.by_split[piece.split].dataset
+
+    def part(self, piece: Piece) -> Path | None:
+        """Where a piece's rows of the long table go, if it has any."""
+        return None if piece.split else self.settings.out / "parts" / piece.file
+
+    def quality_part(self, piece: Piece) -> Path | None:
+        """Where the curves of a piece go that stopping rules need, if they do."""
+        if self.stopping is None or piece.policy not in self.stoppable:
+            return None
+        folder = (
+            self.stopping.by_split[piece.split].folder if piece.split else Path("quality", "scored")
+        )
+        return self.settings.out / folder / piece.file
+
+    def features(self, reconstructor: str) -> Features:
+        """What predictors of quality may look at."""
+        return Features(self.evaluators[reconstructor])
+
     def describe(self) -> list[SliceInfo]:
         """The scans of the benchmark, without samples."""
         return [self.dataset.describe(position) for position in self.positions]
 
     def _seeds(self, label: str) -> range:
         name = self.policies[label]
-        is_random = not needs_fit(name) and make_policy(name).is_random
+        is_random = not needs_fit(name) and self._any(label).is_random
         return range(
             self.settings.seed, self.settings.seed + (self.settings.n_seeds if is_random else 1)
         )
+
+    def _any(self, label: str) -> Policy:
+        """The policy of that label, to ask what it is."""
+        return self.policy(label, next(iter(self.reconstructors)), order=None)
 
     def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Acquisition:
         task = Task(
@@ -226,6 +302,25 @@ def _check_reference(reference: str, labels: Sequence[str]) -> None:
         raise ValueError(
             f"the reference {reference!r} is not among the policies: {', '.join(labels)}"
         )
+
+
+def _paired_evaluator(reconstructor: str, n_lines: int) -> Evaluator | None:
+    """The evaluator trained with a reconstructor: the one beside its checkpoint, if it fits."""
+    path = Path(reconstructor)
+    if reconstructor in RECONSTRUCTORS:
+        if reconstructor != _SHIPS_WITH_EVALUATOR:
+            return None
+        path = WEIGHTS / reconstructor
+    folder = path if path.is_dir() else path.parent
+    if not (folder / f"{EVALUATOR}.safetensors").is_file():
+        return None
+    found = load_evaluator(folder / EVALUATOR)
+    return found if found.width >= n_lines else None
+
+
+def _digest_of(network: nn.Module) -> str:
+    weights = network.state_dict().values()
+    return _digest(b"".join(value.cpu().numpy().tobytes() for value in weights))
 
 
 def _digest(content: bytes) -> str:

@@ -84,6 +84,7 @@ def write_report(
     gif: bytes | None = None,
     command: str = "",
     headline: Sequence[str] = HEADLINE,
+    stopping: Mapping[str, object] | None = None,
 ) -> None:
     """Write the page. Arguments that are empty leave their section out.
 
@@ -101,6 +102,7 @@ def write_report(
         gif: an animation, shown beside a note on how to save it.
         command: the command line that makes the results again.
         headline: metrics of the first tables.
+        stopping: of :func:`activemri.benchmark.stopping_report.stopping_section`.
 
     Raises:
         ValueError: the summary is empty.
@@ -139,6 +141,7 @@ def write_report(
         episodes=_packed(episodes),
         episode_title=episode_title,
         gif=_data_url(gif, "image/gif") if gif else "",
+        stopping=stopping,
     )
     Path(path).write_text(page, encoding="utf-8")
 

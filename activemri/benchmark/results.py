@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,19 +10,22 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from activemri.agents.registry import make_policy, needs_fit
-from activemri.benchmark import curves, statistics
+from activemri.benchmark import curves, savings, statistics, stopping_report
 from activemri.benchmark.plan import Plan
 from activemri.benchmark.report import Episode, ReportFigure, write_report
+from activemri.benchmark.stopping import Verdict
 from activemri.envs import rendering
 from activemri.envs.picture import scan_picture
 
 _PANEL = 176  # side of a panel of the example frames, in pixels
 
 
-def publish(plan: Plan, table: pd.DataFrame, *, command: str) -> None:
+def publish(
+    plan: Plan, table: pd.DataFrame, *, command: str, verdicts: Sequence[Verdict] = ()
+) -> None:
     """Write summary.json and report.html."""
     settings = plan.settings
+    stops = stopping_rows(plan, verdicts)
     with tqdm(total=3, desc="Summing up", disable=None) as bar:
         summary = statistics.summarise(
             table,
@@ -30,7 +33,11 @@ def publish(plan: Plan, table: pd.DataFrame, *, command: str) -> None:
             seed=settings.seed,
             n_resamples=settings.n_bootstrap,
         )
-        write_json(settings.out / "summary.json", {"task": task(plan), "results": summary})
+        content: dict[str, object] = {"task": task(plan), "results": summary}
+        if plan.stopping is not None:
+            words = stopping_report.promises(plan.stopping)
+            content["stopping"] = {"rules": stops, "words": words}
+        write_json(settings.out / "summary.json", content)
         bar.update()
         example = _example(plan, table)
         bar.update()
@@ -48,8 +55,44 @@ def publish(plan: Plan, table: pd.DataFrame, *, command: str) -> None:
             gif=_gif(example),
             command=command,
             headline=tuple(dict.fromkeys((settings.metric, "psnr", "nmse"))),
+            stopping=_stopping_section(plan, verdicts, stops),
         )
         bar.update()
+
+
+def stopping_rows(plan: Plan, verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+    """What every rule saves and misses."""
+    if plan.stopping is None:
+        return []
+    settings = plan.settings
+    return [
+        savings.savings(
+            verdict, plan.stopping.stop, seed=settings.seed, n_resamples=settings.n_bootstrap
+        )
+        for verdict in verdicts
+    ]
+
+
+def _stopping_section(
+    plan: Plan, verdicts: Sequence[Verdict], rows: Sequence[dict[str, object]]
+) -> dict[str, object] | None:
+    if plan.stopping is None:
+        return None
+    stop, figures = plan.stopping.stop, []
+    for reconstructor in plan.reconstructors:
+        own = [verdict for verdict in verdicts if verdict.reconstructor == reconstructor]
+        found = {verdict.policy: savings.trade_off(verdict, stop) for verdict in own}
+        panels = {policy: one for policy, one in found.items() if one is not None}
+        if panels:
+            figures.append(
+                ReportFigure(
+                    f"Lines against misses, {reconstructor}",
+                    stopping_report.trade_off_figure(panels, stop, name=reconstructor),
+                    "Further down and left is better. The rule at all thresholds; its dot is the "
+                    "calibrated one.",
+                )
+            )
+    return stopping_report.stopping_section(rows, figures, plan.stopping)
 
 
 def task(plan: Plan) -> dict[str, object]:
@@ -120,11 +163,7 @@ def _cell(row: dict[str, object], quantity: str) -> str:
 
 def _bounds(plan: Plan) -> frozenset[str]:
     """Labels of the policies that use the target."""
-    return frozenset(
-        label
-        for label, name in plan.policies.items()
-        if not needs_fit(name) and make_policy(name).is_oracle
-    )
+    return frozenset(plan.policies) - frozenset(plan.stoppable)
 
 
 def _comparisons(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,10 +25,12 @@ import pyarrow.parquet
 import torch
 from tqdm import tqdm
 
+from activemri.agents.curves import Curves, Recorder
 from activemri.agents.order import Order
 from activemri.agents.rollout import Episodes, rollout
-from activemri.benchmark import results
-from activemri.benchmark.plan import Piece, Plan
+from activemri.benchmark import results, stopping, stopping_report
+from activemri.benchmark.plan import METRICS, Piece, Plan
+from activemri.benchmark.stopping import Verdict
 from activemri.settings import BenchmarkSettings
 
 _SETTINGS = "settings.json"
@@ -36,7 +38,7 @@ _SETTINGS = "settings.json"
 Item = TypeVar("Item")
 
 #: Settings that change neither an episode nor its place in the table.
-_FREE = ("out", "reference", "n_bootstrap", "threads", "workers")
+_FREE = ("out", "reference", "n_bootstrap", "threads", "workers", "stop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +48,20 @@ class Outcome:
     Attributes:
         plan: what was run.
         table: the long table.
+        verdicts: stopping rules and what they do, where they are asked for.
     """
 
     plan: Plan
     table: pd.DataFrame
+    verdicts: tuple[Verdict, ...] = ()
 
     def text(self) -> str:
         """What the command prints: the headline table and where the files are."""
         table = results.text_table(self.plan, self.table)
         out = self.plan.settings.out
+        if self.plan.stopping is not None:
+            rows = results.stopping_rows(self.plan, self.verdicts)
+            table += "\n\n" + stopping_report.stopping_text(rows, self.plan.stopping)
         return f"{table}\n\n{out}/results.parquet, summary.json, report.html"
 
 
@@ -75,15 +82,16 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     table = _play(plan)
     path = settings.out / "results.parquet"
     _write_parquet(table, path)
-    results.publish(plan, table, command=_command())
-    return Outcome(plan, table)
+    verdicts = _verdicts(plan)
+    results.publish(plan, table, command=_command(), verdicts=verdicts)
+    return Outcome(plan, table, verdicts)
 
 
 def _play(plan: Plan) -> pd.DataFrame:
     """Every piece's rows, in the order of the pieces; what was played before is only read."""
-    pieces = list(plan.pieces())
-    folder = plan.settings.out / "parts"
-    missing = [piece for piece in pieces if not _is_whole(folder / piece.file)]
+    scored = list(plan.pieces())
+    pieces = [*scored, *plan.stopping_pieces()]
+    missing = [piece for piece in pieces if not _is_whole(plan, piece)]
     orders = list(
         dict.fromkeys(
             (kind, piece.reconstructor)
@@ -102,13 +110,50 @@ def _play(plan: Plan) -> pd.DataFrame:
             for piece in _each(pool, _play_piece, missing):
                 bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
                 bar.update(len(piece.positions))
-    return pd.concat([pd.read_parquet(folder / piece.file) for piece in pieces], ignore_index=True)
+    parts = [plan.part(piece) for piece in scored]
+    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a part is there and can be read; what cannot is played again."""
+def _verdicts(plan: Plan) -> tuple[Verdict, ...]:
+    """Stopping rules made from what was played; each is saved in the folder `rules`."""
+    if plan.stopping is None:
+        return ()
+    scored, played = _curves(plan, plan.pieces()), _curves(plan, plan.stopping_pieces())
+    verdicts = []
+    for reconstructor, policy, _ in scored:
+        by_split = {split: played[reconstructor, policy, split] for split in plan.stopping.by_split}
+        verdict = stopping.judge(
+            plan.stopping,
+            by_split,
+            scored[reconstructor, policy, ""],
+            policy=policy,
+            reconstructor=reconstructor,
+        )
+        if verdict.rule is not None:
+            verdict.rule.save(plan.settings.out / "rules" / f"{policy}-{reconstructor}")
+        verdicts.append(verdict)
+    return tuple(verdicts)
+
+
+def _curves(plan: Plan, pieces: Iterable[Piece]) -> dict[tuple[str, str, str], Curves]:
+    """What was recorded, by reconstructor, policy and split."""
+    found: dict[tuple[str, str, str], list[Curves]] = {}
+    for piece in pieces:
+        path, dataset = plan.quality_part(piece), plan.scans_of(piece)
+        if path is not None:
+            scans = [dataset.describe(position) for position in piece.positions]
+            curves = stopping.from_table(pd.read_parquet(path), scans)
+            key = (piece.reconstructor, piece.policy, piece.split)
+            found.setdefault(key, []).append(curves)
+    return {key: Curves.join(parts) for key, parts in found.items()}
+
+
+def _is_whole(plan: Plan, piece: Piece) -> bool:
+    """Whether a piece's files are there and can be read; what cannot is played again."""
     try:
-        pyarrow.parquet.read_metadata(path)
+        for path in (plan.part(piece), plan.quality_part(piece)):
+            if path is not None:
+                pyarrow.parquet.read_metadata(path)
     except (FileNotFoundError, pyarrow.ArrowInvalid):
         return False
     return True
@@ -167,12 +212,18 @@ def _play_piece(piece: Piece) -> None:
     """Play one piece and keep its rows of the long table."""
     plan = _plan_here[0]
     orders = [_order(plan, kind, piece.reconstructor) for kind in plan.orders_needed(piece.policy)]
-    policy = plan.policy(piece.policy, order=orders[0] if orders else None)
-    scans = [plan.dataset[position] for position in piece.positions]
-    episodes = rollout(plan.acquisitions[piece.reconstructor], policy, scans, seed=piece.seed)
-    path = plan.settings.out / "parts" / piece.file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_parquet(long_rows(episodes, piece), path)
+    policy = plan.policy(piece.policy, piece.reconstructor, order=orders[0] if orders else None)
+    dataset = plan.scans_of(piece)
+    scans = [dataset[position] for position in piece.positions]
+    acquisition = plan.acquisitions[piece.reconstructor]
+    part, quality_part = plan.part(piece), plan.quality_part(piece)
+    recorder = Recorder(acquisition, plan.features(piece.reconstructor)) if quality_part else None
+    on_step = None if recorder is None else recorder.record
+    episodes = rollout(acquisition, policy, scans, seed=piece.seed, on_step=on_step)
+    if recorder is not None and quality_part is not None:
+        _write_parquet(stopping.to_table(recorder.curves(episodes)), quality_part)
+    if part is not None:
+        _write_parquet(long_rows(episodes, piece), part)
 
 
 def long_rows(episodes: Episodes, piece: Piece) -> pd.DataFrame:
@@ -186,6 +237,8 @@ def long_rows(episodes: Episodes, piece: Piece) -> pd.DataFrame:
         n_steps = int(episodes.n_steps[row])
         actions = episodes.actions[row, :n_steps].numpy()
         for metric, values in episodes.scores.items():
+            if metric not in METRICS:  # the mean uncertainty is no score
+                continue
             blocks.append(
                 pd.DataFrame(
                     {
@@ -248,6 +301,7 @@ def _plain(settings: BenchmarkSettings) -> dict[str, Any]:
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     table.to_parquet(unfinished, index=False)
     os.replace(unfinished, path)
