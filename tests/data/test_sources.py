@@ -201,5 +201,11 @@ def test_phantoms_are_opened_by_name(
 
     asked: list[dict[str, object]] = []
     monkeypatch.setitem(vars(phantoms), "PhantomDataset", lambda **given: asked.append(given))
-    open_dataset(name, split="val", matrix_size=size)
-    assert asked == [{"split": "val", "matrix_size": expected, "n_coils": n_coils}]
+    open_dataset(name, split="val", matrix_size=size, n_subjects=60)
+    wanted = {"split": "val", "matrix_size": expected, "n_coils": n_coils, "n_subjects": 60}
+    assert asked == [wanted]
+
+
+def test_files_have_the_subjects_that_they_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="n_subjects is for phantoms"):
+        open_dataset(tmp_path, n_subjects=60)
