@@ -25,7 +25,7 @@ from activemri.settings.stopping import StopSettings
 
 Floats = NDArray[np.float64]
 
-_THRESHOLDS = 400  # points of the trade-off curve
+_THRESHOLDS = 2000  # points of the trade-off curve
 _LEVEL = 0.95
 
 

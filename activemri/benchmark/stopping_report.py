@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from activemri.benchmark.curves import INK, STYLE, as_svg
 from activemri.benchmark.report import ReportFigure, direction, metric_name
-from activemri.benchmark.savings import TradeOff
+from activemri.benchmark.savings import TradeOff, cheapest
 from activemri.benchmark.stopping import StoppingScans
 from activemri.settings.stopping import StopSettings
 
@@ -105,10 +106,11 @@ def promises(scans: StoppingScans) -> list[str]:
         "ones."
     )
     if stop.is_crossfit:
+        said = said.replace("Promised", "Aimed at, not promised", 1)
         caution += (
             " Cross-fitting: predictions for calibration came from predictors fitted to the other "
-            "folds, the rule uses one fitted to all, so that the promise holds only approximately; "
-            "and a reconstructor trained on these subjects is better on them than on new ones."
+            "folds, the rule uses one fitted to all, so that the bound is only approximate; and a "
+            "reconstructor trained on these subjects is better on them than on new ones."
         )
     return [said, caution]
 
@@ -150,11 +152,18 @@ def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name
         for axes, (policy, found) in zip(grid.flat, panels.items(), strict=False):
             _draw_trade_off(axes, found, stop)
             axes.set_title(policy, fontsize=10, loc="left")
-            axes.label_outer()
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9,
+            columnspacing=1.2,
+        )
         figure.supxlabel("mean acquired lines", fontsize=10)
         figure.supylabel(f"miss rate: share below {aim(stop)}", fontsize=10)
         return as_svg(figure, f"trade-off{name}")
@@ -178,14 +187,32 @@ def _draw_trade_off(axes: Axes, found: TradeOff, stop: StopSettings) -> None:
     axes.plot(
         found.oracle.lines, found.oracle.misses, "*", color=_GREY, ms=12, mew=0, label="oracle stop"
     )
-    highest = max(2.5 * stop.alpha, 1.2 * float(found.chosen.misses[0]), 0.3)
-    axes.set_ylim(-0.03 * highest, min(1.02, highest))
-    visible = found.rule.lines[found.rule.misses <= highest]
-    left = min([float(found.oracle.lines[0]), *visible])
-    right = max(float(found.fixed.lines[-1]), float(found.rule.lines[-1]))
-    margin = 0.04 * (right - left) + 0.5
-    axes.set_xlim(left - margin, right + margin)
+    _draw_saving(axes, found)
+    highest = max(2.5 * stop.alpha, 1.3 * float(found.chosen.misses[0]), 0.15)
+    axes.set_ylim(-0.04 * highest, min(1.02, highest))
+    shown = [curve.lines[curve.misses <= highest] for curve in (found.rule, found.fixed)]
+    lowest = [curve.lines[int(np.argmin(curve.misses))] for curve in (found.rule, found.fixed)]
+    left = min([float(found.oracle.lines[0]), *(lines[0] for lines in shown if len(lines))])
+    right = max(float(found.chosen.lines[0]), *map(float, lowest))
+    margin = 0.06 * (right - left) + 0.5
+    axes.set_xlim(left - margin, right + 2 * margin)
     axes.grid(color=INK, alpha=0.12, lw=0.8)
+
+
+def _draw_saving(axes: Axes, found: TradeOff) -> None:
+    """From the calibrated rule to the fixed budget that misses no more often."""
+    lines, miss = float(found.chosen.lines[0]), float(found.chosen.misses[0])
+    fixed = float(found.fixed.lines[cheapest(found.fixed.misses[None], found.chosen.misses)[0]])
+    if fixed <= lines:
+        return
+    axes.plot([lines, fixed], [miss, miss], color=INK, lw=1, marker="|", ms=7)
+    axes.annotate(
+        f"{fixed - lines:.1f} saved",
+        (fixed, miss),
+        (4, 4),
+        textcoords="offset points",
+        fontsize=9,
+    )
 
 
 def _interval(low: float | None, high: float | None, digits: int) -> str:
