@@ -36,8 +36,8 @@ lint: $(DEV_STAMP)  ## check style and types
 
 # The checkpoint that the wheel carries is made by this one command: about 15 minutes on one core.
 weights: $(USER_STAMP)  ## train the U-Net that ships with the package
-	$(BIN)/activemri train reconstructor --data phantom --matrix 128 --max-steps 6000 \
-	  --validate-every 500 --threads 1 --out runs/unet
+	$(BIN)/activemri train reconstructor --name unet --data phantom --matrix 128 \
+	  --max-steps 6000 --validate-every 500 --threads 1 --out runs/unet
 	mkdir -p activemri/weights
 	cp runs/unet/best.safetensors activemri/weights/unet.safetensors
 	cp runs/unet/best.json activemri/weights/unet.json

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import subcommand
@@ -22,14 +22,20 @@ from activemri.settings import (
     InspectSettings,
     SplitSettings,
     ThroughputSettings,
+    TrainJointSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
 )
+
+if TYPE_CHECKING:
+    from activemri.data.slices import SliceDataset
+    from activemri.training.masks import MaskSource
 
 DESCRIPTION = "Acquire an MRI scan line by line. `activemri --version` prints the version."
 
 Train = (
     Annotated[TrainReconstructorSettings, subcommand("reconstructor")]
+    | Annotated[TrainJointSettings, subcommand("joint")]
     | Annotated[TrainOrderSettings, subcommand("order")]
 )
 Data = (
@@ -90,11 +96,26 @@ def _demo(settings: DemoSettings) -> None:
 
 
 def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
-    from activemri.agents.visits import visit_masks
-    from activemri.data.sources import open_dataset
     from activemri.training.reconstructor import check_settings, train_reconstructor
 
     check_settings(settings)  # an error comes now rather than after all policies have played
+    scans, masks = _scans_and_masks(settings)
+    print(train_reconstructor(settings, train=scans, masks=masks).text())
+
+
+def _train_joint(settings: TrainJointSettings) -> None:
+    from activemri.training.joint import check_settings, train_joint
+
+    check_settings(settings)
+    scans, masks = _scans_and_masks(settings)
+    print(train_joint(settings, train=scans, masks=masks).text())
+
+
+def _scans_and_masks(settings: TrainReconstructorSettings) -> "tuple[SliceDataset, MaskSource]":
+    """Scans to learn from, and masks that policies visit on them."""
+    from activemri.agents.visits import visit_masks
+    from activemri.data.sources import open_dataset
+
     scans = open_dataset(settings.data, split="train", matrix_size=settings.matrix)
     masks = visit_masks(
         scans,
@@ -103,11 +124,7 @@ def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
         seed=settings.seed,
         progress=True,
     )
-    result = train_reconstructor(settings, train=scans, masks=masks)
-    print(
-        f"{result.checkpoint}: best after {result.best_step} steps, validation SSIM "
-        f"{result.best_ssim:.4f} (zero-filled {result.zero_filled_ssim:.4f})"
-    )
+    return scans, masks
 
 
 def _train_order(settings: TrainOrderSettings) -> None:
@@ -176,6 +193,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     BenchmarkSettings: _benchmark,
     DemoSettings: _demo,
     TrainReconstructorSettings: _train_reconstructor,
+    TrainJointSettings: _train_joint,
     TrainOrderSettings: _train_order,
     InspectSettings: _inspect,
     SplitSettings: _split,

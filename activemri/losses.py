@@ -1,9 +1,10 @@
-"""Training losses on magnitude images, each one number per image and differentiable.
+"""Training losses, each one number per image and differentiable.
 
 All are relative to the data range, so that scans of any intensity weigh the same. Metrics that are
 reported come from :mod:`activemri.metrics`; these work in the precision of the images.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,35 +12,64 @@ from torch import Tensor
 
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
 
+#: Smallest standard deviation that the likelihood takes for one, in units of the data range.
+SMALLEST_DEVIATION = 1e-4
+NLL_WEIGHT = 0.1  # in the standard loss
 
-class Loss(Protocol):
-    """How far magnitude images are from their targets; less is better.
 
-    Args:
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Reconstructed magnitude images, and what they should be.
+
+    Attributes:
         image: (batch, height, width).
         target: the same shape.
         data_range: largest target value, (batch,); a range of 0 (a black target) counts as 1.
-
-    Returns:
-        (batch,)
+        uncertainty: standard deviation per pixel in image units, the same shape; None where the
+            reconstructor gives none.
     """
 
-    def __call__(self, image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor: ...
+    image: Tensor
+    target: Tensor
+    data_range: Tensor
+    uncertainty: Tensor | None = None
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """Image and target in units of the data range."""
+        unit = self.unit
+        return self.image / unit, self.target / unit
+
+    @property
+    def unit(self) -> Tensor:
+        """The data range, (batch, 1, 1)."""
+        return torch.where(self.data_range > 0, self.data_range, 1.0)[:, None, None]
 
 
-def mse(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
+class Loss(Protocol):
+    """How far magnitude images are from their targets: (batch,), less is better."""
+
+    def __call__(self, prediction: Prediction, /) -> Tensor: ...
+
+
+class MissingUncertaintyError(ValueError):
+    """A loss needs an uncertainty, and the reconstructor gives none."""
+
+
+def mse(prediction: Prediction) -> Tensor:
     """Mean squared error over the squared data range."""
-    return ((image - target) / _per_pixel(data_range)).square().mean(dim=(-2, -1))
+    image, target = prediction.scaled()
+    return (image - target).square().mean(dim=(-2, -1))
 
 
-def l1(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
+def l1(prediction: Prediction) -> Tensor:
     """Mean absolute error over the data range."""
-    return ((image - target) / _per_pixel(data_range)).abs().mean(dim=(-2, -1))
+    image, target = prediction.scaled()
+    return (image - target).abs().mean(dim=(-2, -1))
 
 
-def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
+def ssim(prediction: Prediction) -> Tensor:
     """1 - SSIM with the field's 7 x 7 uniform window (see :func:`activemri.metrics.ssim`)."""
-    x, y = image / _per_pixel(data_range), target / _per_pixel(data_range)
+    x, y = prediction.scaled()
     mean_x, mean_y, xx, yy, xy = _box_mean(torch.stack([x, y, x * x, y * y, x * y])).unbind()
     covariance = sample_scale() * (xy - mean_x * mean_y)
     variances = sample_scale() * (xx - mean_x.square() + yy - mean_y.square())
@@ -49,37 +79,65 @@ def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
     return 1 - (numerator / denominator).mean(dim=(-2, -1))
 
 
-LOSSES: dict[str, Loss] = {"mse": mse, "l1": l1, "ssim": ssim}
+def nll(prediction: Prediction) -> Tensor:
+    """Negative log likelihood of the error under a normal distribution: 1/2 [(e / s)^2 + log s^2].
+
+    Zhang et al., CVPR 2019. Error e and standard deviation s are in units of the data range, and
+    deviations below :data:`SMALLEST_DEVIATION` count as that.
+
+    Raises:
+        MissingUncertaintyError: if the reconstructor gives no uncertainty.
+    """
+    if prediction.uncertainty is None:
+        raise MissingUncertaintyError(
+            "the loss 'nll' needs an uncertainty, and this reconstructor gives none; choose "
+            "another loss, or a reconstructor such as 'cresnet'"
+        )
+    image, target = prediction.scaled()
+    deviation = (prediction.uncertainty / prediction.unit).clamp(min=SMALLEST_DEVIATION)
+    terms = ((image - target) / deviation).square() + 2 * deviation.log()
+    return terms.mean(dim=(-2, -1)) / 2
+
+
+def standard(prediction: Prediction) -> Tensor:
+    """L1 + SSIM, and 0.1 NLL where the reconstructor gives an uncertainty."""
+    loss = l1(prediction) + ssim(prediction)
+    return loss if prediction.uncertainty is None else loss + NLL_WEIGHT * nll(prediction)
+
+
+LOSSES: dict[str, Loss] = {"standard": standard, "mse": mse, "l1": l1, "ssim": ssim, "nll": nll}
 
 
 def make_loss(loss: str | Loss) -> Loss:
-    """A loss from its name, from a sum of names like ``"l1+ssim"``, or as it is.
+    """A loss from its name, from a weighted sum like ``"l1+ssim+0.1*nll"``, or as it is.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a weight that is no number above 0.
     """
     if not isinstance(loss, str):
         return loss
-    terms = [_find(name.strip(), loss) for name in loss.split("+")]
+    terms = [_term(word, loss) for word in loss.replace(" ", "").split("+")]
 
-    def total(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
-        values = [term(image, target, data_range=data_range) for term in terms]
-        return torch.stack(values).sum(dim=0)
+    def total(prediction: Prediction) -> Tensor:
+        return torch.stack([weight * term(prediction) for weight, term in terms]).sum(dim=0)
 
     return total
 
 
-def _find(name: str, given: str) -> Loss:
+def _term(word: str, given: str) -> tuple[float, Loss]:
+    weight, times, name = word.rpartition("*")
     if name not in LOSSES:
         raise ValueError(
             f"unknown loss {name!r} in {given!r}; expected one of {', '.join(LOSSES)}, or a sum "
-            "like 'l1+ssim'"
+            "like 'l1+ssim+0.1*nll'"
         )
-    return LOSSES[name]
-
-
-def _per_pixel(data_range: Tensor) -> Tensor:
-    return torch.where(data_range > 0, data_range, torch.ones_like(data_range))[:, None, None]
+    try:
+        number = float(weight) if times else 1.0
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"expected a weight above 0 before '*{name}' in {given!r}; got {weight!r}")
+    return number, LOSSES[name]
 
 
 def _box_mean(images: Tensor) -> Tensor:

@@ -6,7 +6,11 @@ reads these files and no more.
 
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
-from activemri.settings.training import TrainOrderSettings, TrainReconstructorSettings
+from activemri.settings.training import (
+    TrainJointSettings,
+    TrainOrderSettings,
+    TrainReconstructorSettings,
+)
 
 __all__ = [
     "BenchmarkSettings",
@@ -14,6 +18,7 @@ __all__ = [
     "InspectSettings",
     "SplitSettings",
     "ThroughputSettings",
+    "TrainJointSettings",
     "TrainOrderSettings",
     "TrainReconstructorSettings",
 ]

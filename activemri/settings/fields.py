@@ -6,6 +6,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 Data = Annotated[str, arg(metavar="phantom|phantom-multicoil|PATH")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")]
+KeyValues = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE [KEY=VALUE ...]")]
 OptionalInt = Annotated[int | None, arg(metavar="INT")]
 Flag = FlagCreatePairsOff[bool]
 Label = Literal["contrast", "field-strength", "scanner"]
@@ -20,7 +21,7 @@ def require_positive(**values: float | None) -> None:
         )
 
 
-def require_not_negative(**values: int) -> None:
+def require_not_negative(**values: float) -> None:
     """Refuse numbers below 0."""
     for name, value in values.items():
         require(

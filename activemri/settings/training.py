@@ -7,6 +7,7 @@ from typing import Literal
 from activemri.settings.fields import (
     Data,
     Flag,
+    KeyValues,
     OptionalInt,
     require_not_negative,
     require_positive,
@@ -25,8 +26,10 @@ class TrainReconstructorSettings:
     """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
     out: Path = Path("runs/reconstructor")
     """Folder for the checkpoint; made if missing."""
-    name: Literal["unet"] = "unet"
-    """Which reconstructor to train."""
+    name: str = "cresnet"
+    """Which reconstructor to train: cresnet (with uncertainty) or unet."""
+    network: KeyValues = ()
+    """Arguments of the reconstructor's network, e.g. channels=16 blocks=4."""
     resume: Flag = False
     """Continue the training found in --out, with the same settings."""
     matrix: OptionalInt = None
@@ -37,12 +40,9 @@ class TrainReconstructorSettings:
     """Scans a step."""
     lr: float = 3e-3
     """Largest learning rate of the schedule."""
-    loss: str = "l1+ssim"
-    """Training loss: mse, l1, ssim, or a sum such as l1+ssim."""
-    channels: int = 8
-    """Channels of the U-Net's first level; every level below doubles them."""
-    pools: int = 4
-    """Times the U-Net halves the resolution."""
+    loss: str = "standard"
+    """Training loss: mse, l1, ssim, nll (needs an uncertainty), a weighted sum such as
+    l1+ssim+0.1*nll, or standard: l1+ssim, and 0.1*nll where there is an uncertainty."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
     budget: int = 24
@@ -62,13 +62,44 @@ class TrainReconstructorSettings:
             max_steps=self.max_steps,
             batch_size=self.batch_size,
             lr=self.lr,
-            channels=self.channels,
-            pools=self.pools,
             budget=self.budget,
             validate_every=self.validate_every,
             threads=self.threads,
         )
         require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class TrainJointSettings(TrainReconstructorSettings):
+    """Train a reconstructor and the evaluator that scores its k-space lines.
+
+    Writes checkpoints of the best reconstructor (best) and of its evaluator (evaluator), a log,
+    and what `--resume` needs to continue after an interruption.
+    """
+
+    out: Path = Path("runs/joint")
+    """Folder for the checkpoints; made if missing."""
+    schedule: Literal["staged", "alternating"] = "staged"
+    """First the reconstructor, then the evaluator of its best weights; or both in every step."""
+    evaluator: KeyValues = ()
+    """Arguments of the evaluator, e.g. channels=32 layers=4."""
+    gamma: float = 100.0
+    """How fast an evaluator's scores shall fall with the error of a line."""
+    adversarial_weight: float = 0.1
+    """Weight of the evaluator's opinion in the reconstructor's loss (alternating only)."""
+    evaluator_lr: float = 6e-4
+    """Largest learning rate of the evaluator."""
+    evaluator_steps: OptionalInt = None
+    """Steps of the evaluator's stage (staged only); None takes half of --max-steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(
+            gamma=self.gamma,
+            evaluator_lr=self.evaluator_lr,
+            evaluator_steps=self.evaluator_steps,
+        )
+        require_not_negative(adversarial_weight=self.adversarial_weight)
 
 
 @dataclass(frozen=True)

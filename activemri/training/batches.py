@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
+from activemri.losses import Prediction
 from activemri.mri import coils, fourier
 from activemri.mri.operators import CartesianOperator
-from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.scoring import center_crop
 from activemri.training.masks import MaskSource, center_lines
 
@@ -26,13 +27,37 @@ class Batch:
         measurement: of all scans.
         target: magnitude, (batch, target height, target width).
         data_range: largest value of each target, (batch,).
+        reference: what all lines together show, complex (batch, height, width).
+        measured: lines that the scanner has sampled at all, bool (batch, line).
         names: of the scans, for messages.
     """
 
     measurement: Measurement
     target: Tensor
     data_range: Tensor
+    reference: Tensor
+    measured: Tensor
     names: tuple[str, ...]
+
+    @property
+    def acquired(self) -> Tensor:
+        """Lines that have been acquired, bool (batch, line)."""
+        return self.measurement.operator.mask.squeeze(1)
+
+    @property
+    def unobserved(self) -> Tensor:
+        """Lines that could still be acquired, bool (batch, line)."""
+        return self.measured & ~self.acquired
+
+    def prediction(self, reconstruction: Reconstruction) -> Prediction:
+        """What losses compare: magnitudes of the size of the targets."""
+        uncertainty = reconstruction.uncertainty
+        return Prediction(
+            self.cropped(reconstruction.image),
+            self.target,
+            self.data_range,
+            None if uncertainty is None else self._crop(uncertainty),
+        )
 
     def magnitude(self, reconstructor: Reconstructor) -> Tensor:
         """Reconstruct: magnitude images of the size of the targets."""
@@ -40,7 +65,10 @@ class Batch:
 
     def cropped(self, image: Tensor) -> Tensor:
         """Magnitude of the part of complex images that the targets show."""
-        return center_crop(image, (self.target.shape[-2], self.target.shape[-1])).abs()
+        return self._crop(image).abs()
+
+    def _crop(self, image: Tensor) -> Tensor:
+        return center_crop(image, (self.target.shape[-2], self.target.shape[-1]))
 
 
 class InMemory:
@@ -109,10 +137,13 @@ def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lin
         start = mask & center_lines(slices[0].shape, n_center_lines)
         sensitivity = coils.estimate_sensitivity(kspace * start.unsqueeze(1), start)
     target = torch.stack([scan.target for scan in slices])
+    everything = CartesianOperator(measured[:, None], sensitivity)
     return Batch(
         Measurement.of(kspace, CartesianOperator(mask, sensitivity)),
         target,
         target.amax(dim=(-2, -1)),
+        everything.adjoint(kspace),
+        measured,
         tuple(f"{scan.volume}[{scan.index}]" for scan in slices),
     )
 
@@ -133,6 +164,8 @@ def to_device(batch: Batch, device: str) -> Batch:
         ),
         target=batch.target.to(device),
         data_range=batch.data_range.to(device),
+        reference=batch.reference.to(device),
+        measured=batch.measured.to(device),
     )
 
 

@@ -6,34 +6,28 @@ MALLOC_TOP_PAD_=268435456``: memory is then not given back after every layer. On
 (``--threads 1``) is the safe choice on a machine that does other work as well.
 """
 
-import math
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from activemri import checkpoints
 from activemri.data.slices import SliceDataset
 from activemri.devices import usable
-from activemri.losses import make_loss
+from activemri.losses import Loss, make_loss
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.reconstruction.registry import RECONSTRUCTORS
+from activemri.reconstruction.registry import save_reconstructor
 from activemri.settings import TrainReconstructorSettings
-from activemri.training.batches import InMemory, TrainingBatches, to_device
+from activemri.training.batches import Batch, InMemory, TrainingBatches
+from activemri.training.construction import new_reconstructor
+from activemri.training.descent import Descent
+from activemri.training.loop import Check, Loop, OnValidation, TrainingDivergedError
 from activemri.training.masks import MaskSource
 from activemri.training.run_folder import RunFolder, command
-from activemri.training.validation import Validation, ValidationScore
+from activemri.training.validation import Validation
 
-WARM_UP = 0.1  # share of the steps in which the learning rate rises
-LARGEST_GRADIENT = 1.0  # norm to which larger gradients are shortened
-
-
-class TrainingDivergedError(ValueError):
-    """The loss or its gradient is no longer a finite number."""
+__all__ = ["TrainingDivergedError", "TrainingResult", "check_settings", "train_reconstructor"]
 
 
 @dataclass(frozen=True)
@@ -52,17 +46,25 @@ class TrainingResult:
     best_ssim: float
     zero_filled_ssim: float
 
+    def text(self) -> str:
+        """One line."""
+        return (
+            f"{self.checkpoint}: best after {self.best_step} steps, validation SSIM "
+            f"{self.best_ssim:.4f} (zero-filled {self.zero_filled_ssim:.4f})"
+        )
+
 
 def check_settings(settings: TrainReconstructorSettings) -> None:
     """Refuse now what :func:`train_reconstructor` would refuse, before hours go into masks.
 
     Raises:
-        ValueError: an unknown loss, a device that is not there, a folder that is taken, or one
-            that was started with other settings.
+        ValueError: an unknown loss, network or argument of it, a device that is not there, a
+            folder that is taken, or one that was started with other settings.
         OSError: `settings.out` cannot be written.
     """
     make_loss(settings.loss)
     usable(settings.device)
+    new_reconstructor(settings)
     RunFolder(settings.out).check(settings)
 
 
@@ -72,6 +74,7 @@ def train_reconstructor(
     masks: MaskSource,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
+    on_validation: OnValidation | None = None,
 ) -> TrainingResult:
     """Train, validate at fixed intervals, keep the best weights; continue after a kill.
 
@@ -88,6 +91,8 @@ def train_reconstructor(
             :func:`activemri.agents.visits.visit_masks` records.
         train: scans to learn from; None opens the train split of `settings.data`.
         validation: scans that choose the best weights; None opens the val split.
+        on_validation: called with step and SSIM after every validation, once its results are on
+            disk; what it raises ends the training.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; subjects in both splits.
@@ -97,6 +102,66 @@ def train_reconstructor(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_settings(settings)  # before data are read
+    run = open_run(settings, masks=masks, train=train, validation=validation)
+    learner = ReconstructorLearner(run)
+    loop = Loop(
+        learner,
+        batches=run.batches,
+        folder=run.folder,
+        n_steps=settings.max_steps,
+        validate_every=settings.validate_every,
+        device=settings.device,
+        seed=settings.seed,
+        on_validation=on_validation,
+    )
+    loop.run(run.state)
+    return learner.result(loop)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A training whose data are open and whose folder is claimed.
+
+    Attributes:
+        settings: of the training.
+        folder: where it writes.
+        batches: the batch of every step.
+        checks: scans and masks of validations.
+        state: to continue from; None to begin.
+    """
+
+    settings: TrainReconstructorSettings
+    folder: RunFolder
+    batches: TrainingBatches
+    checks: Validation
+    state: dict[str, Any] | None
+
+    def info(self, *, step: int, metrics: Mapping[str, object]) -> dict[str, object]:
+        """What a checkpoint says about its training."""
+        masks = self.batches.masks
+        return {
+            "data": self.settings.data,
+            "matrix": self.settings.matrix,
+            "n_train_slices": len(self.batches.scans),
+            "n_center_lines": masks.n_center_lines,
+            "budget": masks.budget,
+            "masks": type(masks).__name__,
+            "step": step,
+            "metrics": dict(metrics),
+            "torch_version": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+            "command": command(self.settings),
+        }
+
+
+def open_run(
+    settings: TrainReconstructorSettings,
+    *,
+    masks: MaskSource,
+    train: SliceDataset | None,
+    validation: SliceDataset | None,
+) -> Run:
+    """Open the data and claim the folder; see :func:`train_reconstructor`."""
     folder = RunFolder(settings.out)
     train_scans = InMemory(train if train is not None else _open(settings, "train"))
     validation_scans = InMemory(validation if validation is not None else _open(settings, "val"))
@@ -109,172 +174,66 @@ def train_reconstructor(
             "n_validation_scans": len(validation_scans),
         },
     )
-    checks = Validation(validation_scans, masks, seed=settings.seed, device=settings.device)
     batches = TrainingBatches(
         train_scans, masks, batch_size=settings.batch_size, seed=settings.seed
     )
-    training = _Training(
-        settings,
-        folder=folder,
-        batches=batches,
-        checks=checks,
-        zero_filled=checks.zero_filled(),
-    )
-    return training.run(state)
+    checks = Validation(validation_scans, masks, seed=settings.seed, device=settings.device)
+    return Run(settings, folder, batches, checks, state)
 
 
-class _Training:
-    """Network, optimizer, and what has been reached."""
+class ReconstructorLearner:
+    """A reconstructor that learns from a loss on magnitude images.
 
-    def __init__(
-        self,
-        settings: TrainReconstructorSettings,
-        *,
-        folder: RunFolder,
-        batches: TrainingBatches,
-        checks: Validation,
-        zero_filled: ValidationScore,
-    ) -> None:
-        self.settings = settings
-        self.folder = folder
-        self.batches = batches
-        self.checks = checks
-        self.loss = make_loss(settings.loss)
-        self.network = _new_network(settings).train()
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.0)
-        self.step = 0
-        self.best_step, self.best_ssim = 0, -math.inf
-        self.zero_filled = zero_filled
+    Args:
+        run: data, settings and folder.
+    """
 
-    def run(self, state: dict[str, Any] | None) -> TrainingResult:
-        if state is None:
-            self._validate(loss=None, started=time.monotonic())
-        else:
-            self._restore(state)
-        with tqdm(
-            total=self.settings.max_steps, initial=self.step, desc="train", unit="step"
-        ) as bar:
-            while self.step < self.settings.max_steps:
-                self._train_until_validation(bar)
-        return TrainingResult(
-            self.folder.best, self.best_step, self.best_ssim, self.zero_filled.ssim
-        )
+    name = "reconstructor"
 
-    def _train_until_validation(self, bar: "tqdm[Any]") -> None:
-        started = time.monotonic()
-        interval = self.settings.validate_every
-        stop = min((self.step // interval + 1) * interval, self.settings.max_steps)
-        total, n_steps = 0.0, stop - self.step
-        while self.step < stop:
-            loss = self._train_step()
-            total += loss
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.4f}", ssim=f"{self.best_ssim:.4f}", refresh=False)
-        self._validate(loss=total / n_steps, started=started)
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.loss: Loss = make_loss(run.settings.loss)
+        self.network: Reconstructor = new_reconstructor(run.settings)
+        self.descent = Descent(self.network, lr=run.settings.lr, n_steps=run.settings.max_steps)
+        self.zero_filled = run.checks.zero_filled()
 
-    def _train_step(self) -> float:
-        settings = self.settings
-        batch = to_device(self.batches[self.step], settings.device)
-        rate = learning_rate(self.step, n_steps=settings.max_steps, largest=settings.lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        image = batch.magnitude(self.network)
-        loss = self.loss(image, batch.target, data_range=batch.data_range).mean()
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self._require_finite(loss, norm, batch.names)
-        self.optimizer.step()
-        self.step += 1
-        return loss.item()
+    @property
+    def best(self) -> Path:
+        return self.run.folder.best
 
-    def _require_finite(self, loss: Tensor, norm: Tensor, names: tuple[str, ...]) -> None:
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            return
-        raise TrainingDivergedError(
-            f"training stopped at step {self.step}: loss {loss.item()}, gradient norm "
-            f"{norm.item()}, scans {', '.join(names)}. The best weights, from step "
-            f"{self.best_step}, are in {self.folder.best}; try a smaller --lr, or look at these "
-            "scans"
-        )
+    def step(self, batch: Batch, *, step: int) -> dict[str, float]:
+        prediction = batch.prediction(self.network(batch.measurement))
+        return {"loss": self.descent.descend(self.loss(prediction).mean(), step=step)}
 
-    def _validate(self, *, loss: float | None, started: float) -> None:
-        trained_s = time.monotonic() - started
-        score = self.checks.score(self.network)
-        if score.ssim > self.best_ssim:
-            self.best_step, self.best_ssim = self.step, score.ssim
-            self._save_best(score)
-        self.folder.log(
-            {
-                "step": self.step,
-                "loss": loss,
-                "validation_ssim": score.ssim,
-                "validation_ssim_at": score.ssim_at,
-                "zero_filled_ssim_at": self.zero_filled.ssim_at,
-                "best_step": self.best_step,
-                "seconds": round(trained_s, 3),
-            }
-        )
-        self.folder.save(self._state())
-
-    def _save_best(self, score: ValidationScore) -> None:
-        settings = self.settings
-        checkpoints.save(
-            self.folder.best,
-            kind=settings.name,
-            settings=self.network.settings,
-            state_dict=self.network.state_dict(),
-            info={
-                "data": settings.data,
-                "matrix": settings.matrix,
-                "n_train_slices": len(self.batches.scans),
-                "n_center_lines": self.batches.masks.n_center_lines,
-                "budget": self.batches.masks.budget,
-                "masks": type(self.batches.masks).__name__,
-                "step": self.step,
-                "metrics": {
-                    "ssim": score.ssim,
-                    "ssim_at": score.ssim_at,
-                    "zero_filled_ssim": self.zero_filled.ssim,
-                    "zero_filled_ssim_at": self.zero_filled.ssim_at,
-                },
-                "torch_version": str(torch.__version__),
-                "threads": torch.get_num_threads(),
-                "command": command(settings),
-            },
-        )
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "best_step": self.best_step,
-            "best_ssim": self.best_ssim,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def validate(self) -> Check:
+        score = self.run.checks.score(self.network)
+        entry = {
+            "validation_ssim": score.ssim,
+            "validation_ssim_at": score.ssim_at,
+            "zero_filled_ssim_at": self.zero_filled.ssim_at,
         }
+        return Check(score.ssim, entry)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.best_step, self.best_ssim = state["best_step"], state["best_ssim"]
+    def save_best(self, check: Check, *, step: int) -> None:
+        metrics = {
+            "ssim": check.score,
+            "ssim_at": check.entry["validation_ssim_at"],
+            "zero_filled_ssim": self.zero_filled.ssim,
+            "zero_filled_ssim_at": self.zero_filled.ssim_at,
+        }
+        info = self.run.info(step=step, metrics=metrics)
+        save_reconstructor(self.best, self.network, info=info)
+
+    def state(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.descent.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.restore(state["optimizer"])
 
-
-def learning_rate(step: int, *, n_steps: int, largest: float) -> float:
-    """Linear rise over the first tenth of the steps, then half a cosine down to zero."""
-    rise = max(1, round(WARM_UP * n_steps))
-    if step < rise:
-        return largest * (step + 1) / rise
-    return largest * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise))) / 2
-
-
-def _new_network(settings: TrainReconstructorSettings) -> Reconstructor:
-    kind: Any = RECONSTRUCTORS[settings.name]
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state
-        torch.manual_seed(settings.seed)
-        network = kind(settings.channels, pools=settings.pools)
-    assert isinstance(network, Reconstructor)
-    return network.to(settings.device)
+    def result(self, loop: Loop) -> TrainingResult:
+        """What the training has made, after it."""
+        return TrainingResult(self.best, loop.best_step, loop.best_score, self.zero_filled.ssim)
 
 
 def _open(settings: TrainReconstructorSettings, split: str) -> SliceDataset:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pickle
+import shlex
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from activemri import checkpoints
-from activemri.settings import TrainReconstructorSettings
+from activemri.settings import TrainJointSettings, TrainReconstructorSettings
 
 #: May differ between a training and its continuation: they do not say what is computed.
 _FREE = ("out", "resume", "threads", "device")
@@ -33,6 +34,11 @@ class RunFolder:
     def best(self) -> Path:
         """Checkpoint with the best weights, without suffix."""
         return self.path / "best"
+
+    @property
+    def evaluator(self) -> Path:
+        """Checkpoint of the evaluator beside it, without suffix."""
+        return self.path / "evaluator"
 
     @property
     def _state(self) -> Path:
@@ -100,9 +106,9 @@ class RunFolder:
         self._write(self._state, buffer.getvalue())
 
     def log(self, entry: Mapping[str, object]) -> None:
-        """Append one line of JSON; lines of the same and later steps are dropped before."""
+        """Append one line of JSON; lines of the same training's same and later steps go before."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < entry["step"]]
+        kept = [line for line in lines if _is_before(json.loads(line), entry)]
         self._write(self._log, "".join(f"{x}\n" for x in [*kept, json.dumps(entry)]).encode())
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -135,7 +141,7 @@ class RunFolder:
     def _require_free(self, settings: TrainReconstructorSettings) -> None:
         if settings.resume:
             raise ValueError(f"--resume: there is no training in {self.path}; leave --resume out")
-        if self.best.with_suffix(".safetensors").exists():
+        if any(path.with_suffix(".safetensors").exists() for path in (self.best, self.evaluator)):
             raise ValueError(
                 f"{self.path} holds a checkpoint of something else already; choose another --out"
             )
@@ -167,14 +173,32 @@ class RunFolder:
 
 def command(settings: TrainReconstructorSettings) -> str:
     """The command line that makes the same training."""
-    words = ["activemri train reconstructor"]
+    words = [f"activemri train {_COMMANDS[type(settings)]}"]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value != field.default and field.name not in _FREE:
-            words.append(f"--{field.name.replace('_', '-')} {value}")
+            words.append(f"--{field.name.replace('_', '-')}{_as_words(value)}")
     return " ".join(words)
 
 
+_COMMANDS: dict[type, str] = {
+    TrainReconstructorSettings: "reconstructor",
+    TrainJointSettings: "joint",
+}
+
+
+def _as_words(value: object) -> str:
+    if isinstance(value, bool):
+        return ""  # a flag that is on
+    values = value if isinstance(value, tuple) else (value,)
+    return "".join(f" {shlex.quote(str(v))}" for v in values)
+
+
+def _is_before(line: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return bool(line.get("training") != entry["training"] or line["step"] < entry["step"])
+
+
 def _described(settings: TrainReconstructorSettings) -> dict[str, object]:
-    values = dataclasses.asdict(settings)
-    return {name: value for name, value in values.items() if name not in _FREE}
+    """The settings that must stay the same, as JSON gives them back."""
+    values = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
+    return dict(json.loads(json.dumps(values)))

@@ -1,5 +1,6 @@
 """How good a reconstructor is on fixed scans at fixed moments of an episode."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,7 @@ class Validation:
         was_training = reconstructor.training
         reconstructor.eval()
         total = torch.zeros(len(self.steps), dtype=torch.float64)
-        for index in tqdm(self.indices, desc="validate", unit="scan", leave=False):
-            batch = self._batch(index)
+        for batch in self.batches():
             total += self._ssim(batch, reconstructor)
         reconstructor.train(was_training)
         by_step = (total / len(self.indices)).tolist()
@@ -67,6 +67,11 @@ class Validation:
     def zero_filled(self) -> ValidationScore:
         """The score to beat."""
         return self.score(ZeroFilled())
+
+    def batches(self) -> Iterator[Batch]:
+        """Each scan at all moments, one after the other."""
+        for index in tqdm(self.indices, desc="validate", unit="scan", leave=False):
+            yield self._batch(index)
 
     def _batch(self, index: int) -> Batch:
         """One scan at all moments; every scan has its own draw of masks."""

@@ -18,11 +18,11 @@ from activemri.data.slices import SliceInfo, SliceList
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.batches import InMemory
+from activemri.training.descent import learning_rate
 from activemri.training.reconstructor import (
     TrainingDivergedError,
     TrainingResult,
     check_settings,
-    learning_rate,
     train_reconstructor,
 )
 from activemri.training.validation import Validation
@@ -90,7 +90,9 @@ def assert_same_runs(one: Path, other: Path) -> None:
 def test_training_beats_zero_filling_and_leaves_a_checkpoint_that_loads(
     train: Train, make_settings: MakeSettings
 ) -> None:
-    settings = make_settings(max_steps=60, validate_every=20, channels=4, n_center_lines=2)
+    settings = make_settings(
+        max_steps=60, validate_every=20, network=("channels=4", "pools=1"), n_center_lines=2
+    )
     result = train(settings)
     assert result.best_ssim > result.zero_filled_ssim + 0.02
     assert result.best_step > 0
@@ -100,8 +102,8 @@ def test_training_beats_zero_filling_and_leaves_a_checkpoint_that_loads(
     assert info["metrics"]["ssim"] == result.best_ssim  # type: ignore[index]
     assert info["masks"] == "HeuristicMasks"
     assert info["command"] == (
-        "activemri train reconstructor --max-steps 60 --batch-size 2 --lr 0.01 --channels 4 "
-        "--pools 1 --n-center-lines 2 --budget 6 --validate-every 20"
+        "activemri train reconstructor --name unet --network channels=4 pools=1 --max-steps 60 "
+        "--batch-size 2 --lr 0.01 --n-center-lines 2 --budget 6 --validate-every 20"
     )
 
 

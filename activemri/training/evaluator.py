@@ -1,0 +1,217 @@
+"""Train an evaluator: what it should say of lines, how far it is from that, how useful it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from activemri.evaluator import Evaluator, column_errors, kernel_targets, save_evaluator
+from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.settings import TrainJointSettings
+from activemri.training.batches import Batch
+from activemri.training.construction import parse_arguments, seeded
+from activemri.training.descent import Descent
+from activemri.training.loop import Check
+from activemri.training.reconstructor import Run
+from activemri.training.validation import Validation
+
+#: As in the paper: short memory, because what is judged changes.
+BETAS = (0.5, 0.999)
+
+
+@dataclass(frozen=True)
+class EvaluatorScore:
+    """How well an evaluator judges a reconstructor's lines on fixed scans and masks.
+
+    Attributes:
+        loss: mean squared distance of its scores from their targets; decides which is best.
+        spearman: rank correlation between low scores and large errors over the lines that could
+            still be acquired, averaged over images; NaN where none had two such lines.
+        regret: one minus the true error of the line that it would acquire, as a share of the
+            largest there is, averaged over images.
+    """
+
+    loss: float
+    spearman: float
+    regret: float
+
+
+class EvaluatorLearner:
+    """An evaluator that learns to judge what a reconstructor makes.
+
+    Args:
+        run: data, settings and folder.
+        settings: the same settings as those of `run`.
+        reconstructor: whose images are judged.
+        n_steps: of the whole training.
+    """
+
+    name = "evaluator"
+
+    def __init__(
+        self, run: Run, settings: TrainJointSettings, *, reconstructor: Reconstructor, n_steps: int
+    ) -> None:
+        self.run = run
+        self.gamma = settings.gamma
+        self.reconstructor = reconstructor
+        self.network = new_evaluator(settings, width=widest(run))
+        self.descent = Descent(
+            self.network,
+            lr=settings.evaluator_lr,
+            n_steps=n_steps,
+            option="--evaluator-lr",
+            betas=BETAS,
+        )
+
+    @property
+    def best(self) -> Path:
+        return self.run.folder.evaluator
+
+    def step(self, batch: Batch, *, step: int) -> dict[str, float]:
+        with torch.no_grad():
+            image = self.reconstructor(batch.measurement).image
+        return {"loss": self.learn(batch, image, step=step)}
+
+    def learn(self, batch: Batch, image: Tensor, *, step: int) -> float:
+        """One step on reconstructions (complex, without gradient) and on their references."""
+        loss = evaluator_loss(self.network, batch, image, gamma=self.gamma)
+        return self.descent.descend(loss.mean(), step=step)
+
+    def validate(self) -> Check:
+        score = self.score(self.reconstructor)
+        entry = {
+            "validation_loss": score.loss,
+            "validation_spearman": score.spearman,
+            "validation_regret": score.regret,
+        }
+        return Check(-score.loss, entry)
+
+    def score(self, reconstructor: Reconstructor) -> EvaluatorScore:
+        """Judge the evaluator on validation scans."""
+        return score_evaluator(self.network, reconstructor, self.run.checks, gamma=self.gamma)
+
+    def save_best(self, check: Check, *, step: int) -> None:
+        metrics = {name.removeprefix("validation_"): v for name, v in check.entry.items()}
+        info = {"gamma": self.gamma, **self.run.info(step=step, metrics=metrics)}
+        save_evaluator(self.best, self.network, info=info)
+
+    def state(self) -> dict[str, Any]:
+        return {"evaluator": self.network.state_dict(), "evaluator_optimizer": self.descent.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["evaluator"])
+        self.descent.restore(state["evaluator_optimizer"])
+
+
+def evaluator_loss(evaluator: Evaluator, batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
+    """L_D = mean_i (e_i(r) - t_i)^2 + mean_i (e_i(x) - 1)^2 over measured lines i: (batch,).
+
+    Args:
+        evaluator: e.
+        batch: the references x, and which lines have been acquired and measured.
+        image: reconstructions r, complex (batch, height, width).
+        gamma: of the targets t, see :func:`activemri.evaluator.kernel_targets`.
+    """
+    scores = evaluator(torch.cat([image, batch.reference]), batch.acquired.repeat(2, 1))
+    of_images, of_references = scores.float().chunk(2)
+    targets = line_targets(batch, image, gamma=gamma)
+    squares = (of_images - targets).square() + (of_references - 1).square()
+    return mean_over(squares, batch.measured)
+
+
+def adversarial_loss(evaluator: Evaluator, batch: Batch, image: Tensor) -> Tensor:
+    """L_adv = mean_i (e_i(r) - 1)^2 over the lines i that could still be acquired: (batch,)."""
+    scores = evaluator(image, batch.acquired).float()
+    return mean_over((scores - 1).square(), batch.unobserved)
+
+
+def line_targets(batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
+    """What an evaluator should say of reconstructions: (batch, line)."""
+    errors = column_errors(image, batch.reference)
+    return kernel_targets(errors, batch.acquired, gamma=gamma)
+
+
+def mean_over(values: Tensor, lines: Tensor) -> Tensor:
+    """Mean over chosen lines, (batch, line) and bool (batch, line) to (batch,); 0 over none."""
+    return (values * lines).sum(dim=1) / lines.sum(dim=1).clamp(min=1)
+
+
+@torch.no_grad()
+def score_evaluator(
+    evaluator: Evaluator, reconstructor: Reconstructor, checks: Validation, *, gamma: float
+) -> EvaluatorScore:
+    """Score an evaluator, both networks in evaluation mode; their modes are restored."""
+    modes = [(network, network.training) for network in (evaluator, reconstructor)]
+    for network, _ in modes:
+        network.eval()
+    found: list[tuple[float, float, float]] = []
+    for batch in checks.batches():
+        found += _scores_of(evaluator, batch, reconstructor(batch.measurement).image, gamma)
+    for network, mode in modes:
+        network.train(mode)
+    loss, spearman, regret = np.array(found).T
+    known = ~np.isnan(spearman)
+    return EvaluatorScore(
+        loss=float(loss.mean()),
+        spearman=float(spearman[known].mean()) if known.any() else float("nan"),
+        regret=float(np.nanmean(regret)) if (~np.isnan(regret)).any() else float("nan"),
+    )
+
+
+def _scores_of(
+    evaluator: Evaluator, batch: Batch, image: Tensor, gamma: float
+) -> list[tuple[float, float, float]]:
+    """Loss, rank correlation and regret of every image of a batch."""
+    scores = evaluator(image, batch.acquired).float()
+    squares = (scores - line_targets(batch, image, gamma=gamma)).square()
+    losses = mean_over(squares, batch.measured).tolist()
+    errors = column_errors(image, batch.reference)
+    rows = zip(scores.cpu(), errors.cpu(), batch.unobserved.cpu(), strict=True)
+    ranks = [
+        (rank_correlation(-s[free], error[free]), regret(s[free], error[free]))
+        for s, error, free in rows
+    ]
+    return [(loss, *rank) for loss, rank in zip(losses, ranks, strict=True)]
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's correlation of two vectors; NaN if either says the same of all."""
+    ranks = [rankdata(v.numpy()) - (len(v) + 1) / 2 for v in (one, other)]
+    norm = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float((ranks[0] * ranks[1]).sum()) / norm if norm > 0 else float("nan")
+
+
+def regret(scores: Tensor, errors: Tensor) -> float:
+    """1 - error of the line with the lowest score / largest error; NaN without an error."""
+    if len(errors) == 0 or errors.max() <= 0:
+        return float("nan")
+    return 1 - (errors[scores.argmin()] / errors.max()).item()
+
+
+def new_evaluator(settings: TrainJointSettings, *, width: int) -> Evaluator:
+    """The untrained evaluator that settings describe, in training mode on their device.
+
+    Args:
+        settings: of the training; `evaluator` holds arguments.
+        width: lines of k-space, where they do not say it.
+
+    Raises:
+        ValueError: arguments that it refuses.
+    """
+    arguments = parse_arguments(
+        Evaluator, settings.evaluator, option="--evaluator", name="the evaluator"
+    )
+    arguments = {"width": width, **arguments}
+    made = seeded(lambda: Evaluator(**arguments), settings.seed)
+    return made.to(settings.device).train()
+
+
+def widest(run: Run) -> int:
+    """Lines of the widest scan, also of validation."""
+    scans = (*run.batches.scans.infos, *run.checks.scans.infos)
+    return max(info.shape[1] for info in scans)
