@@ -18,6 +18,7 @@ from tyro.conf import subcommand
 import activemri
 from activemri.settings import (
     BenchmarkSettings,
+    CalibrateSettings,
     DemoSettings,
     InspectSettings,
     SplitSettings,
@@ -45,6 +46,7 @@ Data = (
 Command = (
     Annotated[DemoSettings, subcommand("demo")]
     | Annotated[BenchmarkSettings, subcommand("benchmark")]
+    | Annotated[CalibrateSettings, subcommand("calibrate")]
     | Annotated[Train, subcommand("train", description="Train a reconstructor, or learn an order.")]
     | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
     | Annotated[ThroughputSettings, subcommand("throughput")]
@@ -87,6 +89,12 @@ def _benchmark(settings: BenchmarkSettings) -> None:
     from activemri.benchmark.run import run_benchmark
 
     print(run_benchmark(settings).text())
+
+
+def _calibrate(settings: CalibrateSettings) -> None:
+    from activemri.benchmark.calibrate import run_calibration
+
+    print(run_calibration(settings))
 
 
 def _demo(settings: DemoSettings) -> None:
@@ -191,6 +199,7 @@ def _throughput(settings: ThroughputSettings) -> None:
 
 COMMANDS: dict[type, Callable[[Any], None]] = {
     BenchmarkSettings: _benchmark,
+    CalibrateSettings: _calibrate,
     DemoSettings: _demo,
     TrainReconstructorSettings: _train_reconstructor,
     TrainJointSettings: _train_joint,

@@ -1,8 +1,9 @@
 """Whether uncertainties mean something: do they rank errors, and have they their size?
 
-Everything is measured on foreground pixels (:func:`foreground`; judging may look at the target),
-in units of the root mean square of the reconstructed image, and comes with an interval over
-subjects. All functions are pure; the same seed gives the same numbers.
+Everything is measured on the pixels of a :class:`Case`, usually the foreground
+(:func:`foreground`; judging may look at the target), in units of the root mean square of the
+reconstructed image, and comes with an interval over subjects. All functions are pure; the same
+seed gives the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ Statistic = Callable[[Floats], Floats]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The foreground of one scan at one moment of its episode.
+    """Pixels of one scan at one moment of its episode.
 
     Attributes:
         volume: name of the volume.
@@ -94,6 +95,7 @@ class Calibration:
 #: What :func:`measure` finds, and what would be ideal.
 NUMBERS = {
     "spearman": ("Spearman(uncertainty, |error|), mean over scans", "1"),
+    "spearman_if_gaussian": ("the same if errors were Gaussian of that size", ""),
     "spearman_pooled": ("Spearman(uncertainty, |error|), all pixels", "1"),
     "ece": ("expected calibration error", "0"),
     "rms_predicted": ("root mean predicted variance", "= error"),
@@ -132,18 +134,24 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
         _weights(of_case, seed=seed, n_resamples=n_resamples),
     )
     by_rank = np.array([spearman(case.predicted, case.error) for case in cases])
+    if_gaussian = [_spearman_if_gaussian(case, [seed, i]) for i, case in enumerate(cases)]
     curves = [sparsification(case.predicted, case.error) for case in cases]
     oracles = [sparsification(case.error, case.error) for case in cases]
     ause = [area(a - b) for a, b in zip(curves, oracles, strict=True)]
     gain = [area(1 - curve) for curve in curves]
     reliability, calibration_error = reliability_curve(predicted, error, pooled)
+
+    def mean(values: Sequence[float] | Floats) -> Interval:
+        return _mean(np.asarray(values), of_case, seed=seed, n_resamples=n_resamples)
+
     numbers = {
-        "spearman": _mean(by_rank, of_case, seed=seed, n_resamples=n_resamples),
+        "spearman": mean(by_rank),
+        "spearman_if_gaussian": mean(if_gaussian),
         "spearman_pooled": pooled_spearman(predicted, error, pooled),
         "ece": calibration_error,
         **_sizes(predicted, error, pooled),
-        "ause": _mean(np.array(ause), of_case, seed=seed, n_resamples=n_resamples),
-        "gain_over_random": _mean(np.array(gain), of_case, seed=seed, n_resamples=n_resamples),
+        "ause": mean(ause),
+        "gain_over_random": mean(gain),
     }
     return Calibration(
         {name: numbers[name] for name in NUMBERS},
@@ -160,6 +168,12 @@ def spearman(a: Floats, b: Floats) -> float:
     x, y = x - x.mean(), y - y.mean()
     size = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / size if size > 0 else float("nan")
+
+
+def _spearman_if_gaussian(case: Case, seed: list[int]) -> float:
+    """What rank correlation can be had: chance alone keeps it below 1 for exact predictions."""
+    drawn = np.random.default_rng(seed).standard_normal(len(case.predicted))
+    return spearman(case.predicted, np.abs(drawn) * case.predicted)
 
 
 def sparsification(score: Floats, error: Floats) -> Floats:
@@ -245,7 +259,8 @@ def reliability_curve(
     """Root mean squared error by predicted standard deviation, and how far the two are apart.
 
     Bins hold equally many pixels. The expected calibration error is the mean over pixels of
-    |root mean squared error - root mean predicted variance| of their bin.
+    |root mean squared error - root mean predicted variance| of their bin. It cannot be negative,
+    so where it is small resampled subjects make it larger more often than smaller.
     """
     bins = np.unique(_bins(predicted, n_bins), return_inverse=True)[1]
     n_found = int(bins.max()) + 1

@@ -5,6 +5,7 @@ reads these files and no more.
 """
 
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
+from activemri.settings.calibration import CalibrateSettings
 from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
 from activemri.settings.training import (
     TrainJointSettings,
@@ -14,6 +15,7 @@ from activemri.settings.training import (
 
 __all__ = [
     "BenchmarkSettings",
+    "CalibrateSettings",
     "DemoSettings",
     "InspectSettings",
     "SplitSettings",

@@ -56,6 +56,8 @@ def test_exact_gaussian_errors_are_calibrated() -> None:
     assert value(found, "coverage_2sd") == pytest.approx(0.954, abs=0.01)
     assert np.allclose(found.reliability.observed, found.reliability.predicted, rtol=0.1)
     assert found.reliability.share.sum() == pytest.approx(1)
+    assert value(found, "spearman") == pytest.approx(value(found, "spearman_if_gaussian"), abs=0.01)
+    assert value(found, "spearman") < 0.65, "chance alone keeps it far below 1"
     # The mean variance of exp(N(m, s)) squared is exp(2 m + 2 s^2).
     assert value(found, "rms_predicted") == pytest.approx(math.exp(-3 + 0.49), rel=0.03)
 
