@@ -55,10 +55,10 @@ class CResNet(Reconstructor):
 
     def __init__(
         self,
-        channels: int = 14,
+        channels: int = 16,
         *,
         blocks: int = 3,
-        residual_blocks: int = 2,
+        residual_blocks: int = 1,
         dropout: float = 0.0,
         mask_features: int = 6,
         skips: bool = True,
