@@ -69,3 +69,29 @@ def pooled(datasets: Sequence[SliceDataset], *, name: str) -> SliceView:
 def subjects_of(dataset: SliceDataset) -> list[str]:
     """Who was scanned: every subject once, sorted."""
     return sorted({dataset.describe(position).subject for position in range(len(dataset))})
+
+
+class Remembered:
+    """A data set whose slices are kept in memory after their first use.
+
+    Args:
+        dataset: small enough for that.
+    """
+
+    def __init__(self, dataset: SliceDataset) -> None:
+        self.name = dataset.name
+        self.shape = dataset.shape
+        self.n_coils = dataset.n_coils
+        self._dataset = dataset
+        self._kept: dict[int, Slice] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Slice:
+        if index not in self._kept:
+            self._kept[index] = self._dataset[index]
+        return self._kept[index]
+
+    def describe(self, index: int) -> SliceInfo:
+        return self._dataset.describe(index)

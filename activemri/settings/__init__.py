@@ -7,6 +7,8 @@ reads these files and no more.
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.calibration import CalibrateSettings
 from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
+from activemri.settings.search import TuneSettings
+from activemri.settings.study import StudySettings
 from activemri.settings.training import (
     TrainJointSettings,
     TrainOrderSettings,
@@ -19,8 +21,10 @@ __all__ = [
     "DemoSettings",
     "InspectSettings",
     "SplitSettings",
+    "StudySettings",
     "ThroughputSettings",
     "TrainJointSettings",
     "TrainOrderSettings",
     "TrainReconstructorSettings",
+    "TuneSettings",
 ]

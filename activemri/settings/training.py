@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from activemri.settings.fields import (
     Data,
     Flag,
@@ -12,6 +14,7 @@ from activemri.settings.fields import (
     require_not_negative,
     require_positive,
 )
+from activemri.settings.study import ONE_TRAINING, StudySettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class TrainReconstructorSettings:
     loss: str = "standard"
     """Training loss: mse, l1, ssim, nll (needs an uncertainty), a weighted sum such as
     l1+ssim+0.1*nll, or standard: l1+ssim, and 0.1*nll where there is an uncertainty."""
+    augment: Flag = True
+    """Mirror scans along both axes at random."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
     budget: int = 24
@@ -55,6 +60,8 @@ class TrainReconstructorSettings:
     """CPU threads; None leaves the choice to torch."""
     device: str = "cpu"
     """Where to compute, e.g. cpu or cuda."""
+    study: OmitArgPrefixes[StudySettings] = ONE_TRAINING
+    """Train once for every fold, or once without each component."""
 
     def __post_init__(self) -> None:
         require_positive(

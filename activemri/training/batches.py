@@ -97,14 +97,24 @@ class TrainingBatches:
 
     So a resumed training sees what an uninterrupted one would have seen. A batch holds scans of one
     kind (size, target size, coils); kinds come up as often as they have scans. Every scan is
-    mirrored along each axis half of the time.
+    mirrored along each axis half of the time, unless `augment` is off; scans and masks are the
+    same then.
     """
 
-    def __init__(self, scans: InMemory, masks: MaskSource, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        scans: InMemory,
+        masks: MaskSource,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: bool = True,
+    ) -> None:
         self.scans = scans
         self.masks = masks
         self.batch_size = batch_size
         self.seed = seed
+        self.augment = augment
         kinds: dict[object, list[int]] = defaultdict(list)
         for index, info in enumerate(scans.infos):
             kinds[info.shape, info.target_shape, info.n_coils].append(index)
@@ -116,9 +126,11 @@ class TrainingBatches:
         members = self._kinds[generator.choice(len(self._kinds), p=self._share)]
         size = min(self.batch_size, len(members))
         chosen = generator.choice(members, size, replace=False)
-        slices = [augmented(self.scans[int(i)], generator) for i in chosen]
+        slices = [self.scans[int(i)] for i in chosen]
+        mirrored = [augmented(scan, generator) for scan in slices]  # draws in any case
         masks = [self.masks(self.scans.infos[i], generator) for i in chosen]
-        return make_batch(slices, masks, n_center_lines=self.masks.n_center_lines)
+        shown = mirrored if self.augment else slices
+        return make_batch(shown, masks, n_center_lines=self.masks.n_center_lines)
 
 
 def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lines: int) -> Batch:

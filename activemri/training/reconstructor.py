@@ -175,7 +175,11 @@ def open_run(
         },
     )
     batches = TrainingBatches(
-        train_scans, masks, batch_size=settings.batch_size, seed=settings.seed
+        train_scans,
+        masks,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        augment=settings.augment,
     )
     checks = Validation(validation_scans, masks, seed=settings.seed, device=settings.device)
     return Run(settings, folder, batches, checks, state)

@@ -6,7 +6,7 @@ import json
 import pickle
 import shlex
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from activemri import checkpoints
-from activemri.settings import TrainJointSettings, TrainReconstructorSettings
+from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings
 
 #: May differ between a training and its continuation: they do not say what is computed.
 _FREE = ("out", "resume", "threads", "device")
@@ -173,12 +173,7 @@ class RunFolder:
 
 def command(settings: TrainReconstructorSettings) -> str:
     """The command line that makes the same training."""
-    words = [f"activemri train {_COMMANDS[type(settings)]}"]
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value != field.default and field.name not in _FREE:
-            words.append(f"--{field.name.replace('_', '-')}{_as_words(value)}")
-    return " ".join(words)
+    return " ".join([f"activemri train {_COMMANDS[type(settings)]}", *_options(settings)])
 
 
 _COMMANDS: dict[type, str] = {
@@ -187,11 +182,23 @@ _COMMANDS: dict[type, str] = {
 }
 
 
-def _as_words(value: object) -> str:
+def _options(settings: TrainReconstructorSettings | StudySettings) -> Iterator[str]:
+    """What is not the default, as options."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default or field.name in _FREE:
+            continue
+        if isinstance(value, StudySettings):
+            yield from _options(value)
+        else:
+            yield _option(field.name.replace("_", "-"), value)
+
+
+def _option(name: str, value: object) -> str:
     if isinstance(value, bool):
-        return ""  # a flag that is on
+        return f"--{name}" if value else f"--no-{name}"
     values = value if isinstance(value, tuple) else (value,)
-    return "".join(f" {shlex.quote(str(v))}" for v in values)
+    return f"--{name} {' '.join(shlex.quote(str(v)) for v in values)}"
 
 
 def _is_before(line: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:

@@ -138,3 +138,22 @@ def test_a_batch_holds_scans_of_one_kind_and_all_kinds_come_up(make_scans: MakeS
     assert {name.split("[")[0][-1] for batch in names for name in batch} == set("abcde")
     assert {len(batch) for batch in names} == {2, 3}
     assert all(len(set(batch)) == len(batch) for batch in names)
+
+
+def test_without_augmentation_scans_are_as_they_were_and_masks_are_the_same(
+    make_scans: MakeScans,
+) -> None:
+    scans, masks = InMemory(make_scans(["a", "b"])), HeuristicMasks(4, budget=6)
+    plain, mirrored = (
+        TrainingBatches(scans, masks, batch_size=4, seed=0, augment=augment)
+        for augment in (False, True)
+    )
+    originals = {f"{scan.volume}[{scan.index}]": scan for scan in make_scans(["a", "b"]).slices}
+    changed = 0
+    for step in range(5):
+        assert plain[step].names == mirrored[step].names
+        assert torch.equal(plain[step].acquired, mirrored[step].acquired)
+        for name, target in zip(plain[step].names, plain[step].target, strict=True):
+            assert torch.equal(target, originals[name].target)
+        changed += not torch.equal(plain[step].target, mirrored[step].target)
+    assert changed == 5

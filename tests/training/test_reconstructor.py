@@ -132,7 +132,7 @@ def test_a_training_killed_outright_and_resumed_ends_with_the_same_bits(
         "from pathlib import Path\n"
         "from conftest import discs\n"
         "from test_reconstructor import StoppingMasks\n"
-        "from activemri.settings import TrainReconstructorSettings\n"
+        "from activemri.settings import StudySettings, TrainReconstructorSettings\n"
         "from activemri.training.reconstructor import train_reconstructor\n"
         f"settings = TrainReconstructorSettings(**{dict_of(killed)!r})\n"
         "train_reconstructor(settings, train=discs(['a', 'b', 'c']), validation=discs(['dd']),\n"
