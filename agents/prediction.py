@@ -119,9 +119,8 @@ class Predictor:
         """
         try:
             head = {name: tuple(map(float, values)) for name, values in record["head"].items()}
-            kind = next(
-                k for k in (Monotone, Quadratic) if {f.name for f in fields(k)} == set(head)
-            )
+            heads = {frozenset(f.name for f in fields(k)): k for k in (Monotone, Quadratic)}
+            kind = heads[frozenset(head)]
             return cls(
                 kind=str(record["kind"]),
                 metric=find_metric(record["metric"]).name,

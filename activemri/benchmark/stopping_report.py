@@ -80,6 +80,7 @@ def aim(stop: StopSettings) -> str:
 def promises(scans: StoppingScans) -> list[str]:
     """What is guaranteed for the chosen unit, and what is not."""
     stop, units = scans.stop, f"{scans.n_units} calibration {scans.stop.unit}s"
+    alone = scans.n_units == scans.n_subjects  # then a volume or slice stands for its subject
     said = {
         "subject": (
             f"Promised: of a new subject's slices, on average at most {100 * stop.alpha:g} % stop "
@@ -98,7 +99,7 @@ def promises(scans: StoppingScans) -> list[str]:
             f"of only {scans.n_subjects} subjects, whose slices resemble each other: for slices "
             "of new subjects nothing is promised."
         ),
-    }[stop.unit]
+    }["subject" if alone else stop.unit]
     caution = (
         "The average is over calibration sets as well: one calibration can come out above, and so "
         "can one subject, one contrast, or one target chosen after looking. Nothing is promised "
