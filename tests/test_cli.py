@@ -12,6 +12,7 @@ import activemri
 from activemri import cli
 from activemri.settings import (
     BenchmarkSettings,
+    CalibrateSettings,
     InspectSettings,
     SplitSettings,
     ThroughputSettings,
@@ -101,6 +102,16 @@ def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> Non
         (
             "train order --kind average-oracle --data D",
             TrainOrderSettings(kind="average-oracle", data="D"),
+        ),
+        (
+            "calibrate --data D --reconstructor one two --dropout-samples 4 --matrix 64 --out O",
+            CalibrateSettings(
+                data="D",
+                reconstructors=("one", "two"),
+                dropout_samples=4,
+                matrix=64,
+                out=Path("O"),
+            ),
         ),
         ("data inspect some/folder", InspectSettings(Path("some/folder"))),
         ("data inspect there --files", InspectSettings(Path("there"), files=True)),
