@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from activemri.data.slices import Slice, SliceList
-from activemri.data.views import pooled, subjects_of, subset
+from activemri.data.views import Remembered, pooled, subjects_of, subset
 
 
 def scan(subject: str, index: int, *, shape: tuple[int, int] = (8, 10), n_coils: int = 1) -> Slice:
@@ -77,3 +77,20 @@ def test_an_empty_view_is_refused(scans: list[Slice]) -> None:
 def test_views_travel_to_other_processes(scans: list[Slice]) -> None:
     there = pickle.loads(pickle.dumps(subset(SliceList(scans), ["c"])))
     assert torch.equal(there[0].kspace, scans[3].kspace)
+
+
+class Counting(SliceList):
+    n_reads = 0
+
+    def __getitem__(self, index: int) -> Slice:
+        self.n_reads += 1
+        return super().__getitem__(index)
+
+
+def test_remembered_slices_are_read_once(scans: list[Slice]) -> None:
+    data = Counting(scans, "all")
+    kept = Remembered(data)
+    assert [kept[i] for i in (3, 0, 3, 0)] == [scans[3], scans[0], scans[3], scans[0]]
+    assert data.n_reads == 2
+    assert (len(kept), kept.name, kept.shape, kept.n_coils) == (4, "all", (12, 10), 3)
+    assert kept.describe(1) == data.describe(1)
