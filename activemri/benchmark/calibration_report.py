@@ -154,7 +154,7 @@ def _reliability(axes: Axes, before: Calibration, after: Calibration) -> None:
     axes.plot([low, high], [low, high], c=_GREY, lw=1, ls=(0, (4, 2)), label="ideal", zorder=1)
     for axis, limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
         limits(low, high)
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 20 * low else (1.0,)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
     axes.set_title("Reliability")

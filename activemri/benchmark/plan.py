@@ -1,6 +1,7 @@
 """What a benchmark runs: scans, reconstructors, policies, and the pieces that it is cut into."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from activemri.envs.task import Task
 from activemri.evaluator import KIND as EVALUATOR
 from activemri.evaluator import Evaluator, load_evaluator
 from activemri.metrics import find_metric
-from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS
+from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS, describe
 from activemri.settings import BenchmarkSettings
 from activemri.settings.stopping import parse_stop
 
@@ -116,7 +117,9 @@ class Plan:
         """What the settings only name: package version, weights, order files, the scans."""
         marks = {"version": __version__, "scans": _digest(repr(self.describe()).encode())}
         for label, acquisition in self.acquisitions.items():
-            marks[f"reconstructor {label}"] = _digest_of(acquisition.reconstructor)
+            network = acquisition.reconstructor
+            kind = json.dumps(describe(network))  # some settings change the result, not the weights
+            marks[f"reconstructor {label}"] = _digest(f"{kind} {_digest_of(network)}".encode())
         for label, evaluator in self.evaluators.items():
             if evaluator is not None:
                 marks[f"evaluator {label}"] = _digest_of(evaluator)

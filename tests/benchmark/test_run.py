@@ -11,7 +11,10 @@ import torch
 from activemri import checkpoints
 from activemri.agents.rollout import rollout
 from activemri.benchmark import run
+from activemri.benchmark.plan import Plan
 from activemri.benchmark.run import run_benchmark
+from activemri.reconstruction.recalibrated import Recalibrated
+from activemri.reconstruction.registry import save_reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.settings import BenchmarkSettings
 
@@ -194,6 +197,22 @@ def test_results_of_other_weights_are_not_taken_for_these(tmp_path: Path) -> Non
     train_again(1)
     with pytest.raises(ValueError, match="reconstructor tiny was"):
         run_benchmark(options)
+
+
+def test_results_of_other_settings_of_the_same_weights_are_not_taken_for_these(
+    tmp_path: Path,
+) -> None:
+    network = UNet(channels=2, pools=1)
+
+    def recalibrate(factor: float) -> Path:
+        changed = Recalibrated(network, observed=[factor])
+        return save_reconstructor(tmp_path / "tiny", changed, info={})
+
+    found = [
+        Plan(settings(tmp_path / "out", reconstructors=(str(recalibrate(factor)),))).fingerprint
+        for factor in (1.0, 1.0, 2.0)
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_part_that_was_cut_off_is_played_again(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ import torch
 from activemri import checkpoints
 from activemri.checkpoints import CheckpointError
 from activemri.reconstruction import registry
-from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
+from activemri.reconstruction.ensemble import Ensemble
+from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.registry import (
+    RECONSTRUCTORS,
+    WRAPPERS,
+    describe,
+    make_reconstructor,
+    save_reconstructor,
+)
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -98,6 +106,52 @@ def test_settings_that_make_no_network_are_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
     with pytest.raises(CheckpointError, match="do not make a 'unet'"):
         make_reconstructor(tmp_path / "net")
+
+
+def test_a_checkpoint_holds_all_that_an_ensemble_is_made_of(tmp_path: Path) -> None:
+    members = [UNet(2, pools=1), UNet(3, pools=2)]
+    save_reconstructor(tmp_path / "net", Ensemble([*members, ZeroFilled()]), info={"by": "me"})
+    assert json.loads((tmp_path / "net.json").read_text())["settings"] == {
+        "members": [
+            {"kind": "unet", "settings": {"channels": 2, "pools": 1}},
+            {"kind": "unet", "settings": {"channels": 3, "pools": 2}},
+            {"kind": "zero-filled", "settings": {}},
+        ]
+    }
+    made = make_reconstructor(tmp_path / "net")
+    assert isinstance(made, Ensemble) and not made.members[1].training
+    for member, again in zip(members, made.members, strict=False):
+        for name, weights in member.state_dict().items():
+            assert torch.equal(again.state_dict()[name], weights)
+
+
+def test_a_member_of_unknown_kind_is_named(tmp_path: Path) -> None:
+    save_reconstructor(tmp_path / "net", Ensemble([UNet(2, pools=1), ZeroFilled()]), info={})
+    path = tmp_path / "net.json"
+    path.write_text(path.read_text().replace('"zero-filled"', '"resnet"'))
+    with pytest.raises(CheckpointError, match="do not make a 'ensemble': unknown kind 'resnet'"):
+        make_reconstructor(tmp_path / "net")
+
+
+def test_a_method_that_is_not_registered_cannot_be_saved(tmp_path: Path) -> None:
+    class Own(Reconstructor):
+        settings: dict[str, object] = {}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="Own is of no registered kind"):
+        save_reconstructor(tmp_path / "net", Ensemble([Own(), ZeroFilled()]), info={})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_what_is_made_around_others_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown reconstructor '{name}'"):
+        make_reconstructor(name)
+
+
+def test_a_description_can_be_written_as_json_and_read_again() -> None:
+    described = describe(Ensemble([UNet(2, pools=1), ZeroFilled()]))
+    again = registry.rebuild(json.loads(json.dumps(described)))
+    assert describe(again) == described
 
 
 def test_every_name_is_a_class_with_a_docstring() -> None:
