@@ -9,6 +9,7 @@ every error keeps it.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +27,13 @@ from activemri.settings import (
     TrainJointSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
+    TuneSettings,
 )
 
 if TYPE_CHECKING:
     from activemri.data.slices import SliceDataset
     from activemri.training.masks import MaskSource
+    from activemri.training.reconstructor import TrainingResult
 
 DESCRIPTION = "Acquire an MRI scan line by line. `activemri --version` prints the version."
 
@@ -48,6 +51,7 @@ Command = (
     | Annotated[BenchmarkSettings, subcommand("benchmark")]
     | Annotated[CalibrateSettings, subcommand("calibrate")]
     | Annotated[Train, subcommand("train", description="Train a reconstructor, or learn an order.")]
+    | Annotated[TuneSettings, subcommand("tune")]
     | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
     | Annotated[ThroughputSettings, subcommand("throughput")]
 )
@@ -106,33 +110,83 @@ def _demo(settings: DemoSettings) -> None:
 def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
     from activemri.training.reconstructor import check_settings, train_reconstructor
 
-    check_settings(settings)  # an error comes now rather than after all policies have played
-    scans, masks = _scans_and_masks(settings)
-    print(train_reconstructor(settings, train=scans, masks=masks).text())
+    _train(settings, check_settings, train_reconstructor)
 
 
 def _train_joint(settings: TrainJointSettings) -> None:
     from activemri.training.joint import check_settings, train_joint
 
-    check_settings(settings)
-    scans, masks = _scans_and_masks(settings)
-    print(train_joint(settings, train=scans, masks=masks).text())
+    _train(settings, check_settings, train_joint)
 
 
-def _scans_and_masks(settings: TrainReconstructorSettings) -> "tuple[SliceDataset, MaskSource]":
-    """Scans to learn from, and masks that policies visit on them."""
-    from activemri.agents.visits import visit_masks
+def _train(
+    settings: Any, check: Callable[[Any], None], train: "Callable[..., TrainingResult]"
+) -> None:
+    """Train once, or for every fold, or without each component."""
+    if settings.study.cross_validates:
+        return _cross_validate(settings, check, train)
+    if settings.study.ablate is not None:
+        return _ablate(settings, check, train)
+    check(settings)  # an error comes now rather than after all policies have played
+    scans = _open(settings, "train")
+    print(train(settings, train=scans, masks=_visited_masks(settings, scans)).text())
+
+
+def _cross_validate(
+    settings: Any, check: Callable[[Any], None], train: "Callable[..., TrainingResult]"
+) -> None:
+    from activemri.data.views import pooled
+    from activemri.training.cross_validation import cross_validate
+
+    def fold(one: Any, scans: "SliceDataset", validation: "SliceDataset") -> "TrainingResult":
+        check(one)
+        masks = _visited_masks(one, scans)
+        return train(one, train=scans, validation=validation, masks=masks)
+
+    scans = pooled([_open(settings, split) for split in ("train", "val")], name=settings.data)
+    print(cross_validate(settings, scans=scans, train=fold).text())
+
+
+def _ablate(
+    settings: Any, check: Callable[[Any], None], train: "Callable[..., TrainingResult]"
+) -> None:
+    from activemri.training.ablation import ablate
+
+    scans = _open(settings, "train")
+    masks = cache(lambda: _visited_masks(settings, scans))  # not before they are needed
+
+    def variant(one: Any) -> "TrainingResult":
+        check(one)
+        return train(one, train=scans, masks=masks())
+
+    print(ablate(settings, train=variant).text())
+
+
+def _tune(settings: TuneSettings) -> None:
+    from activemri.training.search import search
+
+    print(search(settings, make_masks=lambda scans: _visited_masks(settings, scans)).text())
+
+
+def _open(settings: TrainReconstructorSettings, split: str) -> "SliceDataset":
     from activemri.data.sources import open_dataset
 
-    scans = open_dataset(settings.data, split="train", matrix_size=settings.matrix)
-    masks = visit_masks(
+    return open_dataset(settings.data, split=split, matrix_size=settings.matrix)
+
+
+def _visited_masks(
+    settings: TrainReconstructorSettings | TuneSettings, scans: "SliceDataset"
+) -> "MaskSource":
+    """Masks that policies visit on these scans."""
+    from activemri.agents.visits import visit_masks
+
+    return visit_masks(
         scans,
         n_center_lines=settings.n_center_lines,
         budget=settings.budget,
         seed=settings.seed,
         progress=True,
     )
-    return scans, masks
 
 
 def _train_order(settings: TrainOrderSettings) -> None:
@@ -204,6 +258,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     TrainReconstructorSettings: _train_reconstructor,
     TrainJointSettings: _train_joint,
     TrainOrderSettings: _train_order,
+    TuneSettings: _tune,
     InspectSettings: _inspect,
     SplitSettings: _split,
     ThroughputSettings: _throughput,
@@ -214,7 +269,7 @@ def _after_interrupt(settings: object) -> str:
     """What the user can do after Ctrl-C."""
     if isinstance(settings, BenchmarkSettings):
         return "interrupted; start the same command again to continue"
-    if isinstance(settings, TrainReconstructorSettings):
+    if isinstance(settings, TrainReconstructorSettings | TuneSettings):
         return "interrupted; start the same command with --resume to continue"
     return "interrupted"
 

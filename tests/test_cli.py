@@ -15,9 +15,12 @@ from activemri.settings import (
     CalibrateSettings,
     InspectSettings,
     SplitSettings,
+    StudySettings,
     ThroughputSettings,
+    TrainJointSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
+    TuneSettings,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +57,7 @@ def test_help_names_every_command_without_importing_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("demo", "benchmark", "train", "data", "throughput"))
+    assert all(word in done.stdout for word in ("demo", "benchmark", "train", "tune", "data"))
     assert done.stdout.endswith("False\n")
 
 
@@ -98,6 +101,20 @@ def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> Non
             TrainReconstructorSettings(
                 data="D", matrix=64, max_steps=5, out=Path("O"), resume=True
             ),
+        ),
+        (
+            "train reconstructor --folds 5 --fold 2 --stratify scanner",
+            TrainReconstructorSettings(study=StudySettings(folds=5, fold=2, stratify="scanner")),
+        ),
+        (
+            "train joint --ablate skips=off,cascade=off --ablate-grid",
+            TrainJointSettings(
+                study=StudySettings(ablate="skips=off,cascade=off", ablate_grid=True)
+            ),
+        ),
+        (
+            "tune --trials 3 --space lr=1:2 loss=l1|ssim --pruner none --resume",
+            TuneSettings(trials=3, space=("lr=1:2", "loss=l1|ssim"), pruner="none", resume=True),
         ),
         (
             "train order --kind average-oracle --data D",
