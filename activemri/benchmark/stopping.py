@@ -132,7 +132,7 @@ class StoppingScans:
 
     def _open(self, split: str) -> Scans:
         stop, settings = self.stop, self.settings
-        n_subjects = stop.calibration_subjects if split == stop.calibration else None
+        n_subjects = stop.calibration_subjects if split == stop.extensible else None
         try:
             dataset = open_dataset(
                 settings.data,

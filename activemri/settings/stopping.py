@@ -42,6 +42,11 @@ class StopSettings:
         return self.calibration == _CROSSFIT
 
     @property
+    def extensible(self) -> str:
+        """The split that `calibration_subjects` is about."""
+        return "val" if self.is_crossfit else self.calibration
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Splits that are played besides the one that is scored."""
         return ("train", "val") if self.is_crossfit else (self.fit, self.calibration)
@@ -71,6 +76,10 @@ def parse_stop(words: Sequence[str]) -> StopSettings | None:
     }
     metric, target = values.pop("target")
     settings = StopSettings(metric=metric, target=target, **values)
+    if settings.is_crossfit and "fit" in given:
+        raise ValueError(
+            f"--stop: calibration={_CROSSFIT} fits to train and val; leave fit={settings.fit} out"
+        )
     if not settings.is_crossfit and settings.fit == settings.calibration:
         raise ValueError(
             f"--stop: the predictor must not be fitted to the split that it is calibrated on; got "

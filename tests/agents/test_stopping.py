@@ -138,7 +138,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
     policy = Stopping(make_policy("low-frequency-first"), chosen)
     for index in range(len(SCANS)):
         env.reset(options={"index": index})
-        n_actions = int(env.action_space.n)
+        n_actions = env.episodes.n_actions
         steps, ended = 0, False
         while not ended:
             view = env.episodes.views[0]
