@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from activemri.losses import make_loss
@@ -12,8 +13,8 @@ from activemri.training.construction import new_reconstructor
 #: Settings that say which scans and moments are scored, how long, where and by whom. To compare
 #: trainings that differ in them by validation SSIM would make no sense.
 FIXED = frozenset(
-    "data out name resume matrix max_steps n_center_lines budget validate_every seed threads "
-    "device folds fold leave_one_subject_out stratify ablate ablate_grid network".split()
+    "data name resume matrix max_steps n_center_lines budget validate_every patience seed threads "
+    "device images tensorboard".split()
 )
 NETWORK = "network."
 
@@ -95,15 +96,24 @@ def _kind(key: str, settings: TrainReconstructorSettings) -> type:
     """The type of a setting; text for arguments of networks, which know it themselves."""
     if key.startswith(NETWORK) and len(key) > len(NETWORK):
         return str
-    names = [field.name for field in fields(settings) if field.name not in FIXED]
-    if key not in names:
+    kinds = _searchable(type(settings))
+    if key not in kinds:
         raise ValueError(
-            f"--space: cannot search {key!r}; expected one of {', '.join(names)}, or "
+            f"--space: cannot search {key!r}; expected one of {', '.join(kinds)}, or "
             f"{NETWORK}ARGUMENT"
         )
-    hint = get_type_hints(type(settings))[key]
-    kinds = [kind for kind in (hint, *get_args(hint)) if kind in _KINDS]  # int | None is int
-    return kinds[0] if kinds else str
+    return kinds[key]
+
+
+def _searchable(settings: type) -> dict[str, type]:
+    """Settings that hold one number or text, and may be varied."""
+    kinds = {}
+    for name, hint in get_type_hints(settings).items():
+        either = get_args(hint) if isinstance(hint, UnionType) else (hint,)  # int | None is int
+        known = [kind for kind in either if kind in _KINDS]
+        if known and name not in FIXED:
+            kinds[name] = known[0]
+    return kinds
 
 
 def _truth(value: object) -> bool:

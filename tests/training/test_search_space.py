@@ -55,6 +55,8 @@ def test_values_are_put_into_the_settings_with_their_types() -> None:
         ("network.=1:2", "cannot search 'network.'"),
         ("budget=8|16", "cannot search 'budget'"),
         ("data=a|b", "cannot search 'data'"),
+        ("network=channels=8|channels=16", "cannot search 'network'"),
+        ("study=1:2", "cannot search 'study'"),
     ],
 )
 def test_texts_that_make_no_sense_are_quoted(word: str, message: str) -> None:
