@@ -17,7 +17,16 @@ from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
 from activemri.scoring import center_crop
 
-OF_SCAN = ("acquired", "outer_energy", "missing_energy", "missing_ssim", "flatness", "change")
+OF_SCAN = (
+    "acquired",
+    "outer_energy",
+    "missing_energy",
+    "isotropic_energy",
+    "missing_ssim",
+    "flatness",
+    "foreground",
+    "change",
+)
 OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
 OF_EVALUATOR = ("evaluator_mean", "evaluator_lowest")
 
@@ -38,15 +47,17 @@ class Features:
             energy of all acquired lines: the level of texture and noise.
         missing_energy: log10 of the energy that the missing lines are expected to hold over that
             of the image, from a power law fitted to the energies of the acquired lines.
-        missing_ssim: expected SSIM if that energy were spread evenly over the image.
+        isotropic_energy: the same if a line holds as much energy as what was read out at the same
+            frequency of the other axis; absent where there is no readout (points).
+        missing_ssim: expected SSIM if the missing energy were spread evenly over the image.
         flatness: mean over the windows of C2 / (2 variance + C2): 1 without any texture, where
             small errors cost most SSIM.
+        foreground: share of pixels above a tenth of the largest one.
         change: log10 of the energy of reconstruction minus zero-filled image over that of the
             reconstruction: what the method has made up.
 
     Of the uncertainty (a standard deviation per pixel):
-        uncertainty: log10 of its mean over the foreground (pixels above a tenth of the largest
-            one) over the root mean square of the foreground.
+        uncertainty: log10 of its mean over the foreground over the foreground's root mean square.
         largest_uncertainty: log10 of the largest mean over 8 x 8 blocks over the brightest pixel.
         expected_nmse: log10 of its energy over that of the image.
         expected_ssim: see :func:`expected_ssim`.
@@ -108,20 +119,19 @@ def expected_ssim(magnitude: Tensor, variance: Tensor) -> Tensor:
 
 def _of_scan(view: View, image: Tensor) -> dict[str, Tensor]:
     magnitude = image.abs()
-    outer, missing = _line_energies(view)
     energy = magnitude.double().square().mean(dim=(-2, -1))
     zero_filled = center_crop(view.zero_filled, view.target_shape)
     made_up = (image - zero_filled).abs().double().square().mean(dim=(-2, -1))
     peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
     _, variance = _window_statistics(magnitude / peak)
     flat = SSIM_K2**2 / (2 * variance + SSIM_K2**2)
-    noise = (missing * energy).to(magnitude.dtype)[:, None, None]
-    return {
+    lines = _line_energies(view)
+    noise = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
+    return {name: _log(value) for name, value in lines.items()} | {
         "acquired": view.n_acquired.double() / view.measurable.sum(dim=1).clamp(min=1),
-        "outer_energy": _log(outer),
-        "missing_energy": _log(missing),
         "missing_ssim": expected_ssim(magnitude, noise),
         "flatness": flat.double().mean(dim=(-2, -1)),
+        "foreground": (magnitude > _FOREGROUND * peak).double().mean(dim=(-2, -1)),
         "change": _log(made_up / _positive(energy)),
     }
 
@@ -156,9 +166,12 @@ def _of_evaluator(view: View, evaluator: Evaluator) -> dict[str, Tensor]:
     }
 
 
-def _line_energies(view: View) -> tuple[Tensor, Tensor]:
-    """Energy of the outermost acquired lines, and of the missing ones, as the features say."""
-    energy = view.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
+def _line_energies(view: View) -> dict[str, Tensor]:
+    """Features of the energies of acquired lines, before the logarithm."""
+    samples = view.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
+    total = _positive(samples.sum(dim=(-2, -1)))
+    samples = samples / total[:, None, None]
+    energy = samples
     for axis, selected in zip((-2, -1), view.geometry.selected, strict=True):
         if not selected:
             energy = energy.sum(dim=axis, keepdim=True)
@@ -166,14 +179,36 @@ def _line_energies(view: View) -> tuple[Tensor, Tensor]:
     acquired = view.operator.mask.expand(energy.shape).flatten(1)
     exists = view.geometry.kspace_mask(view.measurable, shape).expand(energy.shape).flatten(1)
     distance = _distances((energy.shape[-2], energy.shape[-1]), energy.device)
+    missing = exists & ~acquired
     energy = energy.flatten(1)
-    total = _positive(energy.sum(dim=1))
     outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
-    level = energy.gather(1, outer).mean(dim=1)
-    mean = total / acquired.sum(dim=1).clamp(min=1)
-    expected = _power_law(energy / total[:, None], acquired, distance)
-    missing = (expected * (exists & ~acquired)).sum(dim=1)
-    return level / mean, missing / (1 + missing)
+    features = {
+        "outer_energy": energy.gather(1, outer).mean(dim=1) * acquired.sum(dim=1),
+        "missing_energy": _share(_power_law(energy, acquired, distance), missing),
+    }
+    if not all(view.geometry.selected):
+        features["isotropic_energy"] = _share(_like_the_readout(samples, view), missing)
+    return features
+
+
+def _share(expected: Tensor, missing: Tensor) -> Tensor:
+    """Expected energy of missing lines over that of all; the acquired ones hold 1."""
+    absent = (expected * missing).sum(dim=1)
+    return absent / (1 + absent)
+
+
+def _like_the_readout(samples: Tensor, view: View) -> Tensor:
+    """Energy of every line if both axes of k-space were alike: (batch, line)."""
+    along_height, _ = view.geometry.selected
+    samples = samples.transpose(1, 2) if along_height else samples  # (batch, readout, line)
+    readout, n_lines = samples.shape[1:]
+    profile = samples.sum(dim=2)
+    offset = torch.arange(n_lines, device=samples.device) - n_lines // 2
+    place = (offset.double() * readout / n_lines).round().long() + readout // 2
+    mirror = (2 * (readout // 2) - place).clamp(max=readout - 1)
+    both = profile[:, place.clamp(0, readout - 1)] + profile[:, mirror]
+    # The same energy, spread over another number of lines.
+    return both / 2 * readout / n_lines
 
 
 def _power_law(energy: Tensor, acquired: Tensor, distance: Tensor) -> Tensor:
