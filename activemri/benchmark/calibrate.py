@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from activemri import metrics
 from activemri.agents.visits import visit_masks
@@ -64,7 +63,7 @@ class Scans:
     masks: MaskSource
     steps: Sequence[int]
     seed: int
-    device: str
+    device: torch.device
 
     @property
     def subjects(self) -> set[str]:
@@ -190,12 +189,12 @@ def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]
         Two float64 arrays (batch, target height, target width).
     """
     assert result.uncertainty is not None
-    scale = root_mean_square(result.image).double()
+    scale = root_mean_square(result.image).cpu().double()  # not every device has doubles
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     shape = (batch.target.shape[-2], batch.target.shape[-1])
     error = (batch.cropped(result.image) - batch.target).abs()
-    maps = (center_crop(result.uncertainty, shape) / scale, error / scale)
-    return maps[0].double().cpu().numpy(), maps[1].double().cpu().numpy()
+    predicted = center_crop(result.uncertainty, shape).cpu() / scale
+    return predicted.numpy(), (error.cpu() / scale).numpy()
 
 
 def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int) -> Recalibrated:
@@ -211,8 +210,8 @@ def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int)
 
 def _corrected(case: Case, recalibrated: Recalibrated) -> Case:
     device = recalibrated.log_predicted.device
-    predicted: Tensor = recalibrated.recalibrate(torch.from_numpy(case.predicted).to(device))
-    return replace(case, predicted=predicted.cpu().numpy())
+    relative = torch.from_numpy(case.predicted).float().to(device)
+    return replace(case, predicted=recalibrated.recalibrate(relative).cpu().double().numpy())
 
 
 def _measured(cases: Sequence[Case], settings: CalibrateSettings) -> Calibration:
@@ -259,7 +258,7 @@ def _scans(dataset: SliceDataset, settings: CalibrateSettings) -> Scans:
         masks,
         [int(step) for step in moments],
         settings.seed,
-        settings.device,
+        usable(settings.device),
     )
 
 
