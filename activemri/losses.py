@@ -4,7 +4,9 @@ All are relative to the data range, so that scans of any intensity weigh the sam
 reported come from :mod:`activemri.metrics`; these work in the precision of the images.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -18,6 +20,23 @@ NLL_WEIGHT = 0.1  # in the standard loss
 
 
 @dataclass(frozen=True, eq=False)
+class WholeImages:
+    """Complex images and their k-space lines, for losses that look at more than magnitudes.
+
+    Attributes:
+        image: reconstructions, (batch, height, width).
+        reference: what all lines together show, the same shape.
+        acquired: lines that have been acquired, bool (batch, line).
+        unobserved: lines that could still be acquired, bool (batch, line).
+    """
+
+    image: Tensor
+    reference: Tensor
+    acquired: Tensor
+    unobserved: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Reconstructed magnitude images, and what they should be.
 
@@ -27,12 +46,14 @@ class Prediction:
         data_range: largest target value, (batch,); a range of 0 (a black target) counts as 1.
         uncertainty: standard deviation per pixel in image units, the same shape; None where the
             reconstructor gives none.
+        whole: the complex images before they were cropped; None where nobody has them.
     """
 
     image: Tensor
     target: Tensor
     data_range: Tensor
     uncertainty: Tensor | None = None
+    whole: WholeImages | None = None
 
     def scaled(self) -> tuple[Tensor, Tensor]:
         """Image and target in units of the data range."""
@@ -105,30 +126,112 @@ def standard(prediction: Prediction) -> Tensor:
     return loss if prediction.uncertainty is None else loss + NLL_WEIGHT * nll(prediction)
 
 
-LOSSES: dict[str, Loss] = {"standard": standard, "mse": mse, "l1": l1, "ssim": ssim, "nll": nll}
+def perceptual(features: Callable[[Tensor], Sequence[Tensor]]) -> Loss:
+    """How far the features of a reconstruction are from those of its reference.
+
+    Mean absolute difference over the mean absolute feature, averaged over the layers.
+
+    Args:
+        features: of complex images (batch, height, width): tensors (batch, ...), one a layer, e.g.
+            of a network with frozen weights.
+    """
+
+    def loss(prediction: Prediction) -> Tensor:
+        whole = whole_images(prediction, "perceptual")
+        with torch.no_grad():
+            expected = features(whole.reference)
+        return feature_distance(features(whole.image), expected)
+
+    return loss
 
 
-def make_loss(loss: str | Loss) -> Loss:
-    """A loss from its name, from a weighted sum like ``"l1+ssim+0.1*nll"``, or as it is.
+def feature_distance(features: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    """Relative distance of tensors (batch, ...), averaged over them: (batch,)."""
+    tiny = torch.finfo(torch.float32).tiny
+    distances = [
+        (x - y).abs().float().flatten(1).mean(dim=1)
+        / y.abs().float().flatten(1).mean(dim=1).clamp(min=tiny)
+        for x, y in zip(features, expected, strict=True)
+    ]
+    return torch.stack(distances).mean(dim=0)
+
+
+def whole_images(prediction: Prediction, name: str) -> WholeImages:
+    """The complex images of a prediction.
 
     Raises:
-        ValueError: an unknown name, or a weight that is no number above 0.
+        ValueError: if it has none.
+    """
+    if prediction.whole is None:
+        raise ValueError(f"the loss {name!r} needs complex images; this prediction has none")
+    return prediction.whole
+
+
+LOSSES: dict[str, Loss] = {"standard": standard, "mse": mse, "l1": l1, "ssim": ssim, "nll": nll}
+
+#: Losses by name that only exist where there is an evaluator.
+NEED_EVALUATOR = ("perceptual", "adversarial")
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """A sum of losses.
+
+    Attributes:
+        terms: name, weight and loss of each.
+    """
+
+    terms: tuple[tuple[str, float, Loss], ...]
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        return self.total(self.parts(prediction))
+
+    def parts(self, prediction: Prediction) -> dict[str, Tensor]:
+        """Each loss without its weight, (batch,), by name."""
+        return {name: loss(prediction) for name, _, loss in self.terms}
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """What the parts add up to, (batch,)."""
+        return torch.stack([weight * parts[name] for name, weight, _ in self.terms]).sum(dim=0)
+
+
+def make_loss(
+    loss: str | Loss, *, more: Mapping[str, Loss] = MappingProxyType({})
+) -> Loss | WeightedSum:
+    """A loss from its name, from a weighted sum like ``"l1+ssim+0.1*nll"``, or as it is.
+
+    Args:
+        loss: a name, a sum, or a loss, which is returned.
+        more: losses by name besides those in :data:`LOSSES`.
+
+    Raises:
+        ValueError: an unknown name, one that is there twice, or a weight that is no number above 0.
     """
     if not isinstance(loss, str):
         return loss
-    terms = [_term(word, loss) for word in loss.replace(" ", "").split("+")]
+    terms = [_term(word, loss, {**LOSSES, **more}) for word in loss.replace(" ", "").split("+")]
+    names = [name for name, _, _ in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a loss is there twice in {loss!r}; give it a larger weight instead")
+    return WeightedSum(tuple(terms))
 
-    def total(prediction: Prediction) -> Tensor:
-        return torch.stack([weight * term(prediction) for weight, term in terms]).sum(dim=0)
 
-    return total
+def names_in(loss: str) -> tuple[str, ...]:
+    """Names of the losses in a sum, without their weights."""
+    return tuple(word.rpartition("*")[2] for word in loss.replace(" ", "").split("+"))
 
 
-def _term(word: str, given: str) -> tuple[float, Loss]:
+def _term(word: str, given: str, known: Mapping[str, Loss]) -> tuple[str, float, Loss]:
     weight, times, name = word.rpartition("*")
-    if name not in LOSSES:
+    if name in NEED_EVALUATOR and name not in known:
         raise ValueError(
-            f"unknown loss {name!r} in {given!r}; expected one of {', '.join(LOSSES)}, or a sum "
+            f"the loss {name!r} in {given!r} needs an evaluator: train one at the same time with "
+            "'activemri train joint --schedule alternating'"
+            + (", or name one with --perceptual-weights" if name == "perceptual" else "")
+        )
+    if name not in known:
+        raise ValueError(
+            f"unknown loss {name!r} in {given!r}; expected one of {', '.join(known)}, or a sum "
             "like 'l1+ssim+0.1*nll'"
         )
     try:
@@ -137,7 +240,7 @@ def _term(word: str, given: str) -> tuple[float, Loss]:
         number = 0.0
     if not 0 < number < float("inf"):
         raise ValueError(f"expected a weight above 0 before '*{name}' in {given!r}; got {weight!r}")
-    return number, LOSSES[name]
+    return name, number, known[name]
 
 
 def _box_mean(images: Tensor) -> Tensor:

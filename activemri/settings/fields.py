@@ -1,5 +1,6 @@
 """Types of settings, and what their values must be."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
@@ -8,6 +9,7 @@ Data = Annotated[str, arg(metavar="phantom|phantom-multicoil|PATH")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")]
 KeyValues = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE [KEY=VALUE ...]")]
 OptionalInt = Annotated[int | None, arg(metavar="INT")]
+OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
 Flag = FlagCreatePairsOff[bool]
 Label = Literal["contrast", "field-strength", "scanner"]
 

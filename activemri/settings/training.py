@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from activemri.settings.fields import (
     Data,
     Flag,
     KeyValues,
     OptionalInt,
+    OptionalPath,
     require_not_negative,
     require_positive,
 )
@@ -45,21 +46,32 @@ class TrainReconstructorSettings:
     """Largest learning rate of the schedule."""
     loss: str = "standard"
     """Training loss: mse, l1, ssim, nll (needs an uncertainty), a weighted sum such as
-    l1+ssim+0.1*nll, or standard: l1+ssim, and 0.1*nll where there is an uncertainty."""
-    augment: Flag = True
-    """Mirror scans along both axes at random."""
+    l1+ssim+0.1*nll, or standard: l1+ssim, and 0.1*nll where there is an uncertainty. Also
+    perceptual and adversarial, where there is an evaluator."""
+    perceptual_weights: OptionalPath = None
+    """Checkpoint of an evaluator whose features the perceptual loss compares."""
+    augment: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ("flip",)
+    """Change scans at random: flip, rotate90 (square scans), phase, scale; or none."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
     budget: int = 24
     """Longest episode to train for, in lines after the centre lines."""
     validate_every: int = 200
     """Steps between validations."""
+    patience: OptionalInt = None
+    """Stop after this many validations without a better one; None trains to the end."""
+    images: int = 3
+    """Validation scans to show in images/ after every validation; 0 draws none."""
+    tensorboard: Flag = False
+    """Show losses, scores and images in TensorBoard as well."""
     seed: int = 0
     """Seed of the initial weights, the masks and the order of the scans."""
     threads: OptionalInt = None
     """CPU threads; None leaves the choice to torch."""
     device: str = "cpu"
-    """Where to compute, e.g. cpu or cuda."""
+    """Where to compute, e.g. cpu or cuda. Under torchrun cuda means one GPU a process."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """Bits of the numbers in layers; 16 ones need a GPU."""
     study: OmitArgPrefixes[StudySettings] = ONE_TRAINING
     """Train once for every fold, or once without each component."""
 
@@ -71,9 +83,10 @@ class TrainReconstructorSettings:
             lr=self.lr,
             budget=self.budget,
             validate_every=self.validate_every,
+            patience=self.patience,
             threads=self.threads,
         )
-        require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
+        require_not_negative(n_center_lines=self.n_center_lines, images=self.images, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ class TrainJointSettings(TrainReconstructorSettings):
     gamma: float = 100.0
     """How fast an evaluator's scores shall fall with the error of a line."""
     adversarial_weight: float = 0.1
-    """Weight of the evaluator's opinion in the reconstructor's loss (alternating only)."""
+    """Weight of the evaluator's opinion in the reconstructor's loss (alternating only), unless
+    --loss names adversarial itself."""
     evaluator_lr: float = 6e-4
     """Largest learning rate of the evaluator."""
     evaluator_steps: OptionalInt = None

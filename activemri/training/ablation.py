@@ -75,7 +75,7 @@ COMPONENTS: Mapping[str, Callable[[TrainReconstructorSettings], TrainReconstruct
     "uncertainty": _without_uncertainty,
     "skips": lambda s: _without_argument(s, "skips", False),
     "cascade": lambda s: _without_argument(s, "blocks", 1),
-    "augmentation": lambda s: _without_setting(s, "augment", False),
+    "augmentation": lambda s: _without_setting(s, "augment", ("none",)),
 }
 
 

@@ -1,7 +1,7 @@
 """Batches of scans of one size with the masks that are to be reconstructed."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
-from activemri.losses import Prediction
-from activemri.mri import coils, fourier
+from activemri.losses import Prediction, WholeImages
+from activemri.mri import coils
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.scoring import center_crop
+from activemri.training.augmentation import Change
 from activemri.training.masks import MaskSource, center_lines
 
 MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory
@@ -30,6 +31,7 @@ class Batch:
         reference: what all lines together show, complex (batch, height, width).
         measured: lines that the scanner has sampled at all, bool (batch, line).
         names: of the scans, for messages.
+        share: of the scans of this step, if several processes have some each.
     """
 
     measurement: Measurement
@@ -38,6 +40,11 @@ class Batch:
     reference: Tensor
     measured: Tensor
     names: tuple[str, ...]
+    share: float = 1.0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """What values of these scans, (batch,), add to the mean over all scans of the step."""
+        return values.mean() * self.share
 
     @property
     def acquired(self) -> Tensor:
@@ -57,6 +64,7 @@ class Batch:
             self.target,
             self.data_range,
             None if uncertainty is None else self._crop(uncertainty),
+            WholeImages(reconstruction.image, self.reference, self.acquired, self.unobserved),
         )
 
     def magnitude(self, reconstructor: Reconstructor) -> Tensor:
@@ -96,9 +104,19 @@ class TrainingBatches:
     """The batch of each training step, a function of seed and step alone.
 
     So a resumed training sees what an uninterrupted one would have seen. A batch holds scans of one
-    kind (size, target size, coils); kinds come up as often as they have scans. Every scan is
-    mirrored along each axis half of the time, unless `augment` is off; scans and masks are the
-    same then.
+    kind (size, target size, coils); kinds come up as often as they have scans.
+
+    Args:
+        scans: to learn from.
+        masks: what has been acquired of them.
+        batch_size: scans a step, of all processes together.
+        seed: of all that is drawn.
+        augment: draws a change for every scan.
+        rank: this process has every n-th scan, beginning with this one.
+        n_processes: which n is.
+
+    Raises:
+        ValueError: for a batch that cannot be divided equally.
     """
 
     def __init__(
@@ -108,13 +126,21 @@ class TrainingBatches:
         *,
         batch_size: int,
         seed: int,
-        augment: bool = True,
+        augment: Callable[[np.random.Generator], Change],
+        rank: int = 0,
+        n_processes: int = 1,
     ) -> None:
+        if batch_size % n_processes:
+            raise ValueError(
+                f"--batch-size {batch_size} cannot be divided by the {n_processes} processes of "
+                "this training; choose a multiple"
+            )
         self.scans = scans
         self.masks = masks
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.rank, self.n_processes = rank, n_processes
         kinds: dict[object, list[int]] = defaultdict(list)
         for index, info in enumerate(scans.infos):
             kinds[info.shape, info.target_shape, info.n_coils].append(index)
@@ -125,12 +151,18 @@ class TrainingBatches:
         generator = np.random.default_rng([self.seed, step])
         members = self._kinds[generator.choice(len(self._kinds), p=self._share)]
         size = min(self.batch_size, len(members))
-        chosen = generator.choice(members, size, replace=False)
-        slices = [self.scans[int(i)] for i in chosen]
-        mirrored = [augmented(scan, generator) for scan in slices]  # draws in any case
+        chosen = generator.choice(members, size, replace=False).tolist()
+        # Changes have a generator of their own: masks do not depend on which there are.
+        of_changes = np.random.default_rng([self.seed, step, 1])
+        changes = [self.augment(of_changes) for _ in chosen]
         masks = [self.masks(self.scans.infos[i], generator) for i in chosen]
-        shown = mirrored if self.augment else slices
-        return make_batch(shown, masks, n_center_lines=self.masks.n_center_lines)
+        own = list(range(size))[self.rank :: self.n_processes]
+        some = own or [0]  # a process without a scan computes one that does not count
+        slices = [changes[place](self.scans[chosen[place]]) for place in some]
+        batch = make_batch(
+            slices, [masks[place] for place in some], n_center_lines=self.masks.n_center_lines
+        )
+        return replace(batch, share=len(own) / size)
 
 
 def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lines: int) -> Batch:
@@ -160,9 +192,9 @@ def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lin
     )
 
 
-def to_device(batch: Batch, device: str) -> Batch:
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """The same batch with its tensors on `device`."""
-    if device == "cpu":
+    if torch.device(device).type == "cpu":
         return batch
     measurement = batch.measurement
     maps = measurement.operator.sensitivity
@@ -178,41 +210,6 @@ def to_device(batch: Batch, device: str) -> Batch:
         data_range=batch.data_range.to(device),
         reference=batch.reference.to(device),
         measured=batch.measured.to(device),
-    )
-
-
-def augmented(scan: Slice, generator: np.random.Generator) -> Slice:
-    """The scan mirrored along each axis with probability 1/2."""
-    for axis in fourier.IMAGE_AXES:
-        if generator.random() < 0.5:
-            scan = mirrored(scan, axis)
-    return scan
-
-
-def mirrored(scan: Slice, axis: int) -> Slice:
-    """The scan of the mirrored object, exactly, with empty lines still empty.
-
-    A target whose crop is off-centre by half a pixel cannot be mirrored; its scan is returned as it
-    is.
-    """
-    n = scan.kspace.shape[axis]
-    if (n - scan.target.shape[axis]) % 2:
-        return scan
-    # Frequency k becomes -k. For even n the lowest frequency has no partner and stays, and the
-    # mirror lies between two pixels, half a pixel from the origin, which is a linear phase.
-    kspace, measured = scan.kspace.flip(axis), scan.measured.flip(axis)
-    if n % 2 == 0:
-        frequency = torch.arange(n, dtype=torch.float64) - n // 2
-        ramp = torch.exp(2j * torch.pi * frequency / n).to(kspace.dtype)
-        kspace = kspace.roll(1, axis) * (ramp[:, None] if axis == -2 else ramp)
-        measured = measured.roll(1, axis)
-    maps = scan.sensitivity
-    return replace(
-        scan,
-        kspace=kspace,
-        measured=measured,
-        target=scan.target.flip(axis),
-        sensitivity=None if maps is None else maps.flip(axis),
     )
 
 

@@ -14,8 +14,10 @@ from activemri.settings import TrainReconstructorSettings
 N = TypeVar("N", bound=nn.Module)
 
 
-def new_reconstructor(settings: TrainReconstructorSettings) -> Reconstructor:
-    """The untrained reconstructor that settings describe, in training mode on their device.
+def new_reconstructor(
+    settings: TrainReconstructorSettings, *, device: torch.device | str = "cpu"
+) -> Reconstructor:
+    """The untrained reconstructor that settings describe, in training mode.
 
     Raises:
         ValueError: an unknown name, one that has nothing to train, or arguments that it refuses.
@@ -28,7 +30,7 @@ def new_reconstructor(settings: TrainReconstructorSettings) -> Reconstructor:
         )
     kind = RECONSTRUCTORS[settings.name]
     arguments = parse_arguments(kind, settings.network, option="--network", name=settings.name)
-    return seeded(lambda: kind(**arguments), settings.seed).to(settings.device).train()
+    return seeded(lambda: kind(**arguments), settings.seed).to(device).train()
 
 
 def seeded(make: Callable[[], N], seed: int) -> N:

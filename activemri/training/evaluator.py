@@ -10,14 +10,17 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from activemri.evaluator import Evaluator, column_errors, kernel_targets, save_evaluator
+from activemri.evaluator import Evaluator, column_errors, save_evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.settings import TrainJointSettings
 from activemri.training.batches import Batch
 from activemri.training.construction import parse_arguments, seeded
 from activemri.training.descent import Descent
+from activemri.training.diary import Picture
+from activemri.training.evaluator_losses import evaluator_loss, line_targets, mean_over
 from activemri.training.loop import Check
-from activemri.training.reconstructor import Run
+from activemri.training.precision import autocast
+from activemri.training.run import Run
 from activemri.training.validation import Validation
 
 #: As in the paper: short memory, because what is judged changes.
@@ -59,11 +62,13 @@ class EvaluatorLearner:
         self.run = run
         self.gamma = settings.gamma
         self.reconstructor = reconstructor
-        self.network = new_evaluator(settings, width=widest(run))
+        self.network = new_evaluator(settings, width=widest(run)).to(run.world.device)
         self.descent = Descent(
             self.network,
             lr=settings.evaluator_lr,
             n_steps=n_steps,
+            world=run.world,
+            precision=settings.precision,
             option="--evaluator-lr",
             betas=BETAS,
         )
@@ -75,12 +80,16 @@ class EvaluatorLearner:
     def step(self, batch: Batch, *, step: int) -> dict[str, float]:
         with torch.no_grad():
             image = self.reconstructor(batch.measurement).image
-        return {"loss": self.learn(batch, image, step=step)}
+        return self.learn(batch, image, step=step)
 
-    def learn(self, batch: Batch, image: Tensor, *, step: int) -> float:
+    def learn(self, batch: Batch, image: Tensor, *, step: int) -> dict[str, float]:
         """One step on reconstructions (complex, without gradient) and on their references."""
-        loss = evaluator_loss(self.network, batch, image, gamma=self.gamma)
-        return self.descent.descend(loss.mean(), step=step)
+        with autocast(self.run.settings.precision, self.run.world.device):
+            loss = evaluator_loss(self.network, batch, image, gamma=self.gamma)
+        return self.descent.descend({"loss": batch.mean(loss)}, step=step)
+
+    def picture(self) -> Picture | None:
+        return None
 
     def validate(self) -> Check:
         score = self.score(self.reconstructor)
@@ -106,39 +115,6 @@ class EvaluatorLearner:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["evaluator"])
         self.descent.restore(state["evaluator_optimizer"])
-
-
-def evaluator_loss(evaluator: Evaluator, batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
-    """L_D = mean_i (e_i(r) - t_i)^2 + mean_i (e_i(x) - 1)^2 over measured lines i: (batch,).
-
-    Args:
-        evaluator: e.
-        batch: the references x, and which lines have been acquired and measured.
-        image: reconstructions r, complex (batch, height, width).
-        gamma: of the targets t, see :func:`activemri.evaluator.kernel_targets`.
-    """
-    scores = evaluator(torch.cat([image, batch.reference]), batch.acquired.repeat(2, 1))
-    of_images, of_references = scores.float().chunk(2)
-    targets = line_targets(batch, image, gamma=gamma)
-    squares = (of_images - targets).square() + (of_references - 1).square()
-    return mean_over(squares, batch.measured)
-
-
-def adversarial_loss(evaluator: Evaluator, batch: Batch, image: Tensor) -> Tensor:
-    """L_adv = mean_i (e_i(r) - 1)^2 over the lines i that could still be acquired: (batch,)."""
-    scores = evaluator(image, batch.acquired).float()
-    return mean_over((scores - 1).square(), batch.unobserved)
-
-
-def line_targets(batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
-    """What an evaluator should say of reconstructions: (batch, line)."""
-    errors = column_errors(image, batch.reference)
-    return kernel_targets(errors, batch.acquired, gamma=gamma)
-
-
-def mean_over(values: Tensor, lines: Tensor) -> Tensor:
-    """Mean over chosen lines, (batch, line) and bool (batch, line) to (batch,); 0 over none."""
-    return (values * lines).sum(dim=1) / lines.sum(dim=1).clamp(min=1)
 
 
 @torch.no_grad()
@@ -194,7 +170,7 @@ def regret(scores: Tensor, errors: Tensor) -> float:
 
 
 def new_evaluator(settings: TrainJointSettings, *, width: int) -> Evaluator:
-    """The untrained evaluator that settings describe, in training mode on their device.
+    """The untrained evaluator that settings describe, in training mode.
 
     Args:
         settings: of the training; `evaluator` holds arguments.
@@ -207,8 +183,7 @@ def new_evaluator(settings: TrainJointSettings, *, width: int) -> Evaluator:
         Evaluator, settings.evaluator, option="--evaluator", name="the evaluator"
     )
     arguments = {"width": width, **arguments}
-    made = seeded(lambda: Evaluator(**arguments), settings.seed)
-    return made.to(settings.device).train()
+    return seeded(lambda: Evaluator(**arguments), settings.seed).train()
 
 
 def widest(run: Run) -> int:

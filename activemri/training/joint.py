@@ -15,14 +15,24 @@ import torch
 
 from activemri import checkpoints
 from activemri.data.slices import SliceDataset
+from activemri.evaluator import Evaluator
+from activemri.losses import Loss, make_loss, names_in
 from activemri.reconstruction.registry import from_checkpoint
 from activemri.settings import TrainJointSettings
 from activemri.training import reconstructor
 from activemri.training.batches import Batch
-from activemri.training.evaluator import EvaluatorLearner, adversarial_loss, new_evaluator
-from activemri.training.loop import Check, Learner, Loop, OnValidation
+from activemri.training.diary import Picture
+from activemri.training.evaluator import EvaluatorLearner, new_evaluator
+from activemri.training.evaluator_losses import adversarial, perceptual_by
+from activemri.training.loop import Check, Loop, OnValidation
 from activemri.training.masks import MaskSource
-from activemri.training.reconstructor import ReconstructorLearner, Run, TrainingResult, open_run
+from activemri.training.reconstructor import (
+    ReconstructorLearner,
+    TrainingResult,
+    described,
+    losses_from_weights,
+)
+from activemri.training.run import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ def check_settings(settings: TrainJointSettings) -> None:
             that the evaluator refuses.
         OSError: `settings.out` cannot be written.
     """
-    reconstructor.check_settings(settings)
+    _loss_of(settings, None)
+    reconstructor.check_all_but_loss(settings)
     new_evaluator(settings, width=settings.matrix or 1)
 
 
@@ -70,6 +81,7 @@ def train_joint(
     masks: MaskSource,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
+    loss: Loss | None = None,
     on_validation: OnValidation | None = None,
 ) -> JointResult:
     """Train a reconstructor and its evaluator; continue after a kill.
@@ -85,6 +97,8 @@ def train_joint(
         masks: what has been acquired when an image is asked for.
         train: scans to learn from; None opens the train split of `settings.data`.
         validation: scans that choose the best weights; None opens the val split.
+        loss: of the reconstructor, instead of the one that `settings.loss` names; the evaluator's
+            opinion is not added to it.
         on_validation: called with step and score after every validation of either stage.
 
     Raises:
@@ -95,31 +109,31 @@ def train_joint(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_settings(settings)
-    run = open_run(settings, masks=masks, train=train, validation=validation)
-    schedules = {"staged": _staged, "alternating": _alternating}
-    return schedules[settings.schedule](settings, run, on_validation)
+    run = open_run(settings, masks=masks, train=train, validation=validation, given=described(loss))
+    if settings.schedule == "staged":
+        _train_in_stages(settings, run, loss, on_validation)
+    else:
+        pair = _Pair(run, settings, loss)
+        loop = Loop(pair, run, n_steps=settings.max_steps, on_validation=on_validation)
+        loop.run(run.state)
+    return _result(run)
 
 
-def _staged(
-    settings: TrainJointSettings, run: Run, on_validation: OnValidation | None
-) -> JointResult:
+def _train_in_stages(
+    settings: TrainJointSettings,
+    run: Run,
+    loss: Loss | None,
+    on_validation: OnValidation | None,
+) -> None:
     in_second = run.state is not None and run.state["training"] == EvaluatorLearner.name
     if not in_second:
-        _loop(ReconstructorLearner(run), run, settings.max_steps, on_validation).run(run.state)
-    best = from_checkpoint(checkpoints.load(run.folder.best)).to(settings.device).eval()
+        first = ReconstructorLearner(run, loss or _loss_of(settings, None))
+        Loop(first, run, n_steps=settings.max_steps, on_validation=on_validation).run(run.state)
+    best = from_checkpoint(checkpoints.load(run.folder.best)).to(run.world.device).eval()
     n_steps = settings.evaluator_steps or max(1, settings.max_steps // 2)
     second = EvaluatorLearner(run, settings, reconstructor=best, n_steps=n_steps)
-    loop = _loop(second, run, n_steps, on_validation)
+    loop = Loop(second, run, n_steps=n_steps, on_validation=on_validation)
     loop.run(run.state if in_second else None)
-    return _result(run)
-
-
-def _alternating(
-    settings: TrainJointSettings, run: Run, on_validation: OnValidation | None
-) -> JointResult:
-    loop = _loop(_Pair(run, settings), run, settings.max_steps, on_validation)
-    loop.run(run.state)
-    return _result(run)
 
 
 class _Pair:
@@ -127,38 +141,36 @@ class _Pair:
 
     name = "pair"
 
-    def __init__(self, run: Run, settings: TrainJointSettings) -> None:
-        self.reconstructor = ReconstructorLearner(run)
-        self.weight = settings.adversarial_weight
+    def __init__(self, run: Run, settings: TrainJointSettings, loss: Loss | None) -> None:
+        self.reconstructor = ReconstructorLearner(run, loss or _loss_of(settings, None))
         self.evaluator = EvaluatorLearner(
             run,
             settings,
             reconstructor=self.reconstructor.network,
             n_steps=settings.max_steps,
         )
+        if loss is None:
+            self.reconstructor.loss = _loss_of(settings, self.evaluator.network)
 
     @property
     def best(self) -> Path:
         return self.reconstructor.best
 
     def step(self, batch: Batch, *, step: int) -> dict[str, float]:
-        learner, evaluator = self.reconstructor, self.evaluator.network
-        reconstruction = learner.network(batch.measurement)
-        evaluator_loss = self.evaluator.learn(batch, reconstruction.image.detach(), step=step)
-        evaluator.requires_grad_(False)  # it is asked, not taught
-        adversarial = adversarial_loss(evaluator, batch, reconstruction.image).mean()
-        loss = learner.loss(batch.prediction(reconstruction)).mean() + self.weight * adversarial
-        total = learner.descent.descend(loss, step=step)
-        evaluator.requires_grad_(True)
-        return {
-            "loss": total,
-            "adversarial_loss": adversarial.item(),
-            "evaluator_loss": evaluator_loss,
-        }
+        prediction = self.reconstructor.predict(batch)
+        assert prediction.whole is not None
+        of_lines = self.evaluator.learn(batch, prediction.whole.image.detach(), step=step)
+        self.evaluator.network.requires_grad_(False)  # it is asked, not taught
+        losses = self.reconstructor.learn(batch, prediction, step=step)
+        self.evaluator.network.requires_grad_(True)
+        return {**losses, "evaluator_loss": of_lines["loss"]}
 
     def validate(self) -> Check:
         image, lines = self.reconstructor.validate(), self.evaluator.validate()
         return Check(image.score, {**image.entry, **lines.entry})
+
+    def picture(self) -> Picture | None:
+        return self.reconstructor.picture()
 
     def save_best(self, check: Check, *, step: int) -> None:
         self.reconstructor.save_best(check, step=step)
@@ -172,18 +184,22 @@ class _Pair:
         self.evaluator.restore(state)
 
 
-def _loop(learner: Learner, run: Run, n_steps: int, on_validation: OnValidation | None) -> Loop:
-    settings = run.settings
-    return Loop(
-        learner,
-        batches=run.batches,
-        folder=run.folder,
-        n_steps=n_steps,
-        validate_every=settings.validate_every,
-        device=settings.device,
-        seed=settings.seed,
-        on_validation=on_validation,
-    )
+def _loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Loss:
+    """The reconstructor's loss. Alternating, it may ask the evaluator that is trained beside it.
+
+    Args:
+        settings: of the training.
+        evaluator: the one beside; None to see whether the loss makes sense.
+    """
+    more = losses_from_weights(settings)
+    if settings.schedule == "staged":  # there is no evaluator yet
+        return make_loss(settings.loss, more=more)
+    asked = evaluator or new_evaluator(settings, width=settings.matrix or 1)
+    more = {"adversarial": adversarial(asked), "perceptual": perceptual_by(asked), **more}
+    text = settings.loss
+    if settings.adversarial_weight > 0 and "adversarial" not in names_in(text):
+        text += f"+{settings.adversarial_weight}*adversarial"
+    return make_loss(text, more=more)
 
 
 def _result(run: Run) -> JointResult:

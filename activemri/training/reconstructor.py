@@ -14,18 +14,24 @@ from typing import Any
 import torch
 
 from activemri.data.slices import SliceDataset
-from activemri.devices import usable
-from activemri.losses import Loss, make_loss
+from activemri.evaluator import load_evaluator
+from activemri.losses import Loss, Prediction, WeightedSum, make_loss
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.settings import TrainReconstructorSettings
-from activemri.training.batches import Batch, InMemory, TrainingBatches
+from activemri.training import world
+from activemri.training.augmentation import make_augmentation
+from activemri.training.batches import Batch
 from activemri.training.construction import new_reconstructor
 from activemri.training.descent import Descent
+from activemri.training.diary import Picture, summary_writer
+from activemri.training.evaluator_losses import perceptual_by
 from activemri.training.loop import Check, Loop, OnValidation, TrainingDivergedError
 from activemri.training.masks import MaskSource
-from activemri.training.run_folder import RunFolder, command
-from activemri.training.validation import Validation
+from activemri.training.pictures import draw
+from activemri.training.precision import autocast, require_precision
+from activemri.training.run import Run, open_run
+from activemri.training.run_folder import RunFolder
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "check_settings", "train_reconstructor"]
 
@@ -58,14 +64,24 @@ def check_settings(settings: TrainReconstructorSettings) -> None:
     """Refuse now what :func:`train_reconstructor` would refuse, before hours go into masks.
 
     Raises:
-        ValueError: an unknown loss, network or argument of it, a device that is not there, a
-            folder that is taken, or one that was started with other settings.
+        ValueError: an unknown loss, augmentation, network or argument of it, a device that is not
+            there, a folder that is taken, or one that was started with other settings.
         OSError: `settings.out` cannot be written.
+        ModuleNotFoundError: TensorBoard is wanted, and not installed.
     """
-    make_loss(settings.loss)
-    usable(settings.device)
+    make_loss(settings.loss, more=losses_from_weights(settings))
+    check_all_but_loss(settings)
+
+
+def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
+    """As :func:`check_settings`, for trainings whose losses have other names."""
+    require_precision(settings.precision, world.device_of(settings.device))
+    make_augmentation(settings.augment)
     new_reconstructor(settings)
-    RunFolder(settings.out).check(settings)
+    if settings.tensorboard:
+        summary_writer()
+    if world.rank() == 0:  # others would find what the first one has begun
+        RunFolder(settings.out).check(settings)
 
 
 def train_reconstructor(
@@ -74,6 +90,7 @@ def train_reconstructor(
     masks: MaskSource,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
+    loss: Loss | None = None,
     on_validation: OnValidation | None = None,
 ) -> TrainingResult:
     """Train, validate at fixed intervals, keep the best weights; continue after a kill.
@@ -82,8 +99,9 @@ def train_reconstructor(
     along a cosine. Each step is a function of seed and step number, so a training that was killed
     and resumed ends with the same weights, to the last bit, as one that was not (same machine and
     number of threads). The folder `settings.out` gets ``best.safetensors`` and ``best.json``,
-    ``last.pt`` (state to resume from), ``settings.json``, and ``log.jsonl`` with one line for each
-    validation.
+    ``last.pt`` (state to resume from), ``settings.json``, ``log.jsonl`` with one line for each
+    validation, and pictures of validation scans in ``images``. Under torchrun all processes train
+    together, see :mod:`activemri.training.world`.
 
     Args:
         settings: see there.
@@ -91,6 +109,7 @@ def train_reconstructor(
             :func:`activemri.agents.visits.visit_masks` records.
         train: scans to learn from; None opens the train split of `settings.data`.
         validation: scans that choose the best weights; None opens the val split.
+        loss: instead of the one that `settings.loss` names.
         on_validation: called with step and SSIM after every validation, once its results are on
             disk; what it raises ends the training.
 
@@ -102,103 +121,39 @@ def train_reconstructor(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_settings(settings)  # before data are read
-    run = open_run(settings, masks=masks, train=train, validation=validation)
-    learner = ReconstructorLearner(run)
-    loop = Loop(
-        learner,
-        batches=run.batches,
-        folder=run.folder,
-        n_steps=settings.max_steps,
-        validate_every=settings.validate_every,
-        device=settings.device,
-        seed=settings.seed,
-        on_validation=on_validation,
+    run = open_run(settings, masks=masks, train=train, validation=validation, given=described(loss))
+    learner = ReconstructorLearner(
+        run, loss or make_loss(settings.loss, more=losses_from_weights(settings))
     )
+    loop = Loop(learner, run, n_steps=settings.max_steps, on_validation=on_validation)
     loop.run(run.state)
-    return learner.result(loop)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A training whose data are open and whose folder is claimed.
-
-    Attributes:
-        settings: of the training.
-        folder: where it writes.
-        batches: the batch of every step.
-        checks: scans and masks of validations.
-        state: to continue from; None to begin.
-    """
-
-    settings: TrainReconstructorSettings
-    folder: RunFolder
-    batches: TrainingBatches
-    checks: Validation
-    state: dict[str, Any] | None
-
-    def info(self, *, step: int, metrics: Mapping[str, object]) -> dict[str, object]:
-        """What a checkpoint says about its training."""
-        masks = self.batches.masks
-        return {
-            "data": self.settings.data,
-            "matrix": self.settings.matrix,
-            "n_train_slices": len(self.batches.scans),
-            "n_center_lines": masks.n_center_lines,
-            "budget": masks.budget,
-            "masks": type(masks).__name__,
-            "step": step,
-            "metrics": dict(metrics),
-            "torch_version": str(torch.__version__),
-            "threads": torch.get_num_threads(),
-            "command": command(self.settings),
-        }
-
-
-def open_run(
-    settings: TrainReconstructorSettings,
-    *,
-    masks: MaskSource,
-    train: SliceDataset | None,
-    validation: SliceDataset | None,
-) -> Run:
-    """Open the data and claim the folder; see :func:`train_reconstructor`."""
-    folder = RunFolder(settings.out)
-    train_scans = InMemory(train if train is not None else _open(settings, "train"))
-    validation_scans = InMemory(validation if validation is not None else _open(settings, "val"))
-    _check_splits(train_scans, validation_scans)
-    state = folder.open(
-        settings,
-        given={
-            "masks": type(masks).__name__,
-            "n_train_scans": len(train_scans),
-            "n_validation_scans": len(validation_scans),
-        },
+    return TrainingResult(
+        run.folder.best, loop.best_step, loop.best_score, learner.zero_filled.ssim
     )
-    batches = TrainingBatches(
-        train_scans,
-        masks,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        augment=settings.augment,
-    )
-    checks = Validation(validation_scans, masks, seed=settings.seed, device=settings.device)
-    return Run(settings, folder, batches, checks, state)
 
 
 class ReconstructorLearner:
-    """A reconstructor that learns from a loss on magnitude images.
+    """A reconstructor that learns from a loss.
 
     Args:
         run: data, settings and folder.
+        loss: what it minimises.
     """
 
     name = "reconstructor"
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, loss: Loss | WeightedSum) -> None:
+        settings = run.settings
         self.run = run
-        self.loss: Loss = make_loss(run.settings.loss)
-        self.network: Reconstructor = new_reconstructor(run.settings)
-        self.descent = Descent(self.network, lr=run.settings.lr, n_steps=run.settings.max_steps)
+        self.loss = loss
+        self.network: Reconstructor = new_reconstructor(settings, device=run.world.device)
+        self.descent = Descent(
+            self.network,
+            lr=settings.lr,
+            n_steps=settings.max_steps,
+            world=run.world,
+            precision=settings.precision,
+        )
         self.zero_filled = run.checks.zero_filled()
 
     @property
@@ -206,8 +161,22 @@ class ReconstructorLearner:
         return self.run.folder.best
 
     def step(self, batch: Batch, *, step: int) -> dict[str, float]:
-        prediction = batch.prediction(self.network(batch.measurement))
-        return {"loss": self.descent.descend(self.loss(prediction).mean(), step=step)}
+        return self.learn(batch, self.predict(batch), step=step)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Reconstruct a batch in the precision of the training."""
+        with autocast(self.run.settings.precision, self.run.world.device):
+            return batch.prediction(self.network(batch.measurement))
+
+    def learn(self, batch: Batch, prediction: Prediction, *, step: int) -> dict[str, float]:
+        """One step; the losses, each part of a sum apart."""
+        if not isinstance(self.loss, WeightedSum):
+            losses = {"loss": self.loss(prediction)}
+        else:
+            parts = self.loss.parts(prediction)
+            losses = {"loss": self.loss.total(parts), **(parts if len(parts) > 1 else {})}
+        means = {name: batch.mean(values) for name, values in losses.items()}
+        return self.descent.descend(means, step=step)
 
     def validate(self) -> Check:
         score = self.run.checks.score(self.network)
@@ -217,6 +186,9 @@ class ReconstructorLearner:
             "zero_filled_ssim_at": self.zero_filled.ssim_at,
         }
         return Check(score.ssim, entry)
+
+    def picture(self) -> Picture | None:
+        return draw(self.run.checks, self.network, n_scans=self.run.settings.images)
 
     def save_best(self, check: Check, *, step: int) -> None:
         metrics = {
@@ -235,24 +207,21 @@ class ReconstructorLearner:
         self.network.load_state_dict(state["network"])
         self.descent.restore(state["optimizer"])
 
-    def result(self, loop: Loop) -> TrainingResult:
-        """What the training has made, after it."""
-        return TrainingResult(self.best, loop.best_step, loop.best_score, self.zero_filled.ssim)
+
+def losses_from_weights(settings: TrainReconstructorSettings) -> dict[str, Loss]:
+    """Losses that the evaluator in `settings.perceptual_weights` makes possible, by name.
+
+    Raises:
+        CheckpointError: there is no evaluator.
+    """
+    if settings.perceptual_weights is None:
+        return {}
+    evaluator = load_evaluator(settings.perceptual_weights, device=world.device_of(settings.device))
+    return {"perceptual": perceptual_by(evaluator.requires_grad_(False))}
 
 
-def _open(settings: TrainReconstructorSettings, split: str) -> SliceDataset:
-    from activemri.data.sources import open_dataset
-
-    return open_dataset(settings.data, split=split, matrix_size=settings.matrix)
-
-
-def _check_splits(train: InMemory, validation: InMemory) -> None:
-    for name, scans in (("train", train), ("validation", validation)):
-        if len(scans) == 0:
-            raise ValueError(f"there are no {name} scans; give every split at least one subject")
-    shared = {i.subject for i in train.infos} & {i.subject for i in validation.infos}
-    if shared:
-        raise ValueError(
-            "train and validation scans must come from different subjects; found in both: "
-            + ", ".join(sorted(shared)[:5])
-        )
+def described(loss: Loss | None) -> dict[str, object]:
+    """What a resumed training must have in common with its beginning, if its loss is an object."""
+    if loss is None:
+        return {}
+    return {"loss_object": getattr(loss, "__qualname__", type(loss).__qualname__)}

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from activemri import checkpoints
 from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings
 
 #: May differ between a training and its continuation: they do not say what is computed.
-_FREE = ("out", "resume", "threads", "device")
+_FREE = ("out", "resume", "threads", "device", "images", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,21 @@ class RunFolder:
             self._write(self._settings, (json.dumps(described, indent=2) + "\n").encode())
             return None
         self._require_same(described)
-        if not self._state.exists():  # killed before the first validation
-            return None
-        return self._load()
+        return self.state()
+
+    def state(self) -> dict[str, Any] | None:
+        """The state to continue from; None before the first validation."""
+        return self._load() if self._state.exists() else None
+
+    def save_picture(self, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Write (height, width, 3) as a PNG file into ``images``."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        path = self.path / "images" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        self._write(path, buffer.getvalue())
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the state to resume from (tensors and plain Python only)."""
@@ -208,4 +222,4 @@ def _is_before(line: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
 def _described(settings: TrainReconstructorSettings) -> dict[str, object]:
     """The settings that must stay the same, as JSON gives them back."""
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
-    return dict(json.loads(json.dumps(values)))
+    return dict(json.loads(json.dumps(values, default=str)))

@@ -41,7 +41,9 @@ class Validation:
         device: where to compute.
     """
 
-    def __init__(self, scans: InMemory, masks: MaskSource, *, seed: int, device: str) -> None:
+    def __init__(
+        self, scans: InMemory, masks: MaskSource, *, seed: int, device: torch.device
+    ) -> None:
         self.scans = scans
         self.masks = masks
         self.seed = seed
@@ -71,9 +73,9 @@ class Validation:
     def batches(self) -> Iterator[Batch]:
         """Each scan at all moments, one after the other."""
         for index in tqdm(self.indices, desc="validate", unit="scan", leave=False):
-            yield self._batch(index)
+            yield self.batch(index)
 
-    def _batch(self, index: int) -> Batch:
+    def batch(self, index: int) -> Batch:
         """One scan at all moments; every scan has its own draw of masks."""
         scan, info = self.scans[index], self.scans.infos[index]
         masks = [

@@ -83,6 +83,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
             "budget": 6,
             "lr": 1e-2,
             "threads": 1,
+            "images": 0,
         }
         return TrainReconstructorSettings(**{**tiny, **changes})  # type: ignore[arg-type]
 

@@ -62,7 +62,7 @@ def test_every_component_can_be_switched_off_alone() -> None:
         "no-uncertainty": {"loss": "l1+ssim"},
         "no-skips": {"network": (*JOINT.network, "skips=false")},
         "no-cascade": {"network": ("channels=8", "blocks=1")},
-        "no-augmentation": {"augment": False},
+        "no-augmentation": {"augment": ("none",)},
     }
     for name, one in found.items():
         new_reconstructor(one)
@@ -113,7 +113,7 @@ def test_without_uncertainty_the_likelihood_is_left_out(
         ),
         ("skips=off", {"network": ("skips=false",)}, "cannot switch skips off: it is off already"),
         ("cascade=off", {"network": ("blocks=1",)}, "cascade off: it is off already"),
-        ("augmentation=off", {"augment": False}, "augmentation off: it is off already"),
+        ("augmentation=off", {"augment": ("none",)}, "augmentation off: it is off already"),
         ("mask-embedding=off", {"name": "unet"}, "embedding off: the network 'unet' does not have"),
         ("uncertainty=off", {"loss": "l1"}, "uncertainty off: there is no nll in the loss 'l1'"),
         ("uncertainty=off", {"name": "unet"}, "uncertainty off: the network 'unet' gives none"),

@@ -8,10 +8,13 @@ import torch
 from activemri.data.slices import Slice, SliceDataset, SliceList
 from activemri.mri import fourier
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.training.batches import InMemory, TrainingBatches, augmented, make_batch, mirrored
+from activemri.training.augmentation import make_augmentation, mirrored
+from activemri.training.batches import InMemory, TrainingBatches, make_batch
 from tests.training.mixture import HeuristicMasks
 
 MakeScans = Callable[..., SliceList]
+
+FLIP = make_augmentation(["flip"])
 
 
 class CountingReads:
@@ -82,7 +85,7 @@ def test_augmented_scans_still_lead_to_their_targets(make_scans: MakeScans) -> N
     seen = set()
     for index in range(4):
         for _ in range(24):
-            scan = augmented(scans[index], generator)
+            scan = make_augmentation(["flip"])(generator)(scans[index])
             everything = torch.ones(18, dtype=torch.bool)
             batch = make_batch([scan], [everything], n_center_lines=4)
             image = batch.magnitude(ZeroFilled())
@@ -117,7 +120,7 @@ def test_batches_are_a_function_of_seed_and_step(make_scans: MakeScans) -> None:
     scans = InMemory(make_scans(["a", "b", "c"]))
     masks = HeuristicMasks(4, budget=6)
     one, again, other = (
-        TrainingBatches(scans, masks, batch_size=4, seed=seed) for seed in (0, 0, 1)
+        TrainingBatches(scans, masks, batch_size=4, seed=seed, augment=FLIP) for seed in (0, 0, 1)
     )
     one[0]
     assert torch.equal(one[7].measurement.kspace, again[7].measurement.kspace)
@@ -133,7 +136,9 @@ def test_a_batch_holds_scans_of_one_kind_and_all_kinds_come_up(make_scans: MakeS
         make_scans(["e"], n_coils=2),
     ]
     scans = InMemory(SliceList([s for part in parts for s in part.slices]))
-    batches = TrainingBatches(scans, HeuristicMasks(4, budget=6), batch_size=3, seed=0)
+    batches = TrainingBatches(
+        scans, HeuristicMasks(4, budget=6), batch_size=3, seed=0, augment=FLIP
+    )
     names = [batches[step].names for step in range(40)]
     assert {name.split("[")[0][-1] for batch in names for name in batch} == set("abcde")
     assert {len(batch) for batch in names} == {2, 3}
@@ -145,8 +150,8 @@ def test_without_augmentation_scans_are_as_they_were_and_masks_are_the_same(
 ) -> None:
     scans, masks = InMemory(make_scans(["a", "b"])), HeuristicMasks(4, budget=6)
     plain, mirrored = (
-        TrainingBatches(scans, masks, batch_size=4, seed=0, augment=augment)
-        for augment in (False, True)
+        TrainingBatches(scans, masks, batch_size=4, seed=0, augment=make_augmentation(names))
+        for names in (["none"], ["flip"])
     )
     originals = {f"{scan.volume}[{scan.index}]": scan for scan in make_scans(["a", "b"]).slices}
     changed = 0

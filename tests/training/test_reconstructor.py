@@ -117,7 +117,7 @@ def test_the_best_weights_are_those_that_validate_best(
     best = max(entries, key=lambda entry: entry["validation_ssim"])
     assert (result.best_step, result.best_ssim) == (best["step"], best["validation_ssim"])
     masks = HeuristicMasks(4, budget=6)
-    checks = Validation(InMemory(make_scans(["dd"])), masks, seed=0, device="cpu")
+    checks = Validation(InMemory(make_scans(["dd"])), masks, seed=0, device=torch.device("cpu"))
     assert checks.score(make_reconstructor(settings.out)).ssim == result.best_ssim
 
 
