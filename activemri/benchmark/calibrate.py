@@ -12,6 +12,7 @@ background far too uncertain.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ def run_calibration(settings: CalibrateSettings) -> str:
     reconstructor = assembled(settings)
     scans, fit_scans = _open(settings)
     fit_cases = collect(reconstructor, fit_scans, pixels=everywhere)
-    cases = collect(reconstructor, scans)
+    seen = partial(foreground, fraction=settings.foreground)
+    cases = collect(reconstructor, scans, pixels=seen)
     recalibrated = fitted(reconstructor, fit_cases, n_knots=settings.n_knots)
     corrected = [_corrected(case, recalibrated) for case in cases]
     before, after = (_measured(found, settings) for found in (cases, corrected))

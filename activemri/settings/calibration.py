@@ -38,6 +38,8 @@ class CalibrateSettings:
     """Subjects to fit the correction on: others than those of --split."""
     n_knots: int = 32
     """Most knots of the correction, from 1 to 32; 1 is a single factor."""
+    foreground: float = 0.1
+    """Judge pixels where the target exceeds this share of its maximum; 0 takes all but black."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
     budget: int = 24
@@ -66,6 +68,10 @@ class CalibrateSettings:
             f"--dropout-samples: expected at least 2; got {self.dropout_samples}",
         )
         require(1 <= self.n_knots <= 32, f"--n-knots: expected 1 to 32; got {self.n_knots}")
+        require(
+            0 <= self.foreground < 1,
+            f"--foreground: expected at least 0 and below 1; got {self.foreground}",
+        )
         require_positive(
             budget=self.budget,
             matrix=self.matrix,

@@ -98,6 +98,15 @@ def test_a_single_factor_can_be_asked_for(checkpoints: list[str], tmp_path: Path
     assert after["spearman"] == before["spearman"]
 
 
+def test_more_than_the_foreground_can_be_judged(checkpoints: list[str], tmp_path: Path) -> None:
+    counts = []
+    for share in ("0.0", "0.5"):
+        out = tmp_path / share
+        assert cli.main(line(checkpoints[0], out=out, more=f"--foreground {share}")) == 0
+        counts.append(json.loads((out / "calibration.json").read_text())["counts"]["test"])
+    assert counts[0]["pixels"] > 1.5 * counts[1]["pixels"]
+
+
 @pytest.mark.parametrize(
     ("networks", "more", "said"),
     [
@@ -143,6 +152,7 @@ def test_an_output_folder_that_is_a_file_is_named(
         ({"n_knots": 33}, "--n-knots: expected 1 to 32"),
         ({"reconstructors": ()}, "--reconstructors: expected at least one"),
         ({"budget": 0}, "--budget"),
+        ({"foreground": 1.0}, "--foreground: expected at least 0 and below 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object], said: str) -> None:
