@@ -110,8 +110,8 @@ def promises(scans: StoppingScans) -> list[str]:
         said = said.replace("Promised", "Aimed at, not promised", 1)
         caution += (
             " Cross-fitting: predictions for calibration came from predictors fitted to the other "
-            "folds, the rule uses one fitted to all, so that the bound is only approximate; and a "
-            "reconstructor trained on these subjects is better on them than on new ones."
+            "folds, the rule uses one fitted to all, so that the bound is only approximate; and "
+            "reconstructors and orders learned from these subjects suit them better than new ones."
         )
     return [said, caution]
 
