@@ -271,7 +271,8 @@ def _order(plan: Plan, kind: str, reconstructor: str) -> Order:
 def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> None:
     """Make sure that what the folder holds, if anything, was run with these settings."""
     path = out / _SETTINGS
-    played = [*(out / "parts").rglob("*.parquet"), *(out / "orders").glob("*.json")]
+    parts = [path for name in ("parts", "quality") for path in (out / name).rglob("*.parquet")]
+    played = [*parts, *(out / "orders").glob("*.json")]
     if not path.exists() or not played:
         return
     found = json.loads(path.read_text(encoding="utf-8"))
