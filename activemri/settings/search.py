@@ -61,6 +61,8 @@ class TuneSettings:
     """CPU threads; None leaves the choice to torch."""
     device: str = "cpu"
     """Where to compute, e.g. cpu or cuda."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """Bits of the numbers in layers; 16 ones need a GPU."""
 
     def __post_init__(self) -> None:
         require(bool(self.space), "--space: expected at least one KEY=VALUES")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from activemri.losses import NLL_WEIGHT
+from activemri.losses import NLL_WEIGHT, names_in
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement
 from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings
@@ -17,6 +17,7 @@ from activemri.training.reconstructor import TrainingResult
 from activemri.training.run_folder import command
 from activemri.training.search_space import apply
 from activemri.training.study_folder import claim, described, train_once, write_json
+from activemri.training.world import rank
 
 S = TypeVar("S", bound=TrainReconstructorSettings)
 FULL = "full"
@@ -27,18 +28,28 @@ def _without_adversarial(settings: S) -> S:
         raise ValueError("`train reconstructor` trains without it")
     if settings.schedule != "alternating":
         raise ValueError(f"--schedule {settings.schedule} trains without it")
-    return _without_setting(settings, "adversarial_weight", 0.0)
+    loss = _without_term(settings.loss, "adversarial")
+    if loss == settings.loss and settings.adversarial_weight == 0:
+        raise ValueError("it is off already")
+    return replace(settings, loss=loss, adversarial_weight=0.0)
 
 
 def _without_uncertainty(settings: S) -> S:
     if not _gives_uncertainty(settings):
         raise ValueError(f"the network {settings.name!r} gives none")
     written_out = {"standard": f"l1+ssim+{NLL_WEIGHT}*nll"}.get(settings.loss, settings.loss)
-    terms = [term.strip() for term in written_out.split("+")]
-    kept = [term for term in terms if term.rpartition("*")[2].strip() != "nll"]
-    if kept == terms:
+    loss = _without_term(written_out, "nll")
+    if loss == written_out:
         raise ValueError(f"there is no nll in the loss {settings.loss!r}")
-    return replace(settings, loss="+".join(kept) or "mse")
+    return replace(settings, loss=loss)
+
+
+def _without_term(loss: str, name: str) -> str:
+    """A sum of losses without one; "mse" if nothing else is in it."""
+    if name not in names_in(loss):
+        return loss
+    terms = loss.replace(" ", "").split("+")
+    return "+".join(term for term in terms if names_in(term) != (name,)) or "mse"
 
 
 def _without_argument(settings: S, argument: str, value: object) -> S:
@@ -176,6 +187,8 @@ def _write(
     trainings: Mapping[str, TrainReconstructorSettings],
     results: Mapping[str, TrainingResult],
 ) -> None:
+    if rank() > 0:
+        return
     full = results[FULL].best_ssim
     write_json(
         settings.out / "ablation.json",

@@ -23,6 +23,7 @@ from activemri.training.study_folder import (
     train_once,
     write_json,
 )
+from activemri.training.world import rank
 
 S = TypeVar("S", bound=TrainReconstructorSettings)
 
@@ -135,7 +136,8 @@ def _write(out: Path, folds: Sequence[Fold]) -> CrossValidation:
     with locked(out):
         results = [result_in(out / f"fold-{number}") for number in range(len(folds))]
         found = CrossValidation(folds, results)
-        write_json(out / "folds.json", {**found.summary(), "folds": _rows(found)})
+        if rank() == 0:
+            write_json(out / "folds.json", {**found.summary(), "folds": _rows(found)})
     return found
 
 

@@ -31,6 +31,7 @@ from activemri.training.study_folder import (
     train_once,
     write_json,
 )
+from activemri.training.world import n_processes
 
 try:
     import optuna
@@ -101,6 +102,11 @@ def search(
         ValueError: unusable settings; a folder that is taken; no trial that could be finished.
         OSError: `settings.out` cannot be written.
     """
+    if n_processes() > 1:
+        raise ValueError(
+            "a search is not started with torchrun: start the same command again with --resume "
+            "for each process that shall help"
+        )
     base = _training_settings(settings)
     space = parse_space(settings.space, base)
     claim(settings.out, "search", described=described(settings), resume=settings.resume)
@@ -301,7 +307,7 @@ def _training_settings(settings: TuneSettings) -> TrainReconstructorSettings:
     """Those of all trials; what is searched is the default still."""
     names = {field.name for field in dataclasses.fields(TrainReconstructorSettings)}
     shared = {name: value for name, value in vars(settings).items() if name in names}
-    return TrainReconstructorSettings(**{**shared, "resume": False})
+    return TrainReconstructorSettings(**{**shared, "resume": False, "images": 0})
 
 
 def _scans(settings: TuneSettings, split: str) -> SliceDataset:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from activemri import checkpoints
 from activemri.settings import TrainReconstructorSettings, TuneSettings
 from activemri.training.reconstructor import TrainingResult
+from activemri.training.world import World, rank
 
 STUDY = "study.json"
 RESULT = "result.json"
@@ -22,7 +23,7 @@ RESULT = "result.json"
 S = TypeVar("S", bound=TrainReconstructorSettings)
 
 #: May differ between a study and its continuation: they do not say what is computed.
-FREE = ("out", "resume", "trials", "threads", "device")
+FREE = ("out", "resume", "trials", "threads", "device", "images", "tensorboard")
 
 
 def described(settings: TrainReconstructorSettings | TuneSettings) -> dict[str, object]:
@@ -48,6 +49,8 @@ def claim(
             was started with something else.
         OSError: the folder cannot be written.
     """
+    if rank() > 0:  # the first process of a torchrun does it for all
+        return
     make_folder(folder)
     now = json.loads(json.dumps({"kind": kind, **described}, default=str))
     with locked(folder):
@@ -72,17 +75,21 @@ def train_once(settings: S, train: Callable[[S], TrainingResult]) -> TrainingRes
         settings: of one training of a study; `resume` is set as needed.
         train: called unless the training is finished.
     """
+    world = World(settings.device)
     done = result_in(settings.out)
+    begun = (settings.out / "settings.json").exists()
+    world.wait()  # until all processes have looked; then the first one writes
     if done is not None:
         return done
-    begun = (settings.out / "settings.json").exists()
     result = train(replace(settings, resume=begun))
-    numbers = {
-        "best_step": result.best_step,
-        "best_ssim": result.best_ssim,
-        "zero_filled_ssim": result.zero_filled_ssim,
-    }
-    write_json(settings.out / RESULT, numbers)
+    if world.is_first:
+        numbers = {
+            "best_step": result.best_step,
+            "best_ssim": result.best_ssim,
+            "zero_filled_ssim": result.zero_filled_ssim,
+        }
+        write_json(settings.out / RESULT, numbers)
+    world.wait()
     return result
 
 

@@ -137,6 +137,18 @@ def test_the_evaluator_has_no_say_in_a_staged_training() -> None:
         variants(settings)
 
 
+def test_the_evaluator_is_left_out_of_a_loss_that_names_it() -> None:
+    study = StudySettings(ablate="adversarial=off")
+    settings = TrainJointSettings(
+        schedule="alternating", study=study, loss="l1+0.3*adversarial", adversarial_weight=0.0
+    )
+    without = variants(settings)["no-adversarial"]
+    assert (without.loss, without.adversarial_weight) == ("l1", 0.0)
+    settings = TrainJointSettings(schedule="alternating", study=study, adversarial_weight=0.0)
+    with pytest.raises(ValueError, match="cannot switch adversarial off: it is off already"):
+        variants(settings)
+
+
 def test_differences_from_the_full_training_are_written_and_shown(
     fake: FakeTraining, tmp_path: Path
 ) -> None:

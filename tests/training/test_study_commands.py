@@ -53,10 +53,12 @@ def test_an_ablation_is_trained_and_continued(
     data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    line = f"train joint --ablate augmentation=off --network channels=2 pools=1 --out {out}"
+    line = f"train joint --schedule alternating --network channels=2 pools=1 --out {out}"
+    line += " --ablate augmentation=off,adversarial=off"
     assert run(line, data) == 0
     table = capsys.readouterr().out
-    assert [row.split()[0] for row in table.splitlines()[2:]] == ["full", "no-augmentation"]
+    names = [row.split()[0] for row in table.splitlines()[2:]]
+    assert names == ["full", "no-augmentation", "no-adversarial"]
     assert run(line, data, "--resume") == 0
     assert capsys.readouterr().out == table
 
