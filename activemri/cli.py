@@ -129,7 +129,7 @@ def _train(
         return _ablate(settings, check, train)
     check(settings)  # an error comes now rather than after all policies have played
     scans = _open(settings, "train")
-    print(train(settings, train=scans, masks=_visited_masks(settings, scans)).text())
+    _print_once(train(settings, train=scans, masks=_visited_masks(settings, scans)).text())
 
 
 def _cross_validate(
@@ -144,7 +144,7 @@ def _cross_validate(
         return train(one, train=scans, validation=validation, masks=masks)
 
     scans = pooled([_open(settings, split) for split in ("train", "val")], name=settings.data)
-    print(cross_validate(settings, scans=scans, train=fold).text())
+    _print_once(cross_validate(settings, scans=scans, train=fold).text())
 
 
 def _ablate(
@@ -159,7 +159,13 @@ def _ablate(
         check(one)
         return train(one, train=scans, masks=masks())
 
-    print(ablate(settings, train=variant).text())
+    _print_once(ablate(settings, train=variant).text())
+
+
+def _print_once(text: str) -> None:
+    """Let the first process of a torchrun speak for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
 
 
 def _tune(settings: TuneSettings) -> None:

@@ -28,4 +28,6 @@ def format_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> st
 def _shown(cell: object) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{round(cell, 4) + 0.0:.4f}"  # no minus before zero
+    return str(cell)

@@ -9,3 +9,7 @@ def test_numbers_stand_at_the_right_and_text_at_the_left() -> None:
         "a       12  0.5000",
         "longer   3       -",
     ]
+
+
+def test_a_number_that_is_shown_as_zero_has_no_sign() -> None:
+    assert format_table(("x",), [(-1e-9,)]).splitlines()[-1] == "0.0000"

@@ -115,3 +115,14 @@ def test_a_search_without_optuna_names_the_extra(
     monkeypatch.delitem(sys.modules, "activemri.training.search", raising=False)
     assert run(f"tune --out {tmp_path / 'out'}", data) == 2
     assert 'pip install "activemri[hpo]"' in capsys.readouterr().err
+
+
+def test_only_the_first_of_several_processes_speaks(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    line = f"train reconstructor --network channels=2 pools=1 --folds 2 --out {tmp_path / 'out'}"
+    assert run(line, data) == 0
+    assert "2 of 2 folds trained" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")  # what it does is done already
+    assert run(line, data, "--resume") == 0
+    assert capsys.readouterr().out == ""
