@@ -103,12 +103,13 @@ class TrainJointSettings(TrainReconstructorSettings):
     """First the reconstructor, then the evaluator of its best weights; or both in every step."""
     evaluator: KeyValues = ()
     """Arguments of the evaluator, e.g. channels=32 layers=4."""
-    gamma: float = 100.0
-    """How fast an evaluator's scores shall fall with the error of a line."""
+    gamma: float = 3.0
+    """How fast an evaluator's scores shall fall with a line's error, which is in units of the
+    image's mean square: as exp(-gamma error)."""
     adversarial_weight: float = 0.1
     """Weight of the evaluator's opinion in the reconstructor's loss (alternating only), unless
     --loss names adversarial itself."""
-    evaluator_lr: float = 6e-4
+    evaluator_lr: float = 2e-3
     """Largest learning rate of the evaluator."""
     evaluator_steps: OptionalInt = None
     """Steps of the evaluator's stage (staged only); None takes half of --max-steps."""
