@@ -121,6 +121,13 @@ def test_subjects_of_several_labels_are_balanced_nearly_as_well_as_any_way_can()
     assert sum(plain) / 10 > 5 * max(stratified)
 
 
+def test_large_subjects_are_dealt_first_so_that_small_ones_even_them_out() -> None:
+    strata = {name: {"T1": n} for name, n in zip("abcd", (30, 20, 20, 10), strict=True)}
+    for seed in range(10):
+        for fold in k_fold(strata, 2, seed=seed, strata=strata):
+            assert sum(strata[name]["T1"] for name in fold.validation) == 40
+
+
 def test_leaving_one_out_gives_every_subject_a_fold() -> None:
     folds = leave_one_subject_out(["b", "c", "a", "b"])
     assert folds == [Fold(("b", "c"), ("a",)), Fold(("a", "c"), ("b",)), Fold(("a", "b"), ("c",))]

@@ -158,6 +158,13 @@ def test_what_does_badly_is_stopped_early(
     assert sum(result.counts.values()) == 7
 
 
+def test_what_has_come_to_its_end_is_finished_however_bad_its_last_score(
+    fake: FakeTraining, run: Run, tmp_path: Path
+) -> None:
+    fake.score = lambda settings, step: -len(fake.begun)  # ever worse
+    assert run(tiny(tmp_path, trials=7, max_steps=2)).counts == {"finished": 7}
+
+
 def test_nothing_is_stopped_early_without_a_pruner(
     fake: FakeTraining, run: Run, tmp_path: Path
 ) -> None:
@@ -208,6 +215,23 @@ def test_what_was_reported_before_a_kill_still_counts(
     entries = [json.loads(line) for line in (tmp_path / "study.log").read_text().splitlines()]
     reported = [(e["trial_id"], e["step"]) for e in entries if "step" in e]
     assert reported == [(0, 2), (1, 2), (1, 4)]
+
+
+def test_a_kill_while_a_trial_is_queued_again_does_not_queue_it_twice(
+    fake: FakeTraining, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    fake.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(tmp_path, trials=2))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("optuna.Study.tell", interrupt)
+        run(tiny(tmp_path, trials=2, resume=True))
+    fake.before = lambda settings: None
+    assert run(tiny(tmp_path, trials=2, resume=True)).counts == {"finished": 2}
+    assert [settings.out.name for settings in fake.begun] == ["trial-0000"] * 2 + ["trial-0001"]
 
 
 def test_two_processes_share_a_study(fake: FakeTraining, run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Cross-validation, ablation and search from the command line, on tiny files."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,8 +111,6 @@ def best_checkpoint(out: Path) -> str:
 def test_a_search_without_optuna_names_the_extra(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "activemri.training.search", raising=False)
     assert run(f"tune --out {tmp_path / 'out'}", data) == 2
@@ -126,3 +126,34 @@ def test_only_the_first_of_several_processes_speaks(
     monkeypatch.setenv("RANK", "1")  # what it does is done already
     assert run(line, data, "--resume") == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.long
+def test_two_processes_train_the_folds_that_one_would(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    line = f"train reconstructor --network channels=2 pools=1 --folds 2 --data {data} {TINY}"
+    commands = {
+        "one": [sys.executable, "-m", "activemri.cli"],
+        "two": [
+            sys.executable,
+            *"-m torch.distributed.run --nproc-per-node 2 -m activemri.cli".split(),
+        ],
+    }
+    for name, start in commands.items():
+        done = subprocess.run(
+            [*start, *line.split(), "--out", str(tmp_path / name)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("2 of 2 folds trained") == 1
+    one, two = (json.loads((tmp_path / name / "folds.json").read_text()) for name in commands)
+    assert [fold.pop("best_ssim") for fold in two["folds"]] == pytest.approx(
+        [fold.pop("best_ssim") for fold in one["folds"]], abs=1e-5
+    )
+    assert [fold["validation"] for fold in two["folds"]] == [
+        fold["validation"] for fold in one["folds"]
+    ]
+    best = json.loads((tmp_path / "two" / "fold-1" / "best.json").read_text())
+    assert best["info"]["processes"] == 2
