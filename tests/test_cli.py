@@ -18,6 +18,7 @@ from activemri.settings import (
     StudySettings,
     ThroughputSettings,
     TrainJointSettings,
+    TrainJointSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
     TuneSettings,
@@ -115,6 +116,20 @@ def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> Non
         (
             "tune --trials 3 --space lr=1:2 loss=l1|ssim --pruner none --resume",
             TuneSettings(trials=3, space=("lr=1:2", "loss=l1|ssim"), pruner="none", resume=True),
+        ),
+        (
+            "train joint --data D --matrix 64 --max-steps 5 --out O --resume "
+            "--network channels=4 blocks=2 --augment flip phase --schedule alternating",
+            TrainJointSettings(
+                data="D",
+                matrix=64,
+                max_steps=5,
+                out=Path("O"),
+                resume=True,
+                network=("channels=4", "blocks=2"),
+                augment=("flip", "phase"),
+                schedule="alternating",
+            ),
         ),
         (
             "train order --kind average-oracle --data D",
@@ -215,6 +230,8 @@ def test_an_output_folder_that_is_a_file_is_named(
     [
         ("--loss l3", "unknown loss 'l3'"),
         ("--device foo", "device 'foo' cannot be used here"),
+        ("--network channels=x", "--network channels=x: channels of cresnet takes a value of type"),
+        ("--augment flop", "--augment flop: expected some of flip"),
         ("--resume", "there is no training in"),
     ],
 )

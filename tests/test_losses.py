@@ -157,3 +157,40 @@ def test_the_standard_loss_takes_an_uncertainty_where_there_is_one() -> None:
 def test_images_smaller_than_the_window_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 7 x 7 pixels; got 6 x 9"):
         losses.ssim(Prediction(torch.ones(1, 6, 9), torch.ones(1, 6, 9), torch.ones(1)))
+
+
+def whole(image: Tensor, reference: Tensor) -> Prediction:
+    lines = torch.ones(len(image), image.shape[-1], dtype=torch.bool)
+    images = losses.WholeImages(image, reference, acquired=lines, unobserved=~lines)
+    return Prediction(
+        image.abs(), reference.abs(), reference.abs().amax(dim=(-2, -1)), None, images
+    )
+
+
+def test_a_perceptual_loss_is_the_relative_distance_of_features() -> None:
+    reference = torch.polar(1 + torch.rand(3, 8, 9), torch.rand(3, 8, 9))
+
+    def features(image: Tensor) -> list[Tensor]:
+        return [image.abs(), torch.stack([image.real, image.imag], dim=1)]
+
+    loss = losses.perceptual(features)
+    assert torch.equal(loss(whole(reference, reference)), torch.zeros(3))
+    assert torch.allclose(loss(whole(1.5 * reference, reference)), torch.full((3,), 0.5))
+    image = (1.2 * reference).requires_grad_()
+    torch.autograd.backward(loss(whole(image, reference)).sum())
+    assert image.grad is not None and image.grad.abs().min() > 0
+
+
+def test_losses_of_complex_images_say_so_where_there_are_none() -> None:
+    with pytest.raises(ValueError, match="'perceptual' needs complex images"):
+        losses.perceptual(lambda image: [image])(Prediction(*images()))
+
+
+def test_parts_of_a_sum_are_given_without_their_weights() -> None:
+    prediction = Prediction(*images())
+    loss = losses.make_loss("3*l1+mse")
+    assert isinstance(loss, losses.WeightedSum)
+    parts = loss.parts(prediction)
+    assert torch.equal(parts["l1"], losses.l1(prediction))
+    assert torch.allclose(loss(prediction), 3 * parts["l1"] + parts["mse"])
+    assert losses.names_in("3*l1 + mse") == ("l1", "mse")

@@ -114,9 +114,6 @@ class TrainingBatches:
         augment: draws a change for every scan.
         rank: this process has every n-th scan, beginning with this one.
         n_processes: which n is.
-
-    Raises:
-        ValueError: for a batch that cannot be divided equally.
     """
 
     def __init__(
@@ -130,11 +127,6 @@ class TrainingBatches:
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
-        if batch_size % n_processes:
-            raise ValueError(
-                f"--batch-size {batch_size} cannot be divided by the {n_processes} processes of "
-                "this training; choose a multiple"
-            )
         self.scans = scans
         self.masks = masks
         self.batch_size = batch_size

@@ -71,8 +71,8 @@ def check_settings(settings: TrainJointSettings) -> None:
         OSError: `settings.out` cannot be written.
     """
     _loss_of(settings, None)
-    reconstructor.check_all_but_loss(settings)
     new_evaluator(settings, width=settings.matrix or 1)
+    reconstructor.check_all_but_loss(settings)
 
 
 def train_joint(

@@ -51,9 +51,9 @@ def _row(batch: Batch, reconstructor: Reconstructor, moment: int) -> Picture:
     ]
     n_lines = int(batch.acquired[moment].sum())
     panels = [
-        _panel(f"zero-filled {n_lines} lines  {scores[0]:.3f}", zero_filled),
-        _panel(f"reconstruction  {scores[1]:.3f}", image),
-        _panel(f"target {batch.names[moment]}", target),
+        _panel(f"zero-filled, {n_lines} lines: SSIM {scores[0]:.3f}", zero_filled),
+        _panel(f"reconstruction: SSIM {scores[1]:.3f}", image),
+        _panel(f"target: {batch.names[moment]}", target),
         _panel(f"error, 0 to {ERROR_SCALE}", (image - target).abs() / ERROR_SCALE, colour=True),
     ]
     if prediction.uncertainty is not None:

@@ -75,6 +75,7 @@ def check_settings(settings: TrainReconstructorSettings) -> None:
 
 def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
     """As :func:`check_settings`, for trainings whose losses have other names."""
+    world.require_divisible(settings.batch_size)
     require_precision(settings.precision, world.device_of(settings.device))
     make_augmentation(settings.augment)
     new_reconstructor(settings)

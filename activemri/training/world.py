@@ -29,6 +29,19 @@ def n_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def require_divisible(batch_size: int) -> None:
+    """Refuse a batch that the processes cannot share equally.
+
+    Raises:
+        ValueError: says which numbers do not fit.
+    """
+    if batch_size % n_processes():
+        raise ValueError(
+            f"--batch-size {batch_size} cannot be divided by the {n_processes()} processes of this "
+            "training; choose a multiple"
+        )
+
+
 def device_of(device: str) -> torch.device:
     """The device of this process: with "cuda" each takes one of its machine.
 

@@ -1,5 +1,8 @@
 """A source of masks that needs no rollout: a stand-in for the policies of real trainings."""
 
+import os
+import signal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,6 +40,27 @@ class HeuristicMasks:
         chosen = order(distance, min(n, len(free)), generator)
         mask[torch.from_numpy(free[chosen])] = True
         return mask
+
+
+class StoppingMasks(HeuristicMasks):
+    """Interrupts the training when a mask of that number is asked for."""
+
+    def __init__(self, *, stop_at: int, kill: bool = False) -> None:
+        super().__init__(4, budget=6)
+        self.stop_at, self.kill, self.n_drawn = stop_at, kill, 0
+
+    def __call__(
+        self, scan: SliceInfo, generator: np.random.Generator, *, step: int | None = None
+    ) -> Tensor:
+        self.n_drawn += step is None  # training draws the step, validation names it
+        if self.n_drawn == self.stop_at:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+        return super().__call__(scan, generator, step=step)
+
+
+StoppingMasks.__name__ = HeuristicMasks.__name__  # a resumed training must have the same masks
 
 
 def _random(distance: Ints, n: int, generator: np.random.Generator) -> Ints:

@@ -1,6 +1,5 @@
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from activemri import checkpoints
-from activemri.data.slices import SliceInfo, SliceList
+from activemri.data.slices import SliceList
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.batches import InMemory
@@ -26,31 +24,10 @@ from activemri.training.reconstructor import (
     train_reconstructor,
 )
 from activemri.training.validation import Validation
-from tests.training.mixture import HeuristicMasks
+from tests.training.mixture import HeuristicMasks, StoppingMasks
 
 MakeScans = Callable[..., SliceList]
 MakeSettings = Callable[..., TrainReconstructorSettings]
-
-
-class StoppingMasks(HeuristicMasks):
-    """Interrupts the training when a mask of that number is asked for."""
-
-    def __init__(self, *, stop_at: int, kill: bool = False) -> None:
-        super().__init__(4, budget=6)
-        self.stop_at, self.kill, self.n_drawn = stop_at, kill, 0
-
-    def __call__(
-        self, scan: SliceInfo, generator: np.random.Generator, *, step: int | None = None
-    ) -> Tensor:
-        self.n_drawn += step is None  # training draws the step, validation names it
-        if self.n_drawn == self.stop_at:
-            if self.kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise KeyboardInterrupt
-        return super().__call__(scan, generator, step=step)
-
-
-StoppingMasks.__name__ = HeuristicMasks.__name__  # a resumed training must have the same masks
 
 
 @pytest.fixture
@@ -131,7 +108,7 @@ def test_a_training_killed_outright_and_resumed_ends_with_the_same_bits(
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path\n"
         "from conftest import discs\n"
-        "from test_reconstructor import StoppingMasks\n"
+        "from mixture import StoppingMasks\n"
         "from activemri.settings import StudySettings, TrainReconstructorSettings\n"
         "from activemri.training.reconstructor import train_reconstructor\n"
         f"settings = TrainReconstructorSettings(**{dict_of(killed)!r})\n"
