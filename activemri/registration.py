@@ -51,7 +51,7 @@ ENVIRONMENTS: tuple[Environment, ...] = (
     Environment(
         "Phantom",
         "procedural phantoms, one coil, 128 x 128",
-        {"data": "phantom", "reconstructor": "unet", "n_center_lines": 8, "budget": 24},
+        {"data": "phantom", "reconstructor": "cresnet", "n_center_lines": 8, "budget": 24},
     ),
     Environment(
         "PhantomMulticoil",
