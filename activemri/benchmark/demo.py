@@ -13,7 +13,7 @@ def run_demo(settings: DemoSettings) -> str:
             data="phantom",
             split="test",
             policies=tuple(POLICIES),
-            reconstructors=("zero-filled", "unet"),
+            reconstructors=("cresnet",),
             budget=settings.budget,
             seed=settings.seed,
             max_slices=settings.n_scans,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from activemri import __version__
@@ -15,7 +16,7 @@ from activemri.agents.fixed import LEARNERS
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.agents.quality import Features
-from activemri.agents.registry import make_policy, needs_fit
+from activemri.agents.registry import NEED_NETWORKS, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind
 from activemri.benchmark.stopping import StoppingScans
 from activemri.data.index import progress
@@ -101,7 +102,7 @@ class Plan:
         for label, name in self.policies.items():
             if not needs_fit(name):
                 for reconstructor in self.reconstructors:
-                    self._check_policy(self.policy(label, reconstructor, order=None))
+                    self._check_policy(label, reconstructor)
         _check_reference(settings.reference, list(self.policies))
         if any(self.orders_needed(label) for label in self.policies):
             self._refuse_shared_subjects()
@@ -244,10 +245,19 @@ class Plan:
         )
         return task.acquisition(dataset)
 
-    def _check_policy(self, policy: Policy) -> None:
+    def _check_policy(self, label: str, reconstructor: str) -> None:
+        """Refuse now what would fail in the middle: a misfit of order, network and scans."""
+        policy = self.policy(label, reconstructor, order=None)
         if isinstance(policy, FixedOrder):
             for acquisition in self.acquisitions.values():
                 policy.order.check(acquisition.geometry)
+        if self.policies[label] in NEED_NETWORKS:
+            acquisition = self.acquisitions[reconstructor]
+            start = acquisition.start([self.dataset[self.positions[0]]])
+            try:
+                policy.act(acquisition.view(start), [np.random.default_rng(0)])
+            except ValueError as error:
+                raise ValueError(f"{label} with reconstructor {reconstructor}: {error}") from error
 
     @cached_property
     def _train(self) -> SliceDataset:

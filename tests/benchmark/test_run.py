@@ -220,3 +220,30 @@ def test_a_part_that_was_cut_off_is_played_again(tmp_path: Path) -> None:
     part = next((tmp_path / "parts").rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
     pd.testing.assert_frame_equal(whole, run_benchmark(settings(tmp_path)).table)
+
+
+def test_the_shipped_pair_can_be_benchmarked_by_name(tmp_path: Path) -> None:
+    policies = ("low-frequency-first", "uncertainty-greedy", "evaluator-greedy")
+    outcome = run_benchmark(
+        settings(
+            tmp_path,
+            policies=policies,
+            reconstructors=("cresnet",),
+            matrix=128,
+            budget=2,
+            max_slices=1,
+            n_center_lines=8,
+        )
+    )
+    assert set(outcome.table["policy"]) == set(policies)
+
+
+def test_a_policy_that_asks_for_what_the_reconstructor_does_not_give_is_refused_at_once(
+    tmp_path: Path,
+) -> None:
+    refused = settings(tmp_path, policies=("uncertainty-greedy",))
+    with pytest.raises(ValueError, match=r"uncertainty-greedy with reconstructor zero-filled: .*"):
+        run_benchmark(refused)
+    too_wide = settings(tmp_path, policies=("evaluator-greedy",), matrix=140)
+    with pytest.raises(ValueError, match="this evaluator scores 128 lines"):
+        run_benchmark(too_wide)
