@@ -1,4 +1,4 @@
-"""Make docs/figure.png: one phantom scan, acquired by a fixed order and by the greedy oracle."""
+"""Make docs/figure.png: one phantom scan, acquired by a fixed order and by the evaluator's choice."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from activemri.envs.picture import scan_picture
 from activemri.envs.state import State
 from activemri.envs.task import Task
 
-SCAN = 6  # of the val split: a sagittal head
+SCAN = 6  # of the val split: an axial head with fine stripes
 
 
 def main() -> None:
@@ -28,11 +28,11 @@ def main() -> None:
     torch.set_num_threads(1)
     scans = open_dataset("phantom", split="val")
     train = open_dataset("phantom", split="train")
-    task = Task(data=scans, reconstructor="unet", budget=24, n_center_lines=8)
+    task = Task(data=scans, reconstructor="cresnet", budget=24, n_center_lines=8)
     protocol = task.acquisition(scans)
     cheap = Task(data=scans, budget=24, n_center_lines=8).acquisition(scans)
     order = learn_lbcs_order(cheap, [train[i] for i in range(0, 200, 4)])
-    policies: tuple[Policy, ...] = (FixedOrder(order, "lbcs"), make_policy("oracle"))
+    policies: tuple[Policy, ...] = (FixedOrder(order, "lbcs"), make_policy("evaluator-greedy"))
     pictures = [last_frame(protocol, policy, scans[SCAN]) for policy in policies]
     Image.fromarray(np.concatenate(pictures, axis=1)).save(
         Path(__file__).parent / "figure.png", optimize=True
