@@ -223,6 +223,5 @@ def losses_from_weights(settings: TrainReconstructorSettings) -> dict[str, Loss]
 
 def described(loss: Loss | None) -> dict[str, object]:
     """What a resumed training must have in common with its beginning, if its loss is an object."""
-    if loss is None:
-        return {}
-    return {"loss_object": getattr(loss, "__qualname__", type(loss).__qualname__)}
+    name = None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
+    return {"loss_object": name}

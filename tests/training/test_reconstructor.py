@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from activemri import checkpoints
+from activemri import checkpoints, losses
 from activemri.data.slices import SliceList
+from activemri.losses import MissingUncertaintyError, Prediction
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.batches import InMemory
@@ -300,6 +301,30 @@ def test_an_unknown_loss_is_refused_before_the_folder_is_made(
     with pytest.raises(ValueError, match="unknown loss 'l3'"):
         train(settings)
     assert not settings.out.exists()
+
+
+def test_a_loss_may_be_an_object_and_must_be_the_same_one_to_continue(
+    train: Train, make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    def my_loss(prediction: Prediction) -> torch.Tensor:
+        return 2 * losses.l1(prediction)
+
+    settings = make_settings(max_steps=2)
+    train(settings, loss=my_loss)
+    named = make_settings(max_steps=2, loss="2*l1", out=tmp_path / "named")
+    train(named)
+    weights = [(s.out / "last.pt") for s in (settings, named)]
+    one, other = (torch.load(w, weights_only=True)["network"] for w in weights)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match=r"loss_object: '.*my_loss' then, None now"):
+        train(replace(settings, resume=True))
+
+
+def test_a_loss_that_needs_an_uncertainty_says_so_where_there_is_none(
+    train: Train, make_settings: MakeSettings
+) -> None:
+    with pytest.raises(MissingUncertaintyError, match="'nll' needs an uncertainty, and this rec"):
+        train(make_settings(loss="l1+nll"))
 
 
 @pytest.mark.parametrize("maps", [True, False])
