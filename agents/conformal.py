@@ -87,12 +87,19 @@ def losses(predictions: Floats, missed: NDArray[np.bool_], units: Sequence[objec
     thresholds = np.append(_thinned(np.unique(best_so_far)), np.inf)
     labels = {unit: code for code, unit in enumerate(dict.fromkeys(units))}
     codes = np.array([labels[unit] for unit in units])
-    total = np.zeros((len(labels), len(thresholds)))
-    for row, code in enumerate(codes):
-        stop = np.searchsorted(best_so_far[row], thresholds, side="left")
-        total[code] += missed[row, np.minimum(stop, predictions.shape[1] - 1)]
-    share = total / np.bincount(codes)[:, None]
-    return Losses(thresholds, np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1])
+    members = [codes == code for code in range(len(labels))]
+    values = [_largest_from(best_so_far[own], missed[own], thresholds) for own in members]
+    return Losses(thresholds, np.stack(values))
+
+
+def _largest_from(best_so_far: Floats, missed: NDArray[np.bool_], thresholds: Floats) -> Floats:
+    """Of one unit: largest share of misses at each threshold or any above, also between them."""
+    own = np.append(np.unique(best_so_far), np.inf)  # nothing changes in between
+    stop = np.stack([np.searchsorted(row, own) for row in best_so_far])
+    stop = np.minimum(stop, missed.shape[1] - 1)
+    share = np.take_along_axis(missed, stop, axis=1).mean(axis=0)
+    largest = np.maximum.accumulate(share[::-1])[::-1]
+    return np.asarray(largest[np.searchsorted(own, thresholds)])
 
 
 def choose_threshold(found: Losses, alpha: float, *, unit: str = "unit") -> float:

@@ -57,6 +57,20 @@ def test_losses_are_the_largest_share_at_this_or_any_higher_threshold() -> None:
     assert np.isinf(found.thresholds[-1])
 
 
+def test_leaving_thresholds_out_hides_no_miss_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    predicted, missed, units = drawn(rng, n_units=4)
+    missed ^= rng.random(missed.shape) < 0.3
+    every = losses(predicted, missed, units)
+    monkeypatch.setattr("activemri.agents.conformal._MOST", 5)
+    some = losses(predicted, missed, units)
+    assert len(some.thresholds) == 6
+    kept = np.searchsorted(every.thresholds, some.thresholds)
+    np.testing.assert_array_equal(some.values, every.values[:, kept])
+
+
 def test_the_threshold_is_the_lowest_that_is_safe() -> None:
     predicted, missed, units = drawn(np.random.default_rng(1), n_units=30)
     found = losses(predicted, missed, units)
