@@ -127,7 +127,7 @@ class Predictor:
                 features=tuple(map(str, record["features"])),
                 head=kind(**head),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PredictorError(f"this is no predictor: {error!r}") from error
 
 

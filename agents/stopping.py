@@ -21,7 +21,7 @@ from activemri import __version__
 from activemri.agents import conformal
 from activemri.agents.curves import Curves
 from activemri.agents.policy import Policy
-from activemri.agents.prediction import Predictor, PredictorError
+from activemri.agents.prediction import Predictor
 from activemri.agents.quality import Features
 from activemri.envs.acquisition import Truth, View
 from activemri.envs.state import IDLE, STOP, rowwise
@@ -117,11 +117,12 @@ class StoppingRule:
             raise RuleError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
         try:
             predictor = Predictor.of(record["predictor"])
-        except PredictorError as error:
+            never = sign_of(predictor.metric) * np.inf
+            threshold = never if record["threshold"] is None else float(record["threshold"])
+            numbers = {name: float(record[name]) for name in ("target", "alpha")}
+        except (TypeError, ValueError) as error:
             raise RuleError(f"{path}: {error}") from error
-        never = sign_of(predictor.metric) * np.inf
-        threshold = never if record["threshold"] is None else float(record["threshold"])
-        return cls(**record | {"predictor": predictor, "threshold": threshold})
+        return cls(**record | {"predictor": predictor, "threshold": threshold, **numbers})
 
 
 @dataclass(frozen=True, eq=False)

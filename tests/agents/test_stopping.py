@@ -207,6 +207,23 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str, messa
         StoppingRule.load(tmp_path / "nothing.json")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threshold": "high"},
+        {"target": None},
+        {"predictor": {"kind": "regression", "metric": "ssim", "features": [], "head": 3}},
+    ],
+)
+def test_a_rule_with_a_value_of_another_kind_is_refused_with_its_file(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    path = rule(fitted(curves_of("random"), "ssim"), 0.9).save(tmp_path / "rule")
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(RuleError, match=r"rule\.json: "):
+        StoppingRule.load(path)
+
+
 @pytest.mark.parametrize("metric", ["ssim", "nmse"])
 def test_calibration_bounds_misses_whatever_the_direction_of_the_metric(metric: str) -> None:
     curves = curves_of("random")
