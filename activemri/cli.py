@@ -128,8 +128,9 @@ def _train(
     if settings.study.ablate is not None:
         return _ablate(settings, check, train)
     check(settings)  # an error comes now rather than after all policies have played
-    scans = _open(settings, "train")
-    _print_once(train(settings, train=scans, masks=_visited_masks(settings, scans)).text())
+    scans, validation = (_open(settings, split) for split in ("train", "val"))
+    masks = _visited_masks(settings, scans)
+    _print_once(train(settings, train=scans, validation=validation, masks=masks).text())
 
 
 def _cross_validate(
@@ -152,12 +153,12 @@ def _ablate(
 ) -> None:
     from activemri.training.ablation import ablate
 
-    scans = _open(settings, "train")
+    scans, validation = (_open(settings, split) for split in ("train", "val"))
     masks = cache(lambda: _visited_masks(settings, scans))  # not before they are needed
 
     def variant(one: Any) -> "TrainingResult":
         check(one)
-        return train(one, train=scans, masks=masks())
+        return train(one, train=scans, validation=validation, masks=masks())
 
     _print_once(ablate(settings, train=variant).text())
 

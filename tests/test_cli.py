@@ -18,7 +18,6 @@ from activemri.settings import (
     StudySettings,
     ThroughputSettings,
     TrainJointSettings,
-    TrainJointSettings,
     TrainOrderSettings,
     TrainReconstructorSettings,
     TuneSettings,
@@ -249,6 +248,22 @@ def test_a_training_is_refused_before_policies_play(
     line = f"train reconstructor --out {tmp_path} {wrong}"
     assert cli.main(line.split()) == 2
     assert shown in capsys.readouterr().err
+
+
+def test_a_training_without_validation_subjects_is_refused_before_policies_play(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(*_: object, **__: object) -> None:
+        pytest.fail("policies have played")
+
+    (tmp_path / "scans" / "train").mkdir(parents=True)
+    with h5py.File(tmp_path / "scans" / "train" / "one.h5", "w") as file:
+        file["kspace"] = np.ones((1, 1, 16, 16), dtype=np.complex64)
+    monkeypatch.setattr("activemri.agents.visits.visit_masks", play)
+    for more in ("", " --ablate skips=off"):
+        line = f"train reconstructor --data {tmp_path / 'scans'} --out {tmp_path / 'out'}{more}"
+        assert cli.main(line.split()) == 2
+        assert "no split 'val'" in capsys.readouterr().err
 
 
 def test_every_file_is_listed_if_asked_for(
