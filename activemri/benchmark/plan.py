@@ -39,6 +39,7 @@ METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 #: Scans of one piece: a benchmark that is interrupted loses at most one piece.
 _SCANS_PER_PIECE = 8
 _SHIPS_WITH_EVALUATOR = "cresnet"
+_ASKS_EVALUATOR = "evaluator-greedy"
 #: The bound that starts from an order where one is known.
 _STARTS_FROM_ORDER = "exchange-oracle"
 
@@ -251,6 +252,13 @@ class Plan:
         if isinstance(policy, FixedOrder):
             for acquisition in self.acquisitions.values():
                 policy.order.check(acquisition.geometry)
+        if self.policies[label] == _ASKS_EVALUATOR and self.evaluators[reconstructor] is None:
+            log.warning(
+                "%s: no evaluator lies beside reconstructor %s; it asks the one that comes with "
+                "the package, which was trained on phantoms and another reconstructor",
+                label,
+                reconstructor,
+            )
         if self.policies[label] in NEED_NETWORKS:
             acquisition = self.acquisitions[reconstructor]
             start = acquisition.start([self.dataset[self.positions[0]]])
@@ -328,7 +336,15 @@ def _paired_evaluator(reconstructor: str, n_lines: int) -> Evaluator | None:
     if not (folder / f"{EVALUATOR}.safetensors").is_file():
         return None
     found = load_evaluator(folder / EVALUATOR)
-    return found if found.width >= n_lines else None
+    if found.width >= n_lines:
+        return found
+    log.warning(
+        "%s scores %d lines, and these scans have %d: it is left out",
+        folder / EVALUATOR,
+        found.width,
+        n_lines,
+    )
+    return None
 
 
 def _digest_of(network: nn.Module) -> str:

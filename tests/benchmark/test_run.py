@@ -13,6 +13,7 @@ from activemri.agents.rollout import rollout
 from activemri.benchmark import run
 from activemri.benchmark.plan import Plan
 from activemri.benchmark.run import run_benchmark
+from activemri.evaluator import Evaluator, save_evaluator
 from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.reconstruction.unet import UNet
@@ -247,3 +248,22 @@ def test_a_policy_that_asks_for_what_the_reconstructor_does_not_give_is_refused_
     too_wide = settings(tmp_path, policies=("evaluator-greedy",), matrix=140)
     with pytest.raises(ValueError, match="this evaluator scores 128 lines"):
         run_benchmark(too_wide)
+
+
+def test_an_evaluator_that_was_not_trained_with_the_reconstructor_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_reconstructor(tmp_path / "best", UNet(channels=2, pools=1), info={})
+    asked = settings(
+        tmp_path / "out",
+        policies=("evaluator-greedy",),
+        reconstructors=(str(tmp_path / "best"),),
+        reference="evaluator-greedy",
+    )
+    Plan(asked)
+    assert "no evaluator lies beside reconstructor" in caplog.text
+    save_evaluator(tmp_path / "evaluator", Evaluator(8, channels=2, layers=1), info={})
+    caplog.clear()
+    Plan(asked)
+    assert "scores 8 lines" in caplog.text
+    assert "no evaluator lies beside reconstructor" in caplog.text
