@@ -114,6 +114,11 @@ class Evaluator(nn.Module):
                 f"width={width}, channels={channels}, layers={layers}, "
                 f"mask_features={mask_features}, line_channels={line_channels}"
             )
+        if width < 2**layers:
+            raise ValueError(
+                f"{layers} layers, which halve the width each, need at least {2**layers} lines; "
+                f"got width={width}. Choose fewer layers"
+            )
         self.settings: dict[str, object] = {
             "width": width,
             "channels": channels,

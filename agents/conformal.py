@@ -83,6 +83,8 @@ def losses(predictions: Floats, missed: NDArray[np.bool_], units: Sequence[objec
         missed: whether the true score is below the target, (slice, step).
         units: which unit each slice belongs to, (slice,).
     """
+    # What cannot be predicted does not stop a scan.
+    predictions = np.where(np.isnan(predictions), -np.inf, predictions)
     best_so_far = np.maximum.accumulate(predictions, axis=1)
     thresholds = np.append(_thinned(np.unique(best_so_far)), np.inf)
     labels = {unit: code for code, unit in enumerate(dict.fromkeys(units))}

@@ -138,7 +138,6 @@ def fit_predictor(
     *,
     metric: str,
     target: float,
-    weights: Floats | None = None,
 ) -> Predictor:
     """Fit a predictor to scans whose true scores are known.
 
@@ -150,7 +149,6 @@ def fit_predictor(
         scores: true scores, (observation,).
         metric: what they are.
         target: the score at which it is decided; the regression looks there most closely.
-        weights: of the observations, (observation,); all equal by default.
 
     Raises:
         PredictorError: the features that the kind needs are not there.
@@ -162,12 +160,11 @@ def fit_predictor(
     keep = np.isfinite(scores) & np.isfinite(columns).all(axis=1)
     if keep.sum() < 2:
         raise PredictorError(f"expected at least 2 scores to fit to; got {int(keep.sum())}")
-    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
-    columns, scores, weights = columns[keep], scores[keep], weights[keep]
+    columns, scores = columns[keep], scores[keep]
     head = (
-        _fit_quadratic(columns, scores, weights * _focus(scores, metric, target))
+        _fit_quadratic(columns, scores, _focus(scores, metric, target))
         if kind == "regression"
-        else _fit_monotone(columns[:, 0], scores, weights)
+        else _fit_monotone(columns[:, 0], scores)
     )
     return Predictor(kind, metric, names, head)
 
@@ -194,14 +191,14 @@ def _wanted(kind: str, available: Sequence[str], metric: str) -> tuple[str, ...]
     return (alone,)
 
 
-def _fit_monotone(x: Floats, y: Floats, weights: Floats) -> Monotone:
+def _fit_monotone(x: Floats, y: Floats) -> Monotone:
     """Isotonic regression, rising or falling as the data do; knots in the middle of its steps."""
     order = np.argsort(x, kind="stable")
-    x, y, weights = x[order], y[order], weights[order]
+    x, y = x[order], y[order]
     # Equal places must share one value.
     places, group = np.unique(x, return_inverse=True)
-    heavy = np.bincount(group, weights)
-    means = np.bincount(group, weights * y) / heavy
+    heavy = np.bincount(group).astype(np.float64)
+    means = np.bincount(group, y) / heavy
     centred = places - np.average(places, weights=heavy)
     rising = bool(np.sum(heavy * centred * means) >= 0)
     found = isotonic_regression(means, weights=heavy, increasing=rising)

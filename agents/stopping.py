@@ -136,11 +136,21 @@ class Stopping:
         policy: who decides what to acquire.
         rule: when to stop.
         features: computes what the rule's predictor needs, with its evaluator if it needs one.
+
+    Raises:
+        RuleError: the rule was calibrated for another policy.
     """
 
     policy: Policy
     rule: StoppingRule
     features: Features = field(default_factory=Features)
+
+    def __post_init__(self) -> None:
+        if self.rule.policy != self.policy.name:
+            raise RuleError(
+                f"the rule was calibrated for policy {self.rule.policy!r}, and promises nothing "
+                f"for {self.policy.name!r}; calibrate one for it"
+            )
 
     @property
     def name(self) -> str:

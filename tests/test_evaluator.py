@@ -218,7 +218,12 @@ def test_settings_that_make_no_evaluator_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"channels": 0}, {"line_channels": -1}])
 def test_impossible_sizes_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected width, channels and layers"):
-        Evaluator(**{"width": 8, **wrong})
+        Evaluator(**{"width": 16, **wrong})
+
+
+def test_more_layers_than_the_width_has_room_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="need at least 16 lines; got width=12"):
+        Evaluator(12, layers=4)
 
 
 @pytest.mark.long

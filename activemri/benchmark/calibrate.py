@@ -31,7 +31,11 @@ from activemri.devices import usable
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
-from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
+from activemri.reconstruction.reconstructor import (
+    Reconstruction,
+    Reconstructor,
+    gives_uncertainty,
+)
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.scoring import center_crop
 from activemri.settings import CalibrateSettings
@@ -140,7 +144,18 @@ def assembled(settings: CalibrateSettings) -> Reconstructor:
             for member in members
         ]
     whole = members[0] if len(members) == 1 else Ensemble(members)
-    return whole.to(usable(settings.device)).eval()
+    whole = whole.to(usable(settings.device)).eval()
+    if not gives_uncertainty(whole):
+        raise _no_uncertainty(whole)
+    return whole
+
+
+def _no_uncertainty(reconstructor: Reconstructor) -> ValueError:
+    return ValueError(
+        f"{type(reconstructor).__name__} gives no uncertainty to calibrate; name a reconstructor "
+        "that does (cresnet), several checkpoints for an ensemble, or --dropout-samples for a "
+        "network with dropout"
+    )
 
 
 @torch.no_grad()
@@ -162,11 +177,7 @@ def collect(
         batch = scans.batch(position)
         result = reconstructor(batch.measurement)
         if result.uncertainty is None:
-            raise ValueError(
-                f"{type(reconstructor).__name__} gives no uncertainty to calibrate; name a "
-                "reconstructor that does (cresnet), several checkpoints for an ensemble, or "
-                "--dropout-samples for a network with dropout"
-            )
+            raise _no_uncertainty(reconstructor)
         info = scans.dataset.describe(position)
         maps = relative_maps(batch, result)
         for row, step in enumerate(scans.steps):

@@ -129,8 +129,11 @@ def _verdicts(plan: Plan) -> tuple[Verdict, ...]:
             policy=policy,
             reconstructor=reconstructor,
         )
+        path = plan.settings.out / "rules" / f"{policy}-{reconstructor}.json"
         if verdict.rule is not None:
-            verdict.rule.save(plan.settings.out / "rules" / f"{policy}-{reconstructor}")
+            verdict.rule.save(path)
+        else:
+            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
         verdicts.append(verdict)
     return tuple(verdicts)
 

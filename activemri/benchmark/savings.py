@@ -208,10 +208,10 @@ def _compared(
         "miss": float(miss[0]),
         "fixed_lines": float(mean_lines[2 + budget]),
         "fixed_miss": float(miss[2 + budget]) if reached else None,
-        "saved": float(saved),
+        "saved": float(saved) if reached else None,
         "oracle_lines": float(mean_lines[1]),
         "oracle_miss": float(miss[1]),
-        "share": float(saved / to_save) if to_save > 0 else None,
+        "share": float(saved / to_save) if reached and to_save > 0 else None,
     }
     draws = _resampled(stops, lines, losses, seed=seed, n_resamples=n_resamples)
     row |= draws
@@ -269,7 +269,8 @@ def _accuracy(predicted: Floats, true: Floats, stop: StopSettings) -> dict[str, 
 
 def _steps_of_all_thresholds(quality: Floats) -> NDArray[np.intp]:
     """Where each episode stops at thresholds from the lowest on, (episode, threshold)."""
-    best = np.maximum.accumulate(quality, axis=1)
+    # What cannot be predicted does not stop a scan.
+    best = np.maximum.accumulate(np.where(np.isnan(quality), -np.inf, quality), axis=1)
     values = np.unique(best)
     places = np.linspace(0, len(values) - 1, min(_THRESHOLDS, len(values))).round().astype(int)
     thresholds = np.append(values[places], np.inf)

@@ -106,8 +106,15 @@ def promises(scans: StoppingScans) -> list[str]:
         "if checkpoints were chosen on the calibration subjects, which makes them easier than new "
         "ones."
     )
-    if stop.is_crossfit:
+    names = scans.settings.reconstructors
+    trained = any(name != "zero-filled" for name in names)  # and weights are chosen on val
+    if (
+        stop.is_crossfit
+        or not (alone or stop.unit == "subject")
+        or (trained and stop.calibration in ("train", "val"))
+    ):
         said = said.replace("Promised", "Aimed at, not promised", 1)
+    if stop.is_crossfit:
         caution += (
             " Cross-fitting: predictions for calibration came from predictors fitted to the other "
             "folds, the rule uses one fitted to all, so that the bound is only approximate; and "
@@ -123,12 +130,14 @@ def cells_of(row: Row) -> dict[str, str]:
     return {
         "miss": f"{row['miss']:.3f}",
         "miss_interval": _interval(row["miss_lo"], row["miss_hi"], 3),
-        "holds": {True: "within", False: "above", None: ""}[row["holds"]],
+        "holds": {True: "not above", False: "above", None: ""}[row["holds"]],
         "lines": f"{row['lines']:.1f}",
         "range": f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}",
         "fixed": f"{row['fixed_lines']:.1f}" if row["fixed_miss"] is not None else none,
-        "saved": f"{row['saved']:+.1f}".replace("-", "\u2212"),
-        "saved_interval": _interval(row["saved_lo"], row["saved_hi"], 1),
+        "saved": none if row["saved"] is None else f"{row['saved']:+.1f}".replace("-", "\u2212"),
+        "saved_interval": ""
+        if row["saved"] is None
+        else _interval(row["saved_lo"], row["saved_hi"], 1),
         "oracle": f"{row['oracle_lines']:.1f}",
         "share": none if share is None else f"{100 * share:.0f} %".replace("-", "\u2212"),
         "threshold": none if row["threshold"] is None else f"{row['threshold']:.4g}",

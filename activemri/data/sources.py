@@ -51,7 +51,9 @@ def open_dataset(
         dataset = _open_phantom(str(data), split, size, n_subjects)
     else:
         if n_subjects is not None:
-            raise ValueError(f"n_subjects is for phantoms; the subjects of {data} are what they are")
+            raise ValueError(
+                f"n_subjects is for phantoms; the subjects of {data} are what they are"
+            )
         dataset = _open_files(
             Path(data).expanduser(),
             split,

@@ -50,7 +50,8 @@ class CResNet(Reconstructor):
         data_consistency: put measured samples back; False only to study what that is worth.
     """
 
-    #: Measured samples are in the result as they were measured.
+    #: Measured samples are in the result as they were measured (with one coil; see
+    #: :meth:`activemri.mri.operators.CartesianOperator.data_consistency`).
     keeps_data = True
 
     def __init__(

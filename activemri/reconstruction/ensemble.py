@@ -37,18 +37,20 @@ class Ensemble(Reconstructor):
 def pooled(parts: Sequence[Reconstruction]) -> Reconstruction:
     """Equally likely reconstructions of one measurement as one.
 
-    The image is the mean of the complex images. The variance of the magnitude is that of the
-    mixture, by the law of total variance: the variance between the parts plus the mean of their
-    own variances, where they give one. Samples of the parts, or else their images, are the samples
-    of the whole.
+    The image is the mean of the complex images. Its uncertainty is the root of the error to be
+    expected of its magnitude: the mean square of what the parts' magnitudes differ from it, plus
+    the mean of their own variances, where they give one (law of total variance, about the image
+    that is shown; where phases disagree that is darker than the mean of the magnitudes). Samples
+    of the parts, or else their images, are the samples of the whole.
     """
     images = torch.stack([part.image for part in parts])
-    variance = images.abs().var(dim=0, correction=0)
+    image = images.mean(dim=0)
+    variance = (images.abs() - image.abs()).square().mean(dim=0)
     own = [part.uncertainty.square() for part in parts if part.uncertainty is not None]
     if own:
         variance = variance + torch.stack(own).mean(dim=0)
     samples = torch.cat([_samples(part) for part in parts], dim=1)
-    return Reconstruction(images.mean(dim=0), variance.sqrt(), samples)
+    return Reconstruction(image, variance.sqrt(), samples)
 
 
 def _samples(part: Reconstruction) -> Tensor:

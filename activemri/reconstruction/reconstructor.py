@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from activemri.mri.operators import CartesianOperator
@@ -60,3 +61,16 @@ class Reconstructor(nn.Module):
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
         return super().__call__(measurement)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def gives_uncertainty(reconstructor: Reconstructor) -> bool:
+    """Whether its reconstructions come with an uncertainty, found out on a tiny scan.
+
+    Args:
+        reconstructor: in evaluation mode.
+    """
+    weight = next(iter(reconstructor.state_dict().values()), torch.empty(0))
+    kspace = torch.ones(1, 1, 16, 16, dtype=torch.complex64, device=weight.device)
+    operator = CartesianOperator(torch.ones(1, 1, 16, dtype=torch.bool, device=weight.device))
+    return reconstructor(Measurement.of(kspace, operator)).uncertainty is not None

@@ -5,11 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
-
 from activemri.losses import NLL_WEIGHT, names_in
-from activemri.mri.operators import CartesianOperator
-from activemri.reconstruction.reconstructor import Measurement
+from activemri.reconstruction.reconstructor import gives_uncertainty
 from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings
 from activemri.tables import format_table
 from activemri.training.construction import new_reconstructor
@@ -35,7 +32,7 @@ def _without_adversarial(settings: S) -> S:
 
 
 def _without_uncertainty(settings: S) -> S:
-    if not _gives_uncertainty(settings):
+    if not gives_uncertainty(new_reconstructor(replace(settings, device="cpu")).eval()):
         raise ValueError(f"the network {settings.name!r} gives none")
     written_out = {"standard": f"l1+ssim+{NLL_WEIGHT}*nll"}.get(settings.loss, settings.loss)
     loss = _without_term(written_out, "nll")
@@ -65,14 +62,6 @@ def _without_setting(settings: S, name: str, value: object) -> S:
     if getattr(settings, name) == value:
         raise ValueError("it is off already")
     return replace(settings, **{name: value})  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def _gives_uncertainty(settings: TrainReconstructorSettings) -> bool:
-    network = new_reconstructor(replace(settings, device="cpu")).eval()
-    kspace = torch.ones(1, 1, 16, 16, dtype=torch.complex64)
-    operator = CartesianOperator(torch.ones(1, 1, 16, dtype=torch.bool), None)
-    return network(Measurement.of(kspace, operator)).uncertainty is not None
 
 
 #: Components by name: the settings without it.

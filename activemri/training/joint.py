@@ -34,6 +34,8 @@ from activemri.training.reconstructor import (
 )
 from activemri.training.run import Run, open_run
 
+_SOME_WIDTH = 1024  # for checks of arguments, before scans of native sizes are opened
+
 
 @dataclass(frozen=True)
 class JointResult(TrainingResult):
@@ -71,7 +73,7 @@ def check_settings(settings: TrainJointSettings) -> None:
         OSError: `settings.out` cannot be written.
     """
     _loss_of(settings, None)
-    new_evaluator(settings, width=settings.matrix or 1)
+    new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)
     reconstructor.check_all_but_loss(settings)
 
 
@@ -194,7 +196,7 @@ def _loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Loss:
     more = losses_from_weights(settings)
     if settings.schedule == "staged":  # there is no evaluator yet
         return make_loss(settings.loss, more=more)
-    asked = evaluator or new_evaluator(settings, width=settings.matrix or 1)
+    asked = evaluator or new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)
     more = {"adversarial": adversarial(asked), "perceptual": perceptual_by(asked), **more}
     text = settings.loss
     if settings.adversarial_weight > 0 and "adversarial" not in names_in(text):

@@ -2,8 +2,9 @@
 
 ``torchrun --nproc-per-node 2 -m activemri.cli train ...`` starts two. Each takes its part of the
 scans of every step; the gradients are added up, so that all have the weights that one process
-alone would have, up to rounding. The first process validates, writes and shows progress. Processes
-on several machines need the same folder for their results.
+alone would have, up to rounding, and up to dropout, which every process draws for itself. The first
+process validates, writes and shows progress. Processes on several machines need the same folder
+for their results.
 """
 
 import os

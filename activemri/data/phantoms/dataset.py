@@ -13,7 +13,13 @@ from activemri.mri.coils import combine
 from activemri.mri.noise import complex_noise
 
 #: First subject of each split, and how many there are by default. Splits never share subjects.
-SPLITS = {"train": (0, 200), "val": (500_000, 40), "test": (700_000, 40)}
+#: "calibration" is for stopping rules: nothing is fitted to it, no weights are chosen on it.
+SPLITS = {
+    "train": (0, 200),
+    "val": (500_000, 40),
+    "calibration": (600_000, 60),
+    "test": (700_000, 40),
+}
 LAST_SUBJECT = 1_000_000
 
 
@@ -31,10 +37,10 @@ class PhantomDataset:
     is kept.
 
     Args:
-        split: "train", "val" or "test".
+        split: "train", "val", "calibration" or "test".
         family: "brain", "knee", "abdomen", or "mixed": all three in turn.
-        n_subjects: subjects of the split; 200, 40 and 40 by default. More of them never change
-            the first ones.
+        n_subjects: subjects of the split; 200, 40, 60 and 40 by default. More of them never
+            change the first ones.
         slices_per_subject: evenly spaced through the body.
         matrix_size: (height, width) of k-space. The body is sized by the smaller side.
         n_coils: receive coils around the body, 1 to 32.
