@@ -79,7 +79,7 @@ def test_stopping_online_equals_the_first_crossing_of_recorded_curves(
     plain = rollout(protocol(), policy, SCANS.slices)
     stops_seen = set()
     for quantile in (0.02, 0.3, 0.5, 0.7, 0.98):
-        chosen = rule(predictor, float(np.quantile(predicted, quantile)))
+        chosen = rule(predictor, float(np.quantile(predicted, quantile)), policy=name)
         online = rollout(protocol(), Stopping(policy, chosen), SCANS.slices)
         steps = first_steps(chosen.stops(predicted))
         for row, stop in enumerate(steps.tolist()):
@@ -123,6 +123,11 @@ def stop_at_once(threshold: float = 0.0) -> StoppingRule:
     return rule(always, threshold)
 
 
+def test_a_rule_of_another_policy_is_refused() -> None:
+    with pytest.raises(RuleError, match="calibrated for policy 'random'.*'equispaced'"):
+        Stopping(make_policy("equispaced"), stop_at_once())
+
+
 def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
     env = ActiveMRIEnv(
         data=SCANS,
@@ -134,7 +139,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
     curves = curves_of("low-frequency-first")
     predictor = fitted(curves, "ssim")
     predicted = predictor(curves.features)
-    chosen = rule(predictor, float(np.median(predicted)))
+    chosen = rule(predictor, float(np.median(predicted)), policy="low-frequency-first")
     policy = Stopping(make_policy("low-frequency-first"), chosen)
     for index in range(len(SCANS)):
         env.reset(options={"index": index})

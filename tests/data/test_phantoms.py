@@ -283,14 +283,15 @@ def test_subjects_and_slices_and_noise_differ() -> None:
 def test_splits_share_no_subject() -> None:
     names = {
         split: {PhantomDataset(split).describe(i).subject for i in range(0, 160, 4)}
-        for split in ("train", "val", "test")
+        for split in ("train", "val", "calibration", "test")
     }
     assert all(len(subjects) == 40 for subjects in names.values())
-    assert len(set().union(*names.values())) == 120
+    assert len(set().union(*names.values())) == 160
 
 
 def test_default_sizes() -> None:
-    assert [len(PhantomDataset(s)) for s in ("train", "val", "test")] == [800, 160, 160]
+    sizes = {"train": 800, "val": 160, "calibration": 240, "test": 160}
+    assert {split: len(PhantomDataset(split)) for split in sizes} == sizes
     assert PhantomDataset().shape == (128, 128) and PhantomDataset().n_coils == 1
 
 
@@ -402,10 +403,10 @@ def test_non_square_pictures_show_the_same_body_at_the_same_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "dev"}, "split must be one of train, val, test; got 'dev'"),
+        ({"split": "dev"}, "split must be one of train, val, calibration, test; got 'dev'"),
         ({"family": "heart"}, "family must be one of brain, knee, abdomen, mixed; got 'heart'"),
         ({"n_subjects": 0}, "n_subjects must be a whole number from 1"),
-        ({"split": "val", "n_subjects": 200_001}, "n_subjects must be .* to 200000"),
+        ({"split": "val", "n_subjects": 200_001}, "n_subjects must be .* to 100000"),
         ({"slices_per_subject": 0}, "slices_per_subject must be a whole number"),
         ({"n_coils": 33}, "n_coils must be a whole number from 1 to 32; got 33"),
         ({"matrix_size": (4, 64)}, "height of matrix_size must be"),
