@@ -1,4 +1,4 @@
-"""Make docs/figure.png: one phantom scan, acquired by a fixed order and by the evaluator's choice."""
+"""Make docs/figure.png: one phantom scan, lines in a fixed order, and as the evaluator chose."""
 
 from pathlib import Path
 

@@ -124,7 +124,7 @@ def stop_at_once(threshold: float = 0.0) -> StoppingRule:
 
 
 def test_a_rule_of_another_policy_is_refused() -> None:
-    with pytest.raises(RuleError, match="calibrated for policy 'random'.*'equispaced'"):
+    with pytest.raises(RuleError, match=r"calibrated for policy 'random'.*'equispaced'"):
         Stopping(make_policy("equispaced"), stop_at_once())
 
 
