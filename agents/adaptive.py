@@ -124,4 +124,5 @@ def _noise_spectrum(view: View) -> Tensor:
     y = energy - (known * energy).sum(dim=_AXES, keepdim=True) / total
     squares = (known * x.square()).sum(dim=_AXES, keepdim=True).clamp(min=_TINY)
     slope = (known * x * y).sum(dim=_AXES, keepdim=True) / squares
-    return torch.exp(slope * frequency) * (1 - known)
+    # Energy does not rise outwards; too few lines may say otherwise.
+    return torch.exp(slope.clamp(max=0) * frequency) * (1 - known)
