@@ -9,9 +9,9 @@ from activemri.agents.greedy import Greedy
 from activemri.envs.acquisition import View
 from activemri.evaluator import Evaluator
 from activemri.mri import fourier
+from activemri.mri.spectrum import line_distances, power_law
 
 _AXES = (-2, -1)
-_TINY = 1e-20
 
 
 def evaluator_greedy(evaluator: Evaluator) -> Greedy:
@@ -111,18 +111,10 @@ def _energy(image: Tensor, view: View) -> Tensor:
 
 def _noise_spectrum(view: View) -> Tensor:
     """P of :func:`line_variance`, laid out as the mask of the scans is."""
-    known = view.operator.mask.double()
-    energy = torch.log(_energy(view.zero_filled, view) + _TINY)
-    distance = torch.zeros((), dtype=torch.float64, device=known.device)
-    for axis in _AXES:
-        n = known.shape[axis]
-        place = torch.arange(n, device=known.device, dtype=torch.float64) - n // 2
-        distance = distance + place.square().reshape(-1, *[1] * (-1 - axis))
-    frequency = torch.log1p(distance.sqrt()).expand_as(known)
-    total = known.sum(dim=_AXES, keepdim=True).clamp(min=1)
-    x = frequency - (known * frequency).sum(dim=_AXES, keepdim=True) / total
-    y = energy - (known * energy).sum(dim=_AXES, keepdim=True) / total
-    squares = (known * x.square()).sum(dim=_AXES, keepdim=True).clamp(min=_TINY)
-    slope = (known * x * y).sum(dim=_AXES, keepdim=True) / squares
-    # Energy does not rise outwards; too few lines may say otherwise.
-    return torch.exp(slope.clamp(max=0) * frequency) * (1 - known)
+    known = view.operator.mask
+    energy = _energy(view.zero_filled, view)
+    total = energy.sum(dim=_AXES, keepdim=True)
+    share = energy / torch.where(total > 0, total, torch.ones_like(total))
+    distance = line_distances((known.shape[1], known.shape[2]), known.device)
+    expected = power_law(share.flatten(1), known.flatten(1), distance)
+    return expected.view_as(share).masked_fill(known, 0)

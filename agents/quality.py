@@ -15,6 +15,7 @@ from activemri.agents.adaptive import line_scores
 from activemri.envs.acquisition import View
 from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
+from activemri.mri.spectrum import line_distances, power_law
 from activemri.scoring import center_crop
 
 OF_SCAN = (
@@ -178,13 +179,13 @@ def _line_energies(view: View) -> dict[str, Tensor]:
     shape = (view.kspace.shape[-2], view.kspace.shape[-1])
     acquired = view.operator.mask.expand(energy.shape).flatten(1)
     exists = view.geometry.kspace_mask(view.measurable, shape).expand(energy.shape).flatten(1)
-    distance = _distances((energy.shape[-2], energy.shape[-1]), energy.device)
+    distance = line_distances((energy.shape[-2], energy.shape[-1]), energy.device)
     missing = exists & ~acquired
     energy = energy.flatten(1)
     outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
     features = {
         "outer_energy": energy.gather(1, outer).mean(dim=1) * acquired.sum(dim=1),
-        "missing_energy": _share(_power_law(energy, acquired, distance), missing),
+        "missing_energy": _share(power_law(energy, acquired, distance), missing),
     }
     if not all(view.geometry.selected):
         features["isotropic_energy"] = _share(_like_the_readout(samples, view), missing)
@@ -209,27 +210,6 @@ def _like_the_readout(samples: Tensor, view: View) -> Tensor:
     both = profile[:, place.clamp(0, readout - 1)] + profile[:, mirror]
     # The same energy, spread over another number of lines.
     return both / 2 * readout / n_lines
-
-
-def _power_law(energy: Tensor, acquired: Tensor, distance: Tensor) -> Tensor:
-    """Expected energy of every line: least squares of log energy on log(1 + distance)."""
-    weight = acquired.double()
-    x = torch.log1p(distance).expand(energy.shape)
-    y = energy.clamp(min=_SMALLEST).log()
-    n = weight.sum(dim=1, keepdim=True).clamp(min=1)
-    mean_x = (weight * x).sum(dim=1, keepdim=True) / n
-    mean_y = (weight * y).sum(dim=1, keepdim=True) / n
-    spread = (weight * (x - mean_x) ** 2).sum(dim=1, keepdim=True)
-    slope = (weight * (x - mean_x) * (y - mean_y)).sum(dim=1, keepdim=True) / _positive(spread)
-    # Energy does not rise outwards; too few lines may say otherwise.
-    expected: Tensor = (mean_y + slope.clamp(max=0) * (x - mean_x)).exp()
-    return expected
-
-
-def _distances(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Distance of every line from the centre of k-space, in lines: float64 (height * width,)."""
-    down, right = (torch.arange(n, device=device).double() - n // 2 for n in shape)
-    return torch.hypot(down[:, None], right[None, :]).flatten()
 
 
 def _window_statistics(image: Tensor) -> tuple[Tensor, Tensor]:

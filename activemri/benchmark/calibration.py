@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from activemri.benchmark.resampling import (
     Codes,
@@ -21,6 +20,7 @@ from activemri.benchmark.resampling import (
     percentile_intervals,
     resampling_weights,
 )
+from activemri.ranks import spearman
 
 #: Pixels of the target above this share of its maximum are foreground.
 FOREGROUND = 0.1
@@ -160,14 +160,6 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
         _mean_curve(oracles),
         by_rank,
     )
-
-
-def spearman(a: Floats, b: Floats) -> float:
-    """Rank correlation, equal values sharing their mean rank; NaN if one of them is constant."""
-    x, y = rankdata(a), rankdata(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / size if size > 0 else float("nan")
 
 
 def _spearman_if_gaussian(case: Case, seed: list[int]) -> float:

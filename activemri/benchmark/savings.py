@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from activemri.agents.curves import Curves
 from activemri.agents.stopping import first_steps, misses, sign_of
@@ -21,6 +20,7 @@ from activemri.benchmark.resampling import (
     resampling_weights,
 )
 from activemri.benchmark.stopping import Verdict
+from activemri.ranks import spearman
 from activemri.settings.stopping import StopSettings
 
 Floats = NDArray[np.float64]
@@ -262,9 +262,8 @@ def _accuracy(predicted: Floats, true: Floats, stop: StopSettings) -> dict[str, 
     distance = np.abs(true - stop.target)
     near = distance <= np.quantile(distance, 0.1)
     error = float(np.sqrt(np.mean((predicted - true)[near] ** 2)))
-    constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
-    rank = None if constant else float(spearmanr(predicted.ravel(), true.ravel()).statistic)
-    return {"error": error, "rank": rank}
+    rank = spearman(predicted.ravel(), true.ravel())
+    return {"error": error, "rank": None if np.isnan(rank) else rank}
 
 
 def _steps_of_all_thresholds(quality: Floats) -> NDArray[np.intp]:

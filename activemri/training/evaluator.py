@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from activemri.evaluator import Evaluator, column_errors, save_evaluator
+from activemri.ranks import spearman
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.settings import TrainJointSettings
 from activemri.training.batches import Batch
@@ -149,17 +149,10 @@ def _scores_of(
     errors = column_errors(image, batch.reference)
     rows = zip(scores.cpu(), errors.cpu(), batch.unobserved.cpu(), strict=True)
     ranks = [
-        (rank_correlation(-s[free], error[free]), regret(s[free], error[free]))
+        (spearman(-s[free].numpy(), error[free].numpy()), regret(s[free], error[free]))
         for s, error, free in rows
     ]
     return [(loss, *rank) for loss, rank in zip(losses, ranks, strict=True)]
-
-
-def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's correlation of two vectors; NaN if either says the same of all."""
-    ranks = [rankdata(v.numpy()) - (len(v) + 1) / 2 for v in (one, other)]
-    norm = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float((ranks[0] * ranks[1]).sum()) / norm if norm > 0 else float("nan")
 
 
 def regret(scores: Tensor, errors: Tensor) -> float:

@@ -14,8 +14,8 @@ from activemri.benchmark.calibration import (
     foreground,
     measure,
     sparsification,
-    spearman,
 )
+from activemri.ranks import spearman
 
 
 def gaussian_cases(
