@@ -13,10 +13,10 @@ FOLDERS["activemri.envs"] = ROOT / "envs"
 
 #: Parts that are not named here lie in layer 0: they import nothing above it.
 LAYERS = {
-    **dict.fromkeys(["data", "reconstruction", "evaluator", "checkpoints"], 1),
+    **dict.fromkeys(["data", "reconstruction", "evaluator", "checkpoints", "runs"], 1),
     **dict.fromkeys(["training", "envs"], 2),
     "agents": 3,
-    "benchmark": 4,
+    **dict.fromkeys(["benchmark", "alternating"], 4),
     "cli": 5,
 }
 FORBIDDEN = {("envs", "training"), ("agents", "training")}

@@ -7,6 +7,7 @@ reads these files and no more.
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.calibration import CalibrateSettings
 from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
+from activemri.settings.policy import TrainPolicySettings
 from activemri.settings.search import TuneSettings
 from activemri.settings.study import StudySettings
 from activemri.settings.training import (
@@ -25,6 +26,7 @@ __all__ = [
     "ThroughputSettings",
     "TrainJointSettings",
     "TrainOrderSettings",
+    "TrainPolicySettings",
     "TrainReconstructorSettings",
     "TuneSettings",
 ]

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from activemri.losses import NLL_WEIGHT, names_in
 from activemri.reconstruction.reconstructor import gives_uncertainty
+from activemri.runs.folder import command
 from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings
 from activemri.tables import format_table
 from activemri.training.construction import new_reconstructor
 from activemri.training.reconstructor import TrainingResult
-from activemri.training.run_folder import command
 from activemri.training.search_space import apply
 from activemri.training.study_folder import claim, described, train_once, write_json
 from activemri.training.world import rank

@@ -12,11 +12,11 @@ from torch import Tensor
 from activemri.evaluator import Evaluator, column_errors, save_evaluator
 from activemri.ranks import spearman
 from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.runs.diary import Picture
 from activemri.settings import TrainJointSettings
 from activemri.training.batches import Batch
 from activemri.training.construction import parse_arguments, seeded
 from activemri.training.descent import Descent
-from activemri.training.diary import Picture
 from activemri.training.evaluator_losses import evaluator_loss, line_targets, mean_over
 from activemri.training.loop import Check
 from activemri.training.precision import autocast

@@ -18,10 +18,10 @@ from activemri.data.slices import SliceDataset
 from activemri.evaluator import Evaluator
 from activemri.losses import Loss, make_loss, names_in
 from activemri.reconstruction.registry import from_checkpoint
+from activemri.runs.diary import Picture
 from activemri.settings import TrainJointSettings
 from activemri.training import reconstructor
 from activemri.training.batches import Batch
-from activemri.training.diary import Picture
 from activemri.training.evaluator import EvaluatorLearner, new_evaluator
 from activemri.training.evaluator_losses import adversarial, perceptual_by
 from activemri.training.loop import Check, Loop, OnValidation

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from activemri.runs.diary import Diary, Picture
 from activemri.training.batches import Batch, to_device
 from activemri.training.descent import NotFiniteError
-from activemri.training.diary import Diary, Picture
 from activemri.training.run import Run
 
 #: Told after every validation: step, and score (higher is better).
@@ -111,7 +111,13 @@ class Loop:
         if state is not None:
             self._restore(state)
         world = self.run_.world
-        diary = Diary(self.run_.folder, self.run_.settings, name=self.learner.name, step=self.step)
+        diary = Diary(
+            self.run_.folder,
+            name=self.learner.name,
+            step=self.step,
+            pictures=self.run_.settings.images > 0,
+            tensorboard=self.run_.settings.tensorboard,
+        )
         bar = tqdm(
             total=self.n_steps,
             initial=self.step,

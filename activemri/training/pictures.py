@@ -7,8 +7,8 @@ from torch import Tensor
 
 from activemri import metrics
 from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.runs.diary import Picture
 from activemri.training.batches import Batch
-from activemri.training.diary import Picture
 from activemri.training.validation import Validation
 
 WIDTH = 220  # of an image on the page, in pixels

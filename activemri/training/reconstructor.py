@@ -18,20 +18,20 @@ from activemri.evaluator import load_evaluator
 from activemri.losses import Loss, Prediction, WeightedSum, make_loss
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import save_reconstructor
+from activemri.runs.diary import Picture, summary_writer
+from activemri.runs.folder import RunFolder
 from activemri.settings import TrainReconstructorSettings
 from activemri.training import world
 from activemri.training.augmentation import make_augmentation
 from activemri.training.batches import Batch
 from activemri.training.construction import new_reconstructor
 from activemri.training.descent import Descent
-from activemri.training.diary import Picture, summary_writer
 from activemri.training.evaluator_losses import perceptual_by
 from activemri.training.loop import Check, Loop, OnValidation, TrainingDivergedError
 from activemri.training.masks import MaskSource
 from activemri.training.pictures import draw
 from activemri.training.precision import autocast, require_precision
 from activemri.training.run import Run, open_run
-from activemri.training.run_folder import RunFolder
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "check_settings", "train_reconstructor"]
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from activemri.data.slices import SliceDataset
+from activemri.runs.folder import RunFolder, command
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.augmentation import make_augmentation
 from activemri.training.batches import InMemory, TrainingBatches
 from activemri.training.masks import MaskSource
-from activemri.training.run_folder import RunFolder, command
 from activemri.training.validation import Validation
 from activemri.training.world import World
 

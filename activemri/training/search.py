@@ -16,12 +16,12 @@ import torch
 from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.data.views import Remembered
+from activemri.runs.folder import command
 from activemri.settings import TrainReconstructorSettings, TuneSettings
 from activemri.tables import format_table
 from activemri.training.batches import InMemory
 from activemri.training.masks import MaskSource
 from activemri.training.reconstructor import TrainingResult, train_reconstructor
-from activemri.training.run_folder import command
 from activemri.training.search_space import Range, Space, apply, parse_space
 from activemri.training.study_folder import (
     Claim,

@@ -9,17 +9,33 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from activemri import checkpoints
-from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings
+from activemri.settings import (
+    StudySettings,
+    TrainJointSettings,
+    TrainPolicySettings,
+    TrainReconstructorSettings,
+)
 
 #: May differ between a training and its continuation: they do not say what is computed.
 _FREE = ("out", "resume", "threads", "device", "images", "tensorboard")
+
+
+class RunSettings(Protocol):
+    """What the settings of every training say; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def resume(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ class RunFolder:
     def _log(self) -> Path:
         return self.path / "log.jsonl"
 
-    def check(self, settings: TrainReconstructorSettings) -> None:
+    def check(self, settings: RunSettings) -> None:
         """Tell what :meth:`open` would refuse, as far as settings alone show it; claims nothing.
 
         Raises:
@@ -75,7 +91,7 @@ class RunFolder:
             self._load()
 
     def open(
-        self, settings: TrainReconstructorSettings, *, given: Mapping[str, object]
+        self, settings: RunSettings, *, given: Mapping[str, object]
     ) -> dict[str, Any] | None:
         """Claim the folder for a new training, or find where an old one stopped.
 
@@ -152,7 +168,7 @@ class RunFolder:
                 f"the output folder {self.path} cannot be written: {error.strerror}"
             ) from error
 
-    def _require_free(self, settings: TrainReconstructorSettings) -> None:
+    def _require_free(self, settings: RunSettings) -> None:
         if settings.resume:
             raise ValueError(f"--resume: there is no training in {self.path}; leave --resume out")
         if any(path.with_suffix(".safetensors").exists() for path in (self.best, self.evaluator)):
@@ -185,7 +201,7 @@ class RunFolder:
             )
 
 
-def command(settings: TrainReconstructorSettings) -> str:
+def command(settings: RunSettings) -> str:
     """The command line that makes the same training."""
     return " ".join([f"activemri train {_COMMANDS[type(settings)]}", *_options(settings)])
 
@@ -193,10 +209,11 @@ def command(settings: TrainReconstructorSettings) -> str:
 _COMMANDS: dict[type, str] = {
     TrainReconstructorSettings: "reconstructor",
     TrainJointSettings: "joint",
+    TrainPolicySettings: "policy",
 }
 
 
-def _options(settings: TrainReconstructorSettings | StudySettings) -> Iterator[str]:
+def _options(settings: RunSettings | StudySettings) -> Iterator[str]:
     """What is not the default, as options."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -219,7 +236,7 @@ def _is_before(line: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     return bool(line.get("training") != entry["training"] or line["step"] < entry["step"])
 
 
-def _described(settings: TrainReconstructorSettings) -> dict[str, object]:
+def _described(settings: RunSettings) -> dict[str, object]:
     """The settings that must stay the same, as JSON gives them back."""
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
     return dict(json.loads(json.dumps(values, default=str)))

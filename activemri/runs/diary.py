@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from activemri.settings import TrainReconstructorSettings
-from activemri.training.run_folder import RunFolder
+from activemri.runs.folder import RunFolder
 
 #: An image: uint8 (height, width, 3).
 Picture = NDArray[np.uint8]
@@ -18,17 +17,25 @@ class Diary:
 
     Args:
         folder: of the training.
-        settings: say which of these are wanted.
         name: of what is trained.
         step: that the training goes on from; what TensorBoard has of later ones is dropped.
+        pictures: whether to draw.
+        tensorboard: whether to show all of it there as well.
     """
 
     def __init__(
-        self, folder: RunFolder, settings: TrainReconstructorSettings, *, name: str, step: int
+        self,
+        folder: RunFolder,
+        *,
+        name: str,
+        step: int,
+        pictures: bool = False,
+        tensorboard: bool = False,
     ) -> None:
         self.folder = folder
-        self.settings = settings
         self.name = name
+        self.pictures = pictures
+        self.tensorboard = tensorboard
         self._step = step
         self._board: Any = None
 
@@ -39,15 +46,17 @@ class Diary:
         if self._board is not None:
             self._board.close()
 
-    def write(self, entry: Mapping[str, object], *, picture: Callable[[], Picture | None]) -> None:
+    def write(
+        self, entry: Mapping[str, object], *, picture: Callable[[], Picture | None] | None = None
+    ) -> None:
         """Write an entry, and draw a picture if pictures are wanted."""
         self.folder.log(entry)
         step = entry["step"]
         assert isinstance(step, int)
-        drawn = picture() if self.settings.images else None
+        drawn = picture() if picture is not None and self.pictures else None
         if drawn is not None:
             self.folder.save_picture(f"{self.name}-{step:06}", drawn)
-        if self.settings.tensorboard:
+        if self.tensorboard:
             self._show(entry, drawn, step)
 
     def _show(self, entry: Mapping[str, object], picture: Picture | None, step: int) -> None:

@@ -1,0 +1,90 @@
+"""Settings of `activemri train policy`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from activemri.settings.fields import (
+    Flag,
+    KeyValues,
+    OptionalInt,
+    OptionalPath,
+    require_not_negative,
+    require_positive,
+)
+
+OptionalText = Annotated[str | None, arg(metavar="TEXT")]
+OptionalFloat = Annotated[float | None, arg(metavar="FLOAT")]
+
+
+@dataclass(frozen=True)
+class TrainPolicySettings:
+    """Train a policy that decides which line to acquire next.
+
+    Writes a checkpoint (safetensors and JSON) of the policy that did best on validation subjects,
+    a log, and what `--resume` needs to continue after an interruption. The checkpoint can be given
+    wherever a policy is asked for, e.g. `activemri benchmark --policies lbcs PATH`.
+    """
+
+    algo: str = "imitation"
+    """What learns: imitation, ppo, maskable-ppo, dqn, qrdqn, ddqn, greedy-pg, loupe and others;
+    an unknown name lists them all."""
+    out: Path = Path("runs/policy")
+    """Folder for the checkpoint; made if missing."""
+    env: str = "ActiveMRI/Phantom-v0"
+    """Id of the environment to learn in; the options below override its own."""
+    data: Annotated[str | None, arg(metavar="phantom|PATH")] = None
+    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    reconstructor: OptionalText = None
+    """Name or checkpoint of the reconstructor; it stays as it is."""
+    matrix: OptionalInt = None
+    """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
+    n_center_lines: OptionalInt = None
+    """Centre lines that every scan starts with."""
+    budget: OptionalInt = None
+    """Lines still to acquire when a scan starts."""
+    step_cost: OptionalFloat = None
+    """Price of an action, in units of the score. Above 0 the policy may stop."""
+    metric: str = "ssim"
+    """What to improve."""
+    learner: KeyValues = ()
+    """Arguments of the algorithm, e.g. lr=1e-4 gamma=0.5; an unknown one lists them all."""
+    warm_start: OptionalPath = None
+    """Policy whose network the training begins with."""
+    resume: Flag = False
+    """Continue the training found in --out, with the same settings."""
+    max_steps: OptionalInt = None
+    """Length of the training, in the algorithm's own steps; None takes the algorithm's default."""
+    validate_every: OptionalInt = None
+    """Steps between validations; None takes a tenth of the training."""
+    validation_scans: int = 32
+    """Scans, spread evenly over the validation split, that choose the best policy."""
+    select: Literal["auto", "area", "final", "return"] = "auto"
+    """What makes a policy the best: the area under the score's curve, the score at the end, or the
+    sum of rewards; auto takes the sum of rewards where lines have a price, and else the area."""
+    patience: OptionalInt = None
+    """Stop after this many validations without a better one; None trains to the end."""
+    tensorboard: Flag = False
+    """Show losses and scores in TensorBoard as well."""
+    seed: int = 0
+    """Seed of the initial weights, the scans and all draws."""
+    threads: OptionalInt = None
+    """CPU threads; None leaves the choice to torch."""
+    device: str = "cpu"
+    """Where to compute, e.g. cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            matrix=self.matrix,
+            budget=self.budget,
+            max_steps=self.max_steps,
+            validate_every=self.validate_every,
+            validation_scans=self.validation_scans,
+            patience=self.patience,
+            threads=self.threads,
+        )
+        require_not_negative(
+            seed=self.seed, n_center_lines=self.n_center_lines or 0, step_cost=self.step_cost or 0
+        )

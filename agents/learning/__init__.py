@@ -1,0 +1,1 @@
+"""Policies that learn: one algorithm a file, one registry, one run."""
