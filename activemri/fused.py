@@ -65,6 +65,7 @@ def score(
     target_variance: Single,
     data_range: Double,
     relative_range: Double,
+    region: NDArray[np.bool_],
     ssim: Double,
     squared_error: Double,
 ) -> None:
@@ -82,6 +83,8 @@ def score(
         target: (batch, h, w).
         target_mean, target_variance: (batch, h - 6, w - 6).
         data_range, relative_range: (batch,).
+        region: (batch, h, w): where to sum errors, and SSIM by the windows' centres; or
+            (batch, 0, 0) for everywhere.
         ssim, squared_error: results, (item,); the error in units of the data range.
     """
     h, w = target.shape[1], target.shape[2]
@@ -94,13 +97,15 @@ def score(
     sum_x = np.empty(w, np.float64)
     sum_xx = np.empty(w, np.float64)
     sum_xy = np.empty(w, np.float64)
+    similarity = np.empty(n_windows, np.float64)
+    everywhere = region.shape[1] == 0
     for i in range(len(owner)):
         b = owner[i]
         magnitude[:] = 0
         sum_x[:] = 0
         sum_xx[:] = 0
         sum_xy[:] = 0
-        total, error = 0.0, 0.0
+        total, error, n_counted = 0.0, 0.0, 0
         k1, k2 = (0.01 * relative_range[b]) ** 2, (0.03 * relative_range[b]) ** 2
         scale = np.float32(1.0 / data_range[b])
         for r in range(h):
@@ -119,7 +124,8 @@ def score(
                 new, old = np.float64(m), np.float64(kept[j])
                 kept[j] = m
                 y = np.float64(present[j])
-                error += (new - y) * (new - y)
+                if everywhere or region[b, r, j]:
+                    error += (new - y) * (new - y)
                 sum_x[j] += new - old
                 sum_xx[j] += new * new - old * old
                 sum_xy[j] += new * y - old * np.float64(past[j])
@@ -141,11 +147,15 @@ def score(
                 ) / 49.0
                 y = np.float64(mean[j])
                 product, square = x * y, x * x
-                total += ((2 * product + k1) * (2 * sample_scale * (xy - product) + k2)) / (
+                similarity[j] = ((2 * product + k1) * (2 * sample_scale * (xy - product) + k2)) / (
                     (square + y * y + k1)
                     * (sample_scale * (xx - square) + np.float64(variance[j]) + k2)
                 )
-        ssim[i] = total / ((h - 6) * n_windows)
+            for j in range(n_windows):
+                if everywhere or region[b, r - 3, j + 3]:
+                    total += similarity[j]
+                    n_counted += 1
+        ssim[i] = total / n_counted
         squared_error[i] = error
 
 

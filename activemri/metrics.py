@@ -7,6 +7,11 @@ different numbers; they carry different names here and are never mixed:
 
 * ``ssim``, ``psnr``: the largest value of the slice's own target;
 * ``ssim_volume``, ``psnr_volume``: the largest value of the target's whole volume.
+
+``roi_ssim`` and ``roi_nmse`` look at a region of interest only. SSIM's windows are those of the
+whole image, with the slice's data range; their values are averaged over the windows whose centre
+lies in the region. ``task_loss`` is the loss of a downstream network; see
+:class:`activemri.envs.reward.TaskLoss`.
 """
 
 from dataclasses import dataclass
@@ -26,11 +31,13 @@ class Metric:
         name: as in tables, rewards and `info`.
         higher_is_better: whether a larger value is a better image.
         data_range: whose largest target value scales it: "slice", "volume", or None if nobody's.
+        needs: what it takes besides image and target: "region", "task", or None.
     """
 
     name: str
     higher_is_better: bool
     data_range: str | None = None
+    needs: str | None = None
 
 
 METRICS = {
@@ -43,6 +50,9 @@ METRICS = {
         Metric("mse", higher_is_better=False),
         Metric("ssim_volume", higher_is_better=True, data_range="volume"),
         Metric("psnr_volume", higher_is_better=True, data_range="volume"),
+        Metric("roi_ssim", higher_is_better=True, data_range="slice", needs="region"),
+        Metric("roi_nmse", higher_is_better=False, needs="region"),
+        Metric("task_loss", higher_is_better=False, needs="task"),
     )
 }
 
@@ -93,6 +103,14 @@ def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
         target: the same shape.
         data_range: largest value that the signal is said to take, (batch,).
     """
+    return ssim_map(image, target, data_range=data_range).mean(dim=(-2, -1))
+
+
+def ssim_map(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
+    """Structural similarity of every window that fits: float64 (batch, height - 6, width - 6).
+
+    Value (i, j) is that of the window around pixel (i + 3, j + 3). Arguments as for :func:`ssim`.
+    """
     image, target = _as_float64(image, target)
     if min(target.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
@@ -107,7 +125,30 @@ def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
     c1, c2 = c1[:, None, None], c2[:, None, None]
     numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     denominator = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return (numerator / denominator).mean(dim=(-2, -1))
+    return numerator / denominator
+
+
+def roi_ssim(image: Tensor, target: Tensor, *, region: Tensor, data_range: Tensor) -> Tensor:
+    """Mean of :func:`ssim_map` over the windows whose centre lies in a region.
+
+    Args:
+        image: (batch, height, width), each side at least 7.
+        target: the same shape.
+        region: bool, the same shape.
+        data_range: largest value that the signal is said to take, (batch,).
+    """
+    values, weights = ssim_map(image, target, data_range=data_range), window_centers(region)
+    return (values * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))
+
+
+def roi_nmse(image: Tensor, target: Tensor, *, region: Tensor) -> Tensor:
+    """Squared error within a region, bool (batch, height, width), over the target's energy there.
+
+    As for :func:`nmse`, 0 for a zero target met exactly.
+    """
+    image, target = _as_float64(image, target)
+    error = _sum_of_squares((image - target) * region)
+    return normalise(error, _sum_of_squares(target * region))
 
 
 def volume_scores(image: Tensor, target: Tensor) -> dict[str, float]:
@@ -148,6 +189,12 @@ def box_mean(image: Tensor) -> Tensor:
     columns = sum(rows[:, :, i : rows.shape[2] - SSIM_WINDOW + 1 + i] for i in range(SSIM_WINDOW))
     assert isinstance(columns, Tensor)
     return columns / SSIM_WINDOW**2
+
+
+def window_centers(region: Tensor) -> Tensor:
+    """Of pixels (batch, h, w), those around which a whole window fits: (batch, h - 6, w - 6)."""
+    margin = SSIM_WINDOW // 2
+    return region[:, margin:-margin, margin:-margin]
 
 
 def normalise(error: Tensor, energy: Tensor) -> Tensor:

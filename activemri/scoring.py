@@ -5,7 +5,7 @@ one compiled pass then gives every score (:mod:`activemri.fused`); on other devi
 does. Both equal :mod:`activemri.metrics`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,13 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
+
+#: A downstream network's loss: magnitudes (batch, h, w) in units of the targets' largest values,
+#: and labels (batch, ...), to a loss of each image, (batch,).
+TaskFunction = Callable[[Tensor, Tensor], Tensor]
+
+# Trials whose images are made at once for a downstream network.
+_IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +53,8 @@ class Reference:
         energy: sum of squares of the target, float64 (batch,), in the target's own unit.
         data_range: largest value of the slice's target, float64 (batch,); 1 for a black target.
         volume_range: the same for the volume.
+        region: regions of interest, bool (batch, h, w), or None.
+        label: what a downstream network should find, (batch, ...), or None for the target.
     """
 
     target: Tensor
@@ -54,14 +63,25 @@ class Reference:
     energy: Tensor
     data_range: Tensor
     volume_range: Tensor
+    region: Tensor | None = None
+    label: Tensor | None = None
 
     @classmethod
-    def of(cls, target: Tensor, volume_range: Tensor) -> "Reference":
+    def of(
+        cls,
+        target: Tensor,
+        volume_range: Tensor,
+        *,
+        region: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> "Reference":
         """Prepare targets.
 
         Args:
             target: float32 magnitudes, (batch, h, w), each side at least 7.
             volume_range: largest value of each target's volume, (batch,).
+            region: regions of interest, bool (batch, h, w); each holds the centre of a window.
+            label: what a downstream network should find, (batch, ...).
         """
         if min(target.shape[-2:]) < metrics.SSIM_WINDOW:
             raise ValueError(
@@ -79,12 +99,16 @@ class Reference:
             energy=target.double().square().sum(dim=(-2, -1)),
             data_range=data_range,
             volume_range=torch.maximum(volume_range.double(), data_range),
+            region=_checked_region(region),
+            label=label,
         )
 
-    def scores(self, image: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    def scores(
+        self, image: Tensor, names: Sequence[str], *, task: TaskFunction | None = None
+    ) -> dict[str, Tensor]:
         """Score complex images (batch, height, width): float64 (batch,) for each name."""
         owner = torch.arange(len(image), device=image.device)
-        return self.trial_scores(image, owner, None, sensitivity=None, names=names)
+        return self.trial_scores(image, owner, None, sensitivity=None, names=names, task=task)
 
     def trial_scores(
         self,
@@ -94,6 +118,7 @@ class Reference:
         *,
         sensitivity: Tensor | None,
         names: Sequence[str],
+        task: TaskFunction | None = None,
     ) -> dict[str, Tensor]:
         """Score images to which lines have been added on trial; no image is changed.
 
@@ -103,26 +128,105 @@ class Reference:
             lines: what each trial adds, batched by trial, or None.
             sensitivity: coil maps (batch, coil, height, width), or None for a unit map.
             names: names of metrics.
+            task: a downstream network's loss, for "task_loss".
 
         Returns:
             float64 (trial,) for each name.
+
+        Raises:
+            ValueError: for scores of a region where there is none, or of a task that is not given.
         """
         if not names:
             return {}
-        measure = _measure_on_cpu if image.device.type == "cpu" else _measure_with_torch
-        one = torch.ones_like(self.data_range)
-        ssim, squared_error = measure(self, image, owner, lines, sensitivity, one)
+        trials = _Trials(image, owner, lines, sensitivity)
+        values: dict[str, Tensor] = {}
+        kinds = {metrics.find_metric(name).needs for name in names}
+        if None in kinds:
+            values |= self._image_scores(trials, names)
+        if "region" in kinds:
+            values |= self._region_scores(trials)
+        if "task" in kinds:
+            values["task_loss"] = self._task_loss(trials, task)
+        return {name: values[name] for name in names}
+
+    def _image_scores(self, trials: "_Trials", names: Sequence[str]) -> dict[str, Tensor]:
+        owner, one = trials.owner, torch.ones_like(self.data_range)
+        ssim, squared_error = self._measure(trials, one, None)
         values = {"ssim": ssim}
         if "ssim_volume" in names:
             ratio = self.volume_range / self.data_range
-            values["ssim_volume"] = measure(self, image, owner, lines, sensitivity, ratio)[0]
+            values["ssim_volume"] = self._measure(trials, ratio, None)[0]
         height, width = self.target.shape[-2:]
         values["mse"] = squared_error / (height * width)
         values["nmse"] = metrics.normalise(squared_error, self.energy[owner])
         values["nrmse"] = values["nmse"].sqrt()
         values["psnr"] = metrics.decibels(values["mse"], self.data_range[owner])
         values["psnr_volume"] = metrics.decibels(values["mse"], self.volume_range[owner])
-        return {name: values[name] for name in names}
+        return values
+
+    def _region_scores(self, trials: "_Trials") -> dict[str, Tensor]:
+        if self.region is None:
+            raise ValueError(
+                "roi_ssim and roi_nmse need a region of interest in every slice: take data that "
+                'have them ("phantom-lesion", or files with annotations), or set one, e.g. '
+                'roi="center"'
+            )
+        ssim, squared_error = self._measure(trials, torch.ones_like(self.data_range), self.region)
+        energy = (self.target * self.region).double().square().sum(dim=(-2, -1))
+        energy *= self.data_range**2
+        nmse = metrics.normalise(squared_error, energy[trials.owner])
+        return {"roi_ssim": ssim, "roi_nmse": nmse}
+
+    def _task_loss(self, trials: "_Trials", task: TaskFunction | None) -> Tensor:
+        if task is None:
+            raise ValueError("task_loss needs a downstream network: pass reward=TaskLoss(...)")
+        shape = (self.target.shape[-2], self.target.shape[-1])
+        label = self.target if self.label is None else self.label
+        losses = []
+        for part in trials.split(_IMAGES_AT_ONCE):
+            unit = self.data_range[part.owner, None, None].float()
+            magnitude = center_crop(part.images(), shape).abs() / unit
+            with torch.no_grad():
+                loss = task(magnitude, label[part.owner])
+            if loss.shape != part.owner.shape:
+                raise ValueError(
+                    f"a task must give one loss for each of {len(part.owner)} images; got shape "
+                    f"{tuple(loss.shape)}; average over pixels, not over images"
+                )
+            losses.append(loss.double())
+        return torch.cat(losses)
+
+    def _measure(
+        self, trials: "_Trials", relative_range: Tensor, region: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        measure = _measure_on_cpu if trials.image.device.type == "cpu" else _measure_with_torch
+        return measure(self, trials, relative_range, region)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Images to which lines have been added on trial, not yet made; as for `trial_scores`."""
+
+    image: Tensor
+    owner: Tensor
+    lines: Lines | None
+    sensitivity: Tensor | None
+
+    def images(self) -> Tensor:
+        """Complex (trial, height, width)."""
+        trial = self.image[self.owner]
+        if self.lines is None:
+            return trial
+        maps = None if self.sensitivity is None else self.sensitivity[self.owner]
+        return trial + self.lines.image(maps)
+
+    def split(self, size: int) -> Iterator["_Trials"]:
+        """The same in parts of at most so many trials."""
+        for start in range(0, len(self.owner), size):
+            part, lines = slice(start, start + size), self.lines
+            if lines is not None:
+                lines = Lines(lines.left[part], lines.right[part])
+            yield _Trials(self.image, self.owner[part], lines, self.sensitivity)
 
 
 def add_lines(image: Tensor, lines: Lines, sensitivity: Tensor | None) -> None:
@@ -158,37 +262,36 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _measure_on_cpu(
-    reference: Reference,
-    image: Tensor,
-    owner: Tensor,
-    lines: Lines | None,
-    sensitivity: Tensor | None,
-    relative_range: Tensor,
+    reference: Reference, trials: _Trials, relative_range: Tensor, region: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """SSIM and squared error, float64 (trial,).
+    """SSIM and squared error, everywhere or in a region: float64 (trial,).
 
     The data range of the SSIM is given in units of the slice's, float64 (batch,).
     """
     from activemri import fused
 
+    image, owner, lines = trials.image, trials.owner, trials.lines
     n_trials = len(owner)
     if lines is None:
         left = np.empty((n_trials, 1, image.shape[1], 0), np.complex64)
         right = np.empty((n_trials, 1, 0, image.shape[2]), np.complex64)
     else:
         left, right = lines.left.contiguous().numpy(), lines.right.contiguous().numpy()
+    if region is None:
+        region = torch.empty((len(image), 0, 0), dtype=torch.bool)
     ssim, squared_error = np.empty(n_trials), np.empty(n_trials)
     fused.score(
         image.numpy(),
         owner.numpy(),
         left,
         right,
-        _maps(image, sensitivity),
+        _maps(image, trials.sensitivity),
         reference.target.numpy(),
         reference.mean.numpy(),
         reference.variance.numpy(),
         reference.data_range.numpy(),
         relative_range.numpy(),
+        region.numpy(),
         ssim,
         squared_error,
     )
@@ -197,23 +300,34 @@ def _measure_on_cpu(
 
 
 def _measure_with_torch(
-    reference: Reference,
-    image: Tensor,
-    owner: Tensor,
-    lines: Lines | None,
-    sensitivity: Tensor | None,
-    relative_range: Tensor,
+    reference: Reference, trials: _Trials, relative_range: Tensor, region: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The same in plain torch, for any device."""
-    trial = image[owner]
-    if lines is not None:
-        trial = trial + lines.image(None if sensitivity is None else sensitivity[owner])
-    unit = reference.data_range[owner]
-    target = reference.target[owner].double()
-    height, width = target.shape[-2:]
-    magnitude = center_crop(trial, (height, width)).abs().double() / unit[:, None, None]
-    ssim = metrics.ssim(magnitude, target, data_range=relative_range[owner])
-    return ssim, (magnitude - target).square().sum(dim=(-2, -1)) * unit**2
+    owner = trials.owner
+    unit, target = reference.data_range[owner], reference.target[owner].double()
+    shape = (target.shape[-2], target.shape[-1])
+    magnitude = center_crop(trials.images(), shape).abs().double() / unit[:, None, None]
+    error, data_range = (magnitude - target).square(), relative_range[owner]
+    if region is None:
+        ssim = metrics.ssim(magnitude, target, data_range=data_range)
+    else:
+        within = region[owner]
+        ssim = metrics.roi_ssim(magnitude, target, region=within, data_range=data_range)
+        error = error * within
+    return ssim, error.sum(dim=(-2, -1)) * unit**2
+
+
+def _checked_region(region: Tensor | None) -> Tensor | None:
+    """Refuse regions in which no window of SSIM has its centre."""
+    if region is None:
+        return None
+    empty = ~metrics.window_centers(region).any(dim=(-2, -1))
+    if bool(empty.any()):
+        raise ValueError(
+            f"a region of interest must hold a pixel at least {metrics.SSIM_WINDOW // 2} away from "
+            f"the edges of the image; that of scan {int(empty.nonzero()[0])} does not"
+        )
+    return region.contiguous()
 
 
 def _window_statistics(target: Tensor) -> tuple[Tensor, Tensor]:

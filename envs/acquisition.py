@@ -18,14 +18,14 @@ from torch import Tensor
 
 from activemri.data.slices import Slice
 from activemri.envs import legality
-from activemri.envs.state import STOP, WASTE, State, check_one_kind, rowwise
+from activemri.envs.state import STOP, WASTE, State, check_one_kind, references, rowwise
 from activemri.metrics import find_metric
 from activemri.mri import coils, lines
 from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import Lines, Reference, add_lines, largest_magnitude
+from activemri.scoring import Lines, TaskFunction, add_lines, largest_magnitude
 
 STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
@@ -52,6 +52,7 @@ class View:
         operator: how an image leads to the acquired k-space.
         target_shape: height and width of the central part that is scored.
         truth: for oracles, else None.
+        region: regions of interest, bool (batch, *target_shape), or None; known before the scan.
     """
 
     geometry: CartesianGeometry
@@ -69,6 +70,7 @@ class View:
     target_shape: tuple[int, int]
     _scan: Tensor = field(repr=False)
     truth: "Truth | None" = None
+    region: Tensor | None = None
 
     @cached_property
     def kspace(self) -> Tensor:
@@ -93,6 +95,7 @@ class Acquisition:
         n_random_lines: further lines to start with, drawn at random for each scan.
         metrics: names of the scores kept at every step.
         device: where scans are simulated.
+        task: a downstream network's loss, for the score "task_loss".
     """
 
     geometry: CartesianGeometry
@@ -102,6 +105,7 @@ class Acquisition:
     n_random_lines: int = 0
     metrics: tuple[str, ...] = STANDARD_METRICS
     device: torch.device | str = "cpu"
+    task: TaskFunction | None = None
 
     def __post_init__(self) -> None:
         legality.check_counts(self.budget, center=self.n_center_lines, random=self.n_random_lines)
@@ -212,12 +216,9 @@ class Acquisition:
         legality.check_trials(self.geometry, actions)
         owner = state.rows.repeat_interleave(actions.shape[1])
         if isinstance(self.reconstructor, ZeroFilled):
+            new, maps = self._new_lines(state, owner, actions.flatten())[0], state.sensitivity
             scores = state.reference.trial_scores(
-                state.zero_filled,
-                owner,
-                self._new_lines(state, owner, actions.flatten())[0],
-                sensitivity=state.sensitivity,
-                names=names,
+                state.zero_filled, owner, new, sensitivity=maps, names=names, task=self.task
             )
         else:
             masks = self.geometry.acquire(state.mask[owner], actions.flatten())
@@ -261,6 +262,7 @@ class Acquisition:
             target_shape=state.target_shape,
             _scan=state.scan,
             truth=Truth(self, state) if for_oracle else None,
+            region=state.reference.region,
         )
 
     def _prepare(
@@ -289,13 +291,11 @@ class Acquisition:
         budget = (measurable & ~mask).sum(dim=1)
         if self.budget is not None:
             budget = budget.clamp(max=self.budget)
-        volume_range = torch.tensor([s.volume_max for s in slices], device=self.device)
-        target = self._stack([s.target for s in slices])
         state = State(
             slices=list(slices),
             scan=scan,
             readout=lines.readouts(scan, self.geometry),
-            reference=Reference.of(target, volume_range),
+            reference=references(slices, self.device),
             sensitivity=sensitivity,
             mask=mask,
             start_mask=mask.clone(),
@@ -358,7 +358,8 @@ class Acquisition:
                 state.reconstruction = self.reconstructor(
                     Measurement(kspace, operator, state.zero_filled)
                 )
-        state.scores = state.reference.scores(state.reconstruction.image, self.metrics)
+        image, task = state.reconstruction.image, self.task
+        state.scores = state.reference.scores(image, self.metrics, task=task)
         uncertainty = state.reconstruction.uncertainty
         if uncertainty is not None:  # its mean, in units of the scale
             unit = state.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
@@ -368,15 +369,14 @@ class Acquisition:
         self, state: State, owner: Tensor, masks: Tensor, names: tuple[str, ...]
     ) -> dict[str, Tensor]:
         chunks = []
-        for rows, mask in zip(
-            owner.split(_TRIALS_AT_ONCE), masks.split(_TRIALS_AT_ONCE), strict=True
-        ):
+        parts = zip(owner.split(_TRIALS_AT_ONCE), masks.split(_TRIALS_AT_ONCE), strict=True)
+        for rows, mask in parts:
             maps = None if state.sensitivity is None else state.sensitivity[rows]
             operator = self._operator(mask, state.shape, maps)
             with torch.no_grad():
                 result = self.reconstructor(Measurement.of(state.scan[rows], operator))
             reference = rowwise(lambda value, rows=rows: value[rows], list, state.reference)
-            chunks.append(reference.scores(result.image, names))
+            chunks.append(reference.scores(result.image, names, task=self.task))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
     def _stack(self, tensors: Sequence[Tensor]) -> Tensor:

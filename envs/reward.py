@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from activemri.metrics import METRICS, find_metric
+from activemri.scoring import TaskFunction
 
 Scores = Mapping[str, Tensor]  # metric -> float64 (batch,)
 
@@ -46,6 +47,29 @@ class Gain:
         return self.sign * (after[self.score] - before[self.score])
 
 
+@dataclass(frozen=True, eq=False)
+class TaskLoss:
+    """Drop of a downstream network's loss: acquire what the network needs.
+
+    The score is called "task_loss": it appears in `info`, and oracles may minimise it.
+
+    Attributes:
+        loss: takes magnitudes (batch, height, width), cropped to the target's size and in units of
+            its largest value, and labels (batch, ...): the slices' labels or, for slices without,
+            the targets in the same units. Gives the loss of each image, (batch,). A torch module
+            or any function; called without gradients, on the task's device.
+    """
+
+    loss: TaskFunction
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("task_loss",)
+
+    def __call__(self, before: Scores, after: Scores) -> Tensor:
+        return before["task_loss"] - after["task_loss"]
+
+
 #: Rewards by name. The name is the formula: lower is better for NMSE, hence the minus.
 REWARDS: dict[str, Reward] = {
     **{
@@ -53,6 +77,7 @@ REWARDS: dict[str, Reward] = {
             name, 1 if metric.higher_is_better else -1
         )
         for name, metric in METRICS.items()
+        if metric.needs != "task"  # that takes a network: see TaskLoss
     },
     "uncertainty_drop": Gain("uncertainty", -1),
 }

@@ -107,16 +107,37 @@ class State:
         )
 
 
-def kind(scan: Slice) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-    """What scans of one batch must have in common: k-space, target size, given coil maps."""
-    return tuple(scan.kspace.shape), tuple(scan.target.shape), scan.sensitivity is not None
+def kind(scan: Slice) -> tuple[object, ...]:
+    """What scans of one batch must have in common: sizes, and which of maps, roi, label it has."""
+    return (
+        tuple(scan.kspace.shape),
+        tuple(scan.target.shape),
+        scan.sensitivity is not None,
+        scan.roi is not None,
+        None if scan.label is None else tuple(scan.label.shape),
+    )
+
+
+def references(slices: Sequence[Slice], device: torch.device | str) -> Reference:
+    """Targets of slices of one kind, and all about them that scores need."""
+
+    def stack(tensors: list[Tensor | None]) -> Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        return torch.stack(given).to(device) if given else None
+
+    return Reference.of(
+        torch.stack([s.target for s in slices]).to(device),
+        torch.tensor([s.volume_max for s in slices], device=device),
+        region=stack([s.roi for s in slices]),
+        label=stack([s.label for s in slices]),
+    )
 
 
 def check_one_kind(slices: Sequence[Slice]) -> None:
     """Refuse scans that cannot share a batch."""
     if len({kind(scan) for scan in slices}) != 1:
         raise ValueError(
-            "scans of one batch must agree in size, coils and maps; got "
+            "scans of one batch must agree in size, coils, maps, roi and label; got "
             f"{sorted({str(kind(scan)) for scan in slices})}"
         )
 

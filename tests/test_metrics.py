@@ -87,8 +87,29 @@ def test_the_volume_range_raises_psnr_by_its_ratio_and_changes_ssim() -> None:
     ).all()
 
 
+@pytest.mark.parametrize("size", [(16, 20), (9, 31)])
+def test_scores_of_a_region_equal_scikit_image_and_numpy(size: tuple[int, int]) -> None:
+    image, target = pair(size)
+    region = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    region[:, 4, 8] = True
+    own = target.amax(dim=(1, 2))
+    ours = metrics.roi_ssim(image, target, region=region, data_range=own)
+    error = metrics.roi_nmse(image, target, region=region)
+    for i in range(len(image)):
+        x, y, within = image[i].double().numpy(), target[i].double().numpy(), region[i].numpy()
+        _, values = structural_similarity(y, x, data_range=float(own[i]), full=True)
+        inner = (slice(3, -3), slice(3, -3))  # where the whole window fits
+        assert ours[i].item() == pytest.approx(values[inner][within[inner]].mean(), rel=1e-6)
+        expected = ((x - y)[within] ** 2).sum() / (y[within] ** 2).sum()
+        assert error[i].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_slice_and_volume_range_have_different_names() -> None:
-    assert {m.name for m in metrics.METRICS.values() if m.data_range == "slice"} == {"ssim", "psnr"}
+    assert {m.name for m in metrics.METRICS.values() if m.data_range == "slice"} == {
+        "ssim",
+        "psnr",
+        "roi_ssim",
+    }
     assert {m.name for m in metrics.METRICS.values() if m.data_range == "volume"} == {
         "ssim_volume",
         "psnr_volume",
@@ -97,7 +118,7 @@ def test_slice_and_volume_range_have_different_names() -> None:
 
 def test_higher_is_better_for_ssim_and_psnr_only() -> None:
     better = {name for name, metric in metrics.METRICS.items() if metric.higher_is_better}
-    assert better == {"ssim", "psnr", "ssim_volume", "psnr_volume"}
+    assert better == {"ssim", "psnr", "ssim_volume", "psnr_volume", "roi_ssim"}
     image, target = pair((16, 20))
     worse = target + 2 * (image - target)
     ranges = target.amax(dim=(1, 2))

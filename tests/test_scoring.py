@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
-from activemri.scoring import Lines, Reference, add_lines, center_crop
+from activemri.scoring import Lines, Reference, _Trials, add_lines, center_crop
 from activemri.scoring import _measure_with_torch as measure_with_torch
 
-NAMES = tuple(metrics.METRICS)
+NAMES = tuple(name for name, metric in metrics.METRICS.items() if metric.needs is None)
+REGION = ("roi_ssim", "roi_nmse")
 # k-space and target: even, odd, cropped, cropped from odd to even, the smallest there is.
 SHAPES = [
     ((16, 20), (16, 20)),
@@ -108,10 +109,129 @@ def test_the_form_for_other_devices_gives_the_same(
     reference, owner = Reference.of(target, volume_range), torch.tensor([2, 0])
     lines = random_lines(2, 1, shape, k=2)
     ratio = torch.ones_like(reference.data_range)
-    ssim, error = measure_with_torch(reference, image, owner, lines, None, ratio)
+    ssim, error = measure_with_torch(reference, _Trials(image, owner, lines, None), ratio, None)
     fast = reference.trial_scores(image, owner, lines, sensitivity=None, names=("ssim", "mse"))
     assert torch.allclose(fast["ssim"], ssim, atol=1e-6)
     assert torch.allclose(fast["mse"], error / target[0].numel(), rtol=1e-5)
+
+
+def some_regions(target: Tensor) -> Tensor:
+    """A different region for every target: the middle pixel, and random others."""
+    generator = torch.Generator().manual_seed(3)
+    region = torch.rand(target.shape, generator=generator) < 0.4
+    region[:, target.shape[1] // 2, target.shape[2] // 2] = True
+    return region
+
+
+@shapes
+@pytest.mark.parametrize("k", [0, 2])
+def test_scores_of_regions_equal_the_plain_metrics(
+    shape: tuple[int, int], target_shape: tuple[int, int], k: int
+) -> None:
+    image, target, volume_range = scans(shape, target_shape, scale=1e3)
+    region, owner = some_regions(target), torch.tensor([2, 0, 1, 1])
+    lines = random_lines(4, 1, shape, k=k, scale=1e3) if k else None
+    reference = Reference.of(target, volume_range, region=region)
+    names = ("roi_nmse", "ssim", "roi_ssim")
+    fast = reference.trial_scores(image, owner, lines, sensitivity=None, names=names)
+    assert tuple(fast) == names
+    trials = _Trials(image, owner, lines, None)
+    magnitude = center_crop(trials.images(), target_shape).abs()
+    within, own = region[owner], target.amax(dim=(1, 2))[owner]
+    slow = metrics.roi_ssim(magnitude, target[owner], region=within, data_range=own)
+    assert torch.allclose(fast["roi_ssim"], slow, atol=1e-6, rtol=0)
+    slow = metrics.roi_nmse(magnitude, target[owner], region=within)
+    assert torch.allclose(fast["roi_nmse"], slow, rtol=2e-6, atol=0)
+    one = torch.ones_like(reference.data_range)
+    ssim, _ = measure_with_torch(reference, trials, one, region)
+    assert torch.allclose(fast["roi_ssim"], ssim, atol=1e-6)
+    alone = reference.trial_scores(image, owner, lines, sensitivity=None, names=("roi_ssim",))
+    assert torch.equal(alone["roi_ssim"], fast["roi_ssim"])
+
+
+@shapes
+def test_a_region_that_is_the_whole_image_has_the_scores_of_the_image(
+    shape: tuple[int, int], target_shape: tuple[int, int]
+) -> None:
+    image, target, volume_range = scans(shape, target_shape)
+    everywhere = torch.ones_like(target, dtype=torch.bool)
+    scores = Reference.of(target, volume_range, region=everywhere).scores(image, (*NAMES, *REGION))
+    assert torch.allclose(scores["roi_ssim"], scores["ssim"], rtol=1e-12)
+    assert torch.allclose(scores["roi_nmse"], scores["nmse"], rtol=1e-12)
+
+
+def test_scores_of_a_region_ignore_errors_far_from_it() -> None:
+    image, target, volume_range = scans((24, 30), (24, 30))
+    region = torch.zeros_like(target, dtype=torch.bool)
+    region[:, 4:8, 5:9] = True
+    reference = Reference.of(target, volume_range, region=region)
+    before = reference.scores(image, REGION)
+    image[:, 11:, :] += 5  # three pixels below the last window's centre, and further
+    image[:, :, 12:] += 5
+    after = reference.scores(image, REGION)
+    assert all(torch.allclose(after[name], before[name], atol=1e-9) for name in REGION)
+    image[:, 7, 8] += 5
+    changed = reference.scores(image, REGION)
+    assert bool((changed["roi_nmse"] > before["roi_nmse"]).all())
+
+
+def test_scores_of_a_region_need_one_that_holds_a_window() -> None:
+    image, target, volume_range = scans((16, 20), (16, 20))
+    with pytest.raises(ValueError, match="need a region of interest in every slice"):
+        Reference.of(target, volume_range).scores(image, ("roi_ssim",))
+    region = torch.zeros_like(target, dtype=torch.bool)
+    region[:2, 8, 8] = region[2, :3] = True
+    with pytest.raises(ValueError, match=r"at least 3 away from the edges.*that of scan 2"):
+        Reference.of(target, volume_range, region=region)
+
+
+def test_a_task_sees_magnitudes_in_units_of_the_targets_largest_value() -> None:
+    image, target, volume_range = scans((16, 20), (12, 14), scale=50.0)
+    owner, lines = torch.tensor([1, 2, 2]), random_lines(3, 1, (16, 20), k=1, scale=50.0)
+    seen = []
+
+    def task(images: Tensor, label: Tensor) -> Tensor:
+        seen.append((images, label))
+        return (images - label[:, None, None]).abs().mean(dim=(1, 2))
+
+    reference = Reference.of(target, volume_range, label=torch.tensor([1.0, 2.0, 3.0]))
+    loss = reference.trial_scores(
+        image, owner, lines, sensitivity=None, names=("task_loss",), task=task
+    )["task_loss"]
+    images = center_crop(_Trials(image, owner, lines, None).images(), (12, 14)).abs()
+    images = images / target.amax(dim=(1, 2))[owner, None, None]
+    assert torch.allclose(seen[0][0], images)
+    assert seen[0][1].tolist() == [2.0, 3.0, 3.0]
+    assert loss.dtype == torch.float64
+    expected = (images - torch.tensor([2.0, 3.0, 3.0])[:, None, None]).abs().mean(dim=(1, 2))
+    assert torch.allclose(loss, expected.double())
+
+
+def test_a_task_without_labels_gets_the_targets_and_is_asked_in_parts() -> None:
+    image, target, volume_range = scans((16, 20), (16, 20))
+    sizes = []
+
+    def task(images: Tensor, label: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return (images - label).square().mean(dim=(1, 2))
+
+    owner = torch.arange(150) % 3
+    reference = Reference.of(target, volume_range)
+    scores = reference.trial_scores(
+        image, owner, None, sensitivity=None, names=("task_loss", "nmse", "mse"), task=task
+    )
+    assert sizes == [64, 64, 22]
+    expected = scores["mse"] / target.amax(dim=(1, 2))[owner].double() ** 2
+    assert torch.allclose(scores["task_loss"], expected, rtol=1e-5)
+
+
+def test_a_missing_task_and_one_loss_for_a_whole_batch_are_refused() -> None:
+    image, target, volume_range = scans((16, 20), (16, 20))
+    reference = Reference.of(target, volume_range)
+    with pytest.raises(ValueError, match="task_loss needs a downstream network"):
+        reference.scores(image, ("task_loss",))
+    with pytest.raises(ValueError, match=r"one loss for each of 3 images; got shape \(\)"):
+        reference.scores(image, ("task_loss",), task=lambda x, y: (x - y).square().mean())
 
 
 @pytest.mark.parametrize("n_coils", [0, 3])

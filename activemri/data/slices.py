@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,10 @@ class Slice:
             are to be estimated from the lines that a scan starts with.
         measured: bool, (height, width): False where the scanner never sampled (zero padding).
         processing: what was done to the stored data, in order, e.g. an added synthetic phase.
+        roi: region of interest, bool like the target, or None. It is known before the scan, as
+            what an operator draws on a localizer; agents may see it.
+        label: what a downstream network should find, e.g. a class or a segmentation; of one shape
+            for all slices of a batch. None: the target itself.
     """
 
     kspace: Tensor
@@ -41,6 +46,8 @@ class Slice:
     sensitivity: Tensor | None = None
     measured: Tensor = field(default=None)  # type: ignore[assignment]  # filled in __post_init__
     processing: tuple[str, ...] = ()
+    roi: Tensor | None = None
+    label: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.kspace.ndim != 3 or not self.kspace.is_complex():
@@ -58,6 +65,13 @@ class Slice:
             raise ValueError(
                 f"sensitivity must have the shape of kspace {tuple(self.kspace.shape)}; "
                 f"got {tuple(self.sensitivity.shape)}"
+            )
+        if self.roi is not None and (
+            self.roi.shape != self.target.shape or self.roi.dtype != torch.bool
+        ):
+            raise ValueError(
+                f"roi must be boolean with the shape of the target {tuple(self.target.shape)}; "
+                f"got {self.roi.dtype} {tuple(self.roi.shape)}"
             )
         if self.measured is None:
             object.__setattr__(self, "measured", measured_samples(self.kspace))

@@ -284,7 +284,7 @@ def test_kspace_that_is_not_finite_is_refused_by_name(bad: float) -> None:
 
 
 def test_scans_of_different_kinds_do_not_share_a_batch() -> None:
-    with pytest.raises(ValueError, match="must agree in size, coils and maps"):
+    with pytest.raises(ValueError, match="must agree in size, coils, maps, roi and label"):
         protocol().start([scan(0), scan(1, shape=(16, 16))])
 
 
