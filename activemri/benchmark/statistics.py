@@ -100,11 +100,15 @@ def slice_scores(table: pd.DataFrame, *, budget: int | None = None) -> pd.DataFr
         Columns policy, reconstructor, metric, volume, slice, subject, contrast, auc, final,
         n_seeds: the mean over seeds, which are counted.
     """
+    by_slice = seed_scores(table, budget=budget).groupby(_SLICE, observed=True, sort=False)
+    means = by_slice[_QUANTITIES].mean()
+    return means.assign(n_seeds=by_slice.size()).reset_index()
+
+
+def seed_scores(table: pd.DataFrame, *, budget: int | None = None) -> pd.DataFrame:
+    """As :func:`slice_scores`, with a row for each seed: column seed instead of n_seeds."""
     paths = trajectories(table, budget=budget)
-    episodes = paths.episodes.assign(auc=paths.area, final=paths.scores[:, -1])
-    groups = episodes.groupby(_SLICE, observed=True, sort=False)
-    means = groups[_QUANTITIES].mean()
-    return means.assign(n_seeds=groups.size()).reset_index()
+    return paths.episodes.assign(auc=paths.area, final=paths.scores[:, -1])
 
 
 def summarise(
@@ -135,7 +139,7 @@ def summarise(
         ``no_interval`` says why ends are missing.
     """
     rows: list[dict[str, object]] = []
-    for group, part in _groups(slice_scores(table, budget=budget), [*by, *_RESULT]):
+    for group, part in groups(slice_scores(table, budget=budget), [*by, *_RESULT]):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
         means, middles = (
             method(
@@ -216,13 +220,13 @@ def compare(
     """
     rows: list[dict[str, object]] = []
     gains = differences(table, reference, budget=budget)
-    for family, members in _groups(gains, ["reconstructor", "metric"]):
+    for family, members in groups(gains, ["reconstructor", "metric"]):
         for position, quantity in enumerate(_QUANTITIES):
             tests = [
                 {"policy": one["policy"], "reference": reference, **family, "quantity": quantity}
                 | _test(part, position, seed=seed, n_resamples=n_resamples, level=level)
                 | {"bound": one["policy"] in bounds}
-                for one, part in _groups(members, ["policy"])
+                for one, part in groups(members, ["policy"])
             ]
             # Bounds are no competitors: they are not tested, and cost the others nothing.
             rivals = [test for test in tests if not test["bound"]]
@@ -254,7 +258,7 @@ def lines_to_reach(
     first = episode_lines_to_reach(paths, scores)
     episodes = paths.episodes.assign(lines=first, end=paths.n_acquired[:, -1])
     rows: list[dict[str, object]] = []
-    for group, part in _groups(episodes[episodes["metric"].isin(list(scores))], _RESULT):
+    for group, part in groups(episodes[episodes["metric"].isin(list(scores))], _RESULT):
         lines = part["lines"].to_numpy()
         median = float(np.median(np.nan_to_num(lines, nan=np.inf)))
         rows.append(
@@ -300,7 +304,7 @@ def score_curves(
     names = [f"score{step}" for step in steps], [f"lines{step}" for step in steps]
     mean = wide.groupby(_SLICE, observed=True, sort=False)[names[0] + names[1]].mean()
     parts = []
-    for group, part in _groups(mean.reset_index(), _RESULT):
+    for group, part in groups(mean.reset_index(), _RESULT):
         intervals = mean_intervals(
             part[names[0]].to_numpy(),
             pd.factorize(part["subject"], sort=True)[0],
@@ -341,15 +345,16 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
 def _wrong_steps(table: pd.DataFrame) -> str:
     episode, steps = next(
         (episode, part["step"].tolist())
-        for episode, part in _groups(table, EPISODE)
+        for episode, part in groups(table, EPISODE)
         if part["step"].tolist() != list(range(len(part)))
     )
     return f"an episode needs the steps 0, 1, 2, ... once each; {episode} has {steps[:12]}"
 
 
-def _groups(
+def groups(
     frame: pd.DataFrame, keys: Sequence[str]
 ) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    """Parts of a table that agree in some columns, and what they agree in."""
     for values, part in frame.groupby(list(keys), observed=True, sort=False):
         yield dict(zip(keys, values, strict=True)), part
 
