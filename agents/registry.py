@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from activemri import checkpoints
 from activemri.agents import heuristic
 from activemri.agents.adaptive import evaluator_greedy, uncertainty_greedy
 from activemri.agents.exchange import ExchangeOracle
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.greedy import oracle
+from activemri.agents.learned import load_policy
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.evaluator import Evaluator, make_evaluator
@@ -60,7 +62,8 @@ def make_policy(
     """A policy ready for use.
 
     Args:
-        policy: a registered name, the path of an order's file, or a policy, which is returned.
+        policy: a registered name, the path of a learned policy (a checkpoint, an order's file, or
+            the folder of a training), or a policy, which is returned.
         metric: what oracles maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
@@ -75,10 +78,10 @@ def make_policy(
     if str(policy) in POLICIES:
         return POLICIES[str(policy)](Ingredients(metric, order, evaluator))
     if _looks_like_path(policy):
-        return FixedOrder(Order.load(policy), name=Path(policy).stem)
+        return _from_file(policy)
     raise ValueError(
         f"unknown policy {str(policy)!r}; expected one of {', '.join(POLICIES)}, "
-        "or a file made by 'activemri train order'"
+        "or what 'activemri train policy' or 'activemri train order' has made"
     )
 
 
@@ -96,6 +99,19 @@ def _learned(name: str, given: Ingredients) -> Policy:
     if given.order.kind != name:
         raise ValueError(f"policy {name!r} needs an order of that kind; got {given.order.kind!r}")
     return FixedOrder(given.order, name)
+
+
+def _from_file(path: str | Path) -> Policy:
+    """A learned policy: weights in a checkpoint, or an order, which is a JSON file alone."""
+    stem = checkpoints.without_suffix(path)
+    if Path(path).is_dir():
+        name, stem = Path(path).name, Path(path) / "best"
+    else:
+        name = stem.name if stem.name != "best" else stem.parent.name
+    is_order = not stem.with_name(stem.name + ".safetensors").exists()
+    if is_order and stem.with_name(stem.name + ".json").exists():
+        return FixedOrder(Order.load(stem.with_name(stem.name + ".json")), name=name)
+    return load_policy(path, name=name)
 
 
 def _looks_like_path(name: str | Path) -> bool:

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from activemri.envs.acquisition import View
+from activemri.envs.line_features import N_FEATURES, line_features
 from activemri.mri import fourier
 from activemri.scoring import center_crop
 
@@ -76,11 +77,14 @@ class Image:
     """Magnitude of the reconstruction as an 8-bit image, with mask and budget.
 
     `image` is (1, height, width), cropped to the target's size; with `uncertainty` a second
-    channel shows the standard deviation (zero where the reconstructor gives none).
+    channel shows the standard deviation (zero where the reconstructor gives none); with `region`
+    the last channel is white in the region of interest (black all over where there is none).
     """
 
-    def __init__(self, *, uncertainty: bool = False) -> None:
-        self.n_channels = 2 if uncertainty else 1
+    def __init__(self, *, uncertainty: bool = False, region: bool = False) -> None:
+        self.n_channels = 1 + uncertainty + region
+        self.uncertainty = uncertainty
+        self.region = region
 
     def space(self, frame: Frame) -> spaces.Dict:
         shape = (self.n_channels, *frame.target_shape)
@@ -96,8 +100,10 @@ class Image:
         shape = view.target_shape
         _centre(pixels[:, 0], to_uint8(image, view.scale, shape))
         uncertainty = view.reconstruction.uncertainty
-        if self.n_channels == 2 and uncertainty is not None:
+        if self.uncertainty and uncertainty is not None:
             _centre(pixels[:, 1], to_uint8(uncertainty, view.scale, shape))
+        if self.region and view.region is not None:
+            _centre(pixels[:, -1], 255 * view.region.to(torch.uint8))
         return {"image": pixels, **Mask()(view, frame)}
 
 
@@ -142,6 +148,20 @@ class Multicoil:
         return {"image": parts, **Mask()(view, frame)}
 
 
+class Lines:
+    """A few dozen numbers for every line: `lines` float32 (features, n_lines), mask and budget.
+
+    The features: :mod:`activemri.envs.line_features`.
+    """
+
+    def space(self, frame: Frame) -> spaces.Dict:
+        box = spaces.Box(-BOUND, BOUND, (N_FEATURES, frame.n_lines), np.float32)
+        return spaces.Dict({"lines": box, **Mask().space(frame).spaces})
+
+    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
+        return {"lines": line_features(view).clamp(-BOUND, BOUND), **Mask()(view, frame)}
+
+
 class Flat:
     """Image, mask and budget in one vector of numbers in 0 to 1, for networks without images."""
 
@@ -157,10 +177,12 @@ class Flat:
 OBSERVATIONS: Mapping[str, Observation] = {
     "image": Image(),
     "uncertainty": Image(uncertainty=True),
+    "roi": Image(region=True),
     "complex": Complex(),
     "kspace": Kspace(),
     "multicoil": Multicoil(),
     "mask": Mask(),
+    "lines": Lines(),
     "flat": Flat(),
 }
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activemri.construction import parse_arguments, seeded
 from activemri.evaluator import Evaluator, column_errors, save_evaluator
 from activemri.ranks import spearman
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.runs.diary import Picture
 from activemri.settings import TrainJointSettings
 from activemri.training.batches import Batch
-from activemri.training.construction import parse_arguments, seeded
 from activemri.training.descent import Descent
 from activemri.training.evaluator_losses import evaluator_loss, line_targets, mean_over
 from activemri.training.loop import Check

@@ -1,0 +1,51 @@
+"""Algorithms by name: one entry adds one."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from activemri.agents.learning.learner import Algorithm, Learner, Workplace
+from activemri.construction import parse_arguments
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "imitation": Algorithm(
+        make="activemri.agents.learning.imitation:Imitation",
+        settings="activemri.agents.learning.imitation:ImitationSettings",
+        summary="predicts what each line gains, taught by the one-step oracle",
+        max_steps=6000,
+        unit="descent step",
+    ),
+}
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """The algorithm of that name.
+
+    Raises:
+        ValueError: there is none; the message lists all.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"--algo {name}: expected one of {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]
+
+
+def parse_settings(name: str, words: Sequence[str]) -> Any:
+    """Settings of an algorithm from texts ``key=value``.
+
+    Raises:
+        ValueError: an unknown key or a value of another type.
+        ModuleNotFoundError: the algorithm needs an extra that is not installed.
+    """
+    kind = _found(find_algorithm(name).settings)
+    return kind(**parse_arguments(kind, words, option="--learner", name=name))
+
+
+def make_learner(name: str, workplace: Workplace, settings: Any) -> Learner:
+    """An algorithm at work, from the start."""
+    learner: Learner = _found(find_algorithm(name).make)(workplace, settings)
+    return learner
+
+
+def _found(address: str) -> Any:
+    module, _, attribute = address.partition(":")
+    return getattr(import_module(module), attribute)

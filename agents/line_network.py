@@ -1,0 +1,113 @@
+"""A small network that scores every line from features of lines, the same weights for all."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from activemri.agents.learned import ActionNetwork, Observations
+
+_KERNEL = 5
+
+
+class LineNetwork(ActionNetwork):
+    """Residual one-dimensional convolutions along the lines of k-space.
+
+    Every line sees its neighbours, its mirror image, and the mean over all lines. The weights are
+    shared by all lines, so that a few subjects teach a lot; distance from the centre is one of the
+    features. An action's score is the mean of its lines' scores. With `stops` the last score is
+    that of STOP, made of the mean over all lines.
+
+    Args:
+        n_features: of each line; see :mod:`activemri.envs.line_features`.
+        groups: lines of each action; None where action i acquires line i.
+        n_lines: length of a mask.
+        channels: numbers that the network keeps for each line.
+        blocks: how many residual blocks.
+        stops: score STOP as well.
+    """
+
+    kind = "lines"
+    observation = "lines"
+
+    def __init__(
+        self,
+        n_features: int,
+        n_lines: int,
+        *,
+        groups: Sequence[Sequence[int]] | None = None,
+        channels: int = 48,
+        blocks: int = 4,
+        stops: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_features, self.n_lines = n_features, n_lines
+        self.groups = None if groups is None else [list(group) for group in groups]
+        self.channels, self.n_blocks, self.stops = channels, blocks, stops
+        self.n_actions = n_lines if groups is None else len(groups)
+        # One more feature: the share of the budget that is left.
+        self.enter = nn.Conv1d(2 * (n_features + 1), channels, 1)
+        self.blocks = nn.ModuleList(_Block(channels) for _ in range(blocks))
+        self.leave = nn.Conv1d(channels, 1, 1)
+        self.stop = nn.Linear(channels, 1) if stops else None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {
+            "n_features": self.n_features,
+            "n_lines": self.n_lines,
+            "groups": self.groups,
+            "channels": self.channels,
+            "blocks": self.n_blocks,
+            "stops": self.stops,
+        }
+
+    def forward(self, observation: Observations) -> Tensor:
+        hidden = self.embed(observation)
+        return self.head(hidden)
+
+    def embed(self, observation: Observations) -> Tensor:
+        """What is known of every line: float (batch, channels, n_lines)."""
+        lines, budget = observation["lines"].float(), observation["budget"].float()
+        left = budget[:, :, None].expand(-1, 1, lines.shape[-1])
+        known = torch.cat([lines, left], dim=1)
+        hidden: Tensor = self.enter(torch.cat([known, mirrored(known)], dim=1))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Scores from what :meth:`embed` gives."""
+        scores: Tensor = self.leave(hidden).squeeze(1)
+        if self.groups is not None:
+            groups = torch.tensor(self.groups, device=scores.device)
+            scores = scores[:, groups].mean(dim=-1)
+        if self.stop is None:
+            return scores
+        return torch.cat([scores, self.stop(hidden.mean(dim=-1))], dim=1)
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.normalise = nn.GroupNorm(1, channels)
+        self.mix = nn.Conv1d(3 * channels, channels, _KERNEL, padding=_KERNEL // 2)
+        self.out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        normal = self.normalise(hidden)
+        mean = normal.mean(dim=-1, keepdim=True).expand_as(normal)
+        mixed = functional.silu(self.mix(torch.cat([normal, mirrored(normal), mean], dim=1)))
+        result: Tensor = hidden + self.out(mixed)
+        return result
+
+
+def mirrored(values: Tensor) -> Tensor:
+    """Values of the lines at the opposite side of the centre, (batch, channel, line).
+
+    The line at n // 2 stays; the first of an even number has no opposite and stays as well.
+    """
+    n = values.shape[-1]
+    index = (2 * (n // 2) - torch.arange(n, device=values.device)) % n
+    return values[..., index]

@@ -1,0 +1,230 @@
+"""What is known of every line of k-space: a few dozen numbers a line, for small networks.
+
+An image of 128 x 128 pixels holds 16384 numbers, and a network has to find out by itself that they
+are a Fourier transform away from the lines that it may choose. Here the transform is done: for
+every line, how strong the reconstruction believes it to be (in all, by frequency along the
+readout, and by place along the readout), what its neighbours and its mirror image say, and what
+all lines share. Everything is made of a :class:`View`, so of acquired samples alone.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from activemri.envs.acquisition import View
+from activemri.mri import fourier
+from activemri.mri.spectrum import line_distances, power_law
+
+#: Bands of frequency along the readout, as shares of the largest frequency.
+_BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)
+#: Equal parts of the readout's field of view.
+_N_PLACES = 8
+#: Share of the energy that counts as nothing.
+_FLOOR = 1e-7
+
+NAMES: tuple[str, ...] = (
+    "acquired",
+    "measurable",
+    "energy",
+    *(f"energy at frequency {i}" for i in range(len(_BANDS) - 1)),
+    *(f"energy at place {i}" for i in range(_N_PLACES)),
+    "expected energy",
+    "uncertain energy",
+    "mismatch",
+    "mirror acquired",
+    "mirror symmetry",
+    "distance",
+    "signed distance",
+    "lines to the left",
+    "lines to the right",
+    "share acquired",
+    "symmetry",
+    "mean uncertainty",
+    "concentration",
+    "outer energy",
+)
+
+N_FEATURES = len(NAMES)
+
+
+def line_features(view: View) -> Tensor:
+    """Features of every line: float32 (batch, N_FEATURES, n_lines), of order one.
+
+    Energies are shares of the reconstruction's energy, as logarithms. `expected energy` is the
+    power law that fits the acquired lines; `uncertain energy` that of the standard deviation of
+    the pixels; `mismatch` says by how much the reconstruction contradicts the samples of acquired
+    lines; `symmetry` is how Hermitian the acquired k-space is: 1 for images without phase, whose
+    mirrored lines say the same. Lines that a smaller scan does not have are zero.
+
+    Raises:
+        ValueError: if the geometry acquires points.
+    """
+    along_height, along_width = view.geometry.selected
+    if along_height and along_width:
+        raise ValueError(
+            f"features of lines need whole lines; geometry {view.geometry.name!r} acquires points"
+        )
+    columns = _Columns(view, swap=along_height)
+    parts = [*columns.of_lines(), *columns.of_all()]
+    own = torch.stack([part.float() for part in parts], dim=1)
+    return _in_frame(own, view, swap=along_height)
+
+
+class _Columns:
+    """Scans whose lines are columns; those whose lines are rows are turned."""
+
+    def __init__(self, view: View, *, swap: bool) -> None:
+        image, mask, kspace = view.reconstruction.image, view.operator.mask, view.kspace
+        uncertainty = view.reconstruction.uncertainty
+        if swap:
+            image, mask, kspace = (t.transpose(-2, -1) for t in (image, mask, kspace))
+            uncertainty = None if uncertainty is None else uncertainty.transpose(-2, -1)
+        self.view = view
+        self.image, self.uncertainty = image, uncertainty
+        self.acquired = mask[:, 0]  # (batch, width)
+        self.measurable = torch.ones_like(self.acquired)
+        self.width = image.shape[-1]
+        # Complex (batch, height, width): place along the readout, frequency along the lines.
+        self.hybrid = fourier.fft(image.to(torch.complex64), (-1,))
+        self.energy = _energy(self.hybrid)
+        self.total = self.energy.sum(dim=(-2, -1)).clamp(min=torch.finfo(torch.float32).tiny)
+        self.measured = kspace
+
+    def of_lines(self) -> list[Tensor]:
+        """Features that differ from line to line, (batch, width) each."""
+        per_line = self.energy.sum(dim=1)
+        share = per_line / self.total[:, None]
+        distance = line_distances((1, self.width), share.device)
+        expected = power_law(share.double(), self.acquired, distance).float()
+        left, right = _gaps(self.acquired)
+        mirror = (2 * (self.width // 2) - torch.arange(self.width)) % self.width
+        half = max(self.width // 2, 1)
+        signed = (torch.arange(self.width, device=share.device) - self.width // 2) / half
+        everywhere = torch.ones_like(share)
+        return [
+            self.acquired,
+            self.measurable,
+            _logarithm(share),
+            *_logarithm(self._by_frequency()).unbind(1),
+            *_logarithm(self._by_place()).unbind(1),
+            _logarithm(expected),
+            _logarithm(self._uncertain()),
+            _logarithm(self._mismatch()),
+            self.acquired[:, mirror],
+            self._mirror_symmetry(mirror),
+            signed.abs() * everywhere,
+            signed * everywhere,
+            torch.log1p(left) / 3,
+            torch.log1p(right) / 3,
+        ]
+
+    def of_all(self) -> list[Tensor]:
+        """Features that all lines share, (batch, width) each."""
+        deviation = self.uncertainty
+        noise = self.total.new_zeros(len(self.total))
+        if deviation is not None:
+            noise = deviation.float().square().sum(dim=(-2, -1)) / self.total
+        squared = self.image.abs().float().square()
+        peak = squared.square().sum(dim=(-2, -1)) / self.total.square() * squared[0].numel()
+        outer = (_energy(self.hybrid).sum(dim=1) * (~self.acquired)).sum(dim=1) / self.total
+        values = [
+            self.acquired.float().mean(dim=1),
+            self._symmetry(),
+            _logarithm(noise),
+            torch.log10(peak.clamp(min=1.0)) / 2,
+            _logarithm(outer),
+        ]
+        return [value[:, None].expand(-1, self.width) for value in values]
+
+    def _by_frequency(self) -> Tensor:
+        """Share of energy in bands of frequency along the readout: (batch, band, width)."""
+        energy = _energy(fourier.fft(self.hybrid, (-2,)))
+        height = energy.shape[1]
+        frequency = (torch.arange(height, device=energy.device) - height // 2).abs()
+        frequency = frequency / max(height // 2, 1)
+        bands = [
+            energy[:, (frequency >= low) & (frequency < high)].sum(dim=1)
+            for low, high in pairwise(_BANDS)
+        ]
+        return torch.stack(bands, dim=1) / self.total[:, None, None]
+
+    def _by_place(self) -> Tensor:
+        """Share of energy in parts of the readout's field of view: (batch, place, width)."""
+        height = self.energy.shape[1]
+        place = torch.arange(height, device=self.energy.device) * _N_PLACES // height
+        parts = self.energy.new_zeros((len(self.energy), _N_PLACES, self.width))
+        parts.index_add_(1, place, self.energy)
+        return parts / self.total[:, None, None]
+
+    def _uncertain(self) -> Tensor:
+        """Share of energy of the standard deviation on every line, (batch, width)."""
+        if self.uncertainty is None:
+            return self.total.new_zeros((len(self.total), self.width))
+        deviation = fourier.fft(self.uncertainty.to(torch.complex64), (-1,))
+        return _energy(deviation).sum(dim=1) / self.total[:, None]
+
+    def _mismatch(self) -> Tensor:
+        """Contradiction of the samples on acquired lines, as a share of energy: (batch, width)."""
+        operator = self.view.operator
+        image = self.view.reconstruction.image.to(torch.complex64)
+        wrong = operator.forward(image) - self.view.kspace
+        energy = _energy(wrong).sum(dim=1)
+        if self.view.geometry.selected[0]:
+            energy = energy.transpose(-2, -1)
+        return energy.sum(dim=1) * self.acquired / self.total[:, None]
+
+    def _mirror_symmetry(self, mirror: Tensor) -> Tensor:
+        """How Hermitian a line and its mirror are, where both were acquired: (batch, width)."""
+        product, norm = self._pairs(mirror)
+        both = self.acquired & self.acquired[:, mirror]
+        return product.abs() / norm.clamp(min=torch.finfo(torch.float32).tiny) * both
+
+    def _symmetry(self) -> Tensor:
+        """How Hermitian the acquired k-space is, without its centre: (batch,)."""
+        mirror = (2 * (self.width // 2) - torch.arange(self.width)) % self.width
+        product, norm = self._pairs(mirror)
+        both = self.acquired & self.acquired[:, mirror]
+        both = both & (mirror != torch.arange(self.width))
+        over = (product * both).sum(dim=1).abs()
+        under = (norm * both).sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        return over / under
+
+    def _pairs(self, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        """Product and norm of every line with its mirror image, summed over coils: (batch, width).
+
+        An image of constant phase p has K(-k)* = exp(-2ip) K(k): the products of all pairs of
+        samples then have one phase.
+        """
+        lines = fourier.ifft(self.measured, (-2,))  # (batch, coil, height, width)
+        # In hybrid space the mirror of a real image's line is its conjugate, place by place.
+        product = (lines * lines[..., mirror]).sum(dim=(1, 2))
+        norm = (lines.abs() * lines[..., mirror].abs()).sum(dim=(1, 2))
+        return product, norm
+
+
+def _energy(values: Tensor) -> Tensor:
+    return torch.view_as_real(values.resolve_conj()).square().sum(dim=-1)
+
+
+def _logarithm(share: Tensor) -> Tensor:
+    """Shares of energy as numbers of order one: 1 is -1, a millionth is -0.6."""
+    return torch.log10(share.clamp(min=0) + _FLOOR) / 3 + 1
+
+
+def _gaps(acquired: Tensor) -> tuple[Tensor, Tensor]:
+    """Lines to the nearest acquired one on either side, (batch, width); to the border if none."""
+    width = acquired.shape[1]
+    index = torch.arange(width, device=acquired.device)
+    before = torch.where(acquired, index, -1).cummax(dim=1).values
+    after = torch.where(acquired, index, width).flip(1).cummin(dim=1).values.flip(1)
+    return (index - before).float(), (after - index).float()
+
+
+def _in_frame(own: Tensor, view: View, *, swap: bool) -> Tensor:
+    """(batch, feature, lines of the scan) to (batch, feature, lines of the frame)."""
+    batch, n_features, n = own.shape
+    flat = own.reshape(batch * n_features, *((n, 1) if swap else (1, n)))
+    framed = view.geometry.in_frame(flat).reshape(batch, n_features, -1)
+    framed[:, NAMES.index("measurable")] = view.measurable.float()
+    return framed
