@@ -11,6 +11,8 @@ import gymnasium
 ENTRY_POINT = "activemri.envs.env:ActiveMRIEnv"
 VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
 
+Keyword = str | int | float | None
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -26,7 +28,7 @@ class Environment:
 
     name: str
     summary: str
-    keywords: dict[str, str | int | None]
+    keywords: dict[str, Keyword]
     version: int = 0
 
     @property
@@ -34,9 +36,9 @@ class Environment:
         return f"ActiveMRI/{self.name}-v{self.version}"
 
     @property
-    def arguments(self) -> dict[str, str | int | None]:
+    def arguments(self) -> dict[str, Keyword]:
         """What the environment is made with; data=None stands for data that the user must name."""
-        needed: dict[str, str | int | None] = {"data": None} if self.needs_data else {}
+        needed: dict[str, Keyword] = {"data": None} if self.needs_data else {}
         return needed | self.keywords
 
     @property
@@ -45,13 +47,19 @@ class Environment:
 
 
 # A fourfold acceleration of the usual 320 to 370 columns.
-_FASTMRI: dict[str, str | int | None] = {"data": None, "n_center_lines": 30, "budget": 50}
+_FASTMRI: dict[str, Keyword] = {"data": None, "n_center_lines": 30, "budget": 50}
+_PHANTOM: dict[str, Keyword] = {
+    "data": "phantom",
+    "reconstructor": "cresnet",
+    "n_center_lines": 8,
+    "budget": 24,
+}
 
 ENVIRONMENTS: tuple[Environment, ...] = (
     Environment(
         "Phantom",
         "procedural phantoms, one coil, 128 x 128",
-        {"data": "phantom", "reconstructor": "cresnet", "n_center_lines": 8, "budget": 24},
+        _PHANTOM,
     ),
     Environment(
         "PhantomMulticoil",
@@ -71,8 +79,46 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         "normal scenario of Pineda et al. 2020: fastMRI single-coil knee from 30 centre lines on",
         {"data": None, "n_center_lines": 30, "budget": 70},
     ),
+    Environment(
+        "Mixed",
+        "phantoms in mixed orientations and fields of view, one coil, 128 x 128",
+        {**_PHANTOM, "data": "phantom-mixed"},
+    ),
+    Environment(
+        "FreeBudget",
+        "phantoms; every line costs 0.002 of SSIM, and the agent stops when it likes",
+        {**_PHANTOM, "budget": 56, "stop_action": True, "step_cost": 0.002},
+    ),
+    Environment(
+        "Lesion",
+        "phantoms with a lesion in a known box, which alone is scored",
+        {
+            **_PHANTOM,
+            "data": "phantom-lesion",
+            "reward": "delta_roi_ssim",
+            "observation": "roi",
+        },
+    ),
+    Environment(
+        "EchoTrain",
+        "phantoms, four neighbouring lines a shot, a shot every 3 seconds",
+        {**_PHANTOM, "lines_per_action": 4, "tr": 3.0},
+    ),
     Environment("HDF5", "any folder of HDF5 scans", {"data": None, "n_center_lines": 8}),
 )
+
+
+def find_environment(id: str) -> Environment:
+    """What an id stands for.
+
+    Raises:
+        ValueError: it is not one of ours; the message lists them.
+    """
+    for environment in ENVIRONMENTS:
+        if environment.id == id:
+            return environment
+    known = ", ".join(environment.id for environment in ENVIRONMENTS)
+    raise ValueError(f"unknown environment {id!r}; expected one of {known}")
 
 
 def register_environments() -> None:

@@ -1,34 +1,40 @@
 """What a benchmark runs: scans, reconstructors, policies, and the pieces that it is cut into."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from activemri import __version__
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.agents.quality import Features
-from activemri.agents.registry import NEED_NETWORKS, make_policy, needs_fit
+from activemri.agents.registry import NEED_NETWORKS, POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind
+from activemri.benchmark.adaptivity import ORDERS
+from activemri.benchmark.entrants import (
+    digest,
+    digest_of_files,
+    digest_of_weights,
+    label_policies,
+    label_reconstructors,
+    paired_evaluator,
+)
+from activemri.benchmark.free_budget import Returns
+from activemri.benchmark.scenario import Scenario
 from activemri.benchmark.stopping import StoppingScans
 from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.task import Task
-from activemri.evaluator import KIND as EVALUATOR
-from activemri.evaluator import Evaluator, load_evaluator
+from activemri.envs.acquisition import Acquisition, View
 from activemri.metrics import find_metric
-from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS, describe
+from activemri.reconstruction.registry import describe
 from activemri.settings import BenchmarkSettings
 from activemri.settings.stopping import parse_stop
 
@@ -38,7 +44,6 @@ METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 
 #: Scans of one piece: a benchmark that is interrupted loses at most one piece.
 _SCANS_PER_PIECE = 8
-_SHIPS_WITH_EVALUATOR = "cresnet"
 _ASKS_EVALUATOR = "evaluator-greedy"
 #: The bound that starts from an order where one is known.
 _STARTS_FROM_ORDER = "exchange-oracle"
@@ -83,12 +88,13 @@ class Plan:
     def __init__(self, settings: BenchmarkSettings) -> None:
         self.settings = settings
         find_metric(settings.metric)
-        self.reconstructors = _labelled(settings.reconstructors)
-        self.policies = _labelled(settings.policies)
+        self.scenario = Scenario.of(settings)
+        self.reconstructors = label_reconstructors(self.scenario.reconstructors)
+        self.policies = label_policies(settings.policies)
         self.dataset = open_dataset(
-            settings.data,
+            self.scenario.data,
             split=settings.split,
-            matrix_size=settings.matrix,
+            matrix_size=self.scenario.matrix,
             slices_per_volume=settings.slices_per_volume,
         )
         self.positions = evenly_spaced(range(len(self.dataset)), settings.max_slices)
@@ -97,43 +103,64 @@ class Plan:
             for label, name in self.reconstructors.items()
         }
         self.evaluators = {
-            label: _paired_evaluator(name, self.dataset.shape[1])
+            label: paired_evaluator(name, self.dataset.shape[1])
             for label, name in self.reconstructors.items()
         }
-        for label, name in self.policies.items():
-            if not needs_fit(name):
-                for reconstructor in self.reconstructors:
-                    self._check_policy(label, reconstructor)
+        for label, members in self.policies.items():
+            if not needs_fit(members[0]):
+                for member in range(len(members)):
+                    for reconstructor in self.reconstructors:
+                        self._check_policy(label, reconstructor, member)
         _check_reference(settings.reference, list(self.policies))
         if any(self.orders_needed(label) for label in self.policies):
             self._refuse_shared_subjects()
         stop = parse_stop(settings.stop)
         self.stopping = (
-            StoppingScans(stop, settings, scored=self.describe(), frame=self.dataset.shape)
+            StoppingScans(
+                stop, settings, self.scenario, scored=self.describe(), frame=self.dataset.shape
+            )
             if stop is not None
             else None
         )
 
+    @property
+    def returns(self) -> Returns | None:
+        """What a scan gains less what it costs, where actions have a price."""
+        price = self.scenario.step_cost
+        return Returns(self.settings.metric, price) if price > 0 else None
+
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What the settings only name: package version, weights, order files, the scans."""
-        marks = {"version": __version__, "scans": _digest(repr(self.describe()).encode())}
+        marks = {"version": __version__, "scans": digest(repr(self.describe()).encode())}
         for label, acquisition in self.acquisitions.items():
             network = acquisition.reconstructor
             kind = json.dumps(describe(network))  # some settings change the result, not the weights
-            marks[f"reconstructor {label}"] = _digest(f"{kind} {_digest_of(network)}".encode())
+            mark = digest(f"{kind} {digest_of_weights(network)}".encode())
+            marks[f"reconstructor {label}"] = mark
         for label, evaluator in self.evaluators.items():
             if evaluator is not None:
-                marks[f"evaluator {label}"] = _digest_of(evaluator)
-        for label, name in self.policies.items():
-            if Path(name).is_file():
-                marks[f"policy {label}"] = _digest(Path(name).read_bytes())
+                marks[f"evaluator {label}"] = digest_of_weights(evaluator)
+        for label, members in self.policies.items():
+            if held := " ".join(filter(None, map(digest_of_files, members))):
+                marks[f"policy {label}"] = held
         return marks
 
-    def policy(self, label: str, reconstructor: str, *, order: Order | None) -> Policy:
-        """The policy of that label, with its order and the reconstructor's evaluator."""
+    def policy(
+        self, label: str, reconstructor: str, *, order: Order | None, seed: int | None = None
+    ) -> Policy:
+        """The policy of that label, with its order and the reconstructor's evaluator.
+
+        Args:
+            label: in tables.
+            reconstructor: its label.
+            order: for policies that need one.
+            seed: which of several trainings to take; None takes the first.
+        """
+        members = self.policies[label]
+        member = 0 if seed is None else (seed - self.settings.seed) % len(members)
         return make_policy(
-            self.policies[label],
+            members[member],
             metric=self.settings.metric,
             order=order,
             evaluator=self.evaluators[reconstructor],
@@ -145,8 +172,8 @@ class Plan:
         The exchange oracle starts from the fixed order if that is played too, else from low
         frequencies.
         """
-        name = self.policies[label]
-        if name == _STARTS_FROM_ORDER and "lbcs" in self.policies.values():
+        name = self.policies[label][0]
+        if name == _STARTS_FROM_ORDER and ("lbcs",) in self.policies.values():
             return ["lbcs"]
         return [name] if needs_fit(name) else []
 
@@ -160,11 +187,11 @@ class Plan:
             acquisition,
             scans,
             metric=self.settings.metric,
-            n_lines=self.settings.budget,
+            n_lines=self.scenario.budget,
             n_scans=self.settings.n_fit_scans,
             seed=self.settings.seed,
             progress=self.settings.workers == 1,
-            data=f"{self.settings.fit_data or self.settings.data} train",
+            data=f"{self.settings.fit_data or self.scenario.data} train",
         )
 
     def pieces(self) -> Iterator[Piece]:
@@ -193,8 +220,27 @@ class Plan:
         """Labels of the policies that may get a stopping rule: all but oracles."""
         return [
             label
-            for label, name in self.policies.items()
-            if needs_fit(name) or not self._any(label).is_oracle
+            for label in self.policies
+            if self._needs_fit(label) or not self._first(label).is_oracle
+        ]
+
+    @cached_property
+    def drawn(self) -> list[str]:
+        """Labels of the policies that act by chance."""
+        return [
+            label
+            for label in self.policies
+            if not self._needs_fit(label) and self._first(label).is_random
+        ]
+
+    @cached_property
+    def orders(self) -> list[str]:
+        """Labels of the policies that take the same actions in every scan."""
+        return [
+            label
+            for label in self.policies
+            if label in ORDERS
+            or (not self._needs_fit(label) and isinstance(self._first(label), FixedOrder))
         ]
 
     def scans_of(self, piece: Piece) -> SliceDataset:
@@ -226,53 +272,57 @@ class Plan:
         return [self.dataset.describe(position) for position in self.positions]
 
     def _seeds(self, label: str) -> range:
-        name = self.policies[label]
-        is_random = not needs_fit(name) and self._any(label).is_random
-        return range(
-            self.settings.seed, self.settings.seed + (self.settings.n_seeds if is_random else 1)
-        )
+        """One for each training of a policy; as many as wanted if it acts by chance."""
+        first = self.settings.seed
+        n_drawn = self.settings.n_seeds if label in self.drawn else 1
+        return range(first, first + max(n_drawn, len(self.policies[label])))
 
-    def _any(self, label: str) -> Policy:
+    def _needs_fit(self, label: str) -> bool:
+        return needs_fit(self.policies[label][0])
+
+    @cache  # noqa: B019 - a plan lives as long as the process
+    def _first(self, label: str) -> Policy:
         """The policy of that label, to ask what it is."""
         return self.policy(label, next(iter(self.reconstructors)), order=None)
 
     def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Acquisition:
-        task = Task(
-            data=dataset,
-            reconstructor=reconstructor,
-            budget=self.settings.budget,
-            n_center_lines=self.settings.n_center_lines,
-            metrics=METRICS,
-        )
+        metrics = tuple(dict.fromkeys((*METRICS, self.settings.metric)))
+        task = self.scenario.task(dataset, reconstructor=reconstructor, metrics=metrics)
         return task.acquisition(dataset)
 
-    def _check_policy(self, label: str, reconstructor: str) -> None:
+    def _check_policy(self, label: str, reconstructor: str, member: int) -> None:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""
-        policy = self.policy(label, reconstructor, order=None)
+        seed = self.settings.seed + member
+        policy = self.policy(label, reconstructor, order=None, seed=seed)
         if isinstance(policy, FixedOrder):
             for acquisition in self.acquisitions.values():
                 policy.order.check(acquisition.geometry)
-        if self.policies[label] == _ASKS_EVALUATOR and self.evaluators[reconstructor] is None:
+        name = self.policies[label][member]
+        if name == _ASKS_EVALUATOR and self.evaluators[reconstructor] is None:
             log.warning(
                 "%s: no evaluator lies beside reconstructor %s; it asks the one that comes with "
                 "the package, which was trained on phantoms and another reconstructor",
                 label,
                 reconstructor,
             )
-        if self.policies[label] in NEED_NETWORKS:
-            acquisition = self.acquisitions[reconstructor]
-            start = acquisition.start([self.dataset[self.positions[0]]])
+        if name in NEED_NETWORKS or name not in POLICIES:
             try:
-                policy.act(acquisition.view(start), [np.random.default_rng(0)])
+                policy.act(self._start_view(reconstructor), [np.random.default_rng(0)])
             except ValueError as error:
                 raise ValueError(f"{label} with reconstructor {reconstructor}: {error}") from error
+
+    @cache  # noqa: B019
+    def _start_view(self, reconstructor: str) -> View:
+        """What a policy sees of the first scan."""
+        acquisition = self.acquisitions[reconstructor]
+        return acquisition.view(acquisition.start([self.dataset[self.positions[0]]]))
 
     @cached_property
     def _train(self) -> SliceDataset:
         """Where orders are learned."""
-        data = self.settings.fit_data or self.settings.data
+        data = self.settings.fit_data or self.scenario.data
         try:
-            return open_dataset(data, split="train", matrix_size=self.settings.matrix)
+            return open_dataset(data, split="train", matrix_size=self.scenario.matrix)
         except ValueError as error:
             raise ValueError(
                 f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "
@@ -323,55 +373,3 @@ def _check_reference(reference: str, labels: Sequence[str]) -> None:
         raise ValueError(
             f"the reference {reference!r} is not among the policies: {', '.join(labels)}"
         )
-
-
-def _paired_evaluator(reconstructor: str, n_lines: int) -> Evaluator | None:
-    """The evaluator trained with a reconstructor: the one beside its checkpoint, if it fits."""
-    path = Path(reconstructor)
-    if reconstructor in RECONSTRUCTORS:
-        if reconstructor != _SHIPS_WITH_EVALUATOR:
-            return None
-        path = WEIGHTS / reconstructor
-    folder = path if path.is_dir() else path.parent
-    if not (folder / f"{EVALUATOR}.safetensors").is_file():
-        return None
-    found = load_evaluator(folder / EVALUATOR)
-    if found.width >= n_lines:
-        return found
-    log.warning(
-        "%s scores %d lines, and these scans have %d: it is left out",
-        folder / EVALUATOR,
-        found.width,
-        n_lines,
-    )
-    return None
-
-
-def _digest_of(network: nn.Module) -> str:
-    weights = network.state_dict().values()
-    return _digest(b"".join(value.cpu().numpy().tobytes() for value in weights))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _labelled(names: Sequence[str]) -> dict[str, str]:
-    """Short labels for names and paths."""
-    labels: dict[str, str] = {}
-    for name in names:
-        label = _label(name)
-        if label in labels:
-            raise ValueError(
-                f"{labels[label]!r} and {name!r} would both be called {label!r} in the results; "
-                "rename one of the files"
-            )
-        labels[label] = name
-    return labels
-
-
-def _label(name: str) -> str:
-    """A name as it is; of a path the stem, or the folder if the file is just called best."""
-    path = Path(name)
-    stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
-    return path.parent.name if stem in ("best", "last") and path.parent.name else stem

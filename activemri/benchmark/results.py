@@ -261,7 +261,7 @@ def _line_figures(plan: Plan, table: pd.DataFrame) -> Iterator[ReportFigure]:
     for reconstructor in plan.reconstructors:
         taken = table[(table["reconstructor"] == reconstructor) & (table["action"] >= 0)]
         geometry = plan.acquisitions[reconstructor].geometry
-        start = geometry.center_lines(plan.settings.n_center_lines)
+        start = geometry.center_lines(plan.scenario.n_center_lines)
         yield ReportFigure(
             f"Which lines were acquired when, {reconstructor}",
             curves.acquisition_figure(

@@ -29,8 +29,11 @@ from activemri.agents.curves import Curves, Recorder
 from activemri.agents.order import Order
 from activemri.agents.rollout import Episodes, rollout
 from activemri.benchmark import results, stopping, stopping_report
-from activemri.benchmark.plan import METRICS, Piece, Plan
+from activemri.benchmark.free_budget import Returns
+from activemri.benchmark.plan import Piece, Plan
+from activemri.benchmark.statistics import RETURN
 from activemri.benchmark.stopping import Verdict
+from activemri.metrics import METRICS
 from activemri.settings import BenchmarkSettings
 
 _SETTINGS = "settings.json"
@@ -75,7 +78,7 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     _open_folder(settings.out)
     torch.set_num_threads(settings.threads)
     plan = Plan(settings)
-    manifest = _plain(settings) | plan.fingerprint
+    manifest = _plain(plan) | plan.fingerprint
     _refuse_other_settings(settings.out, manifest)
     # Only now, so that a mistake in the settings does not take the folder.
     results.write_json(settings.out / _SETTINGS, manifest)
@@ -215,7 +218,8 @@ def _play_piece(piece: Piece) -> None:
     """Play one piece and keep its rows of the long table."""
     plan = _plan_here[0]
     orders = [_order(plan, kind, piece.reconstructor) for kind in plan.orders_needed(piece.policy)]
-    policy = plan.policy(piece.policy, piece.reconstructor, order=orders[0] if orders else None)
+    order = orders[0] if orders else None
+    policy = plan.policy(piece.policy, piece.reconstructor, order=order, seed=piece.seed)
     dataset = plan.scans_of(piece)
     scans = [dataset[position] for position in piece.positions]
     acquisition = plan.acquisitions[piece.reconstructor]
@@ -226,22 +230,26 @@ def _play_piece(piece: Piece) -> None:
     if recorder is not None and quality_part is not None:
         _write_parquet(stopping.to_table(recorder.curves(episodes)), quality_part)
     if part is not None:
-        _write_parquet(long_rows(episodes, piece), part)
+        _write_parquet(long_rows(episodes, piece, returns=plan.returns), part)
 
 
-def long_rows(episodes: Episodes, piece: Piece) -> pd.DataFrame:
+def long_rows(episodes: Episodes, piece: Piece, *, returns: Returns | None = None) -> pd.DataFrame:
     """Rows of the long table: one for each scan, step and metric.
+
+    With a price of actions the returns are one more metric.
 
     Columns: policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, action (-1
     before the first), metric, value, seed. An episode's rows end with the episode.
     """
     blocks = []
+    # The mean uncertainty is no score.
+    scores = {name: values for name, values in episodes.scores.items() if name in METRICS}
+    if returns is not None:
+        scores[RETURN] = returns.of(episodes)
     for row, scan in enumerate(episodes.scans):
         n_steps = int(episodes.n_steps[row])
         actions = episodes.actions[row, :n_steps].numpy()
-        for metric, values in episodes.scores.items():
-            if metric not in METRICS:  # the mean uncertainty is no score
-                continue
+        for metric, values in scores.items():
             blocks.append(
                 pd.DataFrame(
                     {
@@ -297,9 +305,10 @@ def _open_folder(out: Path) -> None:
         raise OSError(f"cannot write into {out}: {error.strerror or error}") from error
 
 
-def _plain(settings: BenchmarkSettings) -> dict[str, Any]:
+def _plain(plan: Plan) -> dict[str, Any]:
     """Settings that decide about the table, as JSON gives them back."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    settings = asdict(plan.settings) | plan.scenario.described
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return {name: value for name, value in plain.items() if name not in _FREE}
 
 

@@ -30,6 +30,9 @@ from activemri.metrics import find_metric
 #: Policies that look at the target: bounds, never competitors.
 BOUNDS = frozenset({"oracle", "exchange-oracle"})
 
+#: The metric of what a scan gained less what its actions cost.
+RETURN = "return"
+
 EPISODE = ["policy", "reconstructor", "metric", "volume", "slice", "seed"]
 COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value"]
 _SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
@@ -38,8 +41,8 @@ _QUANTITIES = ["auc", "final"]
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of that metric is a better image."""
-    return find_metric(metric).higher_is_better
+    """Whether a larger value of that metric is better."""
+    return metric == RETURN or find_metric(metric).higher_is_better
 
 
 @dataclass(frozen=True, eq=False)

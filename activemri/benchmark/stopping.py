@@ -22,6 +22,7 @@ from activemri.agents import conformal
 from activemri.agents.curves import Curves, unit_of
 from activemri.agents.prediction import Predictor, PredictorError, fit_predictor
 from activemri.agents.stopping import StoppingRule, calibrate
+from activemri.benchmark.scenario import Scenario
 from activemri.data.slices import SliceDataset, SliceInfo
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
@@ -86,6 +87,7 @@ class StoppingScans:
     Args:
         stop: what is asked for.
         settings: of the benchmark.
+        scenario: where its scans come from and how they are acquired.
         scored: the scans that rules are judged on.
         frame: height and width that scans have to fit into.
 
@@ -98,12 +100,14 @@ class StoppingScans:
         self,
         stop: StopSettings,
         settings: BenchmarkSettings,
+        scenario: Scenario,
         *,
         scored: Sequence[SliceInfo],
         frame: tuple[int, int],
     ) -> None:
         self.stop = stop
         self.settings = settings
+        self.scenario = scenario
         self.frame = frame
         self.by_split = {split: self._open(split) for split in stop.splits}
         for scans in self.by_split.values():
@@ -135,9 +139,9 @@ class StoppingScans:
         n_subjects = stop.calibration_subjects if split == stop.extensible else None
         try:
             dataset = open_dataset(
-                settings.data,
+                self.scenario.data,
                 split=split,
-                matrix_size=settings.matrix,
+                matrix_size=self.scenario.matrix,
                 slices_per_volume=settings.slices_per_volume,
                 n_subjects=n_subjects,
             )
@@ -254,9 +258,9 @@ def judge(
             n_units=scans.n_units,
             policy=policy,
             reconstructor=reconstructor,
-            data=f"{scans.settings.data} {' and '.join(stop.splits)}",
-            n_center_lines=scans.settings.n_center_lines,
-            budget=scans.settings.budget,
+            data=f"{scans.scenario.data} {' and '.join(stop.splits)}",
+            n_center_lines=scans.scenario.n_center_lines,
+            budget=scans.scenario.budget,
         )
         predicted = predictor(scored.features)
     return Verdict(policy, reconstructor, scored, rule, refusal, predicted, scans.n_units)

@@ -106,7 +106,7 @@ def promises(scans: StoppingScans) -> list[str]:
         "if checkpoints were chosen on the calibration subjects, which makes them easier than new "
         "ones."
     )
-    names = scans.settings.reconstructors
+    names = scans.scenario.reconstructors
     trained = any(name != "zero-filled" for name in names)  # and weights are chosen on val
     if (
         stop.is_crossfit

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from activemri.settings.fields import (
-    Data,
     Names,
     OptionalInt,
     require,
@@ -36,27 +35,38 @@ class BenchmarkSettings:
     started again continues where it was interrupted; the same seed gives the same numbers.
     """
 
-    data: Data = "phantom"
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    env: Annotated[str | None, arg(metavar="ID")] = None
+    """Environment whose scans are acquired as it does, e.g. ActiveMRI/Phantom-v0; the options
+    below override its own."""
+    data: Annotated[str | None, arg(metavar="phantom|phantom-multicoil|PATH")] = None
+    """Where the scans come from: built-in phantoms, or a folder of HDF5 files. None takes the data
+    of --env, or else phantoms."""
     split: str = "test"
     """Which subjects to score: train, val, test, or a name from the data's split file."""
     policies: Names = POLICIES
-    """Names of policies, or files made by `activemri train order`."""
+    """Names of policies, or what `activemri train policy` or `train order` made. Trainings of one
+    policy with several seeds count as one: LABEL=PATH,PATH,PATH."""
     reconstructors: Annotated[
         tuple[str, ...], arg(metavar="NAME [NAME ...]", aliases=["--reconstructor"])
-    ] = ("zero-filled",)
-    """Names of reconstructors, or checkpoints made by `activemri train reconstructor`."""
-    budget: OptionalInt = 24
-    """Lines still to acquire when a scan starts; None acquires all."""
-    n_center_lines: int = 8
-    """Centre lines that every scan starts with."""
+    ] = ()
+    """Names of reconstructors, or checkpoints made by `activemri train reconstructor`. None takes
+    that of --env, or else zero-filled."""
+    budget: Annotated[int | Literal["env"] | None, arg(metavar="INT|None|env")] = "env"
+    """Lines still to acquire when a scan starts; None acquires all; env takes the number of --env,
+    or else 24."""
+    n_center_lines: OptionalInt = None
+    """Centre lines that every scan starts with; None takes the number of --env, or else 8."""
+    step_cost: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Price of an action, in units of the score: the metric `return` is what a scan gains less what
+    it cost. None takes that of --env, or else none."""
     stop: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE [KEY=VALUE ...]")] = ()
     """Stop scans that are good enough, and say what that saves, e.g. `target=ssim:0.90 alpha=0.1`:
     at most that share of new scans shall stop below the target. Also predictor=regression,
     uncertainty or evaluator; unit=subject, volume or slice; calibration=val, another split, or
     crossfit; fit=train; max-slices=256 per split; calibration-subjects=60 for phantoms."""
     matrix: OptionalInt = None
-    """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
+    """Crop or pad every scan to this many rows and columns; None takes the size of --env, or else
+    keeps native sizes."""
     seed: int = 0
     """First seed of policies that draw at random."""
     n_seeds: int = 1
@@ -86,9 +96,8 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         require(bool(self.policies), "--policies: expected at least one name")
-        require(bool(self.reconstructors), "--reconstructors: expected at least one name")
         require_positive(
-            budget=self.budget,
+            budget=None if self.budget == "env" else self.budget,
             matrix=self.matrix,
             n_seeds=self.n_seeds,
             slices_per_volume=self.slices_per_volume,
@@ -99,7 +108,9 @@ class BenchmarkSettings:
             workers=self.workers,
             n_bootstrap=self.n_bootstrap,
         )
-        require_not_negative(n_center_lines=self.n_center_lines, seed=self.seed)
+        require_not_negative(
+            n_center_lines=self.n_center_lines or 0, step_cost=self.step_cost or 0, seed=self.seed
+        )
         parse_stop(self.stop)
 
 
