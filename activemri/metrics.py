@@ -56,6 +56,9 @@ METRICS = {
     )
 }
 
+#: Scores of a region of interest.
+REGION_METRICS = tuple(name for name, metric in METRICS.items() if metric.needs == "region")
+
 
 def find_metric(name: str) -> Metric:
     """The metric of that name.

@@ -3,10 +3,20 @@
 import logging
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
+from activemri.data.annotations import Findings, read_findings
+from activemri.data.orientation import MixedOrientations
 from activemri.data.slices import SliceDataset, SliceList
 
-PHANTOMS = {"phantom": 1, "phantom-multicoil": 8}  # name: number of coils
+#: How each kind of phantoms differs from the plain ones.
+PHANTOMS: dict[str, dict[str, Any]] = {
+    "phantom": {"n_coils": 1},
+    "phantom-multicoil": {"n_coils": 8},
+    "phantom-mixed": {"widest_view": 1.8},
+    "phantom-lesion": {"lesions": True},
+}
+MIXED = "phantom-mixed"
 PHANTOM_SIZE = 128
 
 log = logging.getLogger(__name__)
@@ -22,11 +32,14 @@ def open_dataset(
     split_file: str | Path | None = None,
     synthetic_phase: bool = True,
     n_subjects: int | None = None,
+    annotations: str | Path | None = None,
 ) -> SliceDataset:
     """Open slices for an environment, for training or for a benchmark.
 
     Args:
-        data: "phantom", "phantom-multicoil", an HDF5 file, or a folder of them.
+        data: "phantom", "phantom-multicoil", "phantom-mixed" (fields of view and orientations
+            differ), "phantom-lesion" (every slice has a lesion, its region of interest), an HDF5
+            file, or a folder of them.
         split: "train", "val", "test", any other that the data define, or "all"; see
             :mod:`activemri.data.splits`.
         matrix_size: bring all slices to this size (one number: square), so that different scans
@@ -38,6 +51,8 @@ def open_dataset(
         split_file: JSON or CSV, subject -> split; for files only.
         synthetic_phase: give magnitude-only images a phase and noise; for files only.
         n_subjects: how many subjects the split shall have; for phantoms only.
+        annotations: boxes of findings, see :mod:`activemri.data.annotations`; only slices that
+            have one are taken, and it is their region of interest; for files only.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -46,8 +61,10 @@ def open_dataset(
     """
     size = _matrix_size(matrix_size)
     if str(data) in PHANTOMS:
-        if slices_per_volume is not None or split_file is not None:
-            raise ValueError(f"slices_per_volume and split_file are for files; got {data}")
+        if slices_per_volume is not None or split_file is not None or annotations is not None:
+            raise ValueError(
+                f"slices_per_volume, split_file and annotations are for files; got {data}"
+            )
         dataset = _open_phantom(str(data), split, size, n_subjects)
     else:
         if n_subjects is not None:
@@ -61,6 +78,7 @@ def open_dataset(
             slices_per_volume=slices_per_volume,
             split_file=None if split_file is None else Path(split_file).expanduser(),
             synthetic_phase=synthetic_phase,
+            findings=None if annotations is None else read_findings(annotations),
         )
     return load(dataset) if preload else dataset
 
@@ -78,12 +96,13 @@ def _open_phantom(
 ) -> SliceDataset:
     from activemri.data.phantoms import PhantomDataset
 
-    return PhantomDataset(
+    dataset = PhantomDataset(
         split=split,
         matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE),
-        n_coils=PHANTOMS[name],
         n_subjects=n_subjects,
+        **PHANTOMS[name],
     )
+    return MixedOrientations(dataset) if name == MIXED else dataset
 
 
 def _open_files(
@@ -94,6 +113,7 @@ def _open_files(
     slices_per_volume: int | None,
     split_file: Path | None,
     synthetic_phase: bool,
+    findings: Findings | None,
 ) -> SliceDataset:
     from activemri.data.formats import all_readers
     from activemri.data.index import index_path
@@ -115,6 +135,7 @@ def _open_files(
         name=path.stem if split == "all" else f"{path.stem} {split}",
         matrix_size=matrix_size,
         slices_per_volume=slices_per_volume,
+        findings=findings,
     )
 
 

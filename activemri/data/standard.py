@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from activemri.data.reference import magnitude_reference
+from activemri.data.regions import resampled
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.scoring import center_crop
@@ -20,7 +21,8 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
     2. k-space is cropped, or padded with zeros, around its centre. The field of view stays; the
        pixels change their size, also relative to each other if the shapes have other proportions.
        Padded lines are never acquired.
-    3. The reference is computed from the resulting k-space and covers the whole frame.
+    3. The reference is computed from the resulting k-space and covers the whole frame, and so
+       does a region of interest.
 
     Samples are scaled by the square root of the ratio of the numbers of pixels, which keeps the
     intensities of the image: with orthonormal transforms they would change otherwise.
@@ -35,6 +37,7 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
     if matrix_size == cropped.shape and cropped.target.shape == matrix_size:
         return cropped
     height, width = cropped.shape
+    roi = cropped.roi
     scale = math.sqrt(matrix_size[0] * matrix_size[1] / (height * width))
     kspace = resize_centered(cropped.kspace, matrix_size) * scale
     sensitivity = cropped.sensitivity
@@ -46,6 +49,7 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
         target=magnitude_reference(kspace, sensitivity=sensitivity),
         sensitivity=sensitivity,
         measured=resize_centered(cropped.measured, matrix_size),
+        roi=None if roi is None else resampled(resize_centered(roi, (height, width)), matrix_size),
         processing=(*cropped.processing, f"k-space brought to {matrix_size[0]} x {matrix_size[1]}"),
     )
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from activemri.data.annotations import Finding
 from activemri.data.cache import FileFacts
 from activemri.data.index import READ_FAILURES, Entry
 from activemri.data.readers import UnreadableError
 from activemri.data.reference import magnitude_reference
+from activemri.data.regions import region_of
 from activemri.data.slices import Slice
 from activemri.data.standard import to_matrix
 from activemri.data.stored import refuse_unusable
@@ -93,14 +95,23 @@ def survey(
 
 
 def read_slice(
-    file: h5py.File, entry: Entry, index: int, *, matrix_size: tuple[int, int] | None
+    file: h5py.File,
+    entry: Entry,
+    index: int,
+    *,
+    matrix_size: tuple[int, int] | None,
+    findings: Sequence[Finding] = (),
 ) -> Slice:
-    """A slice in the form asked for.
+    """A slice in the form asked for, with the region that findings mark.
 
     Raises:
         UnreadableError: if it cannot be used.
     """
     scan = entry.reader.read(file, entry.volume, index)
+    if findings:
+        rows, columns = scan.target.shape
+        boxes = [finding.box(rows) for finding in findings]
+        scan = replace(scan, roi=region_of(boxes, (rows, columns)))
     if matrix_size is not None:
         scan = to_matrix(scan, matrix_size)
     refuse_unusable(scan.target, "the reference")

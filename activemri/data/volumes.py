@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 
+from activemri.data.annotations import Findings
 from activemri.data.index import READ_FAILURES, Entry
 from activemri.data.readers import UnreadableError
 from activemri.data.slices import Slice, SliceInfo
@@ -30,12 +31,15 @@ class VolumeDataset:
         name: short name for reports.
         matrix_size: bring every slice to this (height, width).
         slices_per_volume: take at most this many slices of a volume, evenly spaced.
+        findings: boxes by volume and slice; only slices that have one are taken, and the boxes
+            become their region of interest.
 
     Attributes:
         problems: number of slices left out because they cannot be used.
 
     Raises:
         UnreadableError: if no slice can be used.
+        ValueError: if no usable slice has a finding.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class VolumeDataset:
         name: str,
         matrix_size: tuple[int, int] | None = None,
         slices_per_volume: int | None = None,
+        findings: Findings | None = None,
     ) -> None:
         self.name = name
+        self._findings = findings or {}
         self._matrix_size = matrix_size
         self._files = OpenFiles(root)
         surveys = survey(root, entries, matrix_size=matrix_size)
@@ -55,8 +61,16 @@ class VolumeDataset:
         self._slices = [
             (entry, index, found.volume_max)
             for entry, found in zip(entries, surveys, strict=True)
-            for index in evenly_spaced(found.usable, slices_per_volume)
+            for index in evenly_spaced(
+                found.usable if findings is None else marked(entry, found.usable, findings),
+                slices_per_volume,
+            )
         ]
+        if not self._slices and findings is not None and any(found.usable for found in surveys):
+            raise ValueError(
+                f"none of the slices of {name} has a box: volumes are called e.g. "
+                f"{entries[0].volume.name!r}, the annotations are for e.g. {next(iter(findings))}"
+            )
         if not self._slices:
             raise UnreadableError(f"no usable slice in {name}; left out {self.problems} slices")
         used = {entry.file: entry.volume for entry, _, _ in self._slices}.values()
@@ -73,7 +87,8 @@ class VolumeDataset:
         entry, index, volume_max = self._slices[position]
         try:
             file = self._files.open(entry.file)
-            scan = read_slice(file, entry, index, matrix_size=self._matrix_size)
+            findings = self._findings.get((entry.volume.name, index), ())
+            scan = read_slice(file, entry, index, matrix_size=self._matrix_size, findings=findings)
         except READ_FAILURES as error:
             raise UnreadableError(
                 f"{entry.file}, slice {index}, was readable when it was indexed: {error}"
@@ -127,6 +142,11 @@ def evenly_spaced(positions: Sequence[int], count: int | None) -> list[int]:
     if count < 1:
         raise ValueError(f"expected at least one slice per volume; got {count}")
     return [positions[(2 * part + 1) * len(positions) // (2 * count)] for part in range(count)]
+
+
+def marked(entry: Entry, usable: Sequence[int], findings: Findings) -> list[int]:
+    """Those of some slices of a volume that have a finding."""
+    return [index for index in usable if (entry.volume.name, index) in findings]
 
 
 def _report_problems(entries: Sequence[Entry], surveys: Sequence[Survey]) -> int:

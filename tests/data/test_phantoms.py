@@ -14,6 +14,7 @@ from scipy import special
 from activemri.data.phantoms import PhantomDataset, scanner
 from activemri.data.phantoms.anatomy import DRAW, Subject
 from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.lesion import add_lesion, lesion_box
 from activemri.data.phantoms.shapes import (
     TABLE_STEPS,
     Array,
@@ -446,3 +447,75 @@ def test_contours_pass_where_they_should() -> None:
     assert abs(signed_area(ribbon)) == pytest.approx(0.1)
     circle = blob(np.random.default_rng(0), (0.3, 0.3), roughness=0.0, n=200)
     assert np.hypot(*inset(circle, 0.1).T).mean() == pytest.approx(0.2, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def with_lesions() -> PhantomDataset:
+    return PhantomDataset(lesions=True, n_subjects=9, slices_per_subject=2, matrix_size=(64, 64))
+
+
+def test_a_lesion_lies_in_its_box_and_changes_nothing_far_from_it() -> None:
+    options: dict[str, Any] = {"n_subjects": 9, "slices_per_subject": 2, "matrix_size": (64, 64)}
+    options |= {"snr": math.inf, "phase": 0.0}
+    plain, lesions = PhantomDataset(**options), PhantomDataset(lesions=True, **options)
+    for position in range(len(plain)):
+        one = lesions[position]
+        assert one.roi is not None
+        assert plain[position].roi is None
+        added = fourier.ifft2(one.kspace - plain[position].kspace)[0].abs().square()
+        assert float(added[one.roi].sum() / added.sum()) > 0.9
+        assert 9 <= int(one.roi.sum()) <= 24**2
+
+
+def test_the_subjects_differ_in_where_a_lesion_lies_and_which_lines_show_it(
+    with_lesions: PhantomDataset,
+) -> None:
+    boxes = set()
+    for position in range(0, len(with_lesions), 2):
+        roi = with_lesions[position].roi
+        assert roi is not None
+        first, second = (index[0].item() for index in roi.nonzero(as_tuple=True))
+        boxes.add((first, second))
+    assert len(boxes) == 9
+    subjects = [Subject.of(number, "brain") for number in range(8)]
+    drawings = [(Drawing([(1.0, PENTAGON)]), subject.generator("lesion")) for subject in subjects]
+    for drawing, generator in drawings:
+        add_lesion(drawing, generator, 0.0)
+    along_phase_encode = [abs(drawing.waves[-1][7]) for drawing, _ in drawings]
+    assert max(along_phase_encode) > 2 * min(along_phase_encode)
+
+
+def test_a_box_is_in_pixels_of_any_matrix() -> None:
+    drawing = Drawing()
+    drawing.ellipse(1.0, (0.25, -0.125), radii=(0.1, 0.05))
+    top, left, height, width = lesion_box(drawing, (64, 32))
+    # The smaller side has length one: 32 pixels a unit; the centre is pixel (32, 16).
+    assert top <= 32 - 32 * (0.125 + 0.05) <= 32 - 32 * (0.125 - 0.05) <= top + height - 1
+    assert left <= 16 + 32 * (0.25 - 0.1) <= 16 + 32 * (0.25 + 0.1) <= left + width - 1
+    assert (height, width) == (7, 11)
+
+
+def test_wider_fields_of_view_narrow_the_body_and_stretch_its_spectrum() -> None:
+    usual = PhantomDataset(family="abdomen", n_subjects=12, slices_per_subject=1)
+    wider = PhantomDataset(family="abdomen", n_subjects=12, slices_per_subject=1, widest_view=2.0)
+
+    def width(dataset: PhantomDataset, i: int) -> int:
+        target = dataset[i].target
+        return int((target > 0.15 * target.max()).any(dim=0).sum())
+
+    shrink = [width(wider, i) / width(usual, i) for i in range(12)]
+    assert all(0.45 < factor < 1.05 for factor in shrink)
+    assert max(shrink) - min(shrink) > 0.2
+    narrowest = int(np.argmin(shrink))
+    outer = torch.arange(128).sub(64).abs() > 16
+    share = [
+        float(s.kspace.abs().square()[..., outer].sum() / s.kspace.abs().square().sum())
+        for s in (usual[narrowest], wider[narrowest])
+    ]
+    assert share[1] > share[0]
+
+
+@pytest.mark.parametrize("widest", [0.5, 5.0, math.nan])
+def test_fields_of_view_that_make_no_sense_are_refused(widest: float) -> None:
+    with pytest.raises(ValueError, match="widest_view must be from 1 to 4"):
+        PhantomDataset(widest_view=widest)

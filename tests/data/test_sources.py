@@ -118,7 +118,7 @@ def test_paths_may_be_text_and_files(folder: Path) -> None:
 def test_mistakes_are_answered_with_what_is_possible(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"no split 'val'.*train \(1.*ood \(1"):
         open_dataset(folder, split="val")
-    with pytest.raises(FileNotFoundError, match="expected phantom, phantom-multicoil, or the path"):
+    with pytest.raises(FileNotFoundError, match=r"expected phantom, phantom-.*, or the path"):
         open_dataset("fantom")
     with pytest.raises(ValueError, match="are for files; got phantom"):
         open_dataset("phantom", slices_per_volume=3)
@@ -209,3 +209,24 @@ def test_phantoms_are_opened_by_name(
 def test_files_have_the_subjects_that_they_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="n_subjects is for phantoms"):
         open_dataset(tmp_path, n_subjects=60)
+
+
+def test_phantoms_with_lesions_have_a_region_in_every_slice() -> None:
+    dataset = open_dataset("phantom-lesion", n_subjects=1, matrix_size=32)
+    assert all(dataset[i].roi is not None for i in range(len(dataset)))
+    assert open_dataset("phantom", n_subjects=1, matrix_size=32)[0].roi is None
+
+
+def test_mixed_phantoms_have_all_anatomies_and_both_orientations_and_stay_in_their_split() -> None:
+    train, val = (
+        open_dataset("phantom-mixed", split=split, n_subjects=6, matrix_size=(16, 24))
+        for split in ("train", "val")
+    )
+    infos = [train.describe(i) for i in range(len(train))]
+    assert {info.shape for info in infos} == {(16, 24), (24, 16)}
+    for info in infos:  # both in every subject
+        assert len({other.shape for other in infos if other.subject == info.subject}) == 2
+    assert {info.subject.split("-")[1] for info in infos} == {"brain", "knee", "abdomen"}
+    others = {val.describe(i).subject for i in range(len(val))}
+    assert not others & {info.subject for info in infos}
+    assert train[1].shape == infos[1].shape

@@ -52,20 +52,25 @@ class Subject:
         family = tuple(DRAW).index(self.family)
         return np.random.default_rng([self.number, family, index, *purpose.encode()])
 
-    def draw(self, place: float, *, view: tuple[float, float] = (1.0, 1.0)) -> Drawing:
+    def draw(
+        self, place: float, *, view: tuple[float, float] = (1.0, 1.0), widest: float = 1.0
+    ) -> Drawing:
         """The slice at a place through the body, -1 to 1, cut at the edges of the field of view.
 
         Args:
             place: of the slice.
             view: height and width of the field of view in units of its smaller side.
+            widest: the subject's field of view is 1 to this many times the usual one along each
+                axis, so that the body is narrower in it.
         """
         tissue = Tissues(self.contrast, self.generator("tissue"))
         drawing = DRAW[self.family](self.generator("anatomy"), place, tissue)
         drawing.softness = self.generator("thickness").uniform(*SOFTNESS)
-        return self._posed(drawing).cropped(view)
+        return self._posed(drawing, widest).cropped(view)
 
-    def _posed(self, drawing: Drawing) -> Drawing:
+    def _posed(self, drawing: Drawing, widest: float) -> Drawing:
         """Turn, scale and shift the drawing, keeping it in the field of view unless it is long."""
+        wide, tall = self.generator("field of view").uniform(1.0, widest, 2)
         pose = self.generator("pose")
         low, high = drawing.extent()
         long = high[1] - low[1] > 1.5
@@ -73,9 +78,11 @@ class Subject:
         stretch = np.diag(pose.uniform(0.9, 1.06, 2))
         turned = drawing.transformed(rotation(angle) @ stretch, (0, 0))
         if long:
-            return turned.transformed(np.eye(2), pose.uniform(-0.04, 0.04, 2))
+            narrow = np.diag([1 / wide, 1.0])  # it leaves every field of view along its length
+            return turned.transformed(narrow, pose.uniform(-0.04, 0.04, 2))
         low, high = turned.extent()
         scale = min(1.0, 2 * REACH / float((high - low).max()))
         room = REACH - scale * (high - low) / 2
         shift = room * pose.uniform(-0.8, 0.8, 2) - scale * (high + low) / 2
-        return turned.transformed(scale * np.eye(2), shift)
+        narrow = np.diag([1 / wide, 1 / tall])
+        return turned.transformed(scale * narrow, narrow @ shift)

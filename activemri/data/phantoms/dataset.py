@@ -7,6 +7,9 @@ import torch
 
 from activemri.data.phantoms import scanner
 from activemri.data.phantoms.anatomy import FAMILIES, Subject
+from activemri.data.phantoms.lesion import add_lesion, lesion_box
+from activemri.data.phantoms.shapes import Drawing
+from activemri.data.regions import region_of
 from activemri.data.slices import Slice, SliceInfo
 from activemri.mri import fourier
 from activemri.mri.coils import combine
@@ -47,6 +50,10 @@ class PhantomDataset:
         snr: signal-to-noise ratio as above; `math.inf` for none.
         phase: strength of the smooth background phase, see
             :func:`activemri.mri.noise.smooth_phase`.
+        widest_view: fields of view are drawn for every subject and axis, from the usual one to
+            this many times as much; the matrix stays, so that pixels become larger, the body
+            narrower in the image, and its detail lies further out in k-space.
+        lesions: draw a lesion into every slice; a box around it is the slice's region of interest.
 
     Raises:
         ValueError: if there is no such split or family, or a number makes no sense.
@@ -63,6 +70,8 @@ class PhantomDataset:
         n_coils: int = 1,
         snr: float = 30.0,
         phase: float = 1.0,
+        widest_view: float = 1.0,
+        lesions: bool = False,
     ) -> None:
         _check_name("split", split, tuple(SPLITS))
         _check_name("family", family, FAMILIES)
@@ -78,12 +87,16 @@ class PhantomDataset:
             raise ValueError(f"snr must be positive; got {snr}")
         if not (phase >= 0 and math.isfinite(phase)):
             raise ValueError(f"phase must be a finite number of at least 0; got {phase}")
+        if not 1 <= widest_view <= 4:
+            raise ValueError(f"widest_view must be from 1 to 4; got {widest_view}")
         self.name = f"phantom {family} {split}"
         self.shape = (int(matrix_size[0]), int(matrix_size[1]))
         self.n_coils = n_coils
         self.slices_per_subject = slices_per_subject
         self.snr = snr
         self.phase = phase
+        self.widest_view = widest_view
+        self.lesions = lesions
         self.subjects = [Subject.of(first + i, family) for i in range(n_subjects)]
         self._volumes: dict[int, list[Slice]] = {}
 
@@ -118,7 +131,7 @@ class PhantomDataset:
     def _scan(self, subject: Subject) -> list[Slice]:
         """Make all slices of a subject."""
         view = scanner.field_of_view(self.shape)
-        drawings = [subject.draw(place, view=view) for place in _places(self.slices_per_subject)]
+        drawings = [self._draw(subject, place) for place in _places(self.slices_per_subject)]
         coils = scanner.coil_polynomials(
             self.n_coils, self.shape, generator=subject.generator("coils")
         )
@@ -159,9 +172,24 @@ class PhantomDataset:
                 contrast=subject.contrast,
                 sensitivity=sensitivity if self.n_coils > 1 else None,
                 measured=torch.ones(self.shape, dtype=torch.bool),
+                roi=self._region(drawing),
             )
-            for position, (kspace, target) in enumerate(zip(noisy, targets, strict=True))
+            for position, (kspace, target, drawing) in enumerate(
+                zip(noisy, targets, drawings, strict=True)
+            )
         ]
+
+    def _draw(self, subject: Subject, place: float) -> Drawing:
+        view = scanner.field_of_view(self.shape)
+        drawing = subject.draw(place, view=view, widest=self.widest_view)
+        if self.lesions:
+            add_lesion(drawing, subject.generator("lesion"), place)
+        return drawing
+
+    def _region(self, drawing: Drawing) -> torch.Tensor | None:
+        if not self.lesions:
+            return None
+        return region_of([lesion_box(drawing, self.shape)], self.shape)
 
 
 def _places(n_slices: int) -> list[float]:
