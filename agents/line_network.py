@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from activemri.agents.learned import ActionNetwork, Observations
+from activemri.envs.line_features import NAMES, mirror_of
 
 _KERNEL = 5
+_ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")
 
 
 class LineNetwork(ActionNetwork):
@@ -17,7 +19,8 @@ class LineNetwork(ActionNetwork):
     Every line sees its neighbours, its mirror image, and the mean over all lines. The weights are
     shared by all lines, so that a few subjects teach a lot; distance from the centre is one of the
     features. An action's score is the mean of its lines' scores. With `stops` the last score is
-    that of STOP, made of the mean over all lines.
+    that of STOP: the best score of a line not yet acquired, plus a number made of the mean over
+    all lines, which says by its sign whether to stop.
 
     Args:
         n_features: of each line; see :mod:`activemri.envs.line_features`.
@@ -65,7 +68,11 @@ class LineNetwork(ActionNetwork):
 
     def forward(self, observation: Observations) -> Tensor:
         hidden = self.embed(observation)
-        return self.head(hidden)
+        scores = self.head(hidden)
+        if self.stop is None:
+            return scores
+        urge = self.stop(hidden.mean(dim=-1))
+        return torch.cat([scores, self.best_new(scores, observation["lines"]) + urge], dim=1)
 
     def embed(self, observation: Observations) -> Tensor:
         """What is known of every line: float (batch, channels, n_lines)."""
@@ -78,14 +85,21 @@ class LineNetwork(ActionNetwork):
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Scores from what :meth:`embed` gives."""
+        """Scores of actions, without STOP, from what :meth:`embed` gives."""
         scores: Tensor = self.leave(hidden).squeeze(1)
         if self.groups is not None:
             groups = torch.tensor(self.groups, device=scores.device)
             scores = scores[:, groups].mean(dim=-1)
-        if self.stop is None:
-            return scores
-        return torch.cat([scores, self.stop(hidden.mean(dim=-1))], dim=1)
+        return scores
+
+    def best_new(self, scores: Tensor, lines: Tensor) -> Tensor:
+        """Largest score of an action that acquires something new: (batch, 1)."""
+        new = (lines[:, _MEASURABLE] > 0) & (lines[:, _ACQUIRED] <= 0)
+        if self.groups is not None:
+            new = new[:, torch.tensor(self.groups, device=new.device)].any(dim=-1)
+        lowest = torch.finfo(scores.dtype).min
+        best = scores.masked_fill(~new, lowest).amax(dim=1, keepdim=True)
+        return best.masked_fill(~new.any(dim=1, keepdim=True), 0.0)
 
 
 class _Block(nn.Module):
@@ -108,6 +122,4 @@ def mirrored(values: Tensor) -> Tensor:
 
     The line at n // 2 stays; the first of an even number has no opposite and stays as well.
     """
-    n = values.shape[-1]
-    index = (2 * (n // 2) - torch.arange(n, device=values.device)) % n
-    return values[..., index]
+    return values[..., mirror_of(values.shape[-1], values.device)]

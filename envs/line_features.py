@@ -98,7 +98,7 @@ class _Columns:
         distance = line_distances((1, self.width), share.device)
         expected = power_law(share.double(), self.acquired, distance).float()
         left, right = _gaps(self.acquired)
-        mirror = (2 * (self.width // 2) - torch.arange(self.width)) % self.width
+        mirror = mirror_of(self.width, self.image.device)
         half = max(self.width // 2, 1)
         signed = (torch.arange(self.width, device=share.device) - self.width // 2) / half
         everywhere = torch.ones_like(share)
@@ -182,10 +182,10 @@ class _Columns:
 
     def _symmetry(self) -> Tensor:
         """How Hermitian the acquired k-space is, without its centre: (batch,)."""
-        mirror = (2 * (self.width // 2) - torch.arange(self.width)) % self.width
+        mirror = mirror_of(self.width, self.image.device)
         product, norm = self._pairs(mirror)
         both = self.acquired & self.acquired[:, mirror]
-        both = both & (mirror != torch.arange(self.width))
+        both = both & (mirror != torch.arange(self.width, device=mirror.device))
         over = (product * both).sum(dim=1).abs()
         under = (norm * both).sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         return over / under
@@ -228,3 +228,24 @@ def _in_frame(own: Tensor, view: View, *, swap: bool) -> Tensor:
     framed = view.geometry.in_frame(flat).reshape(batch, n_features, -1)
     framed[:, NAMES.index("measurable")] = view.measurable.float()
     return framed
+
+
+def mirrored(lines: Tensor) -> Tensor:
+    """Features of the same scans seen from the other side: the lines of the conjugate image.
+
+    Line i changes places with its mirror image; so do left and right. What a policy should do then
+    is the mirror image as well, so that learners may show every state both ways.
+
+    Args:
+        lines: (batch, N_FEATURES, n_lines).
+    """
+    turned = lines[..., mirror_of(lines.shape[-1], lines.device)].clone()
+    left, right = NAMES.index("lines to the left"), NAMES.index("lines to the right")
+    turned[:, [left, right]] = turned[:, [right, left]]
+    turned[:, NAMES.index("signed distance")] *= -1
+    return turned
+
+
+def mirror_of(n_lines: int, device: torch.device | str = "cpu") -> Tensor:
+    """The line at the opposite side of the centre, for every line: int64 (n_lines,)."""
+    return (2 * (n_lines // 2) - torch.arange(n_lines, device=device)) % n_lines

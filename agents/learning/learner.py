@@ -1,12 +1,13 @@
 """What every algorithm that learns a policy takes and gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from activemri.agents.policy import Policy
 from activemri.data.slices import SliceDataset
 from activemri.envs.acquisition import Acquisition
+from activemri.envs.observation import Frame
 from activemri.envs.task import Task
 
 
@@ -33,6 +34,7 @@ class Workplace:
         seed: of all draws.
         warm_start: policy to begin with, if any.
         name: of the policy, as in tables.
+        on_progress: told how many states were collected, while that takes long.
     """
 
     task: Task
@@ -43,6 +45,12 @@ class Workplace:
     seed: int
     warm_start: Policy | None
     name: str
+    on_progress: Callable[[int], None] | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """Sizes that hold every scan."""
+        return self.task.seen_by(self.scans, self.acquisition.geometry)[1]
 
 
 class Learner(Protocol):

@@ -1,0 +1,267 @@
+"""Imitation of an oracle: a network learns which line gains most, from scans whose truth is known.
+
+The oracle is asked what a number of lines would gain, in states that the policy itself comes to
+(DAgger: Ross et al. 2011), and a small network learns to rank them: the cross-entropy between
+
+    softmax(gain / (temperature * best gain))   and   softmax(score / temperature),
+
+so that what matters is which line is best and by how much, and early steps, whose gains are large,
+count as much as late ones. The network cannot know the truth: it learns what the oracle would do
+on average over all scans that look like this one, which is the best that a policy can do.
+
+It takes minutes where reinforcement learning takes hours, as every state teaches the worth of many
+actions; and it makes a warm start for any other algorithm. With a price per line it also learns
+when to stop: when nothing that followed was worth its price.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from activemri.agents.learned import LearnedPolicy, observed
+from activemri.agents.learning.demonstrations import Collector, Demonstrations
+from activemri.agents.learning.learner import DivergedError, Workplace
+from activemri.agents.line_network import LineNetwork
+from activemri.construction import seeded
+from activemri.envs.acquisition import View
+from activemri.envs.line_features import N_FEATURES, line_features, mirror_of, mirrored
+
+_SMALLEST = 1e-5  # gains below it are noise
+_GAINS_WEIGHT = 0.3
+
+
+@dataclass(frozen=True)
+class ImitationSettings:
+    """Settings of imitation.
+
+    Attributes:
+        states: in which the oracle is asked, in all.
+        rounds: how often new states are collected, with the policy as it then is.
+        n_tried: lines that the oracle tries in a state.
+        horizon: lines after which it compares them; 1 is the one-step oracle.
+        temperature: of the ranking, as a share of the best gain.
+        lr: largest learning rate.
+        batch: states a step.
+        weight_decay: of AdamW.
+        noise: standard deviation of noise on the features.
+        channels: of the network.
+        blocks: of the network.
+    """
+
+    states: int = 4000
+    rounds: int = 3
+    n_tried: int = 24
+    horizon: int = 1
+    temperature: float = 0.5
+    lr: float = 3e-3
+    batch: int = 64
+    weight_decay: float = 0.1
+    noise: float = 0.1
+    channels: int = 32
+    blocks: int = 3
+
+
+class Imitation:
+    """See the module. A step is one of gradient descent."""
+
+    def __init__(self, workplace: Workplace, settings: ImitationSettings) -> None:
+        self.workplace, self.settings = workplace, settings
+        self.step = 0
+        self.network = self._network()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        self.generator = np.random.default_rng(workplace.seed)
+        self.draws = torch.Generator().manual_seed(workplace.seed)
+        self.demonstrations: Demonstrations | None = None
+        self.features = torch.empty(0)
+        self.rounds_done = 0
+
+    def learn(self, n_steps: int) -> Mapping[str, float]:
+        total = 0.0
+        self.network.train()
+        for _ in range(n_steps):
+            if self.rounds_done < self.settings.rounds and self.step >= self._start_of_round():
+                self._collect()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            total += self._descend()
+            self.step += 1
+        return {"loss": total / n_steps, "states": float(len(self.features))}
+
+    def policy(self) -> LearnedPolicy:
+        copy = LineNetwork(**self.network.settings)  # type: ignore[arg-type]
+        copy.load_state_dict(self.network.state_dict())
+        frame = self.workplace.frame
+        return LearnedPolicy(copy.eval().requires_grad_(False), self.workplace.name, frame)
+
+    def state(self) -> dict[str, Any]:
+        found = self.demonstrations
+        return {
+            "step": self.step,
+            "rounds_done": self.rounds_done,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.bit_generator.state,
+            "spawned": self.generator.bit_generator.seed_seq.n_children_spawned,  # type: ignore[attr-defined]
+            "draws": self.draws.get_state(),
+            "features": self.features,
+            "demonstrations": None if found is None else dict(vars(found)),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step, self.rounds_done = state["step"], state["rounds_done"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator = np.random.default_rng(self.workplace.seed)
+        self.generator.spawn(state["spawned"]) if state["spawned"] else None
+        self.generator.bit_generator.state = state["generator"]
+        self.draws.set_state(state["draws"])
+        self.features = state["features"]
+        found = state["demonstrations"]
+        self.demonstrations = None if found is None else Demonstrations(**found)
+
+    def _network(self) -> LineNetwork:
+        place, settings = self.workplace, self.settings
+        if isinstance(place.warm_start, LearnedPolicy):
+            given = place.warm_start.network
+            if not isinstance(given, LineNetwork):
+                raise ValueError(
+                    f"--warm-start: imitation begins with a network of lines; got {given.kind!r}"
+                )
+            network = LineNetwork(**given.settings)  # type: ignore[arg-type]
+            network.load_state_dict(given.state_dict())
+            return network
+        geometry = place.acquisition.geometry
+        single = geometry.groups.shape[1] == 1
+        return seeded(
+            lambda: LineNetwork(
+                N_FEATURES,
+                geometry.n_lines,
+                groups=None if single else geometry.groups.tolist(),
+                channels=settings.channels,
+                blocks=settings.blocks,
+                stops=place.task.stop_action,
+            ),
+            place.seed,
+        )
+
+    def _start_of_round(self) -> int:
+        return self.rounds_done * self.workplace.max_steps // self.settings.rounds
+
+    def _learning_rate(self) -> float:
+        """Rises for a tenth of a round, then falls to a hundredth along a cosine."""
+        length = max(1, self.workplace.max_steps // self.settings.rounds)
+        begun = (self.rounds_done - 1) * self.workplace.max_steps // self.settings.rounds
+        at = min(1.0, (self.step - begun + 1) / length)
+        if at < 0.1:
+            return self.settings.lr * at / 0.1
+        return self.settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (at - 0.1) / 0.9)))
+
+    def _collect(self) -> None:
+        """Another round of states, where the policy as it is now comes to."""
+        place, settings = self.workplace, self.settings
+        first = self.rounds_done == 0 and place.warm_start is None
+        collector = Collector(
+            place.acquisition,
+            place.scans,
+            metric=place.metric,
+            n_tried=settings.n_tried,
+            horizon=settings.horizon,
+            exploration=(0.3, 1.0) if first else (0.0, 0.1, 0.3),
+            follow=0.6 if first else 0.0,
+            step_cost=place.task.step_cost,
+        )
+        found, features = collector.collect(
+            math.ceil(settings.states / settings.rounds),
+            priority=self._low_frequencies if first else self._scores,
+            look=line_features,
+            generator=self.generator,
+            on_progress=place.on_progress,
+        )
+        known = self.demonstrations
+        self.demonstrations = found if known is None else Demonstrations.join([known, found])
+        self.features = torch.cat([self.features, features]) if len(self.features) else features
+        self.rounds_done += 1
+
+    def _low_frequencies(self, view: View) -> Tensor:
+        """Before anything is known: the nearer to the centre, the better."""
+        liking = -4 * view.geometry.frequency().float()
+        return liking.expand(len(view.mask), -1)
+
+    def _scores(self, view: View) -> Tensor:
+        self.network.eval()
+        with torch.no_grad():
+            scores: Tensor = self.network(observed(self.network, view, self.workplace.frame))
+        self.network.train()
+        return scores[:, : self.network.n_actions]
+
+    def _descend(self) -> float:
+        assert self.demonstrations is not None
+        rows = torch.randint(len(self.features), (self.settings.batch,), generator=self.draws)
+        batch, lines = self.demonstrations.select(rows), self.features[rows]
+        noise = torch.randn(lines.shape, generator=self.draws) * (lines != 0)
+        lines, tried = lines + self.settings.noise * noise, batch.tried
+        if self.network.groups is None and torch.rand(1, generator=self.draws) < 0.5:
+            lines = mirrored(lines)
+            tried = torch.where(tried < 0, tried, mirror_of(lines.shape[-1])[tried])
+        budget = (batch.budget / batch.start_budget).float()[:, None]
+        scores = self.network({"lines": lines, "budget": budget})
+        loss = ranking_loss(scores, tried, batch, temperature=self.settings.temperature)
+        if self.network.stops:
+            loss = loss + stopping_loss(scores, lines, self.network, batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError("the loss is not a finite number")
+        return value
+
+
+def ranking_loss(
+    scores: Tensor, tried: Tensor, states: Demonstrations, *, temperature: float
+) -> Tensor:
+    """Mean cross-entropy of the ranking, and how far the scores are from the gains themselves.
+
+    Args:
+        scores: of all actions, float (batch, n_actions + stops).
+        tried: actions whose gains are known, int64 (batch, trial), -1 for none.
+        states: whose scores after these actions are compared.
+        temperature: as a share of the difference between the best gain and the mean one.
+    """
+    known = tried >= 0
+    n_known = known.sum(dim=1, keepdim=True).clamp(min=1)
+    gain = (states.scores - states.score[:, None]).masked_fill(~known, 0.0)
+    mean = gain.sum(dim=1, keepdim=True) / n_known
+    best = gain.masked_fill(~known, -torch.inf).amax(dim=1, keepdim=True)
+    wanted = ((gain - mean) / (best - mean).clamp(min=_SMALLEST)).float()
+    given = scores.gather(1, tried.clamp(min=0))
+    lowest = torch.finfo(given.dtype).min
+    target = torch.softmax((wanted / temperature).masked_fill(~known, lowest), dim=1)
+    ranked = torch.log_softmax((given / temperature).masked_fill(~known, lowest), dim=1)
+    cross_entropy = -(target * ranked.masked_fill(~known, 0.0)).sum(dim=1)
+    centred = given - (given * known).sum(dim=1, keepdim=True) / n_known
+    error = ((centred - wanted).square() * known).sum(dim=1, keepdim=True) / n_known
+    return (cross_entropy + _GAINS_WEIGHT * error.squeeze(1)).mean()
+
+
+def stopping_loss(
+    scores: Tensor, lines: Tensor, network: LineNetwork, states: Demonstrations
+) -> Tensor:
+    """Cross-entropy of stopping where nothing that followed was worth its price.
+
+    A mistake weighs what it costs: the size of what was still to be gained, or would be lost.
+    """
+    urge = scores[:, -1] - network.best_new(scores[:, :-1], lines).squeeze(1)
+    stop = (states.prospect <= 0).float()
+    weight = states.prospect.abs().float()
+    losses = functional.binary_cross_entropy_with_logits(urge, stop, reduction="none")
+    return (losses * weight).mean() / weight.mean().clamp(min=_SMALLEST)
