@@ -40,6 +40,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
     `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `budget` (lines
     left), `illegal_action`, `scale` (of intensities, from the first zero-filled image),
+    `time` (seconds since the scan began) if `tr` is given,
     `uncertainty` (its mean over the scale) if the reconstructor gives one, and on termination
     `auc`, the mean height of the curve of the score that the reward is about.
 

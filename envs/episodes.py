@@ -1,5 +1,6 @@
 """A number of episodes side by side: what single and vector environments have in common."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -161,6 +162,8 @@ class Episodes:
         else:
             infos = self._gather_infos(rows)
         infos["illegal_action"] = self.illegal[rows]
+        if self.task.tr is not None:
+            infos["time"] = np.array([self.task.tr * self._n_shots(row) for row in rows])
         if ended:
             infos["auc"] = np.array([self.auc(row) for row in rows])
         return infos
@@ -310,6 +313,13 @@ class Episodes:
             for row, score in zip(group.rows, scores, strict=True):
                 if row in rows:
                     self.history[row].append(score)
+
+    def _n_shots(self, row: int) -> int:
+        """Shots fired since the scan began, those for the start's lines included."""
+        state, place = self.locate(row)
+        per_shot = self.geometry.groups.shape[1]
+        at_start = math.ceil(int(state.start_mask[place].sum()) / per_shot)
+        return at_start + sum(action != STOP for action in self.actions[row])
 
     def _gather_infos(self, rows: Sequence[int]) -> Infos:
         """Infos of rows that lie in several groups, or in part of one."""

@@ -1,15 +1,19 @@
 """What an environment is made of, chosen by name or object."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from activemri.data.orientation import STORED, oriented
+from activemri.data.regions import Box, WithRegion
 from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.devices import usable
 from activemri.envs.acquisition import STANDARD_METRICS, Acquisition
 from activemri.envs.observation import Frame, Observation, make_observation
-from activemri.envs.reward import Reward, make_reward
+from activemri.envs.reward import Reward, TaskLoss, make_reward
+from activemri.metrics import REGION_METRICS, find_metric
 from activemri.mri.geometry import CartesianGeometry, make_geometry
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import make_reconstructor
@@ -20,10 +24,17 @@ class Task:
     """Options that single and vector environments share.
 
     Attributes:
-        data: "phantom", "phantom-multicoil", the path of an HDF5 file or folder, or a data set.
+        data: "phantom", "phantom-multicoil", "phantom-mixed", "phantom-lesion", the path of an HDF5
+            file or folder, or a data set.
         split: which subjects: "train", "val", "test", or another name that the data define.
         matrix_size: bring every scan to this size; None keeps native sizes, which legal actions
             then tell apart.
+        orientation: "stored", or "mixed" to exchange readout and phase encode in every other slice
+            of a volume; see :mod:`activemri.data.orientation`.
+        annotations: CSV file of fastMRI+ with boxes of findings, for scans from files: only slices
+            that have one are scanned, and it is their region of interest.
+        roi: region of interest of every slice instead of its own: "center" (half the height and
+            width), or a box (top, left, height, width) in pixels of the target.
         reconstructor: name, checkpoint path, or object.
         geometry: what an action acquires: "columns", "rows", "points", "conjugate-columns", or an
             object.
@@ -31,13 +42,18 @@ class Task:
         n_center_lines: lines around the centre that a scan starts with.
         n_random_lines: further starting lines, drawn at random in each episode.
         budget: lines to acquire; None for all that the scan has.
-        observation: "image", "uncertainty", "complex", "kspace", "multicoil", "mask", "flat", or
-            an object; see :mod:`activemri.envs.observation`.
-        reward: "delta_ssim" and the like, "uncertainty_drop", or an object; see
-            :mod:`activemri.envs.reward`.
+        observation: "image", "uncertainty", "roi", "complex", "kspace", "multicoil", "mask",
+            "lines", "flat", or an object; see :mod:`activemri.envs.observation`.
+        reward: "delta_ssim", "delta_roi_ssim" and the like, "uncertainty_drop", or an object such
+            as a TaskLoss; see :mod:`activemri.envs.reward`.
         metrics: scores in `info`.
         stop_action: add a last action that ends the scan.
-        step_cost: subtracted from the reward of every action but STOP.
+        step_cost: subtracted from the reward of every action but STOP, in units of the score: what
+            a line (an echo train) must bring to be worth its time. A price per second is
+            ``step_cost / tr``, for every action takes one repetition.
+        tr: repetition time in seconds, from one shot to the next. Every action is one shot, also
+            if it acquires several lines; so are the start's lines, `lines_per_action` at a time.
+            Adds `time` to `info`: seconds since the scan began. None: time is not told.
         invalid_action: make illegal actions a "noop" that costs one line of the budget, earns 0 and
             is told in `info`, as learners without masks need it; or "raise" an error.
         device: where scans are simulated and reconstructed.
@@ -49,6 +65,9 @@ class Task:
     data: str | Path | SliceDataset | None = "phantom"
     split: str = "train"
     matrix_size: int | tuple[int, int] | None = None
+    orientation: str = STORED
+    annotations: str | Path | None = None
+    roi: str | Box | None = None
     reconstructor: str | Path | Reconstructor = "zero-filled"
     geometry: str | CartesianGeometry = "columns"
     lines_per_action: int = 1
@@ -60,6 +79,7 @@ class Task:
     metrics: tuple[str, ...] = STANDARD_METRICS
     stop_action: bool = False
     step_cost: float = 0.0
+    tr: float | None = None
     invalid_action: Literal["noop", "raise"] = "noop"
     device: str = "cpu"
     to_numpy: bool = True
@@ -69,6 +89,8 @@ class Task:
             raise ValueError(
                 f'invalid_action must be "raise" or "noop"; got {self.invalid_action!r}'
             )
+        if self.tr is not None and not (self.tr > 0 and math.isfinite(self.tr)):
+            raise ValueError(f"tr must be a positive number of seconds; got {self.tr!r}")
         usable(self.device)  # to be told before scans are opened
 
     @classmethod
@@ -89,14 +111,17 @@ class Task:
 
     def dataset(self) -> SliceDataset:
         """The scans of the split."""
-        if isinstance(self.data, str | Path):
-            return open_dataset(self.data, split=self.split, matrix_size=self.matrix_size)
-        assert self.data is not None
-        return self.data
+        dataset = self._opened()
+        if self.roi is not None:
+            dataset = WithRegion(dataset, self.roi)
+        return oriented(dataset, self.orientation)
 
     def acquisition(self, dataset: SliceDataset) -> Acquisition:
         """The scan protocol for those scans."""
-        wanted = (*self.metrics, *make_reward(self.reward).scores)
+        reward = make_reward(self.reward)
+        wanted = [name for name in (*self.metrics, *reward.scores) if name != "uncertainty"]
+        if any(find_metric(name).needs == "region" for name in wanted):
+            wanted += REGION_METRICS  # one pass gives all of them
         return Acquisition(
             geometry=make_geometry(
                 self.geometry, dataset.shape, lines_per_action=self.lines_per_action
@@ -105,9 +130,23 @@ class Task:
             budget=self.budget,
             n_center_lines=self.n_center_lines,
             n_random_lines=self.n_random_lines,
-            metrics=tuple(dict.fromkeys(name for name in wanted if name != "uncertainty")),
+            metrics=tuple(dict.fromkeys(wanted)),
             device=self.device,
+            task=reward.loss if isinstance(reward, TaskLoss) else None,
         )
+
+    def _opened(self) -> SliceDataset:
+        if isinstance(self.data, str | Path):
+            return open_dataset(
+                self.data,
+                split=self.split,
+                matrix_size=self.matrix_size,
+                annotations=self.annotations,
+            )
+        if self.annotations is not None:
+            raise ValueError("annotations are for scans from files; give a data set's slices a roi")
+        assert self.data is not None
+        return self.data
 
     def seen_by(
         self, dataset: SliceDataset, geometry: CartesianGeometry
