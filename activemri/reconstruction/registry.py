@@ -9,6 +9,7 @@ import torch
 from activemri import checkpoints
 from activemri.checkpoints import Checkpoint, CheckpointError
 from activemri.reconstruction.cresnet import CResNet
+from activemri.reconstruction.diffusion import Diffusion
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated
@@ -20,6 +21,7 @@ RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "zero-filled": ZeroFilled,
     "unet": UNet,
     "cresnet": CResNet,
+    "diffusion": Diffusion,
 }
 
 #: Made around other reconstructors: kinds of checkpoints, but no names (around which others?).

@@ -33,7 +33,7 @@ class TuneSettings:
     out: Path = Path("runs/tune")
     """Folder for the study; made if missing."""
     name: str = "cresnet"
-    """Which reconstructor to train: cresnet or unet."""
+    """Which reconstructor to train: cresnet, unet or diffusion."""
     network: KeyValues = ()
     """Arguments of its network that all trials share, e.g. blocks=2."""
     space: Annotated[tuple[str, ...], arg(metavar="KEY=VALUES [KEY=VALUES ...]")] = SPACE

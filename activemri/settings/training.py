@@ -31,7 +31,8 @@ class TrainReconstructorSettings:
     out: Path = Path("runs/reconstructor")
     """Folder for the checkpoint; made if missing."""
     name: str = "cresnet"
-    """Which reconstructor to train: cresnet (with uncertainty) or unet."""
+    """Which reconstructor to train: cresnet (with uncertainty), unet, or diffusion (draws samples;
+    it has a loss of its own, and --loss is left out)."""
     network: KeyValues = ()
     """Arguments of the reconstructor's network, e.g. channels=16 blocks=4."""
     resume: Flag = False

@@ -22,11 +22,13 @@ from activemri.runs.diary import Picture
 from activemri.settings import TrainJointSettings
 from activemri.training import reconstructor
 from activemri.training.batches import Batch
+from activemri.training.construction import new_reconstructor
 from activemri.training.evaluator import EvaluatorLearner, new_evaluator
 from activemri.training.evaluator_losses import adversarial, perceptual_by
 from activemri.training.loop import Check, Loop, OnValidation
 from activemri.training.masks import MaskSource
 from activemri.training.reconstructor import (
+    LearnsByItself,
     ReconstructorLearner,
     TrainingResult,
     described,
@@ -75,6 +77,12 @@ def check_settings(settings: TrainJointSettings) -> None:
     _loss_of(settings, None)
     new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)
     reconstructor.check_all_but_loss(settings)
+    learns_by_itself = isinstance(new_reconstructor(settings), LearnsByItself)
+    if settings.schedule == "alternating" and learns_by_itself:
+        raise ValueError(
+            f"--schedule alternating: {settings.name!r} is trained with a loss of its own, to "
+            "which an evaluator's opinion cannot be added; choose --schedule staged"
+        )
 
 
 def train_joint(

@@ -9,14 +9,15 @@ MALLOC_TOP_PAD_=268435456``: memory is then not given back after every layer. On
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from activemri.data.slices import SliceDataset
 from activemri.evaluator import load_evaluator
 from activemri.losses import Loss, Prediction, WeightedSum, make_loss
-from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.runs.diary import Picture, summary_writer
 from activemri.runs.folder import RunFolder
@@ -78,7 +79,8 @@ def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
     world.require_divisible(settings.batch_size)
     require_precision(settings.precision, world.device_of(settings.device))
     make_augmentation(settings.augment)
-    new_reconstructor(settings)
+    if isinstance(new_reconstructor(settings), LearnsByItself):
+        _refuse_other_losses(settings)
     if settings.tensorboard:
         summary_writer()
     if world.rank() == 0:  # others would find what the first one has begun
@@ -122,6 +124,8 @@ def train_reconstructor(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_settings(settings)  # before data are read
+    if loss is not None and isinstance(new_reconstructor(settings), LearnsByItself):
+        raise ValueError(f"{settings.name!r} is trained with a loss of its own; give none")
     run = open_run(settings, masks=masks, train=train, validation=validation, given=described(loss))
     learner = ReconstructorLearner(
         run, loss or make_loss(settings.loss, more=losses_from_weights(settings))
@@ -131,6 +135,18 @@ def train_reconstructor(
     return TrainingResult(
         run.folder.best, loop.best_step, loop.best_score, learner.zero_filled.ssim
     )
+
+
+@runtime_checkable
+class LearnsByItself(Protocol):
+    """A reconstructor with a training loss of its own, e.g. one that learns to take off noise."""
+
+    def training_loss(self, measurement: Measurement, image: Tensor, /) -> Tensor:
+        """What it minimises, (batch,), from what has been acquired and what all lines show.
+
+        It may draw from torch's global generator, which every training step seeds.
+        """
+        ...
 
 
 class ReconstructorLearner:
@@ -162,7 +178,11 @@ class ReconstructorLearner:
         return self.run.folder.best
 
     def step(self, batch: Batch, *, step: int) -> dict[str, float]:
-        return self.learn(batch, self.predict(batch), step=step)
+        if not isinstance(self.network, LearnsByItself):
+            return self.learn(batch, self.predict(batch), step=step)
+        with autocast(self.run.settings.precision, self.run.world.device):
+            loss = self.network.training_loss(batch.measurement, batch.reference)
+        return self.descent.descend({"loss": batch.mean(loss)}, step=step)
 
     def predict(self, batch: Batch) -> Prediction:
         """Reconstruct a batch in the precision of the training."""
@@ -207,6 +227,14 @@ class ReconstructorLearner:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.descent.restore(state["optimizer"])
+
+
+def _refuse_other_losses(settings: TrainReconstructorSettings) -> None:
+    if settings.loss != TrainReconstructorSettings.loss or settings.perceptual_weights is not None:
+        raise ValueError(
+            f"--name {settings.name}: this reconstructor is trained with a loss of its own, not "
+            "with one of its images; leave out --loss and --perceptual-weights"
+        )
 
 
 def losses_from_weights(settings: TrainReconstructorSettings) -> dict[str, Loss]:

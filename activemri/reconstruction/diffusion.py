@@ -1,0 +1,178 @@
+"""Posterior samples from a diffusion model: many images that fit what has been measured."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from activemri.mri.operators import CartesianOperator
+from activemri.reconstruction.denoiser import Denoiser
+from activemri.reconstruction.ensemble import pooled
+from activemri.reconstruction.image_channels import (
+    from_channels,
+    normalised,
+    scale_and_phase,
+    to_channels,
+)
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+
+#: Standard deviations of the noise, per real number and in units of the image's root mean square.
+LARGEST, SMALLEST = 10.0, 0.01
+_CURVATURE = 7.0  # of the levels between them: most lie close to the smallest
+_LOG_LEVELS = (-1.0, 1.4)  # mean and standard deviation of the logarithms seen in training
+_MASK_FEATURES = 16
+
+
+class Diffusion(Reconstructor):
+    """Denoises its way from noise to images that agree with the measurement.
+
+    A network D learns to take the noise off images, x = D(x + s n, s), at all noise levels s, with
+    the scaling and weighting of Karras et al., "Elucidating the design space of diffusion-based
+    generative models", NeurIPS 2022. A sample starts as the zero-filled image plus strong noise;
+    from level to level (DDIM, Song et al., ICLR 2021)
+
+        c = DC(D(x, s)),    x' = c + s' (x - c) / s,
+
+    where DC puts the measured samples back, at every level as in the null-space method of Wang et
+    al., ICLR 2023, and so in the result. Active Diffusion Subsampling (Nolan 2025) takes 10 000
+    steps with gradients through the network (DPS) instead.
+
+    With `conditional` the network is a model of what is missing rather than of whole images: noise
+    lies on lines alone that were not acquired, and the network is given the zero-filled image and
+    the mask, which are those that episodes visit (Xie and Li, MICCAI 2022). Without, it knows
+    nothing of masks: a prior of images, which the samples' DC alone leads to the scan.
+
+    The image is the samples' mean, the uncertainty what they differ by
+    (:func:`activemri.reconstruction.ensemble.pooled`). The noise is drawn from `seed` alone: a scan
+    is reconstructed alike twice, in any batch, and with every device; no gradients are kept.
+    Multi-coil scans use the coil-combined image, in which lines lie under each other's coils: DC is
+    then close, not exact, as for every method here.
+
+    Args:
+        channels: width of the network, a multiple of 8.
+        n_samples: images drawn, at least two; time grows with them.
+        n_steps: noise levels from the strongest to none.
+        conditional: model what is missing, given the measurement.
+        seed: of the noise.
+    """
+
+    #: Measured samples are in every sample as they were measured (with one coil).
+    keeps_data = True
+
+    def __init__(
+        self,
+        channels: int = 32,
+        *,
+        n_samples: int = 4,
+        n_steps: int = 10,
+        conditional: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if channels < 8 or channels % 8 or n_samples < 2 or n_steps < 1 or seed < 0:
+            raise ValueError(
+                "expected channels in eights, at least two samples and one step, and a seed of at "
+                f"least 0; got channels={channels}, n_samples={n_samples}, n_steps={n_steps}, "
+                f"seed={seed}"
+            )
+        self.settings = {
+            "channels": channels,
+            "n_samples": n_samples,
+            "n_steps": n_steps,
+            "conditional": conditional,
+            "seed": seed,
+        }
+        self.n_samples, self.n_steps, self.seed = n_samples, n_steps, seed
+        self.conditional = conditional
+        # Spread of a real number of what the network models, in units of the image's root mean
+        # square: of the missing lines' share in phantoms, or of whole images.
+        self.spread = 0.2 if conditional else math.sqrt(0.5)
+        self.denoiser = Denoiser(
+            4 if conditional else 2, channels, mask_features=_MASK_FEATURES if conditional else 0
+        )
+
+    @torch.no_grad()
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        scale, phase = scale_and_phase(measurement.zero_filled)
+        start = normalised(measurement.zero_filled, scale, phase)
+        # One scan at a time: the result of one does not depend on its batch.
+        samples = torch.stack(
+            [self._samples(start[row], measurement.operator, row) for row in range(len(start))]
+        )
+        samples = samples * (scale * phase).unsqueeze(1)
+        return pooled([Reconstruction(sample) for sample in samples.unbind(dim=1)])
+
+    def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
+        """Weighted squared error of images whose noise the network has taken off: (batch,).
+
+        Levels and noise come from torch's global generator, as dropout does; whoever trains seeds
+        it.
+
+        Args:
+            measurement: what has been acquired of them.
+            image: what all lines together show, complex (batch, height, width).
+        """
+        scale, phase = scale_and_phase(measurement.zero_filled)
+        start = normalised(measurement.zero_filled, scale, phase)
+        clean = normalised(image, scale, phase)
+        mean, deviation = _LOG_LEVELS
+        level = (mean + deviation * torch.randn(len(clean), device=clean.device)).exp()
+        noise = self._where_free(math.sqrt(2) * torch.randn_like(clean), measurement.operator)
+        noisy = clean + level[:, None, None] * noise
+        answer = self._denoise(noisy, level, start, measurement.operator)
+        if self.conditional:
+            answer = measurement.operator.data_consistency(answer, start)
+        error = (answer - clean).abs().square().mean(dim=(-2, -1))
+        return error * (level**2 + self.spread**2) / (level * self.spread) ** 2
+
+    def _samples(self, start: Tensor, operator: CartesianOperator, row: int) -> Tensor:
+        """Of one normalised scan (height, width): complex (sample, height, width)."""
+        start = start.expand(self.n_samples, -1, -1)
+        operator = _repeated(operator, row, self.n_samples)
+        # On the CPU, because a seed means other numbers on other devices.
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(start.shape, dtype=start.dtype, generator=generator).to(start.device)
+        noise = self._where_free(math.sqrt(2) * noise, operator)
+        levels = noise_levels(self.n_steps)
+        image = start + levels[0] * noise
+        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
+            answer = self._denoise(
+                image, start.real.new_full(start.shape[:1], level), start, operator
+            )
+            answer = operator.data_consistency(answer, start)
+            image = answer + (image - answer) * (following / level)
+        return image
+
+    def _denoise(
+        self, noisy: Tensor, level: Tensor, start: Tensor, operator: CartesianOperator
+    ) -> Tensor:
+        """D(noisy, level), before the measured samples are put back."""
+        level = level[:, None, None]
+        total = (level**2 + self.spread**2).sqrt()
+        channels = to_channels(noisy / (level**2 + 1).sqrt())
+        if self.conditional:
+            channels = torch.cat([channels, to_channels(start)], dim=1)
+        answer = self.denoiser(channels, level.flatten().log(), operator.mask)
+        share = (self.spread / total) ** 2
+        return share * noisy + level * self.spread / total * from_channels(answer)
+
+    def _where_free(self, noise: Tensor, operator: CartesianOperator) -> Tensor:
+        """Noise on the lines alone that were not acquired, if that is what is modelled."""
+        return noise - operator.gram(noise) if self.conditional else noise
+
+
+def noise_levels(n_steps: int) -> list[float]:
+    """Falling standard deviations from :data:`LARGEST` to :data:`SMALLEST`, after Karras et al."""
+    high, low = LARGEST ** (1 / _CURVATURE), SMALLEST ** (1 / _CURVATURE)
+    return [
+        (high + step / max(n_steps - 1, 1) * (low - high)) ** _CURVATURE for step in range(n_steps)
+    ]
+
+
+def _repeated(operator: CartesianOperator, row: int, n: int) -> CartesianOperator:
+    """The operator of one scan, for n images of it."""
+    maps = operator.sensitivity
+    return CartesianOperator(
+        operator.mask[row].expand(n, -1, -1),
+        None if maps is None else maps[row].expand(n, -1, -1, -1),
+    )
