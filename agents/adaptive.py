@@ -33,7 +33,7 @@ def uncertainty_greedy() -> Greedy:
     line whose samples vary most. Else the standard deviation of the pixels is carried over to the
     lines; see :func:`line_variance`.
     """
-    return Greedy("uncertainty-greedy", lambda view: _gain(line_variance(view), view))
+    return Greedy("uncertainty-greedy", lambda view: action_gains(line_variance(view), view))
 
 
 def line_scores(evaluator: Evaluator, view: View) -> Tensor:
@@ -75,7 +75,7 @@ def line_variance(view: View) -> Tensor:
         variance = _energy(spread.flatten(0, 1), view).unflatten(0, samples.shape[:2]).mean(dim=1)
     elif deviation is not None:
         spectrum = torch.fft.ifftshift(_energy(deviation.to(torch.complex64), view), _AXES)
-        noise = _noise_spectrum(view)
+        noise = noise_spectrum(view)
         product = torch.fft.rfft2(spectrum) * torch.fft.rfft2(noise)
         variance = torch.fft.irfft2(product, s=noise.shape[1:])
     else:
@@ -87,15 +87,26 @@ def line_variance(view: View) -> Tensor:
     return view.geometry.in_frame(variance.clamp(min=0).masked_fill(known, 0))
 
 
-def _evaluator_gain(evaluator: Evaluator, view: View) -> Tensor:
-    return _gain(1 - line_scores(evaluator, view), view)
-
-
-def _gain(per_line: Tensor, view: View) -> Tensor:
+def action_gains(per_line: Tensor, view: View) -> Tensor:
     """What actions gain, from what each new line does: (batch, n_lines) to (batch, n_actions)."""
     groups = view.geometry.groups
     new = (view.measurable & ~view.mask)[:, groups] & view.geometry.first_mention
     return (per_line.double()[:, groups] * new).sum(dim=-1)
+
+
+def noise_spectrum(view: View) -> Tensor:
+    """P of :func:`line_variance`: float64 (batch, height or 1, width or 1), like the mask."""
+    known = view.operator.mask
+    energy = _energy(view.zero_filled, view)
+    total = energy.sum(dim=_AXES, keepdim=True)
+    share = energy / torch.where(total > 0, total, torch.ones_like(total))
+    distance = line_distances((known.shape[1], known.shape[2]), known.device)
+    expected = power_law(share.flatten(1), known.flatten(1), distance)
+    return expected.view_as(share).masked_fill(known, 0)
+
+
+def _evaluator_gain(evaluator: Evaluator, view: View) -> Tensor:
+    return action_gains(1 - line_scores(evaluator, view), view)
 
 
 def _energy(image: Tensor, view: View) -> Tensor:
@@ -107,14 +118,3 @@ def _energy(image: Tensor, view: View) -> Tensor:
         if not chosen:
             energy = energy.sum(dim=axis, keepdim=True)
     return energy
-
-
-def _noise_spectrum(view: View) -> Tensor:
-    """P of :func:`line_variance`, laid out as the mask of the scans is."""
-    known = view.operator.mask
-    energy = _energy(view.zero_filled, view)
-    total = energy.sum(dim=_AXES, keepdim=True)
-    share = energy / torch.where(total > 0, total, torch.ones_like(total))
-    distance = line_distances((known.shape[1], known.shape[2]), known.device)
-    expected = power_law(share.flatten(1), known.flatten(1), distance)
-    return expected.view_as(share).masked_fill(known, 0)

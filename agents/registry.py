@@ -7,13 +7,17 @@ from pathlib import Path
 from activemri import checkpoints
 from activemri.agents import heuristic
 from activemri.agents.adaptive import evaluator_greedy, uncertainty_greedy
+from activemri.agents.entropy import entropy_greedy
 from activemri.agents.exchange import ExchangeOracle
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.greedy import oracle
 from activemri.agents.learned import load_policy
+from activemri.agents.lookahead import LookAhead
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.evaluator import Evaluator, make_evaluator
+from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.registry import make_reconstructor
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,16 @@ class Ingredients:
     """What policies may be made with.
 
     Attributes:
-        metric: what oracles maximise.
+        metric: what oracles and look-ahead maximise.
         order: a learned order; learned policies need one, the exchange oracle starts from it.
         evaluator: for policies that ask one; None for the one that comes with the package.
+        reconstructor: that of the scans; look-ahead needs it.
     """
 
     metric: str = "ssim"
     order: Order | None = None
     evaluator: str | Path | Evaluator | None = None
+    reconstructor: str | Path | Reconstructor | None = None
 
 
 POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
@@ -41,15 +47,17 @@ POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
     "lbcs": lambda given: _learned("lbcs", given),
     "average-oracle": lambda given: _learned("average-oracle", given),
     "uncertainty-greedy": lambda given: uncertainty_greedy(),
+    "entropy-greedy": lambda given: entropy_greedy(),
     "evaluator-greedy": lambda given: evaluator_greedy(make_evaluator(given.evaluator)),
+    "look-ahead": lambda given: _look_ahead(given),
     "oracle": lambda given: oracle(given.metric),
     "exchange-oracle": lambda given: ExchangeOracle(given.metric, given.order),
 }
 
 
-#: Names of policies that look at more than a zero-filled image: at its uncertainty, or at what an
-#: evaluator says.
-NEED_NETWORKS = ("uncertainty-greedy", "evaluator-greedy")
+#: Names of policies that look at more than a zero-filled image: at its uncertainty, at samples of
+#: the posterior, or at what an evaluator says.
+NEED_NETWORKS = ("uncertainty-greedy", "entropy-greedy", "evaluator-greedy", "look-ahead")
 
 
 def make_policy(
@@ -58,25 +66,28 @@ def make_policy(
     metric: str = "ssim",
     order: Order | None = None,
     evaluator: str | Path | Evaluator | None = None,
+    reconstructor: str | Path | Reconstructor | None = None,
 ) -> Policy:
     """A policy ready for use.
 
     Args:
         policy: a registered name, the path of a learned policy (a checkpoint, an order's file, or
             the folder of a training), or a policy, which is returned.
-        metric: what oracles maximise.
+        metric: what oracles and look-ahead maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
         evaluator: what `evaluator-greedy` asks: a checkpoint's path, an evaluator, or None for the
             one that comes with the package.
+        reconstructor: what the scans are reconstructed with, which `look-ahead` tries actions with.
 
     Raises:
-        ValueError: neither a name nor a file, or a learned policy without its order.
+        ValueError: neither a name nor a file, a learned policy without its order, or `look-ahead`
+            without a reconstructor.
     """
     if not isinstance(policy, str | Path):
         return policy
     if str(policy) in POLICIES:
-        return POLICIES[str(policy)](Ingredients(metric, order, evaluator))
+        return POLICIES[str(policy)](Ingredients(metric, order, evaluator, reconstructor))
     if _looks_like_path(policy):
         return _from_file(policy)
     raise ValueError(
@@ -99,6 +110,15 @@ def _learned(name: str, given: Ingredients) -> Policy:
     if given.order.kind != name:
         raise ValueError(f"policy {name!r} needs an order of that kind; got {given.order.kind!r}")
     return FixedOrder(given.order, name)
+
+
+def _look_ahead(given: Ingredients) -> Policy:
+    if given.reconstructor is None:
+        raise ValueError(
+            "policy 'look-ahead' tries actions with the reconstructor of the scans: give it as "
+            "reconstructor"
+        )
+    return LookAhead(make_reconstructor(given.reconstructor), metric=given.metric)
 
 
 def _from_file(path: str | Path) -> Policy:

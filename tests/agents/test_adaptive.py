@@ -113,7 +113,7 @@ def test_the_energy_of_modulated_noise_is_that_of_many_draws(
     view = view_of(make_protocol(unsure=True), [make_scan(0)])
     deviation = view.reconstruction.uncertainty
     assert deviation is not None
-    power = adaptive._noise_spectrum(view)[0, 0].float()
+    power = adaptive.noise_spectrum(view)[0, 0].float()
     assert bool((power[view.mask[0]] == 0).all()) and bool((power >= 0).all())
     drawn = modulated_noise(deviation[0], power, n_draws=4000)
     free = ~view.mask[0]

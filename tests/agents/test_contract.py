@@ -35,7 +35,12 @@ QUICK = settings(
 def ready(name: str, acquisition: Acquisition, scans: list[Slice]) -> Policy:
     """The policy; a learned one is fitted to the scans."""
     order = LEARNERS[name](acquisition, scans, n_lines=3) if needs_fit(name) else None
-    return make_policy(name, order=order, evaluator=some_evaluator())
+    return make_policy(
+        name,
+        order=order,
+        evaluator=some_evaluator(),
+        reconstructor=acquisition.reconstructor,
+    )
 
 
 @cache

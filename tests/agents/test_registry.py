@@ -9,6 +9,7 @@ from activemri.agents import heuristic
 from activemri.agents.exchange import ExchangeOracle
 from activemri.agents.fixed import LEARNERS, learn_lbcs_order
 from activemri.agents.order import FixedOrder, Order
+from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition
@@ -20,6 +21,10 @@ def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Acquisit
     return learn_lbcs_order(make_protocol(), [make_scan(0)], n_lines=2)
 
 
+def made(name: str, **ingredients: Order) -> Policy:
+    return make_policy(name, reconstructor="zero-filled", **ingredients)  # type: ignore[arg-type]
+
+
 def test_all_policies_of_the_command_line_exist() -> None:
     assert set(settings.POLICIES) <= set(POLICIES)
 
@@ -27,11 +32,11 @@ def test_all_policies_of_the_command_line_exist() -> None:
 def test_names_are_those_of_the_policies(order: Order) -> None:
     for name in POLICIES:
         if name != "average-oracle":
-            assert make_policy(name, order=order).name == name
+            assert made(name, order=order).name == name
 
 
 def test_oracles_are_marked(order: Order) -> None:
-    marked = {n for n in POLICIES if not needs_fit(n) and make_policy(n).is_oracle}
+    marked = {n for n in POLICIES if not needs_fit(n) and made(n).is_oracle}
     assert marked == {"oracle", "exchange-oracle"}
 
 
@@ -59,7 +64,7 @@ def test_the_exchange_oracle_starts_from_the_order(order: Order) -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"'rnadom'; expected one of random, .* or a file"):
+    with pytest.raises(ValueError, match=r"'rnadom'; expected one of random, .* 'activemri train"):
         make_policy("rnadom")
 
 
@@ -75,3 +80,8 @@ def test_a_learned_policy_without_its_order_says_how_to_get_one(order: Order) ->
         ValueError, match="'average-oracle' needs an order of that kind; got 'lbcs'"
     ):
         make_policy("average-oracle", order=order)
+
+
+def test_looking_ahead_needs_the_reconstructor_of_the_scans() -> None:
+    with pytest.raises(ValueError, match="give it as reconstructor"):
+        make_policy("look-ahead")

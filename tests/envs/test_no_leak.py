@@ -200,6 +200,7 @@ def test_policies_choose_alike_whatever_was_not_acquired_unless_they_are_oracles
         name,
         order=some_order(name) if needs_fit(name) else None,
         evaluator=Evaluator(FRAME[1], channels=2, layers=1),
+        reconstructor=acquisition.reconstructor,
     )
     taken = choices(acquisition, policy, one)
     acquired = acquired_by(acquisition, one, taken)
