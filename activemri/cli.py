@@ -20,6 +20,7 @@ import activemri
 from activemri.settings import (
     BenchmarkSettings,
     CalibrateSettings,
+    CurvesSettings,
     DemoSettings,
     InspectSettings,
     SplitSettings,
@@ -50,6 +51,7 @@ Command = (
     Annotated[DemoSettings, subcommand("demo")]
     | Annotated[BenchmarkSettings, subcommand("benchmark")]
     | Annotated[CalibrateSettings, subcommand("calibrate")]
+    | Annotated[CurvesSettings, subcommand("curves")]
     | Annotated[Train, subcommand("train", description="Train a reconstructor, or learn an order.")]
     | Annotated[TuneSettings, subcommand("tune")]
     | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
@@ -99,6 +101,12 @@ def _calibrate(settings: CalibrateSettings) -> None:
     from activemri.benchmark.calibrate import run_calibration
 
     print(run_calibration(settings))
+
+
+def _curves(settings: CurvesSettings) -> None:
+    from activemri.benchmark.learning_curves import draw_learning_curves
+
+    print(draw_learning_curves(settings))
 
 
 def _demo(settings: DemoSettings) -> None:
@@ -261,6 +269,7 @@ def _throughput(settings: ThroughputSettings) -> None:
 COMMANDS: dict[type, Callable[[Any], None]] = {
     BenchmarkSettings: _benchmark,
     CalibrateSettings: _calibrate,
+    CurvesSettings: _curves,
     DemoSettings: _demo,
     TrainReconstructorSettings: _train_reconstructor,
     TrainJointSettings: _train_joint,

@@ -1,4 +1,4 @@
-"""Figures of the benchmark: scores against lines, gains by subject, what was acquired when.
+"""Figures of the benchmark: scores against lines, gains by subject.
 
 Each function takes tables of :mod:`activemri.benchmark.statistics` and returns an SVG as text,
 made without any global plotting state. A policy has the same colour in every figure; bounds are
@@ -75,7 +75,7 @@ def score_figure(
     """
     chosen = curves[(curves["metric"] == metric) & (curves["reconstructor"] == reconstructor)]
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(7.6, 4.4)
+        figure, axes = canvas(7.6, 4.4)
         ends: dict[str, float] = {}
         for policy, part in chosen.groupby("policy", sort=False, observed=True):
             name = str(policy)
@@ -96,7 +96,7 @@ def score_figure(
         axes.set_xlabel("acquired lines")
         axes.set_ylabel(_axis_name(metric))
         axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
-        _name_ends(axes, ends, palette=palette, bounds=bounds)
+        name_ends(axes, ends, palette=palette, bounds=bounds)
         return as_svg(figure, f"{metric}{reconstructor}")
 
 
@@ -122,7 +122,7 @@ def difference_figure(
     chosen = gains[(gains["metric"] == metric) & (gains["reconstructor"] == reconstructor)]
     policies = [str(policy) for policy in chosen["policy"].unique()]
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(7.6, 0.9 + 0.34 * len(policies))
+        figure, axes = canvas(7.6, 0.9 + 0.34 * len(policies))
         axes.axvline(0, color=INK, lw=1, alpha=0.5)
         for row, policy in enumerate(policies):
             part = chosen[chosen["policy"] == policy]
@@ -140,60 +140,14 @@ def difference_figure(
         return as_svg(figure, f"difference{metric}{reconstructor}{quantity}")
 
 
-def acquisition_figure(
-    actions: pd.DataFrame, *, n_actions: int, initial: NDArray[np.bool_] | None = None
-) -> str:
-    """The share of scans in which a line had been acquired after each step, one map a policy.
-
-    Args:
-        actions: columns policy, volume, slice, step (1 = first action), action; seeds if any.
-        n_actions: number of actions to choose from.
-        initial: the actions that scans start with, bool (n_actions,), or None.
-    """
-    policies = [str(policy) for policy in actions["policy"].unique()]
-    n_columns = min(len(policies), 4)
-    n_rows = -(-len(policies) // n_columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 0.5 + 1.75 * n_rows), layout="constrained")
-        grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-        for axes, policy in zip(grid.flat, policies, strict=False):
-            share = acquired_share(actions[actions["policy"] == policy], n_actions=n_actions)
-            if initial is not None:
-                share[:, initial] = 1
-            axes.imshow(
-                share.T,
-                aspect="auto",
-                cmap="cividis",
-                vmin=0,
-                vmax=1,
-                interpolation="nearest",
-                extent=(0.5, len(share) + 0.5, n_actions - 0.5, -0.5),
-            )
-            axes.set_title(policy, fontsize=9, loc="left")
-        for axes in list(grid.flat)[len(policies) :]:
-            axes.set_visible(False)
-        figure.supxlabel("step", fontsize=10)
-        figure.supylabel("line", fontsize=10)
-        return as_svg(figure, "acquisition")
-
-
-def acquired_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]:
-    """Share of the episodes that took each action by each step, (n_steps, n_actions)."""
-    keys = [key for key in ("volume", "slice", "seed", "reconstructor") if key in actions]
-    n_episodes = len(actions[keys].drop_duplicates())
-    counts = np.zeros((int(actions["step"].max()), n_actions))
-    np.add.at(counts, (actions["step"].to_numpy() - 1, actions["action"].to_numpy()), 1)
-    share: NDArray[np.float64] = counts.cumsum(axis=0) / n_episodes
-    return np.minimum(share, 1)
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
-def _name_ends(
+def name_ends(
     axes: Axes, ends: Mapping[str, float], *, palette: Mapping[str, str], bounds: Collection[str]
 ) -> None:
     """Write each policy's name right of its curve, apart from each other, with a thin link."""

@@ -7,7 +7,7 @@ The mutual information of image and action at a step (Bakker, van Hoof and Welli
 is for policies without chance the entropy of their actions over the scans: 0 bits where all scans
 get the same action, log2 k where k actions are equally frequent. Entropies of few scans come out
 too low; Miller and Madow's (m - 1) / (2 n ln 2) bits, for m actions seen in n scans, are added.
-n scans cannot show more than log2 n bits, so that values near this ceiling only say "many".
+n scans cannot show more than log2 n bits: the sum is cut there, and values near it only say "many".
 
 An order gives 0 where scans agree in size and start. Where they do not, its bits come from these
 differences: read the policies' bits beside those of the orders. And bits tell of the moment of an
@@ -82,11 +82,12 @@ def actions_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def entropy_bits(counts: Counts) -> tuple[float, float]:
-    """Entropy of what was counted, in bits: plug-in, and with Miller and Madow's correction."""
+    """Entropy of what was counted, in bits: plug-in, and corrected, at most log2 of the count."""
     n, seen = counts.sum(), counts[counts > 0]
     share = seen / n
     plug_in = abs(float(-(share * np.log2(share)).sum()))  # abs: -0.0 is no number for people
-    return plug_in, plug_in + (len(seen) - 1) / (2 * float(n) * float(np.log(2)))
+    corrected = plug_in + (len(seen) - 1) / (2 * float(n) * float(np.log(2)))
+    return plug_in, min(corrected, float(np.log2(n)))
 
 
 def shared_actions(taken: NDArray[np.bool_]) -> float | None:

@@ -30,7 +30,6 @@ from activemri.benchmark.scenario import Scenario
 from activemri.benchmark.stopping import StoppingScans
 from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
-from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.acquisition import Acquisition, View
 from activemri.metrics import find_metric
@@ -87,15 +86,12 @@ class Plan:
 
     def __init__(self, settings: BenchmarkSettings) -> None:
         self.settings = settings
-        find_metric(settings.metric)
         self.scenario = Scenario.of(settings)
+        find_metric(self.metric)
         self.reconstructors = label_reconstructors(self.scenario.reconstructors)
         self.policies = label_policies(settings.policies)
-        self.dataset = open_dataset(
-            self.scenario.data,
-            split=settings.split,
-            matrix_size=self.scenario.matrix,
-            slices_per_volume=settings.slices_per_volume,
+        self.dataset = self.scenario.dataset(
+            settings.split, slices_per_volume=settings.slices_per_volume
         )
         self.positions = evenly_spaced(range(len(self.dataset)), settings.max_slices)
         self.acquisitions = {
@@ -124,10 +120,15 @@ class Plan:
         )
 
     @property
+    def metric(self) -> str:
+        """The score that greedy policies maximise."""
+        return self.scenario.metric
+
+    @property
     def returns(self) -> Returns | None:
         """What a scan gains less what it costs, where actions have a price."""
         price = self.scenario.step_cost
-        return Returns(self.settings.metric, price) if price > 0 else None
+        return Returns(self.metric, price) if price > 0 else None
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -161,7 +162,7 @@ class Plan:
         member = 0 if seed is None else (seed - self.settings.seed) % len(members)
         return make_policy(
             members[member],
-            metric=self.settings.metric,
+            metric=self.metric,
             order=order,
             evaluator=self.evaluators[reconstructor],
         )
@@ -182,11 +183,11 @@ class Plan:
         scans = self._fit_scans
         learner = LEARNERS[kind]
         # The frame is that of the scans to be acquired, so that actions mean the same.
-        acquisition = replace(self.acquisitions[reconstructor], metrics=(self.settings.metric,))
+        acquisition = replace(self.acquisitions[reconstructor], metrics=(self.metric,))
         return learner(
             acquisition,
             scans,
-            metric=self.settings.metric,
+            metric=self.metric,
             n_lines=self.scenario.budget,
             n_scans=self.settings.n_fit_scans,
             seed=self.settings.seed,
@@ -286,7 +287,7 @@ class Plan:
         return self.policy(label, next(iter(self.reconstructors)), order=None)
 
     def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Acquisition:
-        metrics = tuple(dict.fromkeys((*METRICS, self.settings.metric)))
+        metrics = tuple(dict.fromkeys((*METRICS, self.metric)))
         task = self.scenario.task(dataset, reconstructor=reconstructor, metrics=metrics)
         return task.acquisition(dataset)
 
@@ -322,7 +323,7 @@ class Plan:
         """Where orders are learned."""
         data = self.settings.fit_data or self.scenario.data
         try:
-            return open_dataset(data, split="train", matrix_size=self.scenario.matrix)
+            return self.scenario.dataset("train", data=data)
         except ValueError as error:
             raise ValueError(
                 f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "

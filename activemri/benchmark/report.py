@@ -85,6 +85,7 @@ def write_report(
     command: str = "",
     headline: Sequence[str] = HEADLINE,
     stopping: Mapping[str, object] | None = None,
+    adaptivity: Mapping[str, object] | None = None,
 ) -> None:
     """Write the page. Arguments that are empty leave their section out.
 
@@ -103,6 +104,7 @@ def write_report(
         command: the command line that makes the results again.
         headline: metrics of the first tables.
         stopping: of :func:`activemri.benchmark.stopping_report.stopping_section`.
+        adaptivity: of :func:`activemri.benchmark.adaptivity_report.adaptivity_section`.
 
     Raises:
         ValueError: the summary is empty.
@@ -142,6 +144,7 @@ def write_report(
         episode_title=episode_title,
         gif=_data_url(gif, "image/gif") if gif else "",
         stopping=stopping,
+        adaptivity=adaptivity,
     )
     Path(path).write_text(page, encoding="utf-8")
 

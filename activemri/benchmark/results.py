@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from activemri.benchmark import curves, savings, statistics, stopping_report
+from activemri.benchmark import adaptivity_report, curves, savings, statistics, stopping_report
 from activemri.benchmark.plan import Plan
 from activemri.benchmark.report import Episode, ReportFigure, write_report
 from activemri.benchmark.stopping import Verdict
@@ -34,6 +34,8 @@ def publish(
             n_resamples=settings.n_bootstrap,
         )
         content: dict[str, object] = {"task": task(plan), "results": summary}
+        findings = adaptivity_report.find(plan, table)
+        content["adaptivity"] = findings.plain
         if plan.stopping is not None:
             words = stopping_report.promises(plan.stopping)
             content["stopping"] = {"rules": stops, "words": words}
@@ -44,7 +46,7 @@ def publish(
         write_report(
             settings.out / "report.html",
             title=f"Active acquisition on {plan.dataset.name}",
-            settings=asdict(settings),
+            settings=asdict(settings) | plan.scenario.described,
             summary=summary,
             comparisons=_comparisons(plan, table),
             by_contrast=_by_contrast(plan, table),
@@ -54,8 +56,11 @@ def publish(
             episode_title=_example_title(plan),
             gif=_gif(example),
             command=command,
-            headline=tuple(dict.fromkeys((settings.metric, "psnr", "nmse"))),
+            headline=tuple(dict.fromkeys((plan.metric, "psnr", "nmse"))),
             stopping=_stopping_section(plan, verdicts, stops),
+            adaptivity=adaptivity_report.adaptivity_section(
+                findings, plan, table, palette=_palette(plan)
+            ),
         )
         bar.update()
 
@@ -98,7 +103,8 @@ def _stopping_section(
 def task(plan: Plan) -> dict[str, object]:
     """What was run, for summary.json."""
     infos = plan.describe()
-    settings = {k: v for k, v in asdict(plan.settings).items() if k != "out"}
+    settings = asdict(plan.settings) | plan.scenario.described
+    del settings["out"]
     return {
         **settings,
         "n_slices": len(infos),
@@ -114,14 +120,14 @@ def text_table(plan: Plan, table: pd.DataFrame) -> str:
     """The headline table for the terminal: area and final score with intervals."""
     settings = plan.settings
     summary = statistics.summarise(
-        table[table["metric"] == settings.metric],
+        table[table["metric"] == plan.metric],
         bounds=_bounds(plan),
         seed=settings.seed,
         n_resamples=settings.n_bootstrap,
     )
     several = len(plan.reconstructors) > 1
     width = max(len(str(row["policy"])) for row in summary) + 2
-    name = settings.metric.upper()
+    name = plan.metric.upper()
     lines: list[str] = []
     for reconstructor in plan.reconstructors:
         rows = [row for row in summary if row["reconstructor"] == reconstructor]
@@ -135,10 +141,11 @@ def text_table(plan: Plan, table: pd.DataFrame) -> str:
             + ("  (bound)" if row["bound"] else "")
             for row in rows
         ]
+    findings = adaptivity_report.find(plan, table)
     lines.append(
         "Brackets: 95 % interval over subjects. Area: mean height of the curve over steps."
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", adaptivity_report.adaptivity_text(findings, plan)])
 
 
 def example_gif(plan: Plan, table: pd.DataFrame) -> bytes:
@@ -183,7 +190,7 @@ def _by_contrast(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
     if table["contrast"].nunique() < 2:
         return []
     return statistics.summarise(
-        table[table["metric"] == plan.settings.metric],
+        table[table["metric"] == plan.metric],
         by=("contrast",),
         bounds=_bounds(plan),
         seed=plan.settings.seed,
@@ -197,24 +204,27 @@ def _reach(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
     reference = (
         settings.reference if settings.reference in plan.policies else next(iter(plan.policies))
     )
-    own = table[(table["policy"] == reference) & (table["metric"] == settings.metric)]
+    own = table[(table["policy"] == reference) & (table["metric"] == plan.metric)]
     last = int(own["step"].max())
     levels = {round(float(own[own["step"] == s]["value"].mean()), 2) for s in (last // 2, last)}
     return [
         row
         for level in sorted(levels)
-        for row in statistics.lines_to_reach(table, {settings.metric: level})
+        for row in statistics.lines_to_reach(table, {plan.metric: level})
     ]
 
 
 def _figures(plan: Plan, table: pd.DataFrame) -> list[ReportFigure]:
-    own = table[table["metric"] == plan.settings.metric]
-    palette = curves.colours(list(plan.policies), bounds=_bounds(plan))
+    own = table[table["metric"] == plan.metric]
+    palette = _palette(plan)
     return [
         *_score_figures(plan, own, palette),
         *_gain_figures(plan, own, palette),
-        *_line_figures(plan, own),
     ]
+
+
+def _palette(plan: Plan) -> dict[str, str]:
+    return curves.colours(list(plan.policies), bounds=_bounds(plan))
 
 
 def _score_figures(
@@ -224,10 +234,10 @@ def _score_figures(
     means = statistics.score_curves(table, seed=settings.seed, n_resamples=settings.n_bootstrap)
     for reconstructor in plan.reconstructors:
         yield ReportFigure(
-            f"{settings.metric.upper()} against acquired lines, {reconstructor}",
+            f"{plan.metric.upper()} against acquired lines, {reconstructor}",
             curves.score_figure(
                 means,
-                metric=settings.metric,
+                metric=plan.metric,
                 reconstructor=reconstructor,
                 palette=palette,
                 bounds=_bounds(plan),
@@ -248,27 +258,12 @@ def _gain_figures(
             f"Gain of each subject over {settings.reference}, {reconstructor}",
             curves.difference_figure(
                 gains,
-                metric=settings.metric,
+                metric=plan.metric,
                 reconstructor=reconstructor,
                 reference=settings.reference,
                 palette=palette,
             ),
             "Difference of the area under the curve; a dot is a subject.",
-        )
-
-
-def _line_figures(plan: Plan, table: pd.DataFrame) -> Iterator[ReportFigure]:
-    for reconstructor in plan.reconstructors:
-        taken = table[(table["reconstructor"] == reconstructor) & (table["action"] >= 0)]
-        geometry = plan.acquisitions[reconstructor].geometry
-        start = geometry.center_lines(plan.scenario.n_center_lines)
-        yield ReportFigure(
-            f"Which lines were acquired when, {reconstructor}",
-            curves.acquisition_figure(
-                taken, n_actions=geometry.n_actions, initial=start.cpu().numpy()
-            ),
-            "Share of scans in which a line had been acquired, step by step.",
-            folded=True,
         )
 
 
@@ -287,7 +282,7 @@ def _example(plan: Plan, table: pd.DataFrame) -> list[Episode]:
     reconstructor = list(plan.reconstructors)[-1]
     acquisition = plan.acquisitions[reconstructor]
     scan = plan.dataset[_example_position(plan)]
-    name = plan.settings.metric
+    name = plan.metric
     episodes = []
     for label in plan.policies:
         own = table[

@@ -24,7 +24,6 @@ from activemri.agents.prediction import Predictor, PredictorError, fit_predictor
 from activemri.agents.stopping import StoppingRule, calibrate
 from activemri.benchmark.scenario import Scenario
 from activemri.data.slices import SliceDataset, SliceInfo
-from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.metrics import METRICS
 from activemri.settings import BenchmarkSettings
@@ -138,10 +137,8 @@ class StoppingScans:
         stop, settings = self.stop, self.settings
         n_subjects = stop.calibration_subjects if split == stop.extensible else None
         try:
-            dataset = open_dataset(
-                self.scenario.data,
-                split=split,
-                matrix_size=self.scenario.matrix,
+            dataset = self.scenario.dataset(
+                split,
                 slices_per_volume=settings.slices_per_volume,
                 n_subjects=n_subjects,
             )

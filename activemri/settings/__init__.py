@@ -6,6 +6,7 @@ reads these files and no more.
 
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.calibration import CalibrateSettings
+from activemri.settings.curves import CurvesSettings
 from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
 from activemri.settings.policy import TrainPolicySettings
 from activemri.settings.search import TuneSettings
@@ -19,6 +20,7 @@ from activemri.settings.training import (
 __all__ = [
     "BenchmarkSettings",
     "CalibrateSettings",
+    "CurvesSettings",
     "DemoSettings",
     "InspectSettings",
     "SplitSettings",

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from activemri.settings.fields import (
+    KeyValues,
     Names,
+    OptionalFloat,
     OptionalInt,
+    OptionalText,
     require,
     require_not_negative,
     require_positive,
@@ -35,9 +38,11 @@ class BenchmarkSettings:
     started again continues where it was interrupted; the same seed gives the same numbers.
     """
 
-    env: Annotated[str | None, arg(metavar="ID")] = None
+    env: OptionalText = None
     """Environment whose scans are acquired as it does, e.g. ActiveMRI/Phantom-v0; the options
     below override its own."""
+    options: KeyValues = ()
+    """Further options of the environment, e.g. lines_per_action=4 geometry=rows."""
     data: Annotated[str | None, arg(metavar="phantom|phantom-multicoil|PATH")] = None
     """Where the scans come from: built-in phantoms, or a folder of HDF5 files. None takes the data
     of --env, or else phantoms."""
@@ -56,7 +61,7 @@ class BenchmarkSettings:
     or else 24."""
     n_center_lines: OptionalInt = None
     """Centre lines that every scan starts with; None takes the number of --env, or else 8."""
-    step_cost: Annotated[float | None, arg(metavar="FLOAT")] = None
+    step_cost: OptionalFloat = None
     """Price of an action, in units of the score: the metric `return` is what a scan gains less what
     it cost. None takes that of --env, or else none."""
     stop: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE [KEY=VALUE ...]")] = ()
@@ -83,8 +88,9 @@ class BenchmarkSettings:
     """Train scans, spread evenly, that learned orders see at all; None takes all."""
     reference: str = "lbcs"
     """Policy that the others are compared with in paired tests."""
-    metric: str = "ssim"
-    """Metric that greedy policies maximise and the report shows first."""
+    metric: OptionalText = None
+    """Metric that greedy policies maximise and the report shows first; None takes the one that
+    --env rewards, or else ssim."""
     n_bootstrap: int = 2000
     """Resamples of subjects behind every confidence interval."""
     workers: int = 1

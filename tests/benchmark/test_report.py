@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from activemri.benchmark import curves, report, statistics
+from activemri.benchmark import action_maps, curves, report, statistics
 from activemri.benchmark.report import Episode, ReportFigure, write_report
 
 POLICIES = ("random", "lbcs", "oracle", "exchange-oracle")
@@ -70,7 +70,7 @@ def figures(table: pd.DataFrame) -> dict[str, str]:
     return {
         "score": curves.score_figure(statistics.score_curves(table), **which),
         "difference": curves.difference_figure(gains, reference="lbcs", **which),
-        "acquisition": curves.acquisition_figure(taken_actions(), n_actions=9),
+        "acquisition": action_maps.action_map_figure(taken_actions(), n_actions=9),
     }
 
 
@@ -276,7 +276,7 @@ def test_figures_name_their_policies_and_mark_bounds(figures: dict[str, str]) ->
 
 
 def test_the_same_results_give_the_same_figure(figures: dict[str, str]) -> None:
-    again = curves.acquisition_figure(taken_actions(), n_actions=9)
+    again = action_maps.action_map_figure(taken_actions(), n_actions=9)
     assert again == figures["acquisition"]
 
 
@@ -303,11 +303,11 @@ def test_policies_have_colours_of_their_own() -> None:
     assert without["policy 10"] == curves.colours(names)["policy 10"]
 
 
-def test_acquired_share_counts_each_line_once_it_was_taken() -> None:
-    share = curves.acquired_share(taken_actions(("lbcs",)), n_actions=6)
+def test_taken_share_counts_each_line_when_it_was_taken() -> None:
+    share = action_maps.taken_share(taken_actions(("lbcs",)), n_actions=6)
     # Volume 0 takes 1, 2, 3 and volume 1 takes 2, 3, 4.
     np.testing.assert_allclose(
-        share, [[0, 0.5, 0.5, 0, 0, 0], [0, 0.5, 1, 0.5, 0, 0], [0, 0.5, 1, 1, 0.5, 0]]
+        share, [[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0.5, 0.5, 0, 0], [0, 0, 0, 0.5, 0.5, 0]]
     )
 
 
