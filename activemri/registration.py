@@ -86,8 +86,8 @@ ENVIRONMENTS: tuple[Environment, ...] = (
     ),
     Environment(
         "FreeBudget",
-        "phantoms; every line costs 0.002 of SSIM, and the agent stops when it likes",
-        {**_PHANTOM, "budget": 56, "stop_action": True, "step_cost": 0.002},
+        "phantoms; every line costs 0.0015 of SSIM, and the agent stops when it likes",
+        {**_PHANTOM, "budget": 56, "stop_action": True, "step_cost": 0.0015},
     ),
     Environment(
         "Lesion",

@@ -11,6 +11,10 @@ IDS = {
     "ActiveMRI/MulticoilBrain-v0",
     "ActiveMRI/Pineda2020-2L-v0",
     "ActiveMRI/Pineda2020-30L-v0",
+    "ActiveMRI/Mixed-v0",
+    "ActiveMRI/FreeBudget-v0",
+    "ActiveMRI/Lesion-v0",
+    "ActiveMRI/EchoTrain-v0",
     "ActiveMRI/HDF5-v0",
 }
 
