@@ -10,6 +10,7 @@ from activemri.agents.greedy import Greedy
 from activemri.agents.posterior import posterior_samples
 from activemri.envs.acquisition import View
 from activemri.mri import fourier
+from activemri.reconstruction.reconstructor import Reconstructor
 
 #: Standard deviation of the components, per real number, in units of the scan's scale (the largest
 #: magnitude of its first image). It is the 50 of the paper, whose images of 128 x 128 lie in
@@ -21,7 +22,9 @@ Form = Literal["mixture", "repo"]
 FORMS: tuple[Form, ...] = ("mixture", "repo")
 
 
-def entropy_greedy(sigma: float = SIGMA, *, form: Form = "mixture") -> Greedy:
+def entropy_greedy(
+    sampler: Reconstructor | None = None, *, sigma: float = SIGMA, form: Form = "mixture"
+) -> Greedy:
     """Takes the lines about which posterior samples carry most information.
 
     Nolan et al., "Active Diffusion Subsampling", 2025: every sample of the posterior (of any
@@ -35,6 +38,7 @@ def entropy_greedy(sigma: float = SIGMA, *, form: Form = "mixture") -> Greedy:
     remains of the entropy if sigma is large.
 
     Args:
+        sampler: draws the samples; None takes those of the scans' own reconstructions.
         sigma: standard deviation of the components, in units of the scan's scale. The smaller, the
             sooner samples count as entirely different, and lines beyond that as equals.
         form: "mixture", or "repo" for what the authors' code computes.
@@ -48,7 +52,9 @@ def entropy_greedy(sigma: float = SIGMA, *, form: Form = "mixture") -> Greedy:
         )
 
     def scorer(view: View) -> Tensor:
-        distances = _distances_of_actions(line_distances(view, posterior_samples(view)), view)
+        distances = _distances_of_actions(
+            line_distances(view, posterior_samples(view, sampler)), view
+        )
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
         return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
 

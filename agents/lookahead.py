@@ -15,7 +15,7 @@ from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, Truth, View
 from activemri.metrics import find_metric
 from activemri.mri.operators import CartesianOperator
-from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
 from activemri.scoring import center_crop
 
 
@@ -64,7 +64,7 @@ class LookAhead:
             )
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        samples = self._samples(view)
+        samples = posterior_samples(view, self.sampler)
         tried = self._promising(view, samples)
         imagined = self._imagine(view, samples[:, : self.n_samples])
         n_samples = len(imagined.state) // len(tried)
@@ -72,13 +72,6 @@ class LookAhead:
             imagined, tried.repeat_interleave(n_samples, dim=0), self.metric, depth=self.depth
         )
         return choose(values.unflatten(0, (len(tried), n_samples)).mean(dim=1), tried)
-
-    def _samples(self, view: View) -> Tensor:
-        if self.sampler is None:
-            return posterior_samples(view)
-        with torch.no_grad():
-            drawn = self.sampler(Measurement(view.kspace, view.operator, view.zero_filled))
-        return posterior_samples(replace(view, reconstruction=drawn))
 
     def _promising(self, view: View, samples: Tensor) -> Tensor:
         """The legal actions on whose new lines samples vary most: bool (batch, n_actions)."""

@@ -1,20 +1,23 @@
 """Images that could be behind what has been acquired, for policies that ask what else there is."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from activemri.agents.adaptive import noise_spectrum
 from activemri.envs.acquisition import View
 from activemri.mri import fourier
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
 #: Images drawn where a reconstructor gives a standard deviation alone.
 N_DRAWN = 8
 
 
-def posterior_samples(view: View) -> Tensor:
+def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tensor:
     """Plausible images of every scan, complex (batch, sample, height, width).
 
-    They are those that the reconstructor gives, where it draws any: ensembles, Monte-Carlo dropout,
+    They are those that a reconstructor gives, where it draws any: ensembles, Monte-Carlo dropout,
     diffusion. Of a reconstructor with a standard deviation s per pixel alone, they are
 
         reconstruction + s n,
@@ -25,9 +28,17 @@ def posterior_samples(view: View) -> Tensor:
     every scan and every time. Such errors know nothing of edges and aliasing, so expect less of
     them than of samples.
 
+    Args:
+        view: what is known of the scans.
+        sampler: asked for the samples; None takes what comes with the scans' own reconstructions.
+
     Raises:
         ValueError: if the reconstructor gives neither.
     """
+    if sampler is not None:
+        with torch.no_grad():
+            drawn = sampler(Measurement(view.kspace, view.operator, view.zero_filled))
+        view = replace(view, reconstruction=drawn)
     image, deviation = view.reconstruction.image, view.reconstruction.uncertainty
     if view.reconstruction.samples is not None:
         return view.reconstruction.samples

@@ -21,6 +21,7 @@ from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, View
 from activemri.mri import fourier
 from activemri.reconstruction.reconstructor import Reconstruction
+from tests.envs.scans import Unsure
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Acquisition]
@@ -130,6 +131,18 @@ def test_the_lines_whose_mixture_has_the_largest_entropy_are_taken(
     assert torch.equal(entropy_greedy().act(view, generators), choose(entropy, view.legal))
 
 
+def test_a_sampler_is_asked_instead_of_the_reconstructor(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    views = []
+    for unsure in (False, True):
+        protocol = make_protocol(unsure=unsure)
+        views.append(protocol.view(protocol.start([make_scan(0)])))
+    generators = [np.random.default_rng(0)]
+    taken = entropy_greedy(Unsure()).act(views[0], generators)
+    assert torch.equal(taken, entropy_greedy().act(views[1], generators))
+
+
 def test_the_scale_of_the_signal_changes_nothing(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
@@ -170,6 +183,6 @@ def test_a_reconstructor_that_is_always_sure_is_refused(
 
 def test_unusable_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="sigma above 0"):
-        entropy_greedy(0.0)
+        entropy_greedy(sigma=0.0)
     with pytest.raises(ValueError, match="one of mixture, repo"):
         entropy_greedy(form="other")  # type: ignore[arg-type]
