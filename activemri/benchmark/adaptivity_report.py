@@ -8,8 +8,9 @@ import pandas as pd
 
 from activemri.benchmark import adaptivity, free_budget, information, seeds
 from activemri.benchmark.action_maps import action_map_figure, information_figure
+from activemri.benchmark.curves import metric_name
 from activemri.benchmark.plan import Plan
-from activemri.benchmark.report import ReportFigure, formatted, metric_name
+from activemri.benchmark.report import ReportFigure, formatted
 from activemri.benchmark.statistics import RETURN
 
 Row = Mapping[str, Any]

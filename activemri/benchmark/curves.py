@@ -184,10 +184,16 @@ def _spread(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _axis_name(metric: str) -> str:
-    name, _, range_of = metric.partition("_")
-    words = name.upper() + (f" ({range_of} range)" if range_of else "")
-    words += " in dB" if name == "psnr" else ""
+    words = metric_name(metric) + (" in dB" if metric.startswith("psnr") else "")
     return words if higher_is_better(metric) else f"{words} (less is better)"
+
+
+def metric_name(metric: str) -> str:
+    """For people: ``psnr_volume`` becomes "PSNR (volume range)"."""
+    first, _, second = metric.partition("_")
+    if first == "roi":
+        return f"{second.upper()} (region of interest)"
+    return f"{first.upper()} ({second} range)" if second == "volume" else metric.upper()
 
 
 def as_svg(figure: Figure, name: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from activemri.benchmark.curves import colours
+from activemri.benchmark.curves import colours, metric_name
 from activemri.benchmark.statistics import higher_is_better
 
 Row = Mapping[str, object]
@@ -210,12 +210,6 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str) -> dict[str, ob
     }
 
 
-def metric_name(metric: str) -> str:
-    """For people: ``psnr_volume`` becomes "PSNR (volume range)"."""
-    name, _, reach = metric.partition("_")
-    return f"{name.upper()} ({reach} range)" if reach else name.upper()
-
-
 def direction(metric: str) -> str:
     """In words, with the unit where there is one."""
     words = "higher is better" if higher_is_better(metric) else "lower is better"
@@ -228,7 +222,7 @@ def formatted(value: object, metric: str, *, signed: bool = False) -> str:
         return "–"
     number = _number(value)
     sign = "+" if signed else ""
-    kind = metric.split("_")[0]
+    kind = metric.removeprefix("roi_").split("_")[0]
     if kind in {"psnr", "ssim"}:
         return f"{number:{sign}.{2 if kind == 'psnr' else 4}f}".replace("-", "\u2212")
     return f"{number:{sign}#.3g}".rstrip(".").replace("-", "\u2212")

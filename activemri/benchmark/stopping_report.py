@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from activemri.benchmark.curves import INK, STYLE, as_svg
-from activemri.benchmark.report import ReportFigure, direction, metric_name
+from activemri.benchmark.curves import INK, STYLE, as_svg, metric_name
+from activemri.benchmark.report import ReportFigure, direction
 from activemri.benchmark.savings import TradeOff, cheapest
 from activemri.benchmark.stopping import StoppingScans
 from activemri.settings.stopping import StopSettings

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from activemri.benchmark import action_maps, curves, report, statistics
-from activemri.benchmark.report import Episode, ReportFigure, write_report
+from activemri.benchmark.curves import metric_name
+from activemri.benchmark.report import Episode, ReportFigure, formatted, write_report
 
 POLICIES = ("random", "lbcs", "oracle", "exchange-oracle")
 BUDGET = 5
@@ -325,3 +326,17 @@ def test_script_of_the_page_is_valid_javascript(tmp_path: Path, table: pd.DataFr
     script = page(tmp_path, table).split("<script>")[1].split("</script>")[0]
     (tmp_path / "page.js").write_text(script)
     assert subprocess.run([node, "--check", str(tmp_path / "page.js")], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "words", "number"),
+    [
+        ("ssim", "SSIM", "0.1235"),
+        ("psnr_volume", "PSNR (volume range)", "0.12"),
+        ("roi_ssim", "SSIM (region of interest)", "0.1235"),
+        ("roi_nmse", "NMSE (region of interest)", "0.123"),
+    ],
+)
+def test_metrics_have_names_and_digits_for_people(metric: str, words: str, number: str) -> None:
+    assert metric_name(metric) == words
+    assert formatted(0.12345, metric) == number
