@@ -8,7 +8,11 @@ from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.calibration import CalibrateSettings
 from activemri.settings.curves import CurvesSettings
 from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
-from activemri.settings.policy import TrainPolicySettings
+from activemri.settings.policy import (
+    DemonstrateSettings,
+    EnvironmentSettings,
+    TrainPolicySettings,
+)
 from activemri.settings.search import TuneSettings
 from activemri.settings.study import StudySettings
 from activemri.settings.training import (
@@ -22,6 +26,8 @@ __all__ = [
     "CalibrateSettings",
     "CurvesSettings",
     "DemoSettings",
+    "DemonstrateSettings",
+    "EnvironmentSettings",
     "InspectSettings",
     "SplitSettings",
     "StudySettings",

@@ -1,4 +1,4 @@
-"""Settings of `activemri train policy`."""
+"""Settings of `activemri train policy` and `activemri demonstrate`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,41 @@ OptionalFloat = Annotated[float | None, arg(metavar="FLOAT")]
 
 
 @dataclass(frozen=True)
-class TrainPolicySettings:
+class EnvironmentSettings:
+    """What is acquired, and how it is scored."""
+
+    env: str = "ActiveMRI/Phantom-v0"
+    """Id of the environment; the options below override its own."""
+    data: Annotated[str | None, arg(metavar="phantom|PATH")] = None
+    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    reconstructor: OptionalText = None
+    """Name or checkpoint of the reconstructor; it stays as it is."""
+    matrix: OptionalInt = None
+    """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
+    n_center_lines: OptionalInt = None
+    """Centre lines that every scan starts with."""
+    budget: OptionalInt = None
+    """Lines still to acquire when a scan starts."""
+    step_cost: OptionalFloat = None
+    """Price of an action, in units of the score. Above 0 a policy may stop."""
+    metric: str = "ssim"
+    """What to improve."""
+    seed: int = 0
+    """Seed of the scans, the initial weights and all draws."""
+    threads: OptionalInt = None
+    """CPU threads; None leaves the choice to torch."""
+    device: str = "cpu"
+    """Where to compute, e.g. cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        require_positive(matrix=self.matrix, budget=self.budget, threads=self.threads)
+        require_not_negative(
+            seed=self.seed, n_center_lines=self.n_center_lines or 0, step_cost=self.step_cost or 0
+        )
+
+
+@dataclass(frozen=True)
+class TrainPolicySettings(EnvironmentSettings):
     """Train a policy that decides which line to acquire next.
 
     Writes a checkpoint (safetensors and JSON) of the policy that did best on validation subjects,
@@ -33,22 +67,6 @@ class TrainPolicySettings:
     an unknown name lists them all."""
     out: Path = Path("runs/policy")
     """Folder for the checkpoint; made if missing."""
-    env: str = "ActiveMRI/Phantom-v0"
-    """Id of the environment to learn in; the options below override its own."""
-    data: Annotated[str | None, arg(metavar="phantom|PATH")] = None
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
-    reconstructor: OptionalText = None
-    """Name or checkpoint of the reconstructor; it stays as it is."""
-    matrix: OptionalInt = None
-    """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
-    n_center_lines: OptionalInt = None
-    """Centre lines that every scan starts with."""
-    budget: OptionalInt = None
-    """Lines still to acquire when a scan starts."""
-    step_cost: OptionalFloat = None
-    """Price of an action, in units of the score. Above 0 the policy may stop."""
-    metric: str = "ssim"
-    """What to improve."""
     learner: KeyValues = ()
     """Arguments of the algorithm, e.g. lr=1e-4 gamma=0.5; an unknown one lists them all."""
     warm_start: OptionalPath = None
@@ -68,23 +86,41 @@ class TrainPolicySettings:
     """Stop after this many validations without a better one; None trains to the end."""
     tensorboard: Flag = False
     """Show losses and scores in TensorBoard as well."""
-    seed: int = 0
-    """Seed of the initial weights, the scans and all draws."""
-    threads: OptionalInt = None
-    """CPU threads; None leaves the choice to torch."""
-    device: str = "cpu"
-    """Where to compute, e.g. cpu or cuda."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(
-            matrix=self.matrix,
-            budget=self.budget,
             max_steps=self.max_steps,
             validate_every=self.validate_every,
             validation_scans=self.validation_scans,
             patience=self.patience,
-            threads=self.threads,
         )
-        require_not_negative(
-            seed=self.seed, n_center_lines=self.n_center_lines or 0, step_cost=self.step_cost or 0
-        )
+
+
+@dataclass(frozen=True)
+class DemonstrateSettings(EnvironmentSettings):
+    """Ask an oracle, who knows the truth, what lines would gain, and write it down.
+
+    Writes one Parquet file with a row for every state: who was scanned, the lines acquired, the
+    actions tried, and the score that each would lead to. `activemri train policy --algo imitation
+    --learner demonstrations=FILE` learns from it, and so can anything that reads tables.
+    """
+
+    out: Path = Path("runs/demonstrations.parquet")
+    """The file."""
+    split: str = "train"
+    """Which subjects are scanned."""
+    policy: str = "low-frequency-first"
+    """Whose episodes lead to the states: a name or a trained policy. Some actions are drawn at
+    random, and where the oracle was asked the episode follows it as often as not."""
+    horizon: int = 1
+    """Lines after which the oracle compares: the line tried, then those that the policy would
+    take next. 1 is the one-step oracle."""
+    states: int = 500
+    """States to write."""
+    n_tried: OptionalInt = None
+    """Actions to try in each state; None tries all, which is what an oracle does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(horizon=self.horizon, states=self.states, n_tried=self.n_tried)

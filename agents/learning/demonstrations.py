@@ -1,6 +1,6 @@
 """What an oracle would do: states of scans, actions tried there, and the scores they lead to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -241,6 +241,38 @@ class Collector:
                 taken = taken + wanted.long()
             masks.append(mask)
         return torch.stack(masks, dim=1)
+
+
+def view_states(
+    acquisition: Acquisition,
+    scans: SliceDataset,
+    found: Demonstrations,
+    *,
+    batch_size: int = 16,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[list[int], View]]:
+    """What was to be seen in every state: rows of the demonstrations, and a view of them."""
+    done = 0
+    by_kind: dict[object, list[int]] = {}
+    for row, index in enumerate(found.index.tolist()):
+        info = scans.describe(index)
+        by_kind.setdefault((info.shape, info.target_shape, info.n_coils), []).append(row)
+    for rows in by_kind.values():
+        rows.sort(key=lambda row: int(found.index[row]))  # scans are read once, one after the other
+        for first in range(0, len(rows), batch_size):
+            some = rows[first : first + batch_size]
+            part = found.select(some)
+            slices = {i: scans[i] for i in dict.fromkeys(part.index.tolist())}
+            state = acquisition.resume(
+                [slices[i] for i in part.index.tolist()],
+                start_masks=part.start_mask,
+                masks=part.mask,
+                budgets=part.budget,
+            )
+            yield some, acquisition.view(state)
+            done += len(some)
+            if on_progress is not None:
+                on_progress(done)
 
 
 class _Scans:

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from activemri.agents.learned import LearnedPolicy, observed
-from activemri.agents.learning.demonstrations import Collector, Demonstrations
+from activemri.agents.learning.demonstration_file import read_demonstrations
+from activemri.agents.learning.demonstrations import Collector, Demonstrations, view_states
 from activemri.agents.learning.learner import DivergedError, Workplace
 from activemri.agents.line_network import LineNetwork
 from activemri.construction import seeded
@@ -41,7 +42,9 @@ class ImitationSettings:
     """Settings of imitation.
 
     Attributes:
-        states: in which the oracle is asked, in all.
+        demonstrations: a file made by `activemri demonstrate`, learned from before anything else;
+            empty for none.
+        states: in which the oracle is asked besides, in all; 0 learns from the file alone.
         rounds: how often new states are collected, with the policy as it then is.
         n_tried: lines that the oracle tries in a state.
         horizon: lines after which it compares them; 1 is the one-step oracle.
@@ -54,6 +57,7 @@ class ImitationSettings:
         blocks: of the network.
     """
 
+    demonstrations: str = ""
     states: int = 4000
     rounds: int = 3
     n_tried: int = 24
@@ -82,6 +86,10 @@ class Imitation:
         self.demonstrations: Demonstrations | None = None
         self.features = torch.empty(0)
         self.rounds_done = 0
+        if settings.demonstrations:
+            self._read(settings.demonstrations)
+        elif settings.states == 0:
+            raise ValueError("--learner states=0 needs demonstrations=FILE to learn from")
 
     def learn(self, n_steps: int) -> Mapping[str, float]:
         total = 0.0
@@ -164,10 +172,34 @@ class Imitation:
             return self.settings.lr * at / 0.1
         return self.settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (at - 0.1) / 0.9)))
 
+    def _read(self, path: str) -> None:
+        """Demonstrations from a file: the scans are brought to each of their states again."""
+        place = self.workplace
+        found, about = read_demonstrations(path, scans=place.scans)
+        geometry = place.acquisition.geometry
+        here = (place.metric, geometry.name, geometry.n_lines, geometry.n_actions)
+        there = (about.metric, about.geometry, about.n_lines, about.n_actions)
+        if here != there:
+            raise ValueError(
+                f"{path} holds demonstrations for (metric, geometry, lines, actions) {there}; "
+                f"this training needs {here}"
+            )
+        views = view_states(place.acquisition, place.scans, found, on_progress=place.on_progress)
+        features = {
+            row: line
+            for rows, view in views
+            for row, line in zip(rows, line_features(view), strict=True)
+        }
+        self.features = torch.stack([features[row] for row in range(len(found))])
+        self.demonstrations = found
+
     def _collect(self) -> None:
         """Another round of states, where the policy as it is now comes to."""
         place, settings = self.workplace, self.settings
-        first = self.rounds_done == 0 and place.warm_start is None
+        self.rounds_done += 1
+        if settings.states == 0:
+            return
+        first = self.demonstrations is None and place.warm_start is None
         collector = Collector(
             place.acquisition,
             place.scans,
@@ -188,7 +220,6 @@ class Imitation:
         known = self.demonstrations
         self.demonstrations = found if known is None else Demonstrations.join([known, found])
         self.features = torch.cat([self.features, features]) if len(self.features) else features
-        self.rounds_done += 1
 
     def _low_frequencies(self, view: View) -> Tensor:
         """Before anything is known: the nearer to the centre, the better."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from activemri.agents.learning.environment import environment_options, lean_acquisition, make_task
 from activemri.agents.learning.learner import DivergedError, Learner, Workplace
 from activemri.agents.learning.registry import find_algorithm, make_learner, parse_settings
 from activemri.agents.policy import Policy
@@ -20,9 +21,7 @@ from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
 from activemri.envs.acquisition import Acquisition
-from activemri.envs.task import Task
 from activemri.metrics import find_metric
-from activemri.registration import ENVIRONMENTS
 from activemri.runs.diary import Diary, summary_writer
 from activemri.runs.folder import RunFolder, command
 from activemri.settings import TrainPolicySettings
@@ -62,7 +61,7 @@ def check_settings(settings: TrainPolicySettings) -> None:
         ModuleNotFoundError: an extra is missing.
     """
     parse_settings(settings.algo, settings.learner)
-    environment_options(settings, split="train")
+    environment_options(settings)
     find_metric(settings.metric)
     usable(settings.device)
     if settings.tensorboard:
@@ -97,34 +96,6 @@ def train_policy(
     return _PolicyRun(settings, train, validation).run()
 
 
-def environment_options(settings: TrainPolicySettings, *, split: str) -> dict[str, Any]:
-    """Options of the environment that a policy learns in: those of its id, and overrides.
-
-    Raises:
-        ValueError: an id that is not ours, or one that needs data and has none.
-    """
-    known = {environment.id: environment for environment in ENVIRONMENTS}
-    if settings.env not in known:
-        raise ValueError(f"--env {settings.env}: expected one of {', '.join(known)}")
-    given = {
-        "data": settings.data,
-        "reconstructor": settings.reconstructor,
-        "matrix_size": settings.matrix,
-        "n_center_lines": settings.n_center_lines,
-        "budget": settings.budget,
-        "step_cost": settings.step_cost,
-    }
-    options: dict[str, Any] = {**known[settings.env].arguments, "split": split}
-    options |= {name: value for name, value in given.items() if value is not None}
-    if options.get("step_cost", 0.0) > 0:
-        options["stop_action"] = True
-    if options["data"] is None:
-        raise ValueError(f"--env {settings.env} needs scans: say where they are with --data PATH")
-    better = find_metric(settings.metric).higher_is_better
-    options.setdefault("reward", f"{'' if better else '-'}delta_{settings.metric}")
-    return {**options, "device": settings.device}
-
-
 class _PolicyRun:
     """One training, from its folder to its best policy."""
 
@@ -137,12 +108,10 @@ class _PolicyRun:
         self.settings = settings
         self.folder = RunFolder(settings.out)
         self.algorithm = find_algorithm(settings.algo)
-        self.task = self._task("train", train)
+        self.task = make_task(settings, split="train", scans=train)
         scans, self.validation = self.task.dataset(), self._validation(validation)
         _refuse_shared_subjects(scans, self.validation)
-        self.acquisition = replace(
-            self.task.acquisition(scans), metrics=self._metrics(self.task.acquisition(scans))
-        )
+        self.acquisition = lean_acquisition(self.task, scans, metric=settings.metric)
         self.select = settings.select
         if self.select == "auto":
             self.select = "return" if self.task.step_cost > 0 else "area"
@@ -237,24 +206,10 @@ class _PolicyRun:
         waited = self.learner.step - self.best_step
         return patience is not None and waited >= patience * self.interval
 
-    def _task(self, split: str, scans: SliceDataset | None) -> Task:
-        task = Task.of(environment_options(self.settings, split=split))
-        return task if scans is None else replace(task, data=scans)
-
     def _validation(self, given: SliceDataset | None) -> SliceList:
-        scans = given if given is not None else self._task("val", None).dataset()
+        scans = given if given is not None else make_task(self.settings, split="val").dataset()
         chosen = evenly_spaced(range(len(scans)), self.settings.validation_scans)
         return SliceList([scans[i] for i in chosen], scans.name)
-
-    def _metrics(self, acquisition: Acquisition) -> tuple[str, ...]:
-        """Scores cost time: none but those that are asked for."""
-        rewarded = [name for name in self._rewarded() if name in acquisition.metrics]
-        return tuple(dict.fromkeys([self.settings.metric, *rewarded]))
-
-    def _rewarded(self) -> tuple[str, ...]:
-        from activemri.envs.reward import make_reward
-
-        return make_reward(self.task.reward).scores
 
     def _info(self, results: Mapping[str, float]) -> dict[str, object]:
         return {
