@@ -165,6 +165,7 @@ class Plan:
             metric=self.metric,
             order=order,
             evaluator=self.evaluators[reconstructor],
+            reconstructor=self.acquisitions[reconstructor].reconstructor,
         )
 
     def orders_needed(self, label: str) -> list[str]:
