@@ -43,7 +43,9 @@ class ExchangeOracle:
     The result is taken in greedy order. Its final score is never below that of its two starts.
 
     The plan of a scan is made once, at the first action, and depends on nothing but the slice, the
-    protocol and the lines at the start.
+    protocol, the lines at the start, and the seed of imperfect scans. There it is a set as well:
+    every line once, measured from the centre outwards. The one-step oracle, which measures lines
+    again, may then be the higher bound.
 
     Attributes:
         metric: what is maximised (errors: minimised).
@@ -70,7 +72,7 @@ class ExchangeOracle:
         if missing:
             self._plan(truth, missing)
         plans = [self._known(truth, row) for row in range(len(truth.state))]
-        return choose(torch.stack([plan for plan in plans if plan is not None]), view.legal)
+        return choose(torch.stack([plan for plan in plans if plan is not None]), view.due)
 
     def _known(self, truth: Truth, row: int) -> Tensor | None:
         plans = _PLANS.get(truth.state.slices[row], _Plans()).get(truth.acquisition, {})
@@ -78,13 +80,15 @@ class ExchangeOracle:
 
     def _key(self, state: State, row: int) -> object:
         settings = (self.metric, self.order, self.n_drops, self.max_swaps)
-        return (*settings, state.start_mask[row].cpu().numpy().tobytes())
+        seed = None if state.course is None else int(state.course.conditions.seed[row])
+        return (*settings, seed, state.start_mask[row].cpu().numpy().tobytes())
 
     def _plan(self, truth: Truth, rows: list[int]) -> None:
         """Make the plans of some scans and keep them."""
         acquisition, state = truth.acquisition, truth.state
         slices = [state.slices[row] for row in rows]
-        start = acquisition.start(slices, start_masks=state.start_mask[rows])
+        seeds = None if state.course is None else state.course.conditions.seed[rows]
+        start = acquisition.start(slices, start_masks=state.start_mask[rows], seeds=seeds)
         first = low_frequency_first() if self.order is None else FixedOrder(self.order, "start")
         by_order = _taken(acquisition, first, start, self.metric)
         by_oracle = _taken(acquisition, oracle(self.metric), start, self.metric)
@@ -170,6 +174,8 @@ class _Search:
     def _with_mask(self, mask: Tensor) -> State:
         """The scan with other lines acquired, as far as trials of single actions need it."""
         start, geometry = self.start, self.acquisition.geometry
+        if start.course is not None:
+            return self._with_log(mask)
         operator = CartesianOperator(geometry.kspace_mask(mask, start.shape), start.sensitivity)
         n_acquired = mask.sum(dim=1)
         budget = start.start_budget - (n_acquired - start.n_acquired)
@@ -180,6 +186,23 @@ class _Search:
             n_acquired=n_acquired,
             budget=budget,
             legal=geometry.legal(mask, start.measurable, budget),
+        )
+
+    def _with_log(self, mask: Tensor) -> State:
+        """The same for an imperfect scan, whose lines are measured from the centre outwards."""
+        start, course = self.start, self.start.course
+        assert course is not None
+        order = self.acquisition.geometry.outwards
+        further = order[(mask & ~start.mask)[0, order]]
+        log = torch.full_like(course.log, -1)
+        log[0, : len(further)] = further
+        return self.acquisition.resume(
+            start.slices,
+            start_masks=start.mask,
+            masks=mask,
+            budgets=start.start_budget - len(further),
+            seeds=course.conditions.seed,
+            log=log,
         )
 
 
@@ -196,7 +219,8 @@ def _taken(
                 actions[row].append(action)
     truth = Truth(acquisition, end)
     scores = signed(truth.scores_of_masks(end.mask[:, None], metric)[:, 0], metric)
-    return list(zip(scores.tolist(), actions, strict=True))
+    once = [list(dict.fromkeys(taken)) for taken in actions]
+    return list(zip(scores.tolist(), once, strict=True))
 
 
 def _n_fresh(acquisition: Acquisition, state: State) -> Tensor:

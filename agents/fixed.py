@@ -137,6 +137,8 @@ def learn_average_oracle_order(
             total = torch.stack([f.gain.sum(dim=0) for f in followers]).sum(dim=0)
             free = torch.ones_like(total, dtype=torch.bool)
             free[chosen] = False
+            if not bool(free.any()):  # lines may be measured again, but an order names them once
+                break
             chosen.append(int(choose(total[None], free[None])))
             bar.update()
     seen = sum(len(f.state) for f in followers)

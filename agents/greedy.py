@@ -22,6 +22,9 @@ _MEMORY = 64e6
 class Greedy:
     """Takes the legal action that scores best; of equals the first.
 
+    Where lines may be measured again, oracles may choose to; the others, whose scorers say what new
+    lines are worth, take them as long as there are any.
+
     Attributes:
         name: as in tables.
         scorer: says how good actions are.
@@ -34,7 +37,7 @@ class Greedy:
     is_random: bool = False
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        return choose(self.scorer(view), view.legal)
+        return choose(self.scorer(view), view.legal if self.is_oracle else view.due)
 
 
 def oracle(metric: str = "ssim") -> Greedy:

@@ -22,7 +22,7 @@ DENSITY_FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Ordered:
-    """Takes the legal action of highest priority.
+    """Takes the action of highest priority, of the legal ones whose lines were measured least.
 
     Attributes:
         name: as in tables.
@@ -35,7 +35,7 @@ class Ordered:
     is_random: bool = False
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        return choose(self.priority(view), view.legal)
+        return choose(self.priority(view), view.due)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Order:
         data: what it was learned on.
         n_scans: how many scans were seen.
         version: of this package.
+        info: how it was trained, if that is not all: command, validation.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Order:
     data: str
     n_scans: int
     version: str = __version__
+    info: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if sorted(self.actions) != list(range(len(self.actions))):
@@ -108,8 +110,9 @@ class Order:
 
     @classmethod
     def _of(cls, record: dict[str, Any], path: str | Path) -> "Order":
-        expected = {field.name for field in fields(cls)}
-        if set(record) != expected:
+        expected = {entry.name for entry in fields(cls)}
+        record.setdefault("info", {})  # files of earlier versions have none
+        if set(record) != expected or not isinstance(record["info"], dict):
             wrong = sorted(expected ^ set(record))
             raise OrderError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
         if not _are_whole_numbers(record["actions"]) or not _are_whole_numbers(record["shape"]):
@@ -123,7 +126,7 @@ class Order:
 
 @dataclass(frozen=True)
 class FixedOrder:
-    """Takes the first legal action of an order.
+    """Takes the first legal action of an order; through with it, begins anew where that is legal.
 
     Attributes:
         order: which one; it must have been learned for the geometry of the scans.
@@ -140,7 +143,11 @@ class FixedOrder:
         actions = torch.tensor(self.order.actions, device=view.legal.device)
         priority = torch.empty(len(actions), dtype=torch.float64, device=view.legal.device)
         priority[actions] = -torch.arange(len(actions), device=priority.device).double()
-        return choose(priority, view.legal)
+        return choose(priority, view.due)
+
+    def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path:
+        """Write the order with `info` in it; see :meth:`Order.save`."""
+        return replace(self.order, info=dict(info)).save(path)
 
 
 def _are_whole_numbers(values: object) -> bool:

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs import legality
-from activemri.envs.state import STOP, WASTE, State, check_one_kind, references, rowwise
+from activemri.envs import legality, starting
+from activemri.envs.course import Measuring, Record, Wanted
+from activemri.envs.imaging import Imaging
+from activemri.envs.imperfections import Imperfection
+from activemri.envs.state import STOP, WASTE, State, references
 from activemri.metrics import find_metric
-from activemri.mri import coils, lines
+from activemri.mri import lines
 from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
-from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.scoring import Lines, TaskFunction, add_lines, largest_magnitude
 
 STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
-
-# Trials that are reconstructed at once: more only costs memory.
-_TRIALS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class View:
         legal: actions that may be taken, bool (batch, n_actions).
         budget: lines still to acquire, int64 (batch,).
         start_budget: the budget at the start, int64 (batch,).
-        n_acquired: lines acquired so far, int64 (batch,).
+        n_acquired: lines acquired so far, each as often as it was measured, int64 (batch,).
         scale: largest magnitude of the zero-filled image at the start, float32 (batch,).
         zero_filled: adjoint reconstruction, complex (batch, height, width).
         reconstruction: current image and uncertainty.
@@ -53,6 +53,7 @@ class View:
         target_shape: height and width of the central part that is scored.
         truth: for oracles, else None.
         region: regions of interest, bool (batch, *target_shape), or None; known before the scan.
+        record: of imperfect scans: how often and when lines were measured; else None.
     """
 
     geometry: CartesianGeometry
@@ -71,6 +72,7 @@ class View:
     _scan: Tensor = field(repr=False)
     truth: "Truth | None" = None
     region: Tensor | None = None
+    record: Record | None = None
 
     @cached_property
     def kspace(self) -> Tensor:
@@ -78,8 +80,24 @@ class View:
         return self._scan * self.operator.mask.unsqueeze(1)
 
     @property
+    def n_measured(self) -> Tensor:
+        """How often each line was measured, int64 (batch, n_lines)."""
+        return self.mask.long() if self.record is None else self.record.n_measured
+
+    @cached_property
+    def due(self) -> Tensor:
+        """Legal actions whose lines were measured least: bool (batch, n_actions).
+
+        Policies that know no reason to measure a line again choose among these: they go through
+        all actions before they begin anew. In ideal scans they are the legal ones.
+        """
+        if self.record is None:
+            return self.legal
+        return self.record.least_measured(self.legal, self.measurable, self.geometry.groups)
+
+    @property
     def acceleration(self) -> Tensor:
-        """Lines that the scan has over lines acquired, float64 (batch,)."""
+        """Lines that the scan has over those acquired, float64 (batch,)."""
         return self.measurable.sum(dim=1).double() / self.n_acquired.clamp(min=1)
 
 
@@ -96,6 +114,8 @@ class Acquisition:
         metrics: names of the scores kept at every step.
         device: where scans are simulated.
         task: a downstream network's loss, for the score "task_loss".
+        imperfection: what keeps measurements from being those of the target, and lets lines be
+            measured again; None for an ideal scanner.
     """
 
     geometry: CartesianGeometry
@@ -106,6 +126,7 @@ class Acquisition:
     metrics: tuple[str, ...] = STANDARD_METRICS
     device: torch.device | str = "cpu"
     task: TaskFunction | None = None
+    imperfection: Imperfection | None = None
 
     def __post_init__(self) -> None:
         legality.check_counts(self.budget, center=self.n_center_lines, random=self.n_random_lines)
@@ -114,29 +135,44 @@ class Acquisition:
         self.geometry.center_lines(self.n_center_lines)
         object.__setattr__(self, "geometry", self.geometry.to(self.device))
 
+    @property
+    def horizon(self) -> int:
+        """Most measurements after the start of imperfect scans, length of their logs; else 0."""
+        repeats = 0 if self.imperfection is None else self.imperfection.repeats
+        return repeats and (self.budget or repeats * self.geometry.n_lines)
+
     def start(
         self,
         slices: Sequence[Slice],
         *,
         start_masks: Tensor | None = None,
         generators: Sequence[np.random.Generator] | None = None,
+        seeds: Tensor | None = None,
     ) -> State:
         """Begin scans of one kind.
 
         Args:
             slices: who is scanned.
             start_masks: lines to begin with, bool (batch, n_lines), instead of the protocol's.
-            generators: one for each scan; needed only for random lines.
+            generators: one for each scan; needed only for random lines and imperfections.
+            seeds: what imperfections are drawn from instead, one for each scan, int64 (batch,).
 
         Raises:
             ValueError: for slices of different kinds, or masks that leave nothing to acquire.
         """
-        state = self._prepare(slices, start_masks, generators)
-        self._reconstruct(state)
+        state = self._prepare(slices, start_masks, generators=generators, seeds=seeds)
+        self._imaging.update(state, self.metrics)
         return state
 
     def resume(
-        self, slices: Sequence[Slice], *, start_masks: Tensor, masks: Tensor, budgets: Tensor
+        self,
+        slices: Sequence[Slice],
+        *,
+        start_masks: Tensor,
+        masks: Tensor,
+        budgets: Tensor,
+        seeds: Tensor | None = None,
+        log: Tensor | None = None,
     ) -> State:
         """Scans brought to given masks in one go, as if acquired action by action.
 
@@ -145,25 +181,23 @@ class Acquisition:
             start_masks: lines that the scans began with, bool (batch, n_lines).
             masks: those and all lines acquired since, bool (batch, n_lines).
             budgets: lines still to acquire, int64 (batch,).
+            seeds, log: of imperfect scans: the state's `course.conditions.seed` and `course.log`.
 
         Raises:
             ValueError: as for :meth:`start`, and for masks without the lines of the start.
         """
-        state = self._prepare(slices, start_masks, None)
-        masks = legality.checked_masks(state.measurable, masks)
-        if bool((state.start_mask & ~masks).any()):
-            raise ValueError("expected masks that hold all lines of the start masks; some do not")
-        budgets = budgets.to(masks.device)
-        operator = self._operator(masks, state.shape, state.sensitivity)
-        state = replace(
-            state,
-            mask=masks,
-            budget=budgets,
-            n_acquired=masks.sum(dim=1),
-            legal=self.geometry.legal(masks, state.measurable, budgets),
-            zero_filled=operator.adjoint(state.scan).contiguous(),
-        )
-        self._reconstruct(state)
+        state = self._prepare(slices, start_masks, generators=None, seeds=seeds)
+        masks = legality.checked_masks(state.measurable, masks, holding=state.start_mask)
+        budgets, n_acquired = budgets.to(masks.device), masks.sum(dim=1)
+        if state.course is not None and log is not None:
+            measuring = self._imaging.measuring(state)
+            measuring.replay(state.course, log.to(masks.device), state.n_acquired)
+            n_acquired = state.course.record.n_measured.sum(dim=1)
+        state = replace(state, mask=masks, budget=budgets, n_acquired=n_acquired)
+        operator = self._imaging.operator(masks, state)
+        state.legal = self.geometry.legal(state.spent, state.measurable, budgets)
+        state.zero_filled = operator.adjoint(self._imaging.kspace(state)).contiguous()
+        self._imaging.update(state, self.metrics)
         return state
 
     def acquire(self, state: State, actions: Tensor) -> State:
@@ -181,8 +215,9 @@ class Acquisition:
         mask, budget, n_acquired = state.mask, state.budget, state.n_acquired
         if bool(acting.any()):
             taken = actions.clamp(min=0)
-            share, n_new = self._new_lines(state, state.rows, taken, acting)
-            add_lines(state.zero_filled, share, state.sensitivity)
+            wanted = self._wanted(state, state.rows, taken, acting)
+            n_new = wanted.new.sum(dim=1)
+            add_lines(state.zero_filled, self._share(state, wanted, keep=True), state.sensitivity)
             acquired = self.geometry.acquire(mask, taken) & state.measurable
             mask = torch.where(acting[:, None], acquired, mask)
             budget, n_acquired = budget - n_new, n_acquired + n_new
@@ -192,11 +227,11 @@ class Acquisition:
             mask=mask,
             budget=budget,
             n_acquired=n_acquired,
-            legal=self.geometry.legal(mask, state.measurable, budget),
             stopped=state.stopped | (actions == STOP),
         )
+        state.legal = self.geometry.legal(state.spent, state.measurable, budget)
         if bool(acting.any()):
-            self._reconstruct(state)
+            self._imaging.update(state, self.metrics)
         return state
 
     def preview(
@@ -215,20 +250,24 @@ class Acquisition:
         names = tuple(metrics or self.metrics)
         legality.check_trials(self.geometry, actions)
         owner = state.rows.repeat_interleave(actions.shape[1])
+        wanted = self._wanted(state, owner, actions.flatten())
         if isinstance(self.reconstructor, ZeroFilled):
-            new, maps = self._new_lines(state, owner, actions.flatten())[0], state.sensitivity
+            new, maps = self._share(state, wanted), state.sensitivity
             scores = state.reference.trial_scores(
                 state.zero_filled, owner, new, sensitivity=maps, names=names, task=self.task
             )
         else:
             masks = self.geometry.acquire(state.mask[owner], actions.flatten())
-            scores = self._score_masks(state, owner, masks & state.measurable[owner], names)
+            masks &= state.measurable[owner]
+            scores = self._imaging.scores(state, wanted, masks, names)
         return {name: value.view(actions.shape) for name, value in scores.items()}
 
     def preview_masks(
         self, state: State, masks: Tensor, metrics: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Scores of whole masks, for oracles that plan.
+
+        In imperfect scans, further lines are measured once, now, from the centre outwards.
 
         Args:
             state: scans under way; left as it is.
@@ -241,7 +280,10 @@ class Acquisition:
         names = tuple(metrics or self.metrics)
         owner = state.rows.repeat_interleave(masks.shape[1])
         flat = masks.flatten(0, 1) & state.measurable[owner]
-        scores = self._score_masks(state, owner, flat, names)
+        order = self.geometry.outwards.expand(len(flat), -1)
+        new = (flat & ~state.mask[owner]).gather(1, order)
+        wanted = Wanted(owner, order, new, state.n_acquired[owner])
+        scores = self._imaging.scores(state, wanted, flat, names)
         return {name: value.view(masks.shape[:2]) for name, value in scores.items()}
 
     def view(self, state: State, *, for_oracle: bool = False) -> View:
@@ -258,39 +300,45 @@ class Acquisition:
             scale=state.scale,
             zero_filled=state.zero_filled,
             reconstruction=state.reconstruction,
-            operator=self._operator(state.mask, state.shape, state.sensitivity),
+            operator=self._imaging.operator(state.mask, state),
             target_shape=state.target_shape,
-            _scan=state.scan,
+            _scan=self._imaging.kspace(state),
             truth=Truth(self, state) if for_oracle else None,
             region=state.reference.region,
+            record=None if state.course is None else state.course.record,
         )
+
+    @cached_property
+    def _imaging(self) -> Imaging:
+        return Imaging(self.geometry, self.reconstructor, self.imperfection, self.task)
 
     def _prepare(
         self,
         slices: Sequence[Slice],
         start_masks: Tensor | None,
+        *,
         generators: Sequence[np.random.Generator] | None,
+        seeds: Tensor | None,
     ) -> State:
         """Scans at their start, not yet reconstructed."""
-        check_one_kind(slices)
-        scan = self._stack([s.kspace for s in slices]).to(torch.complex64)
-        legality.check_samples(slices, scan)
-        measurable = self.geometry.lines_of(self._stack([s.measured for s in slices]))
-        mask = (
-            legality.checked_masks(measurable, start_masks)
-            if start_masks is not None
-            else self.geometry.start_masks(
+        scan, measured = starting.load(slices, self.device)
+        measurable = self.geometry.lines_of(measured)
+        if start_masks is None:
+            start_masks = self.geometry.start_masks(
                 measurable, self.n_center_lines, n_random=self.n_random_lines, generators=generators
             )
-        )
+        mask = legality.checked_masks(measurable, start_masks)
         shape = (scan.shape[-2], scan.shape[-1])
         kspace_mask = self.geometry.kspace_mask(mask, shape)
-        sensitivity = self._sensitivity(slices, scan * kspace_mask.unsqueeze(1), kspace_mask)
-        zero_filled = CartesianOperator(kspace_mask, sensitivity).adjoint(scan).contiguous()
-        n_acquired = mask.sum(dim=1)
-        budget = (measurable & ~mask).sum(dim=1)
-        if self.budget is not None:
-            budget = budget.clamp(max=self.budget)
+        seen, course, left = scan, None, measurable & ~mask
+        if self.imperfection is not None:
+            measuring = Measuring(self.imperfection, self.geometry, shape)
+            seeds = starting.draw_seeds(generators) if seeds is None else seeds
+            course = measuring.begin(scan, mask, seeds=seeds.to(mask.device), horizon=self.horizon)
+            seen, left = measuring.kspace(course), measuring.left(course, measurable)
+        sensitivity = starting.sensitivity(slices, seen * kspace_mask.unsqueeze(1), kspace_mask)
+        zero_filled = CartesianOperator(kspace_mask, sensitivity).adjoint(seen).contiguous()
+        budget = left.sum(dim=1).clamp(max=self.budget or int(left.sum()))
         state = State(
             slices=list(slices),
             scan=scan,
@@ -300,87 +348,40 @@ class Acquisition:
             mask=mask,
             start_mask=mask.clone(),
             measurable=measurable,
-            legal=self.geometry.legal(mask, measurable, budget),
+            legal=self.geometry.legal(mask if course is None else course.spent, measurable, budget),
             budget=budget,
             start_budget=budget.clone(),
-            n_acquired=n_acquired,
+            n_acquired=mask.sum(dim=1),
             scale=largest_magnitude(zero_filled),
             zero_filled=zero_filled,
             reconstruction=Reconstruction(zero_filled),
             scores={},
             stopped=torch.zeros_like(budget, dtype=torch.bool),
+            course=course,
         )
-        if bool(state.finished.any()):
-            raise ValueError(
-                "nothing is left to acquire after the start: expected a start mask that leaves at "
-                f"least one measurable line; got {n_acquired.tolist()} of "
-                f"{measurable.sum(dim=1).tolist()} lines acquired"
-            )
+        legality.check_begun(state)
         return state
 
-    def _sensitivity(
-        self, slices: Sequence[Slice], acquired: Tensor, kspace_mask: Tensor
-    ) -> Tensor | None:
-        """Given maps, or maps estimated from the lines that the scan starts with."""
-        maps = [s.sensitivity for s in slices]
-        if maps[0] is not None:
-            return self._stack([m for m in maps if m is not None]).to(torch.complex64)
-        if acquired.shape[1] == 1:
-            return None
-        return coils.estimate_sensitivity(acquired, kspace_mask).contiguous()
-
-    def _new_lines(
+    def _wanted(
         self, state: State, owner: Tensor, actions: Tensor, acting: Tensor | None = None
-    ) -> tuple[Lines, Tensor]:
-        """What actions add to the zero-filled images of their owners, and how many lines it is."""
+    ) -> Wanted:
+        """Lines that actions would measure in the scans of their owners."""
         group = self.geometry.groups[actions]
-        new = state.measurable[owner[:, None], group] & ~state.mask[owner[:, None], group]
+        new = state.measurable[owner[:, None], group] & ~state.spent[owner[:, None], group]
         new &= self.geometry.first_mention[actions]
         if acting is not None:
             new &= acting[:, None]
-        line = self.geometry.line_of_scan(group, state.shape)
-        readout = state.readout[owner[:, None], line] * new[:, :, None, None]
-        return Lines(*lines.factors(readout, line, self.geometry, state.shape)), new.sum(dim=1)
+        return Wanted(owner, group, new, state.n_acquired[owner])
 
-    def _operator(
-        self, mask: Tensor, shape: tuple[int, int], sensitivity: Tensor | None
-    ) -> CartesianOperator:
-        return CartesianOperator(self.geometry.kspace_mask(mask, shape), sensitivity)
-
-    def _reconstruct(self, state: State) -> None:
-        """Bring reconstruction and scores up to date with the mask."""
-        if isinstance(self.reconstructor, ZeroFilled):
-            state.reconstruction = Reconstruction(state.zero_filled)
+    def _share(self, state: State, wanted: Wanted, *, keep: bool = False) -> Lines:
+        """What measuring lines adds to the zero-filled images; `keep` says that it is done."""
+        line = self.geometry.line_of_scan(wanted.group, state.shape)
+        if state.course is None:
+            readout = state.readout[wanted.row[:, None], line] * wanted.new[:, :, None, None]
         else:
-            operator = self._operator(state.mask, state.shape, state.sensitivity)
-            kspace = state.scan * operator.mask.unsqueeze(1)
-            with torch.no_grad():
-                state.reconstruction = self.reconstructor(
-                    Measurement(kspace, operator, state.zero_filled)
-                )
-        image, task = state.reconstruction.image, self.task
-        state.scores = state.reference.scores(image, self.metrics, task=task)
-        uncertainty = state.reconstruction.uncertainty
-        if uncertainty is not None:  # its mean, in units of the scale
-            unit = state.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
-            state.scores["uncertainty"] = uncertainty.double().mean(dim=(-2, -1)) / unit
-
-    def _score_masks(
-        self, state: State, owner: Tensor, masks: Tensor, names: tuple[str, ...]
-    ) -> dict[str, Tensor]:
-        chunks = []
-        parts = zip(owner.split(_TRIALS_AT_ONCE), masks.split(_TRIALS_AT_ONCE), strict=True)
-        for rows, mask in parts:
-            maps = None if state.sensitivity is None else state.sensitivity[rows]
-            operator = self._operator(mask, state.shape, maps)
-            with torch.no_grad():
-                result = self.reconstructor(Measurement.of(state.scan[rows], operator))
-            reference = rowwise(lambda value, rows=rows: value[rows], list, state.reference)
-            chunks.append(reference.scores(result.image, names, task=self.task))
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
-
-    def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(tensors)).to(self.device)
+            measuring = self._imaging.measuring(state)
+            readout = (measuring.measure if keep else measuring.change)(state.course, wanted)
+        return Lines(*lines.factors(readout, line, self.geometry, state.shape))
 
 
 @dataclass(frozen=True, eq=False)

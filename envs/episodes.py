@@ -224,18 +224,22 @@ class Episodes:
             "start_mask": one.start_mask,
             "scores": one.scores,
             "reconstruction": one.reconstruction,
+            "course": one.course,
             **{name: getattr(one, name) for name in _SAVED},
         }
 
     def restore(self, row: int, saved: Mapping[str, Any]) -> None:
         """Come back to a saved point, to the bit."""
         scan = self.dataset[saved["index"]]
-        fresh = self.acquisition.start([scan], start_masks=saved["start_mask"])
+        course = None if saved["course"] is None else saved["course"].clone()
+        seeds = None if course is None else course.conditions.seed
+        fresh = self.acquisition.start([scan], start_masks=saved["start_mask"], seeds=seeds)
         copied = {name: saved[name].clone() for name in _SAVED}
         state = replace(
             fresh,
             scores={name: value.clone() for name, value in saved["scores"].items()},
             reconstruction=replace(saved["reconstruction"]),
+            course=course,
             **copied,
         )
         self._place([row], state)

@@ -38,6 +38,16 @@ def check_samples(slices: Sequence[Slice], scan: Tensor) -> None:
         )
 
 
+def check_begun(state: State) -> None:
+    """Refuse scans that end before their first action."""
+    if bool(state.finished.any()):
+        raise ValueError(
+            "nothing is left to acquire after the start: expected a start mask that leaves at "
+            f"least one measurable line; got {state.n_acquired.tolist()} of "
+            f"{state.measurable.sum(dim=1).tolist()} lines acquired"
+        )
+
+
 def check_actions(geometry: CartesianGeometry, state: State, actions: Tensor) -> None:
     """Refuse illegal actions.
 
@@ -63,11 +73,12 @@ def check_trials(geometry: CartesianGeometry, actions: Tensor) -> None:
         )
 
 
-def checked_masks(measurable: Tensor, given: Tensor) -> Tensor:
+def checked_masks(measurable: Tensor, given: Tensor, *, holding: Tensor | None = None) -> Tensor:
     """Masks from outside, copied; bool (batch, n_lines) like `measurable`, what the scans have.
 
     Raises:
-        ValueError: for another shape or type, or lines that were never measured.
+        ValueError: for another shape or type, lines that were never measured, or masks without all
+            lines of the start, `holding`.
     """
     if given.dtype != torch.bool or given.shape != measurable.shape:
         raise ValueError(
@@ -80,6 +91,8 @@ def checked_masks(measurable: Tensor, given: Tensor) -> Tensor:
         raise ValueError(
             f"the mask holds lines that were never measured: {_shorten(missing)}; leave them out"
         )
+    if holding is not None and bool((holding & ~given).any()):
+        raise ValueError("expected masks that hold all lines of the start masks; some do not")
     return given.clone()
 
 
@@ -90,8 +103,9 @@ def _refusal(geometry: CartesianGeometry, state: State, row: int, action: int) -
         why = "comes after the end of the scan; reset first"
     else:
         group = geometry.groups[action]
-        if bool(state.mask[row, group].any()):
-            why = "was acquired already"
+        if bool(state.spent[row, group].any()):
+            often = "already" if state.course is None else "as often as a line may be measured"
+            why = f"was acquired {often}"
         elif not bool(state.measurable[row, group].any()):
             why = "was never measured (zero padding)"
         else:

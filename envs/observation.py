@@ -37,12 +37,14 @@ class Frame:
         target_shape: height and width of the target.
         n_coils: coils.
         n_lines: length of a mask.
+        repeats: how often a line may be measured.
     """
 
     shape: tuple[int, int]
     target_shape: tuple[int, int]
     n_coils: int
     n_lines: int
+    repeats: int = 1
 
 
 class Observation(Protocol):
@@ -58,19 +60,34 @@ class Observation(Protocol):
 
 
 class Mask:
-    """What was acquired and what is left: `mask` (n_lines,) and `budget` (1,), a fraction."""
+    """What was acquired and what is left: `mask` (n_lines,) and `budget` (1,), a fraction.
+
+    Where lines may be measured again, also `repeats` (2, n_lines): how often each was measured, as
+    a fraction of how often it may be, and how suspicious its last measurement was to the scanner,
+    s / (1 + s) for the suspicion s of :class:`activemri.envs.course.Record`.
+    """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        return spaces.Dict(
-            {
-                "mask": spaces.MultiBinary(frame.n_lines),
-                "budget": spaces.Box(0, 1, (1,), np.float32),
-            }
-        )
+        parts: dict[str, gymnasium.Space[Any]] = {
+            "mask": spaces.MultiBinary(frame.n_lines),
+            "budget": spaces.Box(0, 1, (1,), np.float32),
+        }
+        if frame.repeats > 1:
+            parts["repeats"] = spaces.Box(0, 1, (2, frame.n_lines), np.float32)
+        return spaces.Dict(parts)
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
         budget = view.budget / view.start_budget
-        return {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
+        parts = {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
+        if frame.repeats > 1:
+            doubt = (
+                torch.zeros_like(parts["budget"])
+                if view.record is None
+                else (view.record.suspicion)
+            )
+            share = (view.n_measured / frame.repeats).float()
+            parts["repeats"] = torch.stack([share, (doubt / (1 + doubt)).expand_as(share)], dim=1)
+        return parts
 
 
 class Image:
@@ -163,15 +180,19 @@ class Lines:
 
 
 class Flat:
-    """Image, mask and budget in one vector of numbers in 0 to 1, for networks without images."""
+    """Image, mask, budget (and repeats) in one vector of numbers in 0 to 1, for plain networks."""
 
     def space(self, frame: Frame) -> spaces.Box:
-        return spaces.Box(0, 1, (math.prod(frame.target_shape) + frame.n_lines + 1,), np.float32)
+        n_repeats = 2 * frame.n_lines * (frame.repeats > 1)
+        n = math.prod(frame.target_shape) + frame.n_lines + 1 + n_repeats
+        return spaces.Box(0, 1, (n,), np.float32)
 
     def __call__(self, view: View, frame: Frame) -> Tensor:
         parts = Image()(view, frame)
         pixels = parts["image"].flatten(1).float() / 255
-        return torch.cat([pixels, parts["mask"].float(), parts["budget"]], dim=1)
+        return torch.cat(
+            [pixels, *(parts[key].float().flatten(1) for key in parts if key != "image")], dim=1
+        )
 
 
 OBSERVATIONS: Mapping[str, Observation] = {

@@ -30,19 +30,24 @@ class Points:
     mask: NDArray[np.bool_]  # (n, n_lines)
     budget: NDArray[np.int64]  # (n,)
     awaiting_reset: NDArray[np.bool_]  # (n,), ended: the next action is ignored
+    seed: NDArray[np.int64]  # of imperfect scans, (n,)
+    log: NDArray[np.int32]  # lines that those measured after the start, (n, horizon or 0)
 
     @classmethod
     def of(cls, episodes: Episodes, awaiting_reset: NDArray[np.bool_] | None = None) -> "Points":
         """Where episodes stand now; `awaiting_reset` is what a vector environment calls so."""
         n, n_lines = episodes.n, episodes.geometry.n_lines
         start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
-        budget = np.zeros(n, np.int64)
+        budget, seed = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        log = np.full((n, episodes.acquisition.horizon), -1, np.int32)
         for group in episodes.groups:
             rows, state = group.rows, group.state
             start_mask[rows], mask[rows] = state.start_mask.cpu(), state.mask.cpu()
             budget[rows] = state.budget.cpu()
+            if state.course is not None:
+                seed[rows], log[rows] = state.course.conditions.seed.cpu(), state.course.log.cpu()
         waiting = np.zeros(n, bool) if awaiting_reset is None else awaiting_reset.copy()
-        return cls(episodes.index.copy(), start_mask, mask, budget, waiting)
+        return cls(episodes.index.copy(), start_mask, mask, budget, waiting, seed, log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +92,8 @@ class Replay:
             "start_mask": bits,
             "mask": bits.copy(),
             "budget": np.zeros(capacity, np.int64),
+            "seed": np.zeros(capacity if self.acquisition.imperfection else 0, np.int64),
+            "log": np.zeros((capacity, self.acquisition.horizon), np.int32),
             "action": np.zeros(capacity, np.int64),
             "reward": np.zeros(capacity, np.float32),
             "terminated": np.zeros(capacity, bool),
@@ -116,12 +123,15 @@ class Replay:
             start_mask,
             mask,
             points.budget,
+            points.seed,
+            points.log,
             actions,
             rewards,
             terminated,
         )
         for column, value in zip(self._columns.values(), values, strict=True):
-            column[places] = value[acted]
+            if len(column):  # there are no seeds of ideal scans
+                column[places] = value[acted]
         self.n_added += len(places)
 
     def sample(self, n: int, generator: np.random.Generator) -> Batch:
@@ -134,6 +144,7 @@ class Replay:
         """The transitions at some places of the memory, (n,)."""
         scans = [self.episodes.dataset[i] for i in self._columns["index"][places].tolist()]
         kinds = [kind(scan) for scan in scans]
+        imperfect = self.acquisition.imperfection is not None
         parts, order = [], []
         for one in dict.fromkeys(kinds):
             rows = [row for row, other in enumerate(kinds) if other == one]
@@ -142,6 +153,8 @@ class Replay:
                 start_masks=self._bits("start_mask", places[rows]),
                 masks=self._bits("mask", places[rows]),
                 budgets=self._tensor("budget", places[rows]),
+                seeds=self._tensor("seed", places[rows]) if imperfect else None,
+                log=self._tensor("log", places[rows]).long() if imperfect else None,
             )
             parts.append(self._transition(state, self._tensor("action", places[rows])))
             order += rows

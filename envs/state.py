@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
+from activemri.envs.course import Course
 from activemri.reconstruction.reconstructor import Reconstruction
 from activemri.scoring import Reference
 
@@ -32,6 +33,7 @@ class State:
         scores: float64 (batch,) by metric, and "uncertainty" if the reconstructor gives one: its
             mean over the pixels in units of the scale.
         stopped: bool (batch,): ended by choice.
+        course: of imperfect scans: their measurements. Holds secrets. None for ideal scanners.
     """
 
     slices: list[Slice]
@@ -51,6 +53,7 @@ class State:
     reconstruction: Reconstruction
     scores: dict[str, Tensor]
     stopped: Tensor
+    course: Course | None = None
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -71,6 +74,11 @@ class State:
         return self.reference.target.shape[-2], self.reference.target.shape[-1]
 
     @property
+    def spent(self) -> Tensor:
+        """Lines that may not be measured (again), bool (batch, n_lines)."""
+        return self.mask if self.course is None else self.course.spent
+
+    @property
     def finished(self) -> Tensor:
         """Stopped, budget spent, or nothing left to acquire: bool (batch,)."""
         return self.stopped | ~self.legal.any(dim=1)
@@ -83,9 +91,10 @@ class State:
     def clone(self) -> Self:
         """A copy that shares what never changes."""
         kept = ("scan", "readout", "reference", "sensitivity", "measurable")
-        cleared: dict[str, Any] = dict.fromkeys(kept)
+        cleared: dict[str, Any] = dict.fromkeys((*kept, "course"))
         copy = rowwise(lambda value: value.clone(), list, replace(self, **cleared))
-        return replace(copy, **{name: getattr(self, name) for name in kept})
+        course = None if self.course is None else self.course.clone()
+        return replace(copy, course=course, **{name: getattr(self, name) for name in kept})
 
     def put(self, rows: Sequence[int] | Tensor, other: "State") -> None:
         """Replace some of the scans, in place."""

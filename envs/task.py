@@ -11,6 +11,7 @@ from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.devices import usable
 from activemri.envs.acquisition import STANDARD_METRICS, Acquisition
+from activemri.envs.imperfections import Imperfection, make_imperfection
 from activemri.envs.observation import Frame, Observation, make_observation
 from activemri.envs.reward import Reward, TaskLoss, make_reward
 from activemri.metrics import REGION_METRICS, find_metric
@@ -41,7 +42,13 @@ class Task:
         lines_per_action: neighbouring lines that one action acquires (an echo train).
         n_center_lines: lines around the centre that a scan starts with.
         n_random_lines: further starting lines, drawn at random in each episode.
-        budget: lines to acquire; None for all that the scan has.
+        budget: lines to acquire; None for all that the scan has. Where lines may be measured again,
+            every measurement counts.
+        imperfection: "noise" (low field), "motion" or "spikes" between object and k-space, which
+            lets lines be measured again; None for an ideal scanner; or an object. See
+            :mod:`activemri.envs.imperfections`.
+        severity: how strong the imperfection is, in its own units; None for the usual.
+        repeats: how often a line may be measured; None for the usual.
         observation: "image", "uncertainty", "roi", "complex", "kspace", "multicoil", "mask",
             "lines", "flat", or an object; see :mod:`activemri.envs.observation`.
         reward: "delta_ssim", "delta_roi_ssim" and the like, "uncertainty_drop", or an object such
@@ -74,6 +81,9 @@ class Task:
     n_center_lines: int = 8
     n_random_lines: int = 0
     budget: int | None = None
+    imperfection: str | Imperfection | None = None
+    severity: float | None = None
+    repeats: int | None = None
     observation: str | Observation = "image"
     reward: str | Reward = "delta_ssim"
     metrics: tuple[str, ...] = STANDARD_METRICS
@@ -91,6 +101,7 @@ class Task:
             )
         if self.tr is not None and not (self.tr > 0 and math.isfinite(self.tr)):
             raise ValueError(f"tr must be a positive number of seconds; got {self.tr!r}")
+        self._imperfection()
         usable(self.device)  # to be told before scans are opened
 
     @classmethod
@@ -133,7 +144,11 @@ class Task:
             metrics=tuple(dict.fromkeys(wanted)),
             device=self.device,
             task=reward.loss if isinstance(reward, TaskLoss) else None,
+            imperfection=self._imperfection(),
         )
+
+    def _imperfection(self) -> Imperfection | None:
+        return make_imperfection(self.imperfection, severity=self.severity, repeats=self.repeats)
 
     def _opened(self) -> SliceDataset:
         if isinstance(self.data, str | Path):
@@ -158,5 +173,6 @@ class Task:
             target_shape=(max(h for h, _ in targets), max(w for _, w in targets)),
             n_coils=dataset.n_coils,
             n_lines=geometry.n_lines,
+            repeats=1 if (imperfection := self._imperfection()) is None else imperfection.repeats,
         )
         return make_observation(self.observation), frame

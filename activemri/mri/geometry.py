@@ -159,6 +159,16 @@ class CartesianGeometry:
         column = (width // 2 - offsets[:, 1]) % width
         return row * width + column
 
+    @cached_property
+    def outwards(self) -> Tensor:
+        """Lines from the centre of k-space outwards, int64 (n_lines,).
+
+        Of two lines at one distance, the one of negative frequency comes first, so that of an even
+        number of columns the first few are always the block that fastMRI's masks have.
+        """
+        distance: Tensor = torch.linalg.vector_norm(self.offsets().double(), dim=-1)
+        return distance.argsort(stable=True)
+
     def center_lines(self, n: int) -> Tensor:
         """Mask of the n lines nearest to the centre: bool (n_lines,).
 
@@ -168,9 +178,7 @@ class CartesianGeometry:
         if not 0 <= n <= self.n_lines:
             raise ValueError(f"expected 0 to {self.n_lines} centre lines; got {n}")
         mask = torch.zeros(self.n_lines, dtype=torch.bool, device=self.groups.device)
-        # Stable order: of two lines at one distance, the one of negative frequency comes first,
-        # so that of an even number of columns any n are the block that fastMRI's masks have.
-        mask[self.offsets().double().norm(dim=-1).argsort(stable=True)[:n]] = True
+        mask[self.outwards[:n]] = True
         return mask
 
     def random_lines(self, n: int, *, among: Tensor, generator: np.random.Generator) -> Tensor:

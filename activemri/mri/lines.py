@@ -35,6 +35,32 @@ def readouts(kspace: Tensor, geometry: CartesianGeometry) -> Tensor:
     return transformed.permute(order).contiguous()
 
 
+def lines_of(kspace: Tensor, geometry: CartesianGeometry) -> Tensor:
+    """k-space laid out by line: (batch, coil, height, width) to (batch, line, coil, samples).
+
+    As :func:`readouts`, but not transformed; a view where that is possible.
+    """
+    along_height, along_width = geometry.selected
+    if along_height and along_width:
+        return kspace.flatten(2).movedim(2, 1).unsqueeze(-1)
+    return kspace.permute((0, 2, 1, 3) if along_height else (0, 3, 1, 2))
+
+
+def kspace_of(samples: Tensor, geometry: CartesianGeometry, shape: tuple[int, int]) -> Tensor:
+    """Inverse of :func:`lines_of`, for scans of a given height and width."""
+    along_height, along_width = geometry.selected
+    if along_height and along_width:
+        return samples.squeeze(-1).movedim(1, 2).reshape(len(samples), -1, *shape)
+    return samples.permute((0, 2, 1, 3) if along_height else (0, 2, 3, 1))
+
+
+def read_out(samples: Tensor, geometry: CartesianGeometry) -> Tensor:
+    """Lines of k-space, transformed along their readout: (n, ..., samples), of the same shape."""
+    if all(geometry.selected) or not samples.numel():
+        return samples
+    return fourier.ifft(samples, (-1,))
+
+
 def factors(
     readout: Tensor, line: Tensor, geometry: CartesianGeometry, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:

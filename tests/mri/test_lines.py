@@ -62,3 +62,13 @@ def test_waves_of_long_axes_are_exact_to_single_precision() -> None:
     taken = lines.readouts(kspace, geometry)[:, line[0]]
     left, right = lines.factors(taken, line, geometry, size)
     assert ((left @ right) - exact).abs().max() < 1e-6 * exact.abs().max()
+
+
+def test_k_space_laid_out_by_line_is_read_out_and_put_together_again(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    kspace = torch.randn(2, 3, 6, 9, dtype=torch.complex64, generator=generator)
+    geometry = make_geometry(name, (6, 9))
+    by_line = lines.lines_of(kspace, geometry)
+    assert torch.equal(lines.kspace_of(by_line, geometry, (6, 9)), kspace)
+    read = lines.read_out(by_line.contiguous(), geometry)
+    torch.testing.assert_close(read, lines.readouts(kspace, geometry))
