@@ -1,0 +1,142 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from activemri.data.slices import Slice
+from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.line_features import N_FEATURES, NAMES, line_features, mirror_of, mirrored
+from activemri.mri import fourier
+from activemri.mri.geometry import make_geometry
+from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.envs.scans import Unsure, scan
+
+
+def view_of(
+    slices: list[Slice],
+    *,
+    geometry: str = "columns",
+    frame: tuple[int, int] = (15, 17),
+    taken: tuple[int, ...] = (),
+    unsure: bool = True,
+) -> View:
+    made = make_geometry(geometry, frame)
+    acquisition = Acquisition(made, Unsure() if unsure else ZeroFilled(), n_center_lines=3)
+    state = acquisition.start(slices)
+    for action in taken:
+        state = acquisition.acquire(state, torch.full((len(slices),), action))
+    return acquisition.view(state)
+
+
+def feature(features: Tensor, name: str) -> Tensor:
+    return features[:, NAMES.index(name)]
+
+
+def seen_from_the_other_side(one: Slice) -> Slice:
+    """The scan whose column c is this one's column at the opposite side of the centre."""
+    index = mirror_of(one.shape[1])
+    kspace = one.kspace[..., index]
+    return replace(one, kspace=kspace, target=fourier.ifft2(kspace)[0].abs())
+
+
+def test_every_line_of_every_scan_has_all_features_and_they_are_of_order_one() -> None:
+    features = line_features(view_of([scan(i, shape=(15, 17)) for i in range(3)], taken=(2,)))
+    assert features.shape == (3, N_FEATURES, 17)
+    assert features.dtype == torch.float32
+    assert features.abs().max() < 3
+
+
+def test_a_scan_does_not_depend_on_those_beside_it() -> None:
+    both = line_features(view_of([scan(i, shape=(15, 17)) for i in range(2)], taken=(2,)))
+    alone = line_features(view_of([scan(1, shape=(15, 17))], taken=(2,)))
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_columns_of_the_turned_scan() -> None:
+    one = scan(0, shape=(15, 17))
+    turned = replace(
+        one, kspace=one.kspace.transpose(1, 2), target=one.target.T, measured=one.measured.T
+    )
+    columns = line_features(view_of([one], taken=(2, 11)))
+    rows = line_features(view_of([turned], geometry="rows", frame=(17, 15), taken=(2, 11)))
+    torch.testing.assert_close(rows, columns, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [16, 17])
+def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
+    one = scan(0, shape=(15, width))
+    opposite = int(mirror_of(width)[3])
+    here = line_features(view_of([one], frame=(15, width), taken=(3,), unsure=False))
+    # An even number of columns starts with a block that is not its own mirror image.
+    start = view_of([one], frame=(15, width)).mask[:, mirror_of(width)]
+    acquisition = Acquisition(make_geometry("columns", (15, width)), ZeroFilled())
+    state = acquisition.start([seen_from_the_other_side(one)], start_masks=start)
+    there = line_features(acquisition.view(acquisition.acquire(state, torch.tensor([opposite]))))
+    inner = slice(1, None) if width % 2 == 0 else slice(None)
+    kept = [i for i, name in enumerate(NAMES) if not name.startswith("lines to")]
+    turned = mirrored(here)
+    torch.testing.assert_close(
+        turned[:, kept][..., inner], there[:, kept][..., inner], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_mirroring_twice_changes_nothing() -> None:
+    features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
+    torch.testing.assert_close(mirrored(mirrored(features)), features)
+
+
+def test_what_is_acquired_and_how_far_the_next_such_line_is() -> None:
+    features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))[0]
+    acquired = features[NAMES.index("acquired")]
+    assert acquired.nonzero().squeeze(1).tolist() == [2, 7, 8, 9]
+    left = torch.expm1(3 * features[NAMES.index("lines to the left")])
+    right = torch.expm1(3 * features[NAMES.index("lines to the right")])
+    assert left[:5].round().tolist() == [1, 2, 0, 1, 2]
+    assert right[:3].round().tolist() == [2, 1, 0]
+    assert right[-2:].round().tolist() == [2, 1]
+
+
+def test_energies_are_shares_of_the_reconstruction() -> None:
+    view = view_of([scan(0, shape=(15, 17))], taken=(2,), unsure=False)
+    energy = fourier.fft2(view.reconstruction.image).abs().square().sum(dim=1)
+    share = 10 ** (3 * (feature(line_features(view), "energy") - 1)) - 1e-7
+    torch.testing.assert_close(share, (energy / energy.sum()).float(), rtol=1e-3, atol=1e-6)
+
+
+def test_bands_and_places_add_up_to_the_whole_line() -> None:
+    features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
+
+    def total(prefix: str) -> Tensor:
+        rows = [i for i, name in enumerate(NAMES) if name.startswith(prefix)]
+        return (10 ** (3 * (features[:, rows] - 1)) - 1e-7).sum(dim=1)
+
+    whole = 10 ** (3 * (feature(features, "energy") - 1)) - 1e-7
+    torch.testing.assert_close(total("energy at frequency"), whole, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(total("energy at place"), whole, rtol=1e-3, atol=1e-6)
+
+
+def test_an_image_of_constant_phase_is_symmetric_and_a_random_one_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.rand(1, 15, 17, generator=generator)
+    plain = (real * torch.exp(torch.tensor(0.7j))).to(torch.complex64)
+    slices = [
+        replace(scan(0, shape=(15, 17)), kspace=fourier.fft2(image), target=image[0].abs())
+        for image in (plain, plain * torch.exp(6j * torch.rand(1, 15, 17, generator=generator)))
+    ]
+    values = [float(feature(line_features(view_of([s])), "symmetry")[0, 0]) for s in slices]
+    assert values[0] == pytest.approx(1, abs=1e-4)
+    assert values[1] < 0.8
+
+
+def test_a_smaller_scan_lies_in_the_centre_of_the_frame() -> None:
+    alone = line_features(view_of([scan(0, shape=(15, 13))], frame=(15, 13)))
+    framed = line_features(view_of([scan(0, shape=(15, 13))], frame=(15, 17)))
+    torch.testing.assert_close(framed[..., 2:15], alone)
+    assert not framed[..., :2].any()
+    assert not framed[..., 15:].any()
+
+
+def test_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="need whole lines; geometry 'points' acquires points"):
+        line_features(view_of([scan(0, shape=(15, 17))], geometry="points"))
