@@ -220,6 +220,8 @@ class Collector:
             (n_low, weight),
             (self.n_tried - n_best - n_low, torch.ones_like(weight)),
         ):
+            if n < 1:
+                continue
             # Illegal ones come last; they are marked as not tried afterwards.
             open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
             more = torch.multinomial(open_, n, generator=draws)

@@ -80,7 +80,7 @@ def test_settings_that_make_no_policy_are_told(tmp_path: Path) -> None:
     described = json.loads(path.read_text())
     described["settings"]["network"]["n_legs"] = 4
     path.write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="do not make a policy.*n_legs"):
+    with pytest.raises(CheckpointError, match=r"do not make a policy.*n_legs"):
         load_policy(tmp_path)
 
 
