@@ -61,10 +61,10 @@ class Diffusion(Reconstructor):
 
     def __init__(
         self,
-        channels: int = 32,
+        channels: int = 16,
         *,
         n_samples: int = 4,
-        n_steps: int = 10,
+        n_steps: int = 8,
         conditional: bool = True,
         seed: int = 0,
     ) -> None:
