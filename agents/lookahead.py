@@ -28,6 +28,9 @@ class LookAhead:
     magnitude of x_s. The action with the best mean score over the samples is taken. With the truth
     as only sample it is the one-step oracle.
 
+    It imagines ideal scans: where lines may be measured again, it takes new ones as long as there
+    are any.
+
     What it costs is ``n_actions * n_samples`` reconstructions an action, and with a depth of two
     about ``n_actions`` times that.
 
@@ -74,14 +77,14 @@ class LookAhead:
         return choose(values.unflatten(0, (len(tried), n_samples)).mean(dim=1), tried)
 
     def _promising(self, view: View, samples: Tensor) -> Tensor:
-        """The legal actions on whose new lines samples vary most: bool (batch, n_actions)."""
+        """Actions on whose new lines samples vary most: bool (batch, n_actions)."""
         drawn = replace(view, reconstruction=Reconstruction(samples.mean(dim=1), samples=samples))
         variance = action_gains(line_variance(drawn), drawn)
-        order = variance.masked_fill(~view.legal, -torch.inf).argsort(
+        order = variance.masked_fill(~view.due, -torch.inf).argsort(
             dim=1, descending=True, stable=True
         )
         best = torch.zeros_like(view.legal).scatter(1, order[:, : self.n_actions], True)
-        return best & view.legal
+        return best & view.due
 
     def _imagine(self, view: View, samples: Tensor) -> Truth:
         """Scans as far as these, in which samples are the truth: one row a scan and sample."""

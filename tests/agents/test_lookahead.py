@@ -14,6 +14,7 @@ from activemri.agents.lookahead import LookAhead
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, Truth, View
+from activemri.envs.imperfections import Noise
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -193,3 +194,13 @@ def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) 
 def test_unusable_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LookAhead(ZeroFilled(), **settings)  # type: ignore[arg-type]
+
+
+def test_where_lines_may_be_measured_again_all_are_measured_once_before(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    protocol = replace(make_protocol(budget=14), reconstructor=Unsure(), imperfection=Noise())
+    for depth in (1, 2):
+        actions = rollout(protocol, LookAhead(Unsure(), depth=depth), [make_scan(0)]).actions[0]
+        assert len(set(actions[:11].tolist())) == 11  # two of the 13 lines come with the start
+        assert len(actions) == 14
