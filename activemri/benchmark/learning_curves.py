@@ -203,7 +203,7 @@ def learning_figure(curves: Sequence[LearningCurve], *, metric: str) -> Figure:
             label = f"{curve.name} ({n} seed{'' if n == 1 else 's'})"
             axes.plot(curve.steps, curve.iqm, color=colour, lw=2.2, label=label)
         axes.margins(x=0.01)
-        axes.set_xlabel("environment steps")
+        axes.set_xlabel("steps of the training")
         axes.set_ylabel(metric.replace("_", " "))
         axes.grid(axis="y", color="black", alpha=0.12, lw=0.8)
         figure.legend(

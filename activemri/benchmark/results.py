@@ -127,7 +127,8 @@ def text_table(plan: Plan, table: pd.DataFrame) -> str:
     )
     several = len(plan.reconstructors) > 1
     width = max(len(str(row["policy"])) for row in summary) + 2
-    name = plan.metric.upper()
+    name = curves.metric_name(plan.metric)
+    cell = max(25, len(name) + 8)
     lines: list[str] = []
     for reconstructor in plan.reconstructors:
         rows = [row for row in summary if row["reconstructor"] == reconstructor]
@@ -135,9 +136,9 @@ def text_table(plan: Plan, table: pd.DataFrame) -> str:
             f"{rows[0]['n_slices']} slices of {rows[0]['n_subjects']} subjects, {reconstructor}"
         )
         lines += ["", heading] if several and lines else [heading]
-        lines.append(f"{'policy':{width}}{name + ' area':>25}{name + ' final':>25}")
+        lines.append(f"{'policy':{width}}{name + ' area':>{cell}}{name + ' final':>{cell}}")
         lines += [
-            f"{row['policy']!s:{width}}{_cell(row, 'auc'):>25}{_cell(row, 'final'):>25}"
+            f"{row['policy']!s:{width}}{_cell(row, 'auc'):>{cell}}{_cell(row, 'final'):>{cell}}"
             + ("  (bound)" if row["bound"] else "")
             for row in rows
         ]
@@ -234,7 +235,7 @@ def _score_figures(
     means = statistics.score_curves(table, seed=settings.seed, n_resamples=settings.n_bootstrap)
     for reconstructor in plan.reconstructors:
         yield ReportFigure(
-            f"{plan.metric.upper()} against acquired lines, {reconstructor}",
+            f"{curves.metric_name(plan.metric)} against acquired lines, {reconstructor}",
             curves.score_figure(
                 means,
                 metric=plan.metric,
@@ -307,7 +308,7 @@ def _example(plan: Plan, table: pd.DataFrame) -> list[Episode]:
                 score_name=name,
             )
             frames.append(rendering.draw(frame, size=_PANEL))
-        episodes.append(Episode(label, frames, scores, name.upper()))
+        episodes.append(Episode(label, frames, scores, curves.metric_name(name)))
     # The page opens with the first two: what is to be beaten, and how far one can get.
     first = [plan.settings.reference, "oracle"]
     return sorted(episodes, key=lambda e: first.index(e.policy) if e.policy in first else 2)

@@ -51,7 +51,7 @@ def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> 
     assert {"metric", "value", "seed", "n_acquired"} <= set(table.columns)
     assert set(table["step"]) == set(range(5))
     assert (table["n_acquired"] == 4 + table["step"]).all()
-    assert set(summary) == {"task", "results"}
+    assert set(summary) == {"task", "results", "adaptivity"}
     row = next(r for r in summary["results"] if r["policy"] == "lbcs" and r["metric"] == "ssim")
     assert {"auc", "auc_lo", "auc_hi", "final", "final_lo", "final_hi"} <= set(row)
     assert row["n_slices"] == 3 and row["n_subjects"] == 3

@@ -14,7 +14,7 @@ from activemri import checkpoints
 from activemri.agents.prediction import fit_predictor
 from activemri.agents.rollout import rollout
 from activemri.agents.stopping import Stopping, StoppingRule, calibrate
-from activemri.benchmark import plan, run, stopping
+from activemri.benchmark import run, scenario
 from activemri.benchmark.plan import METRICS, Plan
 from activemri.benchmark.run import Outcome, run_benchmark
 from activemri.data.sources import open_dataset
@@ -45,8 +45,7 @@ def settings(out: Path, words: str = WORDS, **changes: object) -> BenchmarkSetti
 def phantoms_are_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(open_dataset)
-        patch.setattr(plan, "open_dataset", once)
-        patch.setattr(stopping, "open_dataset", once)
+        patch.setattr(scenario, "open_dataset", once)
         yield
 
 
