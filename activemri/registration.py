@@ -104,6 +104,21 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         "phantoms, four neighbouring lines a shot, a shot every 3 seconds",
         {**_PHANTOM, "lines_per_action": 4, "tr": 3.0},
     ),
+    Environment(
+        "LowField",
+        "phantoms in noise: a line may be measured 4 times, and its measurements are averaged",
+        {**_PHANTOM, "budget": 48, "imperfection": "noise", "severity": 0.1, "repeats": 4},
+    ),
+    Environment(
+        "Motion",
+        "phantoms that move now and then; a line may be measured 3 times, and the last one counts",
+        {**_PHANTOM, "budget": 32, "imperfection": "motion", "severity": 0.04, "repeats": 3},
+    ),
+    Environment(
+        "Spikes",
+        "phantoms and interference; a line may be measured 3 times, and the last one counts",
+        {**_PHANTOM, "budget": 32, "imperfection": "spikes", "severity": 0.2, "repeats": 3},
+    ),
     Environment("HDF5", "any folder of HDF5 scans", {"data": None, "n_center_lines": 8}),
 )
 

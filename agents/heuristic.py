@@ -22,20 +22,22 @@ DENSITY_FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Ordered:
-    """Takes the action of highest priority, of the legal ones whose lines were measured least.
+    """Takes the action of highest priority.
 
     Attributes:
         name: as in tables.
         priority: view -> float (batch, n_actions) or (n_actions,).
+        repeats: measures lines again whenever the priority says so; else only after all others.
     """
 
     name: str
     priority: Callable[[View], Tensor]
+    repeats: bool = False
     is_oracle: bool = False
     is_random: bool = False
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        return choose(self.priority(view), view.due)
+        return choose(self.priority(view), view.legal if self.repeats else view.due)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,46 @@ def conjugate_symmetric() -> Ordered:
     opposite is acquired says little that is new, and comes last.
     """
     return Ordered("conjugate-symmetric", conjugate_priority)
+
+
+def repeat_centre() -> Ordered:
+    """Averages the centre of k-space most, where lines may be measured again.
+
+    After every action the numbers of measurements are as near as they can be to proportions of
+    the density of :func:`polynomial_density`: next comes the action of the largest w / (n + 1),
+    measured n times so far (the method of highest averages). In ideal scans it is
+    `low-frequency-first`.
+    """
+
+    def priority(view: View) -> Tensor:
+        return polynomial_density(view) / (_fewest_measurements(view) + 1)
+
+    return Ordered("repeat-centre", priority, repeats=True)
+
+
+def re_acquire() -> Ordered:
+    """From the centre outwards; what the scanner objects to is measured again at once.
+
+    The accept-or-reject rule of navigators, see :class:`activemri.envs.imperfections.Motion`.
+    Where nothing is suspicious, and in ideal scans, it is `low-frequency-first`.
+    """
+    return Ordered("re-acquire", _repair_priority, repeats=True)
+
+
+def _repair_priority(view: View) -> Tensor:
+    outwards = -frequency(view.geometry) - 10.0 * _fewest_measurements(view)
+    if view.record is None:
+        return outwards
+    groups = view.geometry.groups
+    objected = (view.record.suspicion > 1)[:, groups].any(dim=-1)
+    return torch.where(objected, 10.0, outwards)
+
+
+def _fewest_measurements(view: View) -> Tensor:
+    """Of the lines of every action that exist: int64 (batch, n_actions), 0 where none does."""
+    many = view.n_measured.masked_fill(~view.measurable, 1 << 30)[:, view.geometry.groups]
+    fewest = many.amin(dim=-1)
+    return fewest.masked_fill(fewest == 1 << 30, 0)
 
 
 def polynomial_density(view: View) -> Tensor:

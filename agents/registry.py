@@ -44,6 +44,8 @@ POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
     "equispaced": lambda given: heuristic.equispaced(),
     "variable-density": lambda given: heuristic.variable_density(),
     "conjugate-symmetric": lambda given: heuristic.conjugate_symmetric(),
+    "repeat-centre": lambda given: heuristic.repeat_centre(),
+    "re-acquire": lambda given: heuristic.re_acquire(),
     "lbcs": lambda given: _learned("lbcs", given),
     "average-oracle": lambda given: _learned("average-oracle", given),
     "uncertainty-greedy": lambda given: uncertainty_greedy(),
@@ -58,6 +60,10 @@ POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
 #: Names of policies that look at more than a zero-filled image: at its uncertainty, at samples of
 #: the posterior, or at what an evaluator says.
 NEED_NETWORKS = ("uncertainty-greedy", "entropy-greedy", "evaluator-greedy", "look-ahead")
+
+#: Names of policies that measure lines again where that is possible; in ideal scans they do what
+#: low-frequency-first does.
+REPEATING = ("repeat-centre", "re-acquire")
 
 
 def make_policy(

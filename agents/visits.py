@@ -10,7 +10,13 @@ from torch import Tensor
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.heuristic import density
 from activemri.agents.order import Order
-from activemri.agents.registry import NEED_NETWORKS, POLICIES, make_policy, needs_fit
+from activemri.agents.registry import (
+    NEED_NETWORKS,
+    POLICIES,
+    REPEATING,
+    make_policy,
+    needs_fit,
+)
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.index import progress as show_progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
@@ -21,8 +27,8 @@ from activemri.reconstruction.zero_filled import ZeroFilled
 #: Policies whose draws do not depend on the scan: new ones are made for every mask.
 _DRAWN = ("random", "variable-density")
 
-#: Policies that need no network, by name.
-CLASSICAL = tuple(name for name in POLICIES if name not in NEED_NETWORKS)
+#: Policies that need no network, by name; each order of ideal scans once.
+CLASSICAL = tuple(name for name in POLICIES if name not in (*NEED_NETWORKS, *REPEATING))
 
 _NEVER = 1 << 30
 

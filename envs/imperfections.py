@@ -123,7 +123,7 @@ class Noise:
         repeats: how often a line may be measured.
     """
 
-    severity: float = 0.05
+    severity: float = 0.1
     repeats: int = 4
     averages: bool = True
 

@@ -15,6 +15,9 @@ IDS = {
     "ActiveMRI/FreeBudget-v0",
     "ActiveMRI/Lesion-v0",
     "ActiveMRI/EchoTrain-v0",
+    "ActiveMRI/LowField-v0",
+    "ActiveMRI/Motion-v0",
+    "ActiveMRI/Spikes-v0",
     "ActiveMRI/HDF5-v0",
 }
 
