@@ -249,6 +249,31 @@ class Episodes:
         self.illegal[row] = saved["illegal"]
         self._look([])
 
+    def replay(
+        self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
+    ) -> None:
+        """Begin an episode anew and bring it to where actions lead, as if they were taken now.
+
+        Args:
+            row: which of the episodes.
+            index: of its scan in the data set.
+            start_mask: lines that it starts with, bool (n_lines,).
+            seed: of its imperfections, if there are any.
+            actions: as :attr:`actions` keeps them.
+        """
+        seeds = None if self.acquisition.imperfection is None else torch.tensor([seed])
+        state = self.acquisition.start(
+            [self.dataset[index]], start_masks=start_mask[None], seeds=seeds
+        )
+        self.history[row] = [float(state.scores[self.score_name])]
+        for action in torch.tensor(actions, dtype=torch.int64, device=state.mask.device).split(1):
+            state = self.acquisition.acquire(state, action)
+            self.history[row].append(float(state.scores[self.score_name]))
+        self._place([row], state)
+        self.index[row], self.actions[row] = index, list(actions)
+        self.illegal[row] = list(actions[-1:]) == [WASTE]
+        self._look([])
+
     def _plan(self, group: Group, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Tensor:
         """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""
         wanted = torch.as_tensor(actions[group.rows], device=self.acquisition.device)

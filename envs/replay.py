@@ -6,6 +6,7 @@ bits and a few numbers, about a hundred bytes at 368 lines, and observations are
 are asked for: by the protocol that made them, with one full adjoint instead of many increments.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,15 +153,37 @@ class Replay:
                 [scans[row] for row in rows],
                 start_masks=self._bits("start_mask", places[rows]),
                 masks=self._bits("mask", places[rows]),
-                budgets=self._tensor("budget", places[rows]),
-                seeds=self._tensor("seed", places[rows]) if imperfect else None,
-                log=self._tensor("log", places[rows]).long() if imperfect else None,
+                budgets=self.stored("budget", places[rows]),
+                seeds=self.stored("seed", places[rows]) if imperfect else None,
+                log=self.stored("log", places[rows]).long() if imperfect else None,
             )
-            parts.append(self._transition(state, self._tensor("action", places[rows])))
+            parts.append(self._transition(state, self.stored("action", places[rows])))
             order += rows
         seen = {name: _in_order([part[name] for part in parts], order) for name in _SEEN}
-        stored = {name: self._tensor(name, places) for name in ("action", "reward", "terminated")}
+        stored = {name: self.stored(name, places) for name in ("action", "reward", "terminated")}
         return Batch(**seen, **stored)
+
+    def stored(self, name: str, places: NDArray[np.int64]) -> Tensor:
+        """A column as it was given, e.g. "action", "reward" or "terminated", (n,)."""
+        return torch.from_numpy(self._columns[name][places]).to(self.acquisition.device)
+
+    def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many transitions had been added before those at some places, (n,)."""
+        newest = self.n_added - 1
+        result: NDArray[np.int64] = newest - (newest - places) % self.capacity
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered, as tensors, for :meth:`restore`."""
+        n = len(self)
+        columns = {name: torch.from_numpy(v[:n].copy()) for name, v in self._columns.items()}
+        return {"n_added": self.n_added, **columns}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Come back to what was remembered, in a memory of the same capacity."""
+        self.n_added = state["n_added"]
+        for name, column in self._columns.items():
+            column[: len(state[name])] = state[name].numpy()
 
     def _transition(self, state: State, action: Tensor) -> dict[str, Any]:
         before = self._see(state)
@@ -179,9 +202,6 @@ class Replay:
     def _bits(self, name: str, places: NDArray[np.int64]) -> Tensor:
         packed = self._columns[name][places]
         return torch.from_numpy(np.unpackbits(packed, axis=1, count=self.n_lines).astype(bool))
-
-    def _tensor(self, name: str, places: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._columns[name][places]).to(self.acquisition.device)
 
 
 def _in_order(parts: list[Any], order: list[int]) -> Any:
