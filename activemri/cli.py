@@ -27,6 +27,7 @@ from activemri.settings import (
     ThroughputSettings,
     TrainJointSettings,
     TrainOrderSettings,
+    TrainPolicySettings,
     TrainReconstructorSettings,
     TuneSettings,
 )
@@ -42,6 +43,7 @@ Train = (
     Annotated[TrainReconstructorSettings, subcommand("reconstructor")]
     | Annotated[TrainJointSettings, subcommand("joint")]
     | Annotated[TrainOrderSettings, subcommand("order")]
+    | Annotated[TrainPolicySettings, subcommand("policy")]
 )
 Data = (
     Annotated[InspectSettings, subcommand("inspect")]
@@ -52,7 +54,7 @@ Command = (
     | Annotated[BenchmarkSettings, subcommand("benchmark")]
     | Annotated[CalibrateSettings, subcommand("calibrate")]
     | Annotated[CurvesSettings, subcommand("curves")]
-    | Annotated[Train, subcommand("train", description="Train a reconstructor, or learn an order.")]
+    | Annotated[Train, subcommand("train", description="Train a reconstructor or a policy.")]
     | Annotated[TuneSettings, subcommand("tune")]
     | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
     | Annotated[ThroughputSettings, subcommand("throughput")]
@@ -240,6 +242,12 @@ def _train_order(settings: TrainOrderSettings) -> None:
     print(order.save(settings.out / settings.kind))
 
 
+def _train_policy(settings: TrainPolicySettings) -> None:
+    from activemri.agents.learning.run import train_policy
+
+    print(train_policy(settings).text())
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -274,6 +282,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     TrainReconstructorSettings: _train_reconstructor,
     TrainJointSettings: _train_joint,
     TrainOrderSettings: _train_order,
+    TrainPolicySettings: _train_policy,
     TuneSettings: _tune,
     InspectSettings: _inspect,
     SplitSettings: _split,
@@ -285,7 +294,7 @@ def _after_interrupt(settings: object) -> str:
     """What the user can do after Ctrl-C."""
     if isinstance(settings, BenchmarkSettings):
         return "interrupted; start the same command again to continue"
-    if isinstance(settings, TrainReconstructorSettings | TuneSettings):
+    if isinstance(settings, TrainReconstructorSettings | TrainPolicySettings | TuneSettings):
         return "interrupted; start the same command with --resume to continue"
     return "interrupted"
 

@@ -23,6 +23,7 @@ Observations = Mapping[str, Tensor]
 #: Where the networks of policies are: "module:class" by kind, imported when they are needed.
 NETWORKS: dict[str, str] = {
     "lines": "activemri.agents.line_network:LineNetwork",
+    "image": "activemri.agents.image_network:ImageNetwork",
 }
 
 _KIND = "policy/"

@@ -51,7 +51,7 @@ class LineNetwork(ActionNetwork):
         self.n_actions = n_lines if groups is None else len(groups)
         # One more feature: the share of the budget that is left.
         self.enter = nn.Conv1d(2 * (n_features + 1), channels, 1)
-        self.blocks = nn.ModuleList(_Block(channels) for _ in range(blocks))
+        self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
         self.leave = nn.Conv1d(channels, 1, 1)
         self.stop = nn.Linear(channels, 1) if stops else None
 
@@ -67,7 +67,10 @@ class LineNetwork(ActionNetwork):
         }
 
     def forward(self, observation: Observations) -> Tensor:
-        hidden = self.embed(observation)
+        return self.score(self.embed(observation), observation)
+
+    def score(self, hidden: Tensor, observation: Observations) -> Tensor:
+        """Scores of all actions, STOP included, from what :meth:`embed` gives."""
         scores = self.head(hidden)
         if self.stop is None:
             return scores
@@ -86,23 +89,20 @@ class LineNetwork(ActionNetwork):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Scores of actions, without STOP, from what :meth:`embed` gives."""
-        scores: Tensor = self.leave(hidden).squeeze(1)
-        if self.groups is not None:
-            groups = torch.tensor(self.groups, device=scores.device)
-            scores = scores[:, groups].mean(dim=-1)
-        return scores
+        return of_actions(self.leave(hidden).squeeze(1), self.groups)
 
     def best_new(self, scores: Tensor, lines: Tensor) -> Tensor:
         """Largest score of an action that acquires something new: (batch, 1)."""
         new = (lines[:, _MEASURABLE] > 0) & (lines[:, _ACQUIRED] <= 0)
-        if self.groups is not None:
-            new = new[:, torch.tensor(self.groups, device=new.device)].any(dim=-1)
-        lowest = torch.finfo(scores.dtype).min
-        best = scores.masked_fill(~new, lowest).amax(dim=1, keepdim=True)
-        return best.masked_fill(~new.any(dim=1, keepdim=True), 0.0)
+        return best_of_new(scores, new, self.groups)
 
 
-class _Block(nn.Module):
+class LineBlock(nn.Module):
+    """Mixes every line with its neighbours, its mirror image and the mean of all.
+
+    From and to float (batch, channels, n_lines).
+    """
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.normalise = nn.GroupNorm(1, channels)
@@ -115,6 +115,28 @@ class _Block(nn.Module):
         mixed = functional.silu(self.mix(torch.cat([normal, mirrored(normal), mean], dim=1)))
         result: Tensor = hidden + self.out(mixed)
         return result
+
+
+def of_actions(values: Tensor, groups: Sequence[Sequence[int]] | None) -> Tensor:
+    """Values of lines (..., n_lines) as those of actions: the mean over an action's lines."""
+    if groups is None:
+        return values
+    return values[..., torch.tensor(groups, device=values.device)].mean(dim=-1)
+
+
+def best_of_new(scores: Tensor, new: Tensor, groups: Sequence[Sequence[int]] | None) -> Tensor:
+    """Largest score of an action that acquires a new line: (batch, 1); 0 where none does.
+
+    Args:
+        scores: of actions, (batch, n_actions).
+        new: lines that are worth something, bool (batch, n_lines).
+        groups: lines of each action; None where action i acquires line i.
+    """
+    if groups is not None:
+        new = new[:, torch.tensor(groups, device=new.device)].any(dim=-1)
+    lowest = torch.finfo(scores.dtype).min
+    best = scores.masked_fill(~new, lowest).amax(dim=1, keepdim=True)
+    return best.masked_fill(~new.any(dim=1, keepdim=True), 0.0)
 
 
 def mirrored(values: Tensor) -> Tensor:

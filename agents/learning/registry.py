@@ -15,6 +15,34 @@ ALGORITHMS: dict[str, Algorithm] = {
         max_steps=6000,
         unit="descent step",
     ),
+    "ppo": Algorithm(
+        make="activemri.agents.learning.ppo:make_ppo",
+        settings="activemri.agents.learning.ppo:PPOSettings",
+        summary="PPO of Stable-Baselines3; illegal actions waste lines while it learns",
+        max_steps=50_000,
+        unit="action",
+    ),
+    "maskable-ppo": Algorithm(
+        make="activemri.agents.learning.maskable_ppo:make_maskable_ppo",
+        settings="activemri.agents.learning.maskable_ppo:MaskablePPOSettings",
+        summary="PPO over legal actions, of sb3-contrib",
+        max_steps=50_000,
+        unit="action",
+    ),
+    "dqn": Algorithm(
+        make="activemri.agents.learning.dqn:make_dqn",
+        settings="activemri.agents.learning.dqn:DQNSettings",
+        summary="DQN of Stable-Baselines3; illegal actions waste lines while it learns",
+        max_steps=20_000,
+        unit="action",
+    ),
+    "qrdqn": Algorithm(
+        make="activemri.agents.learning.qrdqn:make_qrdqn",
+        settings="activemri.agents.learning.qrdqn:QRDQNSettings",
+        summary="DQN of quantiles of the return, of sb3-contrib; illegal actions waste lines",
+        max_steps=20_000,
+        unit="action",
+    ),
 }
 
 

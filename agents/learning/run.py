@@ -17,6 +17,7 @@ from activemri.agents.learning.registry import find_algorithm, make_learner, par
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import Episodes, rollout_dataset
+from activemri.data.orientation import STORED
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
@@ -118,7 +119,8 @@ class _PolicyRun:
         self.max_steps = settings.max_steps or self.algorithm.max_steps
         self.interval = settings.validate_every or max(1, self.max_steps // 10)
         workplace = Workplace(
-            task=replace(self.task, data=scans),
+            # What the task does to its data was done.
+            task=replace(self.task, data=scans, orientation=STORED, roi=None, annotations=None),
             scans=scans,
             acquisition=self.acquisition,
             metric=settings.metric,
