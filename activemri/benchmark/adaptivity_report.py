@@ -130,7 +130,7 @@ def notes(findings: Findings, plan: Plan, reconstructor: str) -> list[str]:
     for gap in gaps:
         if gap["closed_seeds"] and gap["policy"] not in plan.drawn:
             name = next(n for m, q, n in _GAPS if (m or plan.metric, q) == _kind(gap))
-            each = ", ".join(percent(share) for share in _numbers(gap["closed_seeds"]))
+            each = ", ".join(_bounded(share) for share in _numbers(gap["closed_seeds"]))
             words.append(f"{gap['policy']}, {name} closed by each seed: {each}.")
     return words
 
@@ -258,6 +258,10 @@ def _figures(
 
 def _bounds(plan: Plan) -> frozenset[str]:
     return frozenset(plan.policies) - frozenset(plan.stoppable)
+
+
+def _bounded(share: float) -> str:
+    return percent(share) if share >= -1 else "< \u2212100 %"
 
 
 def _numbers(values: object) -> list[float]:
