@@ -57,14 +57,20 @@ class VisitedMasks:
         visits: recorded episodes by name of the policy.
         n_center_lines: lines in the centre that every episode starts with.
         budget: length of an episode in lines after those.
+        drawn: random policies that are mixed in.
     """
 
     def __init__(
-        self, visits: Mapping[str, Sequence[Visit]], *, n_center_lines: int, budget: int
+        self,
+        visits: Mapping[str, Sequence[Visit]],
+        *,
+        n_center_lines: int,
+        budget: int,
+        drawn: Sequence[str] = _DRAWN,
     ) -> None:
         self.n_center_lines = n_center_lines
         self.budget = budget
-        self.policies = (*_DRAWN, *visits)
+        self.policies = (*drawn, *visits)
         self._visits = {name: list(episodes) for name, episodes in visits.items()}
 
     def __call__(
@@ -148,11 +154,12 @@ def visit_masks(
         order = orders.get(name, orders.get("lbcs"))
         policy = make_policy(name, order=order)
         batches = rollout_dataset(acquisition, policy, scans, seed=seed)
-        visits[name] = [v for _, episodes in batches for v in _visits(episodes, acquisition)]
+        visits[name] = [v for _, episodes in batches for v in visits_of(episodes, acquisition)]
     return VisitedMasks(visits, n_center_lines=n_center_lines, budget=budget)
 
 
-def _visits(episodes: Episodes, acquisition: Acquisition) -> list[Visit]:
+def visits_of(episodes: Episodes, acquisition: Acquisition) -> list[Visit]:
+    """What was acquired when, in episodes that were played."""
     moment = torch.full(episodes.start_mask.shape, _NEVER)
     moment[episodes.start_mask] = 0
     groups = acquisition.geometry.groups.cpu()

@@ -11,6 +11,7 @@ from activemri.settings.inspection import InspectSettings, SplitSettings, Throug
 from activemri.settings.policy import (
     DemonstrateSettings,
     EnvironmentSettings,
+    TrainAlternatingSettings,
     TrainPolicySettings,
 )
 from activemri.settings.search import TuneSettings
@@ -32,6 +33,7 @@ __all__ = [
     "SplitSettings",
     "StudySettings",
     "ThroughputSettings",
+    "TrainAlternatingSettings",
     "TrainJointSettings",
     "TrainOrderSettings",
     "TrainPolicySettings",

@@ -124,3 +124,46 @@ class DemonstrateSettings(EnvironmentSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(horizon=self.horizon, states=self.states, n_tried=self.n_tried)
+
+
+@dataclass(frozen=True)
+class TrainAlternatingSettings(EnvironmentSettings):
+    """Train a policy and the reconstructor together, in turns.
+
+    Every round trains the policy for the reconstructor as it is, and then fine-tunes the
+    reconstructor on the masks that this policy visits. Writes the last policy (policy) and the
+    reconstructor that it was trained for (reconstructor), a folder for every round, and a table
+    of validation scores (summary.json). The same command with --resume goes on after a kill.
+    """
+
+    out: Path = Path("runs/alternating")
+    """Folder for everything; made if missing."""
+    rounds: int = 2
+    """How often the reconstructor is fine-tuned."""
+    algo: str = "imitation"
+    """What trains the policy; see `activemri train policy`."""
+    learner: KeyValues = ()
+    """Arguments of the algorithm."""
+    policy_steps: OptionalInt = None
+    """Length of each training of the policy; None takes the algorithm's default."""
+    reconstructor_steps: int = 1000
+    """Optimiser steps of each fine-tuning."""
+    lr: float = 1e-3
+    """Largest learning rate of the fine-tuning."""
+    visited_scans: int = 128
+    """Train scans that the policy is played on to record its masks."""
+    validation_scans: int = 32
+    """Scans, spread evenly over the validation split, that choose the best weights."""
+    resume: Flag = False
+    """Continue the training found in --out, with the same settings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(
+            rounds=self.rounds,
+            policy_steps=self.policy_steps,
+            reconstructor_steps=self.reconstructor_steps,
+            lr=self.lr,
+            visited_scans=self.visited_scans,
+            validation_scans=self.validation_scans,
+        )

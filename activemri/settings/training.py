@@ -35,6 +35,9 @@ class TrainReconstructorSettings:
     it has a loss of its own, and --loss is left out)."""
     network: KeyValues = ()
     """Arguments of the reconstructor's network, e.g. channels=16 blocks=4."""
+    warm_start: OptionalPath = None
+    """Checkpoint of a reconstructor whose weights the training begins with; it replaces --name and
+    --network."""
     resume: Flag = False
     """Continue the training found in --out, with the same settings."""
     matrix: OptionalInt = None

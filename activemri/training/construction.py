@@ -4,7 +4,7 @@ import torch
 
 from activemri.construction import parse_arguments, seeded
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.reconstruction.registry import RECONSTRUCTORS
+from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
 from activemri.settings import TrainReconstructorSettings
 
 
@@ -14,8 +14,11 @@ def new_reconstructor(
     """The untrained reconstructor that settings describe, in training mode.
 
     Raises:
-        ValueError: an unknown name, one that has nothing to train, or arguments that it refuses.
+        ValueError: an unknown name, one that has nothing to train, or arguments that it refuses;
+            a checkpoint to begin with that is none.
     """
+    if settings.warm_start is not None:
+        return make_reconstructor(settings.warm_start, device=device).requires_grad_(True).train()
     trainable = [name for name in RECONSTRUCTORS if name != "zero-filled"]
     if settings.name not in trainable:
         raise ValueError(

@@ -1,0 +1,77 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from activemri.agents.registry import make_policy
+from activemri.alternating import train_alternating
+from activemri.data.slices import SliceList
+from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
+from activemri.reconstruction.unet import UNet
+from activemri.settings import TrainAlternatingSettings
+from tests.envs.scans import scan
+
+LEARNER = ("states=16", "rounds=1", "n_tried=4", "channels=4", "blocks=1")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> TrainAlternatingSettings:
+    torch.manual_seed(0)
+    save_reconstructor(tmp_path / "start", UNet(channels=2, pools=1), info={})
+    return TrainAlternatingSettings(
+        out=tmp_path / "run",
+        data="unused",
+        reconstructor=str(tmp_path / "start"),
+        n_center_lines=2,
+        budget=4,
+        rounds=1,
+        learner=LEARNER,
+        policy_steps=4,
+        reconstructor_steps=4,
+        visited_scans=3,
+        validation_scans=2,
+    )
+
+
+def run(settings: TrainAlternatingSettings) -> str:
+    train = SliceList([scan(i) for i in range(4)], "train")
+    validation = SliceList([scan(i) for i in range(10, 12)], "val")
+    return train_alternating(settings, train=train, validation=validation).text()
+
+
+def test_policy_and_fine_tuned_reconstructor_come_out_together(
+    settings: TrainAlternatingSettings,
+) -> None:
+    text = run(settings)
+    assert "fine-tunings" in text
+    rounds = json.loads((settings.out / "summary.json").read_text())["rounds"]
+    assert len(rounds) == 2
+    assert make_policy(settings.out / "policy").name == "policy"
+    before = make_reconstructor(str(settings.reconstructor)).state_dict()
+    after = make_reconstructor(settings.out / "reconstructor").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_it_can_be_continued_and_ends_the_same(settings: TrainAlternatingSettings) -> None:
+    run(settings)
+    expected = (settings.out / "summary.json").read_text()
+    (settings.out / "summary.json").unlink()
+    run(replace(settings, resume=True))
+    assert (settings.out / "summary.json").read_text() == expected
+
+
+def test_a_folder_that_is_taken_or_was_started_otherwise_is_refused(
+    settings: TrainAlternatingSettings,
+) -> None:
+    run(settings)
+    with pytest.raises(ValueError, match="add --resume to continue"):
+        run(settings)
+    with pytest.raises(ValueError, match=r"lr: 0.001 then, 0.5 now"):
+        run(replace(settings, resume=True, lr=0.5))
+
+
+def test_a_reconstructor_without_weights_is_refused(settings: TrainAlternatingSettings) -> None:
+    with pytest.raises(ValueError, match="has no weights"):
+        run(replace(settings, reconstructor="zero-filled"))
