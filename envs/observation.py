@@ -80,13 +80,9 @@ class Mask:
         budget = view.budget / view.start_budget
         parts = {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
         if frame.repeats > 1:
-            doubt = (
-                torch.zeros_like(parts["budget"])
-                if view.record is None
-                else (view.record.suspicion)
-            )
             share = (view.n_measured / frame.repeats).float()
-            parts["repeats"] = torch.stack([share, (doubt / (1 + doubt)).expand_as(share)], dim=1)
+            doubt = torch.zeros_like(share) if view.record is None else view.record.suspicion
+            parts["repeats"] = torch.stack([share, doubt / (1 + doubt)], dim=1)
         return parts
 
 

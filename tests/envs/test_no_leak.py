@@ -6,7 +6,7 @@ then be the same to the bit. Leaks on purpose show that the comparison catches t
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,17 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.imperfections import (
+    Asked,
+    Conditions,
+    Imperfection,
+    Motion,
+    Noise,
+    Spikes,
+    Start,
+)
 from activemri.envs.observation import OBSERVATIONS, Frame, Image
+from activemri.envs.state import State
 from activemri.envs.task import Task
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES, CartesianGeometry, make_geometry
@@ -30,6 +40,7 @@ from tests.envs.scans import Unsure, random_weights, scan, with_other_unacquired
 FRAME = (12, 14)
 STEPS = 3
 BUDGET = 6
+REPEATS = 3
 SCALES = (1.0, 1e3, 0.0)  # of what takes the place of unacquired samples
 COILS = {"one coil": (1, False), "given maps": (3, True), "estimated maps": (3, False)}
 
@@ -50,14 +61,19 @@ def made(geometry: str, reconstructor: Reconstructor) -> Acquisition:
     )
 
 
+def begin(acquisition: Acquisition, one: Slice) -> State:
+    return acquisition.start([one], seeds=torch.tensor([7]))
+
+
 def legal_plan(acquisition: Acquisition, one: Slice) -> list[int]:
-    legal = acquisition.start([one]).legal[0].nonzero().flatten().tolist()
+    legal = begin(acquisition, one).legal[0].nonzero().flatten().tolist()
     chosen = np.random.default_rng(0).permutation(legal)[:STEPS]
-    return [int(action) for action in chosen]
+    n_again = 0 if acquisition.imperfection is None else 1
+    return [int(action) for action in (*chosen, *chosen[:n_again])]
 
 
 def views(acquisition: Acquisition, one: Slice, plan: list[int]) -> Iterator[View]:
-    state = acquisition.start([one])
+    state = begin(acquisition, one)
     yield acquisition.view(state)
     for action in plan:
         state = acquisition.acquire(state, torch.tensor([action]))
@@ -66,7 +82,8 @@ def views(acquisition: Acquisition, one: Slice, plan: list[int]) -> Iterator[Vie
 
 def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
     """All that anybody gets to see of a view."""
-    frame = Frame(FRAME, (9, 10), view.kspace.shape[1], view.geometry.n_lines)
+    repeats = 1 if view.record is None else REPEATS
+    frame = Frame(FRAME, (9, 10), view.kspace.shape[1], view.geometry.n_lines, repeats)
     maps, uncertainty = view.operator.sensitivity, view.reconstruction.uncertainty
     parts = {
         "reconstruction": view.reconstruction.image,
@@ -80,7 +97,11 @@ def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
         "acceleration": view.acceleration,
         "maps": torch.zeros(1) if maps is None else maps,
         "uncertainty": torch.zeros(1) if uncertainty is None else uncertainty,
+        "measured": view.n_measured,
+        "due": view.due,
     }
+    if view.record is not None:
+        parts |= {"when": view.record.last_measured, "suspicion": view.record.suspicion}
     for kind, observation in kinds.items():
         seen = observation(view, frame)
         seen = seen if isinstance(seen, dict) else {"": seen}
@@ -89,7 +110,11 @@ def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def check_no_leak(
-    acquisition: Acquisition, one: Slice, *, kinds: dict[str, Any] | None = None
+    acquisition: Acquisition,
+    one: Slice,
+    *,
+    kinds: dict[str, Any] | None = None,
+    other_acquisition: Acquisition | None = None,
 ) -> None:
     """Compare a scan, action by action, with others that share what is acquired in the end.
 
@@ -97,7 +122,7 @@ def check_no_leak(
         Leak: with the name of what differs.
     """
     plan = legal_plan(acquisition, one)
-    mask = acquisition.start([one]).mask.clone()
+    mask = begin(acquisition, one).mask.clone()
     for action in plan:
         mask = acquisition.geometry.acquire(mask, torch.tensor([action]))
     acquired = acquisition.geometry.kspace_mask(mask, one.shape)[0]
@@ -105,9 +130,10 @@ def check_no_leak(
     for scale in SCALES:
         other = with_other_unacquired(one, acquired, scale=scale)
         assert not torch.equal(other.kspace, one.kspace)
-        pairs = zip(views(acquisition, one, plan), views(acquisition, other, plan), strict=True)
-        for ours, theirs in pairs:
-            a, b = shown(ours, kinds=kinds), shown(theirs, kinds=kinds)
+        theirs = views(other_acquisition or acquisition, other, plan)
+        pairs = zip(views(acquisition, one, plan), theirs, strict=True)
+        for mine, their in pairs:
+            a, b = shown(mine, kinds=kinds), shown(their, kinds=kinds)
             for name in a:
                 if not torch.equal(a[name], b[name]):
                     raise Leak(name)
@@ -121,6 +147,76 @@ def test_nothing_seen_depends_on_what_was_not_acquired(
 ) -> None:
     method = Unsure() if reconstructor == "with uncertainty" else random_weights(reconstructor)
     check_no_leak(made(geometry, method), original(coils))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An imperfection that notes which line was measured of the object in which pose."""
+
+    inner: Motion
+    asked: set[tuple[int, int]]
+    forged: Conditions | None = None
+    repeats: int = REPEATS
+    averages: bool = False
+
+    def conditions(self, start: Start) -> Conditions:
+        return self.forged or self.inner.conditions(start)
+
+    def measure(self, conditions: Conditions, asked: Asked) -> Tensor:
+        poses = self.inner._pose(conditions, asked).tolist()
+        # The navigator measures the central line along with every other.
+        center = conditions.lines.shape[2] // 2
+        self.asked.update(zip(poses, asked.line.tolist(), strict=True))
+        self.asked.update((pose, center) for pose in poses)
+        return self.inner.measure(conditions, asked)
+
+    def suspicion(self, conditions: Conditions, asked: Asked, samples: Tensor) -> Tensor:
+        return self.inner.suspicion(conditions, asked, samples)
+
+
+def forged(conditions: Conditions, asked: set[tuple[int, int]]) -> Conditions:
+    """The same where it was measured; anything for other lines and poses."""
+    generator = torch.Generator().manual_seed(5)
+    shape = conditions.lines.shape
+    lines = 10 * torch.randn(shape, dtype=conditions.lines.dtype, generator=generator)
+    for pose, line in asked:
+        lines[:, pose, line] = conditions.lines[:, pose, line]
+    return replace(conditions, lines=lines)
+
+
+@pytest.mark.parametrize("coils", COILS)
+@pytest.mark.parametrize("reconstructor", ["zero-filled", "with uncertainty", "cresnet"])
+@pytest.mark.parametrize("imperfection", [Noise(0.2, REPEATS), Spikes(0.5, REPEATS), "motion"])
+def test_imperfect_scans_show_nothing_of_what_was_not_measured(
+    imperfection: Imperfection | str, reconstructor: str, coils: str
+) -> None:
+    method = Unsure() if reconstructor == "with uncertainty" else random_weights(reconstructor)
+    ideal, one = made("columns", method), original(coils)
+    if not isinstance(imperfection, str):
+        check_no_leak(replace(ideal, imperfection=imperfection), one)
+        return
+    watched = Watched(Motion(0.1, REPEATS, n_moves=2, duration=2), set())
+    acquisition = replace(ideal, imperfection=watched)
+    *_, last = views(acquisition, one, legal_plan(acquisition, one))
+    course = begin(acquisition, one).course
+    assert last.record is not None and course is not None
+    assert {pose for pose, _ in watched.asked} > {0}  # it moved
+    other = replace(watched, forged=forged(course.conditions, watched.asked))
+    check_no_leak(acquisition, one, other_acquisition=replace(ideal, imperfection=other))
+
+
+def test_noise_in_proportion_to_the_whole_scan_is_caught() -> None:
+    @dataclass(frozen=True)
+    class Loud(Noise):
+        """Leaks: as loud as the largest sample of the scan, acquired or not."""
+
+        def conditions(self, start: Start) -> Conditions:
+            loudest = start.kspace.abs().double().amax(dim=(1, 2, 3))
+            return replace(super().conditions(start), level=loudest)
+
+    loud = replace(made("columns", random_weights("zero-filled")), imperfection=Loud(0.2, REPEATS))
+    with pytest.raises(Leak):
+        check_no_leak(loud, original("one coil"))
 
 
 class Peeking(Reconstructor):
