@@ -31,8 +31,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     reconstruction, the acquired lines, and the fraction of the budget that is left. Others by
     name: :mod:`activemri.envs.observation`. Nothing in them depends on what was not acquired.
 
-    With an `imperfection` (noise, motion or spikes, see :mod:`activemri.envs.imperfections`) what is
-    measured differs from the target's lines. A line then stays legal until it was measured
+    With an `imperfection` (noise, motion or spikes, see :mod:`activemri.envs.imperfections`), what
+    is measured differs from the target's lines. A line then stays legal until it was measured
     `repeats` times, every measurement costs one line of the budget and counts in `n_acquired`, and
     observations have a part `repeats`, float32 (2, n_lines): how often each line was measured, and
     how suspicious its last measurement looked to the scanner.
