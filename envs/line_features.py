@@ -15,6 +15,7 @@ from torch import Tensor
 from activemri.envs.acquisition import View
 from activemri.mri import fourier
 from activemri.mri.spectrum import line_distances, power_law
+from activemri.scoring import center_crop
 
 #: Bands of frequency along the readout, as shares of the largest frequency.
 _BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)
@@ -34,6 +35,10 @@ NAMES: tuple[str, ...] = (
     "mismatch",
     "mirror acquired",
     "mirror symmetry",
+    "energy in the region",
+    "size of the region",
+    "times measured",
+    "suspicion",
     "distance",
     "signed distance",
     "lines to the left",
@@ -53,9 +58,12 @@ def line_features(view: View) -> Tensor:
 
     Energies are shares of the reconstruction's energy, as logarithms. `expected energy` is the
     power law that fits the acquired lines; `uncertain energy` that of the standard deviation of
-    the pixels; `mismatch` says by how much the reconstruction contradicts the samples of acquired
-    lines; `symmetry` is how Hermitian the acquired k-space is: 1 for images without phase, whose
-    mirrored lines say the same. Lines that a smaller scan does not have are zero.
+    the pixels; `energy in the region` is what the reconstruction shows there, and `size of the
+    region` the spectrum of its shape, where a region of interest is known; `times measured` and
+    `suspicion` are what an imperfect scan tells of its lines; `mismatch` says by how much the
+    reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian the
+    acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines that
+    a smaller scan does not have are zero.
 
     Raises:
         ValueError: if the geometry acquires points.
@@ -113,6 +121,8 @@ class _Columns:
             _logarithm(self._mismatch()),
             self.acquired[:, mirror],
             self._mirror_symmetry(mirror),
+            *self._region(),
+            *self._measurements(),
             signed.abs() * everywhere,
             signed * everywhere,
             torch.log1p(left) / 3,
@@ -163,6 +173,32 @@ class _Columns:
             return self.total.new_zeros((len(self.total), self.width))
         deviation = fourier.fft(self.uncertainty.to(torch.complex64), (-1,))
         return _energy(deviation).sum(dim=1) / self.total[:, None]
+
+    def _region(self) -> tuple[Tensor, Tensor]:
+        """What the region shows, and its shape, on every line, or zeros: (batch, width) each."""
+        region = self.view.region
+        if region is None:
+            nothing = torch.zeros_like(self.acquired, dtype=torch.float32)
+            return nothing, nothing
+        inside = torch.zeros_like(self.view.reconstruction.image, dtype=torch.float32)
+        center_crop(inside, self.view.target_shape).copy_(region)
+        if self.view.geometry.selected[0]:
+            inside = inside.transpose(-2, -1)
+        shape = fourier.fft(inside.to(torch.complex64), (-1,))
+        shown = fourier.fft((self.image * inside).to(torch.complex64), (-1,))
+        size = _energy(shape).sum(dim=1) / inside[0].numel()
+        return _logarithm(_energy(shown).sum(dim=1) / self.total[:, None]), _logarithm(size)
+
+    def _measurements(self) -> tuple[Tensor, Tensor]:
+        """How often lines were measured, and how much they are doubted: (batch, width) each."""
+        record, kept = self.view.record, self.view.operator.mask
+        times, doubt = self.acquired.float(), torch.zeros_like(self.acquired, dtype=torch.float32)
+        if record is not None:
+            own = self.view.geometry.kspace_mask
+            shape = (kept.shape[-2], kept.shape[-1])
+            times = own(record.n_measured, shape).flatten(1).float()
+            doubt = own(record.suspicion, shape).flatten(1).float()
+        return torch.log1p(times), doubt / (1 + doubt)
 
     def _mismatch(self) -> Tensor:
         """Contradiction of the samples on acquired lines, as a share of energy: (batch, width)."""

@@ -58,9 +58,9 @@ class ImitationSettings:
     """
 
     demonstrations: str = ""
-    states: int = 4000
+    states: int = 3000
     rounds: int = 3
-    n_tried: int = 24
+    n_tried: int = 16
     horizon: int = 1
     temperature: float = 0.5
     lr: float = 3e-3

@@ -129,6 +129,24 @@ def test_an_image_of_constant_phase_is_symmetric_and_a_random_one_is_not() -> No
     assert values[1] < 0.8
 
 
+def test_a_region_tells_what_it_shows_and_how_large_it_is() -> None:
+    roi = torch.zeros(15, 17, dtype=torch.bool)
+    roi[3:8, 4:10] = True
+    one = scan(0, shape=(15, 17))
+    without = line_features(view_of([one], unsure=False))
+    view = view_of([replace(one, roi=roi)], unsure=False)
+    features = line_features(view)
+    assert not feature(without, "energy in the region").any()
+    shown = fourier.fft2(view.reconstruction.image * roi).abs().square().sum(dim=1)
+    share = shown / view.reconstruction.image.abs().square().sum()
+    found = 10 ** (3 * (feature(features, "energy in the region") - 1)) - 1e-7
+    torch.testing.assert_close(found, share.float(), rtol=1e-3, atol=1e-6)
+    size = 10 ** (3 * (feature(features, "size of the region") - 1)) - 1e-7
+    assert float(size.sum()) == pytest.approx(30 / (15 * 17), rel=1e-3)
+    rest = [i for i, name in enumerate(NAMES) if "region" not in name]
+    torch.testing.assert_close(features[:, rest], without[:, rest])
+
+
 def test_a_smaller_scan_lies_in_the_centre_of_the_frame() -> None:
     alone = line_features(view_of([scan(0, shape=(15, 13))], frame=(15, 13)))
     framed = line_features(view_of([scan(0, shape=(15, 13))], frame=(15, 17)))
