@@ -17,7 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from activemri.agents.learning.environment import environment_options, lean_acquisition, make_task
+from activemri.agents.learning.environment import (
+    environment_options,
+    lean_acquisition,
+    make_task,
+    metric_of,
+)
 from activemri.agents.learning.registry import find_algorithm, parse_settings
 from activemri.agents.learning.run import evaluate, train_policy
 from activemri.agents.registry import make_policy
@@ -156,11 +161,12 @@ class _Turn:
         task = make_task(self._as_policy(), split="val", scans=self.validation)
         scans = task.dataset()
         chosen = evenly_spaced(range(len(scans)), self.settings.validation_scans)
+        metric = metric_of(self.settings, task)
         return evaluate(
-            lean_acquisition(task, scans, metric=self.settings.metric),
+            lean_acquisition(task, scans, metric=metric),
             make_policy(policy),
             SliceList([scans[i] for i in chosen], scans.name),
-            metric=self.settings.metric,
+            metric=metric,
             step_cost=task.step_cost,
         )
 
@@ -196,7 +202,7 @@ class _Turn:
         """Masks of the policy's episodes on training scans, and random ones."""
         settings = self.settings
         task = make_task(self._as_policy(), split="train", scans=scans)
-        acquisition = lean_acquisition(task, scans, metric=settings.metric)
+        acquisition = lean_acquisition(task, scans, metric=metric_of(settings, task))
         generator = np.random.default_rng(settings.seed)
         drawn = generator.permutation(len(scans))[: settings.visited_scans]
         chosen = SliceList([scans[i] for i in sorted(drawn.tolist())], scans.name)

@@ -21,10 +21,12 @@ from activemri.settings import (
     BenchmarkSettings,
     CalibrateSettings,
     CurvesSettings,
+    DemonstrateSettings,
     DemoSettings,
     InspectSettings,
     SplitSettings,
     ThroughputSettings,
+    TrainAlternatingSettings,
     TrainJointSettings,
     TrainOrderSettings,
     TrainPolicySettings,
@@ -44,6 +46,7 @@ Train = (
     | Annotated[TrainJointSettings, subcommand("joint")]
     | Annotated[TrainOrderSettings, subcommand("order")]
     | Annotated[TrainPolicySettings, subcommand("policy")]
+    | Annotated[TrainAlternatingSettings, subcommand("alternating")]
 )
 Data = (
     Annotated[InspectSettings, subcommand("inspect")]
@@ -55,6 +58,7 @@ Command = (
     | Annotated[CalibrateSettings, subcommand("calibrate")]
     | Annotated[CurvesSettings, subcommand("curves")]
     | Annotated[Train, subcommand("train", description="Train a reconstructor or a policy.")]
+    | Annotated[DemonstrateSettings, subcommand("demonstrate")]
     | Annotated[TuneSettings, subcommand("tune")]
     | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
     | Annotated[ThroughputSettings, subcommand("throughput")]
@@ -255,6 +259,18 @@ def _make_folder(path: Path) -> None:
         raise OSError(f"the output folder {path} cannot be made: {error.strerror}") from error
 
 
+def _train_alternating(settings: TrainAlternatingSettings) -> None:
+    from activemri.alternating import train_alternating
+
+    print(train_alternating(settings).text())
+
+
+def _demonstrate(settings: DemonstrateSettings) -> None:
+    from activemri.agents.learning.demonstrate import demonstrate
+
+    print(demonstrate(settings))
+
+
 def _inspect(settings: InspectSettings) -> None:
     from activemri.data.inspection import format_inspection, inspect
 
@@ -282,6 +298,8 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     TrainReconstructorSettings: _train_reconstructor,
     TrainJointSettings: _train_joint,
     TrainOrderSettings: _train_order,
+    TrainAlternatingSettings: _train_alternating,
+    DemonstrateSettings: _demonstrate,
     TrainPolicySettings: _train_policy,
     TuneSettings: _tune,
     InspectSettings: _inspect,
@@ -290,11 +308,19 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
 }
 
 
+_RESUMABLE = (
+    TrainReconstructorSettings,
+    TrainPolicySettings,
+    TrainAlternatingSettings,
+    TuneSettings,
+)
+
+
 def _after_interrupt(settings: object) -> str:
     """What the user can do after Ctrl-C."""
     if isinstance(settings, BenchmarkSettings):
         return "interrupted; start the same command again to continue"
-    if isinstance(settings, TrainReconstructorSettings | TrainPolicySettings | TuneSettings):
+    if isinstance(settings, _RESUMABLE):
         return "interrupted; start the same command with --resume to continue"
     return "interrupted"
 

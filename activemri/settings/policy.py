@@ -9,14 +9,13 @@ from tyro.conf import arg
 from activemri.settings.fields import (
     Flag,
     KeyValues,
+    OptionalFloat,
     OptionalInt,
     OptionalPath,
+    OptionalText,
     require_not_negative,
     require_positive,
 )
-
-OptionalText = Annotated[str | None, arg(metavar="TEXT")]
-OptionalFloat = Annotated[float | None, arg(metavar="FLOAT")]
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class EnvironmentSettings:
     """Lines still to acquire when a scan starts."""
     step_cost: OptionalFloat = None
     """Price of an action, in units of the score. Above 0 a policy may stop."""
-    metric: str = "ssim"
-    """What to improve."""
+    metric: OptionalText = None
+    """What to improve; None takes the score that the environment rewards."""
     seed: int = 0
     """Seed of the scans, the initial weights and all draws."""
     threads: OptionalInt = None

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learning.demonstration_file import About, write_demonstrations
 from activemri.agents.learning.demonstrations import Collector, Priority
-from activemri.agents.learning.environment import lean_acquisition, make_task
+from activemri.agents.learning.environment import lean_acquisition, make_task, metric_of
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.envs.acquisition import View
@@ -30,17 +30,18 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    policy = make_policy(settings.policy, metric=settings.metric)
+    task = make_task(settings, split=settings.split)
+    metric = metric_of(settings, task)
+    policy = make_policy(settings.policy, metric=metric)
     if policy.is_oracle:
         raise ValueError(f"--policy {settings.policy}: the oracle is asked anyway; name another")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    task = make_task(settings, split=settings.split)
     scans = task.dataset()
-    acquisition = lean_acquisition(task, scans, metric=settings.metric)
+    acquisition = lean_acquisition(task, scans, metric=metric)
     collector = Collector(
         acquisition,
         scans,
-        metric=settings.metric,
+        metric=metric,
         n_tried=settings.n_tried,
         horizon=settings.horizon,
         exploration=_EXPLORATION,
@@ -56,7 +57,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
             on_progress=lambda n: bar.update(n - bar.n) and None,
         )
     about = About(
-        metric=settings.metric,
+        metric=metric,
         reconstructor=str(task.reconstructor),
         data=str(task.data),
         geometry=acquisition.geometry.name,

@@ -50,9 +50,16 @@ def environment_options(settings: EnvironmentSettings) -> dict[str, Any]:
         options["stop_action"] = True
     if options["data"] is None:
         raise ValueError(f"--env {settings.env} needs scans: say where they are with --data PATH")
-    better = find_metric(settings.metric).higher_is_better
-    options.setdefault("reward", f"{'' if better else '-'}delta_{settings.metric}")
+    if settings.metric is not None:
+        better = find_metric(settings.metric).higher_is_better
+        options.setdefault("reward", f"{'' if better else '-'}delta_{settings.metric}")
     return {**options, "device": settings.device}
+
+
+def metric_of(settings: EnvironmentSettings, task: Task) -> str:
+    """What to improve: what settings name, or else the score that the environment rewards."""
+    rewarded = [name for name in make_reward(task.reward).scores if name != "uncertainty"]
+    return settings.metric or (rewarded[0] if rewarded else "ssim")
 
 
 def lean_acquisition(task: Task, scans: SliceDataset, *, metric: str) -> Acquisition:

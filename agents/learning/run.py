@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from activemri.agents.learning.environment import environment_options, lean_acquisition, make_task
+from activemri.agents.learning.environment import (
+    environment_options,
+    lean_acquisition,
+    make_task,
+    metric_of,
+)
 from activemri.agents.learning.learner import DivergedError, Learner, Workplace
 from activemri.agents.learning.registry import find_algorithm, make_learner, parse_settings
 from activemri.agents.policy import Policy
@@ -63,7 +68,8 @@ def check_settings(settings: TrainPolicySettings) -> None:
     """
     parse_settings(settings.algo, settings.learner)
     environment_options(settings)
-    find_metric(settings.metric)
+    if settings.metric is not None:
+        find_metric(settings.metric)
     usable(settings.device)
     if settings.tensorboard:
         summary_writer()
@@ -110,9 +116,10 @@ class _PolicyRun:
         self.folder = RunFolder(settings.out)
         self.algorithm = find_algorithm(settings.algo)
         self.task = make_task(settings, split="train", scans=train)
+        self.metric = metric_of(settings, self.task)
         scans, self.validation = self.task.dataset(), self._validation(validation)
         _refuse_shared_subjects(scans, self.validation)
-        self.acquisition = lean_acquisition(self.task, scans, metric=settings.metric)
+        self.acquisition = lean_acquisition(self.task, scans, metric=self.metric)
         self.select = settings.select
         if self.select == "auto":
             self.select = "return" if self.task.step_cost > 0 else "area"
@@ -123,7 +130,7 @@ class _PolicyRun:
             task=replace(self.task, data=scans, orientation=STORED, roi=None, annotations=None),
             scans=scans,
             acquisition=self.acquisition,
-            metric=settings.metric,
+            metric=self.metric,
             max_steps=self.max_steps,
             seed=settings.seed,
             warm_start=None if settings.warm_start is None else make_policy(settings.warm_start),
@@ -180,7 +187,7 @@ class _PolicyRun:
             self.acquisition,
             policy,
             self.validation,
-            metric=self.settings.metric,
+            metric=self.metric,
             step_cost=self.task.step_cost,
         )
         if results[self.select] > self.best_score:
