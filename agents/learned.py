@@ -24,6 +24,7 @@ Observations = Mapping[str, Tensor]
 NETWORKS: dict[str, str] = {
     "lines": "activemri.agents.line_network:LineNetwork",
     "image": "activemri.agents.image_network:ImageNetwork",
+    "varnet": "activemri.agents.varnet_network:VarNetNetwork",
 }
 
 _KIND = "policy/"
