@@ -15,7 +15,7 @@ from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.agents.quality import Features
 from activemri.agents.registry import NEED_NETWORKS, POLICIES, make_policy, needs_fit
-from activemri.agents.rollout import batches_of_a_kind
+from activemri.agents.rollout import batches_of_a_kind, start_scans
 from activemri.benchmark.adaptivity import ORDERS
 from activemri.benchmark.entrants import (
     digest,
@@ -317,7 +317,8 @@ class Plan:
     def _start_view(self, reconstructor: str) -> View:
         """What a policy sees of the first scan."""
         acquisition = self.acquisitions[reconstructor]
-        return acquisition.view(acquisition.start([self.dataset[self.positions[0]]]))
+        first = [self.dataset[self.positions[0]]]
+        return acquisition.view(start_scans(acquisition, first, seed=self.settings.seed))
 
     @cached_property
     def _train(self) -> SliceDataset:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from activemri.agents.rollout import start_scans
 from activemri.benchmark import adaptivity_report, curves, savings, statistics, stopping_report
 from activemri.benchmark.plan import Plan
 from activemri.benchmark.report import Episode, ReportFigure, write_report
@@ -296,7 +297,7 @@ def _example(plan: Plan, table: pd.DataFrame) -> list[Episode]:
         ].sort_values("step")
         actions, scores = own["action"].tolist()[1:], own["value"].tolist()
         frames = []
-        state = acquisition.start([scan])
+        state = start_scans(acquisition, [scan], seed=plan.settings.seed)
         for step in range(len(scores)):
             if step:
                 state = acquisition.acquire(state, torch.tensor([actions[step - 1]]))
