@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from activemri.agents.learned import ActionNetwork, Observations
-from activemri.agents.line_network import LineBlock, best_of_new, mirrored, of_actions
+from activemri.agents.line_network import (
+    LineBlock,
+    best_of_new,
+    mirrored,
+    of_actions,
+    point_outwards,
+)
 
 _GRID = 8  # places along each side of the image that the summary keeps apart
 _SUMMARY = 128
@@ -98,6 +104,10 @@ class ImageNetwork(ActionNetwork):
             return scores
         best = best_of_new(scores, observation["mask"] <= 0, self.groups)
         return torch.cat([scores, best + self.stop(hidden.mean(dim=-1))], dim=1)
+
+    def point_outwards(self, spread: float) -> None:
+        """Have new lines near the centre score highest; see the function of that name."""
+        point_outwards(self, spread, distance=_CONTEXT + 2, acquired=_CONTEXT)
 
     def _of_lines(self, observation: Observations) -> list[Tensor]:
         """What the rest of the observation says of lines, (batch, any, n_lines) each."""

@@ -91,6 +91,10 @@ class LineNetwork(ActionNetwork):
         """Scores of actions, without STOP, from what :meth:`embed` gives."""
         return of_actions(self.leave(hidden).squeeze(1), self.groups)
 
+    def point_outwards(self, spread: float) -> None:
+        """Have new lines near the centre score highest; see the function of that name."""
+        point_outwards(self, spread, distance=NAMES.index("distance"), acquired=_ACQUIRED)
+
     def best_new(self, scores: Tensor, lines: Tensor) -> Tensor:
         """Largest score of an action that acquires something new: (batch, 1)."""
         new = (lines[:, _MEASURABLE] > 0) & (lines[:, _ACQUIRED] <= 0)
@@ -137,6 +141,33 @@ def best_of_new(scores: Tensor, new: Tensor, groups: Sequence[Sequence[int]] | N
     lowest = torch.finfo(scores.dtype).min
     best = scores.masked_fill(~new, lowest).amax(dim=1, keepdim=True)
     return best.masked_fill(~new.any(dim=1, keepdim=True), 0.0)
+
+
+def point_outwards(network: ActionNetwork, spread: float, *, distance: int, acquired: int) -> None:
+    """Begin as low-frequency-first: what a learner has no need to find out again.
+
+    Two of the numbers that the network keeps for each line become its distance from the centre
+    and whether it was acquired, and its score ``-spread * (distance + acquired)``. Everything
+    else is left to learn.
+
+    Args:
+        network: to change, with weights named as in :class:`LineNetwork`.
+        spread: by how much the centre is ahead of the edge.
+        distance: place of that feature among what the network is told of a line.
+        acquired: place of that one.
+    """
+    enter, leave, blocks = (network.get_submodule(name) for name in ("enter", "leave", "blocks"))
+    assert isinstance(enter, nn.Conv1d) and isinstance(leave, nn.Conv1d)
+    assert enter.bias is not None and leave.bias is not None
+    with torch.no_grad():
+        for place, feature in enumerate((distance, acquired)):
+            enter.weight[place], enter.bias[place] = 0.0, 0.0
+            enter.weight[place, feature] = 1.0
+        for out in (block.get_submodule("out") for block in blocks.children()):
+            assert isinstance(out, nn.Conv1d) and out.bias is not None
+            out.weight[:2], out.bias[:2] = 0.0, 0.0
+        leave.weight[:], leave.bias[:] = 0.0, 0.0
+        leave.weight[0, :2] = -spread
 
 
 def mirrored(values: Tensor) -> Tensor:

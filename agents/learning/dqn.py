@@ -30,7 +30,7 @@ class DQNSettings(SB3Settings):
         max_grad_norm: gradients are no larger than that.
     """
 
-    gamma: float = 0.5
+    spread: float = 1.0
     memory: int = 10_000
     burn_in: int = 1000
     batch: int = 64

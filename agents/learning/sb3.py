@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from activemri.agents.image_network import ImageNetwork
-from activemri.agents.learned import LearnedPolicy
+from activemri.agents.learned import ActionNetwork, LearnedPolicy
 from activemri.agents.learning.learner import DivergedError, Workplace
 from activemri.agents.learning.networks import first_network, policy_of
 from activemri.agents.sb3 import ActiveMRIVecEnv
@@ -43,15 +43,18 @@ class SB3Settings:
         gamma: discount of later rewards.
         n_envs: scans side by side.
         reward_scale: rewards are multiplied by it: gains of SSIM are small numbers.
+        spread: of a new network's first scores, by which the centre is ahead of the edge; 0 begins
+            with scores that mean nothing.
         channels: numbers that the network keeps for each line.
         blocks: residual blocks of the network.
     """
 
     observation: str = "lines"
     lr: float = 1e-3
-    gamma: float = 0.9
+    gamma: float = 0.5
     n_envs: int = 16
     reward_scale: float = 50.0
+    spread: float = 20.0
     channels: int = 32
     blocks: int = 2
 
@@ -223,7 +226,11 @@ def starting_network(workplace: Workplace, settings: SB3Settings) -> ScoringNetw
     Raises:
         ValueError: an observation that no network is for, or a warm start that does not fit.
     """
-    if settings.observation == "lines" or workplace.warm_start is not None:
+    if settings.observation != "lines" and workplace.warm_start is None:
+        network: ActionNetwork = seeded(
+            lambda: _image_network(workplace, settings), workplace.seed
+        ).to(workplace.acquisition.device)
+    else:
         network = first_network(
             workplace,
             "lines",
@@ -231,12 +238,13 @@ def starting_network(workplace: Workplace, settings: SB3Settings) -> ScoringNetw
             blocks=settings.blocks,
             stops=workplace.task.stop_action,
         )
-        if not isinstance(network, ScoringNetwork):
-            raise ValueError(
-                f"--warm-start: expected a network of lines or images; got {network.kind!r}"
-            )
-        return network
-    return seeded(lambda: _image_network(workplace, settings), workplace.seed)
+    if not isinstance(network, ScoringNetwork):
+        raise ValueError(
+            f"--warm-start: expected a network of lines or images; got {network.kind!r}"
+        )
+    if workplace.warm_start is None and settings.spread != 0:
+        network.point_outwards(settings.spread)
+    return network
 
 
 def _image_network(workplace: Workplace, settings: SB3Settings) -> ImageNetwork:
