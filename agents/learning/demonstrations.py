@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.greedy import signed
+from activemri.agents.learning.drawing import ScanDraw
 from activemri.data.slices import Slice, SliceDataset
 from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.state import State, kind
@@ -124,7 +125,7 @@ class Collector:
         """
         parts: list[Demonstrations] = []
         seen: list[Tensor] = []
-        draw = _Scans(self.scans)
+        draw = ScanDraw(self.scans)
         while sum(map(len, parts)) < n_states:
             chosen = draw(self.batch_size, generator)
             slices = {i: self.scans[i] for i in dict.fromkeys(chosen)}
@@ -275,31 +276,6 @@ def view_states(
             done += len(some)
             if on_progress is not None:
                 on_progress(done)
-
-
-class _Scans:
-    """Draws scans: half of the time a subject first, else a volume first."""
-
-    def __init__(self, scans: SliceDataset) -> None:
-        volumes: dict[tuple[str, str], list[int]] = {}
-        for position in range(len(scans)):
-            info = scans.describe(position)
-            volumes.setdefault((info.subject, info.volume), []).append(position)
-        subjects: dict[str, list[list[int]]] = {}
-        for (subject, _), positions in volumes.items():
-            subjects.setdefault(subject, []).append(positions)
-        self.volumes = list(volumes.values())
-        self.subjects = list(subjects.values())
-
-    def __call__(self, n: int, generator: np.random.Generator) -> list[int]:
-        return [self._one(generator) for _ in range(n)]
-
-    def _one(self, generator: np.random.Generator) -> int:
-        volumes = self.volumes
-        if generator.random() < 0.5:
-            volumes = self.subjects[generator.integers(len(self.subjects))]
-        volume = volumes[generator.integers(len(volumes))]
-        return volume[generator.integers(len(volume))]
 
 
 def _drawn(liking: Tensor, chance: Tensor, draws: torch.Generator) -> Tensor:
