@@ -17,7 +17,7 @@ from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.evaluator import Evaluator, make_evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.reconstruction.registry import make_reconstructor
+from activemri.reconstruction.registry import WEIGHTS, make_reconstructor
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ NEED_NETWORKS = ("uncertainty-greedy", "entropy-greedy", "evaluator-greedy", "lo
 REPEATING = ("repeat-centre", "re-acquire")
 
 
+#: Policies that come with the package, trained on phantoms; they take scans of 128 columns.
+SHIPPED: dict[str, Path] = {"imitation": WEIGHTS / "policy"}
+
+
 def make_policy(
     policy: str | Path | Policy,
     *,
@@ -94,10 +98,12 @@ def make_policy(
         return policy
     if str(policy) in POLICIES:
         return POLICIES[str(policy)](Ingredients(metric, order, evaluator, reconstructor))
+    if str(policy) in SHIPPED:
+        return load_policy(SHIPPED[str(policy)], name=str(policy))
     if _looks_like_path(policy):
         return _from_file(policy)
     raise ValueError(
-        f"unknown policy {str(policy)!r}; expected one of {', '.join(POLICIES)}, "
+        f"unknown policy {str(policy)!r}; expected one of {', '.join([*POLICIES, *SHIPPED])}, "
         "or what 'activemri train policy' or 'activemri train order' has made"
     )
 
@@ -135,7 +141,7 @@ def _from_file(path: str | Path) -> Policy:
     else:
         name = stem.name if stem.name != "best" else stem.parent.name
     is_order = not stem.with_name(stem.name + ".safetensors").exists()
-    if is_order and stem.with_name(stem.name + ".json").exists():
+    if is_order and (stem.with_name(stem.name + ".json").exists() or str(path).endswith(".json")):
         return FixedOrder(Order.load(stem.with_name(stem.name + ".json")), name=name)
     return load_policy(path, name=name)
 

@@ -146,7 +146,10 @@ def test_nothing_seen_depends_on_what_was_not_acquired(
     reconstructor: str, geometry: str, coils: str
 ) -> None:
     method = Unsure() if reconstructor == "with uncertainty" else random_weights(reconstructor)
-    check_no_leak(made(geometry, method), original(coils))
+    kinds = dict(OBSERVATIONS)
+    if geometry == "points":
+        del kinds["lines"]  # refuses points
+    check_no_leak(made(geometry, method), original(coils), kinds=kinds)
 
 
 @dataclass(frozen=True)
