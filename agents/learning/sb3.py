@@ -143,7 +143,7 @@ class SB3Learner:
         seed = np.random.SeedSequence([self.workplace.seed, self.step]).generate_state(1)
         self.env.seed(int(seed[0]))
         self.model.action_space.seed(int(seed[0]))
-        self.model._last_obs = None
+        self.model._last_obs, self.model.ep_info_buffer = None, None
 
     def _fill_memory(self, model: OffPolicyAlgorithm) -> None:
         """As many actions as were taken before learning began, by the policy as it is."""
@@ -162,7 +162,7 @@ class SB3Learner:
             )
 
     def _told(self) -> dict[str, float]:
-        """What the algorithm recorded last, and the mean return of the last episodes."""
+        """What the algorithm recorded last, and the mean return of episodes that ended."""
         recorded = self.model.logger.name_to_value
         told = {
             name.removeprefix("train/"): float(value)

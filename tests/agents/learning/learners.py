@@ -6,7 +6,7 @@ from functools import cache
 from activemri.agents.learning.learner import Learner, Workplace
 from activemri.agents.learning.registry import make_learner, parse_settings
 from activemri.agents.policy import Policy
-from activemri.data.slices import SliceList
+from activemri.data.slices import Slice, SliceList
 from activemri.envs.task import Task
 from tests.training.conftest import discs
 
@@ -40,6 +40,11 @@ def train_scans() -> SliceList:
 def validation_scans() -> SliceList:
     """Two scans of another subject."""
     return discs(["cc"])
+
+
+def listed(scans: SliceList) -> list[Slice]:
+    """All scans."""
+    return [scans[i] for i in range(len(scans))]
 
 
 def small_words(algo: str) -> tuple[str, ...]:

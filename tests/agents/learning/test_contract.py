@@ -16,8 +16,13 @@ from activemri.agents.learning.registry import ALGORITHMS
 from activemri.agents.order import FixedOrder
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout
-from activemri.data.slices import SliceList
-from tests.agents.learning.learners import BUDGET, small_learner, validation_scans, workplace
+from tests.agents.learning.learners import (
+    BUDGET,
+    listed,
+    small_learner,
+    validation_scans,
+    workplace,
+)
 from tests.training.conftest import discs
 
 #: Their memory is not kept: it is filled again after a restart.
@@ -65,7 +70,7 @@ def test_what_it_learned_is_saved_loaded_and_acts_legally(algo: str, tmp_path: A
     policy.save(tmp_path / "best", info={"algo": algo})
     loaded = make_policy(tmp_path)
     assert loaded.name == tmp_path.name and not loaded.is_oracle
-    scans = list(validation_scans())
+    scans = listed(validation_scans())
     protocol = workplace().acquisition
     mine, theirs = (rollout(protocol, one, scans) for one in (policy, loaded))
     assert torch.equal(mine.actions, theirs.actions)
@@ -79,7 +84,7 @@ def test_scans_with_another_number_of_actions_are_refused(algo: str) -> None:
     wider = discs(["d"], shape=(12, 20))
     protocol = workplace(scans=wider).acquisition
     with pytest.raises(ValueError) as refusal:
-        rollout(protocol, policy, list(wider))
+        rollout(protocol, policy, listed(wider))
     assert "18" in str(refusal.value) and "20" in str(refusal.value)
 
 
@@ -112,8 +117,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(algo: str) -> None:
 @every
 def test_an_endless_reward_is_told_as_divergence(algo: str) -> None:
     """Scans whose samples are no numbers make every loss one that is none."""
-    broken = SliceList([scan for scan in discs(["a", "b"])], "broken")
-    for scan in broken:
+    broken = discs(["a", "b"])
+    for scan in listed(broken):
         scan.target.fill_(float("nan"))
         scan.kspace.fill_(complex("nan"))
     try:
