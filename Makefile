@@ -34,17 +34,19 @@ lint: $(DEV_STAMP)  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy activemri tests
 
-# The checkpoints that the wheel carries are made by these commands: about an hour on one core.
+# The checkpoints that the wheel carries are made by these commands: about an hour and a quarter on one core.
 weights: $(USER_STAMP)  ## train the networks that ship with the package
 	$(BIN)/activemri train reconstructor --data phantom --matrix 128 --name unet --max-steps 6000 \
 	  --validate-every 500 --threads 1 --out runs/unet
 	$(BIN)/activemri train joint --data phantom --matrix 128 --max-steps 6000 \
 	  --evaluator-steps 3000 --validate-every 500 --threads 1 --out runs/joint
+	$(BIN)/activemri train policy --algo imitation --seed 0 --threads 1 --out runs/policy
 	mkdir -p activemri/weights
 	for suffix in safetensors json; do \
 	  cp runs/unet/best.$$suffix activemri/weights/unet.$$suffix; \
 	  cp runs/joint/best.$$suffix activemri/weights/cresnet.$$suffix; \
 	  cp runs/joint/evaluator.$$suffix activemri/weights/evaluator.$$suffix; \
+	  cp runs/policy/best.$$suffix activemri/weights/policy.$$suffix; \
 	done
 
 format: $(DEV_STAMP)  ## rewrite the code in the project's style

@@ -122,7 +122,7 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Acquire held-out phantom scans with every policy and write a report to look at.
+    """Train a policy, acquire held-out phantom scans with it and all others, and report.
 
     Prints a table with confidence intervals; writes report.html (curves, an example episode to
     scrub through) and episode.gif.
@@ -134,9 +134,18 @@ class DemoSettings:
     """Held-out phantom scans to acquire, each of another subject."""
     budget: int = 16
     """Lines still to acquire when a scan starts."""
+    training_states: int = 300
+    """States in which the policy that is trained live asks the oracle."""
+    training_steps: int = 300
+    """Steps of descent of that training."""
     seed: int = 0
-    """Seed of policies that draw at random."""
+    """Seed of policies that draw at random, and of the training."""
 
     def __post_init__(self) -> None:
-        require_positive(n_scans=self.n_scans, budget=self.budget)
+        require_positive(
+            n_scans=self.n_scans,
+            budget=self.budget,
+            training_states=self.training_states,
+            training_steps=self.training_steps,
+        )
         require_not_negative(seed=self.seed)
