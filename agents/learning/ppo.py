@@ -29,8 +29,8 @@ class PPOSettings(SB3Settings):
         max_grad_norm: gradients are no larger than that.
     """
 
-    n_steps: int = 48
-    batch: int = 192
+    n_steps: int = 64
+    batch: int = 256
     n_epochs: int = 4
     gae_lambda: float = 0.9
     clip: float = 0.2

@@ -26,8 +26,8 @@ def line(tmp_path: Path) -> str:
         folder = tmp_path / "scans" / split
         folder.mkdir(parents=True)
         with h5py.File(folder / f"{split}.h5", "w") as file:
-            kspace = generator.normal(size=(2, 16, 16)) + 1j * generator.normal(size=(2, 16, 16))
-            file["kspace"] = kspace.astype(np.complex64)
+            parts = generator.normal(size=(2, 2, 1, 16, 16))
+            file["kspace"] = (parts[0] + 1j * parts[1]).astype(np.complex64)
             file.attrs["subject_id"] = split
     return (
         f"train policy --algo scripted --env ActiveMRI/HDF5-v0 --data {tmp_path / 'scans'} "
@@ -79,7 +79,6 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--algo ppo --learner batch=7", "a divisor of n_envs * n_steps"),
         ("--resume", "there is no training in"),
         ("--warm-start nowhere/at-all", "nowhere/at-all"),
-        ("--max-steps 0", "--max-steps: expected a number above 0; got 0"),
     ],
 )
 def test_a_mistake_is_one_line(
