@@ -47,14 +47,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         make="activemri.agents.learning.ppo:make_ppo",
         settings="activemri.agents.learning.ppo:PPOSettings",
         summary="PPO of Stable-Baselines3; illegal actions waste lines while it learns",
-        max_steps=50_000,
+        max_steps=20_000,
         unit="action",
     ),
     "maskable-ppo": Algorithm(
         make="activemri.agents.learning.maskable_ppo:make_maskable_ppo",
         settings="activemri.agents.learning.maskable_ppo:MaskablePPOSettings",
         summary="PPO over legal actions, of sb3-contrib",
-        max_steps=50_000,
+        max_steps=20_000,
         unit="action",
     ),
     "dqn": Algorithm(

@@ -240,9 +240,9 @@ def test_features_plug_into_the_policies_of_stable_baselines(observation: str) -
     model = PPO(
         "MultiInputPolicy", env, n_steps=4, batch_size=4, n_epochs=1, policy_kwargs=extractor
     )
-    before = [weight.clone() for weight in model.policy.features_extractor.parameters()]  # type: ignore[union-attr]
+    before = [weight.clone() for weight in model.policy.features_extractor.parameters()]
     model.learn(8)
-    after = model.policy.features_extractor.parameters()  # type: ignore[union-attr]
+    after = model.policy.features_extractor.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
