@@ -15,7 +15,8 @@ mean over the k scans.
 Ours differs: the reward is the environment's score, by default with the slice's data range; a
 greedy step's advantages are divided by their root mean square over the batch, as late lines gain
 a hundredth of what early ones do and would not be learned (`balance`); weights move after every
-acquisition instead of every scan; and the network is small, sees features of lines, and may begin
+acquisition instead of every scan; scores are bounded where actions are drawn, so that the policy
+cannot collapse onto one action; and the network is small, sees features of lines, and may begin
 with what imitation learned.
 """
 
@@ -32,7 +33,7 @@ from activemri.agents.learned import LearnedPolicy, Observations, observed
 from activemri.agents.learning.drawing import Batches, falling
 from activemri.agents.learning.gradient_noise import GradientNoise
 from activemri.agents.learning.learner import DivergedError, Workplace
-from activemri.agents.learning.networks import first_network, policy_of
+from activemri.agents.learning.networks import bounded, first_network, policy_of
 from activemri.envs.state import IDLE, STOP, State
 
 _HORIZONS = ("greedy", "full")
@@ -61,7 +62,7 @@ class PolicyGradientSettings:
     gamma: float = 1.0
     balance: bool = True
     network: str = "lines"
-    temperature: float = 0.25
+    temperature: float = 0.5
     lr: float = 1e-3
     batch: int = 4
     channels: int = 32
@@ -96,7 +97,8 @@ class PolicyGradient:
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.lr)
 
     def learn(self, n_steps: int) -> Mapping[str, float]:
-        noise, gains, end = GradientNoise(), list[float](), self.step + n_steps
+        noise, n_gradients = GradientNoise(), 0
+        gains, end = list[float](), self.step + n_steps
         play = self._play_greedily if self.settings.horizon == "greedy" else self._play_to_the_end
         while self.step < end:
             for group in self.optimizer.param_groups:
@@ -106,10 +108,12 @@ class PolicyGradient:
                 generators = generator.spawn(len(scans))
                 start = self.workplace.acquisition.start(scans, generators=generators)
                 gradient, gain = play(start, draws)
-                noise.add(gradient)
+                if bool(gradient.any()):  # else all k were the same action, in every state
+                    noise.add(gradient)
+                    n_gradients += 1
                 gains.append(gain)
             self.step += self.settings.batch
-        return {"gain": sum(gains) / len(gains), **_signal(noise, len(gains))}
+        return {"gain": sum(gains) / len(gains), **_signal(noise, n_gradients)}
 
     def policy(self) -> LearnedPolicy:
         return policy_of(self.network, self.workplace)
@@ -190,7 +194,7 @@ class PolicyGradient:
         if not bool(torch.isfinite(scores).all()):
             raise DivergedError("the network's scores are not finite numbers")
         lowest = torch.finfo(scores.dtype).min / 2
-        return torch.log_softmax(scores.masked_fill(~allowed, lowest), dim=1)
+        return torch.log_softmax(bounded(scores).masked_fill(~allowed, lowest), dim=1)
 
     def _acquires(self, actions: Tensor) -> Tensor:
         return actions < self.network.n_actions

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 from activemri.agents.evaluator_network import EvaluatorNetwork, most_layers
 from activemri.agents.learned import ActionNetwork, LearnedPolicy, network_class
 from activemri.agents.learning.learner import Workplace
@@ -9,6 +12,8 @@ from activemri.agents.line_network import LineNetwork
 from activemri.agents.schedule_network import ScheduleNetwork
 from activemri.construction import seeded
 from activemri.envs.line_features import N_FEATURES
+
+_LIMIT = 4.0
 
 
 def first_network(
@@ -37,6 +42,15 @@ def policy_of(network: ActionNetwork, workplace: Workplace) -> LearnedPolicy:
     """The network as it stands, as a policy; learning on does not change it."""
     copy = copied(network).eval().requires_grad_(False)
     return LearnedPolicy(copy, workplace.name, workplace.frame)
+
+
+def bounded(scores: Tensor) -> Tensor:
+    """Scores to draw by, between -4 and 4, in the same order.
+
+    So no action is ever out of the question: all go on to be tried now and then, and a policy that
+    has become sure of itself too early can still be put right.
+    """
+    return _LIMIT * torch.tanh(scores / _LIMIT)
 
 
 def copied(network: ActionNetwork) -> ActionNetwork:

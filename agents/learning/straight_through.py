@@ -35,13 +35,10 @@ from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learning.drawing import Batches, falling
 from activemri.agents.learning.exact_k import draw
 from activemri.agents.learning.learner import DivergedError, Workplace
-from activemri.agents.learning.networks import first_network, policy_of
+from activemri.agents.learning.networks import bounded, first_network, policy_of
 from activemri.agents.learning.soft_masks import SoftMasks, lines_of
 from activemri.data.slices import Slice
 from activemri.envs.state import State
-
-#: Bound of scores where lines are drawn: no line is out of the question, so all go on to be tried.
-_LIMIT = 4.0
 
 
 @dataclass(frozen=True)
@@ -165,8 +162,7 @@ class StraightThrough:
         scores = self.network(seen)[:, : self.network.n_actions] / self.settings.temperature
         if not bool(torch.isfinite(scores).all()):
             raise DivergedError("the network's scores are not finite numbers")
-        scores = _LIMIT * torch.tanh(scores / _LIMIT)
-        taken = draw(scores, state.legal, k, generator=draws)
+        taken = draw(bounded(scores), state.legal, k, generator=draws)
         return lines_of(taken, state, protocol.geometry, before)
 
     def _brought_to(self, state: State, lines: Tensor) -> State:

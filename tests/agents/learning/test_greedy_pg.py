@@ -17,7 +17,7 @@ from activemri.agents.rollout import rollout
 from activemri.data.slices import SliceList
 from tests.agents.learning.toy import decaying, strong_share, toy_scans, workplace
 
-SMALL = PolicyGradientSettings(lr=3e-3, samples=6, channels=8, blocks=1)
+SMALL = PolicyGradientSettings(lr=1e-2, temperature=0.25, samples=6, channels=8, blocks=1)
 
 
 def logits(n: int) -> Tensor:
@@ -94,11 +94,28 @@ def test_it_learns_which_lines_matter(horizon: str) -> None:
     learner = PolicyGradient(place, replace(SMALL, horizon=horizon))
     assert strong_share(learner.policy(), place) < 0.5
     log = learner.learn(40)
-    learner.learn(120)
+    learner.learn(100)
     assert strong_share(learner.policy(), place) == 1.0
     later = learner.learn(40)
     assert later["gain"] > log["gain"]
     assert {"gradient_snr", "gradient_snr_per_weight"} <= set(log)
+
+
+def test_a_policy_that_is_sure_of_itself_still_tries_other_lines() -> None:
+    learner = PolicyGradient(workplace(), SMALL)
+    learner.network.forward = (  # type: ignore[method-assign]
+        lambda observation: 1e6 * observation["mask"]
+    )
+    chances = learner._log_policy({"mask": torch.eye(16)}, torch.ones(16, 16).bool()).exp()
+    assert float(chances.diagonal().min()) > 0.75
+    assert float(chances.min()) > 0.01
+
+
+def test_draws_that_are_all_the_same_teach_nothing() -> None:
+    learner = PolicyGradient(workplace(n_center_lines=15), SMALL)  # one line is left to choose
+    before = [weight.clone() for weight in learner.weights]
+    assert set(learner.learn(8)) == {"gain"}
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.weights, strict=True))
 
 
 def test_steps_are_scans() -> None:
