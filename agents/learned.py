@@ -24,6 +24,8 @@ Observations = Mapping[str, Tensor]
 NETWORKS: dict[str, str] = {
     "lines": "activemri.agents.line_network:LineNetwork",
     "image": "activemri.agents.image_network:ImageNetwork",
+    "schedule": "activemri.agents.schedule_network:ScheduleNetwork",
+    "evaluator": "activemri.agents.evaluator_network:EvaluatorNetwork",
     "varnet": "activemri.agents.varnet_network:VarNetNetwork",
 }
 

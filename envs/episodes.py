@@ -266,8 +266,8 @@ class Episodes:
             [self.dataset[index]], start_masks=start_mask[None], seeds=seeds
         )
         self.history[row] = [float(state.scores[self.score_name])]
-        for action in torch.tensor(actions, dtype=torch.int64, device=state.mask.device).split(1):
-            state = self.acquisition.acquire(state, action)
+        for action in torch.tensor(actions, dtype=torch.int64, device=state.mask.device):
+            state = self.acquisition.acquire(state, action[None])
             self.history[row].append(float(state.scores[self.score_name]))
         self._place([row], state)
         self.index[row], self.actions[row] = index, list(actions)
