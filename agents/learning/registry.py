@@ -71,6 +71,20 @@ ALGORITHMS: dict[str, Algorithm] = {
         max_steps=20_000,
         unit="action",
     ),
+    "ddqn": Algorithm(
+        make="activemri.agents.learning.ddqn:DoubleDqnLearner",
+        settings="activemri.agents.learning.ddqn:DoubleDqnSettings",
+        summary="double DQN over legal actions, of what the scan shows (SS-DDQN)",
+        max_steps=20_000,
+        unit="action",
+    ),
+    "ds-ddqn": Algorithm(
+        make="activemri.agents.learning.ddqn:DoubleDqnLearner",
+        settings="activemri.agents.learning.ddqn:DatasetDoubleDqnSettings",
+        summary="double DQN that sees only how many lines were acquired (DS-DDQN)",
+        max_steps=20_000,
+        unit="action",
+    ),
 }
 
 
