@@ -31,7 +31,15 @@ from tests.agents.learning.told_apart import workplace
 from tests.envs.scans import equal_scans
 
 SMALL = DoubleDqnSettings(
-    channels=8, blocks=1, batch=8, n_envs=3, updates=1, memory=64, burn_in=12, target_every=9
+    channels=8,
+    blocks=1,
+    batch=8,
+    n_envs=3,
+    updates=1,
+    memory=64,
+    burn_in=12,
+    epsilon_decay=0.15,
+    target_every=9,
 )
 
 
