@@ -90,9 +90,7 @@ class RunFolder:
         if self._state.exists():
             self._load()
 
-    def open(
-        self, settings: RunSettings, *, given: Mapping[str, object]
-    ) -> dict[str, Any] | None:
+    def open(self, settings: RunSettings, *, given: Mapping[str, object]) -> dict[str, Any] | None:
         """Claim the folder for a new training, or find where an old one stopped.
 
         Args:
