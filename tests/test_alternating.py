@@ -29,7 +29,8 @@ def settings(tmp_path: Path) -> TrainAlternatingSettings:
         rounds=1,
         learner=LEARNER,
         policy_steps=4,
-        reconstructor_steps=4,
+        reconstructor_steps=20,
+        lr=1e-2,
         visited_scans=3,
         validation_scans=2,
     )
@@ -68,7 +69,7 @@ def test_a_folder_that_is_taken_or_was_started_otherwise_is_refused(
     run(settings)
     with pytest.raises(ValueError, match="add --resume to continue"):
         run(settings)
-    with pytest.raises(ValueError, match=r"lr: 0.001 then, 0.5 now"):
+    with pytest.raises(ValueError, match=r"lr: 0.01 then, 0.5 now"):
         run(replace(settings, resume=True, lr=0.5))
 
 

@@ -161,7 +161,13 @@ def _deal(
         return round(grown * len(names) / sizes[group], 9), -room / sizes[group]
 
     order = in_drawn_order(names, seed)
-    for name in sorted(order, key=lambda name: -sum(shares[name].values())):
+
+    def turn(name: str) -> tuple[float, list[tuple[str, float]]]:
+        # Rare labels first. Subjects alike come one after the other: taken in turns with others,
+        # the last ones would have to go where room was left.
+        return -sum(shares[name].values()), list(shares[name].items())
+
+    for name in sorted(order, key=turn):
         chosen = min(range(len(sizes)), key=lambda group: cost(group, name))
         groups[chosen].append(name)
         have[chosen].update(shares[name])

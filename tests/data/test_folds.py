@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from activemri.data.folds import (
@@ -65,6 +65,7 @@ def test_another_seed_draws_other_folds() -> None:
 
 
 @given(labels, st.integers(2, 6), st.integers())
+@example(list("xxxxxyyzzzzz"), 3, 1)
 def test_subjects_of_one_label_each_are_balanced_as_well_as_whole_subjects_can_be(
     labels: list[str], k: int, seed: int
 ) -> None:

@@ -178,7 +178,7 @@ def test_it_goes_on_from_a_trained_policy() -> None:
 
 
 def test_actions_of_several_lines_can_be_learned() -> None:
-    place = workplace(max_steps=4, lines_per_action=3)
+    place = workplace(max_steps=4, lines_per_action=2)
     learner = Imitation(place, SMALL)
     learner.learn(4)
     episodes = rollout(place.acquisition, learner.policy(), [scan(30)])
