@@ -113,6 +113,7 @@ class _PolicyRun:
         validation: SliceDataset | None,
     ) -> None:
         self.settings = settings
+        self.bar: tqdm[Any] | None = None  # shown while it learns
         self.folder = RunFolder(settings.out)
         self.algorithm = find_algorithm(settings.algo)
         self.task = make_task(settings, split="train", scans=train)
@@ -135,11 +136,12 @@ class _PolicyRun:
             seed=settings.seed,
             warm_start=None if settings.warm_start is None else make_policy(settings.warm_start),
             name=settings.out.name,
+            on_progress=self._tell,
         )
         arguments = parse_settings(settings.algo, settings.learner)
         given = {"n_train_scans": len(scans), "n_validation_scans": len(self.validation)}
-        self.state = self.folder.open(settings, given=given)
         self.learner: Learner = make_learner(settings.algo, workplace, arguments)
+        self.state = self.folder.open(settings, given=given)  # when nothing more can be refused
         self.best_step, self.best_score = 0, -math.inf
 
     def run(self) -> PolicyResult:
@@ -152,20 +154,20 @@ class _PolicyRun:
             step=self.learner.step,
             tensorboard=self.settings.tensorboard,
         )
-        bar = tqdm(
+        self.bar = tqdm(
             total=self.max_steps,
             initial=self.learner.step,
             desc=f"train {self.settings.algo}",
             unit=self.algorithm.unit,
         )
-        with diary, bar:
+        with diary, self.bar:
             if self.state is None:
                 self._validate({}, time.monotonic(), diary)
             while self.learner.step < self.max_steps and not self._is_out_of_patience():
-                self._learn_until_validation(diary, bar)
+                self._learn_until_validation(diary)
         return PolicyResult(self.folder.best, self.best_step, self.best_score, self.select)
 
-    def _learn_until_validation(self, diary: Diary, bar: "tqdm[Any]") -> None:
+    def _learn_until_validation(self, diary: Diary) -> None:
         started, before = time.monotonic(), self.learner.step
         n_steps = min(self.interval - before % self.interval, self.max_steps - before)
         try:
@@ -177,8 +179,9 @@ class _PolicyRun:
                 "smaller learning rate (--learner lr=...)"
             ) from error
         self._validate(losses, started, diary)
-        bar.update(self.learner.step - before)
-        bar.set_postfix(best=f"{self.best_score:.4f}")
+        if self.bar is not None:
+            self.bar.update(self.learner.step - before)
+            self.bar.set_postfix(best=f"{self.best_score:.4f}")
 
     def _validate(self, losses: Mapping[str, float], started: float, diary: Diary) -> None:
         trained_s = time.monotonic() - started
@@ -209,6 +212,11 @@ class _PolicyRun:
                 "learner": self.learner.state(),
             }
         )
+
+    def _tell(self, n_states: int) -> None:
+        """Show that something is going on while states are collected."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"asked the oracle in {n_states} states")
 
     def _is_out_of_patience(self) -> bool:
         patience = self.settings.patience

@@ -105,10 +105,10 @@ def test_a_resumed_training_of_ppo_ends_as_the_uninterrupted_one(
     halves = settings(tmp_path / "halves", "ppo", *small_words("ppo"), **changes)
     interrupt_before = 16
 
-    def interrupted(run: Any, diary: Any, bar: Any) -> None:
+    def interrupted(run: Any, diary: Any) -> None:
         if run.learner.step >= interrupt_before:
             raise KeyboardInterrupt
-        learn(run, diary, bar)
+        learn(run, diary)
 
     learn = _PolicyRun._learn_until_validation
     with monkeypatch.context() as patch:
