@@ -130,13 +130,13 @@ class DemoSettings:
 
     out: Path = Path("demo")
     """Folder for the report; made if missing."""
-    n_scans: int = 6
+    n_scans: int = 5
     """Held-out phantom scans to acquire, each of another subject."""
     budget: int = 16
     """Lines still to acquire when a scan starts."""
-    training_states: int = 300
+    training_states: int = 150
     """States in which the policy that is trained live asks the oracle."""
-    training_steps: int = 300
+    training_steps: int = 150
     """Steps of descent of that training."""
     seed: int = 0
     """Seed of policies that draw at random, and of the training."""
