@@ -266,7 +266,7 @@ def _in_frame(own: Tensor, view: View, *, swap: bool) -> Tensor:
     return framed
 
 
-def mirrored(lines: Tensor) -> Tensor:
+def mirror_image(lines: Tensor) -> Tensor:
     """Features of the same scans seen from the other side: the lines of the conjugate image.
 
     Line i changes places with its mirror image; so do left and right. What a policy should do then

@@ -81,7 +81,7 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class Collector:
-    """Plays episodes and asks the oracle along the way.
+    """Plays episodes and asks the oracle along the way; what it found lies on the CPU.
 
     Attributes:
         acquisition: the scan protocol.
@@ -160,16 +160,17 @@ class Collector:
         step = 0
         while not bool(state.finished.all()):
             view = self.acquisition.view(state)
-            liking = priority(view).masked_fill(~view.legal, -torch.inf)
+            liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
             actions = _drawn(liking, chance, draws)
             if step in kept:
                 part = self._ask(state, liking, torch.tensor(group), draws)
                 follow = torch.rand(len(scans), generator=draws) < self.follow
                 actions = torch.where(follow, part.action, actions)
-                active = (~state.finished).nonzero().squeeze(1)
+                active = (~state.finished.cpu()).nonzero().squeeze(1)
                 parts.append(part.select(active))
-                seen.append(look(view)[active].clone())
+                seen.append(look(view).cpu()[active].clone())
                 moments.extend((row, step) for row in active.tolist())
+            actions = actions.to(state.finished.device)
             state = self.acquisition.acquire(state, torch.where(state.finished, -2, actions))
             curve.append(self._score(state))
             step += 1
@@ -183,25 +184,28 @@ class Collector:
         return set(generator.choice(length, size=n, replace=False).tolist())
 
     def _score(self, state: State) -> Tensor:
-        return signed(state.scores[self.metric], self.metric).clone()
+        return signed(state.scores[self.metric], self.metric).cpu().clone()
 
     def _ask(
         self, state: State, liking: Tensor, index: Tensor, draws: torch.Generator
     ) -> Demonstrations:
         """Scores after trial actions."""
-        tried = self._trials(state.legal, liking, draws)
-        legal = state.legal.gather(1, tried)
+        legal = state.legal.cpu()
+        tried = self._trials(legal, liking, draws)
+        legal = legal.gather(1, tried)
+        trials, liked = tried.to(state.legal.device), liking.to(state.legal.device)
         if self.horizon == 1:
-            scores = self.acquisition.preview(state, tried, (self.metric,))[self.metric]
+            found = self.acquisition.preview(state, trials, (self.metric,))
         else:
-            masks = self._masks_ahead(state, tried, liking)
-            scores = self.acquisition.preview_masks(state, masks, (self.metric,))[self.metric]
+            masks = self._masks_ahead(state, trials, liked)
+            found = self.acquisition.preview_masks(state, masks, (self.metric,))
+        scores = found[self.metric].cpu()
         return Demonstrations(
             index=index,
-            start_mask=state.start_mask.clone(),
-            mask=state.mask.clone(),
-            budget=state.budget.clone(),
-            start_budget=state.start_budget.clone(),
+            start_mask=state.start_mask.cpu().clone(),
+            mask=state.mask.cpu().clone(),
+            budget=state.budget.cpu().clone(),
+            start_budget=state.start_budget.cpu().clone(),
             score=self._score(state),
             tried=tried.masked_fill(~legal, _PADDING),
             scores=signed(scores, self.metric).masked_fill(~legal, -torch.inf),
@@ -215,7 +219,7 @@ class Collector:
             return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
         n_best = max(1, int(0.4 * self.n_tried))
         n_low = max(1, int(0.4 * self.n_tried))
-        weight = torch.exp(-self.acquisition.geometry.frequency() / 0.3).expand(legal.shape)
+        weight = torch.exp(-self.acquisition.geometry.frequency().cpu() / 0.3).expand(legal.shape)
         chosen = liking.topk(n_best, dim=1).indices
         for n, wanted in (
             (n_low, weight),

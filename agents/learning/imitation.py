@@ -28,10 +28,10 @@ from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learning.demonstration_file import read_demonstrations
 from activemri.agents.learning.demonstrations import Collector, Demonstrations, view_states
 from activemri.agents.learning.learner import DivergedError, Workplace
+from activemri.agents.learning.networks import first_network, policy_of
 from activemri.agents.line_network import LineNetwork
-from activemri.construction import seeded
 from activemri.envs.acquisition import View
-from activemri.envs.line_features import N_FEATURES, line_features, mirror_of, mirrored
+from activemri.envs.line_features import line_features, mirror_image, mirror_of
 
 _SMALLEST = 1e-5  # gains below it are noise
 _GAINS_WEIGHT = 0.3
@@ -104,10 +104,7 @@ class Imitation:
         return {"loss": total / n_steps, "states": float(len(self.features))}
 
     def policy(self) -> LearnedPolicy:
-        copy = LineNetwork(**self.network.settings)  # type: ignore[arg-type]
-        copy.load_state_dict(self.network.state_dict())
-        frame = self.workplace.frame
-        return LearnedPolicy(copy.eval().requires_grad_(False), self.workplace.name, frame)
+        return policy_of(self.network, self.workplace)
 
     def state(self) -> dict[str, Any]:
         found = self.demonstrations
@@ -136,29 +133,19 @@ class Imitation:
         self.demonstrations = None if found is None else Demonstrations(**found)
 
     def _network(self) -> LineNetwork:
-        place, settings = self.workplace, self.settings
-        if isinstance(place.warm_start, LearnedPolicy):
-            given = place.warm_start.network
-            if not isinstance(given, LineNetwork):
-                raise ValueError(
-                    f"--warm-start: imitation begins with a network of lines; got {given.kind!r}"
-                )
-            network = LineNetwork(**given.settings)  # type: ignore[arg-type]
-            network.load_state_dict(given.state_dict())
-            return network
-        geometry = place.acquisition.geometry
-        single = geometry.groups.shape[1] == 1
-        return seeded(
-            lambda: LineNetwork(
-                N_FEATURES,
-                geometry.n_lines,
-                groups=None if single else geometry.groups.tolist(),
-                channels=settings.channels,
-                blocks=settings.blocks,
-                stops=place.task.stop_action,
-            ),
-            place.seed,
+        settings = self.settings
+        network = first_network(
+            self.workplace,
+            "lines",
+            channels=settings.channels,
+            blocks=settings.blocks,
+            stops=self.workplace.task.stop_action,
         )
+        if not isinstance(network, LineNetwork):
+            raise ValueError(
+                f"--warm-start: imitation begins with a network of lines; got {network.kind!r}"
+            )
+        return network
 
     def _start_of_round(self) -> int:
         return self.rounds_done * self.workplace.max_steps // self.settings.rounds
@@ -188,7 +175,7 @@ class Imitation:
         features = {
             row: line
             for rows, view in views
-            for row, line in zip(rows, line_features(view), strict=True)
+            for row, line in zip(rows, line_features(view).cpu(), strict=True)
         }
         self.features = torch.stack([features[row] for row in range(len(found))])
         self.demonstrations = found
@@ -240,10 +227,12 @@ class Imitation:
         noise = torch.randn(lines.shape, generator=self.draws) * (lines != 0)
         lines, tried = lines + self.settings.noise * noise, batch.tried
         if self.network.groups is None and torch.rand(1, generator=self.draws) < 0.5:
-            lines = mirrored(lines)
+            lines = mirror_image(lines)
             tried = torch.where(tried < 0, tried, mirror_of(lines.shape[-1])[tried])
         budget = (batch.budget / batch.start_budget).float()[:, None]
-        scores = self.network({"lines": lines, "budget": budget})
+        device = self.workplace.acquisition.device
+        seen = {"lines": lines.to(device), "budget": budget.to(device)}
+        scores = self.network(seen).cpu()  # a few numbers; all else of the loss lies there
         loss = ranking_loss(scores, tried, batch, temperature=self.settings.temperature)
         if self.network.stops:
             loss = loss + stopping_loss(scores, lines, self.network, batch)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.line_features import N_FEATURES, NAMES, line_features, mirror_of, mirrored
+from activemri.envs.line_features import N_FEATURES, NAMES, line_features, mirror_image, mirror_of
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -75,7 +75,7 @@ def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
     there = line_features(acquisition.view(acquisition.acquire(state, torch.tensor([opposite]))))
     inner = slice(1, None) if width % 2 == 0 else slice(None)
     kept = [i for i, name in enumerate(NAMES) if not name.startswith("lines to")]
-    turned = mirrored(here)
+    turned = mirror_image(here)
     torch.testing.assert_close(
         turned[:, kept][..., inner], there[:, kept][..., inner], rtol=1e-4, atol=1e-4
     )
@@ -83,7 +83,7 @@ def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
 
 def test_mirroring_twice_changes_nothing() -> None:
     features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
-    torch.testing.assert_close(mirrored(mirrored(features)), features)
+    torch.testing.assert_close(mirror_image(mirror_image(features)), features)
 
 
 def test_what_is_acquired_and_how_far_the_next_such_line_is() -> None:
