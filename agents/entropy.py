@@ -53,7 +53,7 @@ def entropy_greedy(
 
     def scorer(view: View) -> Tensor:
         distances = _distances_of_actions(
-            line_distances(view, posterior_samples(view, sampler)), view
+            sample_distances(view, posterior_samples(view, sampler)), view
         )
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
         return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
@@ -89,7 +89,7 @@ def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") 
     return -density.mean(dim=1)
 
 
-def line_distances(view: View, samples: Tensor) -> Tensor:
+def sample_distances(view: View, samples: Tensor) -> Tensor:
     """Squared distances of samples on every line of k-space.
 
     Summed over the readout and the coils: float64 (batch, sample, sample, n_lines).

@@ -12,7 +12,7 @@ from torch import Tensor
 from activemri.agents.entropy import (
     SIGMA,
     entropy_greedy,
-    line_distances,
+    sample_distances,
     mixture_entropy,
 )
 from activemri.agents.policy import choose
@@ -109,7 +109,7 @@ def test_distances_are_those_of_what_the_coils_would_measure(
 ) -> None:
     view = seen(make_protocol(), [make_scan(s, n_coils=n_coils) for s in (0, 1)])
     assert view.reconstruction.samples is not None
-    distances = line_distances(view, view.reconstruction.samples)
+    distances = sample_distances(view, view.reconstruction.samples)
     for scan in range(2):
         for line in (0, 5, 12):
             expected = expected_distances(view, [line], scan)
