@@ -24,13 +24,19 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     """Write demonstrations; the path of the file.
 
     Raises:
-        ValueError: unknown names, or a policy that needs the truth itself.
+        ValueError: unknown names, a policy that needs the truth itself, or imperfect scans.
         OSError: the file cannot be written.
         ModuleNotFoundError: pyarrow is not installed.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     task = make_task(settings, split=settings.split)
+    if task.imperfection is not None:
+        raise ValueError(
+            f"--env {settings.env}: its scans depend on when each line was measured and on what "
+            "noise was drawn, and a table of masks cannot say that; expected an environment "
+            "without imperfection. `activemri train policy --algo imitation` asks the oracle there"
+        )
     metric = metric_of(settings, task)
     policy = make_policy(settings.policy, metric=metric)
     if policy.is_oracle:
