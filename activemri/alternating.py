@@ -10,7 +10,7 @@ of the policy ends it, so that policy and reconstructor belong together.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from activemri.agents.learning.environment import (
     make_task,
     metric_of,
 )
-from activemri.agents.learning.registry import find_algorithm, parse_settings
+from activemri.agents.learning.registry import parse_settings
 from activemri.agents.learning.run import evaluate, train_policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
@@ -34,6 +34,7 @@ from activemri.data.volumes import evenly_spaced
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.runs.folder import RunFolder
 from activemri.settings import (
+    EnvironmentSettings,
     TrainAlternatingSettings,
     TrainPolicySettings,
     TrainReconstructorSettings,
@@ -90,7 +91,6 @@ def train_alternating(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     parse_settings(settings.algo, settings.learner)
-    find_algorithm(settings.algo)
     start = make_reconstructor(str(environment_options(settings)["reconstructor"]))
     if not any(True for _ in start.parameters()):
         raise ValueError(
@@ -220,17 +220,6 @@ class _Turn:
         return TrainPolicySettings(**self._environment())
 
     def _environment(self) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "env": settings.env,
-            "data": settings.data,
-            "reconstructor": str(self.reconstructor),
-            "matrix": settings.matrix,
-            "n_center_lines": settings.n_center_lines,
-            "budget": settings.budget,
-            "step_cost": settings.step_cost,
-            "metric": settings.metric,
-            "seed": settings.seed,
-            "threads": settings.threads,
-            "device": settings.device,
-        }
+        names = [field.name for field in fields(EnvironmentSettings)]
+        asked = {name: getattr(self.settings, name) for name in names}
+        return asked | {"reconstructor": str(self.reconstructor)}

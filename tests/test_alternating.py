@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from activemri import alternating
 from activemri.agents.registry import make_policy
 from activemri.alternating import train_alternating
 from activemri.data.slices import SliceList
@@ -61,6 +62,28 @@ def test_it_can_be_continued_and_ends_the_same(settings: TrainAlternatingSetting
     (settings.out / "summary.json").unlink()
     run(replace(settings, resume=True))
     assert (settings.out / "summary.json").read_text() == expected
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    settings: TrainAlternatingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(settings)
+    expected = (settings.out / "summary.json").read_text()
+    killed = replace(settings, out=tmp_path / "killed")
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(alternating, "train_reconstructor", kill)
+        run(killed)
+    assert not (killed.out / "summary.json").exists()
+    log = killed.out / "round-0" / "policy" / "log.jsonl"
+    written = log.read_text()
+
+    run(replace(killed, resume=True))
+    assert log.read_text() == written, "the first policy was trained again"
+    assert (killed.out / "summary.json").read_text() == expected
 
 
 def test_a_folder_that_is_taken_or_was_started_otherwise_is_refused(
