@@ -12,8 +12,8 @@ from torch import Tensor
 from activemri.agents.entropy import (
     SIGMA,
     entropy_greedy,
-    sample_distances,
     mixture_entropy,
+    sample_distances,
 )
 from activemri.agents.policy import choose
 from activemri.agents.posterior import N_DRAWN, posterior_samples
