@@ -28,6 +28,8 @@ _COLOURS = (
     "#9268bd", "#a0612f", "#4d8076", "#b0506e",
 )  # fmt: skip
 _BOUND_COLOURS = ("#7f8288", "#a3a6ad")
+#: With more curves than this their bands would hide each other.
+MOST_BANDS = 6
 INK = "#010203"  #: stands for the page's own text colour
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -64,7 +66,9 @@ def score_figure(
     palette: Mapping[str, str],
     bounds: Collection[str] = BOUNDS,
 ) -> str:
-    """Mean score against acquired lines with intervals, one line a policy, named at its end.
+    """Mean score against acquired lines, one line a policy, named at its end.
+
+    Up to `MOST_BANDS` policies have bands, their intervals. Colours that are used again are dotted.
 
     Args:
         curves: of :func:`activemri.benchmark.statistics.score_curves`.
@@ -77,20 +81,22 @@ def score_figure(
     with mpl.rc_context(STYLE):
         figure, axes = canvas(7.6, 4.4)
         ends: dict[str, float] = {}
+        drawn: set[str] = set()
         for policy, part in chosen.groupby("policy", sort=False, observed=True):
             name = str(policy)
-            dashed = name in bounds
-            axes.fill_between(
-                part["n_acquired"], part["lo"], part["hi"], color=palette[name], alpha=0.13, lw=0
-            )
+            dashed, colour, x = name in bounds, palette[name], part["n_acquired"]
+            if chosen["policy"].nunique() <= MOST_BANDS:
+                axes.fill_between(x, part["lo"], part["hi"], color=colour, alpha=0.13, lw=0)
+            dotted = not dashed and colour in drawn
             axes.plot(
-                part["n_acquired"],
+                x,
                 part["score"],
-                color=palette[name],
+                color=colour,
                 lw=1.5 if dashed else 2,
-                ls=(0, (4, 2)) if dashed else "-",
+                ls=(0, (4, 2)) if dashed else (0, (1, 1)) if dotted else "-",
                 zorder=2 if dashed else 3,
             )
+            drawn.add(colour)
             ends[name] = float(part["score"].iloc[-1])
         axes.margins(x=0.01)
         axes.set_xlabel("acquired lines")

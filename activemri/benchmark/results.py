@@ -234,6 +234,8 @@ def _score_figures(
 ) -> Iterator[ReportFigure]:
     settings = plan.settings
     means = statistics.score_curves(table, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    few = len(plan.policies) <= curves.MOST_BANDS
+    bands = "; bands are 95 % intervals over subjects" if few else ""
     for reconstructor in plan.reconstructors:
         yield ReportFigure(
             f"{curves.metric_name(plan.metric)} against acquired lines, {reconstructor}",
@@ -244,7 +246,7 @@ def _score_figures(
                 palette=palette,
                 bounds=_bounds(plan),
             ),
-            "Mean over slices; bands are 95 % intervals over subjects. Bounds are dashed.",
+            f"Mean over slices{bands}. Bounds are dashed.",
         )
 
 

@@ -304,6 +304,20 @@ def test_policies_have_colours_of_their_own() -> None:
     assert without["policy 10"] == curves.colours(names)["policy 10"]
 
 
+def test_many_curves_can_be_told_apart() -> None:
+    def drawn(n: int) -> str:
+        names = tuple(f"policy {i}" for i in range(n))
+        rows = statistics.score_curves(invented(names))
+        palette = curves.colours(names)
+        return curves.score_figure(rows, metric="ssim", reconstructor="unet", palette=palette)
+
+    few, many = drawn(curves.MOST_BANDS), drawn(13)
+    assert few.count("FillBetweenPolyCollection") == curves.MOST_BANDS
+    assert "FillBetweenPolyCollection" not in many, "bands would hide the curves"
+    assert "stroke-dasharray" not in few
+    assert many.count("stroke-dasharray") == 2, "eleven colours: the last two are used again"
+
+
 def test_taken_share_counts_each_line_when_it_was_taken() -> None:
     share = action_maps.taken_share(taken_actions(("lbcs",)), n_actions=6)
     # Volume 0 takes 1, 2, 3 and volume 1 takes 2, 3, 4.
