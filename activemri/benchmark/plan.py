@@ -143,8 +143,10 @@ class Plan:
             if evaluator is not None:
                 marks[f"evaluator {label}"] = digest_of_weights(evaluator)
         for label, members in self.policies.items():
-            if held := " ".join(filter(None, map(digest_of_files, members))):
-                marks[f"policy {label}"] = held
+            held = [digest_of_files(member) or member for member in members]
+            if members[0] == _STARTS_FROM_ORDER:
+                held += self.orders_needed(label)
+            marks[f"policy {label}"] = " ".join(held)
         return marks
 
     def policy(

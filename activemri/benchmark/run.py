@@ -40,8 +40,12 @@ _SETTINGS = "settings.json"
 
 Item = TypeVar("Item")
 
-#: Settings that change neither an episode nor its place in the table.
-_FREE = ("out", "reference", "n_bootstrap", "threads", "workers", "stop")
+#: Settings that change neither an episode nor its place in the table. What policies and
+#: reconstructors are is told by their fingerprints; which ones are compared is free.
+_FREE = (
+    "out", "reference", "n_bootstrap", "threads", "workers", "stop", "policies", "reconstructors"
+)  # fmt: skip
+_PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +83,9 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     torch.set_num_threads(settings.threads)
     plan = Plan(settings)
     manifest = _plain(plan) | plan.fingerprint
-    _refuse_other_settings(settings.out, manifest)
+    known = _refuse_other_settings(settings.out, manifest)
     # Only now, so that a mistake in the settings does not take the folder.
-    results.write_json(settings.out / _SETTINGS, manifest)
+    results.write_json(settings.out / _SETTINGS, known | manifest)
     table = _play(plan)
     path = settings.out / "results.parquet"
     _write_parquet(table, path)
@@ -279,21 +283,30 @@ def _order(plan: Plan, kind: str, reconstructor: str) -> Order:
     return Order.load(path)
 
 
-def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> None:
-    """Make sure that what the folder holds, if anything, was run with these settings."""
+def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Make sure that what the folder holds, if anything, was run with these settings.
+
+    Policies and reconstructors may come and go; those of the same name must be the same. Gives
+    back all that have been played there.
+    """
     path = out / _SETTINGS
     parts = [path for name in ("parts", "quality") for path in (out / name).rglob("*.parquet")]
     played = [*parts, *(out / "orders").glob("*.json")]
     if not path.exists() or not played:
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name in wanted if found.get(name) != wanted[name]]
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        name
+        for name in wanted
+        if found.get(name) != wanted[name] and (name in found or not name.startswith(_PLAYERS))
+    ]
     if changed:
         raise ValueError(
             f"{out} holds a benchmark with other settings: "
             + "; ".join(f"{n} was {found.get(n)}, now {wanted[n]}" for n in changed)
             + ". Choose another --out, or delete that folder"
         )
+    return {name: mark for name, mark in found.items() if name.startswith(_PLAYERS)}
 
 
 def _open_folder(out: Path) -> None:

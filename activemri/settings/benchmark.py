@@ -35,7 +35,8 @@ class BenchmarkSettings:
     """Compare policies and reconstructors on the scans of one split.
 
     Writes results.parquet (one long table), summary.json and report.html. The same command
-    started again continues where it was interrupted; the same seed gives the same numbers.
+    started again continues where it was interrupted, and other policies or reconstructors may be
+    added: what was played is read. The same seed gives the same numbers.
     """
 
     env: OptionalText = None

@@ -1,6 +1,7 @@
 """A benchmark from settings to files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,34 @@ def test_a_folder_with_other_settings_is_refused_and_the_difference_shown(tmp_pa
     run_benchmark(settings(tmp_path))
     with pytest.raises(ValueError, match="budget was 4, now 3"):
         run_benchmark(settings(tmp_path, budget=3))
+
+
+def test_a_policy_can_be_added_to_a_finished_benchmark(tmp_path: Path) -> None:
+    whole = settings(tmp_path / "whole", policies=("lbcs", "exchange-oracle", "random"))
+    expected = run_benchmark(whole).table
+    run_benchmark(replace(whole, out=tmp_path / "grown", policies=("lbcs", "exchange-oracle")))
+    kept = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "grown").rglob("parts/**/*.parquet")
+    }
+
+    grown = run_benchmark(replace(whole, out=tmp_path / "grown")).table
+
+    pd.testing.assert_frame_equal(grown, expected, check_exact=True)
+    assert kept and all(path.stat().st_mtime_ns == then for path, then in kept.items())
+
+
+def test_what_has_a_name_of_the_folder_must_be_the_same(tmp_path: Path) -> None:
+    both = settings(tmp_path, policies=("lbcs", "exchange-oracle"), reference="exchange-oracle")
+    run_benchmark(both)
+    with pytest.raises(ValueError, match="policy exchange-oracle was exchange-oracle lbcs, now"):
+        run_benchmark(replace(both, policies=("exchange-oracle",)))
+    order = tmp_path / "lbcs.json"
+    order.write_bytes((tmp_path / "orders" / "lbcs-zero-filled.json").read_bytes())
+    another = replace(both, policies=("random", str(order)), reference="random")
+    for between in (both, replace(both, policies=("random",), reference="random")):
+        run_benchmark(between)
+        with pytest.raises(ValueError, match="policy lbcs was lbcs, now"):
+            run_benchmark(another)
 
 
 def test_a_mistake_does_not_take_the_folder(tmp_path: Path) -> None:
