@@ -181,6 +181,10 @@ def learning_curve(
     return LearningCurve(name, steps, values, iqm, low, high)
 
 
+#: Letters of a legend that fit beside each other.
+_ROW = 80
+
+
 def learning_figure(curves: Sequence[LearningCurve], *, metric: str) -> Figure:
     """One line and band a group, a thin line a run."""
     palette = colours([curve.name for curve in curves], bounds=())
@@ -206,10 +210,29 @@ def learning_figure(curves: Sequence[LearningCurve], *, metric: str) -> Figure:
         axes.set_xlabel("steps of the training")
         axes.set_ylabel(metric.replace("_", " "))
         axes.grid(axis="y", color="black", alpha=0.12, lw=0.8)
-        figure.legend(
-            loc="outside upper left", frameon=False, ncols=1 if len(curves) > 4 else len(curves)
-        )
+        axes.set_ylim(*_limits(curves))
+        words = sum(len(curve.name) + 14 for curve in curves)
+        n_columns = len(curves) if words <= _ROW else 1
+        figure.legend(loc="outside upper left", frameon=False, ncols=n_columns)
     return figure
+
+
+def _limits(curves: Sequence[LearningCurve]) -> tuple[float | None, float | None]:
+    """Of the vertical axis: untrained networks may lie below it, where they would flatten the rest.
+
+    Values of errors fall, so that untrained ones may lie above.
+    """
+    first = np.concatenate([curve.runs[:, 0] for curve in curves])
+    later = np.concatenate([curve.runs[:, 1:].ravel() for curve in curves])
+    if not len(later):
+        return None, None
+    low, high = float(later.min()), float(later.max())
+    margin = (high - low) / 8
+    far = 2 * (high - low)
+    return (
+        low - margin if low - float(first.min()) > far else None,
+        high + margin if float(first.max()) - high > far else None,
+    )
 
 
 def _names(settings: Sequence[dict[str, Any]]) -> list[str]:

@@ -11,7 +11,14 @@ import scipy.stats
 from PIL import Image
 
 from activemri import cli
-from activemri.benchmark.learning_curves import Run, draw_learning_curves, grouped, learning_curve
+from activemri.benchmark.learning_curves import (
+    LearningCurve,
+    Run,
+    draw_learning_curves,
+    grouped,
+    learning_curve,
+    learning_figure,
+)
 from activemri.settings import CurvesSettings
 
 
@@ -119,6 +126,22 @@ def test_the_command_writes_a_picture_and_a_table(
     assert "validation_area, inter-quartile mean" in said and "0.6000 [" in said
     with Image.open(out) as picture:
         assert picture.size[0] > 800
+
+
+def test_what_untrained_networks_reach_does_not_flatten_the_rest() -> None:
+    def limits(*runs: list[float]) -> tuple[float, float]:
+        values = np.array(runs)
+        steps = np.arange(values.shape[1], dtype=float)
+        curve = LearningCurve("a", steps, values, values.mean(0), values.min(0), values.max(0))
+        low, high = learning_figure([curve], metric="validation_area").axes[0].get_ylim()
+        return low, high
+
+    low, high = limits([0.2, 0.80, 0.82], [0.1, 0.81, 0.83])
+    assert 0.75 < low < 0.80 and high > 0.83
+    low, high = limits([9.0, 0.2, 0.1])
+    assert low < 0.1 and 0.2 < high < 0.3
+    low, high = limits([0.1, 0.2, 0.3])
+    assert low < 0.1 and high > 0.3
 
 
 def test_a_metric_can_be_chosen(tmp_path: Path) -> None:
