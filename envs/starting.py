@@ -9,7 +9,7 @@ from torch import Tensor
 from activemri.data.slices import Slice
 from activemri.envs.legality import check_samples
 from activemri.envs.state import check_one_kind
-from activemri.mri import coils
+from activemri.mri.sensitivity import low_resolution
 
 
 def load(slices: Sequence[Slice], device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def sensitivity(slices: Sequence[Slice], acquired: Tensor, kspace_mask: Tensor) 
         return given.to(acquired.device, torch.complex64)
     if acquired.shape[1] == 1:
         return None
-    return coils.estimate_sensitivity(acquired, kspace_mask).contiguous()
+    return low_resolution(acquired, kspace_mask).contiguous()
 
 
 def draw_seeds(generators: Sequence[np.random.Generator] | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Receive coils: sensitivities from physics, estimated from k-space, and how images combine."""
+"""Receive coils: sensitivities from physics, and how images combine."""
 
 import math
 
@@ -6,11 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.mri import fourier
-
 SEGMENTS = 48  # straight pieces of a wire loop
-WIDEST = 16  # half the widest window in k-space that coil maps are estimated with, in samples
-FLOOR = 1e-3  # of the strongest signal: below it estimated maps fade to equal coils
 
 
 def biot_savart_sensitivity(
@@ -82,42 +78,6 @@ def unit_norm(maps: Tensor) -> Tensor:
     return torch.where(norm > tiny, maps / norm.clamp_min(tiny), equal)
 
 
-def estimate_sensitivity(kspace: Tensor, mask: Tensor) -> Tensor:
-    """Coil maps from the acquired centre of k-space alone.
-
-    The lines (or, for points, the square) around the origin that are acquired without a gap give
-    a low-resolution image of each coil; its ratio to their root sum of squares is the map
-    (McKenzie et al. 2002). A Hann window as wide as the block, and at most 32 samples wide, keeps
-    ringing out. Without the origin there is no such block and all coils count equally; likewise
-    where there is no signal. The maps take up the low-resolution phase of the image.
-
-    Args:
-        kspace: complex (batch, coil, height, width); samples outside the mask are ignored.
-        mask: bool (batch or 1, height or 1, width or 1), True where acquired.
-
-    Returns:
-        Maps like kspace, of unit norm over the coils in every pixel; ones for a single coil.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-    """
-    if kspace.ndim != 4 or mask.ndim != 3 or mask.shape[0] not in (1, kspace.shape[0]):
-        raise ValueError(
-            "expected kspace (batch, coil, height, width) and a mask (batch, height or 1, width "
-            f"or 1); got {tuple(kspace.shape)} and {tuple(mask.shape)}"
-        )
-    if kspace.shape[1] == 1:
-        return torch.ones_like(kspace)
-    height, width = kspace.shape[-2:]
-    acquired = mask.expand(kspace.shape[0], height, width)
-    window = _centre_window(acquired).to(kspace.real.dtype)
-    # torch.where and not a product: samples that were not acquired may even be NaN
-    centre = torch.where((window > 0).unsqueeze(1), kspace, 0) * window.unsqueeze(1)
-    low = fourier.ifft2(centre)
-    peak = root_sum_of_squares(low).amax(dim=(-2, -1))[:, None, None, None]
-    return unit_norm(low + FLOOR * peak / math.sqrt(kspace.shape[1]))
-
-
 def _loops(
     n_coils: int, *, distance: float, jitter: float, generator: np.random.Generator | None
 ) -> np.ndarray:
@@ -159,41 +119,3 @@ def _receive_field(wires: Tensor, y: Tensor, x: Tensor) -> Tensor:
             (d_y * to_z - d_z * to_y) * weight, -(d_z * to_x - d_x * to_z) * weight
         )
     return field
-
-
-def _centre_window(acquired: Tensor) -> Tensor:
-    """Low-pass weights (batch, height, width), zero where not acquired."""
-    height, width = acquired.shape[-2:]
-    columns = _centre_run(acquired.all(dim=1))
-    rows = _centre_run(acquired.all(dim=2))
-    square = _centre_square(acquired)
-    down = torch.where(columns > 0, WIDEST, torch.maximum(rows, square))
-    right = torch.where(rows > 0, WIDEST, torch.maximum(columns, square))
-    window = _hann(height, half_width=down).unsqueeze(2) * _hann(width, half_width=right).unsqueeze(
-        1
-    )
-    return window * acquired
-
-
-def _centre_run(lines: Tensor) -> Tensor:
-    """How far whole lines (batch, n) reach from the origin without a gap, 0 if it is missing."""
-    n = lines.shape[-1]
-    up = lines[:, n // 2 :].to(torch.int64).cumprod(dim=1).sum(dim=1)
-    down = lines[:, : n // 2 + 1].flip(1).to(torch.int64).cumprod(dim=1).sum(dim=1)
-    return torch.maximum(up, down).clamp(max=WIDEST)
-
-
-def _centre_square(acquired: Tensor) -> Tensor:
-    """Half the side of the largest fully acquired square around the origin: (batch,)."""
-    height, width = acquired.shape[-2:]
-    y = (torch.arange(height, device=acquired.device) - height // 2).abs()
-    x = (torch.arange(width, device=acquired.device) - width // 2).abs()
-    ring = torch.maximum(y.unsqueeze(1), x)
-    return torch.where(acquired, WIDEST, ring).flatten(1).amin(dim=1).clamp(max=WIDEST)
-
-
-def _hann(n: int, *, half_width: Tensor) -> Tensor:
-    """Hann windows (batch, n) around n // 2 that reach zero `half_width` samples from it."""
-    offset = (torch.arange(n, device=half_width.device) - n // 2).abs()
-    ratio = offset / half_width.clamp_min(1).unsqueeze(1)
-    return torch.where(ratio < 1, torch.cos(math.pi / 2 * ratio) ** 2, 0)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.losses import Prediction, WholeImages
-from activemri.mri import coils
 from activemri.mri.operators import CartesianOperator
+from activemri.mri.sensitivity import low_resolution
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.scoring import center_crop
 from activemri.training.augmentation import Change
@@ -171,7 +171,7 @@ def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lin
         sensitivity = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
     elif kspace.shape[1] > 1:
         start = mask & center_lines(slices[0].shape, n_center_lines)
-        sensitivity = coils.estimate_sensitivity(kspace * start.unsqueeze(1), start)
+        sensitivity = low_resolution(kspace * start.unsqueeze(1), start)
     target = torch.stack([scan.target for scan in slices])
     everything = CartesianOperator(measured[:, None], sensitivity)
     return Batch(

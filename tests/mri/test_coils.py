@@ -1,4 +1,4 @@
-"""Coil maps: physics of the simulated ones, locality of the estimated ones."""
+"""Coils: physics of simulated maps, combination of images."""
 
 import math
 
@@ -11,11 +11,9 @@ from activemri.mri import fourier
 from activemri.mri.coils import (
     biot_savart_sensitivity,
     combine,
-    estimate_sensitivity,
     root_sum_of_squares,
     unit_norm,
 )
-from activemri.mri.operators import CartesianOperator
 
 HEIGHT, WIDTH = 24, 30
 
@@ -101,87 +99,3 @@ def test_combining_undoes_seeing_and_is_the_adjoint() -> None:
 def test_a_pixel_without_signal_sees_equally_with_all_coils() -> None:
     result = unit_norm(torch.zeros(4, 2, 3, dtype=torch.complex64))
     assert torch.equal(result, torch.full((4, 2, 3), 0.5, dtype=torch.complex64))
-
-
-def masks() -> dict[str, Tensor]:
-    columns = torch.zeros(1, 1, WIDTH, dtype=torch.bool)
-    columns[..., WIDTH // 2 - 4 : WIDTH // 2 + 4] = True
-    columns[..., 2] = True
-    rows = torch.zeros(1, HEIGHT, 1, dtype=torch.bool)
-    rows[:, HEIGHT // 2 - 3 : HEIGHT // 2 + 4] = True
-    points = torch.rand(1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.3
-    points[:, HEIGHT // 2 - 4 : HEIGHT // 2 + 4, WIDTH // 2 - 4 : WIDTH // 2 + 4] = True
-    single = torch.zeros(1, 1, WIDTH, dtype=torch.bool)
-    single[..., WIDTH // 2] = True
-    return {"columns": columns, "rows": rows, "points": points, "one line": single}
-
-
-@pytest.mark.parametrize("kind", masks())
-@pytest.mark.parametrize("rubbish", [1e6, math.nan])
-def test_estimates_depend_on_acquired_samples_only(kind: str, rubbish: float) -> None:
-    mask = masks()[kind]
-    _, _, kspace = object_and_kspace(3)
-    spoilt = torch.where(mask.unsqueeze(1), kspace, torch.full_like(kspace, rubbish))
-    assert torch.equal(estimate_sensitivity(kspace, mask), estimate_sensitivity(spoilt, mask))
-
-
-def test_estimates_do_depend_on_the_acquired_centre() -> None:
-    mask = masks()["columns"]
-    _, _, kspace = object_and_kspace(3)
-    changed = kspace.clone()
-    changed[:, 0, HEIGHT // 2, WIDTH // 2] *= 2
-    assert not torch.allclose(
-        estimate_sensitivity(kspace, mask), estimate_sensitivity(changed, mask), atol=1e-2
-    )
-
-
-@pytest.mark.parametrize(("kind", "error"), [("columns", 0.12), ("rows", 0.12), ("points", 0.15)])
-def test_estimates_are_near_the_truth_where_there_is_signal(kind: str, error: float) -> None:
-    image, sensitivity, kspace = object_and_kspace(4)
-    estimate = estimate_sensitivity(kspace, masks()[kind])[0]
-    # alike but for a common phase: what is compared is the projection onto the true maps
-    alike = combine(sensitivity, estimate).abs()[image.abs() > 0.2 * image.abs().max()]
-    assert float((1 - alike.square()).clamp_min(0).sqrt().mean()) < error
-
-
-@pytest.mark.parametrize("kind", masks())
-def test_estimates_have_unit_norm_and_combine_to_the_whole_image(kind: str) -> None:
-    image, _, kspace = object_and_kspace(4)
-    estimate = estimate_sensitivity(kspace, masks()[kind])
-    assert torch.allclose(root_sum_of_squares(estimate), torch.ones(1, HEIGHT, WIDTH), atol=1e-5)
-    if kind != "one line":
-        everything = CartesianOperator(torch.ones(1, 1, WIDTH, dtype=torch.bool), estimate)
-        error = everything.adjoint(kspace).abs()[0] - image.abs()
-        assert float(error.abs().max()) < 0.05
-
-
-def test_each_scan_of_a_batch_is_estimated_for_itself() -> None:
-    _, _, kspace = object_and_kspace(3)
-    several = torch.cat((kspace, kspace.flip(1)))
-    mask = torch.cat((masks()["columns"], masks()["one line"]))
-    together = estimate_sensitivity(several, mask)
-    for i in range(2):
-        assert torch.equal(together[i], estimate_sensitivity(several[[i]], mask[[i]])[0])
-
-
-@pytest.mark.parametrize("content", ["nothing", "no centre"])
-def test_without_signal_or_centre_all_coils_count_equally(content: str) -> None:
-    _, _, kspace = object_and_kspace(4)
-    mask = masks()["columns"]
-    if content == "nothing":
-        kspace = torch.zeros_like(kspace)
-    else:
-        mask = torch.roll(mask, WIDTH // 2, dims=-1)
-    expected = torch.full_like(kspace, 0.5)
-    assert torch.allclose(estimate_sensitivity(kspace, mask), expected)
-
-
-def test_one_coil_is_estimated_as_ones() -> None:
-    kspace = torch.randn(2, 1, 8, 10, dtype=torch.complex64)
-    mask = torch.ones(2, 1, 10, dtype=torch.bool)
-    assert torch.equal(estimate_sensitivity(kspace, mask), torch.ones_like(kspace))
-
-
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected kspace \(batch, coil, height, width\)"):
-        estimate_sensitivity(torch.zeros(3, 8, 10, dtype=torch.complex64), torch.ones(1, 1, 10))
