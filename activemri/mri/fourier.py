@@ -35,6 +35,37 @@ def ifft(kspace: Tensor, axes: tuple[int, ...]) -> Tensor:
     return _one_by_one(kspace, lambda one: _centred(torch.fft.ifftn, one, axes))
 
 
+def weigh(image: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Multiply the k-space of an image, F^H W F: a convolution.
+
+    Convolutions commute with the circular shifts that centred transforms consist of, so only the
+    weights are shifted, which are much smaller. This is exact.
+
+    Args:
+        image: complex (batch, ...).
+        weights: real or bool, of the centred k-space, that broadcast against the image; their
+            first axis is the batch, or 1.
+        axes: those to transform; along the others weights are constant.
+    """
+    if not axes:
+        return image * weights
+    turned = torch.fft.ifftshift(weights, dim=axes)
+
+    def one(image: Tensor, turned: Tensor) -> Tensor:
+        spectrum = torch.fft.fftn(image, dim=axes)
+        result: Tensor = torch.fft.ifftn(spectrum * turned, dim=axes)
+        return result
+
+    if not _apart(image):
+        return one(image, turned)
+    return torch.stack(
+        [
+            one(*pair)
+            for pair in zip(image, turned.expand(len(image), *turned.shape[1:]), strict=True)
+        ]
+    )
+
+
 def _centred(transform: Callable[..., Tensor], values: Tensor, axes: tuple[int, ...]) -> Tensor:
     if not axes:
         return values
@@ -49,6 +80,8 @@ def _one_by_one(batch: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
     The library may round a batch differently from its items, and then a scan would depend on
     which others it is acquired with. Taking them apart costs next to nothing.
     """
-    if batch.device.type != "cpu" or batch.ndim < 3 or len(batch) < 2:
-        return transform(batch)
-    return torch.stack([transform(one) for one in batch])
+    return torch.stack([transform(one) for one in batch]) if _apart(batch) else transform(batch)
+
+
+def _apart(batch: Tensor) -> bool:
+    return batch.device.type == "cpu" and batch.ndim > 2 and len(batch) > 1

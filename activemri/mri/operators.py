@@ -37,8 +37,7 @@ class CartesianOperator:
         the axes that the mask selects on are transformed. This is exact.
         """
         axes = tuple(axis for axis in fourier.IMAGE_AXES if self.mask.shape[axis] > 1)
-        kspace = fourier.fft(self._spread(image), axes) * self.mask.unsqueeze(1)
-        return self._combine(fourier.ifft(kspace, axes))
+        return self._combine(fourier.weigh(self._spread(image), self.mask.unsqueeze(1), axes))
 
     def data_consistency(self, image: Tensor, zero_filled: Tensor) -> Tensor:
         """Put the measured samples back into a reconstruction (hard data consistency).
