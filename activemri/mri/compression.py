@@ -38,7 +38,8 @@ def whitening(covariance: Tensor) -> Tensor:
             "expected independent noise in every coil"
         )
     eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    return torch.linalg.solve_triangular(factor, eye, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse
 
 
 def mix_coils(kspace: Tensor, matrix: Tensor) -> Tensor:
@@ -58,7 +59,8 @@ def svd_compression(calibration: Tensor, n_coils: int) -> Tensor:
     """
     _check(len(calibration), n_coils)
     directions, _, _ = torch.linalg.svd(calibration.flatten(1), full_matrices=False)
-    return directions[:, :n_coils].conj().T
+    combinations: Tensor = directions[:, :n_coils].conj().T
+    return combinations
 
 
 def geometric_compression(calibration: Tensor, n_coils: int, *, window: int = 5) -> Tensor:
@@ -85,7 +87,7 @@ def geometric_compression(calibration: Tensor, n_coils: int, *, window: int = 5)
     if window < 1 or window % 2 == 0:
         raise ValueError(f"expected an odd window of at least 1; got {window}")
     n_places, half = calibration.shape[1], window // 2
-    matrices = []
+    matrices: list[Tensor] = []
     for place in range(n_places):
         near = calibration[:, max(place - half, 0) : place + half + 1].flatten(1)
         found = svd_compression(near, n_coils)
