@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
 from activemri import cli
 from activemri.agents.learning.registry import ALGORITHMS
 from activemri.agents.registry import make_policy
 from activemri.settings import TrainPolicySettings
+from tests.agents.learning.files import write_noise
 from tests.agents.learning.scripted import SCRIPTED
 
 
@@ -21,14 +20,7 @@ def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def line(tmp_path: Path) -> str:
     """A training of a moment, on scans in files."""
-    generator = np.random.default_rng(0)
-    for split in ("train", "val"):
-        folder = tmp_path / "scans" / split
-        folder.mkdir(parents=True)
-        with h5py.File(folder / f"{split}.h5", "w") as file:
-            parts = generator.normal(size=(2, 2, 1, 16, 16))
-            file["kspace"] = (parts[0] + 1j * parts[1]).astype(np.complex64)
-            file.attrs["subject_id"] = split
+    write_noise(tmp_path / "scans", n_slices=2)
     return (
         f"train policy --algo scripted --env ActiveMRI/HDF5-v0 --data {tmp_path / 'scans'} "
         f"--budget 3 --max-steps 2 --out {tmp_path / 'run'}"

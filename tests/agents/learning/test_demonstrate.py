@@ -2,25 +2,17 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from activemri import cli
 from activemri.agents.registry import make_policy
+from tests.agents.learning.files import write_noise
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    for split in ("train", "val"):
-        folder = tmp_path / "scans" / split
-        folder.mkdir(parents=True)
-        with h5py.File(folder / f"{split}.h5", "w") as file:
-            parts = generator.normal(size=(2, 3, 1, 16, 16))
-            file["kspace"] = (parts[0] + 1j * parts[1]).astype(np.complex64)
-            file.attrs["subject_id"] = split
-    return tmp_path / "scans"
+    return write_noise(tmp_path / "scans", n_slices=3)
 
 
 def demonstrate(data: Path, out: Path, more: str = "", *, env: str = "HDF5") -> int:
