@@ -39,6 +39,13 @@ class CartesianOperator:
         axes = tuple(axis for axis in fourier.IMAGE_AXES if self.mask.shape[axis] > 1)
         return self._combine(fourier.weigh(self._spread(image), self.mask.unsqueeze(1), axes))
 
+    def of_scan(self, row: int) -> "CartesianOperator":
+        """The operator of one scan of the batch, as a batch of one."""
+        maps = self.sensitivity
+        return CartesianOperator(
+            self.mask[row : row + 1], None if maps is None else maps[row : row + 1]
+        )
+
     def data_consistency(self, image: Tensor, zero_filled: Tensor) -> Tensor:
         """Put the measured samples back into a reconstruction (hard data consistency).
 

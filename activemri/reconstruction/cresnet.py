@@ -101,7 +101,7 @@ class CResNet(Reconstructor):
         if not works_one_by_one(self.training, zero_filled):
             return self._reconstruct(zero_filled, measurement.operator)
         parts = [
-            self._reconstruct(zero_filled[row : row + 1], _row(measurement.operator, row))
+            self._reconstruct(zero_filled[row : row + 1], measurement.operator.of_scan(row))
             for row in range(len(zero_filled))
         ]
         return Reconstruction(
@@ -237,13 +237,6 @@ def _head(n_inputs: int, width: int, skips: bool) -> nn.Module:
     # Details need a look at full resolution; the transposed convolutions alone blur them.
     look = nn.Conv2d(n_inputs, width, 3, padding=1, padding_mode="reflect")
     return nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), last)
-
-
-def _row(operator: CartesianOperator, row: int) -> CartesianOperator:
-    maps = operator.sensitivity
-    return CartesianOperator(
-        operator.mask[row : row + 1], None if maps is None else maps[row : row + 1]
-    )
 
 
 #: Settings of Zhang et al. for DICOM images of 128 x 128 and raw knee scans of 640 x 368.

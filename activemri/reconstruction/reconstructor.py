@@ -1,5 +1,6 @@
 """What every reconstruction method takes and gives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,11 @@ class Measurement:
         """Measure: keep what the operator's mask selects of fully or partly sampled k-space."""
         acquired = kspace * operator.mask.unsqueeze(1)
         return cls(acquired, operator, operator.adjoint(acquired))
+
+    def of_scan(self, row: int) -> "Measurement":
+        """One scan of the batch, as a batch of one."""
+        one = slice(row, row + 1)
+        return Measurement(self.kspace[one], self.operator.of_scan(row), self.zero_filled[one])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +67,21 @@ class Reconstructor(nn.Module):
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
         return super().__call__(measurement)  # type: ignore[no-any-return]
+
+
+def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], Tensor]) -> Tensor:
+    """What a method makes of every scan, on a CPU each alone.
+
+    There the result of a scan then does not depend on its batch to the last bit, and many small
+    steps stay in the cache. Other devices want batches.
+
+    Args:
+        measurement: of any number of scans.
+        solve: measurement to complex image (batch, height, width).
+    """
+    if measurement.zero_filled.device.type != "cpu":
+        return solve(measurement)
+    return torch.cat([solve(measurement.of_scan(row)) for row in range(len(measurement.kspace))])
 
 
 @torch.no_grad()

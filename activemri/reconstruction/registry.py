@@ -8,17 +8,23 @@ import torch
 
 from activemri import checkpoints
 from activemri.checkpoints import Checkpoint, CheckpointError
+from activemri.reconstruction.cg_sense import CGSense
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.diffusion import Diffusion
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.total_variation import TotalVariation
 from activemri.reconstruction.unet import UNet
+from activemri.reconstruction.wavelet import WaveletSensing
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "zero-filled": ZeroFilled,
+    "cg-sense": CGSense,
+    "wavelet": WaveletSensing,
+    "total-variation": TotalVariation,
     "unet": UNet,
     "cresnet": CResNet,
     "diffusion": Diffusion,

@@ -121,8 +121,9 @@ def test_a_scan_is_reconstructed_alike_alone_and_in_any_batch(
         result = reconstructor(Measurement.of(kspace[i : i + 1], alone))
         for name in ("image", "uncertainty", "samples"):
             one, all_ = getattr(result, name), getattr(together, name)
+            # in units of the largest value: sums of many steps round in units of what they hold
             assert (one is None and all_ is None) or torch.allclose(
-                one, all_[i : i + 1], rtol=1e-5, atol=1e-5
+                one, all_[i : i + 1], rtol=1e-5, atol=1e-5 * float(all_.abs().max())
             ), name
 
 

@@ -1,0 +1,97 @@
+"""Orthonormal wavelets of images, Daubechies' with four vanishing moments."""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# Low-pass filter of eight taps (Daubechies, Comm. Pure Appl. Math. 41:909, 1988), of norm one.
+_LOW = (
+    0.2303778133088965, 0.7148465705529157, 0.6308807679298589, -0.0279837694168599,
+    -0.1870348117190931, 0.0308413818355607, 0.0328830116668852, -0.0105974017850690,
+)  # fmt: skip
+
+
+def decompose(image: Tensor, levels: int) -> Tensor:
+    """Wavelet coefficients on a torus: an orthonormal change of basis.
+
+    Args:
+        image: real (..., height, width), both divisible by ``2 ** levels``; complex images are two.
+        levels: how often the coarse part is taken apart again.
+
+    Returns:
+        Coefficients of the same shape, the coarse part in the top left corner.
+
+    Raises:
+        ValueError: if a side is not divisible.
+    """
+    _check(image, levels)
+    result = image
+    for level in range(levels):
+        height, width = (size >> level for size in image.shape[-2:])
+        result = _with_corner(result, _split(result[..., :height, :width]))
+    return result
+
+
+def compose(coefficients: Tensor, levels: int) -> Tensor:
+    """The image of some coefficients: inverse and adjoint of :func:`decompose`.
+
+    Raises:
+        ValueError: if a side is not divisible.
+    """
+    _check(coefficients, levels)
+    result = coefficients
+    for level in reversed(range(levels)):
+        height, width = (size >> level for size in coefficients.shape[-2:])
+        result = _with_corner(result, _join(result[..., :height, :width]))
+    return result
+
+
+def _check(values: Tensor, levels: int) -> None:
+    if levels < 0 or any(size % (1 << levels) for size in values.shape[-2:]):
+        raise ValueError(
+            f"expected at least 0 levels and sides divisible by 2 ** levels; got {levels} levels "
+            f"of {tuple(values.shape[-2:])}"
+        )
+
+
+@cache
+def _matrix(n: int) -> Tensor:
+    """One step along n samples on a torus, float64 (n, n): coarse rows, then fine ones."""
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for row in range(n // 2):
+        for tap, value in enumerate(_LOW):
+            matrix[row, (2 * row + tap) % n] += value
+            # The mirror filter: reversed, with alternating signs.
+            matrix[n // 2 + row, (2 * row + tap) % n] += (-1) ** tap * _LOW[-1 - tap]
+    return matrix
+
+
+def _split(values: Tensor) -> Tensor:
+    rows, columns = (_matrix(size).to(values) for size in values.shape[-2:])
+    return _between(rows, values, columns.T)
+
+
+def _join(values: Tensor) -> Tensor:
+    rows, columns = (_matrix(size).to(values) for size in values.shape[-2:])
+    return _between(rows.T, values, columns)
+
+
+def _between(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
+    """Products of each image alone: the library may round a stack of them differently."""
+    images = values.reshape(-1, *values.shape[-2:])
+    return torch.stack([left @ image @ right for image in images]).reshape(values.shape)
+
+
+def _with_corner(whole: Tensor, corner: Tensor) -> Tensor:
+    if corner.shape == whole.shape:
+        return corner
+    height, width = corner.shape[-2:]
+    right = torch.cat([corner, whole[..., :height, width:]], dim=-1)
+    return torch.cat([right, whole[..., height:, :]], dim=-2)
+
+
+def most_levels(height: int, width: int) -> int:
+    """Levels whose coarsest part is still wider than the filter; at least one."""
+    return max(1, int(math.log2(max(2, min(height, width) // len(_LOW)))))

@@ -1,0 +1,53 @@
+"""CG-SENSE: least squares over what all coils have measured."""
+
+from torch import Tensor
+
+from activemri.mri.conjugate_gradient import conjugate_gradient
+from activemri.reconstruction.reconstructor import (
+    Measurement,
+    Reconstruction,
+    Reconstructor,
+    solved_one_by_one,
+)
+
+
+class CGSense(Reconstructor):
+    """x = argmin |A x - y|^2 + weight |x|^2, by conjugate gradients from the zero-filled image.
+
+    Pruessmann et al., Advances in sensitivity encoding with arbitrary k-space trajectories, MRM
+    46:638 (2001). Few steps regularise as well: noise is amplified late. With a single coil nothing
+    tells about samples that were not acquired, and the zero-filled image comes out.
+
+    Args:
+        steps: of conjugate gradients at most.
+        weight: of the image's energy, in units of the operator's norm (one, with maps of unit
+            norm).
+        tolerance: of the residual's norm, in units of the zero-filled image's.
+    """
+
+    #: Measured samples are fitted, not kept.
+    keeps_data = False
+
+    def __init__(self, steps: int = 10, *, weight: float = 1e-2, tolerance: float = 1e-4) -> None:
+        super().__init__()
+        if steps < 1 or not weight >= 0 or not tolerance >= 0:
+            raise ValueError(
+                "expected at least one step, and a weight and a tolerance of at least 0; got "
+                f"steps={steps}, weight={weight}, tolerance={tolerance}"
+            )
+        self.settings = {"steps": steps, "weight": weight, "tolerance": tolerance}
+        self.steps, self.weight, self.tolerance = steps, weight, tolerance
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        if measurement.operator.sensitivity is None:
+            return Reconstruction(measurement.zero_filled)
+        return Reconstruction(solved_one_by_one(measurement, self._solve))
+
+    def _solve(self, measurement: Measurement) -> Tensor:
+        return conjugate_gradient(
+            lambda image: measurement.operator.gram(image) + self.weight * image,
+            measurement.zero_filled,
+            start=measurement.zero_filled,
+            max_steps=self.steps,
+            tolerance=self.tolerance,
+        )

@@ -1,0 +1,52 @@
+"""Accelerated proximal gradients: the descent that sparse reconstructions have in common."""
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from activemri.reconstruction.reconstructor import Measurement
+
+
+def descend(
+    measurement: Measurement, proximal: Callable[[Tensor], Tensor], *, steps: int
+) -> Tensor:
+    """Minimise 1/2 |A x - y|^2 + R(x) from the zero-filled image.
+
+    FISTA (Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009). Its steps have length one, as A has
+    norm one: masks select, the transform is unitary and coil maps have unit norm.
+
+    Args:
+        measurement: y and A.
+        proximal: argmin R(x) + 1/2 |x - v|^2 for images v, complex (batch, height, width).
+        steps: iterations, one A^H A each.
+
+    Returns:
+        Images, complex (batch, height, width).
+    """
+    image = ahead = measurement.zero_filled
+    momentum = 1.0
+    for _ in range(steps):
+        before = image
+        image = proximal(ahead - measurement.operator.gram(ahead) + measurement.zero_filled)
+        last, momentum = momentum, (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = image + (last - 1) / momentum * (image - before)
+    return image
+
+
+def peak_of(image: Tensor) -> Tensor:
+    """Largest magnitude of each image, (batch, 1, 1)."""
+    return image.abs().amax(dim=(-2, -1), keepdim=True)
+
+
+def require_settings(*, weight: float, **counts: int) -> None:
+    """Refuse what makes no sense.
+
+    Raises:
+        ValueError: a negative weight, or a count below one.
+    """
+    if not weight >= 0 or any(count < 1 for count in counts.values()):
+        told = ", ".join(f"{name}={value}" for name, value in {"weight": weight, **counts}.items())
+        raise ValueError(
+            f"expected a weight of at least 0, and {' and '.join(counts)} of at least 1; got {told}"
+        )
