@@ -185,6 +185,7 @@ class _Turn:
                 lr=settings.lr,
                 n_center_lines=task.n_center_lines,
                 budget=task.budget or scans.shape[1] - task.n_center_lines,
+                sensitivity=str(task.sensitivity),
                 seed=settings.seed,
                 threads=settings.threads,
                 device=settings.device,

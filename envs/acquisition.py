@@ -26,9 +26,10 @@ from activemri.metrics import find_metric
 from activemri.mri import lines
 from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
+from activemri.mri.sensitivity import FROM_START, CoilMaps
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import Lines, TaskFunction, add_lines, largest_magnitude
+from activemri.scoring import TaskFunction, add_lines, largest_magnitude
 
 STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
@@ -116,6 +117,7 @@ class Acquisition:
         task: a downstream network's loss, for the score "task_loss".
         imperfection: what keeps measurements from being those of the target, and lets lines be
             measured again; None for an ideal scanner.
+        coil_maps: how maps of several coils are estimated where scans bring none along.
     """
 
     geometry: CartesianGeometry
@@ -127,6 +129,7 @@ class Acquisition:
     device: torch.device | str = "cpu"
     task: TaskFunction | None = None
     imperfection: Imperfection | None = None
+    coil_maps: CoilMaps = FROM_START
 
     def __post_init__(self) -> None:
         legality.check_counts(self.budget, center=self.n_center_lines, random=self.n_random_lines)
@@ -194,6 +197,7 @@ class Acquisition:
             measuring.replay(state.course, log.to(masks.device), state.n_acquired)
             n_acquired = state.course.record.n_measured.sum(dim=1)
         state = replace(state, mask=masks, budget=budgets, n_acquired=n_acquired)
+        state = self._imaging.update_maps(state, state.start_mask)
         operator = self._imaging.operator(masks, state)
         state.legal = self.geometry.legal(state.spent, state.measurable, budgets)
         state.zero_filled = operator.adjoint(self._imaging.kspace(state)).contiguous()
@@ -212,12 +216,15 @@ class Acquisition:
         """
         legality.check_actions(self.geometry, state, actions)
         acting = actions >= 0
+        before = state.mask
         mask, budget, n_acquired = state.mask, state.budget, state.n_acquired
         if bool(acting.any()):
             taken = actions.clamp(min=0)
-            wanted = self._wanted(state, state.rows, taken, acting)
+            wanted = self._imaging.wanted(state, state.rows, taken, acting)
             n_new = wanted.new.sum(dim=1)
-            add_lines(state.zero_filled, self._share(state, wanted, keep=True), state.sensitivity)
+            add_lines(
+                state.zero_filled, self._imaging.share(state, wanted, keep=True), state.sensitivity
+            )
             acquired = self.geometry.acquire(mask, taken) & state.measurable
             mask = torch.where(acting[:, None], acquired, mask)
             budget, n_acquired = budget - n_new, n_acquired + n_new
@@ -231,6 +238,7 @@ class Acquisition:
         )
         state.legal = self.geometry.legal(state.spent, state.measurable, budget)
         if bool(acting.any()):
+            state = self._imaging.update_maps(state, before)
             self._imaging.update(state, self.metrics)
         return state
 
@@ -250,9 +258,9 @@ class Acquisition:
         names = tuple(metrics or self.metrics)
         legality.check_trials(self.geometry, actions)
         owner = state.rows.repeat_interleave(actions.shape[1])
-        wanted = self._wanted(state, owner, actions.flatten())
-        if isinstance(self.reconstructor, ZeroFilled):
-            new, maps = self._share(state, wanted), state.sensitivity
+        wanted = self._imaging.wanted(state, owner, actions.flatten())
+        if isinstance(self.reconstructor, ZeroFilled) and not self._imaging.updates_maps(state):
+            new, maps = self._imaging.share(state, wanted), state.sensitivity
             scores = state.reference.trial_scores(
                 state.zero_filled, owner, new, sensitivity=maps, names=names, task=self.task
             )
@@ -310,7 +318,9 @@ class Acquisition:
 
     @cached_property
     def _imaging(self) -> Imaging:
-        return Imaging(self.geometry, self.reconstructor, self.imperfection, self.task)
+        return Imaging(
+            self.geometry, self.reconstructor, self.imperfection, self.task, self.coil_maps
+        )
 
     def _prepare(
         self,
@@ -336,7 +346,12 @@ class Acquisition:
             seeds = starting.draw_seeds(generators) if seeds is None else seeds
             course = measuring.begin(scan, mask, seeds=seeds.to(mask.device), horizon=self.horizon)
             seen, left = measuring.kspace(course), measuring.left(course, measurable)
-        sensitivity = starting.sensitivity(slices, seen * kspace_mask.unsqueeze(1), kspace_mask)
+        sensitivity = starting.sensitivity(
+            slices,
+            seen * kspace_mask.unsqueeze(1),
+            kspace_mask,
+            estimate=self.coil_maps.estimate,
+        )
         zero_filled = CartesianOperator(kspace_mask, sensitivity).adjoint(seen).contiguous()
         budget = left.sum(dim=1).clamp(max=self.budget or int(left.sum()))
         state = State(
@@ -361,27 +376,6 @@ class Acquisition:
         )
         legality.check_begun(state)
         return state
-
-    def _wanted(
-        self, state: State, owner: Tensor, actions: Tensor, acting: Tensor | None = None
-    ) -> Wanted:
-        """Lines that actions would measure in the scans of their owners."""
-        group = self.geometry.groups[actions]
-        new = state.measurable[owner[:, None], group] & ~state.spent[owner[:, None], group]
-        new &= self.geometry.first_mention[actions]
-        if acting is not None:
-            new &= acting[:, None]
-        return Wanted(owner, group, new, state.n_acquired[owner])
-
-    def _share(self, state: State, wanted: Wanted, *, keep: bool = False) -> Lines:
-        """What measuring lines adds to the zero-filled images; `keep` says that it is done."""
-        line = self.geometry.line_of_scan(wanted.group, state.shape)
-        if state.course is None:
-            readout = state.readout[wanted.row[:, None], line] * wanted.new[:, :, None, None]
-        else:
-            measuring = self._imaging.measuring(state)
-            readout = (measuring.measure if keep else measuring.change)(state.course, wanted)
-        return Lines(*lines.factors(readout, line, self.geometry, state.shape))
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,6 +225,7 @@ class Episodes:
             "scores": one.scores,
             "reconstruction": one.reconstruction,
             "course": one.course,
+            "sensitivity": one.sensitivity,
             **{name: getattr(one, name) for name in _SAVED},
         }
 
@@ -240,6 +241,7 @@ class Episodes:
             scores={name: value.clone() for name, value in saved["scores"].items()},
             reconstruction=replace(saved["reconstruction"]),
             course=course,
+            sensitivity=saved["sensitivity"],
             **copied,
         )
         self._place([row], state)

@@ -9,7 +9,7 @@ from torch import Tensor
 from activemri.data.slices import Slice
 from activemri.envs.legality import check_samples
 from activemri.envs.state import check_one_kind
-from activemri.mri.sensitivity import low_resolution
+from activemri.mri.sensitivity import SensitivityEstimator
 
 
 def load(slices: Sequence[Slice], device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -27,13 +27,20 @@ def load(slices: Sequence[Slice], device: torch.device | str) -> tuple[Tensor, T
     return kspace, torch.stack([s.measured for s in slices]).to(device)
 
 
-def sensitivity(slices: Sequence[Slice], acquired: Tensor, kspace_mask: Tensor) -> Tensor | None:
+def sensitivity(
+    slices: Sequence[Slice],
+    acquired: Tensor,
+    kspace_mask: Tensor,
+    *,
+    estimate: SensitivityEstimator,
+) -> Tensor | None:
     """Given coil maps, or maps estimated from the lines that the scans start with.
 
     Args:
         slices: who is scanned, of one kind.
         acquired: k-space of the start, zero elsewhere, complex (batch, coil, height, width).
         kspace_mask: which samples that is, bool (batch, height or 1, width or 1).
+        estimate: how maps are estimated.
 
     Returns:
         Complex (batch, coil, height, width), or None for a unit map.
@@ -44,7 +51,7 @@ def sensitivity(slices: Sequence[Slice], acquired: Tensor, kspace_mask: Tensor) 
         return given.to(acquired.device, torch.complex64)
     if acquired.shape[1] == 1:
         return None
-    return low_resolution(acquired, kspace_mask).contiguous()
+    return estimate(acquired, kspace_mask).contiguous()
 
 
 def draw_seeds(generators: Sequence[np.random.Generator] | None) -> Tensor:

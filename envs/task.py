@@ -16,6 +16,7 @@ from activemri.envs.observation import Frame, Observation, make_observation
 from activemri.envs.reward import Reward, TaskLoss, make_reward
 from activemri.metrics import REGION_METRICS, find_metric
 from activemri.mri.geometry import CartesianGeometry, make_geometry
+from activemri.mri.sensitivity import CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import make_reconstructor
 
@@ -49,6 +50,10 @@ class Task:
             :mod:`activemri.envs.imperfections`.
         severity: how strong the imperfection is, in its own units; None for the usual.
         repeats: how often a line may be measured; None for the usual.
+        sensitivity: how maps of several coils are estimated from acquired lines, where the scans
+            bring none: "low-resolution", "walsh" or "espirit", from the lines that a scan starts
+            with; "espirit-updated" and so on estimate again as lines arrive; or an object, see
+            :class:`activemri.mri.sensitivity.CoilMaps`.
         observation: "image", "uncertainty", "roi", "complex", "kspace", "multicoil", "mask",
             "lines", "flat", or an object; see :mod:`activemri.envs.observation`.
         reward: "delta_ssim", "delta_roi_ssim" and the like, "uncertainty_drop", or an object such
@@ -84,6 +89,7 @@ class Task:
     imperfection: str | Imperfection | None = None
     severity: float | None = None
     repeats: int | None = None
+    sensitivity: str | CoilMaps = "low-resolution"
     observation: str | Observation = "image"
     reward: str | Reward = "delta_ssim"
     metrics: tuple[str, ...] = STANDARD_METRICS
@@ -102,6 +108,7 @@ class Task:
         if self.tr is not None and not (self.tr > 0 and math.isfinite(self.tr)):
             raise ValueError(f"tr must be a positive number of seconds; got {self.tr!r}")
         self._imperfection()
+        make_coil_maps(self.sensitivity)
         usable(self.device)  # to be told before scans are opened
 
     @classmethod
@@ -145,6 +152,7 @@ class Task:
             device=self.device,
             task=reward.loss if isinstance(reward, TaskLoss) else None,
             imperfection=self._imperfection(),
+            coil_maps=make_coil_maps(self.sensitivity),
         )
 
     def _imperfection(self) -> Imperfection | None:

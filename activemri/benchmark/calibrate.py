@@ -28,6 +28,7 @@ from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
+from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
@@ -61,6 +62,7 @@ class Scans:
         steps: moments: lines acquired since the start.
         seed: of the masks.
         device: where to compute.
+        coil_maps: how they are estimated where scans bring none.
     """
 
     dataset: SliceDataset
@@ -69,6 +71,7 @@ class Scans:
     steps: Sequence[int]
     seed: int
     device: torch.device
+    coil_maps: CoilMaps = FROM_START
 
     @property
     def subjects(self) -> set[str]:
@@ -81,7 +84,12 @@ class Scans:
             self.masks(info, np.random.default_rng([self.seed, position, step]), step=step)
             for step in self.steps
         ]
-        batch = make_batch([scan] * len(masks), masks, n_center_lines=self.masks.n_center_lines)
+        batch = make_batch(
+            [scan] * len(masks),
+            masks,
+            n_center_lines=self.masks.n_center_lines,
+            coil_maps=self.coil_maps,
+        )
         return to_device(batch, self.device)
 
 
@@ -272,6 +280,7 @@ def _scans(dataset: SliceDataset, settings: CalibrateSettings) -> Scans:
         [int(step) for step in moments],
         settings.seed,
         usable(settings.device),
+        make_coil_maps(settings.sensitivity),
     )
 
 

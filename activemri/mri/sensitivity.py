@@ -12,6 +12,7 @@ take the phase of the low-resolution image, so that images come out nearly real.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from activemri.mri.coils import root_sum_of_squares, unit_norm
 #: Maps from k-space (batch, coil, height, width) and a mask (batch, height or 1, width or 1).
 SensitivityEstimator = Callable[[Tensor, Tensor], Tensor]
 
+_REACH = 24  # samples from the origin; further ones tell no estimator anything
 WIDEST = 16  # half the widest window in k-space that maps are estimated with, in samples
 FLOOR = 1e-3  # of the strongest signal: below it maps fade to equal coils
 _POWER_STEPS = 40
@@ -132,6 +134,55 @@ ESTIMATORS: dict[str, SensitivityEstimator] = {
     "walsh": walsh,
     "espirit": espirit,
 }
+
+
+@dataclass(frozen=True)
+class CoilMaps:
+    """How coil maps come about during a scan.
+
+    Attributes:
+        estimate: maps from what has been acquired around the centre.
+        updated: estimate again whenever something new is acquired there; else the lines that the
+            scan starts with decide.
+    """
+
+    estimate: SensitivityEstimator = low_resolution
+    updated: bool = False
+
+    @staticmethod
+    def may_change(before: Tensor, after: Tensor) -> Tensor:
+        """Whether masks differ in what maps are estimated from: bool (batch,).
+
+        Args:
+            before, after: bool (batch, height or 1, width or 1).
+        """
+        parts = [
+            slice(max(n // 2 - _REACH, 0), n // 2 + _REACH) if n > 1 else slice(None)
+            for n in before.shape[-2:]
+        ]
+        return (before != after)[:, parts[0], parts[1]].flatten(1).any(dim=1)
+
+
+#: The usual: low-resolution images of the lines that a scan starts with.
+FROM_START = CoilMaps()
+_UPDATED = "-updated"
+
+
+def make_coil_maps(maps: str | CoilMaps) -> CoilMaps:
+    """Coil maps by name: that of an estimator, e.g. "espirit", or "espirit-updated".
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if isinstance(maps, CoilMaps):
+        return maps
+    name = maps.removesuffix(_UPDATED)
+    if name not in ESTIMATORS:
+        raise ValueError(
+            f"unknown coil maps {maps!r}; expected one of {', '.join(ESTIMATORS)}, or one of them "
+            f"followed by {_UPDATED}"
+        )
+    return CoilMaps(ESTIMATORS[name], updated=maps.endswith(_UPDATED))
 
 
 def _check(kspace: Tensor, mask: Tensor) -> None:

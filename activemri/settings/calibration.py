@@ -44,6 +44,8 @@ class CalibrateSettings:
     """Centre lines that every scan starts with."""
     budget: int = 24
     """Longest episode in lines after the centre lines. Scans are judged at four moments of it."""
+    sensitivity: str = "low-resolution"
+    """How maps of several coils are estimated, as the reconstructor was trained."""
     matrix: OptionalInt = None
     """Crop or pad every scan to this many rows and columns; None keeps native sizes."""
     slices_per_volume: OptionalInt = None

@@ -34,6 +34,9 @@ class EnvironmentSettings:
     """Centre lines that every scan starts with."""
     budget: OptionalInt = None
     """Lines still to acquire when a scan starts."""
+    sensitivity: OptionalText = None
+    """How maps of several coils are estimated, e.g. espirit, or espirit-updated: again as lines
+    arrive."""
     step_cost: OptionalFloat = None
     """Price of an action, in units of the score. Above 0 a policy may stop."""
     metric: OptionalText = None

@@ -60,6 +60,10 @@ class TrainReconstructorSettings:
     """Centre lines that every scan starts with."""
     budget: int = 24
     """Longest episode to train for, in lines after the centre lines."""
+    sensitivity: str = "low-resolution"
+    """How maps of several coils are estimated from acquired lines, where the data have none:
+    low-resolution, walsh or espirit from the centre lines; espirit-updated and so on from all
+    acquired lines around the centre."""
     validate_every: int = 200
     """Steps between validations."""
     patience: OptionalInt = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.losses import Prediction, WholeImages
 from activemri.mri.operators import CartesianOperator
-from activemri.mri.sensitivity import low_resolution
+from activemri.mri.sensitivity import FROM_START, CoilMaps
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.scoring import center_crop
 from activemri.training.augmentation import Change
@@ -112,6 +112,7 @@ class TrainingBatches:
         batch_size: scans a step, of all processes together.
         seed: of all that is drawn.
         augment: draws a change for every scan.
+        coil_maps: how they are estimated where scans bring none.
         rank: this process has every n-th scan, beginning with this one.
         n_processes: which n is.
     """
@@ -124,6 +125,7 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         augment: Callable[[np.random.Generator], Change],
+        coil_maps: CoilMaps = FROM_START,
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
@@ -132,6 +134,7 @@ class TrainingBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.coil_maps = coil_maps
         self.rank, self.n_processes = rank, n_processes
         kinds: dict[object, list[int]] = defaultdict(list)
         for index, info in enumerate(scans.infos):
@@ -152,16 +155,25 @@ class TrainingBatches:
         some = own or [0]  # a process without a scan computes one that does not count
         slices = [changes[place](self.scans[chosen[place]]) for place in some]
         batch = make_batch(
-            slices, [masks[place] for place in some], n_center_lines=self.masks.n_center_lines
+            slices,
+            [masks[place] for place in some],
+            n_center_lines=self.masks.n_center_lines,
+            coil_maps=self.coil_maps,
         )
         return replace(batch, share=len(own) / size)
 
 
-def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lines: int) -> Batch:
+def make_batch(
+    slices: Sequence[Slice],
+    masks: Sequence[Tensor],
+    *,
+    n_center_lines: int,
+    coil_maps: CoilMaps = FROM_START,
+) -> Batch:
     """Measure scans of one kind with a column mask each, bool (width,).
 
     Where a scan has several coils without maps, they are estimated from the centre lines that its
-    episode starts with.
+    episode starts with, or, if they are updated, from all lines of its mask.
     """
     kspace = torch.stack([scan.kspace for scan in slices])
     measured = torch.stack([scan.measured.any(dim=0) for scan in slices])
@@ -170,8 +182,10 @@ def make_batch(slices: Sequence[Slice], masks: Sequence[Tensor], *, n_center_lin
     if all(scan.sensitivity is not None for scan in slices):
         sensitivity = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
     elif kspace.shape[1] > 1:
-        start = mask & center_lines(slices[0].shape, n_center_lines)
-        sensitivity = low_resolution(kspace * start.unsqueeze(1), start)
+        seen = mask
+        if not coil_maps.updated:
+            seen = mask & center_lines(slices[0].shape, n_center_lines)
+        sensitivity = coil_maps.estimate(kspace * seen.unsqueeze(1), seen)
     target = torch.stack([scan.target for scan in slices])
     everything = CartesianOperator(measured[:, None], sensitivity)
     return Batch(

@@ -17,6 +17,7 @@ from torch import Tensor
 from activemri.data.slices import SliceDataset
 from activemri.evaluator import load_evaluator
 from activemri.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.mri.sensitivity import make_coil_maps
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.runs.diary import Picture, summary_writer
@@ -79,6 +80,7 @@ def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
     world.require_divisible(settings.batch_size)
     require_precision(settings.precision, world.device_of(settings.device))
     make_augmentation(settings.augment)
+    make_coil_maps(settings.sensitivity)
     if isinstance(new_reconstructor(settings), LearnsByItself):
         _refuse_other_losses(settings)
     if settings.tensorboard:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from activemri.data.slices import SliceDataset
+from activemri.mri.sensitivity import make_coil_maps
 from activemri.runs.folder import RunFolder, command
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.augmentation import make_augmentation
@@ -45,6 +46,7 @@ class Run:
             "n_train_slices": len(self.batches.scans),
             "n_center_lines": masks.n_center_lines,
             "budget": masks.budget,
+            "sensitivity": self.settings.sensitivity,
             "masks": type(masks).__name__,
             "step": step,
             "metrics": dict(metrics),
@@ -87,16 +89,20 @@ def open_run(
         "n_validation_scans": len(validation_scans),
         **(given or {}),
     }
+    coil_maps = make_coil_maps(settings.sensitivity)
     batches = TrainingBatches(
         train_scans,
         masks,
         batch_size=settings.batch_size,
         seed=settings.seed,
         augment=make_augmentation(settings.augment),
+        coil_maps=coil_maps,
         rank=world.rank,
         n_processes=world.size,
     )
-    checks = Validation(validation_scans, masks, seed=settings.seed, device=world.device)
+    checks = Validation(
+        validation_scans, masks, seed=settings.seed, device=world.device, coil_maps=coil_maps
+    )
     state = _state(folder, settings, described, world)
     return Run(settings, folder, batches, checks, world, state)
 

@@ -13,8 +13,8 @@ from activemri.training.construction import new_reconstructor
 #: Settings that say which scans and moments are scored, how long, where and by whom. To compare
 #: trainings that differ in them by validation SSIM would make no sense.
 FIXED = frozenset(
-    "data name resume matrix max_steps n_center_lines budget validate_every patience images "
-    "tensorboard seed threads device".split()
+    "data name resume matrix max_steps n_center_lines budget sensitivity validate_every patience "
+    "images tensorboard seed threads device".split()
 )
 NETWORK = "network."
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from activemri import metrics
+from activemri.mri.sensitivity import FROM_START, CoilMaps
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.training.batches import Batch, InMemory, make_batch, to_device
@@ -39,15 +40,23 @@ class Validation:
         masks: where masks come from.
         seed: of the masks.
         device: where to compute.
+        coil_maps: how they are estimated where scans bring none.
     """
 
     def __init__(
-        self, scans: InMemory, masks: MaskSource, *, seed: int, device: torch.device
+        self,
+        scans: InMemory,
+        masks: MaskSource,
+        *,
+        seed: int,
+        device: torch.device,
+        coil_maps: CoilMaps = FROM_START,
     ) -> None:
         self.scans = scans
         self.masks = masks
         self.seed = seed
         self.device = device
+        self.coil_maps = coil_maps
         places = np.linspace(0, len(scans) - 1, min(N_SCANS, len(scans)))
         self.indices = [int(i) for i in np.unique(places.round())]
         self.steps = [int(s) for s in np.unique(np.linspace(0, masks.budget, N_MOMENTS).round())]
@@ -82,7 +91,12 @@ class Validation:
             self.masks(info, np.random.default_rng([self.seed, index, step]), step=step)
             for step in self.steps
         ]
-        batch = make_batch([scan] * len(masks), masks, n_center_lines=self.masks.n_center_lines)
+        batch = make_batch(
+            [scan] * len(masks),
+            masks,
+            n_center_lines=self.masks.n_center_lines,
+            coil_maps=self.coil_maps,
+        )
         return to_device(batch, self.device)
 
     def _ssim(self, batch: Batch, reconstructor: Reconstructor) -> Tensor:

@@ -42,6 +42,7 @@ def environment_options(settings: EnvironmentSettings) -> dict[str, Any]:
         "matrix_size": settings.matrix,
         "n_center_lines": settings.n_center_lines,
         "budget": settings.budget,
+        "sensitivity": settings.sensitivity,
         "step_cost": settings.step_cost,
     }
     options: dict[str, Any] = dict(find_environment(settings.env).arguments)

@@ -33,6 +33,7 @@ from activemri.envs.state import State
 from activemri.envs.task import Task
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES, CartesianGeometry, make_geometry
+from activemri.mri.sensitivity import ESTIMATORS, CoilMaps
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
 from tests.envs.scans import Unsure, random_weights, scan, with_other_unacquired
@@ -150,6 +151,16 @@ def test_nothing_seen_depends_on_what_was_not_acquired(
     if geometry == "points":
         del kinds["lines"]  # refuses points
     check_no_leak(made(geometry, method), original(coils), kinds=kinds)
+
+
+@pytest.mark.parametrize("imperfection", [None, Noise(0.2, REPEATS)])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_maps_that_are_updated_show_nothing_of_what_was_not_acquired(
+    estimator: str, imperfection: Imperfection | None
+) -> None:
+    maps = CoilMaps(ESTIMATORS[estimator], updated=True)
+    acquisition = replace(made("columns", Unsure()), coil_maps=maps, imperfection=imperfection)
+    check_no_leak(acquisition, original("estimated maps"))
 
 
 @dataclass(frozen=True)

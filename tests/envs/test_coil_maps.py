@@ -1,0 +1,161 @@
+"""Coil maps during a scan: from its start, or again whenever lines arrive around the centre."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from activemri.data.slices import Slice, SliceList
+from activemri.envs.acquisition import Acquisition
+from activemri.envs.env import ActiveMRIEnv
+from activemri.envs.imperfections import Noise
+from activemri.envs.state import State
+from activemri.mri.geometry import GEOMETRIES, make_geometry
+from activemri.mri.sensitivity import ESTIMATORS, CoilMaps, make_coil_maps
+from activemri.reconstruction.cg_sense import CGSense
+from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.envs.scans import scan
+
+UPDATED = [f"{name}-updated" for name in ESTIMATORS]
+NEAR = (6, 12)  # lines around the centre of 18 that no start has
+
+
+def protocol(
+    maps: str, reconstructor: Reconstructor | None = None, *, geometry: str = "columns"
+) -> Acquisition:
+    return Acquisition(
+        make_geometry(geometry, (16, 18)),
+        reconstructor or ZeroFilled(),
+        budget=9,
+        n_center_lines=4,
+        coil_maps=make_coil_maps(maps),
+    )
+
+
+def batch(n: int = 2) -> list[Slice]:
+    return [scan(i, n_coils=3) for i in range(n)]
+
+
+def maps_of(state: State) -> Tensor:
+    assert state.sensitivity is not None
+    return state.sensitivity
+
+
+def acquire(acquisition: Acquisition, state: State, *actions: int) -> State:
+    for action in actions:
+        state = acquisition.acquire(state, torch.full((len(state),), action))
+    return state
+
+
+@pytest.mark.parametrize("maps", ESTIMATORS)
+def test_maps_of_the_start_stay(maps: str) -> None:
+    acquisition = protocol(maps)
+    state = acquisition.start(batch())
+    first = maps_of(state).clone()
+    expected = ESTIMATORS[maps](state.scan, acquisition.view(state).operator.mask)
+    torch.testing.assert_close(first, expected)
+    assert torch.equal(maps_of(acquire(acquisition, state, *NEAR)), first)
+
+
+@pytest.mark.parametrize("maps", UPDATED)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_updated_maps_are_those_of_all_that_was_acquired(maps: str, geometry: str) -> None:
+    acquisition = protocol(maps, geometry=geometry)
+    state = acquisition.start(batch())
+    generator = np.random.default_rng(0)
+    for _ in range(4):
+        actions = [int(generator.choice(np.flatnonzero(row))) for row in state.legal.numpy()]
+        state = acquisition.acquire(state, torch.tensor(actions))
+        operator = acquisition.view(state).operator
+        acquired = state.scan * operator.mask.unsqueeze(1)
+        expected = acquisition.coil_maps.estimate(acquired, operator.mask)
+        torch.testing.assert_close(maps_of(state), expected, atol=1e-4, rtol=1e-4)
+        image = replace(operator, sensitivity=maps_of(state)).adjoint(acquired)
+        torch.testing.assert_close(state.zero_filled, image, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reconstructor", [ZeroFilled(), CGSense()])
+@pytest.mark.parametrize("imperfection", [None, Noise(0.1, repeats=2)])
+def test_a_preview_knows_the_maps_that_would_be(
+    reconstructor: Reconstructor, imperfection: Noise | None
+) -> None:
+    acquisition = replace(protocol("walsh-updated", reconstructor), imperfection=imperfection)
+    state = acquisition.start(batch(), seeds=torch.tensor([1, 2]))
+    actions = torch.tensor([[6, 1, 12], [12, 2, 0]])
+    preview = acquisition.preview(state, actions)
+    for trial in range(3):
+        taken = acquisition.acquire(state.clone(), actions[:, trial])
+        torch.testing.assert_close(
+            preview["ssim"][:, trial], taken.scores["ssim"], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_maps_that_scans_bring_along_stay() -> None:
+    acquisition = protocol("walsh-updated")
+    state = acquisition.start([scan(0, n_coils=3, maps=True)])
+    first = maps_of(state).clone()
+    assert torch.equal(maps_of(acquire(acquisition, state, *NEAR)), first)
+
+
+@pytest.mark.parametrize("imperfection", [None, Noise(0.1, repeats=2)])
+def test_a_scan_brought_to_a_mask_has_the_maps_of_one_that_came_there(
+    imperfection: Noise | None,
+) -> None:
+    acquisition = replace(protocol("low-resolution-updated"), imperfection=imperfection)
+    seeds = torch.tensor([3, 4])
+    start = acquisition.start(batch(), seeds=seeds)
+    first = start.mask.clone()
+    state = acquire(acquisition, start, *NEAR, 0)
+    there = acquisition.resume(
+        batch(),
+        start_masks=first,
+        masks=state.mask,
+        budgets=state.budget,
+        seeds=seeds,
+        log=None if state.course is None else state.course.log,
+    )
+    torch.testing.assert_close(maps_of(there), maps_of(state))
+    torch.testing.assert_close(there.zero_filled, state.zero_filled, atol=1e-4, rtol=1e-4)
+
+
+def test_more_of_the_centre_makes_better_maps() -> None:
+    """With maps of all lines a reconstruction of all lines is the target; those of 4 lines miss."""
+    env = ActiveMRIEnv(data="phantom-multicoil", split="val", n_center_lines=4, budget=20)
+    one = replace(env.episodes.dataset[3], sensitivity=None)
+    ends = {}
+    for maps in ("low-resolution", "low-resolution-updated"):
+        protocol = replace(env.episodes.acquisition, coil_maps=make_coil_maps(maps))
+        state = protocol.start([one])
+        width = one.shape[1]
+        for step in range(20):
+            line = width // 2 + 2 + step // 2 if step % 2 else width // 2 - 3 - step // 2
+            state = protocol.acquire(state, torch.tensor([line]))
+        ends[maps] = float(state.scores["nmse"][0])
+    assert ends["low-resolution-updated"] < ends["low-resolution"]
+
+
+def test_an_environment_takes_the_maps_by_name_and_saves_them() -> None:
+    scans = SliceList(batch())
+    env = ActiveMRIEnv(data=scans, n_center_lines=4, budget=6, sensitivity="walsh-updated")
+    env.reset(seed=0, options={"index": 0})
+    env.step(NEAR[0])
+    saved = env.state_dict()
+    after = env.step(NEAR[1])[4]["ssim"]
+    other = ActiveMRIEnv(data=scans, n_center_lines=4, budget=6, sensitivity="walsh-updated")
+    other.reset(seed=5, options={"index": 1})
+    other.load_state_dict(saved)
+    assert other.step(NEAR[1])[4]["ssim"] == after
+    usual = ActiveMRIEnv(data=scans, n_center_lines=4, budget=6)
+    usual.reset(seed=0, options={"index": 0})
+    usual.step(NEAR[0])
+    assert usual.step(NEAR[1])[4]["ssim"] != after
+
+
+def test_unknown_maps_are_refused_with_all_that_there_are() -> None:
+    with pytest.raises(ValueError, match="'sense'; expected one of low-resolution, walsh,"):
+        ActiveMRIEnv(data=SliceList(batch()), sensitivity="sense")
+    maps = CoilMaps()
+    assert make_coil_maps(maps) is maps
