@@ -1,6 +1,7 @@
 """Linear systems with a Hermitian, positive matrix that is known by what it does."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,65 @@ def conjugate_gradient(
         before, energy = energy, torch.where(active, _energy(residual), energy)
         direction = residual + _spread(energy / before.clamp_min(_TINY), right) * direction
     return solution
+
+
+def solve_shifted(
+    apply: Callable[[Tensor], Tensor],
+    right: Tensor,
+    shift: Tensor,
+    *,
+    max_steps: int = 10,
+    tolerance: float = 1e-5,
+) -> Tensor:
+    """Solve (A + shift) x = b, with gradients by a second solution instead of through the steps.
+
+    With dx = (A + shift)^-1 (db - x dshift) and a Hermitian A, what a loss says about x says about
+    b the solution g of (A + shift) g = dloss/dx, and about the shift minus the inner product of g
+    and x (Aggarwal et al., MoDL, IEEE TMI 38:394, 2019). Memory does not grow with the steps.
+
+    Args:
+        apply: A, Hermitian and non-negative, (batch, ...) to the same; no gradients reach what is
+            inside of it.
+        right: b, (batch, ...).
+        shift: a positive number, ().
+        max_steps: applications of A at most, in both directions.
+        tolerance: of the residual's norm, in units of that of b.
+
+    Returns:
+        x, like b.
+    """
+    solution: Tensor = _Solved.apply(  # type: ignore[no-untyped-call]
+        right, shift, apply, max_steps, tolerance
+    )
+    return solution
+
+
+class _Solved(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        right: Tensor,
+        shift: Tensor,
+        apply: Callable[[Tensor], Tensor],
+        max_steps: int,
+        tolerance: float,
+    ) -> Tensor:
+        def solve(right: Tensor) -> Tensor:
+            return conjugate_gradient(
+                lambda x: apply(x) + shift * x, right, max_steps=max_steps, tolerance=tolerance
+            )
+
+        ctx.solve = solve
+        solution = solve(right)
+        ctx.save_for_backward(solution)
+        return solution
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (solution,) = ctx.saved_tensors
+        of_right = ctx.solve(gradients[0])
+        of_shift = -_inner(of_right, solution).sum()
+        return of_right, of_shift, None, None, None
 
 
 _TINY = 1e-30

@@ -13,10 +13,13 @@ from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.diffusion import Diffusion
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
+from activemri.reconstruction.kiki import KIKINet
+from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.total_variation import TotalVariation
 from activemri.reconstruction.unet import UNet
+from activemri.reconstruction.varnet import VarNet
 from activemri.reconstruction.wavelet import WaveletSensing
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -27,6 +30,9 @@ RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "total-variation": TotalVariation,
     "unet": UNet,
     "cresnet": CResNet,
+    "modl": MoDL,
+    "varnet": VarNet,
+    "kiki-net": KIKINet,
     "diffusion": Diffusion,
 }
 

@@ -31,13 +31,13 @@ class TrainReconstructorSettings:
     out: Path = Path("runs/reconstructor")
     """Folder for the checkpoint; made if missing."""
     name: str = "cresnet"
-    """Which reconstructor to train: cresnet (with uncertainty), unet, or diffusion (draws samples;
-    it has a loss of its own, and --loss is left out)."""
+    """Which reconstructor to train: cresnet (with uncertainty), unet, modl, varnet, kiki-net, or
+    diffusion (draws samples); the last two have losses of their own, and --loss is left out."""
     network: KeyValues = ()
     """Arguments of the reconstructor's network, e.g. channels=16 blocks=4."""
     warm_start: OptionalPath = None
-    """Checkpoint of a reconstructor whose weights the training begins with; it replaces --name and
-    --network."""
+    """Checkpoint of a reconstructor whose weights the training begins with; it replaces --name.
+    --network may change what leaves the weights as they are, e.g. iterations=10 of modl."""
     resume: Flag = False
     """Continue the training found in --out, with the same settings."""
     matrix: OptionalInt = None

@@ -1,7 +1,11 @@
 """New reconstructors from the settings of a training."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 
+from activemri import checkpoints
 from activemri.construction import parse_arguments, seeded
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
@@ -18,13 +22,41 @@ def new_reconstructor(
             a checkpoint to begin with that is none.
     """
     if settings.warm_start is not None:
-        return make_reconstructor(settings.warm_start, device=device).requires_grad_(True).train()
-    trainable = [name for name in RECONSTRUCTORS if name != "zero-filled"]
-    if settings.name not in trainable:
+        made = _continued(settings.warm_start, settings.network)
+        return made.to(device).requires_grad_(True).train()
+    if settings.name not in RECONSTRUCTORS:
         raise ValueError(
             f"--name {settings.name}: expected a reconstructor that can be trained, one of "
-            f"{', '.join(trainable)}"
+            f"{', '.join(trainable())}"
         )
     kind = RECONSTRUCTORS[settings.name]
     arguments = parse_arguments(kind, settings.network, option="--network", name=settings.name)
-    return seeded(lambda: kind(**arguments), settings.seed).to(device).train()
+    made = seeded(lambda: kind(**arguments), settings.seed).to(device).train()
+    if not any(True for _ in made.parameters()):
+        raise ValueError(
+            f"--name {settings.name}: this reconstructor has nothing to train; expected one of "
+            f"{', '.join(trainable())}"
+        )
+    return made
+
+
+def _continued(checkpoint: str | Path, network: Sequence[str]) -> Reconstructor:
+    """A trained reconstructor, with other arguments where its weights allow that."""
+    if not network:
+        return make_reconstructor(checkpoint)
+    found = checkpoints.load(checkpoint)
+    if found.kind not in RECONSTRUCTORS:
+        raise ValueError(
+            f"--network: {checkpoint} holds a {found.kind!r}; expected one of "
+            f"{', '.join(trainable())}"
+        )
+    kind = RECONSTRUCTORS[found.kind]
+    arguments = parse_arguments(kind, network, option="--network", name=found.kind)
+    made = kind(**{**found.settings, **arguments})
+    found.fill(made)
+    return made
+
+
+def trainable() -> list[str]:
+    """Names of reconstructors that have weights."""
+    return [name for name, kind in RECONSTRUCTORS.items() if any(True for _ in kind().parameters())]

@@ -75,7 +75,8 @@ def random_weights(name: str) -> Reconstructor:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in made.parameters():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+            size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
+            weight.copy_(size * torch.randn(weight.shape, generator=generator))
     return made
 
 

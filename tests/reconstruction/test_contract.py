@@ -43,7 +43,9 @@ def reconstructor(request: pytest.FixtureRequest) -> Reconstructor:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in made.parameters():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+            # of about unit gain, so that deep stacks neither explode nor fall silent
+            size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
+            weight.copy_(size * torch.randn(weight.shape, generator=generator))
     return made
 
 

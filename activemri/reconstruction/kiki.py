@@ -1,0 +1,95 @@
+"""KIKI-net: networks in k-space and in the image, in turns."""
+
+import torch
+from torch import Tensor, nn
+
+from activemri.mri import fourier
+from activemri.reconstruction.convolutions import Convolutions, require_sizes
+from activemri.reconstruction.image_channels import normalised, scale_and_phase
+from activemri.reconstruction.reconstructor import (
+    Measurement,
+    Reconstruction,
+    Reconstructor,
+    solved_one_by_one,
+)
+
+_COMPANDING = 0.1  # in units of the root mean square sample: larger ones are drawn together
+
+
+class KIKINet(Reconstructor):
+    """K, I, K, I: each network adds to what it is given, then the measured samples are put back.
+
+    Eo et al., KIKI-net: cross-domain convolutional neural networks for reconstructing undersampled
+    magnetic resonance images, MRM 80:2188 (2018). A K network sees k-space (of several coils that
+    of their combination), an I network the image.
+
+    k-space spans orders of magnitude, so K networks see k / (|k| + c)^(1/2), which is undone after
+    them. In the paper every network is trained after the ones before it, to the fully sampled
+    scan. Here all are trained at once to the same end: each one's loss is its own, and its input is
+    cut off from the networks that made it. :data:`PAPER` has the paper's sizes.
+
+    Args:
+        channels: width of a network.
+        layers: its convolutions.
+        turns: pairs of K and I.
+    """
+
+    #: Measured samples are in the result as they were measured.
+    keeps_data = True
+
+    def __init__(self, channels: int = 32, *, layers: int = 5, turns: int = 2) -> None:
+        super().__init__()
+        sizes = {"channels": channels, "layers": layers, "turns": turns}
+        require_sizes(**sizes)
+        self.settings = dict(sizes)
+        self.networks = nn.ModuleList(Convolutions(channels, layers) for _ in range(2 * turns))
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        if self.training:
+            return Reconstruction(self._stages(measurement)[-1])
+        return Reconstruction(solved_one_by_one(measurement, lambda one: self._stages(one)[-1]))
+
+    def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
+        """Squared errors of all networks' images, in units of the image's energy: (batch,)."""
+        energy = image.abs().square().mean(dim=(-2, -1)).clamp_min(torch.finfo(torch.float32).tiny)
+        errors = [
+            (stage - image).abs().square().mean(dim=(-2, -1)) / energy
+            for stage in self._stages(measurement)
+        ]
+        return torch.stack(errors).sum(dim=0)
+
+    def _stages(self, measurement: Measurement) -> list[Tensor]:
+        """The image after each network, complex (batch, height, width)."""
+        scale, phase = scale_and_phase(measurement.zero_filled)
+        start = normalised(measurement.zero_filled, scale, phase)
+        image, stages = start, []
+        for position, network in enumerate(self.networks):
+            change = _in_kspace if position % 2 == 0 else _in_image
+            image = measurement.operator.data_consistency(change(network, image.detach()), start)
+            stages.append(scale * phase * image)
+        return stages
+
+
+def _in_image(network: nn.Module, image: Tensor) -> Tensor:
+    change: Tensor = network(image)
+    return image + change
+
+
+def _in_kspace(network: nn.Module, image: Tensor) -> Tensor:
+    companded = compand(fourier.fft2(image))
+    return fourier.ifft2(expand(companded + network(companded)))
+
+
+def compand(kspace: Tensor) -> Tensor:
+    """k / (|k| + c)^(1/2): small samples grow in comparison, phases stay."""
+    return kspace / torch.sqrt(kspace.abs() + _COMPANDING)
+
+
+def expand(companded: Tensor) -> Tensor:
+    """The inverse of :func:`compand`."""
+    size = companded.abs()
+    return companded * (size + torch.sqrt(size.square() + 4 * _COMPANDING)) / 2
+
+
+#: Sizes of the paper.
+PAPER = {"channels": 64, "layers": 25, "turns": 2}

@@ -1,0 +1,88 @@
+"""MoDL: one denoiser, used again and again between solutions of least squares."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from activemri.mri.conjugate_gradient import solve_shifted
+from activemri.reconstruction.convolutions import Convolutions, require_sizes
+from activemri.reconstruction.image_channels import normalised, scale_and_phase
+from activemri.reconstruction.reconstructor import (
+    Measurement,
+    Reconstruction,
+    Reconstructor,
+    solved_one_by_one,
+)
+
+
+class MoDL(Reconstructor):
+    """x <- (A^H A + w)^-1 (A^H y + w z) with z = x + N(x), the same network N every time.
+
+    Aggarwal, Mani and Jacob, MoDL: model-based deep learning architecture for inverse problems,
+    IEEE TMI 38:394 (2019). The weight w is learned; the systems are solved by conjugate gradients,
+    whose backward pass is another solution. With one coil the matrix has two eigenvalues, so that
+    two steps are exact.
+
+    Ours differs from the paper: images are normalised by their root mean square and mean phase, and
+    there is no batch normalisation, which ties scans of a batch together. The paper's recipe of
+    training one iteration first: ``--network iterations=1``, then ``--warm-start`` with the result
+    and ``--network iterations=10``. :data:`PAPER` has its sizes.
+
+    Args:
+        channels: width of the network.
+        layers: its convolutions.
+        iterations: how often it is used.
+        cg_steps: conjugate gradients of each solution at most.
+    """
+
+    #: Measured samples are fitted, not kept.
+    keeps_data = False
+
+    def __init__(
+        self, channels: int = 32, *, layers: int = 5, iterations: int = 5, cg_steps: int = 8
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "channels": channels,
+            "layers": layers,
+            "iterations": iterations,
+            "cg_steps": cg_steps,
+        }
+        require_sizes(**sizes)
+        self.settings = dict(sizes)
+        self.iterations, self.cg_steps = iterations, cg_steps
+        self.network = Convolutions(channels, layers)
+        self.raw_weight = nn.Parameter(torch.tensor(math.log(math.expm1(_FIRST_WEIGHT))))
+
+    @property
+    def weight(self) -> Tensor:
+        """w, positive whatever is learned."""
+        return functional.softplus(self.raw_weight) + _SMALLEST_WEIGHT
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        if self.training:
+            return Reconstruction(self._solve(measurement))
+        return Reconstruction(solved_one_by_one(measurement, self._solve))
+
+    def _solve(self, measurement: Measurement) -> Tensor:
+        scale, phase = scale_and_phase(measurement.zero_filled)
+        start = normalised(measurement.zero_filled, scale, phase)
+        image = start
+        for _ in range(self.iterations):
+            denoised = image + self.network(image)
+            image = solve_shifted(
+                measurement.operator.gram,
+                start + self.weight * denoised,
+                self.weight,
+                max_steps=self.cg_steps,
+            )
+        return scale * phase * image
+
+
+_FIRST_WEIGHT = 0.05
+_SMALLEST_WEIGHT = 1e-4
+
+#: Sizes of the paper.
+PAPER = {"channels": 64, "layers": 5, "iterations": 10, "cg_steps": 10}
