@@ -11,9 +11,16 @@ import torch
 from tqdm import tqdm
 
 from activemri.agents.rollout import start_scans
-from activemri.benchmark import adaptivity_report, curves, savings, statistics, stopping_report
+from activemri.benchmark import (
+    adaptivity_report,
+    curves,
+    savings,
+    statistics,
+    stopping_report,
+    transfer,
+)
 from activemri.benchmark.plan import Plan
-from activemri.benchmark.report import Episode, ReportFigure, write_report
+from activemri.benchmark.report import Episode, ReportFigure, Row, write_report
 from activemri.benchmark.stopping import Verdict
 from activemri.envs import rendering
 from activemri.envs.picture import scan_picture
@@ -52,7 +59,7 @@ def publish(
             comparisons=_comparisons(plan, table),
             by_contrast=_by_contrast(plan, table),
             reach=_reach(plan, table),
-            figures=_figures(plan, table),
+            figures=_figures(plan, table, summary),
             episodes=example,
             episode_title=_example_title(plan),
             gif=_gif(example),
@@ -216,13 +223,31 @@ def _reach(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _figures(plan: Plan, table: pd.DataFrame) -> list[ReportFigure]:
+def _figures(plan: Plan, table: pd.DataFrame, summary: Sequence[Row]) -> list[ReportFigure]:
     own = table[table["metric"] == plan.metric]
     palette = _palette(plan)
     return [
         *_score_figures(plan, own, palette),
         *_gain_figures(plan, own, palette),
+        *_transfer_figures(plan, summary),
     ]
+
+
+def _transfer_figures(plan: Plan, summary: Sequence[Row]) -> Iterator[ReportFigure]:
+    if len(plan.reconstructors) < 2 or len(plan.policies) < 2:
+        return
+    for quantity in ("auc", "final"):
+        yield ReportFigure(
+            "Every policy with every reconstructor, "
+            + ("area" if quantity == "auc" else "final score"),
+            transfer.transfer_figure(
+                summary,
+                metric=plan.metric,
+                reference=plan.settings.reference,
+                quantity=quantity,
+            ),
+            "Mean over slices. Colours compare within a column; blue is better.",
+        )
 
 
 def _palette(plan: Plan) -> dict[str, str]:
