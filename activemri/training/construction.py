@@ -1,6 +1,7 @@
 """New reconstructors from the settings of a training."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,20 +25,14 @@ def new_reconstructor(
     if settings.warm_start is not None:
         made = _continued(settings.warm_start, settings.network)
         return made.to(device).requires_grad_(True).train()
-    if settings.name not in RECONSTRUCTORS:
+    if settings.name not in trainable():
         raise ValueError(
             f"--name {settings.name}: expected a reconstructor that can be trained, one of "
             f"{', '.join(trainable())}"
         )
     kind = RECONSTRUCTORS[settings.name]
     arguments = parse_arguments(kind, settings.network, option="--network", name=settings.name)
-    made = seeded(lambda: kind(**arguments), settings.seed).to(device).train()
-    if not any(True for _ in made.parameters()):
-        raise ValueError(
-            f"--name {settings.name}: this reconstructor has nothing to train; expected one of "
-            f"{', '.join(trainable())}"
-        )
-    return made
+    return seeded(lambda: kind(**arguments), settings.seed).to(device).train()
 
 
 def _continued(checkpoint: str | Path, network: Sequence[str]) -> Reconstructor:
@@ -57,6 +52,9 @@ def _continued(checkpoint: str | Path, network: Sequence[str]) -> Reconstructor:
     return made
 
 
-def trainable() -> list[str]:
+@cache
+def trainable() -> tuple[str, ...]:
     """Names of reconstructors that have weights."""
-    return [name for name, kind in RECONSTRUCTORS.items() if any(True for _ in kind().parameters())]
+    return tuple(
+        name for name, kind in RECONSTRUCTORS.items() if any(True for _ in kind().parameters())
+    )
