@@ -113,6 +113,8 @@ class TrainingBatches:
         seed: of all that is drawn.
         augment: draws a change for every scan.
         coil_maps: how they are estimated where scans bring none.
+        one_mask: every scan has been acquired once, with the longest mask; else each step acquires
+            it anew.
         rank: this process has every n-th scan, beginning with this one.
         n_processes: which n is.
     """
@@ -126,6 +128,7 @@ class TrainingBatches:
         seed: int,
         augment: Callable[[np.random.Generator], Change],
         coil_maps: CoilMaps = FROM_START,
+        one_mask: bool = False,
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
@@ -135,6 +138,7 @@ class TrainingBatches:
         self.seed = seed
         self.augment = augment
         self.coil_maps = coil_maps
+        self.one_mask = one_mask
         self.rank, self.n_processes = rank, n_processes
         kinds: dict[object, list[int]] = defaultdict(list)
         for index, info in enumerate(scans.infos):
@@ -150,7 +154,7 @@ class TrainingBatches:
         # Changes have a generator of their own: masks do not depend on which there are.
         of_changes = np.random.default_rng([self.seed, step, 1])
         changes = [self.augment(of_changes) for _ in chosen]
-        masks = [self.masks(self.scans.infos[i], generator) for i in chosen]
+        masks = [self._mask(i, generator) for i in chosen]
         own = list(range(size))[self.rank :: self.n_processes]
         some = own or [0]  # a process without a scan computes one that does not count
         slices = [changes[place](self.scans[chosen[place]]) for place in some]
@@ -161,6 +165,13 @@ class TrainingBatches:
             coil_maps=self.coil_maps,
         )
         return replace(batch, share=len(own) / size)
+
+    def _mask(self, index: int, generator: np.random.Generator) -> Tensor:
+        info = self.scans.infos[index]
+        if not self.one_mask:
+            return self.masks(info, generator)
+        own = np.random.default_rng([self.seed, index, 2])
+        return self.masks(info, own, step=self.masks.budget)
 
 
 def make_batch(

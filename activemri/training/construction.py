@@ -56,5 +56,7 @@ def _continued(checkpoint: str | Path, network: Sequence[str]) -> Reconstructor:
 def trainable() -> tuple[str, ...]:
     """Names of reconstructors that have weights."""
     return tuple(
-        name for name, kind in RECONSTRUCTORS.items() if any(True for _ in kind().parameters())
+        name
+        for name, kind in RECONSTRUCTORS.items()
+        if any(True for _ in seeded(kind, 0).parameters())
     )

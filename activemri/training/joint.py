@@ -74,6 +74,11 @@ def check_settings(settings: TrainJointSettings) -> None:
             that the evaluator refuses.
         OSError: `settings.out` cannot be written.
     """
+    if settings.supervision != "full":
+        raise ValueError(
+            "--supervision ssdu: an evaluator learns from fully sampled scans; train the "
+            "reconstructor alone (activemri train reconstructor)"
+        )
     _loss_of(settings, None)
     new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)
     reconstructor.check_all_but_loss(settings)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from activemri import checkpoints
 from activemri.data.slices import SliceDataset
 from activemri.evaluator import load_evaluator
 from activemri.losses import Loss, Prediction, WeightedSum, make_loss
@@ -34,6 +35,7 @@ from activemri.training.masks import MaskSource
 from activemri.training.pictures import draw
 from activemri.training.precision import autocast, require_precision
 from activemri.training.run import Run, open_run
+from activemri.training.self_supervised import self_supervised_loss
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "check_settings", "train_reconstructor"]
 
@@ -81,8 +83,11 @@ def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
     require_precision(settings.precision, world.device_of(settings.device))
     make_augmentation(settings.augment)
     make_coil_maps(settings.sensitivity)
-    if isinstance(new_reconstructor(settings), LearnsByItself):
+    learns_by_itself = isinstance(new_reconstructor(settings), LearnsByItself)
+    if learns_by_itself:
         _refuse_other_losses(settings)
+    if settings.supervision == "ssdu":
+        _refuse_references(settings, learns_by_itself=learns_by_itself)
     if settings.tensorboard:
         summary_writer()
     if world.rank() == 0:  # others would find what the first one has begun
@@ -134,8 +139,9 @@ def train_reconstructor(
     )
     loop = Loop(learner, run, n_steps=settings.max_steps, on_validation=on_validation)
     loop.run(run.state)
+    metrics: Any = checkpoints.load(run.folder.best).info["metrics"]
     return TrainingResult(
-        run.folder.best, loop.best_step, loop.best_score, learner.zero_filled.ssim
+        run.folder.best, loop.best_step, metrics["ssim"], learner.zero_filled.ssim
     )
 
 
@@ -180,6 +186,9 @@ class ReconstructorLearner:
         return self.run.folder.best
 
     def step(self, batch: Batch, *, step: int) -> dict[str, float]:
+        if self.run.settings.supervision == "ssdu":
+            loss = self._of_held_out(batch, seed=step)
+            return self.descent.descend({"loss": batch.mean(loss)}, step=step)
         if not isinstance(self.network, LearnsByItself):
             return self.learn(batch, self.predict(batch), step=step)
         with autocast(self.run.settings.precision, self.run.world.device):
@@ -201,6 +210,18 @@ class ReconstructorLearner:
         means = {name: batch.mean(values) for name, values in losses.items()}
         return self.descent.descend(means, step=step)
 
+    def _of_held_out(self, batch: Batch, *, seed: int) -> Tensor:
+        """The loss of :mod:`activemri.training.self_supervised`, (batch,)."""
+        settings = self.run.settings
+        with autocast(settings.precision, self.run.world.device):
+            return self_supervised_loss(
+                self.network,
+                batch.measurement,
+                share=settings.held_out,
+                n_splits=settings.n_splits,
+                generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + seed),
+            )
+
     def validate(self) -> Check:
         score = self.run.checks.score(self.network)
         entry = {
@@ -208,14 +229,18 @@ class ReconstructorLearner:
             "validation_ssim_at": score.ssim_at,
             "zero_filled_ssim_at": self.zero_filled.ssim_at,
         }
-        return Check(score.ssim, entry)
+        if self.run.settings.supervision == "full":
+            return Check(score.ssim, entry)
+        # No reference decides: what held-out samples of validation scans say, the same ones always.
+        loss = self.run.checks.mean(self.network, lambda batch: self._of_held_out(batch, seed=0))
+        return Check(-loss, entry | {"validation_loss": loss})
 
     def picture(self) -> Picture | None:
         return draw(self.run.checks, self.network, n_scans=self.run.settings.images)
 
     def save_best(self, check: Check, *, step: int) -> None:
         metrics = {
-            "ssim": check.score,
+            "ssim": check.entry["validation_ssim"],
             "ssim_at": check.entry["validation_ssim_at"],
             "zero_filled_ssim": self.zero_filled.ssim,
             "zero_filled_ssim_at": self.zero_filled.ssim_at,
@@ -237,6 +262,25 @@ def _refuse_other_losses(settings: TrainReconstructorSettings) -> None:
             f"--name {settings.name}: this reconstructor is trained with a loss of its own, not "
             "with one of its images; leave out --loss and --perceptual-weights"
         )
+
+
+def _refuse_references(settings: TrainReconstructorSettings, *, learns_by_itself: bool) -> None:
+    """Self-supervised trainings know no image to compare with."""
+    if learns_by_itself:
+        raise ValueError(
+            f"--supervision ssdu: {settings.name} learns from fully sampled images; expected a "
+            "reconstructor that is trained with --loss, e.g. modl or varnet"
+        )
+    usual = TrainReconstructorSettings
+    if (settings.loss, settings.augment) != (usual.loss, usual.augment) or (
+        settings.perceptual_weights is not None
+    ):
+        raise ValueError(
+            "--supervision ssdu has a loss of its own, and sees one acquisition of every scan as "
+            "it is; leave out --loss, --augment and --perceptual-weights"
+        )
+    if not 0 < settings.held_out < 1:
+        raise ValueError(f"--held-out: expected a share between 0 and 1; got {settings.held_out}")
 
 
 def losses_from_weights(settings: TrainReconstructorSettings) -> dict[str, Loss]:

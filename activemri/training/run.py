@@ -49,6 +49,7 @@ class Run:
             "sensitivity": self.settings.sensitivity,
             "masks": type(masks).__name__,
             "step": step,
+            "supervision": self.settings.supervision,
             "metrics": dict(metrics),
             "torch_version": str(torch.__version__),
             "threads": torch.get_num_threads(),
@@ -89,14 +90,16 @@ def open_run(
         "n_validation_scans": len(validation_scans),
         **(given or {}),
     }
+    supervised = settings.supervision == "full"
     coil_maps = make_coil_maps(settings.sensitivity)
     batches = TrainingBatches(
         train_scans,
         masks,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        augment=make_augmentation(settings.augment),
+        augment=make_augmentation(settings.augment if supervised else ("none",)),
         coil_maps=coil_maps,
+        one_mask=not supervised,
         rank=world.rank,
         n_processes=world.size,
     )

@@ -1,6 +1,6 @@
 """How good a reconstructor is on fixed scans at fixed moments of an episode."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,15 @@ class Validation:
             ssim=float(np.mean(by_step)), ssim_at=dict(zip(self.steps, by_step, strict=True))
         )
 
+    @torch.no_grad()
+    def mean(self, reconstructor: Reconstructor, value: Callable[[Batch], Tensor]) -> float:
+        """Mean over scans of a value, (batch,), at the last moment, in evaluation mode."""
+        was_training = reconstructor.training
+        reconstructor.eval()
+        values = [value(self.batch(index, steps=self.steps[-1:])) for index in self.indices]
+        reconstructor.train(was_training)
+        return float(torch.cat(values).double().mean())
+
     def zero_filled(self) -> ValidationScore:
         """The score to beat."""
         return self.score(ZeroFilled())
@@ -84,12 +93,12 @@ class Validation:
         for index in tqdm(self.indices, desc="validate", unit="scan", leave=False):
             yield self.batch(index)
 
-    def batch(self, index: int) -> Batch:
-        """One scan at all moments; every scan has its own draw of masks."""
+    def batch(self, index: int, *, steps: Sequence[int] | None = None) -> Batch:
+        """One scan at all moments, or some; every scan has its own draw of masks."""
         scan, info = self.scans[index], self.scans.infos[index]
         masks = [
             self.masks(info, np.random.default_rng([self.seed, index, step]), step=step)
-            for step in self.steps
+            for step in (self.steps if steps is None else steps)
         ]
         batch = make_batch(
             [scan] * len(masks),
