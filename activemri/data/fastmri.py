@@ -3,12 +3,14 @@
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import h5py
 import torch
 from torch import Tensor
 
 from activemri.data import stored
+from activemri.data.containers import HDF5, Container
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice, measured_samples
@@ -47,6 +49,7 @@ class FastMRIReader:
     """
 
     name: str = "fastmri"
+    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         signs = (

@@ -4,8 +4,10 @@ Adding one is one file with a class that satisfies :class:`activemri.data.reader
 line in :func:`all_readers`. The contract tests then run over it.
 """
 
-import h5py
+from collections.abc import Iterable
+from typing import Any
 
+from activemri.data.containers import Container
 from activemri.data.fastmri import FastMRIReader
 from activemri.data.hdf5 import HDF5Reader
 from activemri.data.readers import Reader, UnreadableError
@@ -16,20 +18,30 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
 
     Args:
         synthetic_phase: give magnitude-only images a phase and noise; see
-            :class:`activemri.data.hdf5.HDF5Reader`.
+            :mod:`activemri.data.phase`.
     """
     return (FastMRIReader(), HDF5Reader(synthetic_phase=synthetic_phase))
 
 
-def reader_for(file: h5py.File, readers: tuple[Reader, ...]) -> Reader:
-    """The first reader that recognises the file.
+def containers(readers: Iterable[Reader]) -> tuple[Container, ...]:
+    """The kinds of files that some readers read."""
+    return tuple(dict.fromkeys(reader.container for reader in readers))
+
+
+def reader_for(file: Any, readers: Iterable[Reader]) -> Reader:
+    """The first reader that recognises an open file.
+
+    Args:
+        file: what the readers' container has opened.
+        readers: readers of that container.
 
     Raises:
         UnreadableError: if none does, with what the file holds instead.
     """
-    for reader in readers:
+    tried = list(readers)
+    for reader in tried:
         if reader.recognises(file):
             return reader
+    formats = ", ".join(reader.name for reader in tried)
     keys = ", ".join(sorted(file)[:6]) or "nothing"
-    formats = ", ".join(reader.name for reader in readers)
     raise UnreadableError(f"no known layout ({formats}): the file holds {keys}")

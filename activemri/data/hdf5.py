@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import h5py
 import numpy as np
 from torch import Tensor
 
 from activemri.data import stored
+from activemri.data.containers import HDF5, Container
 from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
@@ -58,6 +60,7 @@ class HDF5Reader:
     synthetic_phase: bool = True
     noise: float = 0.01
     name: str = "hdf5"
+    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "image" in file or "kspace" in file

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
 from tqdm import tqdm
 
 from activemri.data.cache import FileFacts
-from activemri.data.formats import reader_for
+from activemri.data.containers import Container
+from activemri.data.formats import containers, reader_for
 from activemri.data.readers import Reader, UnreadableError, Volume
-
-SUFFIXES = (".h5", ".hdf5")
 
 #: What h5py raises for truncated, damaged or foreign files, and readers for unusable ones.
 READ_FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
@@ -60,7 +58,7 @@ class Index:
 
 
 def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
-    """Index a file, or all HDF5 files under a folder, by their headers.
+    """Index a file, or all files of the readers' formats under a folder, by their headers.
 
     What was found is cached by file size and modification time: the second time only changed
     files are opened.
@@ -69,7 +67,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if there is nothing usable, with the first few reasons.
     """
-    root, files = _find_files(path)
+    root, files = _find_files(path, containers(readers))
     cache = FileFacts(root, f"headers {readers}")
     entries: list[Entry] = []
     problems: list[Problem] = []
@@ -92,22 +90,25 @@ def progress(items: Sequence[Item], what: str, *, unit: str) -> Iterator[Item]:
     yield from tqdm(items, desc=what, unit=unit, delay=1, disable=None)
 
 
-def _find_files(path: Path) -> tuple[Path, list[str]]:
+def _find_files(path: Path, kinds: Sequence[Container]) -> tuple[Path, list[str]]:
     if path.is_file():
         return path.parent, [path.name]
     if not path.is_dir():
-        raise FileNotFoundError(f"expected an HDF5 file or a folder of them; nothing is at {path}")
+        raise FileNotFoundError(f"expected a scan or a folder of scans; nothing is at {path}")
     files = sorted(
         (folder / name).relative_to(path).as_posix()
         for folder, names in _walk(path)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        for kind in kinds
+        for name in kind.scans(folder, [name for name in names if kind.holds(name)])
     )
     if not files:
-        raise UnreadableError(
-            f"expected files ending in {' or '.join(SUFFIXES)} under {path}; got none"
-        )
+        raise UnreadableError(f"expected files ending in {_suffixes(kinds)} under {path}; got none")
     return path, files
+
+
+def _suffixes(kinds: Sequence[Container]) -> str:
+    *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
+    return f"{', '.join(others)} or {last}"
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -132,14 +133,17 @@ def _describe(
     if (known := _from_json(name, cache.of(name, status), readers)) is not None:
         return known
     # Problems are not remembered: they may be gone with the next try or a newer reader.
+    kind = next((kind for kind in containers(readers) if kind.holds(name)), None)
+    if kind is None:
+        return Problem(name, f"expected a name ending in {_suffixes(containers(readers))}")
     try:
-        with h5py.File(root / name, "r") as file:
-            reader = reader_for(file, readers)
+        with kind.open(root / name) as file:
+            reader = reader_for(file, [reader for reader in readers if reader.container == kind])
             volume = reader.describe(file)
     except UnreadableError as error:
         return Problem(name, str(error))
     except READ_FAILURES as error:
-        return Problem(name, f"damaged or not HDF5: {error}")
+        return Problem(name, f"damaged or not {kind.name}: {error}")
     cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
     return Entry(name, reader, volume)
 
@@ -162,7 +166,7 @@ def _distinct_names(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Put the folder into the name of volumes that would share it."""
     names = Counter(entry.volume.name for entry in entries)
     return tuple(
-        replace(entry, volume=replace(entry.volume, name=entry.file.rpartition(".")[0]))
+        replace(entry, volume=replace(entry.volume, name=entry.reader.container.stem(entry.file)))
         if names[entry.volume.name] > 1
         else entry
         for entry in entries

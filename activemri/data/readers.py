@@ -1,11 +1,11 @@
 """What a reader of a file format has to answer. The formats are in `formats.py`."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import h5py
 from torch import Tensor
 
+from activemri.data.containers import Container
 from activemri.data.slices import Slice, measured_samples
 
 
@@ -76,18 +76,24 @@ class Volume:
 class Reader(Protocol):
     """One file format. Readers are frozen dataclasses: their fields are their settings.
 
+    `file` is what the container's `open` returns: an `h5py.File` for HDF5.
+
     Attributes:
         name: short name of the format; the index remembers by it who reads a file.
+        container: the kind of file that it is in.
     """
 
     @property
     def name(self) -> str: ...
 
-    def recognises(self, file: h5py.File) -> bool:
+    @property
+    def container(self) -> Container: ...
+
+    def recognises(self, file: Any) -> bool:
         """Whether the file is of this format, even if it turns out to be damaged."""
         ...
 
-    def describe(self, file: h5py.File) -> Volume:
+    def describe(self, file: Any) -> Volume:
         """What the file holds, as far as possible without reading its samples.
 
         Raises:
@@ -95,7 +101,7 @@ class Reader(Protocol):
         """
         ...
 
-    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+    def read(self, file: Any, volume: Volume, index: int) -> Slice:
         """Read one slice. The result depends on the file, the index and the settings only.
 
         `volume_max` of the result is the largest value of this slice's own target; data sets

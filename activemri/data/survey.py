@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -95,7 +94,7 @@ def survey(
 
 
 def read_slice(
-    file: h5py.File,
+    file: Any,
     entry: Entry,
     index: int,
     *,
@@ -148,7 +147,7 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
     """The survey, and whether it would come out the same next time (no failed reads)."""
     found, lasting = Survey(), True
     middle = entry.volume.n_slices // 2
-    with h5py.File(root / entry.file, "r") as file:
+    with entry.reader.container.open(root / entry.file) as file:
         for index in range(entry.volume.n_slices):
             try:
                 scan = read_slice(file, entry, index, matrix_size=matrix_size)

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import h5py
+from typing import Any
 
 from activemri.data.annotations import Findings
+from activemri.data.containers import Container
 from activemri.data.index import READ_FAILURES, Entry
 from activemri.data.readers import UnreadableError
 from activemri.data.slices import Slice, SliceInfo
@@ -86,7 +86,7 @@ class VolumeDataset:
     def __getitem__(self, position: int) -> Slice:
         entry, index, volume_max = self._slices[position]
         try:
-            file = self._files.open(entry.file)
+            file = self._files.open(entry.file, entry.reader.container)
             findings = self._findings.get((entry.volume.name, index), ())
             scan = read_slice(file, entry, index, matrix_size=self._matrix_size, findings=findings)
         except READ_FAILURES as error:
@@ -118,14 +118,15 @@ class OpenFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._process = os.getpid()
-        self._open: OrderedDict[str, h5py.File] = OrderedDict()
+        self._open: OrderedDict[str, Any] = OrderedDict()
 
-    def open(self, name: str) -> h5py.File:
+    def open(self, name: str, kind: Container) -> Any:
+        """The open file of that name, relative to the root."""
         if self._process != os.getpid():
             # Handles inherited by a fork share their file positions with the parent.
             self._process, self._open = os.getpid(), OrderedDict()
         if name not in self._open:
-            self._open[name] = h5py.File(self.root / name, "r")
+            self._open[name] = kind.open(self.root / name)
             if len(self._open) > MAX_OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(name)

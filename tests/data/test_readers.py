@@ -1,15 +1,16 @@
 """Contract of every registered reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats import all_readers, reader_for
+from activemri.data.formats import all_readers, containers, reader_for
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
@@ -35,81 +36,84 @@ def test_every_reader_is_held_to_the_contract() -> None:
     assert {reader.name for reader in all_readers()} == set(WRITERS)
 
 
-@pytest.fixture(params=CASES, ids=[f"{name}: {kind}" for name, kind in CASES])
-def scan_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
-    name, kind = request.param
-    WRITERS[name][kind](tmp_path / "scan.h5")
-    return tmp_path / "scan.h5", name
-
-
 def reader_of(name: str) -> Reader:
     return next(reader for reader in all_readers() if reader.name == name)
 
 
-def test_the_first_reader_that_recognises_a_file_is_its_own(scan_file: tuple[Path, str]) -> None:
-    path, name = scan_file
-    with h5py.File(path) as file:
-        assert reader_for(file, all_readers()).name == name
-
-
-def test_slices_are_as_described(scan_file: tuple[Path, str]) -> None:
-    path, name = scan_file
+@pytest.fixture(params=CASES, ids=[f"{name}: {kind}" for name, kind in CASES])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Reader, Any]]:
+    """A reader and an open file of its own."""
+    name, kind = request.param
     reader = reader_of(name)
-    with h5py.File(path) as file:
-        volume = reader.describe(file)
-        assert volume.n_slices >= 2
-        for index in range(volume.n_slices):
-            scan = reader.read(file, volume, index)
-            assert scan.kspace.shape == (volume.n_coils, *volume.shape)
-            assert scan.target.shape == volume.target_shape
-            assert (scan.kspace.dtype, scan.target.dtype) == (torch.complex64, torch.float32)
-            assert scan.target.is_contiguous() and scan.kspace.is_contiguous()
-            assert (scan.volume, scan.index, scan.subject) == ("scan", index, volume.subject)
-            assert scan.contrast == volume.contrast
-            assert scan.field_strength == volume.field_strength
-            assert scan.scanner == volume.scanner
-            assert scan.volume_max == scan.target.max()
-            assert scan.measured.shape == volume.shape
+    path = tmp_path / f"scan{reader.container.suffixes[0]}"
+    WRITERS[name][kind](path)
+    with reader.container.open(path) as file:
+        yield reader, file
 
 
-def test_the_target_is_the_cropped_image_of_the_kspace(scan_file: tuple[Path, str]) -> None:
-    path, name = scan_file
-    reader = reader_of(name)
-    with h5py.File(path) as file:
-        scan = reader.read(file, reader.describe(file), 1)
-    expected = magnitude_reference(scan.kspace, (scan.target.shape[0], scan.target.shape[1]))
+def test_the_first_reader_that_recognises_a_file_is_its_own(case: tuple[Reader, Any]) -> None:
+    reader, file = case
+    rivals = [other for other in all_readers() if other.container == reader.container]
+    assert reader_for(file, rivals) == reader
+
+
+def test_slices_are_as_described(case: tuple[Reader, Any]) -> None:
+    reader, file = case
+    volume = reader.describe(file)
+    assert volume.n_slices >= 2
+    for index in range(volume.n_slices):
+        scan = reader.read(file, volume, index)
+        assert scan.kspace.shape == (volume.n_coils, *volume.shape)
+        assert scan.target.shape == volume.target_shape
+        assert (scan.kspace.dtype, scan.target.dtype) == (torch.complex64, torch.float32)
+        assert scan.target.is_contiguous() and scan.kspace.is_contiguous()
+        assert (scan.volume, scan.index, scan.subject) == ("scan", index, volume.subject)
+        assert scan.contrast == volume.contrast
+        assert scan.field_strength == volume.field_strength
+        assert scan.scanner == volume.scanner
+        assert scan.volume_max == scan.target.max()
+        assert scan.measured.shape == volume.shape
+        assert not scan.kspace[:, ~scan.measured].any()
+
+
+def test_the_target_is_the_cropped_image_of_the_kspace(case: tuple[Reader, Any]) -> None:
+    reader, file = case
+    scan = reader.read(file, reader.describe(file), 1)
+    shape = (scan.target.shape[0], scan.target.shape[1])
+    expected = magnitude_reference(scan.kspace, shape, sensitivity=scan.sensitivity)
     torch.testing.assert_close(scan.target, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_reading_twice_gives_the_same(scan_file: tuple[Path, str]) -> None:
-    path, name = scan_file
-    reader = reader_of(name)
-    with h5py.File(path) as file:
-        volume = reader.describe(file)
-        first, again = reader.read(file, volume, 1), reader.read(file, volume, 1)
-        other = reader.read(file, volume, 0)
+def test_reading_twice_gives_the_same(case: tuple[Reader, Any]) -> None:
+    reader, file = case
+    volume = reader.describe(file)
+    first, again = reader.read(file, volume, 1), reader.read(file, volume, 1)
+    other = reader.read(file, volume, 0)
     assert torch.equal(first.kspace, again.kspace) and torch.equal(first.target, again.target)
     assert not torch.equal(first.kspace, other.kspace)
 
 
-def test_values_are_far_from_the_limits_of_float32(scan_file: tuple[Path, str]) -> None:
-    path, name = scan_file
-    reader = reader_of(name)
-    with h5py.File(path) as file:
-        scan = reader.read(file, reader.describe(file), 0)
+def test_values_are_far_from_the_limits_of_float32(case: tuple[Reader, Any]) -> None:
+    reader, file = case
+    scan = reader.read(file, reader.describe(file), 0)
     assert 1e-4 < scan.target.max() < 1e4
     assert scan.target.square().mean().square() > 1e-12
 
 
-def test_descriptions_survive_json(scan_file: tuple[Path, str]) -> None:
+def test_descriptions_survive_json(case: tuple[Reader, Any]) -> None:
     import json
 
     from activemri.data.index import _volume_from_json
 
-    path, name = scan_file
-    with h5py.File(path) as file:
-        volume = reader_of(name).describe(file)
+    reader, file = case
+    volume = reader.describe(file)
     assert _volume_from_json(json.loads(json.dumps(asdict(volume)))) == volume
+
+
+def test_no_two_containers_take_the_same_file() -> None:
+    suffixes = [suffix for kind in containers(all_readers()) for suffix in kind.suffixes]
+    assert len(set(suffixes)) == len(suffixes)
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes)
 
 
 def test_unknown_layouts_are_named_with_what_they_hold(tmp_path: Path) -> None:

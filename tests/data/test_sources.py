@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from activemri.data import volumes
+from activemri.data.containers import HDF5
 from activemri.data.slices import Slice, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import VolumeDataset, evenly_spaced
@@ -143,10 +144,10 @@ def test_a_forked_process_opens_its_own_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = volumes.OpenFiles(folder)
-    mine = files.open("a.h5")
-    assert files.open("a.h5") is mine
+    mine = files.open("a.h5", HDF5)
+    assert files.open("a.h5", HDF5) is mine
     monkeypatch.setattr("os.getpid", lambda: -5)
-    assert files.open("a.h5") is not mine
+    assert files.open("a.h5", HDF5) is not mine
 
 
 def test_a_limited_number_of_files_stays_open(
@@ -156,7 +157,7 @@ def test_a_limited_number_of_files_stays_open(
     for number in range(4):
         write_kspace(tmp_path / f"{number}.h5")
     files = volumes.OpenFiles(tmp_path)
-    handles = [files.open(f"{number}.h5") for number in range(4)]
+    handles = [files.open(f"{number}.h5", HDF5) for number in range(4)]
     assert [bool(handle) for handle in handles] == [False, False, True, True]
 
 
