@@ -83,14 +83,12 @@ class FastMRIReader:
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         kspace = stored.read_slice(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
-        stored.refuse_unusable(kspace, "k-space")
         kspace *= SCALE
         key = _reference_key(file)
         if key is None:
             target = magnitude_reference(kspace, volume.target_shape)
         else:
             target = stored.read_slice(file[key], index) * SCALE
-            stored.refuse_unusable(target, key)
         return volume.slice(
             index,
             kspace=kspace,

@@ -1,11 +1,13 @@
 """The generic HDF5 layout: a data set `image` or `kspace`, and a few attributes."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import h5py
 import numpy as np
+import torch
 from torch import Tensor
 
 from activemri.data import stored
@@ -36,10 +38,16 @@ class HDF5Reader:
     - `kspace` (slice, coil, height, width), complex, centred; height is the readout. The reference
       is the root of the sum of squares over the coils, orthonormal.
 
+    Beside `kspace`, all optional and each for all slices: `target` (slice, height, width), the
+    magnitude reference, at most as large as k-space; `sensitivity`, coil maps like `kspace`;
+    `measured` (slice, height, width), bool, False where the scanner never sampled; `label`
+    (slice, ...), what a downstream network should find.
+
     Attributes of the file, all optional: `subject_id` (default: the file's stem), `split`,
     `contrast`, `field_strength` (number or text such as "3T (per the authors)"), `scanner` (maker
     and model), `phase` ("magnitude only"), `readout_oversampling` (2: the field of view is doubled
-    along the readout, and the reference is its central half).
+    along the readout, and the reference is its central half), `processing` (JSON list of texts:
+    what was done to the data before).
 
     Magnitude-only images have conjugate-symmetric k-space, which gives half of the lines away.
     By default they get a smooth phase and complex noise, seeded by the file's stem and the
@@ -81,7 +89,7 @@ class HDF5Reader:
     def _read_image(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         image = stored.read_slice(file["image"], index)
         stored.refuse_unusable(image, "the image")
-        processing: tuple[str, ...] = ()
+        processing = _processing(file)
         if volume.magnitude_only:
             image = image.abs()
         if volume.magnitude_only and self.synthetic_phase:
@@ -89,7 +97,7 @@ class HDF5Reader:
             image = with_synthetic_phase(
                 image, sigma=self.noise * volume.largest, name=stored.stem(file), index=index
             )
-            processing = (
+            processing += (
                 "magnitude only: added a synthetic smooth phase and complex noise of "
                 f"{self.noise:g} of the volume's largest magnitude, seeded by file and slice",
             )
@@ -133,7 +141,30 @@ def _describe_kspace(file: h5py.File) -> Volume:
         shape=(kspace.shape[2], kspace.shape[3]),
         n_slices=kspace.shape[0],
         n_coils=kspace.shape[1],
+        target_shape=_stored_target_shape(file, kspace.shape),
     )
+
+
+def _stored_target_shape(file: h5py.File, kspace: tuple[int, ...]) -> tuple[int, int] | None:
+    """Size of the stored reference, if there is one; all that is stored must fit together."""
+    n_slices, _, height, width = kspace
+    expected = {"sensitivity": kspace, "measured": (n_slices, height, width)}
+    for key, shape in expected.items():
+        if key in file and file[key].shape != shape:
+            raise UnreadableError(
+                f"{key!r} must have the shape {shape}, as 'kspace' has {kspace}; "
+                f"got {file[key].shape}"
+            )
+    if "label" in file and len(file["label"]) != n_slices:
+        raise UnreadableError(f"'label' has {len(file['label'])} slices, 'kspace' has {n_slices}")
+    if "target" not in file:
+        return None
+    target = stored.samples(file, "target", ndim=(3,), axes=IMAGE_AXES)
+    if len(target) != n_slices or target.shape[1] > height or target.shape[2] > width:
+        raise UnreadableError(
+            f"'target' must fit into 'kspace' {kspace}; got the shape {target.shape}"
+        )
+    return target.shape[1], target.shape[2]
 
 
 def _describe(
@@ -142,6 +173,7 @@ def _describe(
     shape: tuple[int, int],
     n_slices: int,
     n_coils: int,
+    target_shape: tuple[int, int] | None = None,
     magnitude_only: bool = False,
     largest: float | None = None,
 ) -> Volume:
@@ -150,7 +182,7 @@ def _describe(
         subject=stored.text(file, "subject_id") or stored.stem(file),
         n_slices=n_slices,
         shape=shape,
-        target_shape=(round(shape[0] / _oversampling(file)), shape[1]),
+        target_shape=target_shape or (round(shape[0] / _oversampling(file)), shape[1]),
         n_coils=n_coils,
         contrast=_contrast(stored.text(file, "contrast")),
         field_strength=stored.tesla(stored.text(file, "field_strength")),
@@ -163,9 +195,33 @@ def _describe(
 
 def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
     kspace = stored.read_slice(file["kspace"], index)
-    stored.refuse_unusable(kspace, "k-space")
-    target = magnitude_reference(kspace, volume.target_shape)
-    return volume.slice(index, kspace=kspace, target=target)
+    maps = stored.read_slice(file["sensitivity"], index) if "sensitivity" in file else None
+    if "target" in file:
+        target = stored.read_slice(file["target"], index)
+    else:
+        target = magnitude_reference(kspace, volume.target_shape, sensitivity=maps)
+    measured = torch.from_numpy(file["measured"][index] != 0) if "measured" in file else None
+    return volume.slice(
+        index,
+        kspace=kspace,
+        target=target,
+        measured=measured,
+        sensitivity=maps,
+        label=torch.as_tensor(file["label"][index]) if "label" in file else None,
+        processing=_processing(file),
+    )
+
+
+def _processing(file: h5py.File) -> tuple[str, ...]:
+    """The steps that the file names. Free text of other programs is one step."""
+    value = stored.text(file, "processing")
+    if value is None:
+        return ()
+    try:
+        steps = json.loads(value)
+    except ValueError:
+        steps = value
+    return tuple(str(step) for step in steps) if isinstance(steps, list) else (str(steps),)
 
 
 def _oversampling(file: h5py.File) -> float:

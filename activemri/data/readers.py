@@ -56,6 +56,8 @@ class Volume:
         target: Tensor,
         processing: tuple[str, ...] = (),
         measured: Tensor | None = None,
+        sensitivity: Tensor | None = None,
+        label: Tensor | None = None,
     ) -> Slice:
         """A slice of this volume, with its labels."""
         return Slice(
@@ -70,6 +72,8 @@ class Volume:
             scanner=self.scanner,
             measured=measured_samples(kspace) if measured is None else measured,
             processing=processing,
+            sensitivity=sensitivity,
+            label=label,
         )
 
 
@@ -105,9 +109,10 @@ class Reader(Protocol):
         """Read one slice. The result depends on the file, the index and the settings only.
 
         `volume_max` of the result is the largest value of this slice's own target; data sets
-        replace it by that of the volume, which takes reading all of its slices.
+        replace it by that of the volume, which takes reading all of its slices. NaN, Inf and
+        slices of zeros need no look here: the survey finds them.
 
         Raises:
-            UnreadableError: if the slice cannot be used.
+            UnreadableError: if the slice cannot be read.
         """
         ...

@@ -91,8 +91,12 @@ def measured_samples(kspace: Tensor) -> Tensor:
 
     Zero padding leaves whole columns (or rows) of exact zeros in every coil.
     """
-    present = (kspace != 0).any(dim=0)
-    return present.any(dim=0, keepdim=True) & present.any(dim=1, keepdim=True)
+    present = kspace[0] != 0
+    columns, rows = present.any(dim=0, keepdim=True), present.any(dim=1, keepdim=True)
+    if not (columns.all() and rows.all()):  # else further coils cannot add anything
+        present = (kspace != 0).any(dim=0)
+        columns, rows = present.any(dim=0, keepdim=True), present.any(dim=1, keepdim=True)
+    return columns & rows
 
 
 class SliceDataset(Protocol):

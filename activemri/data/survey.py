@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from activemri.data.annotations import Finding
@@ -103,8 +102,10 @@ def read_slice(
 ) -> Slice:
     """A slice in the form asked for, with the region that findings mark.
 
+    Its values are not looked at: that takes longer than reading them, and the survey has done it.
+
     Raises:
-        UnreadableError: if it cannot be used.
+        UnreadableError: if it cannot be read.
     """
     scan = entry.reader.read(file, entry.volume, index)
     if findings:
@@ -113,13 +114,14 @@ def read_slice(
         scan = replace(scan, roi=region_of(boxes, (rows, columns)))
     if matrix_size is not None:
         scan = to_matrix(scan, matrix_size)
-    refuse_unusable(scan.target, "the reference")
-    _refuse_tiny(scan.target)
     return scan
 
 
-def _refuse_tiny(target: Tensor) -> None:
-    """Refuse what SSIM is not defined for: met later, it would end a whole run."""
+def _refuse_unusable(scan: Slice) -> None:
+    """Refuse damaged slices, and what SSIM is not defined for: it would end a whole run."""
+    target = scan.target
+    refuse_unusable(scan.kspace, "k-space")
+    refuse_unusable(target, "the reference")
     if min(target.shape) < SSIM_WINDOW:
         raise UnreadableError(
             f"too small to be scored: expected a reference of at least {SSIM_WINDOW} x "
@@ -151,6 +153,7 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
         for index in range(entry.volume.n_slices):
             try:
                 scan = read_slice(file, entry, index, matrix_size=matrix_size)
+                _refuse_unusable(scan)
             except READ_FAILURES as error:
                 found = replace(found, problems=(*found.problems, (index, str(error))))
                 lasting = lasting and isinstance(error, UnreadableError)

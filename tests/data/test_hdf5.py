@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from activemri.data.formats import all_readers
 from activemri.data.hdf5 import HDF5Reader
+from activemri.data.index import index_path
 from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
+from activemri.data.survey import survey
 from activemri.mri import fourier
 from tests.data.files import random_kspace, rss, to_image, write_image, write_kspace
 
@@ -205,9 +208,10 @@ def test_unusable_slices_are_named(tmp_path: Path, write, value: float, message:
     write(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["image" if "image" in file else "kspace"][1, ..., :] = value
-    read(tmp_path / "a.h5", 0)
-    with pytest.raises(UnreadableError, match=message):
-        read(tmp_path / "a.h5", 1)
+    index = index_path(tmp_path, all_readers())
+    (found,) = survey(index.root, index.entries)
+    ((position, reason),) = found.problems
+    assert position == 1 and message in reason and found.usable == (0,)
 
 
 def test_a_senseless_oversampling_is_named(tmp_path: Path) -> None:
@@ -215,3 +219,52 @@ def test_a_senseless_oversampling_is_named(tmp_path: Path) -> None:
         write_kspace(tmp_path / "a.h5", readout_oversampling=value)
         with pytest.raises(UnreadableError, match="readout_oversampling"):
             read(tmp_path / "a.h5")
+
+
+def test_stored_references_maps_and_labels_are_read(tmp_path: Path) -> None:
+    kspace = write_kspace(tmp_path / "a.h5", processing='["compressed to 3 coils", "cut"]')
+    rng = np.random.default_rng(1)
+    target = rng.random((2, 6, 10), dtype=np.float32)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["target"], file["sensitivity"] = target, kspace
+        file["measured"] = rng.random((2, 8, 10)) > 0.5
+        file["label"] = np.array([4, 7])
+        measured = file["measured"][1]
+    volume, scan = read(tmp_path / "a.h5", 1)
+    assert volume.target_shape == (6, 10)
+    assert torch.equal(scan.target, torch.from_numpy(target[1]))
+    assert scan.sensitivity is not None
+    assert torch.equal(scan.sensitivity, torch.from_numpy(kspace[1]))
+    assert torch.equal(scan.measured, torch.from_numpy(measured))
+    assert scan.label == 7
+    assert scan.processing == ("compressed to 3 coils", "cut")
+
+
+def test_a_reference_is_combined_with_stored_maps(tmp_path: Path) -> None:
+    kspace = write_kspace(tmp_path / "a.h5")
+    maps = kspace / np.linalg.norm(kspace, axis=1, keepdims=True)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["sensitivity"] = maps
+    _, scan = read(tmp_path / "a.h5", 1)
+    expected = np.abs(np.sum(maps[1].conj() * to_image(kspace[1]), axis=0))
+    np.testing.assert_allclose(scan.target, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("target", (3, 8, 10)),
+        ("target", (2, 9, 10)),
+        ("sensitivity", (2, 4, 8, 10)),
+        ("measured", (2, 10)),
+        ("label", (3,)),
+    ],
+)
+def test_what_does_not_fit_kspace_is_named(
+    tmp_path: Path, key: str, shape: tuple[int, ...]
+) -> None:
+    write_kspace(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file[key] = np.ones(shape)
+    with pytest.raises(UnreadableError, match=f"'{key}'.*'kspace'"):
+        read(tmp_path / "a.h5")

@@ -62,7 +62,8 @@ def test_magnitude_only_scans_get_a_phase_and_complex_ones_keep_theirs(
         with h5py.File(real_data / entry.file) as file:
             scan = entry.reader.read(file, entry.volume, entry.volume.n_slices // 2)
             assert entry.volume.magnitude_only == (file.attrs["phase"] == "magnitude only")
-            assert bool(scan.processing) == entry.volume.magnitude_only
+            synthetic = any("synthetic" in step for step in scan.processing)
+            assert synthetic == entry.volume.magnitude_only
             if "image" in file and not entry.volume.magnitude_only:
                 stored = file["image"][entry.volume.n_slices // 2]
                 np.testing.assert_allclose(fourier.ifft2(scan.kspace)[0], stored, atol=1e-5)
