@@ -20,6 +20,8 @@ import activemri
 from activemri.settings import (
     BenchmarkSettings,
     CalibrateSettings,
+    CardSettings,
+    ConvertSettings,
     CurvesSettings,
     DemonstrateSettings,
     DemoSettings,
@@ -51,6 +53,8 @@ Train = (
 Data = (
     Annotated[InspectSettings, subcommand("inspect")]
     | Annotated[SplitSettings, subcommand("split")]
+    | Annotated[ConvertSettings, subcommand("convert")]
+    | Annotated[CardSettings, subcommand("card")]
 )
 Command = (
     Annotated[DemoSettings, subcommand("demo")]
@@ -60,7 +64,7 @@ Command = (
     | Annotated[Train, subcommand("train", description="Train a reconstructor or a policy.")]
     | Annotated[DemonstrateSettings, subcommand("demonstrate")]
     | Annotated[TuneSettings, subcommand("tune")]
-    | Annotated[Data, subcommand("data", description="Look at scans, or split them.")]
+    | Annotated[Data, subcommand("data", description="Look at scans, split or convert them.")]
     | Annotated[ThroughputSettings, subcommand("throughput")]
 )
 
@@ -284,6 +288,18 @@ def _split(settings: SplitSettings) -> None:
     print(draw_split_file(settings))
 
 
+def _convert(settings: ConvertSettings) -> None:
+    from activemri.data.conversion import convert
+
+    print(convert(settings).text())
+
+
+def _card(settings: CardSettings) -> None:
+    from activemri.data.card import write_card
+
+    print(write_card(settings))
+
+
 def _throughput(settings: ThroughputSettings) -> None:
     from activemri.benchmark.throughput import run_throughput
 
@@ -304,6 +320,8 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     TuneSettings: _tune,
     InspectSettings: _inspect,
     SplitSettings: _split,
+    ConvertSettings: _convert,
+    CardSettings: _card,
     ThroughputSettings: _throughput,
 }
 
@@ -318,7 +336,7 @@ _RESUMABLE = (
 
 def _after_interrupt(settings: object) -> str:
     """What the user can do after Ctrl-C."""
-    if isinstance(settings, BenchmarkSettings):
+    if isinstance(settings, BenchmarkSettings | ConvertSettings):
         return "interrupted; start the same command again to continue"
     if isinstance(settings, _RESUMABLE):
         return "interrupted; start the same command with --resume to continue"

@@ -31,3 +31,15 @@ def _shown(cell: object) -> str:
     if isinstance(cell, float):
         return f"{round(cell, 4) + 0.0:.4f}"  # no minus before zero
     return str(cell)
+
+
+def format_markdown(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; bars in cells are escaped.
+
+    Args:
+        header: names of the columns.
+        lines: one cell a column, shown as in :func:`format_table`.
+    """
+    cells = [[_shown(cell).replace("|", r"\|") for cell in line] for line in lines]
+    rows = [list(header), ["---"] * len(header), *cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

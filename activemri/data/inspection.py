@@ -39,7 +39,9 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """A file, what reading it has shown, and its subject's split ("?" if they contradict)."""
+
     entry: Entry
     survey: Survey
     split: str
@@ -73,46 +75,51 @@ def format_inspection(inspection: Inspection, *, files: bool = False) -> str:
         inspection: what was found.
         files: list every file with its subject; else many files are shown in groups.
     """
-    rows = [
-        _Row(entry, found, inspection.splits.get(entry.volume.subject, "?"))
-        for entry, found in zip(inspection.index.entries, inspection.surveys, strict=True)
-    ]
+    rows = rows_of(inspection)
     parts = [_summary(inspection, rows), _split_table(rows)]
     if files or len(rows) <= MAX_FILES:
         parts.append(_file_table(rows))
     else:
         hint = f"These are {len(rows):,} files in groups; --files lists every one with its subject."
         parts.append(f"{_group_table(rows)}\n{hint}")
-    return "\n\n".join([*parts, _problems(inspection, rows)])
+    return "\n\n".join([*parts, _problem_list(inspection, rows)])
 
 
-def _summary(inspection: Inspection, rows: Sequence[_Row]) -> str:
+def rows_of(inspection: Inspection) -> list[Row]:
+    """One row a file."""
+    return [
+        Row(entry, found, inspection.splits.get(entry.volume.subject, "?"))
+        for entry, found in zip(inspection.index.entries, inspection.surveys, strict=True)
+    ]
+
+
+def _summary(inspection: Inspection, rows: Sequence[Row]) -> str:
     size = sum((inspection.index.root / row.entry.file).stat().st_size for row in rows) / 1e6
     subjects = {row.entry.volume.subject for row in rows}
     counts = [
-        _count(len(rows), "file"),
-        _count(len(subjects), "subject"),
-        _count(_usable(rows), "usable slice"),
+        count(len(rows), "file"),
+        count(len(subjects), "subject"),
+        count(usable(rows), "usable slice"),
         f"{size:,.0f} MB" if size >= 1 else f"{size * 1e3:,.0f} kB",
     ]
     return f"{inspection.path}\n{', '.join(counts)}"
 
 
-def _split_table(rows: Sequence[_Row]) -> str:
-    groups = _grouped(rows, lambda row: row.split)
+def _split_table(rows: Sequence[Row]) -> str:
+    groups = grouped(rows, lambda row: row.split)
     lines = [
         (
             split,
             len({row.entry.volume.subject for row in groups[split]}),
             len(groups[split]),
-            _usable(groups[split]),
+            usable(groups[split]),
         )
         for split in sorted(groups, key=usual_order)
     ]
     return format_table(("split", "subjects", "files", "slices"), lines)
 
 
-def _file_table(rows: Sequence[_Row]) -> str:
+def _file_table(rows: Sequence[Row]) -> str:
     header = ("file", "subject", "split", "contrast", "slices", *_PROPERTIES)
     lines = [
         (
@@ -128,22 +135,22 @@ def _file_table(rows: Sequence[_Row]) -> str:
     return format_table(header, lines)
 
 
-def _group_table(rows: Sequence[_Row]) -> str:
+def _group_table(rows: Sequence[Row]) -> str:
     """One line for the files of one contrast, format, number of coils and kind."""
 
-    def kind(row: _Row) -> Hashable:
+    def kind(row: Row) -> Hashable:
         volume = row.entry.volume
         return volume.contrast, row.entry.reader.name, volume.n_coils, volume.magnitude_only
 
     header = ("contrast", "files", "subjects", "slices", *_PROPERTIES)
-    groups = list(_grouped(rows, kind).values())
+    groups = list(grouped(rows, kind).values())
     groups.sort(key=lambda group: (group[0].entry.volume.contrast, -len(group)))
     lines = [
         (
             group[0].entry.volume.contrast,
             len(group),
             len({row.entry.volume.subject for row in group}),
-            _usable(group),
+            usable(group),
             *_properties(group),
         )
         for group in groups
@@ -154,25 +161,26 @@ def _group_table(rows: Sequence[_Row]) -> str:
 _PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")
 
 
-def _properties(rows: Sequence[_Row]) -> tuple[str, ...]:
+def _properties(rows: Sequence[Row]) -> tuple[str, ...]:
     volumes = [row.entry.volume for row in rows]
     same_frame = all(volume.shape == volume.target_shape for volume in volumes)
     field_strengths = sorted({v.field_strength for v in volumes if v.field_strength is not None})
     magnitude = " (magnitude only)" if volumes[0].magnitude_only else ""
     return (
-        _shapes(volume.shape for volume in volumes),
-        "same" if same_frame else _shapes(volume.target_shape for volume in volumes),
-        _span(volume.n_coils for volume in volumes),
+        shapes(volume.shape for volume in volumes),
+        "same" if same_frame else shapes(volume.target_shape for volume in volumes),
+        span(volume.n_coils for volume in volumes),
         ", ".join(f"{tesla:.3g}" for tesla in field_strengths) or "-",
-        _span(row.survey.never_acquired for row in rows),
+        span(row.survey.never_acquired for row in rows),
         rows[0].entry.reader.name + magnitude,
     )
 
 
-def _problems(inspection: Inspection, rows: Sequence[_Row]) -> str:
+def problems(inspection: Inspection, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """What is left out, and what is suspicious, a line each."""
     found = [str(problem) for problem in inspection.index.problems]
     for row in rows:
-        for reason, indices in _grouped(row.survey.problems, lambda problem: problem[1]).items():
+        for reason, indices in grouped(row.survey.problems, lambda problem: problem[1]).items():
             which = ", ".join(str(index) for index, _ in indices[:8])
             more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
             noun = "slice" if len(indices) == 1 else "slices"
@@ -182,10 +190,15 @@ def _problems(inspection: Inspection, rows: Sequence[_Row]) -> str:
     warnings = [
         f"{row.entry.file}: {row.survey.warning}" for row in rows if row.survey.warning is not None
     ]
+    return found, warnings
+
+
+def _problem_list(inspection: Inspection, rows: Sequence[Row]) -> str:
+    found, warnings = problems(inspection, rows)
     if not found and not warnings:
         return "No problems."
-    left_out = _listed(f"{_count(len(found), 'problem')}, left out:", found)
-    return "\n".join([*left_out, *_listed(f"{_count(len(warnings), 'warning')}:", warnings)])
+    left_out = _listed(f"{count(len(found), 'problem')}, left out:", found)
+    return "\n".join([*left_out, *_listed(f"{count(len(warnings), 'warning')}:", warnings)])
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:
@@ -196,26 +209,31 @@ def _listed(title: str, lines: Sequence[str]) -> list[str]:
     return [*shown, f"  and {rest} more"] if rest > 0 else shown
 
 
-def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items of one key together, keys in the order of their first items."""
     groups: dict[Key, list[Item]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
     return groups
 
 
-def _usable(rows: Sequence[_Row]) -> int:
+def usable(rows: Sequence[Row]) -> int:
+    """Number of usable slices."""
     return sum(len(row.survey.usable) for row in rows)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number and its noun, e.g. 2 files."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _span(numbers: Iterable[int]) -> str:
+def span(numbers: Iterable[int]) -> str:
+    """Smallest and largest of some numbers, e.g. 3-5."""
     found = sorted(set(numbers))
     return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
 
-def _shapes(shapes: Iterable[tuple[int, int]]) -> str:
-    heights, widths = zip(*shapes, strict=True)
-    return f"{_span(heights)} x {_span(widths)}"
+def shapes(sizes: Iterable[tuple[int, int]]) -> str:
+    """Heights and widths, e.g. 8-10 x 12."""
+    heights, widths = zip(*sizes, strict=True)
+    return f"{span(heights)} x {span(widths)}"

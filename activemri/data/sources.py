@@ -122,7 +122,7 @@ def _open_files(
 
     if not path.exists():
         raise FileNotFoundError(
-            f"expected {', '.join(PHANTOMS)}, or the path of an HDF5 file or of a folder of them; "
+            f"expected {', '.join(PHANTOMS)}, or the path of a scan or of a folder of scans; "
             f"nothing is at {path}"
         )
     index = index_path(path, all_readers(synthetic_phase=synthetic_phase))

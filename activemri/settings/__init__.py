@@ -7,7 +7,13 @@ reads these files and no more.
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.calibration import CalibrateSettings
 from activemri.settings.curves import CurvesSettings
-from activemri.settings.inspection import InspectSettings, SplitSettings, ThroughputSettings
+from activemri.settings.inspection import (
+    CardSettings,
+    ConvertSettings,
+    InspectSettings,
+    SplitSettings,
+    ThroughputSettings,
+)
 from activemri.settings.policy import (
     DemonstrateSettings,
     EnvironmentSettings,
@@ -25,6 +31,8 @@ from activemri.settings.training import (
 __all__ = [
     "BenchmarkSettings",
     "CalibrateSettings",
+    "CardSettings",
+    "ConvertSettings",
     "CurvesSettings",
     "DemoSettings",
     "DemonstrateSettings",

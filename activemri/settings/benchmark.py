@@ -45,7 +45,7 @@ class BenchmarkSettings:
     options: KeyValues = ()
     """Further options of the environment, e.g. lines_per_action=4 geometry=rows."""
     data: Annotated[str | None, arg(metavar="phantom|phantom-multicoil|PATH")] = None
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files. None takes the data
+    """Where the scans come from: built-in phantoms, or a folder of scans. None takes the data
     of --env, or else phantoms."""
     split: str = "test"
     """Which subjects to score: train, val, test, or a name from the data's split file."""

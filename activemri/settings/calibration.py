@@ -25,7 +25,7 @@ class CalibrateSettings:
     """
 
     data: Data = "phantom"
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    """Where the scans come from: built-in phantoms, or a folder of scans."""
     reconstructors: Annotated[
         tuple[str, ...], arg(metavar="NAME [NAME ...]", aliases=["--reconstructor"])
     ] = ("cresnet",)

@@ -14,7 +14,7 @@ class InspectSettings:
     """List the files, subjects, shapes, contrasts, empty columns and problems of a data folder."""
 
     path: Positional[Path]
-    """A folder of HDF5 files, or one file."""
+    """A folder of scans, or one file."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
     files: Flag = False
@@ -22,11 +22,38 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
+class CardSettings:
+    """Write a data-set card in Markdown: subjects, contrasts, field strengths, splits, problems."""
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Where to write; None prints it."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject."""
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Write scans of any readable format in the layout that is read fastest.
+
+    Finished files are kept, so that an interrupted conversion can be started again.
+    """
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    out: Annotated[Path, arg(metavar="PATH")]
+    """Folder for the converted files; made if missing."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject, which the files then name."""
+
+
+@dataclass(frozen=True)
 class SplitSettings:
     """Draw which subjects train, validate and test (70 : 15 : 15), and write a split file."""
 
     path: Positional[Path]
-    """A folder of HDF5 files."""
+    """A folder of scans."""
     stratify: Label | None = None
     """Balance the slices of every contrast, field strength or scanner over the splits."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None

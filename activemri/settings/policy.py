@@ -25,7 +25,7 @@ class EnvironmentSettings:
     env: str = "ActiveMRI/Phantom-v0"
     """Id of the environment; the options below override its own."""
     data: Annotated[str | None, arg(metavar="phantom|PATH")] = None
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    """Where the scans come from: built-in phantoms, or a folder of scans."""
     reconstructor: OptionalText = None
     """Name or checkpoint of the reconstructor; it stays as it is."""
     matrix: OptionalInt = None

@@ -29,7 +29,7 @@ class TuneSettings:
     """
 
     data: Data = "phantom"
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    """Where the scans come from: built-in phantoms, or a folder of scans."""
     out: Path = Path("runs/tune")
     """Folder for the study; made if missing."""
     name: str = "cresnet"

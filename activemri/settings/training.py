@@ -27,7 +27,7 @@ class TrainReconstructorSettings:
     """
 
     data: Data = "phantom"
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    """Where the scans come from: built-in phantoms, or a folder of scans."""
     out: Path = Path("runs/reconstructor")
     """Folder for the checkpoint; made if missing."""
     name: str = "cresnet"
@@ -146,7 +146,7 @@ class TrainOrderSettings:
     """Learn a fixed order of lines from the train split and write it to a file."""
 
     data: Data = "phantom"
-    """Where the scans come from: built-in phantoms, or a folder of HDF5 files."""
+    """Where the scans come from: built-in phantoms, or a folder of scans."""
     out: Path = Path("runs/order")
     """Folder for the order; made if missing."""
     kind: Literal["lbcs", "average-oracle"] = "lbcs"
