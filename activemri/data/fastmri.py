@@ -48,10 +48,13 @@ class FastMRIReader:
     Padding: columns of exact zeros, and columns beyond the header's encoding limits that hold next
     to nothing, were never acquired: False in `Slice.measured`.
 
-    All values are multiplied by the constant :data:`SCALE`; no metric that is relative to the data
-    range changes.
+    All values are multiplied by a constant; no metric that is relative to the data range changes.
+
+    Attributes:
+        scale: that constant.
     """
 
+    scale: float = SCALE
     name: str = "fastmri"
     container: ClassVar[Container] = HDF5
 
@@ -87,18 +90,18 @@ class FastMRIReader:
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         kspace = stored.read_slice(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
-        kspace *= SCALE
+        kspace *= self.scale
         key = _reference_key(file)
         if key is None:
             target = magnitude_reference(kspace, volume.target_shape)
         else:
-            target = stored.read_slice(file[key], index) * SCALE
+            target = stored.read_slice(file[key], index) * self.scale
         return volume.slice(
             index,
             kspace=kspace,
             target=target,
             measured=_measured(kspace, volume.encoded_columns),
-            processing=(f"multiplied by {SCALE:g}",),
+            processing=(f"multiplied by {self.scale:g}",) if self.scale != 1 else (),
         )
 
 

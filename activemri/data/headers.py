@@ -32,21 +32,22 @@ def read_header(file: h5py.File) -> ElementTree.Element:
 def scanner(header: ElementTree.Element) -> str:
     """Maker and model, or "unknown"."""
     found = (header_text(header, (SYSTEM, name)) for name in ("systemVendor", "systemModel"))
-    return " ".join(name.strip() for name in found if name) or "unknown"
+    return " ".join(name for name in found if name) or "unknown"
 
 
 def header_number(header: ElementTree.Element, path: Sequence[str]) -> int | None:
     """A whole number, or None where the header has none there."""
     value = header_text(header, path)
-    return int(value) if value is not None and value.strip().isdigit() else None
+    return int(value) if value is not None and value.isdigit() else None
 
 
 def header_text(header: ElementTree.Element, path: Sequence[str]) -> str | None:
-    """The text of an element, or None where there is no such element."""
+    """The text of an element, or None where there is no such element or nothing in it."""
     # Imported here: it takes a second (pandas), and indexing alone needs it.
     from fastmri.data.mri_data import et_query
 
     try:
-        return str(et_query(header, path))
+        found = str(et_query(header, path)).strip()
     except RuntimeError:  # et_query: "Element not found"
         return None
+    return None if found in ("", "None") else found  # et_query: "None" of an empty element

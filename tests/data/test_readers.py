@@ -14,6 +14,7 @@ from activemri.data.formats import all_readers, containers, reader_for
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
+from tests.data.collection_files import write_m4raw
 from tests.data.files import write_fastmri, write_image, write_kspace
 
 WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
@@ -21,6 +22,9 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "single-coil": lambda path: write_fastmri(path),
         "multi-coil": lambda path: write_fastmri(path, n_coils=3, acquisition="CORPD_FBK"),
         "no reference": lambda path: write_fastmri(path, n_coils=3, reference=False),
+    },
+    "m4raw": {
+        "as published": lambda path: write_m4raw(path),
     },
     "hdf5": {
         "magnitude": lambda path: write_image(path),

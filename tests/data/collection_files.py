@@ -1,0 +1,86 @@
+"""Writes small scans in the layouts of published collections of raw data."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tests.data.files import Array, random_kspace, rss
+
+#: The parts of an M4Raw header that matter here, as the data set publishes them. The namespace has
+#: a prefix, and the order of the dimensions is not that of the samples.
+M4RAW_HEADER = """<ns0:ismrmrdHeader xmlns:ns0="http://www.ismrm.org/ISMRMRD"
+    xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+    xsi:schemaLocation="http://www.ismrm.org/ISMRMRD ismrmrd.xsd">
+  <ns0:studyInformation>
+    <ns0:studyUID>{study}</ns0:studyUID>
+    <ns0:studyTime>165418</ns0:studyTime>
+  </ns0:studyInformation>
+  <ns0:measurementInformation>
+    <ns0:measurementID>{study}_FSE01</ns0:measurementID>
+    <ns0:protocolName>FSE(Sat) 5mmT--V</ns0:protocolName>
+  </ns0:measurementInformation>
+  <ns0:acquisitionSystemInformation>
+    <ns0:systemVendor> XinGaoYi Medical Equipment Co.,Ltd.</ns0:systemVendor>
+    <ns0:systemModel>XGY OPER-0.3</ns0:systemModel>
+    <ns0:systemFieldStrength_T>0.3</ns0:systemFieldStrength_T>
+    <ns0:receiverChannels>4</ns0:receiverChannels>
+  </ns0:acquisitionSystemInformation>
+  <ns0:encoding>
+    <ns0:encodedSpace>
+      <ns0:matrixSize><ns0:x>{height}</ns0:x><ns0:y>{width}</ns0:y><ns0:z>1</ns0:z></ns0:matrixSize>
+    </ns0:encodedSpace>
+    <ns0:reconSpace>
+      <ns0:matrixSize><ns0:x>{height}</ns0:x><ns0:y>{width}</ns0:y><ns0:z>1</ns0:z></ns0:matrixSize>
+    </ns0:reconSpace>
+    <ns0:trajectory>cartesian</ns0:trajectory>
+    <ns0:encodingLimits>
+      <ns0:kspace_encoding_step_1>
+        <ns0:minimum>0</ns0:minimum>
+        <ns0:maximum>{last}</ns0:maximum>
+        <ns0:center>{center}</ns0:center>
+      </ns0:kspace_encoding_step_1>
+    </ns0:encodingLimits>
+  </ns0:encoding>
+  <ns0:kspaceDimension>
+    <ns0:Dim><ns0:DimName>PE</ns0:DimName><ns0:DimOrder>2</ns0:DimOrder></ns0:Dim>
+    <ns0:Dim><ns0:DimName>FE</ns0:DimName><ns0:DimOrder>3</ns0:DimOrder></ns0:Dim>
+  </ns0:kspaceDimension>
+</ns0:ismrmrdHeader>"""
+
+
+def write_m4raw(
+    path: Path,
+    *,
+    shape: tuple[int, int, int, int] = (3, 4, 12, 14),
+    padding: tuple[int, int] = (2, 1),
+    study: str = "2022061003",
+    acquisition: str = "AXT2",
+    patient: str = "88448eec274d9248d1a2487a8548ee41",
+    seed: int = 0,
+) -> Array:
+    """A repetition as M4Raw publishes it; returns its k-space (slice, coil, readout, encode).
+
+    As in the published files the header's limits and the columns that were acquired differ by one.
+    """
+    kspace = random_kspace(shape, seed) * np.complex64(10)
+    first, end = padding[0], shape[-1] - padding[1]
+    kspace[..., :first] = 0
+    kspace[..., end:] = 0
+    header = M4RAW_HEADER.format(
+        study=study,
+        height=shape[-2],
+        width=shape[-1],
+        last=end - first,
+        center=shape[-1] // 2 - first - 1,
+    )
+    target = rss(kspace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        file["ismrmrd_header"] = header.encode()
+        file["reconstruction_rss"] = target.astype(np.float32)
+        file.attrs["acquisition"] = acquisition
+        file.attrs["max"] = target.max()
+        file.attrs["patient_id"] = patient
+    return kspace
