@@ -12,6 +12,7 @@ from activemri.data.fastmri import FastMRIReader
 from activemri.data.hdf5 import HDF5Reader
 from activemri.data.m4raw import M4RawReader
 from activemri.data.readers import Reader, UnreadableError
+from activemri.data.skm_tea import SKMTEAReader
 
 
 def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
@@ -22,6 +23,7 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
             :mod:`activemri.data.phase`.
     """
     return (
+        SKMTEAReader(),
         M4RawReader(),
         FastMRIReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tests.data.files import Array, random_kspace, rss
+from tests.data.files import Array, random_kspace, rss, to_image
 
 #: The parts of an M4Raw header that matter here, as the data set publishes them. The namespace has
 #: a prefix, and the order of the dimensions is not that of the samples.
@@ -84,3 +84,42 @@ def write_m4raw(
         file.attrs["max"] = target.max()
         file.attrs["patient_id"] = patient
     return kspace
+
+
+def write_skm_tea(
+    path: Path,
+    *,
+    shape: tuple[int, int, int, int, int] = (3, 12, 10, 2, 4),
+    padding: int = 1,
+    norm: float = 0.5,
+    target: bool = True,
+    seed: int = 0,
+) -> tuple[Array, Array]:
+    """A file of SKM-TEA's raw data track; returns `kspace` and `maps` as they are stored.
+
+    k-space is an ellipse inside of padding, the maps are not of unit norm and vanish in a corner.
+    """
+    n_x, height, width, n_echoes, n_coils = shape
+    rng = np.random.default_rng(seed)
+    maps_shape = (n_x, height, width, n_coils, 1)
+    maps = (rng.normal(size=maps_shape) + 1j * rng.normal(size=maps_shape)).astype(np.complex64)
+    maps *= norm / np.linalg.norm(maps, axis=3, keepdims=True)
+    maps[:, :2, :2] = 0
+    kspace = np.moveaxis(
+        random_kspace((n_x, n_echoes, n_coils, height, width), seed), (1, 2), (3, 4)
+    )
+    y = (np.arange(height) - height // 2) / (height / 2 - padding)
+    z = (np.arange(width) - width // 2) / (width / 2 - padding)
+    outside = y[:, None] ** 2 + z**2 > 1
+    kspace = np.ascontiguousarray(kspace * np.float32(1e7))
+    kspace[:, outside] = 0
+    images = np.moveaxis(to_image(np.moveaxis(kspace, (3, 4), (1, 2))), (1, 2), (3, 4))
+    image = (maps[:, :, :, None, :, 0].conj() * images).sum(axis=-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        file["maps"] = maps
+        if target:
+            file["target"] = image[..., None].astype(np.complex64)
+        file["masks/poisson_6.0x"] = rng.random((height, width)) < 1 / 6
+    return kspace, maps

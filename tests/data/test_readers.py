@@ -14,7 +14,7 @@ from activemri.data.formats import all_readers, containers, reader_for
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
-from tests.data.collection_files import write_m4raw
+from tests.data.collection_files import write_m4raw, write_skm_tea
 from tests.data.files import write_fastmri, write_image, write_kspace
 
 WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
@@ -25,6 +25,10 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
     },
     "m4raw": {
         "as published": lambda path: write_m4raw(path),
+    },
+    "skm-tea": {
+        "as published": lambda path: write_skm_tea(path),
+        "no reference": lambda path: write_skm_tea(path, target=False),
     },
     "hdf5": {
         "magnitude": lambda path: write_image(path),
