@@ -9,6 +9,8 @@ from typing import Any
 
 from activemri.data.containers import Container
 from activemri.data.fastmri import FastMRIReader
+from activemri.data.fastmri_breast import FastMRIBreastReader
+from activemri.data.fastmri_prostate import FastMRIProstateReader
 from activemri.data.hdf5 import HDF5Reader
 from activemri.data.m4raw import M4RawReader
 from activemri.data.readers import Reader, UnreadableError
@@ -25,6 +27,8 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     return (
         SKMTEAReader(),
         M4RawReader(),
+        FastMRIProstateReader(),
+        FastMRIBreastReader(),
         FastMRIReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tests.data.files import Array, random_kspace, rss, to_image
+from tests.data.files import HEADER, Array, random_kspace, rss, to_image
 
 #: The parts of an M4Raw header that matter here, as the data set publishes them. The namespace has
 #: a prefix, and the order of the dimensions is not that of the samples.
@@ -123,3 +123,58 @@ def write_skm_tea(
             file["target"] = image[..., None].astype(np.complex64)
         file["masks/poisson_6.0x"] = rng.random((height, width)) < 1 / 6
     return kspace, maps
+
+
+def write_prostate(
+    path: Path,
+    *,
+    shape: tuple[int, int, int, int] = (3, 2, 20, 9),
+    width: int = 14,
+    center: int = 5,
+    recon: tuple[int, int] = (10, 10),
+    reference: bool = True,
+    averages: int = 3,
+    patient: str = "patient-1",
+    seed: int = 0,
+) -> Array:
+    """A T2 file of fastMRI prostate; returns the lines (slice, coil, readout, phase encode).
+
+    The first and third average have the odd lines, the second the even ones.
+    """
+    n_slices, n_coils, height, n_lines = shape
+    lines = random_kspace(shape, seed) * np.complex64(1e-6)
+    kspace = np.zeros((averages, *shape), np.complex64)
+    for average in range(averages):
+        start = 1 - average % 2
+        kspace[average, ..., start::2] = lines[..., start::2]
+    header = HEADER.format(
+        tesla=2.8936200141906738,
+        height=height,
+        width=width,
+        recon_height=recon[0],
+        recon_width=recon[1],
+        last_row=height - 1,
+        center_row=height // 2,
+        last=n_lines - 1,
+        center=center,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        file["calibration_data"] = random_kspace((n_slices, n_coils, height, 4), seed + 1)
+        file["ismrmrd_header"] = header.encode()
+        if reference:
+            file["reconstruction_rss"] = np.ones((n_slices, *recon), np.float32)
+            file.attrs["max"] = 1.0
+            file.attrs["norm"] = 1.0
+        file.attrs["acquisition"] = "AXT2"
+        file.attrs["patient_id"] = patient
+    return lines
+
+
+def write_breast(path: Path) -> None:
+    """A file of fastMRI breast: real and imaginary part of radial spokes."""
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = rng.normal(size=(2, 5, 8, 3, 4)).astype(np.float32)
