@@ -1,7 +1,6 @@
 """The fastMRI data set: knee and brain, single- and multi-coil (Zbontar et al. 2018)."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,16 +10,21 @@ from torch import Tensor
 
 from activemri.data import stored
 from activemri.data.containers import HDF5, Container
+from activemri.data.headers import (
+    ENCODED,
+    FIELD_STRENGTH,
+    FRAME,
+    LIMITS,
+    header_number,
+    header_text,
+    read_header,
+    scanner,
+)
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice, measured_samples
 
 KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
-FRAME = ("encoding", "reconSpace", "matrixSize")
-ENCODED = ("encoding", "encodedSpace", "matrixSize")
-LIMITS = ("encoding", "encodingLimits", "kspace_encoding_step_1")
-SYSTEM = "acquisitionSystemInformation"
-FIELD_STRENGTH = (SYSTEM, "systemFieldStrength_T")
 
 #: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
 #: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
@@ -44,10 +48,13 @@ class FastMRIReader:
     Padding: columns of exact zeros, and columns beyond the header's encoding limits that hold next
     to nothing, were never acquired: False in `Slice.measured`.
 
-    All values are multiplied by the constant :data:`SCALE`; no metric that is relative to the data
-    range changes.
+    All values are multiplied by a constant; no metric that is relative to the data range changes.
+
+    Attributes:
+        scale: that constant.
     """
 
+    scale: float = SCALE
     name: str = "fastmri"
     container: ClassVar[Container] = HDF5
 
@@ -65,7 +72,7 @@ class FastMRIReader:
             raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
         if "mask" in file:
             raise UnreadableError("undersampled (the file holds a mask): no fully sampled truth")
-        header = _header(file)
+        header = read_header(file)
         height, width = kspace.shape[-2:]
         return Volume(
             name=stored.stem(file),
@@ -75,26 +82,26 @@ class FastMRIReader:
             target_shape=_target_shape(file, header, (height, width)),
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
             contrast=stored.text(file, "acquisition") or "unknown",
-            field_strength=stored.tesla(_find(header, FIELD_STRENGTH)),
-            scanner=_scanner(header),
+            field_strength=stored.tesla(header_text(header, FIELD_STRENGTH)),
+            scanner=scanner(header),
             encoded_columns=_encoded_columns(header, width),
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         kspace = stored.read_slice(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
-        kspace *= SCALE
+        kspace *= self.scale
         key = _reference_key(file)
         if key is None:
             target = magnitude_reference(kspace, volume.target_shape)
         else:
-            target = stored.read_slice(file[key], index) * SCALE
+            target = stored.read_slice(file[key], index) * self.scale
         return volume.slice(
             index,
             kspace=kspace,
             target=target,
             measured=_measured(kspace, volume.encoded_columns),
-            processing=(f"multiplied by {SCALE:g}",),
+            processing=(f"multiplied by {self.scale:g}",) if self.scale != 1 else (),
         )
 
 
@@ -123,7 +130,7 @@ def _target_shape(
     key = _reference_key(file)
     if key is not None:
         return file[key].shape[1], file[key].shape[2]
-    height, width = (_number(header, (*FRAME, axis)) for axis in "xy")
+    height, width = (header_number(header, (*FRAME, axis)) for axis in "xy")
     if height is None or width is None or min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])
@@ -131,9 +138,9 @@ def _target_shape(
 
 def _encoded_columns(header: ElementTree.Element, width: int) -> tuple[int, int] | None:
     """Columns that the header calls acquired, as (first, one past the last)."""
-    encoded = _number(header, (*ENCODED, "y"))
-    center = _number(header, (*LIMITS, "center"))
-    last = _number(header, (*LIMITS, "maximum"))
+    encoded = header_number(header, (*ENCODED, "y"))
+    center = header_number(header, (*LIMITS, "center"))
+    last = header_number(header, (*LIMITS, "maximum"))
     if encoded is None or center is None or last is None or encoded != width:
         return None
     first = encoded // 2 - center
@@ -148,32 +155,3 @@ def _measured(kspace: Tensor, encoded: tuple[int, int] | None) -> Tensor:
     beyond = torch.ones_like(energy, dtype=torch.bool)
     beyond[encoded[0] : encoded[1]] = False
     return measured & ~(beyond & (energy < PADDING_ENERGY * energy.max()))
-
-
-def _header(file: h5py.File) -> ElementTree.Element:
-    if "ismrmrd_header" not in file:
-        raise UnreadableError(f"no data set 'ismrmrd_header'; found {', '.join(sorted(file))}")
-    try:
-        return ElementTree.fromstring(file["ismrmrd_header"][()])
-    except (ElementTree.ParseError, TypeError) as error:
-        raise UnreadableError(f"ismrmrd_header is not XML: {error}") from error
-
-
-def _scanner(header: ElementTree.Element) -> str:
-    found = (_find(header, (SYSTEM, name)) for name in ("systemVendor", "systemModel"))
-    return " ".join(name.strip() for name in found if name) or "unknown"
-
-
-def _number(header: ElementTree.Element, path: Sequence[str]) -> int | None:
-    value = _find(header, path)
-    return int(value) if value is not None and value.strip().isdigit() else None
-
-
-def _find(header: ElementTree.Element, path: Sequence[str]) -> str | None:
-    # Imported here: it takes a second (pandas), and indexing alone needs it.
-    from fastmri.data.mri_data import et_query
-
-    try:
-        return str(et_query(header, path))
-    except RuntimeError:  # et_query: "Element not found"
-        return None

@@ -9,8 +9,12 @@ from typing import Any
 
 from activemri.data.containers import Container
 from activemri.data.fastmri import FastMRIReader
+from activemri.data.fastmri_breast import FastMRIBreastReader
+from activemri.data.fastmri_prostate import FastMRIProstateReader
 from activemri.data.hdf5 import HDF5Reader
+from activemri.data.m4raw import M4RawReader
 from activemri.data.readers import Reader, UnreadableError
+from activemri.data.skm_tea import SKMTEAReader
 
 
 def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
@@ -20,7 +24,14 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         synthetic_phase: give magnitude-only images a phase and noise; see
             :mod:`activemri.data.phase`.
     """
-    return (FastMRIReader(), HDF5Reader(synthetic_phase=synthetic_phase))
+    return (
+        SKMTEAReader(),
+        M4RawReader(),
+        FastMRIProstateReader(),
+        FastMRIBreastReader(),
+        FastMRIReader(),
+        HDF5Reader(synthetic_phase=synthetic_phase),
+    )
 
 
 def containers(readers: Iterable[Reader]) -> tuple[Container, ...]:

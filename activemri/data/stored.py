@@ -49,6 +49,12 @@ def read_slice(dataset: h5py.Dataset, index: int) -> Tensor:
     return torch.from_numpy(out)
 
 
+def read_part(dataset: h5py.Dataset, part: tuple[int | slice, ...]) -> Tensor:
+    """A part of a data set as complex64 or float32; nothing else of it is read."""
+    kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
+    return torch.from_numpy(np.asarray(dataset[part], dtype=kind))
+
+
 def text(file: h5py.File, key: str) -> str | None:
     """An attribute as text, or None where it is missing or empty."""
     value = file.attrs.get(key)

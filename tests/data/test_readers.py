@@ -14,6 +14,7 @@ from activemri.data.formats import all_readers, containers, reader_for
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
+from tests.data.collection_files import write_m4raw, write_prostate, write_skm_tea
 from tests.data.files import write_fastmri, write_image, write_kspace
 
 WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
@@ -22,6 +23,18 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "multi-coil": lambda path: write_fastmri(path, n_coils=3, acquisition="CORPD_FBK"),
         "no reference": lambda path: write_fastmri(path, n_coils=3, reference=False),
     },
+    "m4raw": {
+        "as published": lambda path: write_m4raw(path),
+    },
+    "skm-tea": {
+        "as published": lambda path: write_skm_tea(path),
+        "no reference": lambda path: write_skm_tea(path, target=False),
+    },
+    "fastmri-prostate": {
+        "as published": lambda path: write_prostate(path),
+        "no reference": lambda path: write_prostate(path, reference=False),
+    },
+    "fastmri-breast": {},  # refuses every file
     "hdf5": {
         "magnitude": lambda path: write_image(path),
         "complex image": lambda path: write_image(path, magnitude=False),

@@ -1,0 +1,93 @@
+"""The M4Raw data set: brain at 0.3 T, every repetition of a scan a file (Lyu et al. 2023)."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import h5py
+
+from activemri.data import stored
+from activemri.data.containers import HDF5, Container
+from activemri.data.fastmri import FastMRIReader
+from activemri.data.headers import KEY, header_text, read_header
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.slices import Slice
+
+#: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
+FILE_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
+STUDY = ("studyInformation", "studyUID")
+SCANNER = b"OPER-0.3"
+
+#: Values are around 100; they need no scale as those of fastMRI do.
+FASTMRI = FastMRIReader(scale=1.0)
+
+
+@dataclass(frozen=True)
+class M4RawReader:
+    """Reads M4Raw files, laid out like those of fastMRI's multi-coil brain.
+
+    - Each repetition is a volume, named like its file ("2022061003_T201"). The subject is the
+      study ("2022061003"), so that no split divides the repetitions and contrasts of a person;
+      `patient_id` is not used, as nothing says that it is the same in all files of a person.
+    - The contrast is T1, T2 or FLAIR.
+    - The reference is that of one repetition, noise included.
+    - k-space is stored (slice, coil, readout, phase encode), 195 of 256 columns acquired, whatever
+      the header's `kspaceDimension` says. A slice with padding along the height instead is
+      refused.
+    - The gradient-echo files (GRE) of version 1.5 have the readout along the width and the echo
+      far from the centre, and are refused.
+    """
+
+    name: str = "m4raw"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        if "kspace" not in file or KEY not in file:
+            return False
+        return bool(FILE_NAME.fullmatch(stored.stem(file))) or SCANNER in _header_bytes(file)
+
+    def describe(self, file: h5py.File) -> Volume:
+        volume = FASTMRI.describe(file)
+        contrast = _contrast(file)
+        if contrast == "GRE":
+            raise UnreadableError(
+                "gradient-echo scan of M4Raw: its readout lies along the width and its echo far "
+                "from the centre of k-space; expected T1, T2 or FLAIR"
+            )
+        return replace(volume, subject=_subject(file, read_header(file)), contrast=contrast)
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        scan = FASTMRI.read(file, volume, index)
+        if scan.measured.any(dim=0).all() and not scan.measured.any(dim=1).all():
+            raise UnreadableError(
+                "k-space is padded with zeros along the height alone; expected the readout there, "
+                "in full, and the phase encodes along the width"
+            )
+        return scan
+
+
+def _header_bytes(file: h5py.File) -> bytes:
+    value = file[KEY][()] if isinstance(file[KEY], h5py.Dataset) else b""
+    return value if isinstance(value, bytes) else b""
+
+
+def _contrast(file: h5py.File) -> str:
+    """The contrast, T2 of the attribute "AXT2", or of the file's name where there is none."""
+    acquisition = stored.text(file, "acquisition")
+    if acquisition is not None:
+        return acquisition.upper().removeprefix("AX")
+    named = FILE_NAME.fullmatch(stored.stem(file))
+    return named["contrast"] if named else "unknown"
+
+
+def _subject(file: h5py.File, header: ElementTree.Element) -> str:
+    study = header_text(header, STUDY)
+    if study is not None:
+        return study
+    if named := FILE_NAME.fullmatch(stored.stem(file)):
+        return named["study"]
+    raise UnreadableError(
+        "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says who was "
+        "scanned: splits could divide the repetitions of one person"
+    )

@@ -1,0 +1,147 @@
+"""The SKM-TEA data set: knee, 3-D double echo in steady state (Desai et al. 2021)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import h5py
+import torch
+from torch import Tensor
+
+from activemri.data import stored
+from activemri.data.containers import HDF5, Container
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.slices import Slice
+from activemri.mri import coils, fourier
+
+KSPACE_AXES = "(x, ky, kz, echo, coil)"
+MAPS_AXES = "(x, ky, kz, coil, map)"
+TARGET_AXES = "(x, ky, kz, echo, map)"
+
+#: Images have values around 1e7, whose squares come near the limits of float32 once they are
+#: squared again. All samples are multiplied by this power of two, which is exact.
+SCALE = 2.0**-20
+
+#: Smallest correlation of the stored image with that of k-space and maps. The scanner's noise and
+#: another scale leave it near 1; another Fourier convention, or maps of other coils, brings it to
+#: about 0.
+AGREEMENT = 0.5
+
+#: Largest share of lines that may be missing between the first and the last: parallel imaging may
+#: leave gaps at the rim. Without it half of the lines are missing.
+MISSING = 0.25
+
+
+@dataclass(frozen=True)
+class SKMTEAReader:
+    """Reads the files of SKM-TEA's raw data track (`files_recon_calib-24`).
+
+    They hold `kspace` (x, ky, kz, echo, coil), already transformed along the readout x, coil maps
+    `maps` (x, ky, kz, coil, 1) and the image `target` (x, ky, kz, echo, 1).
+
+    - A slice is the plane (ky, kz) at one x in one echo, the echoes one after the other: with n
+      positions along x, slice i is at i % n in echo i // n. The height is ky, the width kz. Both
+      are phase encodes: what acquires single samples fits these data better than whole columns.
+    - `Slice.sensitivity` are the stored maps, divided by their norm over the coils where that is
+      not zero. The reference is the magnitude of the coil images combined with them, computed; the
+      stored image serves as a check of the middle slice.
+    - The scanner sampled an ellipse; the corners and the padding are zeros and count as never
+      measured, sample by sample. Every second line in the ellipse was filled in by parallel
+      imaging (ARC) before publication; nothing in the files says which, so they count as measured.
+    - Files have no labels: the subject is the file's name, contrast "qDESS" both echoes.
+    """
+
+    name: str = "skm-tea"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        return "kspace" in file and "maps" in file
+
+    def describe(self, file: h5py.File) -> Volume:
+        kspace = _complex(file, "kspace", KSPACE_AXES)
+        n_x, height, width, n_echoes, n_coils = kspace.shape
+        _refuse_other_shapes(file, kspace.shape)
+        volume = Volume(
+            name=stored.stem(file),
+            subject=stored.stem(file),
+            n_slices=n_x * n_echoes,
+            shape=(height, width),
+            target_shape=(height, width),
+            n_coils=n_coils,
+            contrast="qDESS",
+        )
+        _check(file, self.read(file, volume, n_x // 2), n_x // 2)
+        return volume
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        whole = slice(None)
+        echo, x = divmod(index, file["kspace"].shape[0])
+        samples = stored.read_part(file["kspace"], (x, whole, whole, echo, whole))
+        kspace = samples.permute(2, 0, 1).contiguous()
+        kspace *= SCALE
+        sensitivity = _unit_norm(stored.read_part(file["maps"], (x, whole, whole, whole, 0)))
+        return volume.slice(
+            index,
+            kspace=kspace,
+            target=coils.combine(fourier.ifft2(kspace), sensitivity).abs(),
+            measured=(kspace != 0).any(dim=0),
+            sensitivity=sensitivity,
+            processing=(
+                "lines that parallel imaging had skipped were filled in before publication (ARC)",
+                f"multiplied by {SCALE:g}",
+                "coil maps divided by their norm",
+            ),
+        )
+
+
+def _complex(file: h5py.File, key: str, axes: str) -> h5py.Dataset:
+    found = stored.samples(file, key, ndim=(5,), axes=axes)
+    if found.dtype.kind != "c":
+        raise UnreadableError(f"{key!r} must be complex; got {found.dtype}")
+    return found
+
+
+def _refuse_other_shapes(file: h5py.File, kspace: tuple[int, ...]) -> None:
+    n_x, height, width, n_echoes, n_coils = kspace
+    wanted = {"maps": (n_x, height, width, n_coils, 1)}
+    if "target" in file:
+        wanted["target"] = (n_x, height, width, n_echoes, 1)
+    for key, shape in wanted.items():
+        found = _complex(file, key, MAPS_AXES if key == "maps" else TARGET_AXES)
+        if found.shape != shape:
+            raise UnreadableError(
+                f"{key!r} must have the shape {shape}, as 'kspace' has {kspace}; got {found.shape}"
+            )
+
+
+def _unit_norm(maps: Tensor) -> Tensor:
+    """Stored (height, width, coil) to (coil, height, width), of norm 1 or 0 over the coils."""
+    maps = maps.permute(2, 0, 1).contiguous()
+    norm = coils.root_sum_of_squares(maps)
+    if not bool(norm.any()):
+        raise UnreadableError("the coil maps are all zero")
+    tiny = torch.finfo(norm.dtype).tiny
+    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps))
+
+
+def _check(file: h5py.File, scan: Slice, x: int) -> None:
+    """Refuse what was not filled in, and what follows other conventions, by a slice of echo 0."""
+    for axis, name in ((1, "ky"), (0, "kz")):
+        lines = scan.measured.any(dim=axis).nonzero()
+        extent = int(lines[-1] - lines[0]) + 1 if len(lines) else 0
+        if extent - len(lines) > MISSING * extent:
+            raise UnreadableError(
+                f"undersampled: of {extent} lines along {name} {extent - len(lines)} are missing; "
+                "expected k-space filled in by parallel imaging"
+            )
+    if "target" not in file or scan.sensitivity is None:
+        return
+    whole = slice(None)
+    target = stored.read_part(file["target"], (x, whole, whole, 0, 0))
+    image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
+    norm = torch.linalg.vector_norm
+    agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())
+    if agreement < AGREEMENT:
+        raise UnreadableError(
+            f"the stored image correlates by only {agreement:.2f} with that of 'kspace' and "
+            "'maps'; expected a centred Fourier transform and maps of these coils"
+        )
