@@ -74,3 +74,25 @@ def smooth_phase(
     for (down, across), amplitude, start in zip(waves, heights, starts, strict=True):
         field = field + amplitude * np.sin(2 * math.pi * (down * y + across * x) + start)
     return torch.from_numpy((offset + strength * field).astype(np.float32))
+
+
+def estimated_sigma(kspace: Tensor) -> Tensor:
+    """Noise of every coil, from samples so far from the origin that there is little else.
+
+    The samples are those of the outer eighth of the rows on both sides, where zeros count as not
+    acquired. Their median is used, so that the columns of low frequencies, in which there is signal
+    up to the last row, matter little. Where all samples hold signal it is too large.
+
+    Args:
+        kspace: complex, (..., coil, height, width), zero where nothing was acquired.
+
+    Returns:
+        Standard deviation per complex sample as in :func:`complex_noise`, (..., coil); zero for a
+        coil without samples.
+    """
+    edge = max(kspace.shape[-2] // 8, 1)
+    outer = torch.cat([kspace[..., :edge, :], kspace[..., -edge:, :]], dim=-2)
+    power = outer.abs().square().flatten(-2)
+    median = torch.where(power > 0, power, torch.nan).nanmedian(dim=-1).values
+    # the power of circular noise is exponential: its median is the mean times log 2
+    return (median.nan_to_num() / math.log(2)).sqrt()

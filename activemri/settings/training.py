@@ -52,14 +52,17 @@ class TrainReconstructorSettings:
     """Training loss: mse, l1, ssim, nll (needs an uncertainty), a weighted sum such as
     l1+ssim+0.1*nll, or standard: l1+ssim, and 0.1*nll where there is an uncertainty. Also
     perceptual and adversarial, where there is an evaluator."""
-    supervision: Literal["full", "ssdu"] = "full"
+    supervision: Literal["full", "ssdu", "robust-ssdu"] = "full"
     """What the reconstruction is compared with in training: full takes all lines of a scan; ssdu a
     part of one acquisition of it, which is all that it ever sees (--loss and --augment are left
-    out, and that part also chooses the best weights)."""
+    out, and that part also chooses the best weights); robust-ssdu the same, weighted so that rare
+    lines count as much as others, and corrected for noise."""
     held_out: float = 0.4
     """Share of the acquired samples that ssdu holds out."""
     n_splits: int = 1
     """Draws of held-out samples that a step of ssdu averages over."""
+    more_noise: float = 1.0
+    """Strength of the noise that robust-ssdu adds to what is seen, over that of the scan's own."""
     perceptual_weights: OptionalPath = None
     """Checkpoint of an evaluator whose features the perceptual loss compares."""
     augment: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ("flip",)
@@ -102,6 +105,7 @@ class TrainReconstructorSettings:
             patience=self.patience,
             threads=self.threads,
             n_splits=self.n_splits,
+            more_noise=self.more_noise,
         )
         require_not_negative(n_center_lines=self.n_center_lines, images=self.images, seed=self.seed)
 

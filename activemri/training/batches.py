@@ -166,12 +166,24 @@ class TrainingBatches:
         )
         return replace(batch, share=len(own) / size)
 
+    def longest_masks(self, width: int, count: int) -> list[Tensor]:
+        """What has been acquired of scans that wide in the end, bool (width,) each.
+
+        Args:
+            width: of k-space.
+            count: how many at most.
+        """
+        wide = [i for i, info in enumerate(self.scans.infos) if info.shape[1] == width]
+        return [self._longest(index) for index in wide[:count]]
+
     def _mask(self, index: int, generator: np.random.Generator) -> Tensor:
-        info = self.scans.infos[index]
         if not self.one_mask:
-            return self.masks(info, generator)
+            return self.masks(self.scans.infos[index], generator)
+        return self._longest(index)
+
+    def _longest(self, index: int) -> Tensor:
         own = np.random.default_rng([self.seed, index, 2])
-        return self.masks(info, own, step=self.masks.budget)
+        return self.masks(self.scans.infos[index], own, step=self.masks.budget)
 
 
 def make_batch(

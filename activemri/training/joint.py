@@ -76,8 +76,8 @@ def check_settings(settings: TrainJointSettings) -> None:
     """
     if settings.supervision != "full":
         raise ValueError(
-            "--supervision ssdu: an evaluator learns from fully sampled scans; train the "
-            "reconstructor alone (activemri train reconstructor)"
+            f"--supervision {settings.supervision}: an evaluator learns from fully sampled scans; "
+            "train the reconstructor alone (activemri train reconstructor)"
         )
     _loss_of(settings, None)
     new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)

@@ -6,8 +6,9 @@ MALLOC_TOP_PAD_=268435456``: memory is then not given back after every layer. On
 (``--threads 1``) is the safe choice on a machine that does other work as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,10 +35,15 @@ from activemri.training.loop import Check, Loop, OnValidation, TrainingDivergedE
 from activemri.training.masks import MaskSource
 from activemri.training.pictures import draw
 from activemri.training.precision import autocast, require_precision
+from activemri.training.robust import robust_loss, sample_weights
 from activemri.training.run import Run, open_run
 from activemri.training.self_supervised import self_supervised_loss
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "check_settings", "train_reconstructor"]
+
+
+#: Scans whose masks tell how often a line is acquired, for robust-ssdu.
+N_MASKS = 512
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
     learns_by_itself = isinstance(new_reconstructor(settings), LearnsByItself)
     if learns_by_itself:
         _refuse_other_losses(settings)
-    if settings.supervision == "ssdu":
+    if settings.supervision != "full":
         _refuse_references(settings, learns_by_itself=learns_by_itself)
     if settings.tensorboard:
         summary_writer()
@@ -180,13 +186,14 @@ class ReconstructorLearner:
             precision=settings.precision,
         )
         self.zero_filled = run.checks.zero_filled()
+        self._weights: dict[tuple[int, int], Tensor] = {}
 
     @property
     def best(self) -> Path:
         return self.run.folder.best
 
     def step(self, batch: Batch, *, step: int) -> dict[str, float]:
-        if self.run.settings.supervision == "ssdu":
+        if self.run.settings.supervision != "full":
             loss = self._of_held_out(batch, seed=step)
             return self.descent.descend({"loss": batch.mean(loss)}, step=step)
         if not isinstance(self.network, LearnsByItself):
@@ -211,16 +218,33 @@ class ReconstructorLearner:
         return self.descent.descend(means, step=step)
 
     def _of_held_out(self, batch: Batch, *, seed: int) -> Tensor:
-        """The loss of :mod:`activemri.training.self_supervised`, (batch,)."""
+        """The loss of a training without references, (batch,)."""
         settings = self.run.settings
+        loss: Callable[..., Tensor] = self_supervised_loss
+        if settings.supervision == "robust-ssdu":
+            weights = self._weights_of(batch.measurement.kspace.shape)
+            loss = partial(robust_loss, weights=weights, more_noise=settings.more_noise)
         with autocast(settings.precision, self.run.world.device):
-            return self_supervised_loss(
+            return loss(
                 self.network,
                 batch.measurement,
                 share=settings.held_out,
                 n_splits=settings.n_splits,
                 generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + seed),
             )
+
+    def _weights_of(self, kspace: torch.Size) -> Tensor:
+        """Weights of held-out samples for scans of this size."""
+        height, width = kspace[-2:]
+        if (height, width) not in self._weights:
+            settings = self.run.settings
+            self._weights[height, width] = sample_weights(
+                self.run.batches.longest_masks(width, N_MASKS),
+                height=height,
+                share=settings.held_out,
+                generator=torch.Generator().manual_seed(settings.seed),
+            )
+        return self._weights[height, width]
 
     def validate(self) -> Check:
         score = self.run.checks.score(self.network)
@@ -268,16 +292,16 @@ def _refuse_references(settings: TrainReconstructorSettings, *, learns_by_itself
     """Self-supervised trainings know no image to compare with."""
     if learns_by_itself:
         raise ValueError(
-            f"--supervision ssdu: {settings.name} learns from fully sampled images; expected a "
-            "reconstructor that is trained with --loss, e.g. modl or varnet"
+            f"--supervision {settings.supervision}: {settings.name} learns from fully sampled "
+            "images; expected a reconstructor that is trained with --loss, e.g. modl or varnet"
         )
     usual = TrainReconstructorSettings
     if (settings.loss, settings.augment) != (usual.loss, usual.augment) or (
         settings.perceptual_weights is not None
     ):
         raise ValueError(
-            "--supervision ssdu has a loss of its own, and sees one acquisition of every scan as "
-            "it is; leave out --loss, --augment and --perceptual-weights"
+            f"--supervision {settings.supervision} has a loss of its own, and sees one acquisition "
+            "of every scan as it is; leave out --loss, --augment and --perceptual-weights"
         )
     if not 0 < settings.held_out < 1:
         raise ValueError(f"--held-out: expected a share between 0 and 1; got {settings.held_out}")
