@@ -10,6 +10,7 @@ from typing import Any
 from activemri.data.containers import Container
 from activemri.data.fastmri import FastMRIReader
 from activemri.data.hdf5 import HDF5Reader
+from activemri.data.ismrmrd_raw import ISMRMRDReader
 from activemri.data.readers import Reader, UnreadableError
 
 
@@ -20,7 +21,11 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         synthetic_phase: give magnitude-only images a phase and noise; see
             :mod:`activemri.data.phase`.
     """
-    return (FastMRIReader(), HDF5Reader(synthetic_phase=synthetic_phase))
+    return (
+        FastMRIReader(),
+        ISMRMRDReader(),
+        HDF5Reader(synthetic_phase=synthetic_phase),
+    )
 
 
 def containers(readers: Iterable[Reader]) -> tuple[Container, ...]:

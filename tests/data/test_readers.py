@@ -14,13 +14,21 @@ from activemri.data.formats import all_readers, containers, reader_for
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
-from tests.data.files import write_fastmri, write_image, write_kspace
+from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
+from tests.data.published_files import write_ismrmrd
+
+NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
 
 WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "fastmri": {
         "single-coil": lambda path: write_fastmri(path),
         "multi-coil": lambda path: write_fastmri(path, n_coils=3, acquisition="CORPD_FBK"),
         "no reference": lambda path: write_fastmri(path, n_coils=3, reference=False),
+    },
+    "ismrmrd": {
+        "oversampled": lambda path: write_ismrmrd(path, recon=(10, 14)),
+        "noise scan": lambda path: write_ismrmrd(path, noise=NOISE),
+        "another vendor": lambda path: write_ismrmrd(path, vendor="GE", unit=1),
     },
     "hdf5": {
         "magnitude": lambda path: write_image(path),
@@ -119,7 +127,7 @@ def test_no_two_containers_take_the_same_file() -> None:
 def test_unknown_layouts_are_named_with_what_they_hold(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["weights"] = np.ones(3)
-        with pytest.raises(UnreadableError, match=r"fastmri, hdf5.*holds weights"):
+        with pytest.raises(UnreadableError, match=r"fastmri, .*hdf5.*holds weights"):
             reader_for(file, all_readers())
 
 
