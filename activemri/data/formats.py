@@ -12,6 +12,7 @@ from activemri.data.fastmri import FastMRIReader
 from activemri.data.fastmri_breast import FastMRIBreastReader
 from activemri.data.fastmri_prostate import FastMRIProstateReader
 from activemri.data.hdf5 import HDF5Reader
+from activemri.data.ismrmrd_raw import ISMRMRDReader
 from activemri.data.m4raw import M4RawReader
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.skm_tea import SKMTEAReader
@@ -30,6 +31,7 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         FastMRIProstateReader(),
         FastMRIBreastReader(),
         FastMRIReader(),
+        ISMRMRDReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),
     )
 

@@ -15,7 +15,10 @@ from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
 from tests.data.collection_files import write_m4raw, write_prostate, write_skm_tea
-from tests.data.files import write_fastmri, write_image, write_kspace
+from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
+from tests.data.published_files import write_ismrmrd
+
+NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
 
 WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "fastmri": {
@@ -35,6 +38,11 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "no reference": lambda path: write_prostate(path, reference=False),
     },
     "fastmri-breast": {},  # refuses every file
+    "ismrmrd": {
+        "oversampled": lambda path: write_ismrmrd(path, recon=(10, 14)),
+        "noise scan": lambda path: write_ismrmrd(path, noise=NOISE),
+        "another vendor": lambda path: write_ismrmrd(path, vendor="GE", unit=1),
+    },
     "hdf5": {
         "magnitude": lambda path: write_image(path),
         "complex image": lambda path: write_image(path, magnitude=False),
@@ -131,7 +139,7 @@ def test_no_two_containers_take_the_same_file() -> None:
 def test_unknown_layouts_are_named_with_what_they_hold(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["weights"] = np.ones(3)
-        with pytest.raises(UnreadableError, match=r"fastmri, hdf5.*holds weights"):
+        with pytest.raises(UnreadableError, match=r"fastmri, .*hdf5.*holds weights"):
             reader_for(file, all_readers())
 
 

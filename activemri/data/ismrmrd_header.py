@@ -1,0 +1,120 @@
+"""The XML header of an ISMRMRD file: sizes, limits, labels (Inati et al., MRM 77:411, 2017)."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+
+from activemri.data import stored
+from activemri.data.readers import UnreadableError
+
+#: What de-identified files hold in place of a patient.
+NOBODY = re.compile(r"anon|unknown|none|n/?a$|[x0\W_]*$", flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header says that matters for reading a Cartesian scan.
+
+    Attributes:
+        shape: (readout, phase encodes) of the encoded space.
+        target_shape: the same of the reconstructed field of view, in pixels of the encoded grid.
+        center: number of the line that passes through the centre of k-space, or None.
+        acceleration: by how much it was undersampled, the product over both directions.
+        multiband: whether slices were excited together.
+        trajectory: in lower case, e.g. "cartesian".
+        patient: who was scanned, or None.
+        contrast: name of the protocol; "unknown" where there is none.
+        field_strength: in tesla, or None.
+        scanner: maker and model; "unknown" where there is none.
+    """
+
+    shape: tuple[int, int]
+    target_shape: tuple[int, int]
+    center: int | None
+    acceleration: int
+    multiband: bool
+    trajectory: str
+    patient: str | None
+    contrast: str
+    field_strength: float | None
+    scanner: str
+
+
+def parse_header(xml: bytes | str) -> Header:
+    """Read the first encoding, which imaging lines use, and the labels.
+
+    Raises:
+        UnreadableError: what is not XML, or lacks the sizes.
+    """
+    try:
+        root = ElementTree.fromstring(xml)
+    except (ElementTree.ParseError, TypeError, ValueError) as error:
+        raise UnreadableError(f"the ISMRMRD header is not XML: {error}") from error
+    encoding = root.find("{*}encoding")
+    if encoding is None:
+        raise UnreadableError("the ISMRMRD header has no 'encoding'")
+    shape = (_size(encoding, "encodedSpace", "x"), _size(encoding, "encodedSpace", "y"))
+    factors = "parallelImaging/accelerationFactor/kspace_encoding_step_"
+    return Header(
+        shape=shape,
+        target_shape=(_visible(encoding, "x", shape[0]), _visible(encoding, "y", shape[1])),
+        center=_whole(encoding, "encodingLimits/kspace_encoding_step_1/center"),
+        acceleration=(_whole(encoding, f"{factors}1") or 1)
+        * (_whole(encoding, f"{factors}2") or 1),
+        multiband=encoding.find("{*}multiband") is not None,
+        trajectory=(_text(encoding, "trajectory") or "not stated").lower(),
+        patient=_patient(root),
+        contrast=_text(root, "measurementInformation/protocolName") or "unknown",
+        field_strength=stored.tesla(
+            _text(root, "acquisitionSystemInformation/systemFieldStrength_T")
+        ),
+        scanner=_scanner(root),
+    )
+
+
+def _size(encoding: ElementTree.Element, space: str, axis: str) -> int:
+    size = _whole(encoding, f"{space}/matrixSize/{axis}")
+    if size is None or size < 1:
+        raise UnreadableError(f"the ISMRMRD header has no {space} matrixSize {axis}")
+    return size
+
+
+def _visible(encoding: ElementTree.Element, axis: str, encoded: int) -> int:
+    """How many pixels of the encoded grid the reconstructed field of view covers."""
+    fields = [
+        _length(encoding, f"{s}/fieldOfView_mm/{axis}") for s in ("encodedSpace", "reconSpace")
+    ]
+    if min(fields) > 0:
+        size = round(encoded * fields[1] / fields[0])
+    else:
+        size = _size(encoding, "reconSpace", axis)
+    return max(1, min(size, encoded))
+
+
+def _patient(root: ElementTree.Element) -> str | None:
+    patient = _text(root, "subjectInformation/patientID")
+    return None if patient is None or NOBODY.match(patient) else patient
+
+
+def _scanner(root: ElementTree.Element) -> str:
+    system = "acquisitionSystemInformation"
+    found = (_text(root, f"{system}/{name}") for name in ("systemVendor", "systemModel"))
+    return " ".join(name for name in found if name) or "unknown"
+
+
+def _whole(element: ElementTree.Element, path: str) -> int | None:
+    value = _text(element, path)
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def _length(element: ElementTree.Element, path: str) -> float:
+    """A length in millimetres; 0 where there is none."""
+    try:
+        return float(_text(element, path) or 0)
+    except ValueError:
+        return 0.0
+
+
+def _text(element: ElementTree.Element, path: str) -> str | None:
+    found = element.findtext("/".join(f"{{*}}{name}" for name in path.split("/")))
+    return (found or "").strip() or None

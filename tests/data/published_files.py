@@ -1,0 +1,194 @@
+"""Writes small scans in the layouts that data sets are published in."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tests.data.files import Array, random_kspace
+
+#: The compound types of an ISMRMRD file, version 1, as the format publishes them.
+COUNTERS = np.dtype(
+    [
+        *((name, "<u2") for name in ("kspace_encode_step_1", "kspace_encode_step_2", "average")),
+        *((name, "<u2") for name in ("slice", "contrast", "phase", "repetition", "set", "segment")),
+        ("user", "<u2", (8,)),
+    ]
+)
+HEAD = np.dtype(
+    [
+        ("version", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("scan_counter", "<u4"),
+        ("acquisition_time_stamp", "<u4"),
+        ("physiology_time_stamp", "<u4", (3,)),
+        ("number_of_samples", "<u2"),
+        ("available_channels", "<u2"),
+        ("active_channels", "<u2"),
+        ("channel_mask", "<u8", (16,)),
+        ("discard_pre", "<u2"),
+        ("discard_post", "<u2"),
+        ("center_sample", "<u2"),
+        ("encoding_space_ref", "<u2"),
+        ("trajectory_dimensions", "<u2"),
+        ("sample_time_us", "<f4"),
+        ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)),
+        ("phase_dir", "<f4", (3,)),
+        ("slice_dir", "<f4", (3,)),
+        ("patient_table_position", "<f4", (3,)),
+        ("idx", COUNTERS),
+        ("user_int", "<i4", (8,)),
+        ("user_float", "<f4", (8,)),
+    ]
+)
+ACQUISITION = np.dtype(
+    [
+        ("head", HEAD),
+        ("traj", h5py.vlen_dtype(np.dtype("<f4"))),
+        ("data", h5py.vlen_dtype(np.dtype("<f4"))),
+    ]
+)
+
+ISMRMRD_HEADER = """<?xml version="1.0" encoding="UTF-8"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+  <subjectInformation><patientID>{patient}</patientID></subjectInformation>
+  <measurementInformation>
+    <patientPosition>HFS</patientPosition>
+    <protocolName>t1_fl2d</protocolName>
+  </measurementInformation>
+  <acquisitionSystemInformation>
+    <systemVendor>{vendor}</systemVendor>
+    <systemModel>Skyra</systemModel>
+    <systemFieldStrength_T>2.89362</systemFieldStrength_T>
+  </acquisitionSystemInformation>
+  <experimentalConditions>
+    <H1resonanceFrequency_Hz>123249951</H1resonanceFrequency_Hz>
+  </experimentalConditions>
+  <encoding>
+    <encodedSpace>
+      <matrixSize><x>{shape[0]}</x><y>{shape[1]}</y><z>1</z></matrixSize>
+      <fieldOfView_mm><x>{field[0]}</x><y>{field[1]}</y><z>5</z></fieldOfView_mm>
+    </encodedSpace>
+    <reconSpace>
+      <matrixSize><x>{recon[0]}</x><y>{recon[1]}</y><z>1</z></matrixSize>
+      <fieldOfView_mm><x>{recon_field[0]}</x><y>{recon_field[1]}</y><z>5</z></fieldOfView_mm>
+    </reconSpace>
+    <encodingLimits>{limits}</encodingLimits>
+    <trajectory>{trajectory}</trajectory>
+    {more}
+  </encoding>
+</ismrmrdHeader>"""
+LIMITS = """<kspace_encoding_step_1>
+      <minimum>0</minimum><maximum>{last}</maximum><center>{center}</center>
+    </kspace_encoding_step_1>"""
+
+
+@dataclass
+class Line:
+    """One acquisition: samples (coil, sample), flags by number, counters and fields of its head."""
+
+    samples: Array
+    flags: Sequence[int] = ()
+    counters: dict[str, int] = field(default_factory=dict)
+    head: dict[str, int] = field(default_factory=dict)
+
+
+def lines_of(
+    kspace: Array,
+    *,
+    center: int | None = None,
+    columns: Iterable[int] | None = None,
+    **counters: int,
+) -> list[Line]:
+    """The lines of one image (coil, height, width), of which the header's centre is `center`."""
+    height, width = kspace.shape[1:]
+    first = 0 if center is None else width // 2 - center
+    return [
+        Line(
+            np.ascontiguousarray(kspace[:, :, column]),
+            counters={"kspace_encode_step_1": column - first, **counters},
+            head={"center_sample": height // 2},
+        )
+        for column in (range(width) if columns is None else columns)
+    ]
+
+
+def ismrmrd_header(
+    shape: tuple[int, int],
+    *,
+    recon: tuple[int, int] | None = None,
+    center: int | None = None,
+    last: int | None = None,
+    limits: str = LIMITS,
+    vendor: str = "SIEMENS",
+    patient: str = "patient-1",
+    trajectory: str = "cartesian",
+    more: str = "",
+) -> str:
+    """A header of square pixels of 2 mm."""
+    recon = recon or shape
+    return ISMRMRD_HEADER.format(
+        shape=shape,
+        recon=recon,
+        field=tuple(2 * n for n in shape),
+        recon_field=tuple(2 * n for n in recon),
+        limits=limits.format(
+            last=shape[1] - 1 if last is None else last,
+            center=shape[1] // 2 if center is None else center,
+        ),
+        vendor=vendor,
+        patient=patient,
+        trajectory=trajectory,
+        more=more,
+    )
+
+
+def write_acquisitions(path: Path, header: str, lines: Sequence[Line]) -> None:
+    """An ISMRMRD file with these lines in this order."""
+    records = np.zeros(len(lines), ACQUISITION)
+    for number, line in enumerate(lines):
+        head = records[number]["head"]
+        head["version"], head["scan_counter"] = 1, number
+        head["active_channels"], head["number_of_samples"] = line.samples.shape
+        head["flags"] = sum(1 << (flag - 1) for flag in line.flags)
+        for name, value in line.counters.items():
+            head["idx"][name] = value
+        for name, value in line.head.items():
+            head[name] = value
+        records[number]["data"] = line.samples.astype(np.complex64).view(np.float32).ravel()
+        records[number]["traj"] = np.zeros(0, np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("dataset")
+        xml = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
+        xml[0] = header.encode()
+        group.create_dataset("data", data=records, maxshape=(None,), chunks=(1,))
+
+
+def write_ismrmrd(
+    path: Path,
+    *,
+    n_slices: int = 3,
+    n_coils: int = 2,
+    shape: tuple[int, int] = (20, 14),
+    recon: tuple[int, int] | None = None,
+    noise: Array | None = None,
+    unit: float = 1e-4,
+    seed: int = 0,
+    **header: Any,
+) -> Array:
+    """A scan whose slices come interleaved; returns its k-space (slice, coil, height, width).
+
+    Values are as small as Siemens scanners give them.
+    """
+    kspace = random_kspace((n_slices, n_coils, *shape), seed) * np.complex64(unit)
+    lines = [] if noise is None else [Line(noise, flags=[19])]
+    each = [lines_of(image, slice=number) for number, image in enumerate(kspace)]
+    lines += [line for together in zip(*each, strict=True) for line in together]
+    write_acquisitions(path, ismrmrd_header(shape, recon=recon, **header), lines)
+    return kspace

@@ -1,0 +1,398 @@
+"""Raw data in the ISMRMRD format."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from activemri.data import ismrmrd_raw
+from activemri.data.ismrmrd_raw import ISMRMRDReader
+from activemri.data.phantoms import PhantomDataset
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.slices import Slice
+from tests.data.files import Array, random_kspace, rss
+from tests.data.published_files import (
+    LIMITS,
+    Line,
+    ismrmrd_header,
+    lines_of,
+    write_acquisitions,
+    write_ismrmrd,
+)
+
+READER = ISMRMRDReader()
+SHAPE = (20, 14)
+
+
+def read(path: Path, index: int = 0) -> tuple[Volume, Slice]:
+    with h5py.File(path) as file:
+        volume = READER.describe(file)
+        return volume, READER.read(file, volume, index)
+
+
+def image(seed: int = 0, n_coils: int = 2) -> Array:
+    """k-space (coil, height, width) of one image."""
+    return random_kspace((n_coils, *SHAPE), seed)
+
+
+def read_lines(path: Path, lines: list[Line], index: int = 0, **header: Any) -> Slice:
+    write_acquisitions(path, ismrmrd_header(SHAPE, **{"vendor": "GE", **header}), lines)
+    return read(path, index)[1]
+
+
+def test_labels_come_from_the_header(tmp_path: Path) -> None:
+    write_ismrmrd(tmp_path / "a.h5", recon=(10, 12))
+    volume, _ = read(tmp_path / "a.h5")
+    assert (volume.name, volume.subject, volume.contrast) == ("a", "patient-1", "t1_fl2d")
+    assert (volume.shape, volume.target_shape) == ((20, 14), (10, 12))
+    assert (volume.n_slices, volume.n_coils) == (3, 2)
+    assert volume.field_strength == pytest.approx(2.8936, abs=1e-4)
+    assert volume.scanner == "SIEMENS Skyra"
+    assert volume.encoded_columns == (0, 14)
+
+
+@pytest.mark.parametrize("patient", ["", "Anonymous", "ANON1234", "xxxxxxxx", "0000", "unknown"])
+def test_files_without_a_patient_are_their_own_subject(tmp_path: Path, patient: str) -> None:
+    write_ismrmrd(tmp_path / "a.h5", patient=patient)
+    assert read(tmp_path / "a.h5")[0].subject == "a"
+
+
+def test_interleaved_slices_are_sorted_and_nothing_but_the_scale_changes(tmp_path: Path) -> None:
+    kspace = write_ismrmrd(tmp_path / "a.h5", recon=(10, 14))
+    for index in range(3):
+        _, scan = read(tmp_path / "a.h5", index)
+        assert np.array_equal(scan.kspace.numpy() / np.float32(4096), kspace[index])
+        assert scan.processing == ("multiplied by 4096",)
+        assert scan.measured.all()
+        np.testing.assert_allclose(scan.target, 4096 * rss(kspace[index])[5:15], rtol=1e-5)
+
+
+def test_each_combination_of_counters_is_a_slice(tmp_path: Path) -> None:
+    keys: list[dict[str, Any]] = [
+        {"slice": s, "contrast": c, "phase": p, "repetition": r, "set": v}
+        for s in range(2)
+        for c, p, r, v in ((0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))
+    ]
+    images = [image(seed) for seed in range(len(keys))]
+    pairs = list(zip(images, keys, strict=True))
+    lines = [line for kspace, key in reversed(pairs) for line in lines_of(kspace, **key)]
+    for index, kspace in enumerate(images):
+        assert np.array_equal(read_lines(tmp_path / "a.h5", lines, index).kspace, kspace)
+
+
+def test_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:
+    lines = lines_of(image())
+    shuffled = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]
+    assert np.array_equal(read_lines(tmp_path / "a.h5", shuffled).kspace, image())
+
+
+@pytest.mark.parametrize("flag", [20, 23, 24, 26, 27, 28, 29, 30, 31])
+def test_lines_that_are_no_image_are_left_out(tmp_path: Path, flag: int) -> None:
+    aside = Line(np.full((2, 9), 7, np.complex64), flags=[flag])
+    scan = read_lines(tmp_path / "a.h5", [aside, *lines_of(image()), aside])
+    assert np.array_equal(scan.kspace, image())
+
+
+def test_calibration_lines_that_are_imaging_lines_too_are_kept(tmp_path: Path) -> None:
+    lines = lines_of(image())
+    for line in lines[5:9]:
+        line.flags = [20, 21]
+    assert np.array_equal(read_lines(tmp_path / "a.h5", lines).kspace, image())
+
+
+def test_lines_of_a_second_encoding_are_left_out(tmp_path: Path) -> None:
+    other = lines_of(image(1))
+    for line in other:
+        line.head["encoding_space_ref"] = 1
+    assert np.array_equal(read_lines(tmp_path / "a.h5", lines_of(image()) + other).kspace, image())
+
+
+def test_repeated_lines_are_averaged(tmp_path: Path) -> None:
+    lines = lines_of(image(0)) + lines_of(image(1), columns=range(4, 9), average=1)
+    scan = read_lines(tmp_path / "a.h5", lines)
+    expected = image(0)
+    expected[:, :, 4:9] = (image(0)[:, :, 4:9] + image(1)[:, :, 4:9]) / 2
+    np.testing.assert_allclose(scan.kspace, expected, rtol=1e-6)
+    assert scan.processing == ("mean of up to 2 repeated lines",)
+
+
+@pytest.mark.parametrize("center_sample", [9, 0])
+def test_reversed_lines_are_mirrored(tmp_path: Path, center_sample: int) -> None:
+    lines = lines_of(image())
+    for line in lines[1::2]:
+        line.samples = line.samples[:, ::-1]
+        line.flags = [22]
+        line.head["center_sample"] = center_sample
+    scan = read_lines(tmp_path / "a.h5", lines)
+    if center_sample == 9:  # 20 samples, the tenth of them at the centre, mirrored the eleventh
+        assert np.array_equal(scan.kspace, image())
+    else:  # not set: the middle of both; one sample then lies beyond the grid
+        assert np.array_equal(scan.kspace[:, 1:, 1::2], image()[:, :-1, 1::2])
+        assert not scan.measured[0, 1::2].any() and scan.measured[1:].all()
+
+
+def test_an_unset_centre_of_a_full_line_is_its_middle(tmp_path: Path) -> None:
+    lines = lines_of(image())
+    for line in lines:
+        line.head["center_sample"] = 0
+    assert np.array_equal(read_lines(tmp_path / "a.h5", lines).kspace, image())
+
+
+def test_a_partial_echo_lies_where_its_centre_says(tmp_path: Path) -> None:
+    lines = lines_of(image())
+    for line in lines:
+        line.samples, line.head["center_sample"] = line.samples[:, 6:], 4
+    scan = read_lines(tmp_path / "a.h5", lines)
+    assert np.array_equal(scan.kspace[:, 6:], image()[:, 6:])
+    assert not scan.kspace[:, :6].any()
+    assert scan.measured.any(dim=1).tolist() == [False] * 6 + [True] * 14
+
+
+def test_discarded_samples_were_not_measured(tmp_path: Path) -> None:
+    lines = lines_of(image())
+    for line in lines:
+        line.head |= {"discard_pre": 2, "discard_post": 3}
+    scan = read_lines(tmp_path / "a.h5", lines)
+    assert scan.measured.any(dim=1).tolist() == [False] * 2 + [True] * 15 + [False] * 3
+    assert np.array_equal(scan.kspace[:, 2:17], image()[:, 2:17])
+
+
+def test_partial_fourier_lies_where_the_limits_say(tmp_path: Path) -> None:
+    lines = lines_of(image(), center=3, columns=range(4, 14))  # 4 columns never came
+    scan = read_lines(tmp_path / "a.h5", lines, center=3, last=9)
+    assert np.array_equal(scan.kspace[:, :, 4:], image()[:, :, 4:])
+    assert scan.measured.any(dim=0).tolist() == [False] * 4 + [True] * 10
+    assert read(tmp_path / "a.h5")[0].encoded_columns == (4, 14)
+
+
+def test_complete_scans_need_no_limits(tmp_path: Path) -> None:
+    scan = read_lines(tmp_path / "a.h5", lines_of(image()), limits="")
+    assert np.array_equal(scan.kspace, image())
+    with pytest.raises(UnreadableError, match="no encodingLimits"):
+        read_lines(tmp_path / "a.h5", lines_of(image(), columns=range(10)), limits="")
+
+
+def test_noise_scans_make_the_noise_of_the_coils_independent(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mixing = np.array([[2, 0, 0], [1 + 1j, 0.5, 0], [0.3j, 0.2, 7]])
+
+    def noise(*shape: int) -> Array:
+        white = (rng.normal(size=(3, *shape)) + 1j * rng.normal(size=(3, *shape))) / np.sqrt(2)
+        return np.tensordot(mixing, white, 1).astype(np.complex64)
+
+    images = [noise(*SHAPE) for _ in range(40)]
+    lines = [Line(noise(4096), flags=[19])]
+    lines += [line for r, kspace in enumerate(images) for line in lines_of(kspace, repetition=r)]
+    write_acquisitions(tmp_path / "a.h5", ismrmrd_header(SHAPE), lines)
+    with h5py.File(tmp_path / "a.h5") as file:
+        volume = READER.describe(file)
+        scans = [READER.read(file, volume, index) for index in range(40)]
+    kspace = torch.stack([scan.kspace for scan in scans], dim=1).flatten(1)
+    covariance = kspace @ kspace.conj().T / kspace.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(3) + 0j, atol=0.05, rtol=0)
+    assert scans[0].processing == ("prewhitened with the scan's own noise measurement",)
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (np.zeros((2, 64)), "noise scans cannot be used"),
+        (np.ones((2, 64)), "noise scans cannot be used.*not positive definite"),
+        (np.ones((3, 64)), "noise scans have 3 channels, imaging lines 2"),
+    ],
+)
+def test_unusable_noise_scans_are_named(tmp_path: Path, noise: Array, message: str) -> None:
+    lines = [Line(noise.astype(np.complex64), flags=[19]), *lines_of(image())]
+    with pytest.raises(UnreadableError, match=message):
+        read_lines(tmp_path / "a.h5", lines)
+
+
+def test_the_acceleration_of_the_header_is_refused(tmp_path: Path) -> None:
+    more = (
+        "<parallelImaging><accelerationFactor><kspace_encoding_step_1>2</kspace_encoding_step_1>"
+        "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor></parallelImaging>"
+    )
+    with pytest.raises(UnreadableError, match=r"undersampled \(acceleration factor 2"):
+        read_lines(tmp_path / "a.h5", lines_of(image()), more=more)
+
+
+def test_gaps_within_the_acquired_lines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match=r"undersampled \(6 of 13 lines"):
+        read_lines(tmp_path / "a.h5", lines_of(image(), columns=range(0, 14, 2)))
+
+
+def test_an_interrupted_scan_loses_only_its_last_image(tmp_path: Path) -> None:
+    lines = lines_of(image()) + lines_of(image(1), columns=range(12), repetition=1)
+    assert np.array_equal(read_lines(tmp_path / "a.h5", lines).kspace, image())
+    with pytest.raises(UnreadableError, match="incomplete: 12 of 14 lines came"):
+        read_lines(tmp_path / "a.h5", lines, 1)
+
+
+def test_a_scan_that_never_reached_the_centre_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="the centre of k-space never came"):
+        read_lines(tmp_path / "a.h5", lines_of(image(), columns=range(7)))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"trajectory": "radial"}, "not Cartesian: the header's trajectory is 'radial'"),
+        ({"trajectory": "Spiral"}, "not Cartesian.*'spiral'"),
+        ({"trajectory": ""}, "not Cartesian.*'not stated'"),
+        ({"more": "<multiband/>"}, "multiband"),
+        ({"center": 2}, "do not fit into 14 phase encodes"),
+        ({"limits": LIMITS.replace("{center}", "none"), "last": 3}, None),
+    ],
+)
+def test_headers_that_cannot_be_read_are_named(
+    tmp_path: Path, header: dict[str, Any], message: str | None
+) -> None:
+    if message is None:
+        assert np.array_equal(
+            read_lines(tmp_path / "a.h5", lines_of(image()), **header).kspace, image()
+        )
+        return
+    with pytest.raises(UnreadableError, match=message):
+        read_lines(tmp_path / "a.h5", lines_of(image()), **header)
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("<ismrmrdHeader", "not XML"),
+        ("", "not XML"),
+        ("<ismrmrdHeader/>", "no 'encoding'"),
+        ("<ismrmrdHeader><encoding/></ismrmrdHeader>", "no encodedSpace matrixSize x"),
+    ],
+)
+def test_broken_headers_are_named(tmp_path: Path, xml: str, message: str) -> None:
+    write_acquisitions(tmp_path / "a.h5", xml, lines_of(image()))
+    with pytest.raises(UnreadableError, match=message):
+        read(tmp_path / "a.h5")
+
+
+def test_the_recon_matrix_serves_where_there_is_no_field_of_view(tmp_path: Path) -> None:
+    header = ismrmrd_header(SHAPE, recon=(10, 12)).replace("fieldOfView_mm", "nothing")
+    write_acquisitions(tmp_path / "a.h5", header, lines_of(image()))
+    assert read(tmp_path / "a.h5")[0].target_shape == (10, 12)
+
+
+def test_three_dimensional_scans_are_refused(tmp_path: Path) -> None:
+    lines = [line for z in range(3) for line in lines_of(image(z), kspace_encode_step_2=z)]
+    with pytest.raises(UnreadableError, match="3-D: 3 values"):
+        read_lines(tmp_path / "a.h5", lines)
+
+
+def test_lines_with_other_channels_or_too_many_samples_are_refused(tmp_path: Path) -> None:
+    lines = lines_of(image())
+    lines[3].samples = lines[3].samples[:1]
+    with pytest.raises(UnreadableError, match="differ in their channels"):
+        read_lines(tmp_path / "a.h5", lines)
+    long = random_kspace((2, 24, 14))
+    with pytest.raises(UnreadableError, match="do not fit into a readout of 20"):
+        read_lines(tmp_path / "a.h5", lines_of(long))
+
+
+def test_files_without_imaging_lines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="no imaging lines among 1 acq"):
+        read_lines(tmp_path / "a.h5", [Line(image()[:, 0], flags=[19])])
+
+
+def test_acquisitions_of_the_wrong_length_are_named(tmp_path: Path) -> None:
+    write_ismrmrd(tmp_path / "a.h5", n_slices=1)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        record = file["dataset/data"][5]
+        record["data"] = record["data"][:7]
+        file["dataset/data"][5] = record
+    with pytest.raises(UnreadableError, match="acquisition 5 holds 7 numbers"):
+        read(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(None, "no acquisitions 'data'"), (np.ones((3, 4)), "must be a list of acquisitions")],
+)
+def test_files_of_another_layout_are_named(tmp_path: Path, data: Array, message: str) -> None:
+    write_ismrmrd(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["dataset/data"]
+        if data is not None:
+            file["dataset/data"] = data
+    with pytest.raises(UnreadableError, match=message):
+        read(tmp_path / "a.h5")
+
+
+def test_several_measurements_in_a_file_are_refused(tmp_path: Path) -> None:
+    write_ismrmrd(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file.copy("dataset", "dataset_2")
+    with pytest.raises(UnreadableError, match=r"several measurements.*dataset, dataset_2"):
+        read(tmp_path / "a.h5")
+
+
+def test_empty_and_broken_images_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="all zero"):
+        read_lines(tmp_path / "a.h5", lines_of(0 * image()))
+    with pytest.raises(UnreadableError, match="NaN or Inf"):
+        read_lines(tmp_path / "a.h5", lines_of(image() * np.complex64(np.nan)))
+
+
+@pytest.mark.parametrize("n_coils", [1, 4])
+@pytest.mark.parametrize("roll", [0, 1])
+def test_reversed_lines_without_the_flag_are_refused(
+    tmp_path: Path, n_coils: int, roll: int
+) -> None:
+    kspace = PhantomDataset(n_coils=n_coils, matrix_size=(48, 40))[0].kspace.numpy()
+    header = ismrmrd_header((48, 40), vendor="GE")
+    write_acquisitions(tmp_path / "sound.h5", header, lines_of(kspace))
+    assert np.array_equal(read(tmp_path / "sound.h5")[1].kspace, kspace)
+    kspace[:, :, 1::2] = np.roll(kspace[:, ::-1, 1::2], roll, axis=1)
+    write_acquisitions(tmp_path / "reversed.h5", header, lines_of(kspace))
+    with pytest.raises(UnreadableError, match="without the flag ACQ_IS_REVERSE"):
+        read(tmp_path / "reversed.h5")
+
+
+def test_headers_of_lines_are_read_once_for_all_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ismrmrd(tmp_path / "a.h5")
+    calls: list[str] = []
+    original = ismrmrd_raw._read_scan
+
+    def counted(file: h5py.File) -> Any:
+        calls.append(file.filename)
+        return original(file)
+
+    monkeypatch.setattr(ismrmrd_raw, "_read_scan", counted)
+    for index in range(3):
+        read(tmp_path / "a.h5", index)
+    assert len(calls) == 1
+    write_ismrmrd(tmp_path / "a.h5", n_slices=2)
+    assert read(tmp_path / "a.h5")[0].n_slices == 2
+    for number in range(20):
+        write_ismrmrd(tmp_path / f"{number}.h5", n_slices=1)
+        read(tmp_path / f"{number}.h5")
+    assert len(ismrmrd_raw._REMEMBERED) == ismrmrd_raw.REMEMBERED
+
+
+def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:
+    write_ismrmrd(tmp_path / "a.h5")
+    whole = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError):
+        READER.container.open(tmp_path / "a.h5")
+
+
+def test_the_ismrmrd_package_reads_the_same(tmp_path: Path) -> None:
+    ismrmrd = pytest.importorskip("ismrmrd", reason="the package is not installed")
+    kspace = write_ismrmrd(tmp_path / "a.h5")
+    with ismrmrd.Dataset(str(tmp_path / "a.h5"), mode="r") as theirs:
+        header = ismrmrd.xsd.CreateFromDocument(theirs.read_xml_header())
+        assert header.encoding[0].encodedSpace.matrixSize.x == SHAPE[0]
+        for number in range(theirs.number_of_acquisitions()):
+            line = theirs.read_acquisition(number)
+            column = line.idx.kspace_encode_step_1
+            np.testing.assert_array_equal(line.data, kspace[line.idx.slice][:, :, column])
