@@ -1,30 +1,22 @@
 """The generic HDF5 layout: a data set `image` or `kspace`, and a few attributes."""
 
 import json
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
 
 from activemri.data import stored
 from activemri.data.containers import HDF5, Container
-from activemri.data.phase import with_synthetic_phase
+from activemri.data.images import NOISE, contrast_of, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
-from activemri.mri import fourier
-from activemri.scoring import center_crop
 
 IMAGE_AXES = "(slice, height, width)"
 KSPACE_AXES = "(slice, coil, height, width)"
-
-#: Lines with less than this share of the strongest line's energy are the rounding of a float32
-#: Fourier transform (about 1e-14), not samples.
-EMPTY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -49,24 +41,18 @@ class HDF5Reader:
     along the readout, and the reference is its central half), `processing` (JSON list of texts:
     what was done to the data before).
 
-    Magnitude-only images have conjugate-symmetric k-space, which gives half of the lines away.
-    By default they get a smooth phase and complex noise, seeded by the file's stem and the
-    slice's index, and recorded in `Slice.processing`. The reference then is the magnitude of the
-    result, noise included: it is what a fully sampled scan of that object would give. On brain
-    images this leaves a quarter to a third of the energy without a mirror image; raw scans have
-    about a half (no symmetry at all), coil-combined complex images 0.01 to 0.2.
+    Magnitude-only images get a smooth phase and noise by default, see
+    :func:`activemri.data.images.slice_of_image`.
 
     Radial and other non-Cartesian files (`trajectory`) are not read.
 
     Attributes:
         synthetic_phase: give magnitude-only images a phase and noise.
-        noise: standard deviation of that noise (real and imaginary part together) as a share of
-            the largest magnitude of the volume. Complex images that were published with their
-            noise have about 0.01.
+        noise: standard deviation of that noise as a share of the largest magnitude of the volume.
     """
 
     synthetic_phase: bool = True
-    noise: float = 0.01
+    noise: float = NOISE
     name: str = "hdf5"
     container: ClassVar[Container] = HDF5
 
@@ -87,36 +73,15 @@ class HDF5Reader:
         return self._read_image(file, volume, index)
 
     def _read_image(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        image = stored.read_slice(file["image"], index)
-        stored.refuse_unusable(image, "the image")
-        processing = _processing(file)
-        if volume.magnitude_only:
-            image = image.abs()
-        if volume.magnitude_only and self.synthetic_phase:
-            assert volume.largest is not None  # describe() sets it for magnitude-only volumes
-            image = with_synthetic_phase(
-                image, sigma=self.noise * volume.largest, name=stored.stem(file), index=index
-            )
-            processing += (
-                "magnitude only: added a synthetic smooth phase and complex noise of "
-                f"{self.noise:g} of the volume's largest magnitude, seeded by file and slice",
-            )
-        target = center_crop(image.abs(), volume.target_shape).contiguous()
-        kspace = fourier.fft2(image if image.is_complex() else image + 0j).unsqueeze(0)
-        return volume.slice(
+        return slice_of_image(
+            volume,
             index,
-            kspace=kspace,
-            target=target,
-            processing=processing,
-            measured=_measured(kspace),
+            stored.read_slice(file["image"], index),
+            file=stored.stem(file),
+            synthetic_phase=self.synthetic_phase,
+            noise=self.noise,
+            processing=_processing(file),
         )
-
-
-def _measured(kspace: Tensor) -> Tensor:
-    """Like `measured_samples`, for k-space computed from an image: rounding fills its padding."""
-    energy = kspace.abs().square().sum(dim=0)
-    columns, rows = energy.sum(dim=0), energy.sum(dim=1)
-    return (columns > EMPTY * columns.max()) & (rows > EMPTY * rows.max()).unsqueeze(1)
 
 
 def _describe_image(file: h5py.File) -> Volume:
@@ -184,7 +149,7 @@ def _describe(
         shape=shape,
         target_shape=target_shape or (round(shape[0] / _oversampling(file)), shape[1]),
         n_coils=n_coils,
-        contrast=_contrast(stored.text(file, "contrast")),
+        contrast=contrast_of(stored.text(file, "contrast")),
         field_strength=stored.tesla(stored.text(file, "field_strength")),
         scanner=stored.text(file, "scanner") or "unknown",
         split=stored.text(file, "split"),
@@ -245,23 +210,3 @@ def _largest(image: h5py.Dataset) -> float:
             continue
         largest = max(largest, float(magnitude.max(where=np.isfinite(magnitude), initial=0)))
     return largest
-
-
-CONTRASTS = {
-    "FLAIR": r"\bFLAIR\b",
-    "Dixon": r"\bDixon\b",
-    "T2*": r"\bT2\*",
-    "T1": r"\bT1",
-    "T2": r"\bT2",
-    "PD": r"\bPD\b|proton[- ]density",
-}
-
-
-def _contrast(description: str | None) -> str:
-    """Short name of the contrast, so that results can be grouped by it."""
-    if description is None or "not stated" in description:
-        return "unknown"
-    for name, pattern in CONTRASTS.items():
-        if re.search(pattern, description, flags=re.IGNORECASE):
-            return name
-    return description.split(",")[0].strip()
