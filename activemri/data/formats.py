@@ -7,13 +7,16 @@ line in :func:`all_readers`. The contract tests then run over it.
 from collections.abc import Iterable
 from typing import Any
 
+from activemri.data.bart import BARTReader
 from activemri.data.containers import Container
+from activemri.data.dicom import DICOMReader
 from activemri.data.fastmri import FastMRIReader
 from activemri.data.fastmri_breast import FastMRIBreastReader
 from activemri.data.fastmri_prostate import FastMRIProstateReader
 from activemri.data.hdf5 import HDF5Reader
 from activemri.data.ismrmrd_raw import ISMRMRDReader
 from activemri.data.m4raw import M4RawReader
+from activemri.data.nifti import NIfTIReader
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.skm_tea import SKMTEAReader
 
@@ -33,6 +36,9 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         FastMRIReader(),
         ISMRMRDReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),
+        NIfTIReader(synthetic_phase=synthetic_phase),
+        DICOMReader(synthetic_phase=synthetic_phase),
+        BARTReader(),
     )
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import h5py
-import numpy as np
 import torch
 
 from activemri.data import stored
 from activemri.data.containers import HDF5, Container
-from activemri.data.images import NOISE, contrast_of, slice_of_image
+from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
@@ -205,8 +204,7 @@ def _largest(image: h5py.Dataset) -> float:
     largest = 0.0
     for index in range(len(image)):
         try:
-            magnitude = np.abs(image[index])
+            largest = max(largest, largest_magnitude(image[index]))
         except OSError:  # a damaged chunk: read() will name this slice
             continue
-        largest = max(largest, float(magnitude.max(where=np.isfinite(magnitude), initial=0)))
     return largest

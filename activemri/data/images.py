@@ -1,7 +1,10 @@
 """Slices made from images: of formats that hold what a scanner has reconstructed, not raw data."""
 
 import re
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri.data.phase import with_synthetic_phase
@@ -79,6 +82,12 @@ def slice_of_image(
         processing=processing,
         measured=_measured(kspace),
     )
+
+
+def largest_magnitude(values: NDArray[Any]) -> float:
+    """Largest finite magnitude of an array of numbers."""
+    magnitude = np.abs(values)
+    return float(magnitude.max(where=np.isfinite(magnitude), initial=0))
 
 
 def contrast_of(description: str | None) -> str:

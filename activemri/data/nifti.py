@@ -1,0 +1,252 @@
+"""NIfTI: volumes of images, as most public collections of brains publish them."""
+
+import json
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from activemri.data.containers import Container
+from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.slices import Slice
+
+#: Names of files that hold no images: masks, segmentations, phase.
+NO_IMAGE = re.compile(r"(^|[_\-.])(mask|dseg|probseg|seg|aseg|labels?|part-phase|phase)([_\-.]|$)")
+
+#: Who was scanned: BIDS, OASIS-1; other names are cut before the contrast at their end.
+SUBJECTS = (re.compile(r"sub-([A-Za-z0-9]+)"), re.compile(r"(OAS\d_\d{4,})"))
+CONTRAST_AT_END = re.compile(r"[_\-. ](T1|T2|T1w|T2w|T2\*w?|FLAIR|PD|PDw|T1ce|T1gd|MRA)$", re.I)
+
+#: A magnitude has no negative values but those that interpolation leaves.
+MOST_NEGATIVE = 0.1
+
+DECODED = 4  # compressed volumes that are kept decoded
+
+
+def _open(path: Path) -> "NIfTIFile":
+    return NIfTIFile(path)
+
+
+NIFTI = Container("NIfTI", (".nii.gz", ".nii"), _open)
+
+
+@dataclass(frozen=True)
+class NIfTIReader:
+    """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.images`.
+
+    Slices lie along the axis of the coarsest voxels; if all are alike, they are axial. They are
+    shown as a radiologist sees them: anterior or superior up, the patient's right (or anterior, in
+    sagittal slices) at the left. Volumes along a fourth axis (times, echoes) follow one another.
+    Values are divided by the largest magnitude of the volume.
+
+    The subject is the `sub-` of BIDS names, else the file's name without the contrast at its end;
+    the contrast is that of the name. Field strength and scanner are those of the JSON file of the
+    same name, if there is one.
+
+    Masks, segmentations and phase images are refused.
+
+    Attributes:
+        synthetic_phase: give magnitude-only images a phase and noise.
+    """
+
+    synthetic_phase: bool = True
+    name: str = "nifti"
+    container: ClassVar[Container] = NIFTI
+
+    def recognises(self, file: "NIfTIFile") -> bool:
+        return True
+
+    def describe(self, file: "NIfTIFile") -> Volume:
+        stem = NIFTI.stem(file.path.name)
+        if found := NO_IMAGE.search(stem.lower()):
+            raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
+        parts = [file.part(index) for index in range(file.n_volumes)]
+        largest = max(largest_magnitude(part) for part in parts)
+        if largest == 0:
+            raise UnreadableError("the image is all zero")
+        if not file.is_complex:
+            lowest = min(float(np.nanmin(part)) for part in parts)
+            if lowest < -MOST_NEGATIVE * largest:
+                raise UnreadableError(
+                    f"values from {lowest:g} to {largest:g}; expected magnitudes, not phases or CT"
+                )
+        labels = _sidecar(file.path)
+        maker = (labels.get("Manufacturer"), labels.get("ManufacturersModelName"))
+        strength = labels.get("MagneticFieldStrength")
+        return Volume(
+            name=stem,
+            subject=_subject(stem),
+            n_slices=file.n_volumes * file.n_positions,
+            shape=file.shape,
+            target_shape=file.shape,
+            n_coils=1,
+            contrast=_contrast(stem),
+            field_strength=float(strength) if isinstance(strength, int | float) else None,
+            scanner=" ".join(str(name) for name in maker if name) or "unknown",
+            magnitude_only=not file.is_complex,
+            largest=largest,
+        )
+
+    def read(self, file: "NIfTIFile", volume: Volume, index: int) -> Slice:
+        assert volume.largest is not None  # describe() sets it
+        image = torch.from_numpy(file.plane(index)) / volume.largest
+        return slice_of_image(
+            replace(volume, largest=1.0),
+            index,
+            image,
+            file=NIFTI.stem(file.path.name),
+            synthetic_phase=self.synthetic_phase,
+            processing=("divided by the volume's largest magnitude",),
+        )
+
+
+class NIfTIFile:
+    """An open NIfTI file.
+
+    Attributes:
+        path: of the file.
+        is_complex: whether it holds complex numbers.
+        n_volumes: along the fourth axis.
+        n_positions: slices of a volume.
+        shape: (height, width) of a slice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import nibabel
+        except ModuleNotFoundError as error:
+            raise UnreadableError(
+                'NIfTI files need nibabel: pip install "activemri[formats]"'
+            ) from error
+        self.path = path
+        with _failures_named():
+            image: Any = nibabel.load(path)
+            data_type = image.get_data_dtype()
+            orientation = nibabel.io_orientation(image.affine)  # type: ignore[no-untyped-call]
+            spacing = [float(size) for size in image.header.get_zooms()[:3]]
+        if data_type.kind not in "fiuc":
+            raise UnreadableError(f"expected numbers; got {data_type} (colours?)")
+        shape = tuple(image.shape)
+        while len(shape) > 4 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) not in (3, 4) or 0 in shape:
+            raise UnreadableError(f"expected three or four axes; got the shape {image.shape}")
+        self._image = image
+        self.is_complex = data_type.kind == "c"
+        self.n_volumes = shape[3] if len(shape) == 4 else 1
+        # For each anatomical axis (right, anterior, superior): where it is stored, and if upwards.
+        if np.isnan(orientation).any():
+            orientation = np.array([[0, 1], [1, 1], [2, 1]])
+        self._axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
+        self._upwards = [bool(orientation[axis, 1] > 0) for axis in self._axes]
+        sizes = [shape[axis] for axis in self._axes]
+        self._along = _slice_axis(sizes, [spacing[axis] for axis in self._axes])
+        self.n_positions = sizes[self._along]
+        columns, rows = (axis for axis in range(3) if axis != self._along)
+        self.shape = (sizes[rows], sizes[columns])
+
+    def part(self, volume: int) -> NDArray[Any]:
+        """One volume as stored, float32 or complex64."""
+        return self._read((slice(None), slice(None), slice(None)), volume)
+
+    def plane(self, index: int) -> NDArray[Any]:
+        """One slice, (height, width)."""
+        volume, position = divmod(index, self.n_positions)
+        chosen: list[slice | int] = [slice(None)] * 3
+        stored_axis = self._axes[self._along]
+        upwards = self._upwards[self._along]
+        chosen[stored_axis] = position if upwards else self.n_positions - 1 - position
+        plane = self._read(tuple(chosen), volume)
+        columns, rows = (axis for axis in range(3) if axis != self._along)
+        if self._axes[rows] < self._axes[columns]:
+            plane = plane.T
+        # Now (columns, rows); right, anterior and superior come first.
+        plane = plane[:: -1 if self._upwards[columns] else 1, :: -1 if self._upwards[rows] else 1]
+        return np.ascontiguousarray(plane.T)
+
+    def _read(self, chosen: tuple[slice | int, ...], volume: int) -> NDArray[Any]:
+        kind = np.complex64 if self.is_complex else np.float32
+        compressed = self.path.name.lower().endswith(".gz")
+        values = self._decoded() if compressed else self._image.dataobj
+        further = [volume, *[0] * (len(values.shape) - 4)] if len(values.shape) > 3 else []
+        with _failures_named():
+            return np.asarray(values[(*chosen, *further)]).astype(kind)
+
+    def _decoded(self) -> NDArray[Any]:
+        status = self.path.stat()
+        key = (str(self.path.resolve()), status.st_mtime_ns, status.st_size)
+        values = _DECODED.pop(key, None)
+        if values is None:
+            kind = np.complex64 if self.is_complex else np.float32
+            with _failures_named():
+                values = np.asarray(self._image.dataobj).astype(kind)
+        _DECODED[key] = values
+        if len(_DECODED) > DECODED:
+            _DECODED.popitem(last=False)
+        return values
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+_DECODED: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
+
+
+@contextmanager
+def _failures_named() -> Iterator[None]:
+    """What nibabel raises for damaged files, as the error that readers raise."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        yield
+    except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError) as error:
+        raise UnreadableError(f"damaged or not NIfTI: {error}") from error
+
+
+def _slice_axis(sizes: list[int], spacing: list[float]) -> int:
+    """The axis of one slice, else that of the coarsest voxels, else from foot to head."""
+    if 1 in sizes:
+        return max(axis for axis in range(3) if sizes[axis] == 1)
+    coarsest = max(range(3), key=lambda axis: spacing[axis])
+    return coarsest if spacing[coarsest] > 1.01 * spacing[2] else 2
+
+
+def _subject(stem: str) -> str:
+    for pattern in SUBJECTS:
+        if found := pattern.search(stem):
+            return found.group(1)
+    return CONTRAST_AT_END.sub("", stem) or stem
+
+
+def _contrast(stem: str) -> str:
+    words = re.sub(r"[_\-.]", " ", stem)
+    found = contrast_of(words)
+    return "unknown" if found == words else found
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """The JSON file of the same name, as BIDS has them."""
+    beside = path.with_name(f"{NIFTI.stem(path.name)}.json")
+    if not beside.is_file():
+        return {}
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UnreadableError(f"{beside.name} beside it is not JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
