@@ -148,7 +148,7 @@ def _describe(
         shape=shape,
         target_shape=target_shape or (round(shape[0] / _oversampling(file)), shape[1]),
         n_coils=n_coils,
-        contrast=contrast_of(stored.text(file, "contrast")),
+        contrast=_contrast(file),
         field_strength=stored.tesla(stored.text(file, "field_strength")),
         scanner=stored.text(file, "scanner") or "unknown",
         split=stored.text(file, "split"),
@@ -208,3 +208,9 @@ def _largest(image: h5py.Dataset) -> float:
         except OSError:  # a damaged chunk: read() will name this slice
             continue
     return largest
+
+
+def _contrast(file: h5py.File) -> str:
+    """The contrast; files that `activemri data convert` wrote hold its short name already."""
+    found = stored.text(file, "contrast")
+    return found or "unknown" if "converted_from" in file.attrs else contrast_of(found)

@@ -19,6 +19,7 @@ from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.settings import ConvertSettings
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
+from tests.data.test_readers import CASES, WRITERS, reader_of
 
 
 @pytest.fixture
@@ -64,6 +65,18 @@ def test_converted_scans_are_the_same(
     assert_same(
         open_dataset(scans, split=split, synthetic_phase=synthetic_phase),
         open_dataset(tmp_path / "out", split=split, synthetic_phase=synthetic_phase),
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_scans_of_every_format_are_the_same_when_converted(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    suffix = reader_of(name).container.suffixes[0]
+    WRITERS[name][kind](tmp_path / "scans" / f"scan{suffix}")
+    run(tmp_path / "scans", tmp_path / "out")
+    assert_same(
+        open_dataset(tmp_path / "scans", split="all"), open_dataset(tmp_path / "out", split="all")
     )
 
 

@@ -70,7 +70,9 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "magnitude": lambda path: write_image(path),
         "complex image": lambda path: write_image(path, magnitude=False),
         "k-space": lambda path: write_kspace(path),
-        "oversampled": lambda path: write_kspace(path, readout_oversampling=2.0),
+        "oversampled": lambda path: write_kspace(
+            path, shape=(2, 3, 16, 10), readout_oversampling=2.0
+        ),
     },
 }
 CASES = [(name, kind) for name, kinds in WRITERS.items() for kind in kinds]
