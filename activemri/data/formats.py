@@ -7,6 +7,7 @@ line in :func:`all_readers`. The contract tests then run over it.
 from collections.abc import Iterable
 from typing import Any
 
+from activemri.data.calgary_campinas import CalgaryCampinasReader
 from activemri.data.containers import Container
 from activemri.data.fastmri import FastMRIReader
 from activemri.data.hdf5 import HDF5Reader
@@ -24,6 +25,7 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     return (
         FastMRIReader(),
         ISMRMRDReader(),
+        CalgaryCampinasReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),
     )
 

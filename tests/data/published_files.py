@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.data.files import Array, random_kspace
 
@@ -192,3 +193,33 @@ def write_ismrmrd(
     lines += [line for together in zip(*each, strict=True) for line in together]
     write_acquisitions(path, ismrmrd_header(shape, recon=recon, **header), lines)
     return kspace
+
+
+def write_calgary(
+    path: Path,
+    *,
+    shape: tuple[int, int, int, int] = (3, 22, 20, 2),
+    dtype: str = "<f4",
+    seed: int = 0,
+) -> Array:
+    """A hybrid volume (x, ky, kz, parts of coils), with values as large as published.
+
+    Returns:
+        The images that the published transform gives, complex (slice, coil, height, width).
+    """
+    n_slices, height, width, n_coils = shape
+    kspace = random_kspace((n_slices, n_coils, height, width), seed) * np.complex64(1e3)
+    kspace[..., -(-width * 85 // 100) :] = 0
+    parts = np.empty((n_slices, height, width, 2 * n_coils), dtype)
+    parts[..., ::2] = kspace.real.transpose(0, 2, 3, 1)
+    parts[..., 1::2] = kspace.imag.transpose(0, 2, 3, 1)
+    write_parts(path, parts)
+    images = np.fft.ifft2(parts[..., ::2] + 1j * parts[..., 1::2], axes=(1, 2))
+    return images.transpose(0, 3, 1, 2).astype(np.complex64)
+
+
+def write_parts(path: Path, parts: NDArray[np.generic]) -> None:
+    """A Calgary-Campinas file that holds just these values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = parts

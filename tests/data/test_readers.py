@@ -15,7 +15,7 @@ from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
-from tests.data.published_files import write_ismrmrd
+from tests.data.published_files import write_calgary, write_ismrmrd
 
 NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
 
@@ -29,6 +29,10 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "oversampled": lambda path: write_ismrmrd(path, recon=(10, 14)),
         "noise scan": lambda path: write_ismrmrd(path, noise=NOISE),
         "another vendor": lambda path: write_ismrmrd(path, vendor="GE", unit=1),
+    },
+    "calgary-campinas": {
+        "two channels": lambda path: write_calgary(path),
+        "three channels": lambda path: write_calgary(path, shape=(3, 22, 20, 3)),
     },
     "hdf5": {
         "magnitude": lambda path: write_image(path),
