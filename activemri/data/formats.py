@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from activemri.data.calgary_campinas import CalgaryCampinasReader
+from activemri.data.cmrxrecon import CMRxReconReader
 from activemri.data.containers import Container
 from activemri.data.fastmri import FastMRIReader
 from activemri.data.hdf5 import HDF5Reader
@@ -25,6 +26,7 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     return (
         FastMRIReader(),
         ISMRMRDReader(),
+        CMRxReconReader(),
         CalgaryCampinasReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),
     )

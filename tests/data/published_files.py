@@ -223,3 +223,34 @@ def write_parts(path: Path, parts: NDArray[np.generic]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file["kspace"] = parts
+
+
+def write_matlab(path: Path, **arrays: NDArray[np.generic]) -> None:
+    """A MATLAB file (version 7.3): axes reversed, complex values as (real, imag)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, values in arrays.items():
+            stored: NDArray[Any] = values.T
+            if np.iscomplexobj(values):
+                real = values.real.dtype
+                stored = np.empty(values.T.shape, [("real", real), ("imag", real)])
+                stored["real"], stored["imag"] = values.T.real, values.T.imag
+            file[name] = stored
+            kind = {"f4": "single", "f8": "double"}.get(values.real.dtype.str[1:], "uint8")
+            file[name].attrs["MATLAB_class"] = np.bytes_(kind)
+
+
+def write_cmrxrecon(
+    path: Path,
+    *,
+    key: str = "kspace_full",
+    shape: tuple[int, ...] = (20, 14, 3, 2, 4),
+    double: bool = False,
+    seed: int = 0,
+) -> Array:
+    """A file with MATLAB's axes (kx, ky, coil, slice, frame), small values; returns its k-space."""
+    order = (*range(len(shape) - 1, 1, -1), 0, 1)  # with kx and ky last
+    kspace = random_kspace(tuple(shape[axis] for axis in order), seed) * np.complex64(1e-4)
+    values = np.ascontiguousarray(kspace.transpose(np.argsort(order)))
+    write_matlab(path, **{key: values.astype(np.complex128 if double else np.complex64)})
+    return kspace

@@ -15,7 +15,7 @@ from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
-from tests.data.published_files import write_calgary, write_ismrmrd
+from tests.data.published_files import write_calgary, write_cmrxrecon, write_ismrmrd
 
 NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
 
@@ -29,6 +29,13 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "oversampled": lambda path: write_ismrmrd(path, recon=(10, 14)),
         "noise scan": lambda path: write_ismrmrd(path, noise=NOISE),
         "another vendor": lambda path: write_ismrmrd(path, vendor="GE", unit=1),
+    },
+    "cmrxrecon": {
+        "multi-coil": lambda path: write_cmrxrecon(path),
+        "single-coil": lambda path: write_cmrxrecon(
+            path, key="kspace_single_full", shape=(20, 14, 2, 4)
+        ),
+        "without frames": lambda path: write_cmrxrecon(path, key="kspace", shape=(20, 14, 3, 2)),
     },
     "calgary-campinas": {
         "two channels": lambda path: write_calgary(path),
