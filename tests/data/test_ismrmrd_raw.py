@@ -353,6 +353,21 @@ def test_reversed_lines_without_the_flag_are_refused(
     write_acquisitions(tmp_path / "reversed.h5", header, lines_of(kspace))
     with pytest.raises(UnreadableError, match="without the flag ACQ_IS_REVERSE"):
         read(tmp_path / "reversed.h5")
+    lines = lines_of(kspace)
+    for line in lines[1::2]:
+        line.flags = [22]
+    write_acquisitions(tmp_path / "flagged.h5", header, lines)
+    assert read(tmp_path / "flagged.h5")[1].target.any()
+
+
+def test_lines_that_are_reversed_already_despite_the_flag_are_refused(tmp_path: Path) -> None:
+    kspace = PhantomDataset(n_coils=4, matrix_size=(48, 40))[0].kspace.numpy()
+    lines = lines_of(kspace)
+    for line in lines[1::2]:
+        line.flags = [22]
+    write_acquisitions(tmp_path / "a.h5", ismrmrd_header((48, 40), vendor="GE"), lines)
+    with pytest.raises(UnreadableError, match="reversed already despite it"):
+        read(tmp_path / "a.h5")
 
 
 def test_headers_of_lines_are_read_once_for_all_slices(
