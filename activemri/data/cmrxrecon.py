@@ -1,4 +1,4 @@
-"""The CMRxRecon data sets: cardiac cine and mapping (Wang et al., Scientific Data 11:687, 2024)."""
+"""The CMRxRecon data sets: cardiac cine and mapping (doi 10.1038/s41597-024-03525-4)."""
 
 import re
 from dataclasses import dataclass

@@ -43,12 +43,16 @@ class Header:
 def parse_header(xml: bytes | str) -> Header:
     """Read the first encoding, which imaging lines use, and the labels.
 
+    Args:
+        xml: as stored; zeros and blanks around it, which some converters leave, do not matter.
+
     Raises:
         UnreadableError: what is not XML, or lacks the sizes.
     """
     try:
-        root = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+        text = xml.decode("utf-8") if isinstance(xml, bytes) else xml
+        root = ElementTree.fromstring(text.strip("\0 \t\r\n"))
+    except (ElementTree.ParseError, ValueError) as error:
         raise UnreadableError(f"the ISMRMRD header is not XML: {error}") from error
     encoding = root.find("{*}encoding")
     if encoding is None:

@@ -167,7 +167,7 @@ def write_acquisitions(path: Path, header: str, lines: Sequence[Line]) -> None:
     with h5py.File(path, "w") as file:
         group = file.create_group("dataset")
         xml = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
-        xml[0] = header.encode()
+        xml[0] = header.encode("utf-8", errors="surrogateescape")
         group.create_dataset("data", data=records, maxshape=(None,), chunks=(1,))
 
 

@@ -264,6 +264,7 @@ def test_headers_that_cannot_be_read_are_named(
     [
         ("<ismrmrdHeader", "not XML"),
         ("", "not XML"),
+        ("<a>\udcff</a>", "not XML"),
         ("<ismrmrdHeader/>", "no 'encoding'"),
         ("<ismrmrdHeader><encoding/></ismrmrdHeader>", "no encodedSpace matrixSize x"),
     ],
@@ -272,6 +273,18 @@ def test_broken_headers_are_named(tmp_path: Path, xml: str, message: str) -> Non
     write_acquisitions(tmp_path / "a.h5", xml, lines_of(image()))
     with pytest.raises(UnreadableError, match=message):
         read(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(("before", "after"), [("\n ", "\n"), ("", "\0\0")])
+def test_blanks_around_the_header_do_not_matter(tmp_path: Path, before: str, after: str) -> None:
+    header = before + ismrmrd_header(SHAPE) + after
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write_acquisitions(tmp_path / "b.h5", "", lines_of(image()))
+        with h5py.File(tmp_path / "b.h5") as other:
+            other.copy("dataset", file)
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.array([header.encode()], dtype=f"S{len(header) + 4}")
+    assert read(tmp_path / "a.h5")[0].subject == "patient-1"
 
 
 def test_the_recon_matrix_serves_where_there_is_no_field_of_view(tmp_path: Path) -> None:
