@@ -96,6 +96,9 @@ class ISMRMRDReader:
         kspace, processing = torch.from_numpy(samples), list[str]()
         stored.refuse_unusable(kspace, "k-space")
         _refuse_unflagged_reversal(kspace)
+        if scan.header.chopped:
+            kspace[:, :, 1::2] *= -1
+            processing.append("sign of every other line changed")
         if repeats.max() > 1:
             processing.append(f"mean of up to {repeats.max()} repeated lines")
         if scan.whitening is not None:
@@ -250,6 +253,11 @@ def _columns(steps: Integers, header: Header) -> Integers:
     """Where lines lie: the header's centre comes to the centre of the grid."""
     width = header.shape[1]
     center = header.center
+    if header.last is not None and steps.max() > header.last:
+        raise UnreadableError(
+            f"lines up to number {steps.max()}, but the header's last is {header.last}: those "
+            "beyond may calibrate echo trains, which cannot be corrected here"
+        )
     if center is None and len(np.unique(steps)) == width:
         center = width // 2
     if center is None:

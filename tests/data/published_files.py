@@ -83,6 +83,7 @@ ISMRMRD_HEADER = """<?xml version="1.0" encoding="UTF-8"?>
     <trajectory>{trajectory}</trajectory>
     {more}
   </encoding>
+  {parameters}
 </ismrmrdHeader>"""
 LIMITS = """<kspace_encoding_step_1>
       <minimum>0</minimum><maximum>{last}</maximum><center>{center}</center>
@@ -130,6 +131,7 @@ def ismrmrd_header(
     patient: str = "patient-1",
     trajectory: str = "cartesian",
     more: str = "",
+    parameters: str = "",
 ) -> str:
     """A header of square pixels of 2 mm."""
     recon = recon or shape
@@ -146,6 +148,7 @@ def ismrmrd_header(
         patient=patient,
         trajectory=trajectory,
         more=more,
+        parameters=parameters,
     )
 
 

@@ -119,6 +119,21 @@ def test_repeated_lines_are_averaged(tmp_path: Path) -> None:
     assert scan.processing == ("mean of up to 2 repeated lines",)
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_lines_whose_signs_alternate_are_corrected(tmp_path: Path, value: int) -> None:
+    parameters = (
+        "<userParameters><userParameterLong><name>ChopZ</name><value>0</value></userParameterLong>"
+        f"<userParameterLong><name>ChopY</name><value>{value}</value></userParameterLong>"
+        "</userParameters>"
+    )
+    scan = read_lines(tmp_path / "a.h5", lines_of(image()), parameters=parameters)
+    expected = image()
+    if value == 0:
+        expected[:, :, 1::2] *= -1
+        assert scan.processing == ("sign of every other line changed",)
+    assert np.array_equal(scan.kspace, expected)
+
+
 @pytest.mark.parametrize("center_sample", [9, 0])
 def test_reversed_lines_are_mirrored(tmp_path: Path, center_sample: int) -> None:
     lines = lines_of(image())
@@ -244,7 +259,8 @@ def test_a_scan_that_never_reached_the_centre_is_refused(tmp_path: Path) -> None
         ({"trajectory": ""}, "not Cartesian.*'not stated'"),
         ({"more": "<multiband/>"}, "multiband"),
         ({"center": 2}, "do not fit into 14 phase encodes"),
-        ({"limits": LIMITS.replace("{center}", "none"), "last": 3}, None),
+        ({"last": 11}, "lines up to number 13, but the header's last is 11"),
+        ({"limits": LIMITS.replace("{center}", "none"), "last": 0}, None),
     ],
 )
 def test_headers_that_cannot_be_read_are_named(
