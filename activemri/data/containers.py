@@ -46,5 +46,5 @@ def _open_hdf5(path: Path) -> h5py.File:
     return h5py.File(path, "r")
 
 
-#: MATLAB's files are HDF5 from version 7.3 on.
-HDF5 = Container("HDF5", (".h5", ".hdf5", ".mat"), _open_hdf5)
+#: MATLAB's files are HDF5 from version 7.3 on, ISMRMRD's (.mrd) always.
+HDF5 = Container("HDF5", (".h5", ".hdf5", ".mrd", ".mat"), _open_hdf5)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from activemri.data.bart import BARTReader
+from activemri.data.calgary_campinas import CalgaryCampinasReader
+from activemri.data.cmrxrecon import CMRxReconReader
 from activemri.data.containers import Container
 from activemri.data.dicom import DICOMReader
 from activemri.data.fastmri import FastMRIReader
@@ -35,6 +37,8 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         FastMRIBreastReader(),
         FastMRIReader(),
         ISMRMRDReader(),
+        CMRxReconReader(),
+        CalgaryCampinasReader(),
         HDF5Reader(synthetic_phase=synthetic_phase),
         NIfTIReader(synthetic_phase=synthetic_phase),
         DICOMReader(synthetic_phase=synthetic_phase),

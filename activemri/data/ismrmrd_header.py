@@ -19,6 +19,8 @@ class Header:
         shape: (readout, phase encodes) of the encoded space.
         target_shape: the same of the reconstructed field of view, in pixels of the encoded grid.
         center: number of the line that passes through the centre of k-space, or None.
+        last: number of the last line, or None.
+        chopped: whether every other line has to change its sign (GE, parameter ChopY of 0).
         acceleration: by how much it was undersampled, the product over both directions.
         multiband: whether slices were excited together.
         trajectory: in lower case, e.g. "cartesian".
@@ -31,6 +33,8 @@ class Header:
     shape: tuple[int, int]
     target_shape: tuple[int, int]
     center: int | None
+    last: int | None
+    chopped: bool
     acceleration: int
     multiband: bool
     trajectory: str
@@ -43,12 +47,16 @@ class Header:
 def parse_header(xml: bytes | str) -> Header:
     """Read the first encoding, which imaging lines use, and the labels.
 
+    Args:
+        xml: as stored; zeros and blanks around it, which some converters leave, do not matter.
+
     Raises:
         UnreadableError: what is not XML, or lacks the sizes.
     """
     try:
-        root = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+        text = xml.decode("utf-8") if isinstance(xml, bytes) else xml
+        root = ElementTree.fromstring(text.strip("\0 \t\r\n"))
+    except (ElementTree.ParseError, ValueError) as error:
         raise UnreadableError(f"the ISMRMRD header is not XML: {error}") from error
     encoding = root.find("{*}encoding")
     if encoding is None:
@@ -59,6 +67,8 @@ def parse_header(xml: bytes | str) -> Header:
         shape=shape,
         target_shape=(_visible(encoding, "x", shape[0]), _visible(encoding, "y", shape[1])),
         center=_whole(encoding, "encodingLimits/kspace_encoding_step_1/center"),
+        last=_whole(encoding, "encodingLimits/kspace_encoding_step_1/maximum") or None,
+        chopped=_parameter(root, "ChopY") == "0",
         acceleration=(_whole(encoding, f"{factors}1") or 1)
         * (_whole(encoding, f"{factors}2") or 1),
         multiband=encoding.find("{*}multiband") is not None,
@@ -100,6 +110,14 @@ def _scanner(root: ElementTree.Element) -> str:
     system = "acquisitionSystemInformation"
     found = (_text(root, f"{system}/{name}") for name in ("systemVendor", "systemModel"))
     return " ".join(name for name in found if name) or "unknown"
+
+
+def _parameter(root: ElementTree.Element, name: str) -> str | None:
+    """What a vendor has to say in a whole number of its own."""
+    for found in root.iterfind("{*}userParameters/{*}userParameterLong"):
+        if _text(found, "name") == name:
+            return _text(found, "value")
+    return None
 
 
 def _whole(element: ElementTree.Element, path: str) -> int | None:

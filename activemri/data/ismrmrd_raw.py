@@ -34,7 +34,7 @@ IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 SCALES = {"siemens": 4096.0}
 
 #: Odd and even lines show the same object along the readout. Read backwards, one of them shows it
-#: mirrored: if mirroring leaves less than this share of their difference, a flag is missing. Sound
+#: mirrored: if mirroring leaves less than this share of their difference, a flag is wrong. Sound
 #: raw scans of head, knee and body have 1.9 to 11, with every other line reversed 0.09 to 0.53.
 MIRRORED = 0.6
 
@@ -59,7 +59,8 @@ class ISMRMRDReader:
     one, up to the ratio of the bandwidths. Other Siemens data are multiplied by a constant.
 
     Refused: undersampled scans (no truth), 3-D and simultaneous multi-slice scans, trajectories
-    that are not Cartesian, and scans whose every other line seems to be reversed unflagged.
+    that are not Cartesian (echo-planar ones too), and scans whose every other line seems to be
+    read backwards against what its flag says.
     """
 
     name: str = "ismrmrd"
@@ -95,6 +96,9 @@ class ISMRMRDReader:
         kspace, processing = torch.from_numpy(samples), list[str]()
         stored.refuse_unusable(kspace, "k-space")
         _refuse_unflagged_reversal(kspace)
+        if scan.header.chopped:
+            kspace[:, :, 1::2] *= -1
+            processing.append("sign of every other line changed")
         if repeats.max() > 1:
             processing.append(f"mean of up to {repeats.max()} repeated lines")
         if scan.whitening is not None:
@@ -249,6 +253,11 @@ def _columns(steps: Integers, header: Header) -> Integers:
     """Where lines lie: the header's centre comes to the centre of the grid."""
     width = header.shape[1]
     center = header.center
+    if header.last is not None and steps.max() > header.last:
+        raise UnreadableError(
+            f"lines up to number {steps.max()}, but the header's last is {header.last}: those "
+            "beyond may calibrate echo trains, which cannot be corrected here"
+        )
     if center is None and len(np.unique(steps)) == width:
         center = width // 2
     if center is None:
@@ -354,8 +363,8 @@ def _refuse_unflagged_reversal(kspace: Tensor) -> None:
     mirrored = odd.flip(-1).roll(1 - odd.shape[-1] % 2, -1)
     if (even - mirrored).norm() < MIRRORED * (even - odd).norm():
         raise UnreadableError(
-            "every other line seems to be read backwards, without the flag ACQ_IS_REVERSE: odd and "
-            "even lines show the object mirrored"
+            "odd and even lines show the object mirrored: every other line seems to be read "
+            "backwards without the flag ACQ_IS_REVERSE, or to be reversed already despite it"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.data.files import Array, random_kspace
 
@@ -82,6 +83,7 @@ ISMRMRD_HEADER = """<?xml version="1.0" encoding="UTF-8"?>
     <trajectory>{trajectory}</trajectory>
     {more}
   </encoding>
+  {parameters}
 </ismrmrdHeader>"""
 LIMITS = """<kspace_encoding_step_1>
       <minimum>0</minimum><maximum>{last}</maximum><center>{center}</center>
@@ -129,6 +131,7 @@ def ismrmrd_header(
     patient: str = "patient-1",
     trajectory: str = "cartesian",
     more: str = "",
+    parameters: str = "",
 ) -> str:
     """A header of square pixels of 2 mm."""
     recon = recon or shape
@@ -145,6 +148,7 @@ def ismrmrd_header(
         patient=patient,
         trajectory=trajectory,
         more=more,
+        parameters=parameters,
     )
 
 
@@ -166,7 +170,7 @@ def write_acquisitions(path: Path, header: str, lines: Sequence[Line]) -> None:
     with h5py.File(path, "w") as file:
         group = file.create_group("dataset")
         xml = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
-        xml[0] = header.encode()
+        xml[0] = header.encode("utf-8", errors="surrogateescape")
         group.create_dataset("data", data=records, maxshape=(None,), chunks=(1,))
 
 
@@ -191,4 +195,65 @@ def write_ismrmrd(
     each = [lines_of(image, slice=number) for number, image in enumerate(kspace)]
     lines += [line for together in zip(*each, strict=True) for line in together]
     write_acquisitions(path, ismrmrd_header(shape, recon=recon, **header), lines)
+    return kspace
+
+
+def write_calgary(
+    path: Path,
+    *,
+    shape: tuple[int, int, int, int] = (3, 22, 20, 2),
+    dtype: str = "<f4",
+    seed: int = 0,
+) -> Array:
+    """A hybrid volume (x, ky, kz, parts of coils), with values as large as published.
+
+    Returns:
+        The images that the published transform gives, complex (slice, coil, height, width).
+    """
+    n_slices, height, width, n_coils = shape
+    kspace = random_kspace((n_slices, n_coils, height, width), seed) * np.complex64(1e3)
+    kspace[..., -(-width * 85 // 100) :] = 0
+    parts = np.empty((n_slices, height, width, 2 * n_coils), dtype)
+    parts[..., ::2] = kspace.real.transpose(0, 2, 3, 1)
+    parts[..., 1::2] = kspace.imag.transpose(0, 2, 3, 1)
+    write_parts(path, parts)
+    images = np.fft.ifft2(parts[..., ::2] + 1j * parts[..., 1::2], axes=(1, 2))
+    return images.transpose(0, 3, 1, 2).astype(np.complex64)
+
+
+def write_parts(path: Path, parts: NDArray[np.generic]) -> None:
+    """A Calgary-Campinas file that holds just these values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = parts
+
+
+def write_matlab(path: Path, **arrays: NDArray[np.generic]) -> None:
+    """A MATLAB file (version 7.3): axes reversed, complex values as (real, imag)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, values in arrays.items():
+            stored: NDArray[Any] = values.T
+            if np.iscomplexobj(values):
+                real = values.real.dtype
+                stored = np.empty(values.T.shape, [("real", real), ("imag", real)])
+                stored["real"], stored["imag"] = values.T.real, values.T.imag
+            file[name] = stored
+            kind = {"f4": "single", "f8": "double"}.get(values.real.dtype.str[1:], "uint8")
+            file[name].attrs["MATLAB_class"] = np.bytes_(kind)
+
+
+def write_cmrxrecon(
+    path: Path,
+    *,
+    key: str = "kspace_full",
+    shape: tuple[int, ...] = (20, 14, 3, 2, 4),
+    double: bool = False,
+    seed: int = 0,
+) -> Array:
+    """A file with MATLAB's axes (kx, ky, coil, slice, frame), small values; returns its k-space."""
+    order = (*range(len(shape) - 1, 1, -1), 0, 1)  # with kx and ky last
+    kspace = random_kspace(tuple(shape[axis] for axis in order), seed) * np.complex64(1e-4)
+    values = np.ascontiguousarray(kspace.transpose(np.argsort(order)))
+    write_matlab(path, **{key: values.astype(np.complex128 if double else np.complex64)})
     return kspace

@@ -119,6 +119,21 @@ def test_repeated_lines_are_averaged(tmp_path: Path) -> None:
     assert scan.processing == ("mean of up to 2 repeated lines",)
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_lines_whose_signs_alternate_are_corrected(tmp_path: Path, value: int) -> None:
+    parameters = (
+        "<userParameters><userParameterLong><name>ChopZ</name><value>0</value></userParameterLong>"
+        f"<userParameterLong><name>ChopY</name><value>{value}</value></userParameterLong>"
+        "</userParameters>"
+    )
+    scan = read_lines(tmp_path / "a.h5", lines_of(image()), parameters=parameters)
+    expected = image()
+    if value == 0:
+        expected[:, :, 1::2] *= -1
+        assert scan.processing == ("sign of every other line changed",)
+    assert np.array_equal(scan.kspace, expected)
+
+
 @pytest.mark.parametrize("center_sample", [9, 0])
 def test_reversed_lines_are_mirrored(tmp_path: Path, center_sample: int) -> None:
     lines = lines_of(image())
@@ -244,7 +259,8 @@ def test_a_scan_that_never_reached_the_centre_is_refused(tmp_path: Path) -> None
         ({"trajectory": ""}, "not Cartesian.*'not stated'"),
         ({"more": "<multiband/>"}, "multiband"),
         ({"center": 2}, "do not fit into 14 phase encodes"),
-        ({"limits": LIMITS.replace("{center}", "none"), "last": 3}, None),
+        ({"last": 11}, "lines up to number 13, but the header's last is 11"),
+        ({"limits": LIMITS.replace("{center}", "none"), "last": 0}, None),
     ],
 )
 def test_headers_that_cannot_be_read_are_named(
@@ -264,6 +280,7 @@ def test_headers_that_cannot_be_read_are_named(
     [
         ("<ismrmrdHeader", "not XML"),
         ("", "not XML"),
+        ("<a>\udcff</a>", "not XML"),
         ("<ismrmrdHeader/>", "no 'encoding'"),
         ("<ismrmrdHeader><encoding/></ismrmrdHeader>", "no encodedSpace matrixSize x"),
     ],
@@ -272,6 +289,18 @@ def test_broken_headers_are_named(tmp_path: Path, xml: str, message: str) -> Non
     write_acquisitions(tmp_path / "a.h5", xml, lines_of(image()))
     with pytest.raises(UnreadableError, match=message):
         read(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(("before", "after"), [("\n ", "\n"), ("", "\0\0")])
+def test_blanks_around_the_header_do_not_matter(tmp_path: Path, before: str, after: str) -> None:
+    header = before + ismrmrd_header(SHAPE) + after
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write_acquisitions(tmp_path / "b.h5", "", lines_of(image()))
+        with h5py.File(tmp_path / "b.h5") as other:
+            other.copy("dataset", file)
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.array([header.encode()], dtype=f"S{len(header) + 4}")
+    assert read(tmp_path / "a.h5")[0].subject == "patient-1"
 
 
 def test_the_recon_matrix_serves_where_there_is_no_field_of_view(tmp_path: Path) -> None:
@@ -353,6 +382,21 @@ def test_reversed_lines_without_the_flag_are_refused(
     write_acquisitions(tmp_path / "reversed.h5", header, lines_of(kspace))
     with pytest.raises(UnreadableError, match="without the flag ACQ_IS_REVERSE"):
         read(tmp_path / "reversed.h5")
+    lines = lines_of(kspace)
+    for line in lines[1::2]:
+        line.flags = [22]
+    write_acquisitions(tmp_path / "flagged.h5", header, lines)
+    assert read(tmp_path / "flagged.h5")[1].target.any()
+
+
+def test_lines_that_are_reversed_already_despite_the_flag_are_refused(tmp_path: Path) -> None:
+    kspace = PhantomDataset(n_coils=4, matrix_size=(48, 40))[0].kspace.numpy()
+    lines = lines_of(kspace)
+    for line in lines[1::2]:
+        line.flags = [22]
+    write_acquisitions(tmp_path / "a.h5", ismrmrd_header((48, 40), vendor="GE"), lines)
+    with pytest.raises(UnreadableError, match="reversed already despite it"):
+        read(tmp_path / "a.h5")
 
 
 def test_headers_of_lines_are_read_once_for_all_slices(

@@ -25,7 +25,7 @@ from tests.data.image_files import (
     write_nifti,
     write_series,
 )
-from tests.data.published_files import write_ismrmrd
+from tests.data.published_files import write_calgary, write_cmrxrecon, write_ismrmrd
 
 NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
 
@@ -65,6 +65,17 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
     },
     "bart": {
         "k-space": lambda path: write_bart(path, bart_kspace()),
+    },
+    "cmrxrecon": {
+        "multi-coil": lambda path: write_cmrxrecon(path),
+        "single-coil": lambda path: write_cmrxrecon(
+            path, key="kspace_single_full", shape=(20, 14, 2, 4)
+        ),
+        "without frames": lambda path: write_cmrxrecon(path, key="kspace", shape=(20, 14, 3, 2)),
+    },
+    "calgary-campinas": {
+        "two channels": lambda path: write_calgary(path),
+        "three channels": lambda path: write_calgary(path, shape=(3, 22, 20, 3)),
     },
     "hdf5": {
         "magnitude": lambda path: write_image(path),

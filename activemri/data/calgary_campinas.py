@@ -1,0 +1,150 @@
+"""The Calgary-Campinas multi-channel raw data: brain, 3-D, T1-weighted (Souza et al. 2018)."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.data import stored
+from activemri.data.containers import HDF5, Container
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.reference import magnitude_reference
+from activemri.data.slices import Slice
+from activemri.data.undersampling import refuse_undersampled
+from activemri.mri import fourier
+
+KSPACE_AXES = "(slice, ky, kz, real and imaginary parts of the coils in turn)"
+
+#: The scans stopped after this share of kz (of the slice encodes); the rest is filled.
+ACQUIRED_PERCENT = 85
+
+#: The scanner's integers lead to large values. The constant, an exact power of two, is the same
+#: for all files, so that nothing depends on samples that an agent has not acquired.
+SCALE = 2.0**-10
+
+EXAM = re.compile(r"(e\d+)s\d+_P\d+")
+
+
+@dataclass(frozen=True)
+class CalgaryCampinasReader:
+    """Reads the multi-channel sets (12 or 32 channels) of the reconstruction challenge.
+
+    A file holds one head that is Fourier transformed along the readout already. A slice is one
+    place along it; its height is ky and its width kz, both of them phase encodes.
+
+    The published code transforms with an FFT without shifts and so sees the head in the middle of
+    the image. Samples are multiplied by the phase that gives the same image with the centred
+    transform, and by :data:`SCALE`. The last 15 % of kz, and points that are zero in every coil,
+    were never acquired: zero, and False in `Slice.measured`. The reference is the root of the sum
+    of squares.
+
+    Checked on the middle slice: that low frequencies are in the middle of k-space and the head in
+    the middle of the image, that the last 15 % of kz hold next to nothing, and that the file is
+    not one of the undersampled test sets.
+    """
+
+    name: str = "calgary-campinas"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        found = file.get("kspace")
+        if not isinstance(found, h5py.Dataset) or found.ndim != 4 or found.dtype.kind != "f":
+            return False
+        _, height, width, n_parts = found.shape
+        return bool(n_parts % 2 == 0 and n_parts < min(height, width))
+
+    def describe(self, file: h5py.File) -> Volume:
+        kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES)
+        n_slices, height, width, n_parts = kspace.shape
+        _refuse_other_conventions(_samples(file, n_slices // 2))
+        exam = EXAM.match(stored.stem(file))
+        return Volume(
+            name=stored.stem(file),
+            subject=exam.group(1) if exam else stored.stem(file),
+            n_slices=n_slices,
+            shape=(height, width),
+            target_shape=(height, width),
+            n_coils=n_parts // 2,
+            contrast="T1",
+            field_strength=3.0,
+            scanner="GE Discovery MR750",
+            encoded_columns=(0, _acquired(width)),
+        )
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        kspace = _samples(file, index)
+        kspace[:, :, _acquired(volume.shape[1]) :] = 0
+        stored.refuse_unusable(kspace, "k-space")
+        kspace = _centred(kspace) * SCALE
+        return volume.slice(
+            index,
+            kspace=kspace,
+            target=magnitude_reference(kspace),
+            measured=(kspace != 0).any(dim=0),
+            processing=(
+                "phase of a centred Fourier transform",
+                f"multiplied by {SCALE:g}",
+                f"beyond {ACQUIRED_PERCENT} % of kz set to zero",
+            ),
+        )
+
+
+def _acquired(n_encodes: int) -> int:
+    """How many of the slice encodes were acquired, rounded up."""
+    return -(-n_encodes * ACQUIRED_PERCENT // 100)
+
+
+def _samples(file: h5py.File, index: int) -> Tensor:
+    """One slice as it is stored, complex64 (coil, height, width)."""
+    parts = stored.read_slice(file["kspace"], index)
+    pairs = parts.reshape(*parts.shape[:2], -1, 2)
+    return torch.view_as_complex(pairs).permute(2, 0, 1).contiguous()
+
+
+def _centred(kspace: Tensor) -> Tensor:
+    """Exchange the FFT's origin of the image, its corner, for its centre."""
+    height, width = kspace.shape[1:]
+    return kspace * torch.outer(_shift(height), _shift(width))
+
+
+def _shift(n: int) -> Tensor:
+    place = torch.arange(n) - n // 2
+    # The product is taken modulo n in whole numbers: for even n all phases are exactly 1 and -1.
+    turns = ((place * (n // 2)) % n).double() / n
+    phase = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
+    return (phase.real.round() + 0j if n % 2 == 0 else phase).to(torch.complex64)
+
+
+def _refuse_other_conventions(kspace: Tensor) -> None:
+    if not bool(torch.isfinite(torch.view_as_real(kspace)).all() and kspace.any()):
+        return  # read() names the slice
+    refuse_undersampled(kspace)
+    energy = kspace.abs().square().sum(dim=0).double()
+    height, width = energy.shape
+    row, column = divmod(int(energy.argmax()), width)
+    if abs(row - height // 2) > height / 4 or abs(column - width // 2) > width / 4:
+        raise UnreadableError(
+            f"the strongest sample of the middle slice is at ({row}, {column}) of {height} x "
+            f"{width}; expected low frequencies in the middle"
+        )
+    beyond = np.arange(_acquired(width), width)
+    opposite = 2 * (width // 2) - beyond
+    if energy[:, beyond].sum() > energy[:, opposite].sum() / 2:
+        raise UnreadableError(
+            f"the last {100 - ACQUIRED_PERCENT} % of kz hold as much as the opposite side; "
+            "expected that they were never acquired"
+        )
+    image = fourier.ifft2(_centred(kspace)).abs().square().sum(dim=0).double()
+    rows, columns = height // 4, width // 4
+    middle = image[rows : height - rows, columns : width - columns].sum()
+    wrapped = image.roll((height // 2, width // 2), (0, 1))
+    if middle < wrapped[rows : height - rows, columns : width - columns].sum() / 2:
+        raise UnreadableError(
+            "the middle slice shows the object at the corners of the image; expected k-space whose "
+            "FFT without shifts has it in the middle"
+        )

@@ -1,0 +1,158 @@
+"""The CMRxRecon data sets: cardiac cine and mapping (doi 10.1038/s41597-024-03525-4)."""
+
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import ClassVar
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.data import stored
+from activemri.data.containers import HDF5, Container
+from activemri.data.readers import UnreadableError, Volume
+from activemri.data.reference import magnitude_reference
+from activemri.data.slices import Slice
+from activemri.data.undersampling import refuse_undersampled
+
+#: Names of fully sampled k-space, and whether it has an axis of coils.
+FULL = {"kspace_full": True, "kspace_single_full": False, "kspace": True}
+UNDERSAMPLED = re.compile(r"kspace(_single)?_sub\d+|kus")
+MASK = re.compile(r"mask\d*")
+
+#: Folders that tell people apart: numbers begin anew in each set, centre and scanner.
+SUBJECT = re.compile(r"(Training|Validation|Test)Set|Center\d+|\w+_\d\dT_\w+|P\d+")
+SCANNER = re.compile(r"([A-Za-z]+)_(\d)(\d)T_(\w+)")  # e.g. Siemens_30T_Vida
+
+#: Raw values of the scanners are small. A constant power of two, exact and the same for all files.
+SCALE = 4096.0
+
+
+@dataclass(frozen=True)
+class CMRxReconReader:
+    """Reads the fully sampled MATLAB files (version 7.3) of the challenges since 2023.
+
+    MATLAB's axes are reversed in HDF5: (frame or weighting, slice, coil, ky, kx), `kspace_single_*`
+    without coils; axes of length one at the front may be missing. A slice of the volume is one
+    slice of one frame, all slices of the first frame first. Height is kx, the readout.
+
+    Undersampled k-space and sampling masks have no truth and are refused. Zeros around what was
+    acquired are False in `Slice.measured`. The reference is the root of the sum of squares over
+    the whole field of view; the files do not say how far the readout is oversampled. All values
+    are multiplied by :data:`SCALE`.
+
+    The contrast is the file's name (`cine_sax`, `T1map`), the subject its folder (`P001`) with the
+    set, centre and scanner that it is in.
+    """
+
+    name: str = "cmrxrecon"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        named = [key for key in file if _is_kspace(key)]
+        if named:
+            return any(key != "kspace" or _is_compound(file[key]) for key in named)
+        return len(file) > 0 and all(MASK.fullmatch(key) for key in file)
+
+    def describe(self, file: h5py.File) -> Volume:
+        key = _key(file)
+        kspace = file[key]
+        lead, n_coils, width, height = _axes(kspace, with_coils=FULL[key])
+        n_slices = prod(lead)
+        refuse_undersampled(_samples(file, key, n_slices // 2))
+        field_strength, scanner = _scanner(file, key)
+        return Volume(
+            name=stored.stem(file),
+            subject=_subject(file),
+            n_slices=n_slices,
+            shape=(height, width),
+            target_shape=(height, width),
+            n_coils=n_coils,
+            contrast=stored.stem(file),
+            field_strength=field_strength,
+            scanner=scanner,
+        )
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        kspace = _samples(file, _key(file), index)
+        stored.refuse_unusable(kspace, "k-space")
+        refuse_undersampled(kspace)
+        kspace *= SCALE
+        return volume.slice(
+            index,
+            kspace=kspace,
+            target=magnitude_reference(kspace),
+            processing=(f"multiplied by {SCALE:g}",),
+        )
+
+
+def _is_kspace(key: str) -> bool:
+    return key in FULL or UNDERSAMPLED.fullmatch(key) is not None
+
+
+def _is_compound(found: object) -> bool:
+    names = found.dtype.names if isinstance(found, h5py.Dataset) else None
+    return names == ("real", "imag")
+
+
+def _key(file: h5py.File) -> str:
+    """The one fully sampled k-space of a file."""
+    found = [str(key) for key in file if _is_kspace(key)]
+    if not found:
+        raise UnreadableError(
+            f"a sampling mask without k-space; found {', '.join(sorted(file)) or 'nothing'}"
+        )
+    if len(found) > 1:
+        raise UnreadableError(f"several k-spaces in one file ({', '.join(found)}); expected one")
+    if found[0] not in FULL:
+        raise UnreadableError(f"undersampled ({found[0]!r}): no fully sampled truth")
+    return found[0]
+
+
+def _axes(kspace: h5py.Dataset, *, with_coils: bool) -> tuple[tuple[int, ...], int, int, int]:
+    """Numbers of frames and slices, of coils, of ky and of kx."""
+    if not _is_compound(kspace):
+        raise UnreadableError(f"{kspace.name[1:]!r} must have real and imaginary parts; {kspace!r}")
+    most = 5 if with_coils else 4
+    if not most - 2 <= kspace.ndim <= most:
+        axes = "(frame, slice, coil, ky, kx)" if with_coils else "(frame, slice, ky, kx)"
+        raise UnreadableError(
+            f"{kspace.name[1:]!r} must have the axes {axes}; got the shape {kspace.shape}"
+        )
+    if 0 in kspace.shape:
+        raise UnreadableError(f"{kspace.name[1:]!r} has an empty axis: shape {kspace.shape}")
+    width, height = kspace.shape[-2:]
+    lead = kspace.shape[: -3 if with_coils else -2]
+    return lead, kspace.shape[-3] if with_coils else 1, width, height
+
+
+def _samples(file: h5py.File, key: str, index: int) -> Tensor:
+    """One slice, complex64 (coil, kx, ky)."""
+    kspace = file[key]
+    lead, n_coils, width, height = _axes(kspace, with_coils=FULL[key])
+    place = tuple(int(i) for i in np.unravel_index(index, lead)) if lead else ()
+    parts = kspace[place]
+    samples = np.empty((n_coils, height, width), np.complex64)
+    swapped = parts.reshape(n_coils, width, height).swapaxes(1, 2)
+    samples.real, samples.imag = swapped["real"], swapped["imag"]
+    return torch.from_numpy(samples)
+
+
+def _subject(file: h5py.File) -> str:
+    folders = Path(file.filename).resolve().parts[:-1]
+    found = [folder for folder in folders if SUBJECT.fullmatch(folder)]
+    if not any(re.fullmatch(r"P\d+", folder) for folder in found):
+        return stored.stem(file)
+    return " ".join(found)
+
+
+def _scanner(file: h5py.File, key: str) -> tuple[float | None, str]:
+    """Field strength and scanner: the folder's, or those of 2023 and 2024, which had only one."""
+    for folder in reversed(Path(file.filename).resolve().parts[:-1]):
+        if match := SCANNER.fullmatch(folder):
+            maker, whole, tenth, model = match.groups()
+            return float(f"{whole}.{tenth}"), f"{maker} {model}"
+    return (None, "unknown") if key == "kspace" else (3.0, "SIEMENS MAGNETOM Vida")
