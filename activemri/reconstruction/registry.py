@@ -8,6 +8,7 @@ import torch
 
 from activemri import checkpoints
 from activemri.checkpoints import Checkpoint, CheckpointError
+from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.cg_sense import CGSense
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.diffusion import Diffusion
@@ -32,6 +33,7 @@ RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "cresnet": CResNet,
     "modl": MoDL,
     "varnet": VarNet,
+    "adaptive-varnet": AdaptiveVarNet,
     "kiki-net": KIKINet,
     "diffusion": Diffusion,
 }

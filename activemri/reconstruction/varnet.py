@@ -40,12 +40,16 @@ class VarNet(Reconstructor):
 
     def __init__(self, channels: int = 8, *, pools: int = 3, cascades: int = 4) -> None:
         super().__init__()
-        from fastmri.models.varnet import VarNetBlock  # here, because it takes a second to import
-
         sizes = {"channels": channels, "pools": pools, "cascades": cascades}
         require_sizes(**sizes)
         self.settings = dict(sizes)
-        self.blocks = nn.ModuleList(VarNetBlock(_Refined(channels, pools)) for _ in range(cascades))
+        self.blocks = nn.ModuleList(self._block(Refined(channels, pools)) for _ in range(cascades))
+
+    def _block(self, refined: nn.Module) -> nn.Module:
+        from fastmri.models.varnet import VarNetBlock  # here, because it takes a second to import
+
+        block: nn.Module = VarNetBlock(refined)
+        return block
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         if self.training:
@@ -65,7 +69,7 @@ class VarNet(Reconstructor):
         return torch.sum(maps.conj() * images * scale * phase, dim=1)
 
 
-class _Refined(nn.Module):
+class Refined(nn.Module):
     """A U-Net on complex images of any size, (batch, 1, height, width, 2)."""
 
     def __init__(self, channels: int, pools: int) -> None:

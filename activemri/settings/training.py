@@ -31,8 +31,9 @@ class TrainReconstructorSettings:
     out: Path = Path("runs/reconstructor")
     """Folder for the checkpoint; made if missing."""
     name: str = "cresnet"
-    """Which reconstructor to train: cresnet (with uncertainty), unet, modl, varnet, kiki-net, or
-    diffusion (draws samples); the last two have losses of their own, and --loss is left out."""
+    """Which reconstructor to train: cresnet (with uncertainty), unet, modl, varnet,
+    adaptive-varnet, kiki-net, or diffusion (draws samples); the last two have losses of their own,
+    and --loss is left out."""
     network: KeyValues = ()
     """Arguments of the reconstructor's network, e.g. channels=16 blocks=4."""
     warm_start: OptionalPath = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from activemri.mri.conjugate_gradient import conjugate_gradient, solve_shifted
+from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.kiki import KIKINet, compand, expand
 from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
@@ -16,6 +17,7 @@ from tests.reconstruction.scans import nmse, undersampled
 SMALL: dict[type[Reconstructor], dict[str, Any]] = {
     MoDL: {"channels": 4, "layers": 3, "iterations": 2},
     VarNet: {"channels": 2, "pools": 1, "cascades": 2},
+    AdaptiveVarNet: {"channels": 2, "pools": 1, "cascades": 2},
     KIKINet: {"channels": 4, "layers": 3, "turns": 1},
 }
 
@@ -70,7 +72,7 @@ def test_untrained_modl_only_solves_least_squares() -> None:
     assert nmse(found, expected) < 0.1 * nmse(measurement.zero_filled, expected)
 
 
-@pytest.mark.parametrize("kind", [VarNet, KIKINet])
+@pytest.mark.parametrize("kind", [VarNet, AdaptiveVarNet, KIKINet])
 @torch.no_grad()
 def test_others_untrained_give_the_zero_filled_image(kind: type[Reconstructor]) -> None:
     measurement, _ = undersampled(12, 18)
@@ -148,3 +150,20 @@ def test_sizes_of_nothing_are_refused(kind: type[Reconstructor]) -> None:
     for name in SMALL[kind]:
         with pytest.raises(ValueError, match=f"{name}=0"):
             kind(**{**SMALL[kind], name: 0})
+
+
+@torch.no_grad()
+def test_hard_data_consistency_at_the_end_keeps_what_was_measured() -> None:
+    measurement, _ = undersampled(12, 18)
+    for dc_mode in ("first", "simul", "last"):
+        network = AdaptiveVarNet(2, pools=1, cascades=2, hard_dc=True, dc_mode=dc_mode).eval()
+        for weight in network.parameters():
+            weight.add_(0.05)
+        found = measurement.operator.forward(network(measurement).image)
+        kept = torch.allclose(found, measurement.kspace, atol=1e-4)
+        assert kept == (dc_mode == "last")
+
+
+def test_an_unknown_place_of_data_consistency_is_named() -> None:
+    with pytest.raises(ValueError, match="dc_mode: expected first, simul, last; got 'between'"):
+        AdaptiveVarNet(dc_mode="between")  # type: ignore[arg-type]
