@@ -1,13 +1,16 @@
 """Small radial scans of a smooth object whose spectrum is known everywhere."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.data.files import Array
+from tests.data.published_files import Line, ismrmrd_header, write_acquisitions
 
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
 
@@ -86,3 +89,44 @@ def write_radial(
         file["trajectory"] = np.stack([one] * n_frames)
         file.attrs.update(attributes)
     return one
+
+
+def spokes_of(
+    trajectory: NDArray[np.floating],
+    *,
+    n_coils: int = 2,
+    unit: float = 1,
+    stored: NDArray[np.floating] | None = None,
+    **counters: int,
+) -> list[Line]:
+    """The acquisitions of one image; the file may store the trajectory otherwise."""
+    samples = spectrum(trajectory, n_coils=n_coils) * np.complex64(unit)
+    written = trajectory if stored is None else stored
+    return [
+        Line(
+            np.ascontiguousarray(samples[:, number]),
+            counters={"kspace_encode_step_1": number, **counters},
+            trajectory=written[number],
+        )
+        for number in range(len(trajectory))
+    ]
+
+
+def write_spokes(path: Path, lines: Sequence[Line], **header: Any) -> None:
+    """An ISMRMRD file whose header has as many columns as there are spokes."""
+    settings = {"trajectory": "radial", "recon": (24, 24), **header}
+    xml = ismrmrd_header((24, len(lines)), **settings)
+    write_acquisitions(path, xml, lines)
+
+
+def write_ismrmrd_radial(
+    path: Path, *, n_slices: int = 2, noise: Array | None = None, **header: Any
+) -> None:
+    """A radial scan whose slices come interleaved; each is half as strong as the one before."""
+    each = [
+        spokes_of(spokes(step=GOLDEN), unit=1e-4 / 2**number, slice=number)
+        for number in range(n_slices)
+    ]
+    lines = [] if noise is None else [Line(noise, flags=[19])]
+    lines += [line for together in zip(*each, strict=True) for line in together]
+    write_spokes(path, lines, **header)
