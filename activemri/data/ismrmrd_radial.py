@@ -13,7 +13,7 @@ from activemri.data.radial import refuse_incomplete, resample
 from activemri.data.readers import UnreadableError
 
 #: The format leaves the unit of trajectories open. Of the usual ones, cycles per pixel reach 0.5,
-#: cycles per field of view half the matrix size. This share of either is taken for the whole.
+#: cycles per field of view half of its pixels. This share of either is taken for the whole.
 REACHED = 0.85
 
 
@@ -65,7 +65,8 @@ class Spokes:
         entries = self.scan.images[index]
         stored = np.stack([_positions(file, self.scan, int(entry)) for entry in entries])
         first, end = self._kept(entries)
-        return _in_cycles_per_pixel(stored[:, first:end], self.scan.header.shape[0])
+        pixels = {self.scan.header.shape[0], max(self.shape)}  # of the encoded, the final image
+        return _in_cycles_per_pixel(stored[:, first:end], pixels)
 
     def _kept(self, entries: Integers) -> tuple[int, int]:
         """First and one past the last sample that is not to be discarded."""
@@ -125,16 +126,18 @@ def _positions(file: h5py.File, scan: Acquisitions, entry: int) -> NDArray[np.fl
     return positions[:, :2]
 
 
-def _in_cycles_per_pixel(positions: NDArray[np.float64], matrix: int) -> NDArray[np.float64]:
+def _in_cycles_per_pixel(positions: NDArray[np.float64], pixels: set[int]) -> NDArray[np.float64]:
     if not np.isfinite(positions).all():
         raise UnreadableError("NaN or Inf in the trajectory")
     reach = float(np.linalg.norm(positions, axis=-1).max(initial=0))
     if reach == 0:
         raise UnreadableError("missing trajectory: all of its values are zero")
-    for whole in (0.5, matrix / 2):
-        if REACHED * whole <= reach <= 1.001 * whole:
-            return positions * (0.5 / whole)
-    raise UnreadableError(
-        f"the unit of the trajectory cannot be told: it reaches {reach:.4g}; expected about 0.5 "
-        f"(cycles per pixel) or about {matrix / 2:g} (cycles per encoded field of view)"
-    )
+    wholes = sorted(n / 2 for n in pixels)
+    fitting = [whole for whole in (0.5, *wholes) if REACHED * whole <= reach <= 1.001 * whole]
+    if len(fitting) != 1:
+        raise UnreadableError(
+            f"the unit of the trajectory cannot be told: it reaches {reach:.4g}; expected about "
+            f"0.5 (cycles per pixel) or about {' or '.join(f'{whole:g}' for whole in wholes)} "
+            "(cycles per field of view)"
+        )
+    return positions * (0.5 / fitting[0])

@@ -65,9 +65,8 @@ def resample(
         )
     solver, measured = _prepared(positions.tobytes(), positions.shape[1], shape)
     kspace = fourier.fft2(solver.solve(samples.flatten(1))) * measured
-    return Resampled(
-        kspace, measured, (f"resampled from {len(positions)} radial spokes onto a grid",)
-    )
+    done = f"resampled from {len(positions)} radial spokes onto a grid"
+    return Resampled(kspace, measured.clone(), (done,))
 
 
 def refuse_incomplete(trajectory: NDArray[np.floating], shape: tuple[int, int]) -> None:

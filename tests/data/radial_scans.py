@@ -112,10 +112,10 @@ def spokes_of(
     ]
 
 
-def write_spokes(path: Path, lines: Sequence[Line], **header: Any) -> None:
+def write_spokes(path: Path, lines: Sequence[Line], *, encoded: int = 24, **header: Any) -> None:
     """An ISMRMRD file whose header has as many columns as there are spokes."""
     settings = {"trajectory": "radial", "recon": (24, 24), **header}
-    xml = ismrmrd_header((24, len(lines)), **settings)
+    xml = ismrmrd_header((encoded, len(lines)), **settings)
     write_acquisitions(path, xml, lines)
 
 

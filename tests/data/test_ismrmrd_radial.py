@@ -97,6 +97,20 @@ def test_trajectories_come_in_several_units(tmp_path: Path, stored: NDArray[np.f
     assert_resampled(read_spokes(tmp_path / "a.h5", spokes_of(SPOKES, stored=stored)))
 
 
+@pytest.mark.parametrize("unit", [1, 24, 48])
+def test_trajectories_may_be_in_units_of_the_encoded_or_the_final_field_of_view(
+    tmp_path: Path, unit: int
+) -> None:
+    lines = spokes_of(SPOKES, stored=unit * SPOKES)
+    assert_resampled(read_spokes(tmp_path / "a.h5", lines, encoded=48))
+
+
+def test_units_between_which_there_is_no_telling_are_refused(tmp_path: Path) -> None:
+    lines = spokes_of(SPOKES, stored=24 * SPOKES)
+    with pytest.raises(UnreadableError, match=r"reaches 12; expected .* or about 12 or 13"):
+        read_spokes(tmp_path / "a.h5", lines, encoded=26)
+
+
 def test_the_order_of_spokes_does_not_matter(tmp_path: Path) -> None:
     lines = spokes_of(SPOKES)
     shuffled = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]

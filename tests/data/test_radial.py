@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.special import j1
 
 from activemri.data import radial
 from activemri.data.radial import refuse_incomplete, resample
@@ -79,6 +80,29 @@ def test_images_of_resampled_scans_are_those_of_a_grid() -> None:
     found = resample(torch.from_numpy(spectrum(spokes())), spokes(), SHAPE)
     image, expected = to_image(found.kspace.numpy()), to_image(cartesian())
     assert np.linalg.norm(image - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def discs(positions: NDArray[np.floating], size: int) -> NDArray[np.complex64]:
+    """Samples of sharp discs, one coil; amplitude, radius and centre as shares of the side."""
+    out = np.zeros(positions.shape[:-1], np.complex128)
+    radii = np.maximum(np.linalg.norm(positions, axis=-1), 1e-9)
+    for height, radius, down, across in [
+        (1.0, 0.4, 0.0, 0.0),
+        (-0.7, 0.33, 0.02, 0.0),
+        (0.5, 0.07, 0.1, -0.15),
+        (0.4, 0.03, -0.2, 0.1),
+    ]:
+        wave = np.exp(-2j * np.pi * size * (positions @ np.array([down, across])))
+        out += height * radius * j1(2 * np.pi * radius * size * radii) / radii * wave
+    return out.astype(np.complex64)[None]
+
+
+def test_sharp_objects_come_out_to_a_percent() -> None:
+    trajectory = spokes(100, samples=128, step=GOLDEN)
+    found = resample(torch.from_numpy(discs(trajectory, 64)), trajectory, (64, 64))
+    expected = to_image(discs(grid_positions((64, 64)), 64) * found.measured.numpy())
+    image = to_image(found.kspace.numpy())
+    assert np.linalg.norm(image - expected) < 0.01 * np.linalg.norm(expected)
 
 
 def test_resampling_is_the_same_for_every_scale() -> None:
