@@ -7,7 +7,7 @@ from typing import ClassVar
 import h5py
 import torch
 
-from activemri.data import stored
+from activemri.data import hdf5_radial, stored
 from activemri.data.containers import HDF5, Container
 from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
@@ -20,7 +20,7 @@ KSPACE_AXES = "(slice, coil, height, width)"
 
 @dataclass(frozen=True)
 class HDF5Reader:
-    """Reads volumes of images or raw Cartesian k-space.
+    """Reads volumes of images or raw k-space.
 
     Data sets, one of:
 
@@ -43,7 +43,11 @@ class HDF5Reader:
     Magnitude-only images get a smooth phase and noise by default, see
     :func:`activemri.data.images.slice_of_image`.
 
-    Radial and other non-Cartesian files (`trajectory`) are not read.
+    With `trajectory` (frame, spoke, sample, 2), real, beside `kspace` (frame, coil, spoke, sample)
+    the scan is radial. Positions are in cycles per pixel, along the height first. A frame is a
+    slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`.
+    Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.radial`; further data
+    sets are not read. Other trajectories are refused.
 
     Attributes:
         synthetic_phase: give magnitude-only images a phase and noise.
@@ -59,14 +63,13 @@ class HDF5Reader:
         return "image" in file or "kspace" in file
 
     def describe(self, file: h5py.File) -> Volume:
-        if "trajectory" in file:
-            raise UnreadableError(
-                "not Cartesian: the file has a trajectory (radial or other); expected k-space "
-                "on a grid"
-            )
+        if hdf5_radial.is_radial(file):
+            return _describe_radial(file)
         return _describe_kspace(file) if "kspace" in file else _describe_image(file)
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        if hdf5_radial.is_radial(file):
+            return _read_radial(file, volume, index)
         if "kspace" in file:
             return _read_kspace(file, volume, index)
         return self._read_image(file, volume, index)
@@ -96,10 +99,16 @@ def _describe_image(file: h5py.File) -> Volume:
     )
 
 
+def _describe_radial(file: h5py.File) -> Volume:
+    kspace = _complex_kspace(file, axes=hdf5_radial.KSPACE_AXES)
+    n_frames, n_coils, _, n_samples = kspace.shape
+    shape = (round(n_samples / _oversampling(file)),) * 2
+    hdf5_radial.refuse_incomplete_frames(file, shape)
+    return _describe(file, shape=shape, n_slices=n_frames, n_coils=n_coils, target_shape=shape)
+
+
 def _describe_kspace(file: h5py.File) -> Volume:
-    kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES)
-    if kspace.dtype.kind != "c":
-        raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
+    kspace = _complex_kspace(file, axes=KSPACE_AXES)
     return _describe(
         file,
         shape=(kspace.shape[2], kspace.shape[3]),
@@ -107,6 +116,13 @@ def _describe_kspace(file: h5py.File) -> Volume:
         n_coils=kspace.shape[1],
         target_shape=_stored_target_shape(file, kspace.shape),
     )
+
+
+def _complex_kspace(file: h5py.File, *, axes: str) -> h5py.Dataset:
+    kspace = stored.samples(file, "kspace", ndim=(4,), axes=axes)
+    if kspace.dtype.kind != "c":
+        raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
+    return kspace
 
 
 def _stored_target_shape(file: h5py.File, kspace: tuple[int, ...]) -> tuple[int, int] | None:
@@ -173,6 +189,17 @@ def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
         sensitivity=maps,
         label=torch.as_tensor(file["label"][index]) if "label" in file else None,
         processing=_processing(file),
+    )
+
+
+def _read_radial(file: h5py.File, volume: Volume, index: int) -> Slice:
+    frame = hdf5_radial.read_frame(file, index, volume.shape)
+    return volume.slice(
+        index,
+        kspace=frame.kspace,
+        target=magnitude_reference(frame.kspace),
+        measured=frame.measured,
+        processing=(*_processing(file), *frame.processing),
     )
 
 

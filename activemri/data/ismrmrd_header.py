@@ -13,11 +13,13 @@ NOBODY = re.compile(r"anon|unknown|none|n/?a$|[x0\W_]*$", flags=re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says that matters for reading a Cartesian scan.
+    """What the header says that matters for reading a scan.
 
     Attributes:
         shape: (readout, phase encodes) of the encoded space.
         target_shape: the same of the reconstructed field of view, in pixels of the encoded grid.
+        square_shape: the same in pixels that are as wide as they are high, which is along the
+            readout; the encoded grid of radial scans may have as many columns as there are spokes.
         center: number of the line that passes through the centre of k-space, or None.
         last: number of the last line, or None.
         chopped: whether every other line has to change its sign (GE, parameter ChopY of 0).
@@ -32,6 +34,7 @@ class Header:
 
     shape: tuple[int, int]
     target_shape: tuple[int, int]
+    square_shape: tuple[int, int]
     center: int | None
     last: int | None
     chopped: bool
@@ -66,6 +69,7 @@ def parse_header(xml: bytes | str) -> Header:
     return Header(
         shape=shape,
         target_shape=(_visible(encoding, "x", shape[0]), _visible(encoding, "y", shape[1])),
+        square_shape=_square(encoding, shape[0]),
         center=_whole(encoding, "encodingLimits/kspace_encoding_step_1/center"),
         last=_whole(encoding, "encodingLimits/kspace_encoding_step_1/maximum") or None,
         chopped=_parameter(root, "ChopY") == "0",
@@ -99,6 +103,15 @@ def _visible(encoding: ElementTree.Element, axis: str, encoded: int) -> int:
     else:
         size = _size(encoding, "reconSpace", axis)
     return max(1, min(size, encoded))
+
+
+def _square(encoding: ElementTree.Element, encoded: int) -> tuple[int, int]:
+    """How many pixels the reconstructed field of view has, all as large as along the readout."""
+    whole = _length(encoding, "encodedSpace/fieldOfView_mm/x")
+    height, width = (_length(encoding, f"reconSpace/fieldOfView_mm/{axis}") for axis in "xy")
+    if min(whole, height, width) <= 0:
+        return _size(encoding, "reconSpace", "x"), _size(encoding, "reconSpace", "y")
+    return max(1, round(encoded * height / whole)), max(1, round(encoded * width / whole))
 
 
 def _patient(root: ElementTree.Element) -> str | None:

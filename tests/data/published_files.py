@@ -92,12 +92,16 @@ LIMITS = """<kspace_encoding_step_1>
 
 @dataclass
 class Line:
-    """One acquisition: samples (coil, sample), flags by number, counters and fields of its head."""
+    """One acquisition: samples (coil, sample), flags by number, counters and fields of its head.
+
+    Its trajectory is (sample, axis), or None.
+    """
 
     samples: Array
     flags: Sequence[int] = ()
     counters: dict[str, int] = field(default_factory=dict)
     head: dict[str, int] = field(default_factory=dict)
+    trajectory: NDArray[np.floating] | None = None
 
 
 def lines_of(
@@ -160,12 +164,15 @@ def write_acquisitions(path: Path, header: str, lines: Sequence[Line]) -> None:
         head["version"], head["scan_counter"] = 1, number
         head["active_channels"], head["number_of_samples"] = line.samples.shape
         head["flags"] = sum(1 << (flag - 1) for flag in line.flags)
+        if line.trajectory is not None:
+            head["trajectory_dimensions"] = line.trajectory.shape[1]
         for name, value in line.counters.items():
             head["idx"][name] = value
         for name, value in line.head.items():
             head[name] = value
         records[number]["data"] = line.samples.astype(np.complex64).view(np.float32).ravel()
-        records[number]["traj"] = np.zeros(0, np.float32)
+        positions = np.zeros((0, 0)) if line.trajectory is None else line.trajectory
+        records[number]["traj"] = positions.astype(np.float32).ravel()
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         group = file.create_group("dataset")

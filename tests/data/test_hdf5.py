@@ -173,14 +173,6 @@ def test_synthetic_phase_is_the_same_in_every_process(tmp_path: Path) -> None:
     assert other.stdout.strip() == scan.kspace.numpy().tobytes().hex()
 
 
-def test_radial_files_are_refused_with_the_reason(tmp_path: Path) -> None:
-    write_kspace(tmp_path / "radial.h5")
-    with h5py.File(tmp_path / "radial.h5", "a") as file:
-        file["trajectory"] = np.zeros((2, 8, 10, 2), np.float32)
-    with pytest.raises(UnreadableError, match="not Cartesian"):
-        read(tmp_path / "radial.h5")
-
-
 @pytest.mark.parametrize(
     ("key", "values", "message"),
     [

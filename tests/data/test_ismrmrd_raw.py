@@ -254,7 +254,7 @@ def test_a_scan_that_never_reached_the_centre_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"trajectory": "radial"}, "not Cartesian: the header's trajectory is 'radial'"),
+        ({"trajectory": "epi"}, "not Cartesian: the header's trajectory is 'epi'"),
         ({"trajectory": "Spiral"}, "not Cartesian.*'spiral'"),
         ({"trajectory": ""}, "not Cartesian.*'not stated'"),
         ({"more": "<multiband/>"}, "multiband"),
@@ -404,13 +404,13 @@ def test_headers_of_lines_are_read_once_for_all_slices(
 ) -> None:
     write_ismrmrd(tmp_path / "a.h5")
     calls: list[str] = []
-    original = ismrmrd_raw._read_scan
+    original = ismrmrd_raw._read_lines
 
     def counted(file: h5py.File) -> Any:
         calls.append(file.filename)
         return original(file)
 
-    monkeypatch.setattr(ismrmrd_raw, "_read_scan", counted)
+    monkeypatch.setattr(ismrmrd_raw, "_read_lines", counted)
     for index in range(3):
         read(tmp_path / "a.h5", index)
     assert len(calls) == 1

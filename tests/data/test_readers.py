@@ -26,6 +26,7 @@ from tests.data.image_files import (
     write_series,
 )
 from tests.data.published_files import write_calgary, write_cmrxrecon, write_ismrmrd
+from tests.data.radial_scans import write_ismrmrd_radial, write_radial
 
 NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
 
@@ -51,6 +52,8 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "oversampled": lambda path: write_ismrmrd(path, recon=(10, 14)),
         "noise scan": lambda path: write_ismrmrd(path, noise=NOISE),
         "another vendor": lambda path: write_ismrmrd(path, vendor="GE", unit=1),
+        "radial": lambda path: write_ismrmrd_radial(path),
+        "radial with a noise scan": lambda path: write_ismrmrd_radial(path, noise=NOISE),
     },
     "nifti": {
         "magnitude": lambda path: write_nifti(path),
@@ -84,6 +87,7 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "oversampled": lambda path: write_kspace(
             path, shape=(2, 3, 16, 10), readout_oversampling=2.0
         ),
+        "radial": lambda path: write_radial(path),
     },
 }
 CASES = [(name, kind) for name, kinds in WRITERS.items() for kind in kinds]
