@@ -38,8 +38,8 @@ def open_dataset(
 
     Args:
         data: "phantom", "phantom-multicoil", "phantom-mixed" (fields of view and orientations
-            differ), "phantom-lesion" (every slice has a lesion, its region of interest), an HDF5
-            file, or a folder of them.
+            differ), "phantom-lesion" (every slice has a lesion, its region of interest), a file, or
+            a folder of files: HDF5 in many layouts, NIfTI, DICOM, BART; see `docs/data.md`.
         split: "train", "val", "test", any other that the data define, or "all"; see
             :mod:`activemri.data.splits`.
         matrix_size: bring all slices to this size (one number: square), so that different scans
