@@ -130,7 +130,7 @@ def _target_shape(
     key = _reference_key(file)
     if key is not None:
         return file[key].shape[1], file[key].shape[2]
-    height, width = (header_number(header, (*FRAME, axis)) for axis in "xy")
+    height, width = (header_number(header, f"{FRAME}/{axis}") for axis in "xy")
     if height is None or width is None or min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])
@@ -138,9 +138,9 @@ def _target_shape(
 
 def _encoded_columns(header: ElementTree.Element, width: int) -> tuple[int, int] | None:
     """Columns that the header calls acquired, as (first, one past the last)."""
-    encoded = header_number(header, (*ENCODED, "y"))
-    center = header_number(header, (*LIMITS, "center"))
-    last = header_number(header, (*LIMITS, "maximum"))
+    encoded = header_number(header, f"{ENCODED}/y")
+    center = header_number(header, f"{LIMITS}/center")
+    last = header_number(header, f"{LIMITS}/maximum")
     if encoded is None or center is None or last is None or encoded != width:
         return None
     first = encoded // 2 - center

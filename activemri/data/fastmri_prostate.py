@@ -106,9 +106,9 @@ class FastMRIProstateReader:
 
 def _place(header: ElementTree.Element, n_lines: int) -> tuple[int, int, int]:
     """First column, one past the last, and number of columns of the encoded matrix."""
-    width = header_number(header, (*ENCODED, "y"))
-    center = header_number(header, (*LIMITS, "center"))
-    last = header_number(header, (*LIMITS, "maximum"))
+    width = header_number(header, f"{ENCODED}/y")
+    center = header_number(header, f"{LIMITS}/center")
+    last = header_number(header, f"{LIMITS}/maximum")
     if width is None or center is None or last is None:
         raise UnreadableError(
             "ismrmrd_header: expected encodedSpace matrixSize y, and center and maximum of "
@@ -147,7 +147,7 @@ def _target_shape(
         image = stored.samples(file, "reconstruction_rss", ndim=(3,), axes="(slice, height, width)")
         height, width = image.shape[1:]
     else:
-        height, width = (header_number(header, (*FRAME, axis)) or 0 for axis in "xy")
+        height, width = (header_number(header, f"{FRAME}/{axis}") or 0 for axis in "xy")
     if min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])

@@ -1,22 +1,21 @@
-"""The ISMRMRD header, XML, that the fastMRI data sets and those modelled on them carry."""
+"""The XML header that ISMRMRD files carry, and fastMRI's and those modelled on them as well."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 
 import h5py
 
 from activemri.data.readers import UnreadableError
 
 KEY = "ismrmrd_header"
-FRAME = ("encoding", "reconSpace", "matrixSize")
-ENCODED = ("encoding", "encodedSpace", "matrixSize")
-LIMITS = ("encoding", "encodingLimits", "kspace_encoding_step_1")
+FRAME = "encoding/reconSpace/matrixSize"
+ENCODED = "encoding/encodedSpace/matrixSize"
+LIMITS = "encoding/encodingLimits/kspace_encoding_step_1"
 SYSTEM = "acquisitionSystemInformation"
-FIELD_STRENGTH = (SYSTEM, "systemFieldStrength_T")
+FIELD_STRENGTH = f"{SYSTEM}/systemFieldStrength_T"
 
 
 def read_header(file: h5py.File) -> ElementTree.Element:
-    """The parsed data set `ismrmrd_header`.
+    """The parsed data set `ismrmrd_header` of a fastMRI file.
 
     Raises:
         UnreadableError: if there is none, or it is not XML.
@@ -31,23 +30,17 @@ def read_header(file: h5py.File) -> ElementTree.Element:
 
 def scanner(header: ElementTree.Element) -> str:
     """Maker and model, or "unknown"."""
-    found = (header_text(header, (SYSTEM, name)) for name in ("systemVendor", "systemModel"))
+    found = (header_text(header, f"{SYSTEM}/{name}") for name in ("systemVendor", "systemModel"))
     return " ".join(name for name in found if name) or "unknown"
 
 
-def header_number(header: ElementTree.Element, path: Sequence[str]) -> int | None:
-    """A whole number, or None where the header has none there."""
-    value = header_text(header, path)
+def header_number(element: ElementTree.Element, path: str) -> int | None:
+    """A whole number, or None where there is none."""
+    value = header_text(element, path)
     return int(value) if value is not None and value.isdigit() else None
 
 
-def header_text(header: ElementTree.Element, path: Sequence[str]) -> str | None:
-    """The text of an element, or None where there is no such element or nothing in it."""
-    # Imported here: it takes a second (pandas), and indexing alone needs it.
-    from fastmri.data.mri_data import et_query
-
-    try:
-        found = str(et_query(header, path)).strip()
-    except RuntimeError:  # et_query: "Element not found"
-        return None
-    return None if found in ("", "None") else found  # et_query: "None" of an empty element
+def header_text(element: ElementTree.Element, path: str) -> str | None:
+    """The text at a path of names, "a/b", or None where no element is or nothing is in it."""
+    found = element.findtext("/".join(f"{{*}}{name}" for name in path.split("/")))
+    return (found or "").strip() or None

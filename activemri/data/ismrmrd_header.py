@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
 from activemri.data import stored
+from activemri.data.headers import FIELD_STRENGTH, header_number, header_text, scanner
 from activemri.data.readers import UnreadableError
 
 #: What de-identified files hold in place of a patient.
@@ -70,24 +71,22 @@ def parse_header(xml: bytes | str) -> Header:
         shape=shape,
         target_shape=(_visible(encoding, "x", shape[0]), _visible(encoding, "y", shape[1])),
         square_shape=_square(encoding, shape[0]),
-        center=_whole(encoding, "encodingLimits/kspace_encoding_step_1/center"),
-        last=_whole(encoding, "encodingLimits/kspace_encoding_step_1/maximum") or None,
+        center=header_number(encoding, "encodingLimits/kspace_encoding_step_1/center"),
+        last=header_number(encoding, "encodingLimits/kspace_encoding_step_1/maximum") or None,
         chopped=_parameter(root, "ChopY") == "0",
-        acceleration=(_whole(encoding, f"{factors}1") or 1)
-        * (_whole(encoding, f"{factors}2") or 1),
+        acceleration=(header_number(encoding, f"{factors}1") or 1)
+        * (header_number(encoding, f"{factors}2") or 1),
         multiband=encoding.find("{*}multiband") is not None,
-        trajectory=(_text(encoding, "trajectory") or "not stated").lower(),
+        trajectory=(header_text(encoding, "trajectory") or "not stated").lower(),
         patient=_patient(root),
-        contrast=_text(root, "measurementInformation/protocolName") or "unknown",
-        field_strength=stored.tesla(
-            _text(root, "acquisitionSystemInformation/systemFieldStrength_T")
-        ),
-        scanner=_scanner(root),
+        contrast=header_text(root, "measurementInformation/protocolName") or "unknown",
+        field_strength=stored.tesla(header_text(root, FIELD_STRENGTH)),
+        scanner=scanner(root),
     )
 
 
 def _size(encoding: ElementTree.Element, space: str, axis: str) -> int:
-    size = _whole(encoding, f"{space}/matrixSize/{axis}")
+    size = header_number(encoding, f"{space}/matrixSize/{axis}")
     if size is None or size < 1:
         raise UnreadableError(f"the ISMRMRD header has no {space} matrixSize {axis}")
     return size
@@ -115,37 +114,21 @@ def _square(encoding: ElementTree.Element, encoded: int) -> tuple[int, int]:
 
 
 def _patient(root: ElementTree.Element) -> str | None:
-    patient = _text(root, "subjectInformation/patientID")
+    patient = header_text(root, "subjectInformation/patientID")
     return None if patient is None or NOBODY.match(patient) else patient
-
-
-def _scanner(root: ElementTree.Element) -> str:
-    system = "acquisitionSystemInformation"
-    found = (_text(root, f"{system}/{name}") for name in ("systemVendor", "systemModel"))
-    return " ".join(name for name in found if name) or "unknown"
 
 
 def _parameter(root: ElementTree.Element, name: str) -> str | None:
     """What a vendor has to say in a whole number of its own."""
     for found in root.iterfind("{*}userParameters/{*}userParameterLong"):
-        if _text(found, "name") == name:
-            return _text(found, "value")
+        if header_text(found, "name") == name:
+            return header_text(found, "value")
     return None
-
-
-def _whole(element: ElementTree.Element, path: str) -> int | None:
-    value = _text(element, path)
-    return int(value) if value is not None and value.isdigit() else None
 
 
 def _length(element: ElementTree.Element, path: str) -> float:
     """A length in millimetres; 0 where there is none."""
     try:
-        return float(_text(element, path) or 0)
+        return float(header_text(element, path) or 0)
     except ValueError:
         return 0.0
-
-
-def _text(element: ElementTree.Element, path: str) -> str | None:
-    found = element.findtext("/".join(f"{{*}}{name}" for name in path.split("/")))
-    return (found or "").strip() or None

@@ -16,7 +16,7 @@ from activemri.data.slices import Slice
 
 #: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
 FILE_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
-STUDY = ("studyInformation", "studyUID")
+STUDY = "studyInformation/studyUID"
 SCANNER = b"OPER-0.3"
 
 #: Values are around 100; they need no scale as those of fastMRI do.
