@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.formats import all_readers
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.survey import survey
 

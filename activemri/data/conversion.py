@@ -1,7 +1,7 @@
 """Write scans of any readable format in the fast generic layout: `activemri data convert`.
 
-A volume becomes one file of :class:`activemri.data.hdf5.HDF5Reader`, uncompressed, in which a slice
-lies in one piece: read in about the time that a copy of its bytes takes.
+A volume becomes one file of :class:`activemri.data.formats.hdf5.HDF5Reader`, uncompressed, in
+which a slice lies in one piece: read in about the time that a copy of its bytes takes.
 """
 
 import errno
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from activemri.data.formats import all_readers
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import READ_FAILURES, Entry, Index, index_path
 from activemri.data.readers import UnreadableError
 from activemri.data.reference import magnitude_reference

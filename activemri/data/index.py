@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from activemri.data.cache import FileFacts
 from activemri.data.containers import Container
-from activemri.data.formats import containers, reader_for
+from activemri.data.formats.registry import containers, reader_for
 from activemri.data.readers import Reader, UnreadableError, Volume
 
 #: What h5py raises for truncated, damaged or foreign files, and readers for unusable ones.

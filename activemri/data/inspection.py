@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from activemri.data.formats import all_readers
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
 from activemri.data.splits import assign_splits, usual_order
 from activemri.data.survey import Survey, survey

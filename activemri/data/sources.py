@@ -115,7 +115,7 @@ def _open_files(
     synthetic_phase: bool,
     findings: Findings | None,
 ) -> SliceDataset:
-    from activemri.data.formats import all_readers
+    from activemri.data.formats.registry import all_readers
     from activemri.data.index import index_path
     from activemri.data.splits import assign_splits, select
     from activemri.data.volumes import VolumeDataset

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from activemri.data.folds import Strata, count_strata, stratified_splits
-from activemri.data.formats import all_readers
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import Index, index_path
 from activemri.data.splits import SPLIT_FILES, split_of_name
 from activemri.settings import SplitSettings

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from activemri.data.annotations import Finding
 from activemri.data.cache import FileFacts
+from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import READ_FAILURES, Entry
 from activemri.data.readers import UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice
 from activemri.data.standard import to_matrix
-from activemri.data.stored import refuse_unusable
 from activemri.metrics import SSIM_WINDOW
 
 #: A stored reference may differ this much (root mean square, relative) from the image of its

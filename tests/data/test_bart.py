@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.bart import BART, BARTReader
-from activemri.data.formats import all_readers
+from activemri.data.formats.bart import BART, BARTReader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice

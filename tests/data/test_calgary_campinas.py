@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from activemri.data.calgary_campinas import SCALE, CalgaryCampinasReader
+from activemri.data.formats.calgary_campinas import SCALE, CalgaryCampinasReader
 from activemri.data.phantoms import PhantomDataset
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice

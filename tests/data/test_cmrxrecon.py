@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from activemri.data.cmrxrecon import SCALE, CMRxReconReader
+from activemri.data.formats.cmrxrecon import SCALE, CMRxReconReader
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from tests.data.files import random_kspace, rss, write_image, write_kspace

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activemri.data.dicom import DICOM, DICOMReader
-from activemri.data.formats import all_readers
+from activemri.data.formats.dicom import DICOM, DICOMReader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice

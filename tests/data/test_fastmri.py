@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.fastmri import SCALE, FastMRIReader
+from activemri.data.formats.fastmri import SCALE, FastMRIReader
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from tests.data.files import random_kspace, rss, to_image, write_fastmri

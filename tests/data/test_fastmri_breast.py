@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.fastmri_breast import FastMRIBreastReader
-from activemri.data.formats import all_readers, reader_for
+from activemri.data.formats.fastmri_breast import FastMRIBreastReader
+from activemri.data.formats.registry import all_readers, reader_for
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError
 from tests.data.collection_files import write_breast, write_m4raw, write_prostate, write_skm_tea

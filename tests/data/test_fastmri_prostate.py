@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.fastmri import SCALE
-from activemri.data.fastmri_prostate import FastMRIProstateReader
-from activemri.data.formats import all_readers
+from activemri.data.formats.fastmri import SCALE
+from activemri.data.formats.fastmri_prostate import FastMRIProstateReader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats import all_readers
-from activemri.data.hdf5 import HDF5Reader
+from activemri.data.formats.hdf5 import HDF5Reader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import UnreadableError, Volume
@@ -158,7 +158,7 @@ def test_synthetic_phase_differs_between_slices_and_volumes(tmp_path: Path) -> N
 def test_synthetic_phase_is_the_same_in_every_process(tmp_path: Path) -> None:
     write_image(tmp_path / "a.h5")
     code = (
-        "import h5py; from activemri.data.hdf5 import HDF5Reader; r = HDF5Reader(); "
+        "import h5py; from activemri.data.formats.hdf5 import HDF5Reader; r = HDF5Reader(); "
         f"f = h5py.File({str(tmp_path / 'a.h5')!r}); s = r.read(f, r.describe(f), 1); "
         "print(s.kspace.numpy().tobytes().hex())"
     )

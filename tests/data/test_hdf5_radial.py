@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from activemri.data.formats import all_readers
-from activemri.data.hdf5 import HDF5Reader
+from activemri.data.formats.hdf5 import HDF5Reader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice

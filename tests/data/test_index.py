@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from activemri.data.cache import cache_folder
-from activemri.data.formats import all_readers
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError
 from activemri.data.sources import open_dataset

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from activemri.data.formats import all_readers
+from activemri.data.formats.ismrmrd_raw import ISMRMRDReader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
-from activemri.data.ismrmrd_raw import ISMRMRDReader
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.data.survey import survey

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data import ismrmrd_raw
-from activemri.data.ismrmrd_raw import ISMRMRDReader
+from activemri.data.formats import ismrmrd_raw
+from activemri.data.formats.ismrmrd_raw import ISMRMRDReader
 from activemri.data.phantoms import PhantomDataset
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice

@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.formats import all_readers, reader_for
+from activemri.data.formats.m4raw import M4RawReader
+from activemri.data.formats.registry import all_readers, reader_for
 from activemri.data.index import index_path
-from activemri.data.m4raw import M4RawReader
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.data.splits import assign_splits

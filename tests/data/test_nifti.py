@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats import all_readers
+from activemri.data.formats.nifti import NIFTI, NIfTIReader
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
-from activemri.data.nifti import NIFTI, NIfTIReader
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.data.sources import open_dataset

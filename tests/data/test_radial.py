@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import j1
 
-from activemri.data import radial
-from activemri.data.radial import refuse_incomplete, resample
+from activemri.data.formats import radial
+from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.readers import UnreadableError
 from tests.data.files import to_image
 from tests.data.radial_scans import GOLDEN, cartesian, grid_positions, spectrum, spokes

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from activemri.data.containers import HDF5
-from activemri.data.formats import all_readers, containers, reader_for
+from activemri.data.formats.registry import all_readers, containers, reader_for
 from activemri.data.readers import Reader, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.scoring import center_crop

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats import all_readers
+from activemri.data.formats.registry import all_readers
 from activemri.data.index import Index, index_path
 from activemri.data.splits import assign_splits, select
 from activemri.data.survey import survey

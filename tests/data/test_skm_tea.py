@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats import all_readers, reader_for
+from activemri.data.formats.registry import all_readers, reader_for
+from activemri.data.formats.skm_tea import SCALE, SKMTEAReader
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
-from activemri.data.skm_tea import SCALE, SKMTEAReader
 from activemri.data.slices import Slice
 from activemri.data.survey import survey
 from tests.data.collection_files import write_skm_tea

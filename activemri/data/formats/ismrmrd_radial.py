@@ -8,8 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.data.ismrmrd_acquisitions import Acquisitions, Integers, acquisitions, one_value
-from activemri.data.radial import refuse_incomplete, resample
+from activemri.data.formats.ismrmrd_acquisitions import (
+    Acquisitions,
+    Integers,
+    acquisitions,
+    one_value,
+)
+from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.readers import UnreadableError
 
 #: The format leaves the unit of trajectories open. Of the usual ones, cycles per pixel reach 0.5,

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from activemri.data import stored
-from activemri.data.radial import Resampled, refuse_incomplete, resample
+from activemri.data.formats import stored
+from activemri.data.formats.radial import Resampled, refuse_incomplete, resample
 from activemri.data.readers import UnreadableError
 
 KSPACE_AXES = "(frame, coil, spoke, sample)"
@@ -41,7 +41,7 @@ def read_frame(file: h5py.File, index: int, shape: tuple[int, int]) -> Resampled
     """One frame on a grid of (height, width).
 
     Raises:
-        UnreadableError: as :func:`activemri.data.radial.resample`.
+        UnreadableError: as :func:`activemri.data.formats.radial.resample`.
     """
     samples = stored.read_slice(_data_sets(file)[0], index)
     return resample(samples, _trajectory(file, index), shape)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from activemri.data.containers import Container
-from activemri.data.images import largest_magnitude, slice_of_image
+from activemri.data.formats.images import largest_magnitude, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice

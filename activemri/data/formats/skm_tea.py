@@ -7,8 +7,8 @@ import h5py
 import torch
 from torch import Tensor
 
-from activemri.data import stored
 from activemri.data.containers import HDF5, Container
+from activemri.data.formats import stored
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import coils, fourier

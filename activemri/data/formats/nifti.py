@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from activemri.data.containers import Container
-from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
+from activemri.data.formats.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 
@@ -41,7 +41,7 @@ NIFTI = Container("NIfTI", (".nii.gz", ".nii"), _open)
 
 @dataclass(frozen=True)
 class NIfTIReader:
-    """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.images`.
+    """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.formats.images`.
 
     Slices lie along the axis of the coarsest voxels; if all are alike, they are axial. They are
     shown as a radiologist sees them: anterior or superior up, the patient's right (or anterior, in

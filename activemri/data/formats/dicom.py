@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from activemri.data.containers import Container
-from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
+from activemri.data.formats.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 
@@ -37,7 +37,7 @@ DICOM = Container("DICOM", (".dcm", ".ima"), _open, _series)
 
 @dataclass(frozen=True)
 class DICOMReader:
-    """Reads series of magnitude images; see :mod:`activemri.data.images`.
+    """Reads series of magnitude images; see :mod:`activemri.data.formats.images`.
 
     A series, the files of one folder with one SeriesInstanceUID, is a volume, named like the first
     of them. Slices are sorted by echo, time and position along their normal. Values are rescaled as

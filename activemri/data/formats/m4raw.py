@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import h5py
 
-from activemri.data import stored
 from activemri.data.containers import HDF5, Container
-from activemri.data.fastmri import FastMRIReader
-from activemri.data.headers import KEY, header_text, read_header
+from activemri.data.formats import stored
+from activemri.data.formats.fastmri import FastMRIReader
+from activemri.data.formats.headers import KEY, header_text, read_header
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 

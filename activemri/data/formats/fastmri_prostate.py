@@ -8,10 +8,10 @@ import h5py
 import torch
 from torch import Tensor
 
-from activemri.data import stored
 from activemri.data.containers import HDF5, Container
-from activemri.data.fastmri import SCALE
-from activemri.data.headers import (
+from activemri.data.formats import stored
+from activemri.data.formats.fastmri import SCALE
+from activemri.data.formats.headers import (
     ENCODED,
     FIELD_STRENGTH,
     FRAME,

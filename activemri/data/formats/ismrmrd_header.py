@@ -4,8 +4,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
-from activemri.data import stored
-from activemri.data.headers import FIELD_STRENGTH, header_number, header_text, scanner
+from activemri.data.formats import stored
+from activemri.data.formats.headers import FIELD_STRENGTH, header_number, header_text, scanner
 from activemri.data.readers import UnreadableError
 
 #: What de-identified files hold in place of a patient.

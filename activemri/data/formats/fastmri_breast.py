@@ -6,8 +6,8 @@ from typing import ClassVar, NoReturn
 
 import h5py
 
-from activemri.data import stored
 from activemri.data.containers import HDF5, Container
+from activemri.data.formats import stored
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from activemri.data.formats.stored import refuse_unusable
 from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import Volume
 from activemri.data.slices import Slice
-from activemri.data.stored import refuse_unusable
 from activemri.mri import fourier
 from activemri.scoring import center_crop
 

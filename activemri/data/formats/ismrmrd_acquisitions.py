@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.data.ismrmrd_header import Header, parse_header
+from activemri.data.formats.ismrmrd_header import Header, parse_header
 from activemri.data.readers import UnreadableError
 from activemri.mri.compression import noise_covariance, whitening
 

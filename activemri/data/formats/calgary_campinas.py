@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data import stored
 from activemri.data.containers import HDF5, Container
+from activemri.data.formats import stored
+from activemri.data.formats.undersampling import refuse_undersampled
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
-from activemri.data.undersampling import refuse_undersampled
 from activemri.mri import fourier
 
 KSPACE_AXES = "(slice, ky, kz, real and imaginary parts of the coils in turn)"

@@ -7,9 +7,9 @@ from typing import ClassVar
 import h5py
 import torch
 
-from activemri.data import hdf5_radial, stored
 from activemri.data.containers import HDF5, Container
-from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
+from activemri.data.formats import hdf5_radial, stored
+from activemri.data.formats.images import NOISE, contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
@@ -41,13 +41,13 @@ class HDF5Reader:
     what was done to the data before).
 
     Magnitude-only images get a smooth phase and noise by default, see
-    :func:`activemri.data.images.slice_of_image`.
+    :func:`activemri.data.formats.images.slice_of_image`.
 
     With `trajectory` (frame, spoke, sample, 2), real, beside `kspace` (frame, coil, spoke, sample)
     the scan is radial. Positions are in cycles per pixel, along the height first. A frame is a
     slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`.
-    Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.radial`; further data
-    sets are not read. Other trajectories are refused.
+    Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.formats.radial`;
+    further data sets are not read. Other trajectories are refused.
 
     Attributes:
         synthetic_phase: give magnitude-only images a phase and noise.

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.data import stored
-from activemri.data.ismrmrd_acquisitions import Acquisitions, Integers
-from activemri.data.ismrmrd_header import Header
+from activemri.data.formats import stored
+from activemri.data.formats.ismrmrd_acquisitions import Acquisitions, Integers
+from activemri.data.formats.ismrmrd_header import Header
 from activemri.data.readers import UnreadableError
 from activemri.mri import fourier
 

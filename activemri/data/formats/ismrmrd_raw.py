@@ -8,17 +8,17 @@ from typing import ClassVar
 
 import h5py
 
-from activemri.data import stored
 from activemri.data.containers import HDF5, Container
-from activemri.data.ismrmrd_acquisitions import (
+from activemri.data.formats import stored
+from activemri.data.formats.ismrmrd_acquisitions import (
     Acquisitions,
     groups,
     read_acquisitions,
     read_header,
 )
-from activemri.data.ismrmrd_cartesian import CartesianLines, cartesian_lines
-from activemri.data.ismrmrd_header import Header
-from activemri.data.ismrmrd_radial import Spokes, spokes
+from activemri.data.formats.ismrmrd_cartesian import CartesianLines, cartesian_lines
+from activemri.data.formats.ismrmrd_header import Header
+from activemri.data.formats.ismrmrd_radial import Spokes, spokes
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
@@ -53,7 +53,7 @@ class ISMRMRDReader:
     are averaged, reversed ones mirrored.
 
     Radial scans are resampled onto a grid of that field of view, see
-    :mod:`activemri.data.radial`, from where the trajectories of their spokes say.
+    :mod:`activemri.data.formats.radial`, from where the trajectories of their spokes say.
 
     Where there are noise scans, coils are prewhitened: noise then is independent and of variance
     one, up to the ratio of the bandwidths and what resampling does to it. Other Siemens data are

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from activemri.data.formats.stored import refuse_unusable
 from activemri.data.readers import UnreadableError
-from activemri.data.stored import refuse_unusable
 from activemri.mri import fourier
 from activemri.mri.gridding import Inversion, inversion
 
