@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from activemri.data.formats.registry import all_readers, reader_for
-from activemri.data.formats.skm_tea import SCALE, SKMTEAReader
+from activemri.data.formats.skm_tea import SCALE, SEGMENTATIONS, SKMTEAReader
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.data.survey import survey
 from tests.data.collection_files import write_skm_tea
-from tests.data.files import to_image, write_kspace
+from tests.data.files import Array, to_image, write_kspace
+from tests.data.image_files import write_nifti
 
 READER = SKMTEAReader()
 
@@ -84,6 +85,72 @@ def test_a_file_without_its_image_is_read(tmp_path: Path) -> None:
     assert torch.equal(
         read(tmp_path / "with.h5", 1)[1].target, read(tmp_path / "without.h5", 1)[1].target
     )
+
+
+def segmentation(shape: tuple[int, int, int] = (3, 12, 10)) -> Array:
+    """Tissues 0 to 6, (x, ky, kz)."""
+    return np.random.default_rng(0).integers(0, 7, shape).astype(np.uint8)
+
+
+def write_segmentation(scan: Path, values: Array) -> Path:
+    """Where the collection has that of a scan. Segmentations are used along their stored axes."""
+    path = scan.parent.parent / SEGMENTATIONS / f"{scan.stem}.nii.gz"
+    path.parent.mkdir(parents=True)
+    write_nifti(path, values, affine=np.diag([-1.0, -1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    return path
+
+
+def test_the_segmentation_is_the_label_of_both_echoes(tmp_path: Path) -> None:
+    write_skm_tea(tmp_path / "files" / "MTR_013.h5")
+    tissues = segmentation()
+    write_segmentation(tmp_path / "files" / "MTR_013.h5", tissues)
+    for index, x in enumerate([0, 1, 2, 0, 1, 2]):
+        label = read(tmp_path / "files" / "MTR_013.h5", index)[1].label
+        assert label is not None and label.dtype == torch.int64
+        assert np.array_equal(label.numpy(), tissues[x])
+
+
+def test_scans_without_a_segmentation_have_no_label(tmp_path: Path) -> None:
+    write_skm_tea(tmp_path / "files" / "MTR_013.h5")
+    write_skm_tea(tmp_path / "files" / "MTR_014.h5")
+    write_segmentation(tmp_path / "files" / "MTR_013.h5", segmentation())
+    assert read(tmp_path / "files" / "MTR_014.h5")[1].label is None
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (segmentation((3, 12, 9)), r"MTR_013.nii.gz: expected the shape \(3, 12, 10\)"),
+        (segmentation() + np.uint8(4), "whole numbers from 0 to 6"),
+        (segmentation() / np.float32(2), "whole numbers from 0 to 6"),
+    ],
+    ids=["another shape", "unknown tissues", "fractions"],
+)
+def test_segmentations_of_something_else_are_refused(
+    tmp_path: Path, values: Array, told: str
+) -> None:
+    write_skm_tea(tmp_path / "files" / "MTR_013.h5")
+    write_segmentation(tmp_path / "files" / "MTR_013.h5", values)
+    with pytest.raises(UnreadableError, match=told):
+        read(tmp_path / "files" / "MTR_013.h5")
+
+
+def test_a_truncated_segmentation_is_refused(tmp_path: Path) -> None:
+    write_skm_tea(tmp_path / "files" / "MTR_013.h5")
+    path = write_segmentation(tmp_path / "files" / "MTR_013.h5", segmentation())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableError, match=r"segmentation MTR_013.nii.gz: damaged"):
+        read(tmp_path / "files" / "MTR_013.h5")
+
+
+def test_segmentations_are_no_images(tmp_path: Path) -> None:
+    write_skm_tea(tmp_path / "files" / "MTR_013.h5")
+    path = write_segmentation(tmp_path / "files" / "MTR_013.h5", segmentation())
+    index = index_path(tmp_path, all_readers())
+    assert [entry.file for entry in index.entries] == ["files/MTR_013.h5"]
+    [problem] = index.problems
+    assert problem.file.endswith(path.name) and "segmentation_masks" in problem.reason
 
 
 def test_the_survey_finds_nothing_suspicious(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ NO_IMAGE = re.compile(r"(^|[_\-.])(mask|dseg|probseg|seg|aseg|labels?|part-phase
 SUBJECTS = (re.compile(r"sub-([A-Za-z0-9]+)"), re.compile(r"(OAS\d_\d{4,})"))
 CONTRAST_AT_END = re.compile(r"[_\-. ](T1|T2|T1w|T2w|T2\*w?|FLAIR|PD|PDw|T1ce|T1gd|MRA)$", re.I)
 
+#: Folders that hold no images: SKM-TEA's.
+NO_IMAGES = ("segmentation_masks",)
+
 #: A magnitude has no negative values but those that interpolation leaves.
 MOST_NEGATIVE = 0.1
 
@@ -69,6 +72,8 @@ class NIfTIReader:
         stem = NIFTI.stem(file.path.name)
         if found := NO_IMAGE.search(stem.lower()):
             raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
+        if folder := next((name for name in NO_IMAGES if name in file.path.parts), None):
+            raise UnreadableError(f"in the folder {folder!r}; expected images")
         parts = [file.part(index) for index in range(file.n_volumes)]
         largest = max(largest_magnitude(part) for part in parts)
         if largest == 0:
@@ -118,6 +123,7 @@ class NIfTIFile:
         n_volumes: along the fourth axis.
         n_positions: slices of a volume.
         shape: (height, width) of a slice.
+        stored_shape: sizes of a volume along the axes as they are stored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,6 +149,7 @@ class NIfTIFile:
         self._image = image
         self.is_complex = data_type.kind == "c"
         self.n_volumes = shape[3] if len(shape) == 4 else 1
+        self.stored_shape = shape[:3]
         # For each anatomical axis (right, anterior, superior): where it is stored, and if upwards.
         if np.isnan(orientation).any():
             orientation = np.array([[0, 1], [1, 1], [2, 1]])
@@ -156,7 +163,7 @@ class NIfTIFile:
 
     def part(self, volume: int) -> NDArray[Any]:
         """One volume as stored, float32 or complex64."""
-        return self._read((slice(None), slice(None), slice(None)), volume)
+        return self.stored((slice(None), slice(None), slice(None)), volume)
 
     def plane(self, index: int) -> NDArray[Any]:
         """One slice, (height, width)."""
@@ -165,7 +172,7 @@ class NIfTIFile:
         stored_axis = self._axes[self._along]
         upwards = self._upwards[self._along]
         chosen[stored_axis] = position if upwards else self.n_positions - 1 - position
-        plane = self._read(tuple(chosen), volume)
+        plane = self.stored(tuple(chosen), volume)
         columns, rows = (axis for axis in range(3) if axis != self._along)
         if self._axes[rows] < self._axes[columns]:
             plane = plane.T
@@ -173,7 +180,8 @@ class NIfTIFile:
         plane = plane[:: -1 if self._upwards[columns] else 1, :: -1 if self._upwards[rows] else 1]
         return np.ascontiguousarray(plane.T)
 
-    def _read(self, chosen: tuple[slice | int, ...], volume: int) -> NDArray[Any]:
+    def stored(self, chosen: tuple[slice | int, ...], volume: int = 0) -> NDArray[Any]:
+        """Part of a volume along the axes as they are stored, float32 or complex64."""
         kind = np.complex64 if self.is_complex else np.float32
         compressed = self.path.name.lower().endswith(".gz")
         values = self._decoded() if compressed else self._image.dataobj

@@ -1,14 +1,17 @@
 """The SKM-TEA data set: knee, 3-D double echo in steady state (Desai et al. 2021)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import h5py
+import numpy as np
 import torch
 from torch import Tensor
 
 from activemri.data.containers import HDF5, Container
 from activemri.data.formats import stored
+from activemri.data.formats.nifti import NIfTIFile
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import coils, fourier
@@ -31,6 +34,20 @@ AGREEMENT = 0.5
 MISSING = 0.25
 
 
+#: Where the collection keeps the segmentations of its raw data, beside the folder of the files.
+SEGMENTATIONS = Path("segmentation_masks", "raw-data-track")
+
+#: Values of a segmentation, in order; 0 is everything else.
+TISSUES = (
+    "patellar cartilage",
+    "femoral cartilage",
+    "medial tibial cartilage",
+    "lateral tibial cartilage",
+    "medial meniscus",
+    "lateral meniscus",
+)
+
+
 @dataclass(frozen=True)
 class SKMTEAReader:
     """Reads the files of SKM-TEA's raw data track (`files_recon_calib-24`).
@@ -47,7 +64,11 @@ class SKMTEAReader:
     - The scanner sampled an ellipse; the corners and the padding are zeros and count as never
       measured, sample by sample. Every second line in the ellipse was filled in by parallel
       imaging (ARC) before publication; nothing in the files says which, so they count as measured.
-    - Files have no labels: the subject is the file's name, contrast "qDESS" both echoes.
+    - The subject is the file's name, the contrast "qDESS" for both echoes.
+    - `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
+      in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
+      folder of the file; where there is none, label is None.
+    - The collection's undersampling masks are not read: they are for whoever compares with them.
     """
 
     name: str = "skm-tea"
@@ -85,6 +106,7 @@ class SKMTEAReader:
             target=coils.combine(fourier.ifft2(kspace), sensitivity).abs(),
             measured=(kspace != 0).any(dim=0),
             sensitivity=sensitivity,
+            label=_segmentation(file, x),
             processing=(
                 "lines that parallel imaging had skipped were filled in before publication (ARC)",
                 f"multiplied by {SCALE:g}",
@@ -121,6 +143,29 @@ def _unit_norm(maps: Tensor) -> Tensor:
         raise UnreadableError("the coil maps are all zero")
     tiny = torch.finfo(norm.dtype).tiny
     return torch.where(norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps))
+
+
+def _segmentation(file: h5py.File, x: int) -> Tensor | None:
+    """Tissues in the plane x, int64 (height, width), or None where the collection's are absent."""
+    folder = Path(file.filename).absolute().parent.parent / SEGMENTATIONS
+    path = folder / f"{stored.stem(file)}.nii.gz"
+    if not path.exists():
+        return None
+    try:
+        return _tissues(NIfTIFile(path), file["kspace"].shape[:3], x)
+    except UnreadableError as error:
+        raise UnreadableError(f"the segmentation {path.name}: {error}") from error
+
+
+def _tissues(segmentation: NIfTIFile, shape: tuple[int, ...], x: int) -> Tensor:
+    if segmentation.stored_shape != shape:
+        raise UnreadableError(
+            f"expected the shape {shape}, as of 'kspace'; got {segmentation.stored_shape}"
+        )
+    values = segmentation.stored((x, slice(None), slice(None)))
+    if not np.isin(values, range(len(TISSUES) + 1)).all():
+        raise UnreadableError(f"expected whole numbers from 0 to {len(TISSUES)}")
+    return torch.from_numpy(values).long()
 
 
 def _check(file: h5py.File, scan: Slice, x: int) -> None:
