@@ -93,6 +93,16 @@ def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> Non
     assert parsed == [BenchmarkSettings(reconstructors=("unet",))]
 
 
+def test_commas_separate_names_as_spaces_do(tmp_path: Path) -> None:
+    path = tmp_path / "of,commas"
+    path.mkdir()
+    settings = BenchmarkSettings(
+        reconstructors=("zero-filled,unet", str(path)), policies=("random,lbcs", "mine=a,b", "c,")
+    )
+    assert settings.reconstructors == ("zero-filled", "unet", str(path))
+    assert settings.policies == ("random", "lbcs", "mine=a,b", "c")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -15,6 +15,7 @@ from activemri.settings.fields import (
     require,
     require_not_negative,
     require_positive,
+    split_at_commas,
 )
 from activemri.settings.stopping import parse_stop
 
@@ -102,6 +103,8 @@ class BenchmarkSettings:
     """Folder for the results; made if missing."""
 
     def __post_init__(self) -> None:
+        for name in ("policies", "reconstructors"):
+            object.__setattr__(self, name, split_at_commas(getattr(self, name)))
         require(bool(self.policies), "--policies: expected at least one name")
         require_positive(
             budget=None if self.budget == "env" else self.budget,

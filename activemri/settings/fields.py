@@ -16,6 +16,19 @@ Flag = FlagCreatePairsOff[bool]
 Label = Literal["contrast", "field-strength", "scanner"]
 
 
+def split_at_commas(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that were given apart from each other, also those that commas hold together.
+
+    What has an equals sign stays: commas there belong to LABEL=PATH,PATH. So do paths that exist.
+    """
+    return tuple(
+        part
+        for name in names
+        for part in ([name] if "=" in name or Path(name).exists() else name.split(","))
+        if part
+    )
+
+
 def require_positive(**values: float | None) -> None:
     """Refuse numbers that are not above 0; None passes."""
     for name, value in values.items():
