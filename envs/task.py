@@ -26,8 +26,9 @@ class Task:
     """Options that single and vector environments share.
 
     Attributes:
-        data: "phantom", "phantom-multicoil", "phantom-mixed", "phantom-lesion", the path of an HDF5
-            file or folder, or a data set.
+        data: phantoms by name ("phantom", "phantom-multicoil", "phantom-mixed",
+            "phantom-mixed-multicoil", "phantom-lesion"), the path of a file or folder, or a data
+            set; see :func:`activemri.data.sources.open_dataset`.
         split: which subjects: "train", "val", "test", or another name that the data define.
         matrix_size: bring every scan to this size; None keeps native sizes, which legal actions
             then tell apart.

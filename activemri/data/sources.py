@@ -14,9 +14,10 @@ PHANTOMS: dict[str, dict[str, Any]] = {
     "phantom": {"n_coils": 1},
     "phantom-multicoil": {"n_coils": 8},
     "phantom-mixed": {"widest_view": 1.8},
+    "phantom-mixed-multicoil": {"widest_view": 1.8, "n_coils": 8},
     "phantom-lesion": {"lesions": True},
 }
-MIXED = "phantom-mixed"
+MIXED = ("phantom-mixed", "phantom-mixed-multicoil")
 PHANTOM_SIZE = 128
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,10 @@ def open_dataset(
     """Open slices for an environment, for training or for a benchmark.
 
     Args:
-        data: "phantom", "phantom-multicoil", "phantom-mixed" (fields of view and orientations
-            differ), "phantom-lesion" (every slice has a lesion, its region of interest), a file, or
-            a folder of files: HDF5 in many layouts, NIfTI, DICOM, BART; see `docs/data.md`.
+        data: "phantom", "phantom-multicoil", "phantom-mixed" and "phantom-mixed-multicoil" (fields
+            of view and orientations differ), "phantom-lesion" (every slice has a lesion, its region
+            of interest), a file, or a folder of files: HDF5 in many layouts, NIfTI, DICOM, BART;
+            see `docs/data.md`.
         split: "train", "val", "test", any other that the data define, or "all"; see
             :mod:`activemri.data.splits`.
         matrix_size: bring all slices to this size (one number: square), so that different scans
@@ -102,7 +104,7 @@ def _open_phantom(
         n_subjects=n_subjects,
         **PHANTOMS[name],
     )
-    return MixedOrientations(dataset) if name == MIXED else dataset
+    return MixedOrientations(dataset) if name in MIXED else dataset
 
 
 def _open_files(

@@ -218,11 +218,17 @@ def test_phantoms_with_lesions_have_a_region_in_every_slice() -> None:
     assert open_dataset("phantom", n_subjects=1, matrix_size=32)[0].roi is None
 
 
-def test_mixed_phantoms_have_all_anatomies_and_both_orientations_and_stay_in_their_split() -> None:
+@pytest.mark.parametrize(
+    ("name", "n_coils"), [("phantom-mixed", 1), ("phantom-mixed-multicoil", 8)]
+)
+def test_mixed_phantoms_have_all_anatomies_and_both_orientations_and_stay_in_their_split(
+    name: str, n_coils: int
+) -> None:
     train, val = (
-        open_dataset("phantom-mixed", split=split, n_subjects=6, matrix_size=(16, 24))
+        open_dataset(name, split=split, n_subjects=6, matrix_size=(16, 24))
         for split in ("train", "val")
     )
+    assert {train[i].n_coils for i in range(2)} == {n_coils}
     infos = [train.describe(i) for i in range(len(train))]
     assert {info.shape for info in infos} == {(16, 24), (24, 16)}
     for info in infos:  # both in every subject
