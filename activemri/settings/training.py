@@ -67,7 +67,8 @@ class TrainReconstructorSettings:
     perceptual_weights: OptionalPath = None
     """Checkpoint of an evaluator whose features the perceptual loss compares."""
     augment: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ("flip",)
-    """Change scans at random: flip, rotate90 (square scans), phase, scale; or none."""
+    """Change scans at random: flip, rotate90 (square scans), phase, scale, off-resonance (a phase
+    with edges); or none."""
     n_center_lines: int = 8
     """Centre lines that every scan starts with."""
     budget: int = 24

@@ -9,6 +9,8 @@ import torch
 
 from activemri.data.slices import Slice
 from activemri.mri import fourier
+from activemri.mri.coils import root_sum_of_squares
+from activemri.mri.noise import smooth_phase
 
 Change = Callable[[Slice], Slice]
 NONE = "none"
@@ -65,11 +67,18 @@ def scale(generator: np.random.Generator) -> Change:
     )
 
 
+def off_resonance(generator: np.random.Generator) -> Change:
+    """Multiply by a random phase that varies over the image, and that jumps at edges."""
+    seed = int(generator.integers(2**63))  # how much is drawn next depends on what is drawn
+    return lambda scan: dephased(scan, np.random.default_rng(seed))
+
+
 AUGMENTATIONS: dict[str, Callable[[np.random.Generator], Change]] = {
     "flip": flip,
     "rotate90": rotate90,
     "phase": phase,
     "scale": scale,
+    "off-resonance": off_resonance,
 }
 
 
@@ -118,6 +127,29 @@ def turned(scan: Slice) -> Slice:
         sensitivity=None if maps is None else maps.transpose(-2, -1).contiguous(),
     )
     return mirrored(exchanged, -1)
+
+
+def dephased(scan: Slice, generator: np.random.Generator) -> Slice:
+    """The scan at another echo time, in an uneven field, with tissues that precess at own rates.
+
+    The smooth part is that of :func:`activemri.mri.noise.smooth_phase`, of random strength. None,
+    one or two steps of up to pi are added where the magnitude crosses a level, as between water and
+    fat. A network that has seen images of smooth phase alone takes such edges for missing detail.
+    Magnitudes, and with them the target, stay what they are. Scans that the scanner did not sample
+    completely are returned as they are, for their empty lines would be filled.
+    """
+    if not bool(scan.measured.all()):
+        return scan
+    images = fourier.ifft2(scan.kspace)
+    height, width = scan.shape
+    angle = smooth_phase(height, width, generator=generator, strength=generator.uniform(0, 1.5))
+    brightness = root_sum_of_squares(images)
+    brightness = brightness / brightness.max().clamp(min=torch.finfo(torch.float32).tiny)
+    for _ in range(generator.integers(3)):
+        step, level = generator.uniform(-np.pi, np.pi), generator.uniform(0.1, 0.8)
+        angle = angle + step * torch.sigmoid(generator.uniform(10, 80) * (brightness - level))
+    turned_images = images * torch.polar(torch.ones_like(angle), angle)
+    return replace(scan, kspace=fourier.fft2(turned_images), measured=scan.measured)
 
 
 def _is_centred(scan: Slice, axis: int) -> bool:

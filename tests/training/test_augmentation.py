@@ -8,7 +8,7 @@ import torch
 from activemri.data.slices import Slice, SliceList
 from activemri.mri import fourier
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.training.augmentation import AUGMENTATIONS, make_augmentation, turned
+from activemri.training.augmentation import AUGMENTATIONS, dephased, make_augmentation, turned
 from activemri.training.batches import make_batch
 
 MakeScans = Callable[..., SliceList]
@@ -89,3 +89,43 @@ def test_flips_and_turns_make_eight_scans_of_one(make_scans: MakeScans) -> None:
 def test_none_changes_nothing(make_scans: MakeScans) -> None:
     scan = make_scans(["a"])[0]
     assert all(one is scan for one in changed(scan, ["none"], 3))
+
+
+def test_off_resonance_turns_pixels_of_all_coils_and_keeps_magnitudes(
+    make_scans: MakeScans,
+) -> None:
+    scan = make_scans(["a"], shape=(16, 16), n_coils=3, maps=True)[0]
+    before = fourier.ifft2(scan.kspace)
+    phases = []
+    for one in changed(scan, ["off-resonance"], 8):
+        after = fourier.ifft2(one.kspace)
+        assert torch.allclose(after.abs(), before.abs(), atol=1e-5)
+        assert torch.equal(one.target, scan.target)
+        turn = (after * before.conj()).sum(0)
+        assert torch.allclose(turn.abs(), before.abs().square().sum(0), rtol=1e-3, atol=1e-4)
+        phases.append(turn.angle())
+    assert torch.stack(phases).std(0).min() > 0.1  # every pixel is turned, and differently
+    assert all(phase.std() > 0.01 for phase in phases)  # not all pixels by one angle
+
+
+def test_off_resonance_has_edges_where_brightness_has(make_scans: MakeScans) -> None:
+    bright = torch.zeros(16, 16)
+    bright[:, 8:] = 1
+    image = torch.complex(0.3 + 0.7 * bright, torch.zeros(16, 16))
+    scan = make_scans(["a"], shape=(16, 16))[0]
+    scan = replace(scan, kspace=fourier.fft2(image[None]), target=image.abs())
+    edges, rest = [], []
+    for seed in range(20):
+        after = fourier.ifft2(dephased(scan, np.random.default_rng(seed)).kspace)[0]
+        turn = (after[8, 1:] * after[8, :-1].conj()).angle().abs()
+        edges.append(turn[7])
+        rest.append(turn[[5, 6, 8, 9]].mean())
+    assert torch.stack(edges).mean() > 3 * torch.stack(rest).mean()
+
+
+def test_off_resonance_leaves_scans_with_empty_lines_alone(make_scans: MakeScans) -> None:
+    scan = make_scans(["a"], shape=(16, 16))[0]
+    measured = torch.ones(16, 16, dtype=torch.bool)
+    measured[:, :2] = False
+    padded = replace(scan, kspace=scan.kspace * measured, measured=measured)
+    assert dephased(padded, np.random.default_rng(0)) is padded
