@@ -8,7 +8,7 @@ import errno
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -18,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from activemri.data.formats.registry import all_readers
-from activemri.data.index import READ_FAILURES, Entry, Index, index_path
-from activemri.data.readers import UnreadableError
+from activemri.data.index import Entry, Index, index_path
+from activemri.data.readers import READ_FAILURES, UnreadableError
 from activemri.data.reference import magnitude_reference
+from activemri.data.simulated_coils import CoilReader
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
 from activemri.settings.inspection import ConvertSettings
@@ -68,8 +69,12 @@ def convert(settings: ConvertSettings) -> Conversion:
     """
     source, out = settings.path.expanduser(), settings.out.expanduser()
     _refuse_inside(out, source)
-    # Bare magnitudes: the synthetic phase is added when the converted file is read.
-    index = index_path(source, all_readers(synthetic_phase=False))
+    # Magnitudes stay bare, and get their synthetic phase when the converted file is read; but what
+    # coils receive has a phase.
+    index = index_path(source, all_readers(synthetic_phase=settings.coils is not None))
+    if settings.coils is not None:
+        seen = tuple(_seen_by_coils(entry, settings.coils) for entry in index.entries)
+        index = replace(index, entries=seen)
     splits = assign_splits(index.entries, index.root, split_file=settings.split_file)
     problems = [str(problem) for problem in index.problems]
     written: list[str] = []
@@ -98,6 +103,14 @@ def convert(settings: ConvertSettings) -> Conversion:
     if not written and not kept:
         raise UnreadableError(f"nothing could be converted: {'; '.join(problems[:5])}")
     return Conversion(out, tuple(written), tuple(kept), tuple(problems))
+
+
+def _seen_by_coils(entry: Entry, n_coils: int) -> Entry:
+    """The same scan with simulated coils, if it has but one."""
+    if entry.volume.n_coils != 1:
+        return entry
+    volume = replace(entry.volume, n_coils=n_coils, magnitude_only=False)
+    return replace(entry, reader=CoilReader(entry.reader, entry.volume, n_coils), volume=volume)
 
 
 def _refuse_inside(out: Path, source: Path) -> None:

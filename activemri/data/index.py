@@ -12,10 +12,7 @@ from tqdm import tqdm
 from activemri.data.cache import FileFacts
 from activemri.data.containers import Container
 from activemri.data.formats.registry import containers, reader_for
-from activemri.data.readers import Reader, UnreadableError, Volume
-
-#: What h5py raises for truncated, damaged or foreign files, and readers for unusable ones.
-READ_FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+from activemri.data.readers import READ_FAILURES, Reader, UnreadableError, Volume
 
 Item = TypeVar("Item")
 

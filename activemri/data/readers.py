@@ -8,6 +8,9 @@ from torch import Tensor
 from activemri.data.containers import Container
 from activemri.data.slices import Slice, measured_samples
 
+#: What h5py raises for truncated, damaged or foreign files, and readers for unusable ones.
+READ_FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+
 
 class UnreadableError(ValueError):
     """A file or slice that cannot be used; the message is the reason, without the file's name."""

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from activemri.data.annotations import Finding
 from activemri.data.cache import FileFacts
 from activemri.data.formats.stored import refuse_unusable
-from activemri.data.index import READ_FAILURES, Entry
-from activemri.data.readers import UnreadableError
+from activemri.data.index import Entry
+from activemri.data.readers import READ_FAILURES, UnreadableError
 from activemri.data.reference import magnitude_reference
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice

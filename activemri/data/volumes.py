@@ -10,8 +10,8 @@ from typing import Any
 
 from activemri.data.annotations import Findings
 from activemri.data.containers import Container
-from activemri.data.index import READ_FAILURES, Entry
-from activemri.data.readers import UnreadableError
+from activemri.data.index import Entry
+from activemri.data.readers import READ_FAILURES, UnreadableError
 from activemri.data.slices import Slice, SliceInfo
 from activemri.data.survey import Survey, read_slice, survey
 

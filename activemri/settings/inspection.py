@@ -6,7 +6,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from activemri.settings.fields import Flag, Label, require_not_negative, require_positive
+from activemri.settings.fields import (
+    Flag,
+    Label,
+    OptionalInt,
+    require,
+    require_not_negative,
+    require_positive,
+)
+
+MOST_COILS = 32
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,14 @@ class ConvertSettings:
     """Folder for the converted files; made if missing."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject, which the files then name."""
+    coils: OptionalInt = None
+    """Let scans of one coil be seen by this many simulated coils, each with noise of its own."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.coils is None or 2 <= self.coils <= MOST_COILS,
+            f"--coils: expected 2 to {MOST_COILS} coils to simulate; got {self.coils}",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""Scans of one coil as an array of coils would have seen them.
+
+Raw scans of several coils are rare, images are not. What is simulated is the reception alone:
+anatomy, contrast and phase stay those of the scan. Noise that it had is seen by all coils alike;
+each coil adds its own.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from activemri.data.phase import stable_hash
+from activemri.data.readers import READ_FAILURES, Reader, Volume
+from activemri.data.reference import magnitude_reference
+from activemri.data.slices import Slice
+from activemri.mri import fourier
+from activemri.mri.coils import biot_savart_sensitivity
+from activemri.mri.noise import complex_noise
+
+#: Noise of a coil as a share of the largest magnitude of the volume: from low to high.
+NOISE = (0.002, 0.02)
+#: Distance of the coils from the centre, in units of the smaller side: from tight to loose.
+DISTANCE = (0.75, 1.1)
+
+
+def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
+    """Let a scan of one coil be seen by several, each with noise of its own.
+
+    Distance and places of the coils, and how strong their noise is, are drawn for the volume, the
+    noise itself for the slice. All follow from the volume's name, the same on every machine.
+
+    Args:
+        scan: of one coil.
+        n_coils: of the array, at least 2.
+        largest: magnitude of the volume, which the noise is a share of.
+
+    Returns:
+        The scan with k-space of all coils and the root of their sum of squares as its target. Coil
+        maps are left out: they are for the reconstruction to estimate, as on a scanner.
+
+    Raises:
+        ValueError: if the scan has several coils already, or fewer than 2 are asked for.
+    """
+    if scan.n_coils != 1 or n_coils < 2:
+        raise ValueError(
+            f"expected a scan of one coil and at least 2 coils to see it; got {scan.n_coils} "
+            f"coils in {scan.volume}[{scan.index}] and {n_coils}"
+        )
+    seed = stable_hash(f"{scan.volume}, {n_coils} coils")
+    maps, share = _array(seed, n_coils, *scan.shape)
+    generator = np.random.default_rng([seed, scan.index])
+    noise = complex_noise(tuple(maps.shape), sigma=share * largest, generator=generator)
+    kspace = (fourier.fft2(maps * fourier.ifft2(scan.kspace)) + noise) * scan.measured
+    height, width = scan.target.shape
+    return replace(
+        scan,
+        kspace=kspace,
+        target=magnitude_reference(kspace, (height, width)),
+        processing=(
+            *scan.processing,
+            f"seen by {n_coils} simulated coils (loops on a cylinder, law of Biot-Savart), each "
+            f"with noise of {share:.2%} of the largest magnitude",
+        ),
+    )
+
+
+@lru_cache(maxsize=1)  # the slices of a volume come one after the other
+def _array(seed: int, n_coils: int, height: int, width: int) -> tuple[Tensor, float]:
+    """Coil maps of a volume, (coil, height, width), and how strong the noise is."""
+    generator = np.random.default_rng([seed])
+    distance = generator.uniform(*DISTANCE)
+    share = float(np.exp(generator.uniform(*np.log(NOISE))))
+    maps = biot_savart_sensitivity(n_coils, height, width, generator=generator, distance=distance)
+    return maps, share
+
+
+class CoilReader:
+    """Reads a volume of one coil as if several coils had seen it.
+
+    Args:
+        reader: of the file.
+        volume: what it says about the file.
+        n_coils: of the simulated array.
+    """
+
+    def __init__(self, reader: Reader, volume: Volume, n_coils: int) -> None:
+        self.name = f"{reader.name}, {n_coils} simulated coils"
+        self.container = reader.container
+        self._reader = reader
+        self._one_coil = volume
+        self._n_coils = n_coils
+        self._largest: float | None = None
+
+    def recognises(self, file: Any) -> bool:
+        return self._reader.recognises(file)
+
+    def describe(self, file: Any) -> Volume:
+        return replace(self._one_coil, n_coils=self._n_coils, magnitude_only=False)
+
+    def read(self, file: Any, volume: Volume, index: int) -> Slice:
+        scan = self._reader.read(file, self._one_coil, index)
+        if self._largest is None:
+            self._largest = self._find_largest(file)
+        return with_coils(scan, self._n_coils, largest=self._largest)
+
+    def _find_largest(self, file: Any) -> float:
+        """Largest magnitude of the slices that can be read."""
+        largest = 0.0
+        for index in range(self._one_coil.n_slices):
+            try:
+                scan = self._reader.read(file, self._one_coil, index)
+            except READ_FAILURES:  # the conversion names it when it comes to that slice
+                continue
+            largest = max(largest, scan.volume_max)
+        return largest
