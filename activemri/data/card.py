@@ -30,6 +30,11 @@ MAGNITUDE_ONLY = (
     "compare results on them with results on complex data."
 )
 
+SIMULATED = (
+    "{which} of simulated {what}: anatomy and contrast are those of the scans, the reception is "
+    "not. Do not mix results on them with results on raw data."
+)
+
 
 def write_card(settings: CardSettings) -> str:
     """Write the card of a folder; returns the card, or where it was written.
@@ -137,6 +142,12 @@ def _advice(rows: Sequence[Row]) -> str:
     if bare:
         share = "All" if len(bare) == len(rows) else f"{len(bare)} of {len(rows)}"
         points.append(MAGNITUDE_ONLY.format(which=f"{share} files are"))
+    made = [row.entry.volume.simulated for row in rows if row.entry.volume.simulated is not None]
+    if made:
+        share = "All" if len(made) == len(rows) else f"{len(made)} of {len(rows)}"
+        points.append(
+            SIMULATED.format(which=f"{share} files are", what=" or ".join(sorted({*made})))
+        )
     padded = sum(row.survey.never_acquired > 0 for row in rows)
     if padded:
         points.append(

@@ -109,8 +109,8 @@ def _seen_by_coils(entry: Entry, n_coils: int) -> Entry:
     """The same scan with simulated coils, if it has but one."""
     if entry.volume.n_coils != 1:
         return entry
-    volume = replace(entry.volume, n_coils=n_coils, magnitude_only=False)
-    return replace(entry, reader=CoilReader(entry.reader, entry.volume, n_coils), volume=volume)
+    reader = CoilReader(entry.reader, entry.volume, n_coils)
+    return replace(entry, reader=reader, volume=reader.volume)
 
 
 def _refuse_inside(out: Path, source: Path) -> None:
@@ -214,6 +214,8 @@ def _attributes(root: Path, entry: Entry, split: str) -> dict[str, str | float]:
         found["field_strength"] = volume.field_strength
     if volume.magnitude_only:
         found["phase"] = "magnitude only"
+    if volume.simulated is not None:
+        found["simulated"] = volume.simulated
     return found
 
 

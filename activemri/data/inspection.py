@@ -140,7 +140,8 @@ def _group_table(rows: Sequence[Row]) -> str:
 
     def kind(row: Row) -> Hashable:
         volume = row.entry.volume
-        return volume.contrast, row.entry.reader.name, volume.n_coils, volume.magnitude_only
+        made = volume.magnitude_only, volume.simulated
+        return volume.contrast, row.entry.reader.name, volume.n_coils, made
 
     header = ("contrast", "files", "subjects", "slices", *_PROPERTIES)
     groups = list(grouped(rows, kind).values())
@@ -166,13 +167,14 @@ def _properties(rows: Sequence[Row]) -> tuple[str, ...]:
     same_frame = all(volume.shape == volume.target_shape for volume in volumes)
     field_strengths = sorted({v.field_strength for v in volumes if v.field_strength is not None})
     magnitude = " (magnitude only)" if volumes[0].magnitude_only else ""
+    simulated = f" (simulated {volumes[0].simulated})" if volumes[0].simulated else ""
     return (
         shapes(volume.shape for volume in volumes),
         "same" if same_frame else shapes(volume.target_shape for volume in volumes),
         span(volume.n_coils for volume in volumes),
         ", ".join(f"{tesla:.3g}" for tesla in field_strengths) or "-",
         span(row.survey.never_acquired for row in rows),
-        rows[0].entry.reader.name + magnitude,
+        rows[0].entry.reader.name + magnitude + simulated,
     )
 
 

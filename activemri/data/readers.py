@@ -32,6 +32,7 @@ class Volume:
         scanner: maker and model; "unknown" where the file does not say.
         split: the split that the file itself names, or None.
         magnitude_only: the file holds no phase.
+        simulated: what of the samples no scanner has measured, e.g. "coils", or None.
         largest: largest stored magnitude, where the reader needs it, or None.
         encoded_columns: first and one past the last column that the header calls acquired, or
             None where there is no such header.
@@ -48,6 +49,7 @@ class Volume:
     scanner: str = "unknown"
     split: str | None = None
     magnitude_only: bool = False
+    simulated: str | None = None
     largest: float | None = None
     encoded_columns: tuple[int, int] | None = None
 

@@ -84,6 +84,9 @@ class CoilReader:
         reader: of the file.
         volume: what it says about the file.
         n_coils: of the simulated array.
+
+    Attributes:
+        volume: as the coils see it.
     """
 
     def __init__(self, reader: Reader, volume: Volume, n_coils: int) -> None:
@@ -91,6 +94,12 @@ class CoilReader:
         self.container = reader.container
         self._reader = reader
         self._one_coil = volume
+        self.volume = replace(
+            volume,
+            n_coils=n_coils,
+            magnitude_only=False,
+            simulated="phase and coils" if volume.magnitude_only else "coils",
+        )
         self._n_coils = n_coils
         self._largest: float | None = None
 
@@ -98,7 +107,7 @@ class CoilReader:
         return self._reader.recognises(file)
 
     def describe(self, file: Any) -> Volume:
-        return replace(self._one_coil, n_coils=self._n_coils, magnitude_only=False)
+        return self.volume
 
     def read(self, file: Any, volume: Volume, index: int) -> Slice:
         scan = self._reader.read(file, self._one_coil, index)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from activemri.cli import main
+from activemri.data.card import write_card
 from activemri.data.conversion import convert
 from activemri.data.simulated_coils import NOISE, with_coils
 from activemri.data.slices import Slice
@@ -16,7 +17,7 @@ from activemri.data.sources import open_dataset
 from activemri.mri import fourier
 from activemri.mri.coils import root_sum_of_squares
 from activemri.mri.noise import estimated_sigma
-from activemri.settings import ConvertSettings
+from activemri.settings import CardSettings, ConvertSettings
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
 
 
@@ -108,6 +109,8 @@ def test_a_folder_is_converted_with_coils(tmp_path: Path) -> None:
         assert "5 simulated coils" in other.processing[-1]
         noise = other.target - one.target
         assert noise.square().mean().sqrt() < 0.1 * one.target.square().mean().sqrt()
+    text = write_card(CardSettings(tmp_path / "out"))
+    assert "2 of 3 files are of simulated coils or phase and coils" in text
     again = convert(ConvertSettings(scans, tmp_path / "out", coils=5))
     assert (len(again.written), len(again.kept)) == (0, 3)
 

@@ -38,7 +38,7 @@ class HDF5Reader:
     `contrast`, `field_strength` (number or text such as "3T (per the authors)"), `scanner` (maker
     and model), `phase` ("magnitude only"), `readout_oversampling` (2: the field of view is doubled
     along the readout, and the reference is its central half), `processing` (JSON list of texts:
-    what was done to the data before).
+    what was done to the data before), `simulated` (what no scanner has measured, e.g. "coils").
 
     Magnitude-only images get a smooth phase and noise by default, see
     :func:`activemri.data.formats.images.slice_of_image`.
@@ -169,6 +169,7 @@ def _describe(
         scanner=stored.text(file, "scanner") or "unknown",
         split=stored.text(file, "split"),
         magnitude_only=magnitude_only,
+        simulated=stored.text(file, "simulated"),
         largest=largest,
     )
 
