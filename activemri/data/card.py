@@ -31,8 +31,8 @@ MAGNITUDE_ONLY = (
 )
 
 SIMULATED = (
-    "{which} of simulated {what}: anatomy and contrast are those of the scans, the reception is "
-    "not. Do not mix results on them with results on raw data."
+    "{which} simulated in part ({what}), only the rest is of scans. Do not mix results on them "
+    "with results on raw data."
 )
 
 
@@ -140,14 +140,11 @@ def _advice(rows: Sequence[Row]) -> str:
     points = []
     bare = [row for row in rows if row.entry.volume.magnitude_only]
     if bare:
-        share = "All" if len(bare) == len(rows) else f"{len(bare)} of {len(rows)}"
-        points.append(MAGNITUDE_ONLY.format(which=f"{share} files are"))
+        points.append(MAGNITUDE_ONLY.format(which=_files_are(len(bare), rows)))
     made = [row.entry.volume.simulated for row in rows if row.entry.volume.simulated is not None]
     if made:
-        share = "All" if len(made) == len(rows) else f"{len(made)} of {len(rows)}"
-        points.append(
-            SIMULATED.format(which=f"{share} files are", what=" or ".join(sorted({*made})))
-        )
+        what = "; ".join(sorted({*made}))
+        points.append(SIMULATED.format(which=_files_are(len(made), rows), what=what))
     padded = sum(row.survey.never_acquired > 0 for row in rows)
     if padded:
         points.append(
@@ -163,6 +160,10 @@ def _advice(rows: Sequence[Row]) -> str:
     if unknown:
         points.append(f"Files that name no contrast: {unknown} of {len(rows)}.")
     return "\n".join(f"- {point}" for point in points) or "Nothing special."
+
+
+def _files_are(n: int, rows: Sequence[Row]) -> str:
+    return f"{'All' if n == len(rows) else f'{n} of {len(rows)}'} files are"
 
 
 def _left_out(inspection: Inspection, rows: Sequence[Row]) -> str:

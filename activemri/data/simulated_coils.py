@@ -59,6 +59,7 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
         scan,
         kspace=kspace,
         target=magnitude_reference(kspace, (height, width)),
+        sensitivity=None,
         processing=(
             *scan.processing,
             f"seen by {n_coils} simulated coils (loops on a cylinder, law of Biot-Savart), each "

@@ -1,6 +1,7 @@
 """Scans of one coil, converted as if an array of coils had seen them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -38,6 +39,11 @@ def test_coils_together_see_what_one_coil_saw(image: torch.Tensor) -> None:
     assert torch.allclose(seen.target, image.abs(), atol=1e-5)
     images = fourier.ifft2(seen.kspace).abs()
     assert all(not torch.allclose(images[0], other, rtol=0.1) for other in images[1:])
+
+
+def test_a_map_of_the_one_coil_is_left_out(image: torch.Tensor) -> None:
+    scan = replace(scan_of(image), sensitivity=torch.ones(1, 24, 20, dtype=torch.complex64))
+    assert with_coils(scan, 4, largest=1.0).sensitivity is None
 
 
 def test_each_coil_adds_its_own_noise(image: torch.Tensor) -> None:
@@ -110,7 +116,7 @@ def test_a_folder_is_converted_with_coils(tmp_path: Path) -> None:
         noise = other.target - one.target
         assert noise.square().mean().sqrt() < 0.1 * one.target.square().mean().sqrt()
     text = write_card(CardSettings(tmp_path / "out"))
-    assert "2 of 3 files are of simulated coils or phase and coils" in text
+    assert "2 of 3 files are simulated in part (coils; phase and coils)" in text
     again = convert(ConvertSettings(scans, tmp_path / "out", coils=5))
     assert (len(again.written), len(again.kept)) == (0, 3)
 
