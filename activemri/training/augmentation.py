@@ -134,7 +134,7 @@ def dephased(scan: Slice, generator: np.random.Generator) -> Slice:
 
     The smooth part is that of :func:`activemri.mri.noise.smooth_phase`, of random strength. None,
     one or two steps of up to pi are added where the magnitude crosses a level, as between water and
-    fat. A network that has seen images of smooth phase alone takes such edges for missing detail.
+    fat, for a network that has only seen smooth phase may take such edges for missing detail.
     Magnitudes, and with them the target, stay what they are. Scans that the scanner did not sample
     completely are returned as they are, for their empty lines would be filled.
     """
