@@ -1,4 +1,4 @@
-"""The command line: parse one settings dataclass, call one function.
+"""The command line: one table of commands, a settings dataclass and a function each.
 
 Mistakes of the user (a value that makes no sense, a file that is missing or broken, a folder that
 cannot be written, an extra that is not installed) end with one line and status 2. Anything else
@@ -9,64 +9,123 @@ every error keeps it.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
-from tyro.conf import subcommand
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
 
 import activemri
-from activemri.settings import (
-    BenchmarkSettings,
-    CalibrateSettings,
-    CardSettings,
-    ConvertSettings,
-    CurvesSettings,
-    DemonstrateSettings,
-    DemoSettings,
-    InspectSettings,
-    SplitSettings,
-    ThroughputSettings,
-    TrainAlternatingSettings,
-    TrainJointSettings,
-    TrainOrderSettings,
-    TrainPolicySettings,
-    TrainReconstructorSettings,
-    TuneSettings,
-)
 
-if TYPE_CHECKING:
-    from activemri.data.slices import SliceDataset
-    from activemri.training.masks import MaskSource
-    from activemri.training.reconstructor import TrainingResult
 
-DESCRIPTION = "Acquire an MRI scan line by line. `activemri --version` prints the version."
+@dataclass(frozen=True)
+class Command:
+    """One command.
 
-Train = (
-    Annotated[TrainReconstructorSettings, subcommand("reconstructor")]
-    | Annotated[TrainJointSettings, subcommand("joint")]
-    | Annotated[TrainOrderSettings, subcommand("order")]
-    | Annotated[TrainPolicySettings, subcommand("policy")]
-    | Annotated[TrainAlternatingSettings, subcommand("alternating")]
-)
-Data = (
-    Annotated[InspectSettings, subcommand("inspect")]
-    | Annotated[SplitSettings, subcommand("split")]
-    | Annotated[ConvertSettings, subcommand("convert")]
-    | Annotated[CardSettings, subcommand("card")]
-)
-Command = (
-    Annotated[DemoSettings, subcommand("demo")]
-    | Annotated[BenchmarkSettings, subcommand("benchmark")]
-    | Annotated[CalibrateSettings, subcommand("calibrate")]
-    | Annotated[CurvesSettings, subcommand("curves")]
-    | Annotated[Train, subcommand("train", description="Train a reconstructor or a policy.")]
-    | Annotated[DemonstrateSettings, subcommand("demonstrate")]
-    | Annotated[TuneSettings, subcommand("tune")]
-    | Annotated[Data, subcommand("data", description="Look at scans, split or convert them.")]
-    | Annotated[ThroughputSettings, subcommand("throughput")]
-)
+    Attributes:
+        summary: one line for the list of commands.
+        settings: "module:class" of a frozen dataclass whose defaults work, imported when it is
+            needed. Its field `protocol`, if there is one, takes ``--env ID``.
+        run: "module:function" that takes the settings and gives what is to be printed, or None.
+        interrupted: how to go on after an interruption.
+    """
+
+    summary: str
+    settings: str
+    run: str
+    interrupted: str = ""
+
+
+_AGAIN = "start the same command again to continue"
+_RESUME = "start the same command with --resume to continue"
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "acquire phantom scans with every policy, and report",
+        "activemri.settings:DemoSettings",
+        "activemri.benchmark.demo:run_demo",
+    ),
+    "benchmark": Command(
+        "compare policies and reconstructors on the scans of one split",
+        "activemri.settings:BenchmarkSettings",
+        "activemri.benchmark.run:run_benchmark",
+        _AGAIN,
+    ),
+    "calibrate": Command(
+        "recalibrate a reconstructor's uncertainty, and report",
+        "activemri.settings:CalibrateSettings",
+        "activemri.benchmark.calibrate:run_calibration",
+    ),
+    "curves": Command(
+        "draw learning curves of trainings",
+        "activemri.settings:CurvesSettings",
+        "activemri.benchmark.learning_curves:draw_learning_curves",
+    ),
+    "train reconstructor": Command(
+        "train a reconstructor",
+        "activemri.settings:TrainReconstructorSettings",
+        "activemri.training.commands:train_reconstructor_command",
+        _RESUME,
+    ),
+    "train joint": Command(
+        "train a reconstructor and its evaluator",
+        "activemri.settings:TrainJointSettings",
+        "activemri.training.commands:train_joint_command",
+        _RESUME,
+    ),
+    "train order": Command(
+        "learn a fixed order of actions",
+        "activemri.settings:TrainOrderSettings",
+        "activemri.training.commands:train_order_command",
+    ),
+    "train policy": Command(
+        "train a policy",
+        "activemri.settings:TrainPolicySettings",
+        "activemri.agents.learning.run:train_policy",
+        _RESUME,
+    ),
+    "train alternating": Command(
+        "train a policy and a reconstructor in turns",
+        "activemri.settings:TrainAlternatingSettings",
+        "activemri.alternating:train_alternating",
+        _RESUME,
+    ),
+    "demonstrate": Command(
+        "write down what actions would gain, by an oracle",
+        "activemri.settings:DemonstrateSettings",
+        "activemri.agents.learning.demonstrate:demonstrate",
+    ),
+    "tune": Command(
+        "search for hyper-parameters",
+        "activemri.settings:TuneSettings",
+        "activemri.training.commands:tune_command",
+        _RESUME,
+    ),
+    "data inspect": Command(
+        "list files, subjects, shapes and problems of a data folder",
+        "activemri.settings:InspectSettings",
+        "activemri.data.inspection:run_inspection",
+    ),
+    "data split": Command(
+        "split subjects into train, val and test",
+        "activemri.settings:SplitSettings",
+        "activemri.data.split_file:draw_split_file",
+    ),
+    "data convert": Command(
+        "convert scans of any format to the one that is read fastest",
+        "activemri.settings:ConvertSettings",
+        "activemri.data.conversion:convert",
+        _AGAIN,
+    ),
+    "data card": Command(
+        "describe a data folder in a document",
+        "activemri.settings:CardSettings",
+        "activemri.data.card:write_card",
+    ),
+    "throughput": Command(
+        "measure steps a second",
+        "activemri.settings:ThroughputSettings",
+        "activemri.benchmark.throughput:run_throughput",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,16 +138,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"activemri {activemri.__version__}")
         return 0
-    settings = tyro.cli(Command, prog="activemri", description=DESCRIPTION, args=arguments)
-    return _run(settings)
-
-
-def _run(settings: Any) -> int:
+    name = next((n for n in COMMANDS if arguments[: len(n.split())] == n.split()), None)
+    if name is None:
+        return _show_commands(arguments)
+    command = COMMANDS[name]
     try:
-        COMMANDS[type(settings)](settings)
+        settings = parse(name, arguments[len(name.split()) :])
+        result = _load(command.run)(settings)
+        if result is not None and os.environ.get("RANK", "0") == "0":  # torchrun: the first speaks
+            print(result.text() if hasattr(result, "text") else result)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"\nactivemri: {_after_interrupt(settings)}", file=sys.stderr)
+        hint = f"; {command.interrupted}" if command.interrupted else ""
+        print(f"\nactivemri: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,246 +163,60 @@ def _run(settings: Any) -> int:
     return 0
 
 
-def _benchmark(settings: BenchmarkSettings) -> None:
-    from activemri.benchmark.run import run_benchmark
-
-    print(run_benchmark(settings).text())
-
-
-def _calibrate(settings: CalibrateSettings) -> None:
-    from activemri.benchmark.calibrate import run_calibration
-
-    print(run_calibration(settings))
-
-
-def _curves(settings: CurvesSettings) -> None:
-    from activemri.benchmark.learning_curves import draw_learning_curves
-
-    print(draw_learning_curves(settings))
-
-
-def _demo(settings: DemoSettings) -> None:
-    from activemri.benchmark.demo import run_demo
-
-    print(run_demo(settings))
-
-
-def _train_reconstructor(settings: TrainReconstructorSettings) -> None:
-    from activemri.training.reconstructor import check_settings, train_reconstructor
-
-    _train(settings, check_settings, train_reconstructor)
-
-
-def _train_joint(settings: TrainJointSettings) -> None:
-    from activemri.training.joint import check_settings, train_joint
-
-    _train(settings, check_settings, train_joint)
-
-
-def _train(
-    settings: Any, check: Callable[[Any], None], train: "Callable[..., TrainingResult]"
-) -> None:
-    """Train once, or for every fold, or without each component."""
-    if settings.study.cross_validates:
-        return _cross_validate(settings, check, train)
-    if settings.study.ablate is not None:
-        return _ablate(settings, check, train)
-    check(settings)  # an error comes now rather than after all policies have played
-    scans, validation = (_open(settings, split) for split in ("train", "val"))
-    masks = _visited_masks(settings, scans)
-    _print_once(train(settings, train=scans, validation=validation, masks=masks).text())
-
-
-def _cross_validate(
-    settings: Any, check: Callable[[Any], None], train: "Callable[..., TrainingResult]"
-) -> None:
-    from activemri.data.views import pooled
-    from activemri.training.cross_validation import cross_validate
-
-    def fold(one: Any, scans: "SliceDataset", validation: "SliceDataset") -> "TrainingResult":
-        check(one)
-        masks = _visited_masks(one, scans)
-        return train(one, train=scans, validation=validation, masks=masks)
-
-    scans = pooled([_open(settings, split) for split in ("train", "val")], name=settings.data)
-    _print_once(cross_validate(settings, scans=scans, train=fold).text())
-
-
-def _ablate(
-    settings: Any, check: Callable[[Any], None], train: "Callable[..., TrainingResult]"
-) -> None:
-    from activemri.training.ablation import ablate
-
-    scans, validation = (_open(settings, split) for split in ("train", "val"))
-    masks = cache(lambda: _visited_masks(settings, scans))  # not before they are needed
-
-    def variant(one: Any) -> "TrainingResult":
-        check(one)
-        return train(one, train=scans, validation=validation, masks=masks())
-
-    _print_once(ablate(settings, train=variant).text())
-
-
-def _print_once(text: str) -> None:
-    """Let the first process of a torchrun speak for all."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text)
-
-
-def _tune(settings: TuneSettings) -> None:
-    from activemri.training.search import search
-
-    print(search(settings, make_masks=lambda scans: _visited_masks(settings, scans)).text())
-
-
-def _open(settings: TrainReconstructorSettings, split: str) -> "SliceDataset":
-    from activemri.data.sources import open_dataset
-
-    return open_dataset(settings.data, split=split, matrix_size=settings.matrix)
-
-
-def _visited_masks(
-    settings: TrainReconstructorSettings | TuneSettings, scans: "SliceDataset"
-) -> "MaskSource":
-    """Masks that policies visit on these scans."""
-    from activemri.agents.visits import visit_masks
-
-    return visit_masks(
-        scans,
-        n_center_lines=settings.n_center_lines,
-        budget=settings.budget,
-        seed=settings.seed,
-        progress=True,
-    )
-
-
-def _train_order(settings: TrainOrderSettings) -> None:
-    from activemri.agents.fixed import LEARNERS
-    from activemri.data.index import progress
-    from activemri.data.slices import SliceList
-    from activemri.data.sources import open_dataset
-    from activemri.data.volumes import evenly_spaced
-    from activemri.envs.task import Task
-
-    _make_folder(settings.out)  # an error comes now rather than after hours
-    scans = open_dataset(
-        settings.data,
-        split="train",
-        matrix_size=settings.matrix,
-        slices_per_volume=settings.slices_per_volume,
-    )
-    task = Task(
-        data=scans,
-        reconstructor=settings.reconstructor,
-        n_center_lines=settings.n_center_lines,
-        budget=settings.budget,
-        metrics=(settings.metric,),
-    )
-    chosen = evenly_spaced(range(len(scans)), settings.max_fit_slices)
-    order = LEARNERS[settings.kind](
-        task.acquisition(scans),
-        SliceList([scans[i] for i in progress(chosen, f"Loading {scans.name}", unit="slice")]),
-        metric=settings.metric,
-        n_lines=settings.budget,
-        n_scans=settings.n_fit_scans,
-        seed=settings.seed,
-        progress=True,
-        data=settings.data,
-    )
-    print(order.save(settings.out / settings.kind))
-
-
-def _train_policy(settings: TrainPolicySettings) -> None:
-    from activemri.agents.learning.run import train_policy
-
-    print(train_policy(settings).text())
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"the output folder {path} cannot be made: {error.strerror}") from error
-
-
-def _train_alternating(settings: TrainAlternatingSettings) -> None:
-    from activemri.alternating import train_alternating
-
-    print(train_alternating(settings).text())
-
-
-def _demonstrate(settings: DemonstrateSettings) -> None:
-    from activemri.agents.learning.demonstrate import demonstrate
-
-    print(demonstrate(settings))
-
-
-def _inspect(settings: InspectSettings) -> None:
-    from activemri.data.inspection import format_inspection, inspect
-
-    found = inspect(settings.path, split_file=settings.split_file)
-    print(format_inspection(found, files=settings.files))
-
-
-def _split(settings: SplitSettings) -> None:
-    from activemri.data.split_file import draw_split_file
-
-    print(draw_split_file(settings))
-
-
-def _convert(settings: ConvertSettings) -> None:
-    from activemri.data.conversion import convert
-
-    print(convert(settings).text())
-
-
-def _card(settings: CardSettings) -> None:
-    from activemri.data.card import write_card
-
-    print(write_card(settings))
-
-
-def _throughput(settings: ThroughputSettings) -> None:
-    from activemri.benchmark.throughput import run_throughput
-
-    print(run_throughput(settings))
-
-
-COMMANDS: dict[type, Callable[[Any], None]] = {
-    BenchmarkSettings: _benchmark,
-    CalibrateSettings: _calibrate,
-    CurvesSettings: _curves,
-    DemoSettings: _demo,
-    TrainReconstructorSettings: _train_reconstructor,
-    TrainJointSettings: _train_joint,
-    TrainOrderSettings: _train_order,
-    TrainAlternatingSettings: _train_alternating,
-    DemonstrateSettings: _demonstrate,
-    TrainPolicySettings: _train_policy,
-    TuneSettings: _tune,
-    InspectSettings: _inspect,
-    SplitSettings: _split,
-    ConvertSettings: _convert,
-    CardSettings: _card,
-    ThroughputSettings: _throughput,
-}
-
-
-_RESUMABLE = (
-    TrainReconstructorSettings,
-    TrainPolicySettings,
-    TrainAlternatingSettings,
-    TuneSettings,
-)
-
-
-def _after_interrupt(settings: object) -> str:
-    """What the user can do after Ctrl-C."""
-    if isinstance(settings, BenchmarkSettings | ConvertSettings):
-        return "interrupted; start the same command again to continue"
-    if isinstance(settings, _RESUMABLE):
-        return "interrupted; start the same command with --resume to continue"
-    return "interrupted"
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """The settings of a command, from its defaults, ``--env ID``, and single options."""
+    import tyro
+
+    settings = _load(COMMANDS[name].settings)
+    env, rest = _take_env(arguments)
+    default = settings() if env is not None or hasattr(settings, "protocol") else None
+    if env is not None:
+        if not hasattr(default, "protocol"):
+            raise ValueError(f"activemri {name} takes no --env")
+        from activemri.registration import find_protocol
+
+        default = replace(default, protocol=find_protocol(env))
+    given = {} if default is None else {"default": default}
+    return tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
+
+
+def _take_env(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--env``, and the other arguments."""
+    rest, env = list(arguments), None
+    for place, word in enumerate(arguments):
+        if word.startswith("--env="):
+            env = word.removeprefix("--env=")
+            del rest[place]
+        elif word == "--env":
+            if place + 1 == len(arguments):
+                raise ValueError("--env: expected the id of an environment")
+            env = arguments[place + 1]
+            del rest[place : place + 2]
+        if env is not None:
+            break
+    return env, rest
+
+
+def _show_commands(arguments: Sequence[str]) -> int:
+    """The list of commands; an error for a command that there is not."""
+    group = " ".join(word for word in arguments if not word.startswith("-"))
+    shown = {n: c for n, c in COMMANDS.items() if n.startswith(group)} or COMMANDS
+    asked = not group or (shown is not COMMANDS and {"-h", "--help"} & set(arguments))
+    out = sys.stdout if asked else sys.stderr
+    if not asked:
+        print(f"activemri: error: unknown command {' '.join(arguments)!r}\n", file=out)
+    print("Acquire an MRI scan line by line.\n\nusage: activemri COMMAND [OPTIONS]\n", file=out)
+    width = max(map(len, shown))
+    for name, command in shown.items():
+        print(f"  {name:{width}}  {command.summary}", file=out)
+    print("\nEvery command has --help. `activemri --version` prints the version.", file=out)
+    return 0 if asked else 2
+
+
+def _load(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    loaded: Callable[..., Any] = getattr(import_module(module), name)
+    return loaded
 
 
 def _is_ours(error: Exception) -> bool:

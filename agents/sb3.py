@@ -3,7 +3,7 @@
     from sb3_contrib import MaskablePPO
     from activemri.agents.sb3 import make_sb3_env
 
-    env = make_sb3_env("ActiveMRI/Phantom-v0", n_envs=16, observation="lines")
+    env = make_sb3_env("ActiveMRI/Phantom-v0", num_envs=16, observation="lines")
     MaskablePPO("MultiInputPolicy", env).learn(20_000)
 
 Stable-Baselines3 has its own idea of a vector environment: finished scans begin anew within the
@@ -23,28 +23,29 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from activemri.envs.vector_env import ActiveMRIVectorEnv
-from activemri.registration import find_environment
+from activemri.envs.protocol import typed_as
+from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
+from activemri.registration import find_protocol
 
 # Options of a reset that may differ from scan to scan, see ActiveMRIVectorEnv.
 _PER_SCAN = ("index", "initial_mask")
 
 
-def make_sb3_env(id: str, *, n_envs: int = 16, **options: Any) -> "ActiveMRIVecEnv":
+@typed_as(VectorEnvOptions)
+def make_sb3_env(id: str, **options: Any) -> "ActiveMRIVecEnv":
     """An environment to pass to any algorithm of Stable-Baselines3.
 
     Args:
         id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0".
-        n_envs: scans side by side.
-        **options: `max_episode_steps`, `render_mode`, and those of
-            :class:`activemri.envs.task.Task`; they override those of the id.
+        **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
+            those of the id. `num_envs` is 16 unless given.
 
     Raises:
         ValueError: an unknown id or option.
     """
-    arguments = {**find_environment(id).arguments, **options}
+    wanted = {"num_envs": 16, **find_protocol(id).changes, **options}
     return ActiveMRIVecEnv(
-        ActiveMRIVectorEnv(n_envs, autoreset_mode=AutoresetMode.SAME_STEP, **arguments)
+        ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
     )
 
 
@@ -71,7 +72,7 @@ class ActiveMRIVecEnv(VecEnv):
                 "Stable-Baselines3 begins finished scans anew within the same step: make the "
                 f"environment with autoreset_mode='SameStep'; got {env.autoreset_mode.value!r}"
             )
-        if not env.task.to_numpy:
+        if not env.options.to_numpy:
             raise ValueError("Stable-Baselines3 takes NumPy arrays: leave to_numpy=False out")
         self.env = env
         self.reward_scale = reward_scale

@@ -17,8 +17,8 @@ from activemri.data.sources import open_dataset
 from activemri.envs import rendering
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.picture import scan_picture
+from activemri.envs.protocol import EnvOptions
 from activemri.envs.state import State
-from activemri.envs.task import Task
 
 SCAN = 6  # of the val split: an axial head with fine stripes
 
@@ -28,9 +28,9 @@ def main() -> None:
     torch.set_num_threads(1)
     scans = open_dataset("phantom", split="val")
     train = open_dataset("phantom", split="train")
-    task = Task(data=scans, reconstructor="cresnet", budget=24, n_center_lines=8)
-    protocol = task.acquisition(scans)
-    cheap = Task(data=scans, budget=24, n_center_lines=8).acquisition(scans)
+    task = EnvOptions(data=scans, reconstructor="cresnet", budget=24, n_center_lines=8)
+    protocol = task.scan(scans)
+    cheap = EnvOptions(data=scans, budget=24, n_center_lines=8).scan(scans)
     order = learn_lbcs_order(cheap, [train[i] for i in range(0, 200, 4)])
     policies: tuple[Policy, ...] = (FixedOrder(order, "lbcs"), make_policy("evaluator-greedy"))
     pictures = [last_frame(protocol, policy, scans[SCAN]) for policy in policies]

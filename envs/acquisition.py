@@ -16,22 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data.slices import Slice
+from activemri.data.slices import Slice, SliceDataset
 from activemri.envs import legality, starting
 from activemri.envs.course import Measuring, Record, Wanted
 from activemri.envs.imaging import Imaging
-from activemri.envs.imperfections import Imperfection
+from activemri.envs.imperfections import Imperfection, make_imperfection
+from activemri.envs.protocol import STANDARD_METRICS, ScanProtocol
+from activemri.envs.reward import TaskLoss, make_reward
 from activemri.envs.state import STOP, WASTE, State, references
-from activemri.metrics import find_metric
+from activemri.metrics import REGION_METRICS, find_metric
 from activemri.mri import lines
-from activemri.mri.geometry import CartesianGeometry
+from activemri.mri.geometry import CartesianGeometry, make_geometry
 from activemri.mri.operators import CartesianOperator
-from activemri.mri.sensitivity import FROM_START, CoilMaps
+from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
+from activemri.reconstruction.registry import make_reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.scoring import TaskFunction, add_lines, largest_magnitude
-
-STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,36 @@ class Acquisition:
             find_metric(name)
         self.geometry.center_lines(self.n_center_lines)
         object.__setattr__(self, "geometry", self.geometry.to(self.device))
+
+    @classmethod
+    def of(
+        cls,
+        protocol: ScanProtocol,
+        dataset: SliceDataset,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> "Acquisition":
+        """The scans of a data set under a protocol."""
+        reward = make_reward(protocol.reward)
+        wanted = [n for n in (*protocol.metrics, *reward.scores) if n != "uncertainty"]
+        if any(find_metric(name).needs == "region" for name in wanted):
+            wanted += REGION_METRICS  # one pass gives all of them
+        return cls(
+            geometry=make_geometry(
+                protocol.geometry, dataset.shape, lines_per_action=protocol.lines_per_action
+            ),
+            reconstructor=make_reconstructor(protocol.reconstructor, device=device),
+            budget=protocol.budget,
+            n_center_lines=protocol.n_center_lines,
+            n_random_lines=protocol.n_random_lines,
+            metrics=tuple(dict.fromkeys(wanted)),
+            device=device,
+            task=reward.loss if isinstance(reward, TaskLoss) else None,
+            imperfection=make_imperfection(
+                protocol.scanner, severity=protocol.severity, repeats=protocol.repeats
+            ),
+            coil_maps=make_coil_maps(protocol.sensitivity),
+        )
 
     @property
     def horizon(self) -> int:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from activemri.envs.episodes import Episodes
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions, typed_as
 
 
 class ActiveMRIEnv(gymnasium.Env[Any, Any]):
@@ -31,11 +31,11 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     reconstruction, the acquired lines, and the fraction of the budget that is left. Others by
     name: :mod:`activemri.envs.observation`. Nothing in them depends on what was not acquired.
 
-    With an `imperfection` (noise, motion or spikes, see :mod:`activemri.envs.imperfections`), what
-    is measured differs from the target's lines. A line then stays legal until it was measured
-    `repeats` times, every measurement costs one line of the budget and counts in `n_acquired`, and
-    observations have a part `repeats`, float32 (2, n_lines): how often each line was measured, and
-    how suspicious its last measurement looked to the scanner.
+    With a `scanner` that is not ideal (noisy, moving or spiking, see
+    :mod:`activemri.envs.imperfections`), what is measured differs from the target's lines. A line
+    then stays legal until it was measured `repeats` times, every measurement costs one line of the
+    budget and counts in `n_acquired`, and observations have a part `repeats`, float32 (2, n_lines):
+    how often each line was measured, and how suspicious its last measurement looked to the scanner.
 
     Rewards: by default the gain in SSIM; others by name: :mod:`activemri.envs.reward`. Summed over
     an episode they give the whole gain, minus `step_cost` for each action.
@@ -54,9 +54,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
 
     Args:
-        render_mode: "rgb_array", "ansi", or None. ("human" is what ``gymnasium.make`` gives on
-            top of "rgb_array".)
-        **options: see :class:`activemri.envs.task.Task`.
+        **options: the fields of :class:`activemri.envs.protocol.EnvOptions`.
 
     Raises:
         ValueError: for unknown names or options that do not fit together.
@@ -67,15 +65,11 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         "render_fps": 4,
     }
 
-    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"unknown render mode {render_mode!r}; "
-                f"choose from {', '.join(self.metadata['render_modes'])}"
-            )
-        self.render_mode = render_mode
-        self.task = Task.of(options)
-        self.episodes = Episodes(self.task, 1)
+    @typed_as(EnvOptions)
+    def __init__(self, **options: Any) -> None:
+        self.options = EnvOptions.of(options)
+        self.render_mode = self.options.render_mode
+        self.episodes = Episodes(self.options, 1)
         self.action_space = spaces.Discrete(self.episodes.n_actions)
         self.observation_space = self.episodes.observation_space
         self._running = False
@@ -138,7 +132,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a point saved by :meth:`state_dict`, in an environment of the same task."""
+        """Come back to a point saved by :meth:`state_dict` under the same protocol."""
         self.episodes.restore(0, state["episode"])
         self._running = state["running"]
         self.np_random.bit_generator.state = state["random"]
@@ -163,7 +157,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         return self._export(observation[0])
 
     def _export(self, value: Any) -> Any:
-        return value.cpu().numpy() if self.task.to_numpy else value
+        return value.cpu().numpy() if self.options.to_numpy else value
 
     def _info(self, *, ended: bool = False) -> dict[str, Any]:
         infos = self.episodes.infos([0], ended=ended)

@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from activemri.devices import usable
 from activemri.envs.acquisition import View
 from activemri.envs.legality import check_actions
+from activemri.envs.observation import Frame, make_observation
+from activemri.envs.protocol import EnvOptions
 from activemri.envs.reset_options import choose_scans, start_masks
 from activemri.envs.reward import make_reward
 from activemri.envs.state import IDLE, STOP, WASTE, State, kind
-from activemri.envs.task import Task
 
 Infos = dict[str, NDArray[Any]]  # one row an episode
 
@@ -42,19 +44,21 @@ class Group:
 
 
 class Episodes:
-    """Episodes of one task, stepped together.
+    """Episodes of one protocol, stepped together.
 
     Scans of one kind form a batch: one reconstruction a step. If the scans of the data differ in
     size, there is one batch for each size.
     """
 
-    def __init__(self, task: Task, n: int) -> None:
-        self.task = task
-        self.dataset = task.dataset()
-        self.acquisition = task.acquisition(self.dataset)
+    def __init__(self, options: EnvOptions, n: int) -> None:
+        self.options = options
+        usable(options.device)  # to be told before scans are opened
+        self.dataset = options.dataset()
+        self.acquisition = options.scan(self.dataset, device=options.device)
         self.geometry = self.acquisition.geometry
-        self.observation, self.frame = task.seen_by(self.dataset, self.geometry)
-        self.reward = make_reward(task.reward)
+        self.observation = make_observation(options.observation)
+        self.frame = Frame.of(self.dataset, self.acquisition)
+        self.reward = make_reward(options.reward)
         self.n = n
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.history: list[list[float]] = [[] for _ in range(n)]
@@ -66,7 +70,7 @@ class Episodes:
     @property
     def n_actions(self) -> int:
         """Actions, STOP included."""
-        return self.geometry.n_actions + self.task.stop_action
+        return self.geometry.n_actions + self.options.stop_action
 
     @property
     def score_name(self) -> str:
@@ -130,7 +134,7 @@ class Episodes:
             before = group.state.scores
             group.state = self.acquisition.acquire(group.state, plan)
             earned = self.reward(before, group.state.scores)
-            cost = self.task.step_cost * ((plan >= 0) | (plan == WASTE)).double()
+            cost = self.options.step_cost * ((plan >= 0) | (plan == WASTE)).double()
             rewards[group.rows] = (torch.where(plan >= 0, earned, 0.0) - cost).cpu().numpy()
             finished[group.rows] = group.state.finished.cpu().numpy()
             self.illegal[group.rows] = (plan == WASTE).cpu().numpy()
@@ -162,8 +166,8 @@ class Episodes:
         else:
             infos = self._gather_infos(rows)
         infos["illegal_action"] = self.illegal[rows]
-        if self.task.tr is not None:
-            infos["time"] = np.array([self.task.tr * self._n_shots(row) for row in rows])
+        if self.options.tr is not None:
+            infos["time"] = np.array([self.options.tr * self._n_shots(row) for row in rows])
         if ended:
             infos["auc"] = np.array([self.auc(row) for row in rows])
         return infos
@@ -286,7 +290,7 @@ class Episodes:
                 f"actions are 0 to {self.n_actions - 1}; got {int(wanted[outside][0])}"
             )
         plan = torch.where(self._stops(wanted), STOP, wanted)
-        if self.task.invalid_action == "noop":
+        if self.options.invalid_action == "noop":
             possible = plan.clamp(0, self.geometry.n_actions - 1)
             legal = group.state.legal.gather(1, possible[:, None]).squeeze(1)
             plan = torch.where((plan >= 0) & ~legal, WASTE, plan)
@@ -294,7 +298,7 @@ class Episodes:
 
     def _stops(self, actions: Tensor) -> Tensor:
         """Which actions, of any shape, are the one that ends the scan."""
-        return (actions == self.geometry.n_actions) & self.task.stop_action
+        return (actions == self.geometry.n_actions) & self.options.stop_action
 
     def _place(self, rows: list[int], state: State) -> None:
         """Give episodes new scans: in place where the kind stays, else by regrouping."""
@@ -369,7 +373,7 @@ class Episodes:
 
     def _group_infos(self, state: State, view: View) -> Infos:
         legal = state.legal.to(torch.int8).cpu().numpy()
-        if self.task.stop_action:
+        if self.options.stop_action:
             legal = np.concatenate([legal, np.ones((len(state), 1), np.int8)], axis=1)
         return {
             **{name: values.cpu().numpy() for name, values in state.scores.items()},

@@ -289,19 +289,19 @@ class Spikes:
 
 #: Imperfections by name, made of `severity` and `repeats`.
 IMPERFECTIONS: dict[str, Callable[..., Imperfection]] = {
-    "noise": Noise,
-    "motion": Motion,
-    "spikes": Spikes,
+    "noisy": Noise,
+    "moving": Motion,
+    "spiking": Spikes,
 }
 
 
 def make_imperfection(
-    imperfection: str | Imperfection | None,
+    imperfection: str | Imperfection,
     *,
     severity: float | None = None,
     repeats: int | None = None,
 ) -> Imperfection | None:
-    """The imperfection of that name; an object, or None for an ideal scanner, is taken as it is.
+    """The imperfection of that name, None for "ideal"; an object is taken as it is.
 
     Args:
         imperfection: name or object.
@@ -314,17 +314,18 @@ def make_imperfection(
     numbers = {"severity": severity, "repeats": repeats}
     given = {name: value for name, value in numbers.items() if value is not None}
     if isinstance(imperfection, str):
-        if imperfection not in IMPERFECTIONS:
+        if imperfection not in ("ideal", *IMPERFECTIONS):
             raise ValueError(
-                f"unknown imperfection {imperfection!r}; choose from {', '.join(IMPERFECTIONS)}"
+                f"unknown scanner {imperfection!r}; choose from ideal, {', '.join(IMPERFECTIONS)}"
             )
-        return IMPERFECTIONS[imperfection](**given)
+        if imperfection != "ideal":
+            return IMPERFECTIONS[imperfection](**given)
     if given:
         raise ValueError(
-            f"{' and '.join(given)} go with the name of an imperfection, one of "
-            f"{', '.join(IMPERFECTIONS)}; got imperfection={imperfection!r}"
+            f"{' and '.join(given)} go with the name of a scanner, one of "
+            f"{', '.join(IMPERFECTIONS)}; got scanner={imperfection!r}"
         )
-    return imperfection
+    return None if isinstance(imperfection, str) else imperfection
 
 
 def _at_rest(start: Start, level: Tensor) -> Conditions:

@@ -16,7 +16,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from activemri.envs.acquisition import View
+from activemri.data.slices import SliceDataset
+from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.line_features import N_FEATURES, line_features
 from activemri.mri import fourier
 from activemri.scoring import center_crop
@@ -45,6 +46,19 @@ class Frame:
     n_coils: int
     n_lines: int
     repeats: int = 1
+
+    @classmethod
+    def of(cls, dataset: SliceDataset, acquisition: Acquisition) -> "Frame":
+        """The frame of scans that are acquired in a certain way."""
+        targets = [dataset.describe(i).target_shape for i in range(len(dataset))]
+        imperfection = acquisition.imperfection
+        return cls(
+            shape=dataset.shape,
+            target_shape=(max(h for h, _ in targets), max(w for _, w in targets)),
+            n_coils=dataset.n_coils,
+            n_lines=acquisition.geometry.n_lines,
+            repeats=1 if imperfection is None else imperfection.repeats,
+        )
 
 
 class Observation(Protocol):

@@ -194,7 +194,7 @@ class Replay:
 
     def _see(self, state: State) -> tuple[Any, Tensor]:
         """Observations, and legal actions with STOP as the last if there is one."""
-        stop = state.legal.new_ones((len(state), int(self.episodes.task.stop_action)))
+        stop = state.legal.new_ones((len(state), int(self.episodes.options.stop_action)))
         view = self.acquisition.view(state)
         observation = self.episodes.observation(view, self.episodes.frame)
         return observation, torch.cat([state.legal, stop], dim=1)

@@ -1,6 +1,7 @@
 """Many scans at a time: the natively batched Gymnasium vector environment."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,24 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from activemri.envs.episodes import Episodes, Infos
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions, typed_as
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VectorEnvOptions(EnvOptions):
+    """An environment of many scans side by side."""
+
+    num_envs: int = 1
+    """Scans side by side."""
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP
+    """Next step of finished scans: NextStep, SameStep, Disabled."""
+    max_episode_steps: int | None = None
+    """Truncate episodes after so many actions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1; got {self.num_envs}")
 
 
 class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
@@ -25,11 +43,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     some of the scans only.
 
     Args:
-        num_envs: scans side by side.
-        autoreset_mode: what happens to finished scans: NEXT_STEP (default), SAME_STEP, DISABLED.
-        max_episode_steps: truncate episodes after so many actions.
-        render_mode: "rgb_array", "ansi", or None.
-        **options: see :class:`activemri.envs.task.Task`.
+        **options: the fields of :class:`VectorEnvOptions`.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
@@ -37,24 +51,15 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         "render_fps": 4,
     }
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        **options: Any,
-    ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1; got {num_envs}")
-        self.num_envs = num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+    @typed_as(VectorEnvOptions)
+    def __init__(self, **options: Any) -> None:
+        self.options = VectorEnvOptions.of(options)
+        self.num_envs = num_envs = self.options.num_envs
+        self.autoreset_mode = AutoresetMode(self.options.autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = render_mode
-        self.max_episode_steps = max_episode_steps
-        self.task = Task.of(options)
-        self.episodes = Episodes(self.task, num_envs)
+        self.render_mode = self.options.render_mode
+        self.max_episode_steps = self.options.max_episode_steps
+        self.episodes = Episodes(self.options, num_envs)
         self.single_action_space = spaces.Discrete(self.episodes.n_actions)
         self.single_observation_space = self.episodes.observation_space
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -149,7 +154,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a point saved by :meth:`state_dict`, in an environment of the same task."""
+        """Come back to a point saved by :meth:`state_dict` under the same protocol."""
         for row, saved in enumerate(state["episodes"]):
             self.episodes.restore(row, saved)
             self._generators[row].bit_generator.state = state["random"][row]
@@ -255,7 +260,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _observe(self) -> Any:
         observation = self.episodes.observe()
-        if not self.task.to_numpy:
+        if not self.options.to_numpy:
             return observation
         if isinstance(observation, dict):
             return {key: value.cpu().numpy() for key, value in observation.items()}

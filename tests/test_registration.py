@@ -31,7 +31,7 @@ def test_the_ids_that_others_rely_on_are_registered() -> None:
 def test_a_spec_survives_json(environment: Environment) -> None:
     spec = gymnasium.spec(environment.id)
     again = gymnasium.envs.registration.EnvSpec.from_json(spec.to_json())
-    assert again.kwargs == spec.kwargs == environment.keywords
+    assert again.kwargs == spec.kwargs == environment.protocol.changes
     assert (again.entry_point, again.vector_entry_point) == (
         "activemri.envs.env:ActiveMRIEnv",
         "activemri.envs.vector_env:ActiveMRIVectorEnv",

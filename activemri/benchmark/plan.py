@@ -292,7 +292,7 @@ class Plan:
     def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Acquisition:
         metrics = tuple(dict.fromkeys((*METRICS, self.metric)))
         task = self.scenario.task(dataset, reconstructor=reconstructor, metrics=metrics)
-        return task.acquisition(dataset)
+        return task.scan(dataset)
 
     def _check_policy(self, label: str, reconstructor: str, member: int) -> None:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
+from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import make_reward
-from activemri.envs.task import Task
-from activemri.registration import find_environment
+from activemri.registration import find_protocol
 from activemri.settings import BenchmarkSettings
 
 #: What holds where neither a command nor an id says anything.
@@ -38,7 +38,7 @@ class Scenario:
         matrix: rows and columns of every scan, or None for native sizes.
         step_cost: price of an action in units of the score.
         metric: the score that counts first.
-        options: of :class:`activemri.envs.task.Task`, all others that are set.
+        options: of :class:`activemri.envs.protocol.ScanProtocol`, all others that are set.
     """
 
     env: str | None
@@ -66,7 +66,7 @@ class Scenario:
         }
         options: dict[str, Any] = dict(_DEFAULTS)
         if settings.env is not None:
-            options |= find_environment(settings.env).arguments
+            options |= find_protocol(settings.env).changes
         options |= _parsed(settings.options)
         options |= {name: value for name, value in given.items() if value is not None}
         if settings.budget != "env":
@@ -110,9 +110,11 @@ class Scenario:
             n_subjects=n_subjects,
             **{name: self.options[name] for name in _OF_DATA if name in self.options},
         )
-        return Task.of({**self._options, "data": scans}).dataset()
+        return EnvOptions.of({**self._options, "data": scans}).dataset()
 
-    def task(self, dataset: SliceDataset, *, reconstructor: str, metrics: tuple[str, ...]) -> Task:
+    def task(
+        self, dataset: SliceDataset, *, reconstructor: str, metrics: tuple[str, ...]
+    ) -> EnvOptions:
         """The same with given scans, one of the reconstructors, and at least these scores."""
         own = tuple(self.options.get("metrics", ()))
         options = {
@@ -123,7 +125,7 @@ class Scenario:
             "step_cost": self.step_cost,
         }
         wanted = {"metrics": tuple(dict.fromkeys((*metrics, *own)))}
-        return Task.of({**self._options, **options, **wanted})
+        return EnvOptions.of({**self._options, **options, **wanted})
 
     @property
     def _options(self) -> dict[str, Any]:

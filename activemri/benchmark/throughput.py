@@ -97,7 +97,9 @@ def _rate(work: Callable[[], int], seconds: float) -> float:
 
 def _vector_steps(scans: list[Slice]) -> Callable[[], int]:
     """Steps of the whole environment: observation, reward, scores, infos, autoreset."""
-    env = ActiveMRIVectorEnv(len(scans), data=SliceList(scans), n_center_lines=8, budget=48)
+    env = ActiveMRIVectorEnv(
+        num_envs=len(scans), data=SliceList(scans), n_center_lines=8, budget=48
+    )
     env.reset(seed=0)
     generator = np.random.default_rng(0)
     n_actions = env.episodes.n_actions
@@ -124,7 +126,9 @@ def _obvious_steps(scans: list[Slice]) -> Callable[[], int]:
 
 def _oracle(scan: Slice) -> Callable[[], int]:
     """One-step oracle over all columns: one call is one decision."""
-    env = ActiveMRIVectorEnv(1, data=SliceList([scan]), n_center_lines=8, metrics=("ssim",))
+    env = ActiveMRIVectorEnv(
+        num_envs=1, data=SliceList([scan]), n_center_lines=8, metrics=("ssim",)
+    )
     env.reset(seed=0)
     every = np.arange(scan.shape[1])[None]
 

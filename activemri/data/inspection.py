@@ -10,6 +10,7 @@ from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
 from activemri.data.splits import assign_splits, usual_order
 from activemri.data.survey import Survey, survey
+from activemri.settings import InspectSettings
 from activemri.tables import format_table
 
 MAX_FILES = 24  # more files than this are shown in groups
@@ -66,6 +67,12 @@ def inspect(path: str | Path, *, split_file: str | Path | None = None) -> Inspec
     except ValueError as error:
         split_problem = str(error)
     return Inspection(path, index, surveys, splits, split_problem)
+
+
+def run_inspection(settings: InspectSettings) -> str:
+    """`activemri data inspect`."""
+    found = inspect(settings.path, split_file=settings.split_file)
+    return format_inspection(found, files=settings.files)
 
 
 def format_inspection(inspection: Inspection, *, files: bool = False) -> str:

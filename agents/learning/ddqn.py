@@ -170,7 +170,7 @@ class DoubleDQN(DQN):
                 "cache_bytes": settings.cache_mb * 1_000_000,
                 "unit_of": settings.burn_in if settings.in_units else 0,
             },
-            device=env.env.task.device,
+            device=env.env.options.device,
         )
         self.exploration_schedule = self._epsilon
         self.set_logger(Logger(folder=None, output_formats=[]))
@@ -358,7 +358,7 @@ def make_environment(
         to_numpy=True,
     )
     options = {name: getattr(task, name) for name in task.__dataclass_fields__}
-    env = ActiveMRIVectorEnv(n_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options)
+    env = ActiveMRIVectorEnv(num_envs=n_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options)
     made = ActiveMRIVecEnv(env)
     made.seed(workplace.seed)
     return made

@@ -31,7 +31,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     task = make_task(settings, split=settings.split)
-    if task.imperfection is not None:
+    if task.scanner != "ideal":
         raise ValueError(
             f"--env {settings.env}: its scans depend on when each line was measured and on what "
             "noise was drawn, and a table of masks cannot say that; expected an environment "

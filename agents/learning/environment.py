@@ -5,16 +5,16 @@ from typing import Any
 
 from activemri.data.slices import SliceDataset
 from activemri.envs.acquisition import Acquisition
+from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import make_reward
-from activemri.envs.task import Task
 from activemri.metrics import find_metric
-from activemri.registration import find_environment
+from activemri.registration import find_protocol
 from activemri.settings import EnvironmentSettings
 
 
 def make_task(
     settings: EnvironmentSettings, *, split: str, scans: SliceDataset | None = None
-) -> Task:
+) -> EnvOptions:
     """Options of an environment.
 
     Args:
@@ -26,7 +26,7 @@ def make_task(
         ValueError: an id that is not ours, or one that needs data and has none.
     """
     options = environment_options(settings)
-    task = Task.of({**options, "split": split})
+    task = EnvOptions.of({**options, "split": split})
     return task if scans is None else replace(task, data=scans)
 
 
@@ -45,11 +45,11 @@ def environment_options(settings: EnvironmentSettings) -> dict[str, Any]:
         "sensitivity": settings.sensitivity,
         "step_cost": settings.step_cost,
     }
-    options: dict[str, Any] = dict(find_environment(settings.env).arguments)
+    options: dict[str, Any] = dict(find_protocol(settings.env).changes)
     options |= {name: value for name, value in given.items() if value is not None}
     if options.get("step_cost", 0.0) > 0:
         options["stop_action"] = True
-    if options["data"] is None:
+    if options.get("data", "") is None:
         raise ValueError(f"--env {settings.env} needs scans: say where they are with --data PATH")
     if settings.metric is not None:
         better = find_metric(settings.metric).higher_is_better
@@ -57,14 +57,14 @@ def environment_options(settings: EnvironmentSettings) -> dict[str, Any]:
     return {**options, "device": settings.device}
 
 
-def metric_of(settings: EnvironmentSettings, task: Task) -> str:
+def metric_of(settings: EnvironmentSettings, task: EnvOptions) -> str:
     """What to improve: what settings name, or else the score that the environment rewards."""
     rewarded = [name for name in make_reward(task.reward).scores if name != "uncertainty"]
     return settings.metric or (rewarded[0] if rewarded else "ssim")
 
 
-def lean_acquisition(task: Task, scans: SliceDataset, *, metric: str) -> Acquisition:
+def lean_acquisition(task: EnvOptions, scans: SliceDataset, *, metric: str) -> Acquisition:
     """The scan protocol with no other scores than are needed: each costs time."""
-    acquisition = task.acquisition(scans)
+    acquisition = task.scan(scans, device=task.device)
     rewarded = [name for name in make_reward(task.reward).scores if name in acquisition.metrics]
     return replace(acquisition, metrics=tuple(dict.fromkeys([metric, *rewarded])))

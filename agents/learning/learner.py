@@ -8,7 +8,7 @@ from activemri.agents.policy import Policy
 from activemri.data.slices import SliceDataset
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.observation import Frame
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions
 
 
 class DivergedError(ValueError):
@@ -37,7 +37,7 @@ class Workplace:
         on_progress: told how many states were collected, while that takes long.
     """
 
-    task: Task
+    task: EnvOptions
     scans: SliceDataset
     acquisition: Acquisition
     metric: str
@@ -50,7 +50,7 @@ class Workplace:
     @property
     def frame(self) -> Frame:
         """Sizes that hold every scan."""
-        return self.task.seen_by(self.scans, self.acquisition.geometry)[1]
+        return Frame.of(self.scans, self.acquisition)
 
 
 class Learner(Protocol):

@@ -28,6 +28,7 @@ from activemri.agents.learning.networks import first_network, policy_of
 from activemri.agents.sb3 import ActiveMRIVecEnv
 from activemri.agents.sb3_policies import ScoringNetwork
 from activemri.construction import seeded
+from activemri.envs.observation import make_observation
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
 _LAST_RATE = 0.05  # of the learning rate, as a share of the first
@@ -249,9 +250,7 @@ def starting_network(workplace: Workplace, settings: SB3Settings) -> ScoringNetw
 
 def _image_network(workplace: Workplace, settings: SB3Settings) -> ImageNetwork:
     geometry = workplace.acquisition.geometry
-    task = replace(workplace.task, observation=settings.observation)
-    observation, frame = task.seen_by(workplace.scans, geometry)
-    parts: Any = observation.space(frame)
+    parts: Any = make_observation(settings.observation).space(workplace.frame)
     if "image" not in getattr(parts, "keys", dict)():
         raise ValueError(
             f"--learner observation={settings.observation}: expected one of lines, image, "
@@ -282,7 +281,9 @@ def make_environment(
         invalid_action="noop",
         to_numpy=True,
     )
-    env = ActiveMRIVectorEnv(settings.n_envs, autoreset_mode=AutoresetMode.SAME_STEP, **vars(task))
+    env = ActiveMRIVectorEnv(
+        num_envs=settings.n_envs, autoreset_mode=AutoresetMode.SAME_STEP, **vars(task)
+    )
     return ActiveMRIVecEnv(env, reward_scale=settings.reward_scale)
 
 

@@ -33,7 +33,7 @@ def options(**changes: Any) -> dict[str, Any]:
 
 def adapted(n: int = N, **changes: Any) -> ActiveMRIVecEnv:
     return ActiveMRIVecEnv(
-        ActiveMRIVectorEnv(n, autoreset_mode=AutoresetMode.SAME_STEP, **options(**changes))
+        ActiveMRIVectorEnv(num_envs=n, autoreset_mode=AutoresetMode.SAME_STEP, **options(**changes))
     )
 
 
@@ -148,7 +148,7 @@ def test_what_concerns_all_scans_is_not_asked_of_one() -> None:
 
 def test_environments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="SameStep"):
-        ActiveMRIVecEnv(ActiveMRIVectorEnv(2, **options()))
+        ActiveMRIVecEnv(ActiveMRIVectorEnv(num_envs=2, **options()))
     with pytest.raises(ValueError, match="to_numpy"):
         adapted(to_numpy=False)
 
@@ -176,8 +176,8 @@ def test_frames_are_drawn_for_all_scans() -> None:
 
 
 def test_a_registered_environment_learns_in_seconds_with_its_returns_logged() -> None:
-    changes = {"data": equal_scans(), "reconstructor": "zero-filled", "budget": 4}
-    env = make_sb3_env("ActiveMRI/Phantom-v0", n_envs=4, observation="lines", **changes)
+    changes: dict[str, Any] = {"data": equal_scans(), "reconstructor": "zero-filled", "budget": 4}
+    env = make_sb3_env("ActiveMRI/Phantom-v0", num_envs=4, observation="lines", **changes)
     model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu")
     started = time.process_time()
     model.learn(64)

@@ -5,7 +5,7 @@ from activemri.agents.learned import LearnedPolicy
 from activemri.agents.registry import SHIPPED, make_policy
 from activemri.agents.rollout import rollout
 from activemri.data.sources import open_dataset
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -14,10 +14,10 @@ def test_a_policy_that_ships_beats_low_frequency_first_on_validation_phantoms(na
     assert isinstance(policy, LearnedPolicy)
     assert policy.name == name
     scans = open_dataset("phantom", split="val", matrix_size=128)
-    task = Task(data=scans, reconstructor="cresnet", budget=12, metrics=("ssim",))
+    task = EnvOptions(data=scans, reconstructor="cresnet", budget=12, metrics=("ssim",))
     slices = [scans[index] for index in (0, 9, 18, 27)]
     ours, theirs = (
-        rollout(task.acquisition(scans), one, slices).area("ssim").mean()
+        rollout(task.scan(scans), one, slices).area("ssim").mean()
         for one in (policy, heuristic.low_frequency_first())
     )
     assert ours > theirs + 0.01

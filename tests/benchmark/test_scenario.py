@@ -3,22 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import gymnasium
 import pytest
 
 from activemri import registration
 from activemri.benchmark.scenario import Scenario
 from activemri.data.sources import open_dataset
-from activemri.registration import ENVIRONMENTS, Environment, find_environment
+from activemri.registration import find_protocol
 from activemri.settings import BenchmarkSettings
 
 
 @pytest.fixture
-def priced(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def priced() -> Iterator[str]:
     """An id with options of all kinds."""
     keywords = {"data": "phantom", "budget": 6, "lines_per_action": 2, "step_cost": 0.01}
-    environment = Environment("Priced", "for this test", keywords)  # type: ignore[arg-type]
-    monkeypatch.setattr(registration, "ENVIRONMENTS", (*ENVIRONMENTS, environment))
-    yield environment.id
+    gymnasium.register("Mine/Priced-v0", entry_point=registration.ENTRY_POINT, kwargs=keywords)
+    yield "Mine/Priced-v0"
+    del gymnasium.registry["Mine/Priced-v0"]
 
 
 def test_without_an_id_the_old_defaults_hold() -> None:
@@ -47,14 +48,14 @@ def test_further_options_reach_the_acquisition(priced: str) -> None:
     scenario = Scenario.of(BenchmarkSettings(env=priced, matrix=24))
     scans = open_dataset("phantom", split="test", matrix_size=24)
     task = scenario.task(scans, reconstructor="zero-filled", metrics=("psnr",))
-    assert task.acquisition(scans).geometry.groups.shape[1] == 2
+    assert task.scan(scans).geometry.groups.shape[1] == 2
     assert (task.budget, task.step_cost) == (6, 0.01)
-    assert {"psnr", "ssim"} <= set(task.acquisition(scans).metrics)
+    assert {"psnr", "ssim"} <= set(task.scan(scans).metrics)
 
 
 def test_unknown_ids_and_missing_scans_are_told() -> None:
     with pytest.raises(ValueError, match=r"unknown environment 'Phantom'; expected one of ActiveM"):
-        find_environment("Phantom")
+        find_protocol("Phantom")
     with pytest.raises(ValueError, match="needs scans: say where they are with --data"):
         Scenario.of(BenchmarkSettings(env="ActiveMRI/HDF5-v0"))
 

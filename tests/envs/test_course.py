@@ -227,9 +227,7 @@ def test_in_ideal_scans_all_legal_actions_are_due() -> None:
 
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_observations_tell_how_often_lines_were_measured(kind: str) -> None:
-    env = ActiveMRIEnv(
-        data=equal_scans(), imperfection="spikes", repeats=3, budget=5, observation=kind
-    )
+    env = ActiveMRIEnv(data=equal_scans(), scanner="spiking", repeats=3, budget=5, observation=kind)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     observation, *_ = env.step(2)
@@ -247,7 +245,7 @@ def test_observations_tell_how_often_lines_were_measured(kind: str) -> None:
 def vector_options(kind: str) -> dict[str, Any]:
     return {
         "data": mixed_scans(),
-        "imperfection": KINDS[kind],
+        "scanner": KINDS[kind],
         "budget": 5,
         "n_center_lines": 3,
         "n_random_lines": 1,
@@ -256,7 +254,7 @@ def vector_options(kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_episode_goes_on_as_it_would_have(kind: str) -> None:
-    env = ActiveMRIVectorEnv(3, **vector_options(kind))
+    env = ActiveMRIVectorEnv(num_envs=3, **vector_options(kind))
     env.reset(seed=0)
     plan = np.random.default_rng(0).integers(3, 9, (6, 3))  # repeats among them
     for actions in plan[:2]:
@@ -270,7 +268,7 @@ def test_a_saved_episode_goes_on_as_it_would_have(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_replay_rebuilds_what_was_seen(kind: str) -> None:
-    env = ActiveMRIVectorEnv(4, **vector_options(kind))
+    env = ActiveMRIVectorEnv(num_envs=4, **vector_options(kind))
     replay = Replay(40, env.episodes)
     live = fill(env, replay, steps=9)
     assert_rebuilt(replay.rebuild(np.arange(len(live))), live)
@@ -278,14 +276,14 @@ def test_a_replay_rebuilds_what_was_seen(kind: str) -> None:
 
 
 def test_protocols_of_ideal_scans_remember_no_log() -> None:
-    env = ActiveMRIVectorEnv(4, data=mixed_scans(), budget=4)
+    env = ActiveMRIVectorEnv(num_envs=4, data=mixed_scans(), budget=4)
     env.reset(seed=0)
     assert Points.of(env.episodes).log.shape == (4, 0)
     assert Acquisition(env.episodes.geometry, random_weights("zero-filled")).horizon == 0
 
 
 def test_the_same_slice_meets_other_noise_in_other_episodes() -> None:
-    env = ActiveMRIEnv(data=equal_scans(1), imperfection="noise", n_center_lines=4, budget=3)
+    env = ActiveMRIEnv(data=equal_scans(1), scanner="noisy", n_center_lines=4, budget=3)
     scores = [env.reset(seed=seed)[1]["ssim"] for seed in (0, 1, 0)]
     assert scores[0] == scores[2] != scores[1]
 

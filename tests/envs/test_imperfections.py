@@ -198,10 +198,10 @@ def test_strong_spikes_look_suspicious_and_clean_lines_do_not() -> None:
 
 
 def test_imperfections_are_made_by_name_with_their_numbers() -> None:
-    assert set(IMPERFECTIONS) == {"noise", "motion", "spikes"}
-    assert make_imperfection("noise", severity=0.1, repeats=2) == Noise(0.1, 2)
-    assert make_imperfection("motion") == Motion()
-    assert make_imperfection(None) is None
+    assert set(IMPERFECTIONS) == {"noisy", "moving", "spiking"}
+    assert make_imperfection("noisy", severity=0.1, repeats=2) == Noise(0.1, 2)
+    assert make_imperfection("moving") == Motion()
+    assert make_imperfection("ideal") is None
     own = Spikes(0.5, strength=2.0)
     assert make_imperfection(own) is own
 
@@ -209,13 +209,13 @@ def test_imperfections_are_made_by_name_with_their_numbers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"imperfection": "rain"}, "unknown imperfection 'rain'; choose from noise, motion"),
-        ({"imperfection": None, "repeats": 2}, "repeats go with the name"),
+        ({"imperfection": "rain"}, "unknown scanner 'rain'; choose from ideal, noisy"),
+        ({"imperfection": "ideal", "repeats": 2}, "repeats go with the name"),
         ({"imperfection": Noise(), "severity": 0.1}, "severity go with the name"),
-        ({"imperfection": "noise", "repeats": 0}, "repeats must be a whole number"),
-        ({"imperfection": "noise", "repeats": 1.5}, "repeats must be a whole number"),
-        ({"imperfection": "motion", "severity": -1.0}, "severity must be a finite"),
-        ({"imperfection": "spikes", "severity": 1.5}, "probability"),
+        ({"imperfection": "noisy", "repeats": 0}, "repeats must be a whole number"),
+        ({"imperfection": "noisy", "repeats": 1.5}, "repeats must be a whole number"),
+        ({"imperfection": "moving", "severity": -1.0}, "severity must be a finite"),
+        ({"imperfection": "spiking", "severity": 1.5}, "probability"),
     ],
 )
 def test_wrong_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -29,10 +29,10 @@ from activemri.envs.imperfections import (
     Start,
 )
 from activemri.envs.observation import OBSERVATIONS, Frame, Image
+from activemri.envs.protocol import EnvOptions
 from activemri.envs.state import State
-from activemri.envs.task import Task
 from activemri.evaluator import Evaluator
-from activemri.mri.geometry import GEOMETRIES, CartesianGeometry, make_geometry
+from activemri.mri.geometry import GEOMETRIES, make_geometry
 from activemri.mri.sensitivity import ESTIMATORS, CoilMaps
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
@@ -364,6 +364,4 @@ def _leaves(observation: Any) -> list[Any]:
 
 def test_the_sizes_of_an_observation_come_from_headers_and_not_from_samples() -> None:
     data = SliceList([original("one coil")])
-    geometry: CartesianGeometry = make_geometry("columns", data.shape)
-    _, frame = Task(data=data).seen_by(data, geometry)
-    assert frame == Frame((11, 13), (9, 10), 1, 13)
+    assert Frame.of(data, EnvOptions(data=data).scan(data)) == Frame((11, 13), (9, 10), 1, 13)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.data.slices import Slice, SliceList
+from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.observation import (
     BOUND,
@@ -18,7 +18,6 @@ from activemri.envs.observation import (
     make_observation,
     to_uint8,
 )
-from activemri.envs.task import Task
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from tests.envs.scans import Unsure, mixed_scans, scan
@@ -29,7 +28,7 @@ def seen(scans: list[Slice], kind: str, *, steps: int = 0) -> tuple[Any, View, F
     data = mixed_scans()
     geometry = make_geometry("columns", data.shape)
     acquisition = Acquisition(geometry, Unsure(), n_center_lines=3)
-    observation, frame = Task(data=data, observation=kind).seen_by(data, geometry)
+    observation, frame = make_observation(kind), Frame.of(data, acquisition)
     state = acquisition.start(scans)
     for _ in range(steps):
         state = acquisition.acquire(state, state.legal.long().argmax(dim=1))
@@ -161,8 +160,3 @@ def test_an_observation_may_be_an_object_of_ones_own() -> None:
 
     mine = Budget()
     assert make_observation(mine) is mine
-    data = SliceList([scan(0)])
-    observation, _ = Task(data=data, observation=mine).seen_by(
-        data, make_geometry("columns", data.shape)
-    )
-    assert observation is mine

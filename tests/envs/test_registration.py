@@ -64,9 +64,9 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str,
     """An id and the arguments with which it can be made here."""
     environment: Environment = request.param
     options: dict[str, Any] = {}
-    if environment.needs_data:
+    if environment.protocol.data is None:
         options = SMALL | {"data": str(DATA[environment.name](tmp_path / "data")), "split": "all"}
-    elif environment.keywords.get("reconstructor") == "unet" and not SHIPPED.is_file():
+    elif environment.protocol.reconstructor == "unet" and not SHIPPED.is_file():
         pytest.skip("the package was built without the weights of its U-Net")
     return PREFIX + f"{environment.name}-v{environment.version}", options
 
@@ -134,7 +134,7 @@ def test_torch_observations_go_with_the_passive_checker_off() -> None:
 
 def test_ids_of_files_say_that_they_need_a_path() -> None:
     for environment in ENVIRONMENTS:
-        if environment.needs_data:
+        if environment.protocol.data is None:
             with pytest.raises(ValueError, match="pass data=PATH"):
                 gymnasium.make(f"activemri:{environment.id}")
 
@@ -155,7 +155,7 @@ def test_a_spec_with_options_survives_json(tmp_path: Path) -> None:
     assert env.spec is not None
     again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
     assert_same(again.reset(seed=0), env.reset(seed=0))
-    assert again.unwrapped.task.reward == "delta_psnr"  # type: ignore[attr-defined]
+    assert again.unwrapped.options.reward == "delta_psnr"  # type: ignore[attr-defined]
     assert again.observation_space == env.observation_space
 
 

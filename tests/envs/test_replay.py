@@ -23,7 +23,7 @@ def vector_env(**changes: Any) -> ActiveMRIVectorEnv:
         "n_center_lines": 3,
         "n_random_lines": 1,
     }
-    return ActiveMRIVectorEnv(N, **(options | changes))
+    return ActiveMRIVectorEnv(num_envs=N, **(options | changes))
 
 
 def fill(
@@ -35,7 +35,7 @@ def fill(
     for _ in range(steps):
         points = Points.of(env.episodes, env.awaiting_reset)
         legal = env.action_masks()
-        if env.task.invalid_action == "noop":
+        if env.options.invalid_action == "noop":
             actions = rng.integers(0, env.single_action_space.n, N)  # type: ignore[attr-defined]
         else:
             actions = np.array([rng.choice(np.flatnonzero(r)) if r.any() else 0 for r in legal])

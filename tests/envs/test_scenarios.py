@@ -17,8 +17,8 @@ from activemri.data.slices import Slice, SliceList
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.observation import OBSERVATIONS
+from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import TaskLoss
-from activemri.envs.task import Task
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 from activemri.mri.geometry import columns
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -162,7 +162,7 @@ def test_any_data_can_be_given_a_region() -> None:
 
 def test_scans_with_and_without_a_region_share_a_vector_env() -> None:
     data = SliceList([scan(0), marked(1), scan(2), marked(3)])
-    env = ActiveMRIVectorEnv(4, data=data, n_center_lines=3, observation="roi")
+    env = ActiveMRIVectorEnv(num_envs=4, data=data, n_center_lines=3, observation="roi")
     observation, _ = env.reset(options={"index": np.arange(4)})
     shown = observation["image"][:, 1].any(axis=(1, 2))
     assert shown.tolist() == [False, True, False, True]
@@ -259,7 +259,7 @@ def test_saved_episodes_know_their_time() -> None:
 @pytest.mark.parametrize("tr", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_repetition_time_is_a_positive_number(tr: float) -> None:
     with pytest.raises(ValueError, match="tr must be a positive number of seconds"):
-        Task(tr=tr)
+        EnvOptions(tr=tr)
 
 
 # --- the registered ids ---
@@ -277,18 +277,18 @@ def small(name: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
 
 def test_mixed_scans_come_in_both_orientations_of_every_split() -> None:
-    scans = Task(data="phantom-mixed", matrix_size=(16, 24), split="val").dataset()
+    scans = EnvOptions(data="phantom-mixed", matrix_size=(16, 24), split="val").dataset()
     assert {scans.describe(i).shape for i in range(len(scans))} == {(16, 24), (24, 16)}
     env = small("Mixed-v0")
     assert env.reset(seed=0)[0]["image"].shape == (1, 32, 32)
 
 
 def test_users_data_can_be_mixed_as_well() -> None:
-    task = Task(data=SliceList([scan(i, volume="v") for i in range(4)]), orientation="mixed")
+    task = EnvOptions(data=SliceList([scan(i, volume="v") for i in range(4)]), orientation="mixed")
     data = task.dataset()
     assert {data[i].shape for i in range(4)} == {(16, 18), (18, 16)}
     env = ActiveMRIVectorEnv(
-        4, data=task.data, orientation="mixed", roi="center", n_center_lines=3, budget=3
+        num_envs=4, data=task.data, orientation="mixed", roi="center", n_center_lines=3, budget=3
     )
     env.reset(options={"index": np.arange(4)})
     assert len(env.episodes.groups) == 2

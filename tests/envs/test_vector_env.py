@@ -33,7 +33,7 @@ def options(**changes: Any) -> dict[str, Any]:
 
 def both(mode: AutoresetMode, n: int = N, **changes: Any) -> tuple[Any, Any]:
     given = options(**changes)
-    vector = ActiveMRIVectorEnv(n, autoreset_mode=mode, **given)
+    vector = ActiveMRIVectorEnv(num_envs=n, autoreset_mode=mode, **given)
     limit = given.pop("max_episode_steps", None)
 
     def single() -> gymnasium.Env[Any, Any]:
@@ -160,7 +160,7 @@ def test_the_action_of_a_scan_that_is_being_reset_is_ignored(
 
 
 def test_seeds_count_up_or_are_given_one_by_one_and_zero_is_a_seed() -> None:
-    env = ActiveMRIVectorEnv(3, **options())
+    env = ActiveMRIVectorEnv(num_envs=3, **options())
     first = env.reset(seed=0)
     assert_same(env.reset(seed=[0, 1, 2]), first)
     single = ActiveMRIEnv(**options())
@@ -173,7 +173,7 @@ def test_seeds_count_up_or_are_given_one_by_one_and_zero_is_a_seed() -> None:
 
 @modes
 def test_every_observation_lies_in_the_space(mode: AutoresetMode) -> None:
-    env = ActiveMRIVectorEnv(N, autoreset_mode=mode, **options())
+    env = ActiveMRIVectorEnv(num_envs=N, autoreset_mode=mode, **options())
     observation, _ = env.reset(seed=0)
     rng = np.random.default_rng(0)
     for _ in range(6):
@@ -184,7 +184,7 @@ def test_every_observation_lies_in_the_space(mode: AutoresetMode) -> None:
 
 
 def test_rewards_flags_and_infos_have_gymnasiums_types() -> None:
-    env = ActiveMRIVectorEnv(N, **options())
+    env = ActiveMRIVectorEnv(num_envs=N, **options())
     _, infos = env.reset(seed=0)
     n_actions = env.episodes.n_actions
     assert infos["action_mask"].dtype == np.int8
@@ -199,7 +199,7 @@ def test_rewards_flags_and_infos_have_gymnasiums_types() -> None:
 
 @pytest.mark.parametrize("data", [equal_scans(), mixed_scans()], ids=["equal", "mixed"])
 def test_one_illegal_action_is_refused_and_no_scan_goes_on(data: SliceList) -> None:
-    env = ActiveMRIVectorEnv(N, **options(data=data, invalid_action="raise"))
+    env = ActiveMRIVectorEnv(num_envs=N, **options(data=data, invalid_action="raise"))
     env.reset(seed=3)
     before, infos = env._observe(), env.episodes.infos(range(N))
     for row in range(N):
@@ -224,14 +224,14 @@ def test_one_illegal_action_is_refused_and_no_scan_goes_on(data: SliceList) -> N
     ],
 )
 def test_impossible_actions_are_refused(actions: Any, reason: str) -> None:
-    env = ActiveMRIVectorEnv(N, **options())
+    env = ActiveMRIVectorEnv(num_envs=N, **options())
     env.reset(seed=0)
     with pytest.raises(ValueError, match=reason):
         env.step(np.asarray(actions))
 
 
 def test_scans_that_have_not_begun_or_have_ended_want_a_reset() -> None:
-    env = ActiveMRIVectorEnv(2, autoreset_mode="Disabled", **options(budget=1))
+    env = ActiveMRIVectorEnv(num_envs=2, autoreset_mode="Disabled", **options(budget=1))
     with pytest.raises(gymnasium.error.ResetNeeded, match="have not begun"):
         env.step(np.zeros(2, dtype=np.int64))
     with pytest.raises(gymnasium.error.ResetNeeded, match="reset all scans before"):
@@ -247,14 +247,14 @@ def test_scans_that_have_not_begun_or_have_ended_want_a_reset() -> None:
 
 @pytest.mark.parametrize("mask", [[True, False, True], np.array([1, 0]), np.zeros(2, bool)])
 def test_an_impossible_reset_mask_is_refused(mask: Any) -> None:
-    env = ActiveMRIVectorEnv(2, **options())
+    env = ActiveMRIVectorEnv(num_envs=2, **options())
     env.reset(seed=0)
     with pytest.raises(ValueError, match="reset_mask must be boolean with 2 entries"):
         env.reset(options={"reset_mask": mask})
 
 
 def test_scans_and_starting_lines_may_be_chosen_one_by_one() -> None:
-    env = ActiveMRIVectorEnv(3, **options(data=equal_scans()))
+    env = ActiveMRIVectorEnv(num_envs=3, **options(data=equal_scans()))
     masks = np.zeros((3, 18), dtype=bool)
     masks[[0, 1, 2], [4, 9, 12]] = True
     observation, infos = env.reset(options={"index": [3, 0, 2], "initial_mask": masks})
@@ -265,7 +265,7 @@ def test_scans_and_starting_lines_may_be_chosen_one_by_one() -> None:
 
 
 def test_options_of_a_partial_reset_are_those_of_all_scans() -> None:
-    env = ActiveMRIVectorEnv(3, autoreset_mode="Disabled", **options(data=equal_scans()))
+    env = ActiveMRIVectorEnv(num_envs=3, autoreset_mode="Disabled", **options(data=equal_scans()))
     env.reset(seed=0, options={"index": [0, 0, 0]})
     masks = np.zeros((3, 18), dtype=bool)
     masks[[0, 1, 2], [4, 9, 12]] = True
@@ -284,7 +284,7 @@ def _rows(env: ActiveMRIVectorEnv) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("reconstructor", ["zero-filled", "unet"])
 def test_simulating_equals_that_of_single_environments(reconstructor: str) -> None:
     given = options(reconstructor=random_weights(reconstructor))
-    env = ActiveMRIVectorEnv(3, **given)
+    env = ActiveMRIVectorEnv(num_envs=3, **given)
     env.reset(seed=3)
     trials = np.tile(np.arange(6, 10), (3, 1))
     before = env._observe()
@@ -298,7 +298,7 @@ def test_simulating_equals_that_of_single_environments(reconstructor: str) -> No
 
 
 def test_a_saved_point_of_all_scans_comes_back_to_the_bit_with_its_future() -> None:
-    env = ActiveMRIVectorEnv(N, **options(stop_action=True))
+    env = ActiveMRIVectorEnv(num_envs=N, **options(stop_action=True))
     env.reset(seed=3)
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -313,13 +313,15 @@ def test_a_saved_point_of_all_scans_comes_back_to_the_bit_with_its_future() -> N
     env.load_state_dict(saved)
     assert_same(env._observe(), here)
     assert_same(future(env), first)
-    other = ActiveMRIVectorEnv(N, **options(stop_action=True))
+    other = ActiveMRIVectorEnv(num_envs=N, **options(stop_action=True))
     other.load_state_dict(saved)
     assert_same(future(other), first)
 
 
 def test_observations_handed_out_are_not_written_to_later() -> None:
-    env = ActiveMRIVectorEnv(N, autoreset_mode=AutoresetMode.SAME_STEP, **options(budget=2))
+    env = ActiveMRIVectorEnv(
+        num_envs=N, autoreset_mode=AutoresetMode.SAME_STEP, **options(budget=2)
+    )
     observation, _ = env.reset(seed=0)
     kept = {key: value.copy() for key, value in observation.items()}
     rng = np.random.default_rng(0)
@@ -333,8 +335,8 @@ def test_observations_handed_out_are_not_written_to_later() -> None:
 
 
 def test_torch_observations_stay_tensors() -> None:
-    env = ActiveMRIVectorEnv(N, **options(to_numpy=False))
-    plain = ActiveMRIVectorEnv(N, **options())
+    env = ActiveMRIVectorEnv(num_envs=N, **options(to_numpy=False))
+    plain = ActiveMRIVectorEnv(num_envs=N, **options())
     observation, expected = env.reset(seed=0)[0], plain.reset(seed=0)[0]
     for key, value in observation.items():
         assert isinstance(value, torch.Tensor)
@@ -343,7 +345,7 @@ def test_torch_observations_stay_tensors() -> None:
 
 def test_frames_and_texts_are_given_for_every_scan() -> None:
     for mode in ("rgb_array", "ansi"):
-        env = ActiveMRIVectorEnv(2, render_mode=mode, **options())
+        env = ActiveMRIVectorEnv(num_envs=2, render_mode=mode, **options())
         env.reset(seed=0)
         frames = env.render()
         assert frames is not None
@@ -353,7 +355,9 @@ def test_frames_and_texts_are_given_for_every_scan() -> None:
 
 def test_statistics_of_episodes_are_recorded_as_gymnasium_does() -> None:
     """The area is that of the truncated or finished episode; its length counts actions."""
-    env = gymnasium.wrappers.vector.RecordEpisodeStatistics(ActiveMRIVectorEnv(2, **options()))
+    env = gymnasium.wrappers.vector.RecordEpisodeStatistics(
+        ActiveMRIVectorEnv(num_envs=2, **options())
+    )
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     total = np.zeros(2)
@@ -366,4 +370,4 @@ def test_statistics_of_episodes_are_recorded_as_gymnasium_does() -> None:
 
 def test_fewer_than_one_scan_is_refused() -> None:
     with pytest.raises(ValueError, match="num_envs must be at least 1; got 0"):
-        ActiveMRIVectorEnv(0, **options())
+        ActiveMRIVectorEnv(num_envs=0, **options())

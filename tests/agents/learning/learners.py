@@ -7,7 +7,7 @@ from activemri.agents.learning.learner import Learner, Workplace
 from activemri.agents.learning.registry import make_learner, parse_settings
 from activemri.agents.policy import Policy
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions
 from tests.training.conftest import discs
 
 N_CENTER_LINES, BUDGET = 4, 4
@@ -62,7 +62,7 @@ def workplace(
 ) -> Workplace:
     """Zero-filled scans that start with a few lines."""
     scans = train_scans() if scans is None else scans
-    task = Task.of(
+    task = EnvOptions.of(
         {
             "data": scans,
             "n_center_lines": N_CENTER_LINES,
@@ -74,7 +74,7 @@ def workplace(
     return Workplace(
         task=task,
         scans=scans,
-        acquisition=task.acquisition(scans),
+        acquisition=task.scan(scans),
         metric="ssim",
         max_steps=max_steps,
         seed=3,

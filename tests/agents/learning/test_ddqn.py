@@ -186,7 +186,7 @@ def test_time_alone_leads_to_the_best_line_for_all_scans() -> None:
         ("lines", {}),
         ("schedule", {}),
         ("lines", {"stop_action": True, "step_cost": 0.001, "n_random_lines": 1}),
-        ("schedule", {"scans": equal_scans(4), "imperfection": "noise"}),
+        ("schedule", {"scans": equal_scans(4), "scanner": "noisy"}),
     ],
 )
 def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(

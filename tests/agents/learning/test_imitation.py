@@ -18,7 +18,7 @@ from activemri.agents.line_network import LineNetwork
 from activemri.agents.rollout import rollout
 from activemri.data.slices import SliceList
 from activemri.envs.line_features import N_FEATURES
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions
 from tests.envs.scans import scan
 
 SMALL = ImitationSettings(states=48, rounds=2, n_tried=8, channels=8, blocks=1, batch=16)
@@ -26,11 +26,11 @@ SMALL = ImitationSettings(states=48, rounds=2, n_tried=8, channels=8, blocks=1, 
 
 def workplace(*, max_steps: int = 40, **options: object) -> Workplace:
     scans = SliceList([scan(i) for i in range(8)], "scans")
-    task = Task.of({"data": scans, "n_center_lines": 2, "budget": 6, **options})
+    task = EnvOptions.of({"data": scans, "n_center_lines": 2, "budget": 6, **options})
     return Workplace(
         task=task,
         scans=scans,
-        acquisition=task.acquisition(scans),
+        acquisition=task.scan(scans),
         metric="ssim",
         max_steps=max_steps,
         seed=0,

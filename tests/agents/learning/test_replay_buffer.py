@@ -213,7 +213,7 @@ def test_scans_of_several_kinds_are_drawn_in_one_batch() -> None:
 
 
 def test_imperfect_scans_are_rebuilt_as_they_were_measured() -> None:
-    env = environment(scans=equal_scans(3), imperfection="noise", budget=4)
+    env = environment(scans=equal_scans(3), scanner="noisy", budget=4)
     memory = buffer(env)
     live = play(env, memory, steps=6)
     drawn = memory._get_samples(np.arange(len(live)))

@@ -234,7 +234,7 @@ def test_a_missing_extra_is_named_before_anything_begins(
 @pytest.mark.parametrize("observation", ["lines", "image"])
 def test_features_plug_into_the_policies_of_stable_baselines(observation: str) -> None:
     env = make_sb3_env(
-        "ActiveMRI/HDF5-v0", n_envs=2, data=train_scans(), budget=BUDGET, observation=observation
+        "ActiveMRI/HDF5-v0", num_envs=2, data=train_scans(), budget=BUDGET, observation=observation
     )
     extractor = {"features_extractor_class": NetworkFeatures}
     model = PPO(

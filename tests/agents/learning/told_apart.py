@@ -5,7 +5,7 @@ import torch
 from activemri.agents.learning.learner import Workplace
 from activemri.agents.policy import Policy
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions
 from activemri.mri import fourier
 
 SHAPE = (8, 10)
@@ -29,11 +29,11 @@ def workplace(
     """Zero-filled scans that start with two centre lines, and two to acquire."""
     scans = told_apart() if scans is None else scans
     defaults = {"data": scans, "n_center_lines": 2, "budget": 2, "metrics": ("mse",)}
-    task = Task.of({**defaults, "reward": "-delta_mse", **options})
+    task = EnvOptions.of({**defaults, "reward": "-delta_mse", **options})
     return Workplace(
         task=task,
         scans=scans,
-        acquisition=task.acquisition(scans),
+        acquisition=task.scan(scans),
         metric="mse",
         max_steps=max_steps,
         seed=3,

@@ -6,7 +6,7 @@ from activemri.agents.learning.learner import Workplace
 from activemri.agents.policy import Policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.task import Task
+from activemri.envs.protocol import EnvOptions
 from activemri.mri import fourier
 from tests.envs.scans import scan
 
@@ -33,7 +33,7 @@ def workplace(
 ) -> Workplace:
     """A protocol on those scans that starts with two centre lines."""
     scans = toy_scans() if scans is None else scans
-    task = Task.of(
+    task = EnvOptions.of(
         {
             "data": scans,
             "reconstructor": reconstructor,
@@ -47,7 +47,7 @@ def workplace(
     return Workplace(
         task=task,
         scans=scans,
-        acquisition=task.acquisition(scans),
+        acquisition=task.scan(scans),
         metric=metric,
         max_steps=max_steps,
         seed=3,

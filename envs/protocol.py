@@ -1,0 +1,242 @@
+"""The scan protocol: what is acquired, how it is reconstructed, shown and scored.
+
+Declared once. Gymnasium ids are named protocols, environments are made of them, and every command
+takes ``--env ID`` and any field. The line below a field is its documentation, in editors and in
+``--help`` alike. Nothing heavy is imported here.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from activemri.data.regions import Box
+    from activemri.data.slices import SliceDataset
+    from activemri.envs.acquisition import Acquisition
+    from activemri.envs.imperfections import Imperfection
+    from activemri.envs.observation import Observation
+    from activemri.envs.reward import Reward
+    from activemri.mri.geometry import CartesianGeometry
+    from activemri.mri.sensitivity import CoilMaps
+    from activemri.reconstruction.reconstructor import Reconstructor
+
+    Data: TypeAlias = str | Path | SliceDataset | None
+    Annotations: TypeAlias = str | Path | None
+    Region: TypeAlias = str | Box | None
+    ReconstructorLike: TypeAlias = str | Path | Reconstructor
+    GeometryLike: TypeAlias = str | CartesianGeometry
+    ScannerLike: TypeAlias = str | Imperfection
+    CoilMapsLike: TypeAlias = str | CoilMaps
+    ObservationLike: TypeAlias = str | Observation
+    RewardLike: TypeAlias = str | Reward
+else:  # what the command line reads; objects can be given in Python alone
+    Data = Annotations = Region = str | None
+    ReconstructorLike = GeometryLike = ScannerLike = CoilMapsLike = str
+    ObservationLike = RewardLike = str
+
+P = ParamSpec("P")
+First = TypeVar("First")
+Result = TypeVar("Result")
+
+STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScanProtocol:
+    """What is acquired, and how: scans, geometry, scanner, reconstruction, observation, reward.
+
+    At the command line ``--env ID`` sets all fields as a registered environment has them, and
+    single fields override it.
+
+    Raises:
+        ValueError: for numbers and names that make no sense, or do not fit together.
+    """
+
+    data: Data = "phantom"
+    """Scans: phantom, phantom-multicoil, phantom-mixed, phantom-mixed-multicoil, phantom-lesion,
+    the path of a file or folder, or (in Python) a data set."""
+    split: str = "train"
+    """Subjects: train, val, test, or another name that the data define."""
+    matrix_size: int | tuple[int, int] | None = None
+    """Rows and columns that every scan is brought to; None keeps native sizes, which legal actions
+    then tell apart."""
+    orientation: str = "stored"
+    """Stored, or mixed: readout and phase encode exchanged in every other slice of a volume."""
+    annotations: Annotations = None
+    """CSV file of fastMRI+ with boxes of findings, for scans from files: only slices that have one
+    are scanned, and it is their region of interest."""
+    roi: Region = None
+    """Region of interest of every slice instead of its own: center (half the height and width), or
+    (in Python) a box: top, left, height, width in pixels of the target."""
+    reconstructor: ReconstructorLike = "zero-filled"
+    """Name, checkpoint, or package.module:object of the reconstructor."""
+    geometry: GeometryLike = "columns"
+    """Readouts of an action: columns, rows, points, conjugate-columns, or package.module:object."""
+    lines_per_action: int = 1
+    """Neighbouring readouts that one action acquires (an echo train)."""
+    n_center_lines: int = 8
+    """Readouts around the centre that a scan starts with."""
+    n_random_lines: int = 0
+    """Further readouts to start with, drawn at random in each episode."""
+    budget: int | None = None
+    """Readouts to acquire after the start; None for all that the scan has. Where readouts may be
+    measured again, every measurement counts."""
+    scanner: ScannerLike = "ideal"
+    """Scanner between object and samples: ideal, noisy (low field), moving, spiking, or
+    package.module:object. All but the ideal one let readouts be measured again."""
+    severity: float | None = None
+    """Strength of the scanner's artefacts, in its own units; None for the usual one."""
+    repeats: int | None = None
+    """How often a readout may be measured; None for the scanner's usual number."""
+    sensitivity: CoilMapsLike = "low-resolution"
+    """Coil maps where scans bring none: low-resolution, walsh or espirit, estimated from the
+    readouts of the start; espirit-updated and so on, again as readouts arrive."""
+    observation: ObservationLike = "image"
+    """Observation: image, uncertainty, roi, complex, kspace, multicoil, mask, lines, flat, or
+    package.module:object."""
+    reward: RewardLike = "delta_ssim"
+    """Reward: delta_ssim, delta_roi_ssim, -delta_nmse and so on, uncertainty_drop, or
+    package.module:object."""
+    metrics: tuple[str, ...] = STANDARD_METRICS
+    """Scores in info."""
+    stop_action: bool = False
+    """Add a last action that ends the scan."""
+    step_cost: float = 0.0
+    """Price of every action but STOP, in units of the score."""
+    tr: float | None = None
+    """Repetition time in seconds, from one shot to the next; every action is one shot, and so are
+    the readouts of the start, lines_per_action at a time. Adds time to info. None: no time."""
+
+    def __post_init__(self) -> None:
+        if self.tr is not None and not (self.tr > 0 and math.isfinite(self.tr)):
+            raise ValueError(f"tr must be a positive number of seconds; got {self.tr!r}")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Fields that differ from their defaults, for JSON and for ``gymnasium.make``."""
+        changed = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.default is MISSING or (value is not field.default and value != field.default):
+                changed[field.name] = value
+        return changed
+
+    def dataset(self, split: str | None = None, **options: Any) -> "SliceDataset":
+        """The scans of a split.
+
+        Args:
+            split: which subjects; None for those of the protocol.
+            **options: further ones of :func:`activemri.data.sources.open_dataset`.
+
+        Raises:
+            ValueError: without data, or for options that do not fit them.
+        """
+        from activemri.data.orientation import oriented
+        from activemri.data.regions import WithRegion
+        from activemri.data.sources import open_dataset
+
+        if self.data is None:
+            raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
+        if isinstance(self.data, str | Path):
+            dataset = open_dataset(
+                self.data,
+                split=split or self.split,
+                matrix_size=self.matrix_size,
+                annotations=self.annotations,
+                **options,
+            )
+        elif self.annotations is not None:
+            raise ValueError("annotations are for scans from files; give a data set's slices a roi")
+        else:
+            dataset = self.data
+        if self.roi is not None:
+            dataset = WithRegion(dataset, self.roi)
+        return oriented(dataset, self.orientation)
+
+    def scan(
+        self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu"
+    ) -> "Acquisition":
+        """What scans those of a data set.
+
+        Raises:
+            ValueError: for parts that do not fit together or do not fit the scans.
+        """
+        from activemri.envs.acquisition import Acquisition
+
+        return Acquisition.of(self, dataset, device=device)
+
+    @property
+    def metric(self) -> str:
+        """The score that the reward is about; SSIM where it needs no target."""
+        from activemri.envs.reward import make_reward
+
+        rewarded = (name for name in make_reward(self.reward).scores if name != "uncertainty")
+        return next(rewarded, "ssim")
+
+    def lean(self, *metrics: str) -> Self:
+        """The same with no other scores than these and those of the reward: each costs time."""
+        return replace(self, metrics=tuple(dict.fromkeys(metrics)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EnvOptions(ScanProtocol):
+    """A scan protocol as a Gymnasium environment: what is shown, and where it is computed."""
+
+    invalid_action: Literal["noop", "raise"] = "noop"
+    """Illegal actions: noop wastes one readout of the budget, earns 0 and says so in info, as
+    learners without masks need it; raise is an error."""
+    device: str = "cpu"
+    """Where scans are simulated and reconstructed."""
+    to_numpy: bool = True
+    """False leaves observations as torch tensors on the device. Gymnasium's passive checker warns
+    of observations that are no arrays: pass disable_env_checker=True to gymnasium.make as well."""
+    render_mode: Literal["rgb_array", "ansi"] | None = None
+    """rgb_array, ansi, or None. ("human" is what gymnasium.make puts on top of rgb_array.)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.invalid_action not in ("raise", "noop"):
+            raise ValueError(
+                f'invalid_action must be "raise" or "noop"; got {self.invalid_action!r}'
+            )
+        if self.render_mode not in ("rgb_array", "ansi", None):
+            raise ValueError(
+                f"unknown render mode {self.render_mode!r}; choose from rgb_array, ansi"
+            )
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """Options from keyword arguments.
+
+        Raises:
+            ValueError: for an unknown one, or a missing path to the data.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in options if name not in known]:
+            raise ValueError(
+                f"unknown option {', '.join(unknown)}; an environment takes {', '.join(known)}"
+            )
+        if options.get("data", "") is None:
+            raise ValueError("this environment needs scans: pass data=PATH, an HDF5 file or folder")
+        return cls(**options)
+
+
+def typed_as(
+    options: Callable[P, Any],
+) -> Callable[[Callable[Concatenate[First, ...], Result]], Callable[Concatenate[First, P], Result]]:
+    """Give a function with ``**options`` the keyword arguments of a dataclass.
+
+    Type checkers and editors then know every option, and the dataclass stays the one place where
+    they are declared.
+    """
+
+    def unchanged(
+        function: Callable[Concatenate[First, ...], Result],
+    ) -> Callable[Concatenate[First, P], Result]:
+        return function
+
+    return unchanged
