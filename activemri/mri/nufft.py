@@ -76,6 +76,10 @@ class NUFFT:
         positions = self._flat.detach().to("cpu", torch.float64).numpy()
         self._positions = positions.tobytes()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._version = _version(self.trajectory)  # copies count from anew
+
     @property
     def n_samples(self) -> int:
         return len(self._flat)

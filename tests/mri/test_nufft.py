@@ -1,8 +1,11 @@
 """Samples anywhere in k-space, their gradients, and the convolution of the normal operator."""
 
+import copy
 import math
+import pickle
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import finufft
@@ -256,6 +259,23 @@ def test_a_trajectory_that_was_changed_in_place_is_refused() -> None:
     trajectory.mul_(0.5)
     with pytest.raises(ValueError, match="changed in place"):
         transform.forward(random(1, 1, 12, 15))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_do_the_same(copied: Callable[[NUFFT], NUFFT]) -> None:
+    trajectory = 2 * random_trajectory()
+    trajectory.mul_(0.5)
+    transform = NUFFT(trajectory, (12, 15))
+    images = random(1, 2, 12, 15)
+    assert torch.equal(copied(transform).forward(images), transform.forward(images))
+
+
+def test_threads_may_share_plans() -> None:
+    transform = NUFFT(random_trajectory(), (12, 15), n_threads=1)
+    images = [random(4, 2, 12, 15, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(transform.forward, images))
+    assert all(torch.equal(transform.forward(x), y) for x, y in zip(images, found, strict=True))
 
 
 @pytest.mark.parametrize(
