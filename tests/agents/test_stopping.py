@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from activemri.agents.curves import Curves, quality_curves, unit_of
 from activemri.agents.prediction import Monotone, Predictor, fit_predictor
 from activemri.agents.quality import Features
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import PADDING, Episodes, rollout
+from activemri.agents.rollout import PADDING, Episodes, rollout, start_scans
 from activemri.agents.stopping import (
     RuleError,
     Stopping,
@@ -27,7 +28,9 @@ from activemri.data.slices import SliceList
 from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.state import STOP
+from activemri.envs.task import Task
 from activemri.mri.geometry import make_geometry
+from activemri.registration import find_environment
 from tests.envs.scans import Unsure, equal_scans, mixed_scans, scan
 
 SCANS = equal_scans(6)
@@ -116,6 +119,77 @@ def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
     taken = online.actions != PADDING
     assert torch.equal(online.actions[taken], plain.actions[:, : taken.shape[1]][taken])
     assert sum(asked) == int(taken.sum()) < plain.actions.numel()
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("Motion", "low-frequency-first"),
+        ("Motion", "oracle"),
+        ("Lesion", "imitation"),
+        ("LowField", "repeat-centre"),
+        ("Spikes", "re-acquire"),
+    ],
+)
+def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy: str) -> None:
+    """They acquire what they acquire when none stops."""
+    options: dict[str, Any] = {**find_environment(f"ActiveMRI/{name}-v0").arguments}
+    task = Task.of({**options, "reconstructor": "zero-filled", "budget": 4})
+    scans = task.dataset()
+    acquisition, first = task.acquisition(scans), [scans[i] for i in (0, 40, 80)]
+    plain = rollout(acquisition, make_policy(policy), first)
+
+    @dataclass(frozen=True)
+    class Middle:
+        """Stops the second scan after two actions."""
+
+        policy: str
+        predictor: Any = None
+
+        def stops(self, predicted: Any) -> Any:
+            return np.array(predicted)
+
+    @dataclass
+    class Counted:
+        n: int = 0
+
+        def __call__(self, view: View) -> dict[str, Tensor]:
+            self.n += 1
+            return {"stop": torch.tensor([False, self.n > 2, False])}
+
+    chosen: Any = Middle(policy, lambda found: found["stop"])
+    features: Any = Counted()
+    online = rollout(acquisition, Stopping(make_policy(policy), chosen, features), first)
+    assert online.n_steps.tolist() == [4, 2, 4]
+    for row, n_steps in enumerate(online.n_steps.tolist()):
+        assert torch.equal(online.actions[row, :n_steps], plain.actions[row, :n_steps])
+
+
+@pytest.mark.parametrize("name", ["Motion", "Lesion", "LowField", "Spikes"])
+def test_a_view_of_some_scans_holds_their_rows_of_everything(name: str) -> None:
+    options: dict[str, Any] = {**find_environment(f"ActiveMRI/{name}-v0").arguments}
+    task = Task.of({**options, "reconstructor": "cresnet"})
+    scans = task.dataset()
+    acquisition = task.acquisition(scans)
+    state = start_scans(acquisition, [scans[i] for i in (0, 40, 80)], seed=0)
+    view = acquisition.view(state, for_oracle=True)
+    some = view.select([2, 0])
+    assert some.geometry is view.geometry and some.target_shape == view.target_shape
+    assert some.truth is not None and [s.volume for s in some.truth.state.slices] == [
+        scans[80].volume,
+        scans[0].volume,
+    ]
+    compared = 0
+    for field in fields(view):
+        mine, theirs = getattr(some, field.name), getattr(view, field.name)
+        assert (mine is None) == (theirs is None)
+        if isinstance(theirs, Tensor):
+            assert torch.equal(mine, theirs[[2, 0]])
+            compared += 1
+    assert compared >= 10
+    assert torch.equal(some.kspace, view.kspace[[2, 0]])
+    assert torch.equal(some.n_measured, view.n_measured[[2, 0]])
+    assert torch.equal(some.due, view.due[[2, 0]])
 
 
 def stop_at_once(threshold: float = 0.0) -> StoppingRule:
