@@ -20,7 +20,7 @@ from torch import Tensor
 from activemri import __version__
 from activemri.agents import conformal
 from activemri.agents.curves import Curves
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, Traits
 from activemri.agents.prediction import Predictor
 from activemri.agents.quality import Features
 from activemri.envs.acquisition import View
@@ -158,12 +158,9 @@ class Stopping:
         return self.policy.name
 
     @property
-    def is_oracle(self) -> bool:
-        return self.policy.is_oracle
-
-    @property
-    def is_random(self) -> bool:
-        return self.policy.is_random
+    def traits(self) -> Traits:
+        """Those of the policy, but an order that stops by what it sees is none any more."""
+        return replace(self.policy.traits, is_order=False)
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         found = self.features(replace(view, truth=None))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.curves import Curves, quality_curves, unit_of
+from activemri.agents.policy import Traits
 from activemri.agents.prediction import Monotone, Predictor, fit_predictor
 from activemri.agents.quality import Features
 from activemri.agents.registry import make_policy
@@ -103,8 +104,7 @@ def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
     @dataclass(frozen=True)
     class Counting:
         name: str = "random"
-        is_oracle: bool = False
-        is_random: bool = True
+        traits: ClassVar[Traits] = Traits(is_random=True)
 
         def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
             asked.append(len(view.mask))
@@ -253,7 +253,9 @@ def test_finished_scans_are_left_alone() -> None:
 
 def test_a_policy_keeps_its_name_so_that_its_draws_stay_the_same() -> None:
     stopping = Stopping(make_policy("random"), stop_at_once())
-    assert (stopping.name, stopping.is_random, stopping.is_oracle) == ("random", True, False)
+    assert (stopping.name, stopping.traits) == ("random", Traits(is_random=True))
+    order = Stopping(make_policy("equispaced"), replace(stop_at_once(), policy="equispaced"))
+    assert not order.traits.is_order  # where it stops depends on the scan
 
 
 @pytest.mark.parametrize("threshold", [0.87, np.inf, -np.inf])
