@@ -5,20 +5,27 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from activemri.data.arrays import slices_of_images
 from activemri.data.orientation import STORED, oriented
 from activemri.data.regions import Box, WithRegion
 from activemri.data.slices import SliceDataset
-from activemri.data.sources import open_dataset
+from activemri.data.sources import matrix_shape, open_dataset
 from activemri.devices import usable
 from activemri.envs.acquisition import STANDARD_METRICS, Acquisition
 from activemri.envs.imperfections import Imperfection, make_imperfection
 from activemri.envs.observation import Frame, Observation, make_observation
-from activemri.envs.reward import Reward, TaskLoss, make_reward
+from activemri.envs.reward import Reward, RewardFunction, TaskLoss, make_reward
 from activemri.metrics import REGION_METRICS, find_metric
 from activemri.mri.geometry import CartesianGeometry, make_geometry
 from activemri.mri.sensitivity import CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import make_reconstructor
+
+_OF_DATASETS = ("name", "shape", "n_coils", "describe", "__len__", "__getitem__")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +34,9 @@ class Task:
 
     Attributes:
         data: phantoms by name ("phantom", "phantom-multicoil", "phantom-mixed",
-            "phantom-mixed-multicoil", "phantom-lesion"), the path of a file or folder, or a data
-            set; see :func:`activemri.data.sources.open_dataset`.
+            "phantom-mixed-multicoil", "phantom-lesion"), the path of a file or folder, see
+            :func:`activemri.data.sources.open_dataset`; a data set; or images, an array or tensor
+            (n, height, width), see :func:`activemri.data.arrays.slices_of_images`.
         split: which subjects: "train", "val", "test", or another name that the data define.
         matrix_size: bring every scan to this size; None keeps native sizes, which legal actions
             then tell apart.
@@ -57,8 +65,9 @@ class Task:
             :class:`activemri.mri.sensitivity.CoilMaps`.
         observation: "image", "uncertainty", "roi", "complex", "kspace", "multicoil", "mask",
             "lines", "flat", or an object; see :mod:`activemri.envs.observation`.
-        reward: "delta_ssim", "delta_roi_ssim" and the like, "uncertainty_drop", or an object such
-            as a TaskLoss; see :mod:`activemri.envs.reward`.
+        reward: "delta_ssim", "delta_roi_ssim" and the like, "uncertainty_drop", an object such as
+            a TaskLoss, or a function of the scores before and after; see
+            :mod:`activemri.envs.reward`.
         metrics: scores in `info`.
         stop_action: add a last action that ends the scan.
         step_cost: subtracted from the reward of every action but STOP, in units of the score: what
@@ -75,7 +84,7 @@ class Task:
             ``gymnasium.make(..., to_numpy=False, disable_env_checker=True)``.
     """
 
-    data: str | Path | SliceDataset | None = "phantom"
+    data: str | Path | SliceDataset | NDArray[Any] | Tensor | None = "phantom"
     split: str = "train"
     matrix_size: int | tuple[int, int] | None = None
     orientation: str = STORED
@@ -92,7 +101,7 @@ class Task:
     repeats: int | None = None
     sensitivity: str | CoilMaps = "low-resolution"
     observation: str | Observation = "image"
-    reward: str | Reward = "delta_ssim"
+    reward: str | Reward | RewardFunction = "delta_ssim"
     metrics: tuple[str, ...] = STANDARD_METRICS
     stop_action: bool = False
     step_cost: float = 0.0
@@ -169,6 +178,13 @@ class Task:
             )
         if self.annotations is not None:
             raise ValueError("annotations are for scans from files; give a data set's slices a roi")
+        if isinstance(self.data, np.ndarray | Tensor):
+            return slices_of_images(self.data, matrix_size=matrix_shape(self.matrix_size))
+        if not all(hasattr(self.data, name) for name in _OF_DATASETS):
+            raise ValueError(
+                "data: expected phantoms by name, a path, images (n, height, width), or a data set "
+                f"such as a SliceList of Slice objects; got {type(self.data).__name__}"
+            )
         assert self.data is not None
         return self.data
 
