@@ -5,8 +5,10 @@ environment is made, and the keyword arguments can be written to JSON with the e
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 ENTRY_POINT = "activemri.envs.env:ActiveMRIEnv"
 VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
@@ -123,17 +125,43 @@ ENVIRONMENTS: tuple[Environment, ...] = (
 )
 
 
-def find_environment(id: str) -> Environment:
-    """What an id stands for.
+def find_environment(id: str) -> EnvSpec:
+    """The specification of an id: ours, or one that a user registered with our entry point.
+
+    Its `kwargs` are what the environment is made with, its `max_episode_steps` a limit of time.
+
+    Args:
+        id: as for ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the
+            module first that registers it.
 
     Raises:
-        ValueError: it is not one of ours; the message lists them.
+        ValueError: nothing of that name is registered, or it is no environment of this package.
     """
-    for environment in ENVIRONMENTS:
-        if environment.id == id:
-            return environment
-    known = ", ".join(environment.id for environment in ENVIRONMENTS)
-    raise ValueError(f"unknown environment {id!r}; expected one of {known}")
+    module, _, name = id.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"environment {id!r}: cannot import {module!r}: {error}") from error
+    register_environments()
+    spec = gymnasium.registry.get(name)
+    if spec is not None and _is_ours(spec):
+        return spec
+    known = ", ".join(id for id, other in gymnasium.registry.items() if _is_ours(other))
+    if spec is None:
+        raise ValueError(f"unknown environment {id!r}; expected one of {known}")
+    raise ValueError(
+        f"environment {id!r} is made by {spec.entry_point}, not by {ENTRY_POINT}; "
+        f"expected one of {known}"
+    )
+
+
+def _is_ours(spec: EnvSpec) -> bool:
+    """Whether an environment is made by our class, named or given."""
+    made_by = spec.entry_point
+    if isinstance(made_by, type):
+        made_by = f"{made_by.__module__}:{made_by.__qualname__}"
+    return made_by == ENTRY_POINT
 
 
 def register_environments() -> None:

@@ -34,7 +34,7 @@ def make_sb3_env(id: str, *, n_envs: int = 16, **options: Any) -> "ActiveMRIVecE
     """An environment to pass to any algorithm of Stable-Baselines3.
 
     Args:
-        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0".
+        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
         n_envs: scans side by side.
         **options: `max_episode_steps`, `render_mode`, and those of
             :class:`activemri.envs.task.Task`; they override those of the id.
@@ -42,7 +42,8 @@ def make_sb3_env(id: str, *, n_envs: int = 16, **options: Any) -> "ActiveMRIVecE
     Raises:
         ValueError: an unknown id or option.
     """
-    arguments = {**find_environment(id).arguments, **options}
+    spec = find_environment(id)
+    arguments = {"max_episode_steps": spec.max_episode_steps, **spec.kwargs, **options}
     return ActiveMRIVecEnv(
         ActiveMRIVectorEnv(n_envs, autoreset_mode=AutoresetMode.SAME_STEP, **arguments)
     )

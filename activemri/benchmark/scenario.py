@@ -66,7 +66,7 @@ class Scenario:
         }
         options: dict[str, Any] = dict(_DEFAULTS)
         if settings.env is not None:
-            options |= find_environment(settings.env).arguments
+            options |= find_environment(settings.env).kwargs
         options |= _parsed(settings.options)
         options |= {name: value for name, value in given.items() if value is not None}
         if settings.budget != "env":

@@ -45,11 +45,11 @@ def environment_options(settings: EnvironmentSettings) -> dict[str, Any]:
         "sensitivity": settings.sensitivity,
         "step_cost": settings.step_cost,
     }
-    options: dict[str, Any] = dict(find_environment(settings.env).arguments)
+    options: dict[str, Any] = dict(find_environment(settings.env).kwargs)
     options |= {name: value for name, value in given.items() if value is not None}
     if options.get("step_cost", 0.0) > 0:
         options["stop_action"] = True
-    if options["data"] is None:
+    if options.get("data", "phantom") is None:
         raise ValueError(f"--env {settings.env} needs scans: say where they are with --data PATH")
     if settings.metric is not None:
         better = find_metric(settings.metric).higher_is_better

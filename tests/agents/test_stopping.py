@@ -133,7 +133,7 @@ def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
 )
 def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy: str) -> None:
     """They acquire what they acquire when none stops."""
-    options: dict[str, Any] = {**find_environment(f"ActiveMRI/{name}-v0").arguments}
+    options: dict[str, Any] = {**find_environment(f"ActiveMRI/{name}-v0").kwargs}
     task = Task.of({**options, "reconstructor": "zero-filled", "budget": 4})
     scans = task.dataset()
     acquisition, first = task.acquisition(scans), [scans[i] for i in (0, 40, 80)]
@@ -167,7 +167,7 @@ def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy:
 
 @pytest.mark.parametrize("name", ["Motion", "Lesion", "LowField", "Spikes"])
 def test_a_view_of_some_scans_holds_their_rows_of_everything(name: str) -> None:
-    options: dict[str, Any] = {**find_environment(f"ActiveMRI/{name}-v0").arguments}
+    options: dict[str, Any] = {**find_environment(f"ActiveMRI/{name}-v0").kwargs}
     task = Task.of({**options, "reconstructor": "cresnet"})
     scans = task.dataset()
     acquisition = task.acquisition(scans)

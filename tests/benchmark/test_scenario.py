@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import gymnasium
 import pytest
 
-from activemri import registration
 from activemri.benchmark.scenario import Scenario
 from activemri.data.sources import open_dataset
-from activemri.registration import ENVIRONMENTS, Environment, find_environment
+from activemri.registration import ENTRY_POINT, find_environment
 from activemri.settings import BenchmarkSettings
 
 
 @pytest.fixture
-def priced(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def priced() -> Iterator[str]:
     """An id with options of all kinds."""
     keywords = {"data": "phantom", "budget": 6, "lines_per_action": 2, "step_cost": 0.01}
-    environment = Environment("Priced", "for this test", keywords)  # type: ignore[arg-type]
-    monkeypatch.setattr(registration, "ENVIRONMENTS", (*ENVIRONMENTS, environment))
-    yield environment.id
+    gymnasium.register("Priced-v0", entry_point=ENTRY_POINT, kwargs=keywords)
+    yield "Priced-v0"
+    del gymnasium.registry["Priced-v0"]
 
 
 def test_without_an_id_the_old_defaults_hold() -> None:
