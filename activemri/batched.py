@@ -22,8 +22,7 @@ class Batched:
             return value[torch.as_tensor(rows, device=value.device)]
 
         def listed(value: list[Any]) -> list[Any]:
-            index = torch.as_tensor(rows)
-            return [value[i] for i in (index.nonzero()[:, 0] if index.dtype == torch.bool else index)]
+            return [value[i] for i in torch.arange(len(value))[torch.as_tensor(rows).cpu()].tolist()]
 
         return self.rowwise(some, listed)
 

@@ -6,7 +6,7 @@ does. Both equal :mod:`activemri.metrics`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
+from activemri.batched import Batched
+from activemri.mri.geometry import Increment
 
 #: A downstream network's loss: magnitudes (batch, h, w) in units of the targets' largest values,
 #: and labels (batch, ...), to a loss of each image, (batch,).
@@ -24,27 +26,7 @@ _IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
-    """Share of some lines in a batch of coil images: ``left @ right``.
-
-    Attributes:
-        left: complex, (batch, coil, height, k).
-        right: complex, (batch, coil, k, width).
-    """
-
-    left: Tensor
-    right: Tensor
-
-    def image(self, sensitivity: Tensor | None) -> Tensor:
-        """What the lines add to the zero-filled image: complex (batch, height, width)."""
-        coils = self.left @ self.right
-        if sensitivity is None:
-            return coils.squeeze(1)
-        return torch.sum(sensitivity.conj() * coils, dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
+class Reference(Batched):
     """Targets and everything about them that scores need, per item of a batch.
 
     Attributes:
@@ -114,7 +96,7 @@ class Reference:
         self,
         image: Tensor,
         owner: Tensor,
-        lines: Lines | None,
+        increment: Increment | None,
         *,
         sensitivity: Tensor | None,
         names: Sequence[str],
@@ -125,7 +107,7 @@ class Reference:
         Args:
             image: complex (batch, height, width).
             owner: which image each trial starts from, int64 (trial,).
-            lines: what each trial adds, batched by trial, or None.
+            increment: what each trial adds, batched by trial, or None.
             sensitivity: coil maps (batch, coil, height, width), or None for a unit map.
             names: names of metrics.
             task: a downstream network's loss, for "task_loss".
@@ -138,7 +120,7 @@ class Reference:
         """
         if not names:
             return {}
-        trials = _Trials(image, owner, lines, sensitivity)
+        trials = _Trials(image, owner, increment, sensitivity)
         values: dict[str, Tensor] = {}
         kinds = {metrics.find_metric(name).needs for name in names}
         if None in kinds:
@@ -209,37 +191,37 @@ class _Trials:
 
     image: Tensor
     owner: Tensor
-    lines: Lines | None
+    increment: Increment | None
     sensitivity: Tensor | None
 
     def images(self) -> Tensor:
         """Complex (trial, height, width)."""
         trial = self.image[self.owner]
-        if self.lines is None:
+        if self.increment is None:
             return trial
         maps = None if self.sensitivity is None else self.sensitivity[self.owner]
-        return trial + self.lines.image(maps)
+        return trial + self.increment.image(maps)
 
     def split(self, size: int) -> Iterator["_Trials"]:
         """The same in parts of at most so many trials."""
         for start in range(0, len(self.owner), size):
-            part, lines = slice(start, start + size), self.lines
-            if lines is not None:
-                lines = Lines(lines.left[part], lines.right[part])
-            yield _Trials(self.image, self.owner[part], lines, self.sensitivity)
+            part, increment = slice(start, start + size), self.increment
+            if increment is not None:
+                increment = increment.select(part)
+            yield _Trials(self.image, self.owner[part], increment, self.sensitivity)
 
 
-def add_lines(image: Tensor, lines: Lines, sensitivity: Tensor | None) -> None:
-    """Add newly acquired lines to zero-filled images (batch, height, width), in place."""
-    if image.device.type != "cpu":
-        image += lines.image(sensitivity)
+def add_increment(image: Tensor, increment: Increment, sensitivity: Tensor | None) -> None:
+    """Add newly acquired readouts to zero-filled images (batch, height, width), in place."""
+    if image.device.type != "cpu" or increment.right is None:
+        image += increment.image(sensitivity)
         return
     from activemri import fused
 
     fused.add_lines(
         image.numpy(),
-        lines.left.contiguous().numpy(),
-        lines.right.contiguous().numpy(),
+        increment.left.contiguous().numpy(),
+        increment.right.contiguous().numpy(),
         _maps(image, sensitivity),
     )
 
@@ -270,13 +252,21 @@ def _measure_on_cpu(
     """
     from activemri import fused
 
-    image, owner, lines = trials.image, trials.owner, trials.lines
+    image, owner, increment = trials.image, trials.owner, trials.increment
+    if increment is not None and increment.right is None:  # no factors: images are made at once
+        image, increment = trials.images(), None
+        trials, reference = replace(trials, image=image), reference.select(owner)
+        relative_range = relative_range[owner]
+        region = None if region is None else region[owner]
+        owner = torch.arange(len(image))
     n_trials = len(owner)
-    if lines is None:
+    if increment is None:
         left = np.empty((n_trials, 1, image.shape[1], 0), np.complex64)
         right = np.empty((n_trials, 1, 0, image.shape[2]), np.complex64)
     else:
-        left, right = lines.left.contiguous().numpy(), lines.right.contiguous().numpy()
+        assert increment.right is not None
+        left = increment.left.contiguous().numpy()
+        right = increment.right.contiguous().numpy()
     if region is None:
         region = torch.empty((len(image), 0, 0), dtype=torch.bool)
     ssim, squared_error = np.empty(n_trials), np.empty(n_trials)

@@ -10,16 +10,18 @@ Cartesian scan lies in the frame's centre, so that the same action means the sam
 centre of k-space; readouts outside of the scan are never legal.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from activemri import plugins
 from activemri.mri import fourier, trajectories
 from activemri.mri.nufft import NUFFT
 from activemri.mri.power_iteration import largest_eigenvalue
@@ -38,6 +40,10 @@ class Increment:
 
     left: Tensor
     right: Tensor | None = None
+
+    def select(self, part: slice) -> "Increment":
+        """Some rows of the batch."""
+        return Increment(self.left[part], None if self.right is None else self.right[part])
 
     def image(self, sensitivity: Tensor | None) -> Tensor:
         """The same for the combined image: complex (batch, height, width)."""
@@ -126,6 +132,10 @@ class Transform:
         ).to(response.device)
         # Ten steps come within a few percent, from below.
         return 1.05 * largest_eigenvalue(lambda images: self.gram(images, response), start)
+
+    def within_reach(self, images: Tensor) -> Tensor:
+        """Images without the detail that no readout reaches, complex (batch, height, width)."""
+        return images
 
     def increment(self, samples: Tensor, readouts: Tensor) -> Increment:
         """What some readouts add to F^H M y.
@@ -387,6 +397,9 @@ class Spokes(Transform):
 
     def density(self, mask: Tensor) -> Tensor:
         return trajectories.density(self.angles, mask, n_samples=self.n_samples, shape=self.shape)
+
+    def within_reach(self, images: Tensor) -> Tensor:
+        return trajectories.limit_to_disc(images)
 
     def response(self, mask: Tensor, density: Tensor | None) -> Tensor:
         assert density is not None
@@ -671,6 +684,48 @@ GEOMETRIES: dict[str, GeometryMaker] = {
     "radial": radial,
     "radial-uniform": radial_uniform,
 }
+
+
+def make_geometry(geometry: str | Geometry, shape: Shape, **options: Any) -> Geometry:
+    """The geometry of that name, or ``package.module:object``, for a frame of that shape.
+
+    Args:
+        geometry: name; an object is taken as it is.
+        shape: height and width of the frame.
+        **options: what functions that make geometries take, such as `lines_per_action`. Those that
+            are None, or 1 line per action, need not be known to the geometry.
+
+    Raises:
+        ValueError: for an unknown name, an option that the geometry does not take, or an object
+            made for another shape.
+    """
+    if isinstance(geometry, str):
+        found = plugins.find(geometry, GEOMETRIES, what="geometry")
+        if not isinstance(found, Geometry):
+            geometry = _called(found, geometry, shape, options)
+        else:
+            geometry = found
+    if not isinstance(geometry, Geometry):
+        raise ValueError(
+            "geometry: expected a name, a Geometry, or a function of the frame's shape that makes "
+            f"one; got {type(geometry).__name__}"
+        )
+    if geometry.shape != shape:
+        raise ValueError(f"geometry is for frames of {geometry.shape}; the data has {shape}")
+    return geometry
+
+
+def _called(maker: GeometryMaker, name: str, shape: Shape, options: dict[str, Any]) -> Any:
+    """What a function makes of the options that it takes."""
+    known = inspect.signature(maker).parameters
+    defaults = {"lines_per_action": 1}
+    given = {key: value for key, value in options.items() if value != defaults.get(key)}
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(
+            f"geometry {name!r} takes no {', '.join(unknown)}; it takes "
+            f"{', '.join(list(known)[1:]) or 'no options'}"
+        )
+    return maker(shape, **given)
 
 
 def _trains(n_readouts: int, per_action: int) -> Tensor:
