@@ -90,24 +90,29 @@ IDS = (
         every=20,
         infos_every=10,
     ),
-    Case("Mixed", "Mixed", {"matrix_size": 48}),
+    Case("Mixed", "Mixed", {"matrix_size": 40}),
     Case(
-        "FreeBudget", "FreeBudget", {"matrix_size": 72}, every=8, infos_every=4, stop={1: 9, 2: 4}
+        "FreeBudget",
+        "FreeBudget",
+        {"matrix_size": 64},
+        every=8,
+        infos_every=4,
+        stop={0: 24, 1: 9, 2: 4},
     ),
     Case("Lesion", "Lesion", {"matrix_size": 48}),
-    Case("EchoTrain", "EchoTrain", {"matrix_size": 64}, every=3, infos_every=1),
-    Case("LowField", "LowField", {"matrix_size": 40}, every=12, again=0.4),
-    Case("Motion", "Motion", {"matrix_size": 48}, every=8, again=0.3),
-    Case("Spikes", "Spikes", {"matrix_size": 48}, every=8, again=0.3),
+    Case("EchoTrain", "EchoTrain", {"matrix_size": 48}, every=3, infos_every=1),
+    Case("LowField", "LowField", {"matrix_size": 32}, every=12, again=0.4),
+    Case("Motion", "Motion", {"matrix_size": 40}, every=8, again=0.3),
+    Case("Spikes", "Spikes", {"matrix_size": 40}, every=8, again=0.3),
     # Its own budget is no part of what must stay.
     Case("HDF5", "HDF5", {"split": "all", "budget": 12}, "generic"),
 )
 
 OPTIONS = (
     Case("noop", "Phantom", {**PLAIN, "invalid_action": "noop"}, illegal=0.4, seeds=(0, 1)),
-    Case("noop-cost", "Phantom", {**PLAIN, "step_cost": 0.01}, illegal=0.4, seeds=(0,)),
+    Case("noop-cost", "Phantom", {**PLAIN, "step_cost": 0.01, "tr": 2.0}, illegal=0.4, seeds=(0,)),
     Case("raise", "Phantom", {**PLAIN, "invalid_action": "raise"}, seeds=(0,)),
-    Case("stop", "Phantom", {**PLAIN, "stop_action": True}, stop={0: 0, 1: 3}, seeds=(0, 1, 2)),
+    Case("stop", "Phantom", {**PLAIN, "stop_action": True, "tr": 2.0}, stop={0: 0, 1: 3}, seeds=(0, 1, 2)),
     Case("rows", "Phantom", {**PLAIN, "geometry": "rows"}, seeds=(0,)),
     Case("points", "Phantom", {**PLAIN, "geometry": "points", "n_center_lines": 60}, seeds=(0,)),
     Case(
