@@ -48,7 +48,7 @@ PLAIN: dict[str, Any] = {"reconstructor": "zero-filled", "matrix_size": 32, "bud
 
 #: Every registered id, with a smaller matrix than 128 x 128, which takes long.
 IDS = (
-    Case("Phantom", "Phantom", {"matrix_size": 64}, infos_every=1),
+    Case("Phantom", "Phantom", {"matrix_size": 48}, infos_every=1),
     Case("PhantomMulticoil", "PhantomMulticoil", {"matrix_size": 48}),
     Case(
         "SinglecoilKnee",
@@ -241,8 +241,8 @@ RECONSTRUCTORS = (
             ("cg-sense", 32),
             ("wavelet", 32),
             ("total-variation", 32),
-            ("unet", 64),
-            ("cresnet", 64),
+            ("unet", 48),
+            ("cresnet", 48),
         )
         for data in ("singlecoil", "multicoil")
     ),
