@@ -24,7 +24,8 @@ def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> 
     if name in registry:
         return registry[name]
     if is_object_path(name):
-        return load(name, what=what)
+        loaded: T = load(name, what=what)
+        return loaded
     raise ValueError(
         f"unknown {what} {name!r}; choose from {', '.join(registry)}, or give "
         f"package.module:object{more}"

@@ -32,10 +32,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     name: :mod:`activemri.envs.observation`. Nothing in them depends on what was not acquired.
 
     With a `scanner` that is not ideal (noisy, moving or spiking, see
-    :mod:`activemri.envs.imperfections`), what is measured differs from the target's lines. A line
+    :mod:`activemri.envs.scanner`), what is measured differs from the target's lines. A line
     then stays legal until it was measured `repeats` times, every measurement costs one line of the
     budget and counts in `n_acquired`, and observations have a part `repeats`, float32 (2, n_lines):
-    how often each line was measured, and how suspicious its last measurement looked to the scanner.
+    how often each line was measured, and how much its last measurement looked like an outlier.
 
     Rewards: by default the gain in SSIM; others by name: :mod:`activemri.envs.reward`. Summed over
     an episode they give the whole gain, minus `step_cost` for each action.
@@ -44,11 +44,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     stopped. `truncated` is left to ``max_episode_steps``.
 
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
-    `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `budget` (lines
-    left), `illegal_action`, `scale` (of intensities, from the first zero-filled image),
-    `time` (seconds since the scan began) if `tr` is given,
-    `uncertainty` (its mean over the scale) if the reconstructor gives one, and on termination
-    `auc`, the mean height of the curve of the score that the reward is about.
+    `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `remaining`
+    (lines left to acquire), `illegal_action`, `scale` (of intensities, from the first zero-filled
+    image), `time` (seconds since the scan began) if `tr` is given, `uncertainty` (its mean over the scale) if the reconstructor gives one, and `auc`, the mean
+    height of the curve of the score that the reward is about, so far.
 
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
@@ -96,8 +95,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
             np.array([_whole_number(action)]), np.ones(1, dtype=bool)
         )
         self._running = not finished[0]
-        info = self._info(ended=not self._running)
-        return self._observe(), float(rewards[0]), bool(finished[0]), False, info
+        return self._observe(), float(rewards[0]), bool(finished[0]), False, self._info()
 
     def simulate(
         self, actions: Sequence[int] | NDArray[np.int64]
@@ -143,9 +141,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
             gymnasium.logger.warn("render() needs a render_mode: gymnasium.make(..., render_mode=)")
             return None
         from activemri.envs import rendering
-        from activemri.envs.picture import picture
 
-        frame = picture(self.episodes, 0)
+        frame = rendering.frame_of(**self.episodes.shown(0))
         return (
             rendering.draw(frame) if self.render_mode == "rgb_array" else rendering.describe(frame)
         )
@@ -159,8 +156,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     def _export(self, value: Any) -> Any:
         return value.cpu().numpy() if self.options.to_numpy else value
 
-    def _info(self, *, ended: bool = False) -> dict[str, Any]:
-        infos = self.episodes.infos([0], ended=ended)
+    def _info(self) -> dict[str, Any]:
+        infos = self.episodes.infos([0])
         return {k: v[0] if v.ndim > 1 else v[0:1].tolist()[0] for k, v in infos.items()}
 
 

@@ -17,9 +17,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from activemri.data.slices import SliceDataset
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.line_features import N_FEATURES, line_features
-from activemri.mri import fourier
+from activemri.envs.line_features import feature_names, readout_features
+from activemri.envs.scan import Scan, View
+from activemri.mri.geometry import Geometry
 from activemri.scoring import center_crop
 
 #: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
@@ -37,27 +37,26 @@ class Frame:
         shape: height and width of k-space.
         target_shape: height and width of the target.
         n_coils: coils.
-        n_lines: length of a mask.
+        geometry: what one action acquires.
         repeats: how often a line may be measured.
     """
 
     shape: tuple[int, int]
     target_shape: tuple[int, int]
     n_coils: int
-    n_lines: int
+    geometry: Geometry
     repeats: int = 1
 
     @classmethod
-    def of(cls, dataset: SliceDataset, acquisition: Acquisition) -> "Frame":
+    def of(cls, dataset: SliceDataset, scan: Scan) -> "Frame":
         """The frame of scans that are acquired in a certain way."""
         targets = [dataset.describe(i).target_shape for i in range(len(dataset))]
-        imperfection = acquisition.imperfection
         return cls(
             shape=dataset.shape,
             target_shape=(max(h for h, _ in targets), max(w for _, w in targets)),
             n_coils=dataset.n_coils,
-            n_lines=acquisition.geometry.n_lines,
-            repeats=1 if imperfection is None else imperfection.repeats,
+            geometry=scan.geometry,
+            repeats=scan.scanner.repeats,
         )
 
 
@@ -77,26 +76,26 @@ class Mask:
     """What was acquired and what is left: `mask` (n_lines,) and `budget` (1,), a fraction.
 
     Where lines may be measured again, also `repeats` (2, n_lines): how often each was measured, as
-    a fraction of how often it may be, and how suspicious its last measurement was to the scanner,
-    s / (1 + s) for the suspicion s of :class:`activemri.envs.course.Record`.
+    a fraction of how often it may be, and how much its last measurement looked like an outlier,
+    s / (1 + s) for the outlier score s of :class:`activemri.envs.scanner.MeasurementLog`.
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
         parts: dict[str, gymnasium.Space[Any]] = {
-            "mask": spaces.MultiBinary(frame.n_lines),
+            "mask": spaces.MultiBinary(frame.geometry.n_readouts),
             "budget": spaces.Box(0, 1, (1,), np.float32),
         }
         if frame.repeats > 1:
-            parts["repeats"] = spaces.Box(0, 1, (2, frame.n_lines), np.float32)
+            parts["repeats"] = spaces.Box(0, 1, (2, frame.geometry.n_readouts), np.float32)
         return spaces.Dict(parts)
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
         budget = view.budget / view.start_budget
         parts = {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
         if frame.repeats > 1:
-            share = (view.n_measured / frame.repeats).float()
-            doubt = torch.zeros_like(share) if view.record is None else view.record.suspicion
-            parts["repeats"] = torch.stack([share, doubt / (1 + doubt)], dim=1)
+            share = (view.log.n_measured / frame.repeats).float()
+            outlier = view.log.outlier_score
+            parts["repeats"] = torch.stack([share, outlier / (1 + outlier)], dim=1)
         return parts
 
 
@@ -149,16 +148,26 @@ class Kspace:
     """Acquired k-space, zero elsewhere: `kspace` float32 (2 * coil, height, width).
 
     Real parts of all coils, then imaginary parts; divided by the scale and by the square root of
-    the number of pixels, so that the centre of k-space is of order one.
+    the number of pixels, so that the centre of k-space is of order one. Where samples lie on no
+    grid: (2 * coil, readouts, samples of a readout).
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        box = _box(2 * frame.n_coils, frame.shape)
+        transform = frame.geometry.transform
+        shape = frame.shape
+        if not transform.is_cartesian:
+            shape = (transform.n_readouts, transform.n_samples)
+        box = _box(2 * frame.n_coils, shape)
         return spaces.Dict({"kspace": box, **Mask().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        scale = view.scale * math.prod(view.kspace.shape[-2:]) ** 0.5
-        parts = _parts(view.kspace, scale, frame.n_coils, frame.shape)
+        scale, shape = view.scale * math.prod(view.transform.shape) ** 0.5, frame.shape
+        if view.transform.is_cartesian:
+            kspace = view.measurement.kspace
+        else:
+            kspace = view.log.samples.transpose(1, 2)
+            shape = (kspace.shape[-2], kspace.shape[-1])
+        parts = _parts(kspace, scale, frame.n_coils, shape)
         return {"kspace": parts, **Mask()(view, frame)}
 
 
@@ -170,31 +179,35 @@ class Multicoil:
         return spaces.Dict({"image": box, **Mask().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        images = fourier.ifft2(view.kspace)
+        operator, samples = view.operator, view.log.samples
+        if operator.density is not None:
+            samples = samples * operator.density[:, :, None]
+        images = view.transform.adjoint(samples)
         parts = _parts(images, view.scale, frame.n_coils, frame.shape)
         return {"image": parts, **Mask()(view, frame)}
 
 
 class Lines:
-    """A few dozen numbers for every line: `lines` float32 (features, n_lines), mask and budget.
+    """A few numbers for every readout: `lines` float32 (features, n_readouts), mask and budget.
 
     The features: :mod:`activemri.envs.line_features`.
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        box = spaces.Box(-BOUND, BOUND, (N_FEATURES, frame.n_lines), np.float32)
+        shape = (len(feature_names(frame.geometry)), frame.geometry.n_readouts)
+        box = spaces.Box(-BOUND, BOUND, shape, np.float32)
         return spaces.Dict({"lines": box, **Mask().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        return {"lines": line_features(view).clamp(-BOUND, BOUND), **Mask()(view, frame)}
+        return {"lines": readout_features(view).clamp(-BOUND, BOUND), **Mask()(view, frame)}
 
 
 class Flat:
     """Image, mask, budget (and repeats) in one vector of numbers in 0 to 1, for plain networks."""
 
     def space(self, frame: Frame) -> spaces.Box:
-        n_repeats = 2 * frame.n_lines * (frame.repeats > 1)
-        n = math.prod(frame.target_shape) + frame.n_lines + 1 + n_repeats
+        n_repeats = 2 * frame.geometry.n_readouts * (frame.repeats > 1)
+        n = math.prod(frame.target_shape) + frame.geometry.n_readouts + 1 + n_repeats
         return spaces.Box(0, 1, (n,), np.float32)
 
     def __call__(self, view: View, frame: Frame) -> Tensor:

@@ -21,8 +21,8 @@ from activemri.data.slices import Slice, SliceDataset
 from activemri.envs.protocol import STANDARD_METRICS, ScanProtocol
 from activemri.envs.reward import TaskLoss, make_reward
 from activemri.envs.scanner import (
-    Conditions,
     IDEAL,
+    Conditions,
     MeasurementLog,
     Readings,
     Scanner,

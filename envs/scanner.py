@@ -11,7 +11,7 @@ tells what taking it would give.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -305,8 +305,8 @@ class Moving:
     With every measurement goes a navigator, a readout through the centre at the same moment, as
     scanners acquire it to gate breathing (Ehman and Felmlee, Radiology 173:255-263, 1989). The
     outlier score of a measurement is the relative change of its navigator since the scan began,
-    over 10 %. It sees rotations, and shifts along the readout; not those along the phase encode, which
-    leave the central line as it is.
+    over 10 %. It sees rotations, and shifts along the readout; not those along the phase encode,
+    which leave the central line as it is.
 
     Attributes:
         severity: standard deviation of the shift along either axis, in fields of view; the
@@ -463,13 +463,14 @@ def make_scanner(
     if not isinstance(scanner, str):
         return scanner
     found = plugins.find(scanner, SCANNERS, what="scanner")
-    made: Scanner = found(**given) if isinstance(found, type) or given else found
+    made: Any = found(**given) if isinstance(found, type) or given else found
     if not callable(getattr(made, "measure", None)):
         raise ValueError(
             f"scanner {scanner!r}: expected an object or class with begin, measure and "
             f"outlier_score; got {type(made).__name__}"
         )
-    return made
+    scanner_made: Scanner = made
+    return scanner_made
 
 
 def _at_rest(start: Start, level: Tensor) -> Conditions:

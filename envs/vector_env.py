@@ -124,9 +124,9 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._reset(renewed, {})
         self._ended = terminated | truncated
         everyone = list(range(self.num_envs))
-        infos = self._infos(everyone, terminated)
+        infos = self._spread(self.episodes.infos(everyone), everyone)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            infos = self._renew_at_once(terminated)
+            infos = self._renew_at_once(infos)
         return self._observe(), rewards, terminated, truncated, infos
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -167,10 +167,10 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             gymnasium.logger.warn("render() needs a render_mode")
             return None
         from activemri.envs import rendering
-        from activemri.envs.picture import picture
 
         draw = rendering.draw if self.render_mode == "rgb_array" else rendering.describe
-        return tuple(draw(picture(self.episodes, row)) for row in range(self.num_envs))
+        frames = (rendering.frame_of(**self.episodes.shown(row)) for row in range(self.num_envs))
+        return tuple(draw(frame) for frame in frames)
 
     def _reset(self, rows: list[int], options: dict[str, Any]) -> None:
         self.episodes.reset(rows, [self._generators[row] for row in rows], options)
@@ -212,15 +212,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 own[name] = torch.as_tensor(value)[rows]
         return own
 
-    def _infos(self, rows: list[int], terminated: NDArray[np.bool_]) -> dict[str, Any]:
-        """Infos of some scans; `auc`, as in single environments, where the episode terminated."""
-        infos = self._spread(self.episodes.infos(rows), rows)
-        ended = [row for row in rows if terminated[row]]
-        if ended:
-            infos |= self._spread({"auc": np.array([self.episodes.auc(r) for r in ended])}, ended)
-        return infos
-
-    def _renew_at_once(self, terminated: NDArray[np.bool_]) -> dict[str, Any]:
+    def _renew_at_once(self, infos: dict[str, Any]) -> dict[str, Any]:
         """Same-step autoreset: keep the last of the old episodes aside, begin new ones."""
         rows = [int(row) for row in np.flatnonzero(self._ended)]
         last = self._observe()
@@ -228,7 +220,9 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for row in rows:
             one = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
             final[row] = one
-        final_info = self._infos(rows, terminated)
+        final_info = self._spread(
+            {name: values[rows] for name, values in infos.items() if f"_{name}" in infos}, rows
+        )
         self._reset(rows, {})
         everyone = list(range(self.num_envs))
         present = self._flags(rows)

@@ -175,6 +175,10 @@ class Transform:
         radius = torch.hypot(down[:, None].float(), right.float())
         return radius < mask.sum(dim=1)[:, None, None]
 
+    def places(self, readouts: Tensor) -> Tensor:
+        """Places of the samples of readouts (k,) on the grid, for pictures: int64 (k, sample, 2)."""
+        raise NotImplementedError
+
     @cached_property
     def outwards(self) -> Tensor:
         """Readouts in the order in which a scan starts with them, int64 (n_readouts,)."""
@@ -311,6 +315,13 @@ class Cartesian(Transform):
     def calibration_mask(self, mask: Tensor) -> Tensor:
         return self.grid_mask(mask)
 
+    def places(self, readouts: Tensor) -> Tensor:
+        height, width = self.shape
+        number = torch.arange(height * width).reshape(1, 1, height, width)
+        own = Cartesian(self.shape, self.selected).of_grid(number)[0, :, 0]
+        flat = own[self._own_number(readouts)]
+        return torch.stack([flat // width, flat % width], dim=-1)
+
     @cached_property
     def offsets(self) -> Tensor:
         """Place of every readout relative to the centre of k-space: int64 (n_readouts, 2)."""
@@ -397,6 +408,11 @@ class Spokes(Transform):
 
     def density(self, mask: Tensor) -> Tensor:
         return trajectories.density(self.angles, mask, n_samples=self.n_samples, shape=self.shape)
+
+    def places(self, readouts: Tensor) -> Tensor:
+        size = torch.tensor(self.shape)
+        trajectory = self.nufft.trajectory.reshape(self.n_readouts, -1, 2)[readouts]
+        return ((trajectory * size).round().long() + size // 2).clamp(min=0).minimum(size - 1)
 
     def within_reach(self, images: Tensor) -> Tensor:
         return trajectories.limit_to_disc(images)

@@ -165,11 +165,11 @@ OPTIONS = (
         Case(
             f"{name}-{geometry}",
             "Phantom",
-            {**PLAIN, "geometry": geometry, "imperfection": name, "budget": 10},
+            {**PLAIN, "geometry": geometry, "scanner": scanner, "budget": 10},
             seeds=(0,),
             again=0.4,
         )
-        for name in ("noise", "motion", "spikes")
+        for name, scanner in (("noise", "noisy"), ("motion", "moving"), ("spikes", "spiking"))
         for geometry in ("rows", "conjugate-columns")
     ),
 )  # fmt: skip

@@ -18,9 +18,9 @@ from tests.golden.files import write_scans
 
 #: What became of recorded names: of infos by themselves, of observations' parts after a dot.
 #: None: dropped. Names that are not here are as they were.
-RENAMED: dict[str, str | None] = {}
+RENAMED: dict[str, str | None] = {"budget": "remaining"}
 #: Names of infos that may appear where the record has none. Others may not.
-ADDED: frozenset[str] = frozenset()
+ADDED: frozenset[str] = frozenset({"auc"})
 
 #: Relative differences that the rounding of single precision may cause.
 SCORES, REWARDS, OBSERVATIONS = 2e-5, 1e-4, 2e-5
