@@ -44,11 +44,11 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     stopped. `truncated` is left to ``max_episode_steps``.
 
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
-    `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `budget` (lines
-    left), `illegal_action`, `scale` (of intensities, from the first zero-filled image),
-    `time` (seconds since the scan began) if `tr` is given,
-    `uncertainty` (its mean over the scale) if the reconstructor gives one, and on termination
-    `auc`, the mean height of the curve of the score that the reward is about.
+    `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `remaining`
+    (lines still to acquire), `illegal_action`, `scale` (of intensities, from the first zero-filled
+    image), `time` (seconds since the scan began) if `tr` is given, `uncertainty` (its mean over the
+    scale) if the reconstructor gives one, and `auc`, the mean height so far of the curve of the
+    score that the reward is about: area over actions, and before any the score itself.
 
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
@@ -96,8 +96,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
             np.array([_whole_number(action)]), np.ones(1, dtype=bool)
         )
         self._running = not finished[0]
-        info = self._info(ended=not self._running)
-        return self._observe(), float(rewards[0]), bool(finished[0]), False, info
+        return self._observe(), float(rewards[0]), bool(finished[0]), False, self._info()
 
     def simulate(
         self, actions: Sequence[int] | NDArray[np.int64]
@@ -159,8 +158,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     def _export(self, value: Any) -> Any:
         return value.cpu().numpy() if self.options.to_numpy else value
 
-    def _info(self, *, ended: bool = False) -> dict[str, Any]:
-        infos = self.episodes.infos([0], ended=ended)
+    def _info(self) -> dict[str, Any]:
+        infos = self.episodes.infos([0])
         return {k: v[0] if v.ndim > 1 else v[0:1].tolist()[0] for k, v in infos.items()}
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -62,6 +63,7 @@ class Episodes:
         self.n = n
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.history: list[list[float]] = [[] for _ in range(n)]
+        self._area = np.zeros(n)  # under the histories, by the trapezoidal rule
         self.actions: list[list[int]] = [[] for _ in range(n)]
         self.illegal = np.zeros(n, dtype=bool)  # whether the last action was illegal
         self.groups: list[Group] = []
@@ -113,6 +115,7 @@ class Episodes:
         for row, index in zip(rows, chosen, strict=True):
             self.index[row] = index
             self.history[row], self.actions[row] = [], []
+            self._area[row] = 0
             self.illegal[row] = False
         self._look(rows)
 
@@ -154,13 +157,8 @@ class Episodes:
             return parts[0][1]
         return _interleave(parts, self.n)
 
-    def infos(self, rows: Sequence[int], *, ended: bool = False) -> Infos:
-        """What Gymnasium calls `info`, for some of the episodes: arrays with a row for each.
-
-        Args:
-            rows: which of the episodes.
-            ended: these episodes have just ended: add `auc`, the mean height of the score's curve.
-        """
+    def infos(self, rows: Sequence[int]) -> Infos:
+        """Gymnasium's `info` of some of the episodes: arrays with a row for each."""
         if len(self.groups) == 1 and self.groups[0].rows == list(rows):
             infos = self._group_infos(self.groups[0].state, self.views[0])
         else:
@@ -168,8 +166,7 @@ class Episodes:
         infos["illegal_action"] = self.illegal[rows]
         if self.options.tr is not None:
             infos["time"] = np.array([self.options.tr * self._n_shots(row) for row in rows])
-        if ended:
-            infos["auc"] = np.array([self.auc(row) for row in rows])
+        infos["auc"] = np.array([self.auc(row) for row in rows])
         return infos
 
     def legal(self) -> NDArray[np.bool_]:
@@ -180,9 +177,9 @@ class Episodes:
         return legal
 
     def auc(self, row: int) -> float:
-        """Area under the score's curve so far, divided by the number of actions."""
-        scores = np.array(self.history[row])
-        return float(np.trapezoid(scores) / (len(scores) - 1))
+        """Mean height of the score's curve so far: area over actions; the score before any."""
+        n_actions = len(self.history[row]) - 1
+        return float(self._area[row] / n_actions) if n_actions else self.history[row][0]
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Scores after each of several actions, none of which is taken.
@@ -251,6 +248,7 @@ class Episodes:
         self._place([row], state)
         self.index[row] = saved["index"]
         self.history[row] = list(saved["history"])
+        self._area[row] = _area_under(self.history[row])
         self.actions[row] = list(saved["actions"])
         self.illegal[row] = saved["illegal"]
         self._look([])
@@ -275,6 +273,7 @@ class Episodes:
         for action in torch.tensor(actions, dtype=torch.int64, device=state.mask.device):
             state = self.acquisition.acquire(state, action[None])
             self.history[row].append(float(state.scores[self.score_name]))
+        self._area[row] = _area_under(self.history[row])
         self._place([row], state)
         self.index[row], self.actions[row] = index, list(actions)
         self.illegal[row] = list(actions[-1:]) == [WASTE]
@@ -347,6 +346,8 @@ class Episodes:
             scores = group.state.scores[self.score_name].tolist()
             for row, score in zip(group.rows, scores, strict=True):
                 if row in rows:
+                    if self.history[row]:
+                        self._area[row] += (self.history[row][-1] + score) / 2
                     self.history[row].append(score)
 
     def _n_shots(self, row: int) -> int:
@@ -383,9 +384,17 @@ class Episodes:
             "subject": np.array([scan.subject for scan in state.slices], dtype=object),
             "n_acquired": state.n_acquired.cpu().numpy(),
             "acceleration": view.acceleration.cpu().numpy(),
-            "budget": state.budget.cpu().numpy(),
+            "remaining": state.budget.cpu().numpy(),
             "scale": state.scale.double().cpu().numpy(),
         }
+
+
+def _area_under(scores: Sequence[float]) -> float:
+    """Trapezoidal rule, summed in the order of the steps as an episode does."""
+    area = 0.0
+    for before, after in pairwise(scores):
+        area += (before + after) / 2
+    return area
 
 
 def _interleave(parts: list[tuple[list[int], Any]], n: int) -> Any:

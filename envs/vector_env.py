@@ -124,9 +124,10 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._reset(renewed, {})
         self._ended = terminated | truncated
         everyone = list(range(self.num_envs))
-        infos = self._infos(everyone, terminated)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            infos = self._renew_at_once(terminated)
+            infos = self._renew_at_once()
+        else:
+            infos = self._spread(self.episodes.infos(everyone), everyone)
         return self._observe(), rewards, terminated, truncated, infos
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -212,15 +213,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 own[name] = torch.as_tensor(value)[rows]
         return own
 
-    def _infos(self, rows: list[int], terminated: NDArray[np.bool_]) -> dict[str, Any]:
-        """Infos of some scans; `auc`, as in single environments, where the episode terminated."""
-        infos = self._spread(self.episodes.infos(rows), rows)
-        ended = [row for row in rows if terminated[row]]
-        if ended:
-            infos |= self._spread({"auc": np.array([self.episodes.auc(r) for r in ended])}, ended)
-        return infos
-
-    def _renew_at_once(self, terminated: NDArray[np.bool_]) -> dict[str, Any]:
+    def _renew_at_once(self) -> dict[str, Any]:
         """Same-step autoreset: keep the last of the old episodes aside, begin new ones."""
         rows = [int(row) for row in np.flatnonzero(self._ended)]
         last = self._observe()
@@ -228,7 +221,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for row in rows:
             one = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
             final[row] = one
-        final_info = self._infos(rows, terminated)
+        final_info = self._spread(self.episodes.infos(rows), rows)
         self._reset(rows, {})
         everyone = list(range(self.num_envs))
         present = self._flags(rows)

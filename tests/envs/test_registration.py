@@ -90,7 +90,7 @@ def test_every_id_plays_to_the_end_in_its_spaces(made: tuple[str, dict[str, Any]
     observation, info = env.reset(seed=0)
     env.action_space.seed(0)
     task = env.get_wrapper_attr("task")
-    budget, steps, ended = info["budget"], 0, False
+    budget, steps, ended = info["remaining"], 0, False
     while not ended:
         assert env.observation_space.contains(observation)
         legal = info["action_mask"]
