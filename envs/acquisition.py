@@ -156,12 +156,13 @@ class Acquisition:
         wanted = [n for n in (*protocol.metrics, *reward.scores) if n != "uncertainty"]
         if any(find_metric(name).needs == "region" for name in wanted):
             wanted += REGION_METRICS  # one pass gives all of them
+        geometry = make_geometry(
+            protocol.geometry, dataset.shape, lines_per_action=protocol.lines_per_action
+        )
         return cls(
-            geometry=make_geometry(
-                protocol.geometry, dataset.shape, lines_per_action=protocol.lines_per_action
-            ),
+            geometry=geometry,
             reconstructor=make_reconstructor(protocol.reconstructor, device=device),
-            budget=protocol.budget,
+            budget=legality.lines_of_budget(protocol.budget, geometry.n_lines),
             n_center_lines=protocol.n_center_lines,
             n_random_lines=protocol.n_random_lines,
             metrics=tuple(dict.fromkeys(wanted)),

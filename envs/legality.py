@@ -22,6 +22,26 @@ def check_counts(budget: int | None, *, center: int, random: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least {least}; got {count!r}")
 
 
+def lines_of_budget(budget: int | float | None, n_lines: int) -> int | None:
+    """Lines that a budget stands for; None for all.
+
+    Args:
+        budget: lines, or a fraction between 0 and 1 of all.
+        n_lines: how many the frame has.
+
+    Raises:
+        ValueError: for another fraction.
+    """
+    if not isinstance(budget, float | np.floating):
+        return budget
+    if not 0 < budget < 1:
+        raise ValueError(
+            "budget must be a whole number of at least 1, or a fraction between 0 and 1 of the "
+            f"frame's lines; got {budget!r}"
+        )
+    return max(1, round(float(budget) * n_lines))
+
+
 def check_samples(slices: Sequence[Slice], scan: Tensor) -> None:
     """Refuse NaN and Inf, which would be seen even where they were not acquired: 0 * NaN = NaN.
 

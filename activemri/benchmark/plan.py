@@ -97,6 +97,9 @@ class Plan:
             label: self._acquisition(name, self.dataset)
             for label, name in self.reconstructors.items()
         }
+        # A fraction of the lines by their number.
+        lines = next(iter(self.acquisitions.values())).budget
+        self.scenario = replace(self.scenario, budget=lines)
         self.evaluators = {
             label: paired_evaluator(name, self.dataset.shape[1])
             for label, name in self.reconstructors.items()
@@ -190,7 +193,7 @@ class Plan:
             acquisition,
             scans,
             metric=self.metric,
-            n_lines=self.scenario.budget,
+            n_lines=acquisition.budget,
             n_scans=self.settings.n_fit_scans,
             seed=self.settings.seed,
             progress=self.settings.workers == 1,

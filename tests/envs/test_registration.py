@@ -159,6 +159,34 @@ def test_a_spec_with_options_survives_json(tmp_path: Path) -> None:
     assert again.observation_space == env.observation_space
 
 
+def test_a_quarter_of_the_lines_is_the_default_so_that_orders_differ(tmp_path: Path) -> None:
+    data = str(generic_files(tmp_path / "data"))
+    env = gymnasium.make(PREFIX + "HDF5-v0", data=data, split="all", n_center_lines=2)
+    n_lines = int(env.action_space.n)  # type: ignore[attr-defined]
+
+    def returns(order: int) -> float:
+        _, info = env.reset(seed=0)
+        assert info["remaining"] == round(n_lines / 4)
+        total, ended = 0.0, False
+        while not ended:
+            action = np.flatnonzero(info["action_mask"])[::order][0]
+            _, reward, ended, _, info = env.step(int(action))
+            total += float(reward)
+        return total
+
+    assert returns(1) != pytest.approx(returns(-1), abs=1e-4)
+
+
+@pytest.mark.parametrize(("budget", "lines"), [(0.25, 4), (0.5, 9), (0.01, 1), (7, 7)])
+def test_a_budget_may_be_a_share_of_the_lines(budget: float, lines: int) -> None:
+    env = gymnasium.make(PREFIX + "HDF5-v0", data=equal_scans(), n_center_lines=4, budget=budget)
+    assert env.reset(seed=0)[1]["remaining"] == lines
+    vector = gymnasium.make_vec(
+        PREFIX + "HDF5-v0", 2, data=equal_scans(), n_center_lines=4, budget=budget
+    )
+    assert vector.reset(seed=0)[1]["remaining"].tolist() == [lines, lines]
+
+
 def test_a_matrix_size_brings_all_scans_to_one_action_space(tmp_path: Path) -> None:
     env = hdf5(tmp_path, matrix_size=16)
     assert env.action_space == gymnasium.spaces.Discrete(16)
