@@ -31,6 +31,7 @@ from activemri.agents.visits import VisitedMasks, visits_of
 from activemri.checkpoints import write_together
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.volumes import evenly_spaced
+from activemri.envs.scan import lines_of_budget
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.runs.folder import RunFolder
 from activemri.settings import (
@@ -184,7 +185,8 @@ class _Turn:
                 validate_every=max(1, settings.reconstructor_steps // 5),
                 lr=settings.lr,
                 n_center_lines=task.n_center_lines,
-                budget=task.budget or scans.shape[1] - task.n_center_lines,
+                budget=lines_of_budget(task.budget, scans.shape[1])
+                or scans.shape[1] - task.n_center_lines,
                 sensitivity=str(task.sensitivity),
                 seed=settings.seed,
                 threads=settings.threads,

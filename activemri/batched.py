@@ -22,7 +22,9 @@ class Batched:
             return value[torch.as_tensor(rows, device=value.device)]
 
         def listed(value: list[Any]) -> list[Any]:
-            return [value[i] for i in torch.arange(len(value))[torch.as_tensor(rows).cpu()].tolist()]
+            return [
+                value[i] for i in torch.arange(len(value))[torch.as_tensor(rows).cpu()].tolist()
+            ]
 
         return self.rowwise(some, listed)
 

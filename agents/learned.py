@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from activemri import checkpoints
 from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import Checkpoint, CheckpointError
-from activemri.envs.acquisition import View
 from activemri.envs.observation import Frame, make_observation
-from activemri.envs.state import STOP
+from activemri.envs.scan import STOP, View
 
 #: Observations of a batch, by part; under "observation" where there is one part only.
 Observations = Mapping[str, Tensor]

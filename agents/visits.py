@@ -14,7 +14,7 @@ from activemri.agents.registry import make_policy, needs_fit
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.index import progress as show_progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.mri import geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -133,7 +133,7 @@ def visit_masks(
     """
     drawn = np.random.default_rng(seed).permutation(len(dataset))[:n_scans]
     scans = SliceList([dataset[position] for position in sorted(drawn.tolist())], dataset.name)
-    acquisition = Acquisition(
+    acquisition = Scan(
         geometry.columns(dataset.shape),
         ZeroFilled(),
         budget=budget,
@@ -153,15 +153,14 @@ def visit_masks(
     return VisitedMasks(visits, n_center_lines=n_center_lines, budget=budget)
 
 
-def visits_of(episodes: Episodes, acquisition: Acquisition) -> list[Visit]:
+def visits_of(episodes: Episodes, acquisition: Scan) -> list[Visit]:
     """What was acquired when, in episodes that were played."""
     moment = torch.full(episodes.start_mask.shape, _NEVER)
     moment[episodes.start_mask] = 0
-    groups = acquisition.geometry.groups.cpu()
     so_far = episodes.n_acquired - episodes.n_acquired[:, :1]
     for step, actions in enumerate(episodes.actions.T):
         for row in (actions != PADDING).nonzero().squeeze(1).tolist():
-            lines = groups[actions[row]]
+            lines = acquisition.geometry.readouts(actions[row])[0].cpu()
             moment[row, lines] = moment[row, lines].clamp(max=int(so_far[row, step + 1]))
     return [Visit(*pair) for pair in zip(episodes.scans, moment, strict=True)]
 

@@ -32,10 +32,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     name: :mod:`activemri.envs.observation`. Nothing in them depends on what was not acquired.
 
     With a `scanner` that is not ideal (noisy, moving or spiking, see
-    :mod:`activemri.envs.scanner`), what is measured differs from the target's lines. A line
-    then stays legal until it was measured `repeats` times, every measurement costs one line of the
+    :mod:`activemri.envs.scanner`), what is measured differs from the target's samples. A readout
+    then stays legal until it was measured `repeats` times, every measurement costs one of the
     budget and counts in `n_acquired`, and observations have a part `repeats`, float32 (2, n_lines):
-    how often each line was measured, and how much its last measurement looked like an outlier.
+    how often each readout was measured, and how much its last measurement looked like an outlier.
 
     Rewards: by default the gain in SSIM; others by name: :mod:`activemri.envs.reward`. Summed over
     an episode they give the whole gain, minus `step_cost` for each action.
@@ -44,10 +44,11 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     stopped. `truncated` is left to ``max_episode_steps``.
 
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
-    `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `remaining`
-    (lines left to acquire), `illegal_action`, `scale` (of intensities, from the first zero-filled
-    image), `time` (seconds since the scan began) if `tr` is given, `uncertainty` (its mean over the scale) if the reconstructor gives one, and `auc`, the mean
-    height of the curve of the score that the reward is about, so far.
+    `subject`, `n_acquired`, `acceleration` (readouts that exist over readouts acquired),
+    `remaining` (readouts left to acquire), `illegal_action`, `scale` (of intensities, from the
+    first zero-filled image), `time` (seconds since the scan began) if `tr` is given, `uncertainty`
+    (its mean over the scale) if the reconstructor gives one, and `auc`, the mean height of the
+    curve of the score that the reward is about, so far.
 
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from activemri.envs.scan import View
 from activemri.mri import fourier
-from activemri.mri.geometry import Cartesian, Geometry
+from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
 from activemri.scoring import center_crop
 
@@ -69,9 +69,9 @@ OTHER_NAMES: tuple[str, ...] = (
 )
 
 
-def feature_names(geometry: Geometry) -> tuple[str, ...]:
-    """Names of the features of a geometry's readouts."""
-    return NAMES if geometry.has_lines else OTHER_NAMES
+def feature_names(has_lines: bool) -> tuple[str, ...]:
+    """Names of the features of readouts: of lines, or of others."""
+    return NAMES if has_lines else OTHER_NAMES
 
 
 def readout_features(view: View) -> Tensor:
@@ -124,9 +124,9 @@ def line_features(view: View) -> Tensor:
     the pixels; `energy in the region` is what the reconstruction shows there, and `size of the
     region` the spectrum of its shape, where a region of interest is known; `times measured` and
     `suspicion` (the outlier score) are what the scanner tells of its lines; `mismatch` says by how
-    much the reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian the
-    acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines that
-    a smaller scan does not have are zero.
+    much the reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian
+    the acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines
+    that a smaller scan does not have are zero.
 
     Raises:
         ValueError: if the geometry acquires no lines.
@@ -255,8 +255,7 @@ class _Columns:
 
     def _measurements(self) -> tuple[Tensor, Tensor]:
         """How often lines were measured, and how much they are doubted: (batch, width) each."""
-        log, transform = self.view.log, self.view.transform
-        assert isinstance(transform, Cartesian)
+        log, transform = self.view.log, cartesian(self.view.transform)
         times = transform.grid_mask(log.n_measured).flatten(1).float()
         outlier = transform.grid_mask(log.outlier_score).flatten(1)
         return torch.log1p(times), outlier / (1 + outlier)
@@ -266,8 +265,7 @@ class _Columns:
         operator = self.view.operator
         image = self.view.reconstruction.image.to(torch.complex64)
         wrong = _energy(operator.forward(image) - self.view.log.samples).sum(dim=(2, 3))
-        assert isinstance(operator.transform, Cartesian)
-        energy = operator.transform.grid_mask(wrong).flatten(1)
+        energy = cartesian(operator.transform).grid_mask(wrong).flatten(1)
         return energy * self.acquired / self.total[:, None]
 
     def _mirror_symmetry(self, mirror: Tensor) -> Tensor:
@@ -321,8 +319,7 @@ def _in_frame(own: Tensor, view: View, *, swap: bool) -> Tensor:
     """(batch, feature, lines of the scan) to (batch, feature, lines of the frame)."""
     batch, n_features, n = own.shape
     flat = own.reshape(batch * n_features, *((n, 1) if swap else (1, n)))
-    assert isinstance(view.transform, Cartesian)
-    framed = view.transform.of_grid_values(flat).reshape(batch, n_features, -1)
+    framed = cartesian(view.transform).of_grid_values(flat).reshape(batch, n_features, -1)
     framed[:, NAMES.index("measurable")] = view.measurable.float()
     return framed
 

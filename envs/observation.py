@@ -19,7 +19,6 @@ from torch import Tensor
 from activemri.data.slices import SliceDataset
 from activemri.envs.line_features import feature_names, readout_features
 from activemri.envs.scan import Scan, View
-from activemri.mri.geometry import Geometry
 from activemri.scoring import center_crop
 
 #: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
@@ -37,26 +36,33 @@ class Frame:
         shape: height and width of k-space.
         target_shape: height and width of the target.
         n_coils: coils.
-        geometry: what one action acquires.
-        repeats: how often a line may be measured.
+        n_lines: length of a mask.
+        repeats: how often a readout may be measured.
+        has_lines: readouts are whole lines of a Cartesian grid.
+        n_samples: of a readout, where samples lie on no grid; else 0.
     """
 
     shape: tuple[int, int]
     target_shape: tuple[int, int]
     n_coils: int
-    geometry: Geometry
+    n_lines: int
     repeats: int = 1
+    has_lines: bool = True
+    n_samples: int = 0
 
     @classmethod
     def of(cls, dataset: SliceDataset, scan: Scan) -> "Frame":
         """The frame of scans that are acquired in a certain way."""
+        transform = scan.geometry.transform
         targets = [dataset.describe(i).target_shape for i in range(len(dataset))]
         return cls(
             shape=dataset.shape,
             target_shape=(max(h for h, _ in targets), max(w for _, w in targets)),
             n_coils=dataset.n_coils,
-            geometry=scan.geometry,
+            n_lines=scan.geometry.n_readouts,
             repeats=scan.scanner.repeats,
+            has_lines=scan.geometry.has_lines,
+            n_samples=0 if transform.is_cartesian else transform.n_samples,
         )
 
 
@@ -82,11 +88,11 @@ class Mask:
 
     def space(self, frame: Frame) -> spaces.Dict:
         parts: dict[str, gymnasium.Space[Any]] = {
-            "mask": spaces.MultiBinary(frame.geometry.n_readouts),
+            "mask": spaces.MultiBinary(frame.n_lines),
             "budget": spaces.Box(0, 1, (1,), np.float32),
         }
         if frame.repeats > 1:
-            parts["repeats"] = spaces.Box(0, 1, (2, frame.geometry.n_readouts), np.float32)
+            parts["repeats"] = spaces.Box(0, 1, (2, frame.n_lines), np.float32)
         return spaces.Dict(parts)
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
@@ -153,10 +159,7 @@ class Kspace:
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        transform = frame.geometry.transform
-        shape = frame.shape
-        if not transform.is_cartesian:
-            shape = (transform.n_readouts, transform.n_samples)
+        shape = (frame.n_lines, frame.n_samples) if frame.n_samples else frame.shape
         box = _box(2 * frame.n_coils, shape)
         return spaces.Dict({"kspace": box, **Mask().space(frame).spaces})
 
@@ -194,7 +197,7 @@ class Lines:
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        shape = (len(feature_names(frame.geometry)), frame.geometry.n_readouts)
+        shape = (len(feature_names(frame.has_lines)), frame.n_lines)
         box = spaces.Box(-BOUND, BOUND, shape, np.float32)
         return spaces.Dict({"lines": box, **Mask().space(frame).spaces})
 
@@ -206,8 +209,8 @@ class Flat:
     """Image, mask, budget (and repeats) in one vector of numbers in 0 to 1, for plain networks."""
 
     def space(self, frame: Frame) -> spaces.Box:
-        n_repeats = 2 * frame.geometry.n_readouts * (frame.repeats > 1)
-        n = math.prod(frame.target_shape) + frame.geometry.n_readouts + 1 + n_repeats
+        n_repeats = 2 * frame.n_lines * (frame.repeats > 1)
+        n = math.prod(frame.target_shape) + frame.n_lines + 1 + n_repeats
         return spaces.Box(0, 1, (n,), np.float32)
 
     def __call__(self, view: View, frame: Frame) -> Tensor:

@@ -89,9 +89,10 @@ class ScanProtocol:
     """Readouts around the centre that a scan starts with."""
     n_random_lines: int = 0
     """Further readouts to start with, drawn at random in each episode."""
-    budget: int | None = None
-    """Readouts to acquire after the start; None for all that the scan has. Where readouts may be
-    measured again, every measurement counts."""
+    budget: int | float | None = None
+    """Readouts to acquire after the start, or a fraction between 0 and 1 of those of the frame that
+    holds every scan; None for all that the scan has. Where readouts may be measured again, every
+    measurement counts."""
     scanner: ScannerLike = "ideal"
     """Scanner between object and samples: ideal, noisy (low field), moving, spiking, or
     package.module:object. All but the ideal one let readouts be measured again."""

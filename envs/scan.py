@@ -233,16 +233,17 @@ class Scan:
         wanted = [n for n in (*protocol.metrics, *reward.scores) if n != "uncertainty"]
         if any(find_metric(name).needs == "region" for name in wanted):
             wanted += REGION_METRICS  # one pass gives all of them
+        geometry = make_geometry(
+            protocol.geometry,
+            dataset.shape,
+            lines_per_action=protocol.lines_per_action,
+            tile=protocol.tile,
+            n_spokes=protocol.n_spokes,
+        )
         return cls(
-            geometry=make_geometry(
-                protocol.geometry,
-                dataset.shape,
-                lines_per_action=protocol.lines_per_action,
-                tile=protocol.tile,
-                n_spokes=protocol.n_spokes,
-            ),
+            geometry=geometry,
             reconstructor=make_reconstructor(protocol.reconstructor, device=device),
-            budget=protocol.budget,
+            budget=lines_of_budget(protocol.budget, geometry.n_readouts),
             n_center_lines=protocol.n_center_lines,
             n_random_lines=protocol.n_random_lines,
             metrics=tuple(dict.fromkeys(wanted)),
@@ -314,7 +315,7 @@ class Scan:
         view, log = state.view, state.view.log
         masks = _checked_masks(view.measurable, masks, holding=view.start_mask)
         if order is None:
-            self._measure(state, self._outwards(state.rows, masks & ~view.start_mask))
+            state = self.with_masks(state, masks)
         elif order.shape != log.order.shape:
             raise ValueError(
                 f"expected an order of shape {tuple(log.order.shape)}; got {tuple(order.shape)}"
@@ -325,9 +326,25 @@ class Scan:
                     break
                 self._measure(state, Readings(state.rows, readout.clamp(min=0), readout >= 0))
         state.view = self._after(state, view.start_mask, budgets.to(masks.device))
-        zero_filled = state.view.operator.zero_filled(log.samples).contiguous()
-        state.view = replace(state.view, zero_filled=zero_filled)
+        state.view = self._zero_filled(state.view)
         self._update(state, self.metrics)
+        return state
+
+    def with_masks(self, state: State, masks: Tensor) -> State:
+        """Copies of scans with further readouts measured, as far as trials need them.
+
+        They are measured once, from the centre outwards. Reconstruction and scores stay as they
+        were.
+
+        Args:
+            state: scans under way; left as it is.
+            masks: bool (batch, n_readouts).
+        """
+        state, before = state.clone(), state.view.mask
+        readings = self._outwards(state.rows, masks & ~before)
+        self._measure(state, readings)
+        budget = state.view.budget - readings.new.sum(dim=1)
+        state.view = self._zero_filled(self._after(state, before, budget))
         return state
 
     def acquire(self, state: State, actions: Tensor) -> State:
@@ -476,6 +493,10 @@ class Scan:
             view = replace(view, sensitivity=operator.sensitivity)
         elif self._is_additive:
             return view
+        return self._zero_filled(view)
+
+    def _zero_filled(self, view: View) -> View:
+        """The view with its zero-filled images made of all samples."""
         zero_filled = view.operator.zero_filled(view.log.samples)
         return replace(view, zero_filled=zero_filled.contiguous())
 
@@ -720,6 +741,22 @@ def _drawn_seeds(generators: Sequence[np.random.Generator] | None) -> Tensor:
     if generators is None:
         raise ValueError("a random scanner needs one generator, or one seed, for each scan")
     return torch.tensor([int(generator.integers(2**62)) for generator in generators])
+
+
+def lines_of_budget(budget: int | float | None, n_readouts: int) -> int | None:
+    """Readouts that a budget stands for, a number or a fraction of those of the frame.
+
+    Raises:
+        ValueError: for another fraction.
+    """
+    if not isinstance(budget, float | np.floating):
+        return budget
+    if not 0 < budget < 1:
+        raise ValueError(
+            "budget must be a whole number of at least 1, or a fraction between 0 and 1 of the "
+            f"frame's lines; got {budget!r}"
+        )
+    return max(1, round(float(budget) * n_readouts))
 
 
 def _check_counts(budget: int | None, *, center: int, random: int) -> None:

@@ -302,7 +302,7 @@ def _example(
     ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
     return Example(
         f"{case.volume}, slice {case.slice}",
-        int(batch.measurement.operator.mask[row].any(dim=0).sum()),
+        int(batch.measurement.operator.mask[row].sum()),
         float(ssim[row]),
         float(found.spearman[middle]),
         magnitude[row].cpu().numpy(),

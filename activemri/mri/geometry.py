@@ -175,8 +175,12 @@ class Transform:
         radius = torch.hypot(down[:, None].float(), right.float())
         return radius < mask.sum(dim=1)[:, None, None]
 
+    def energy(self, images: Tensor) -> Tensor:
+        """Energy of images (batch, height, width) in readouts: float64 (batch, readout)."""
+        return self.forward(images.unsqueeze(1)).abs().double().square().sum(dim=(2, 3))
+
     def places(self, readouts: Tensor) -> Tensor:
-        """Places of the samples of readouts (k,) on the grid, for pictures: int64 (k, sample, 2)."""
+        """Places of samples of readouts (k,) on the grid, for pictures: int64 (k, sample, 2)."""
         raise NotImplementedError
 
     @cached_property
@@ -315,6 +319,20 @@ class Cartesian(Transform):
     def calibration_mask(self, mask: Tensor) -> Tensor:
         return self.grid_mask(mask)
 
+    def energy(self, images: Tensor) -> Tensor:
+        return self.of_grid_values(self.grid_energy(images))
+
+    def grid_energy(self, images: Tensor) -> Tensor:
+        """The same on the scan's grid: float64 (batch, height or 1, width or 1).
+
+        Along the readout a transform would not change it.
+        """
+        energy = fourier.fft(images, self._transformed).abs().double().square()
+        for axis, is_selected in zip(fourier.IMAGE_AXES, self.selected, strict=True):
+            if not is_selected:
+                energy = energy.sum(dim=axis, keepdim=True)
+        return energy
+
     def places(self, readouts: Tensor) -> Tensor:
         height, width = self.shape
         number = torch.arange(height * width).reshape(1, 1, height, width)
@@ -373,6 +391,19 @@ class Cartesian(Transform):
         return row * columns + column
 
 
+def cartesian(transform: Transform) -> Cartesian:
+    """The same transform, for what needs its grid.
+
+    Raises:
+        ValueError: if samples lie on none.
+    """
+    if not isinstance(transform, Cartesian):
+        raise ValueError(
+            f"expected samples on a Cartesian grid; {type(transform).__name__.lower()} have none"
+        )
+    return transform
+
+
 class Spokes(Transform):
     """Straight lines through the centre of k-space, by NUFFT.
 
@@ -400,8 +431,8 @@ class Spokes(Transform):
         return Spokes(shape, self.angles, n_samples=self.n_samples, eps=self.eps)
 
     def forward(self, images: Tensor) -> Tensor:
-        samples = self.nufft.forward(images)
-        return samples.unflatten(2, (self.n_readouts, -1)).transpose(1, 2)
+        samples: Tensor = self.nufft.forward(images).unflatten(2, (self.n_readouts, -1))
+        return samples.transpose(1, 2)
 
     def adjoint(self, samples: Tensor) -> Tensor:
         return self.nufft.adjoint(samples.transpose(1, 2).flatten(2))

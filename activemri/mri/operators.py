@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from activemri.mri.geometry import Cartesian, Shape, Transform
+from activemri.mri.geometry import Cartesian, Shape, Transform, cartesian
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,7 @@ class Operator:
     @property
     def grid_mask(self) -> Tensor:
         """Acquired samples of a Cartesian grid: bool (batch, height or 1, width or 1)."""
-        assert isinstance(self.transform, Cartesian)
-        return self.transform.grid_mask(self.mask)
+        return cartesian(self.transform).grid_mask(self.mask)
 
     def of_scan(self, row: int) -> "Operator":
         """The operator of one scan of the batch, as a batch of one."""

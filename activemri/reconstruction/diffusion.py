@@ -143,9 +143,7 @@ class Diffusion(Reconstructor):
             image = answer + (image - answer) * (following / level)
         return image
 
-    def _denoise(
-        self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator
-    ) -> Tensor:
+    def _denoise(self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator) -> Tensor:
         """D(noisy, level), before the measured samples are put back."""
         level = level[:, None, None]
         total = (level**2 + self.spread**2).sqrt()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from activemri.batched import Batched
-from activemri.mri.geometry import Cartesian, Geometry
+from activemri.mri.geometry import Geometry, cartesian
 from activemri.mri.operators import Operator
 
 
@@ -39,8 +39,7 @@ class Measurement:
     @property
     def kspace(self) -> Tensor:
         """The samples of a Cartesian scan on their grid, complex (batch, coil, height, width)."""
-        assert isinstance(self.operator.transform, Cartesian)
-        return self.operator.transform.grid(self.samples)
+        return cartesian(self.operator.transform).grid(self.samples)
 
     def of_scan(self, row: int) -> "Measurement":
         """One scan of the batch, as a batch of one."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.losses import Prediction, WholeImages
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.scoring import center_crop
@@ -49,7 +49,7 @@ class Batch:
     @property
     def acquired(self) -> Tensor:
         """Lines that have been acquired, bool (batch, line)."""
-        return self.measurement.operator.mask.squeeze(1)
+        return self.measurement.operator.mask
 
     @property
     def unobserved(self) -> Tensor:
@@ -210,12 +210,12 @@ def make_batch(
             seen = mask & center_lines(slices[0].shape, n_center_lines)
         sensitivity = coil_maps.estimate(kspace * seen.unsqueeze(1), seen)
     target = torch.stack([scan.target for scan in slices])
-    everything = CartesianOperator(measured[:, None], sensitivity)
+    everything = Operator.on_grid(measured[:, None], slices[0].shape, sensitivity)
     return Batch(
-        Measurement.of(kspace, CartesianOperator(mask, sensitivity)),
+        Measurement.of_grid(kspace, Operator.on_grid(mask, slices[0].shape, sensitivity)),
         target,
         target.amax(dim=(-2, -1)),
-        everything.adjoint(kspace),
+        everything.adjoint(everything.transform.of_grid(kspace)),
         measured,
         tuple(f"{scan.volume}[{scan.index}]" for scan in slices),
     )
@@ -227,13 +227,15 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         return batch
     measurement = batch.measurement
     maps = measurement.operator.sensitivity
-    operator = CartesianOperator(
-        measurement.operator.mask.to(device), None if maps is None else maps.to(device)
+    operator = Operator(
+        measurement.operator.transform,
+        measurement.operator.mask.to(device),
+        None if maps is None else maps.to(device),
     )
     return replace(
         batch,
         measurement=Measurement(
-            measurement.kspace.to(device), operator, measurement.zero_filled.to(device)
+            measurement.samples.to(device), operator, measurement.zero_filled.to(device)
         ),
         target=batch.target.to(device),
         data_range=batch.data_range.to(device),

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from activemri.mri.geometry import cartesian
 from activemri.mri.noise import estimated_sigma
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.training.self_supervised import held_out
 
@@ -70,7 +71,8 @@ def robust_loss(
         generator: of the draws.
     """
     kspace, operator = measurement.kspace, measurement.operator
-    mask = operator.mask.expand(-1, *kspace.shape[-2:])
+    shape = operator.transform.shape
+    mask = operator.grid_mask.expand(-1, *kspace.shape[-2:])
     sigma = estimated_sigma(kspace)[..., None, None]
     energy = kspace.abs().square().flatten(1).sum(dim=1)
     losses = []
@@ -79,9 +81,10 @@ def robust_loss(
         noise = sigma * torch.randn(kspace.shape, dtype=kspace.dtype, generator=generator).to(
             kspace.device
         )
-        seen = CartesianOperator(mask & ~out, operator.sensitivity)
-        image = reconstructor(Measurement.of(kspace + more_noise * noise, seen)).image
-        everywhere = CartesianOperator(mask, operator.sensitivity).forward(image)
+        seen = Operator.on_grid(mask & ~out, shape, operator.sensitivity)
+        image = reconstructor(Measurement.of_grid(kspace + more_noise * noise, seen)).image
+        whole = Operator.on_grid(mask, shape, operator.sensitivity)
+        everywhere = cartesian(whole.transform).grid(whole.forward(image))
         wanted = torch.where(out.unsqueeze(1), kspace, kspace - noise / more_noise)
         error = torch.view_as_real(everywhere - wanted).square().sum(dim=(1, -1))
         weighted = torch.where(out, weights.to(error.device) * error, error) * mask

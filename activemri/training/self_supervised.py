@@ -9,7 +9,7 @@ coil. Samples are held out and not lines, so that there is some of every line on
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
 KEPT_SIDE = 4  # samples around the origin that the reconstructor always sees
@@ -50,7 +50,7 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
     return ((rank < wanted).reshape(mask.shape) & free).to(mask.device)
 
 
-def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, CartesianOperator]:
+def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Operator]:
     """What the reconstructor sees, and the operator of the samples that are held out.
 
     Args:
@@ -58,8 +58,9 @@ def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Cartesi
         out: held-out samples, bool (batch, height, width).
     """
     operator = measurement.operator
-    seen = CartesianOperator(operator.mask & ~out, operator.sensitivity)
-    return Measurement.of(measurement.kspace, seen), CartesianOperator(out, operator.sensitivity)
+    shape, maps = operator.transform.shape, operator.sensitivity
+    seen = Operator.on_grid(operator.grid_mask & ~out, shape, maps)
+    return Measurement.of_grid(measurement.kspace, seen), Operator.on_grid(out, shape, maps)
 
 
 def self_supervised_loss(
@@ -81,13 +82,14 @@ def self_supervised_loss(
         n_splits: draws to average over (multi-mask SSDU, Yaman et al., NMR Biomed. 35:e4798, 2022).
         generator: of the draws.
     """
-    mask = measurement.operator.mask.expand(-1, *measurement.kspace.shape[-2:])
+    kspace = measurement.kspace
+    mask = measurement.operator.grid_mask.expand(-1, *kspace.shape[-2:])
     losses = []
     for _ in range(n_splits):
         out = held_out(mask, share=share, generator=generator)
         seen, operator = divided(measurement, out)
         predicted = operator.forward(reconstructor(seen).image)
-        measured = measurement.kspace * out.unsqueeze(1)
+        measured = operator.transform.of_grid(kspace) * operator.mask[:, :, None, None]
         losses.append(_relative(predicted - measured, measured))
     return torch.stack(losses).mean(dim=0)
 

@@ -298,7 +298,7 @@ def test_users_data_can_be_mixed_as_well() -> None:
 def test_in_a_free_budget_a_line_has_a_price_and_stopping_has_none() -> None:
     env = small("FreeBudget-v0")
     _, info = env.reset(seed=0)
-    assert info["budget"] > 15
+    assert info["remaining"] > 15
     before = info["ssim"]
     _, reward, _, _, info = env.step(int(np.argmax(info["action_mask"])))
     assert reward == pytest.approx(info["ssim"] - before - 0.0015)
