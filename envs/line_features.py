@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from activemri.envs.scan import View
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
 from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.scoring import center_crop
 
 #: Bands of frequency along the readout, as shares of the largest frequency.
 _BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)

@@ -28,6 +28,7 @@ from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
+from activemri.metrics.reference import center_crop
 from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
@@ -38,7 +39,6 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.scoring import center_crop
 from activemri.settings import CalibrateSettings
 from activemri.training.batches import Batch, make_batch, to_device
 from activemri.training.masks import MaskSource

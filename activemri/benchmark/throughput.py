@@ -15,8 +15,8 @@ import torch
 from activemri.benchmark import straightforward
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
-from activemri.scoring import center_crop
 from activemri.settings import ThroughputSettings
 
 N_SCANS = 32  # side by side

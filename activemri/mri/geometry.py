@@ -297,21 +297,23 @@ class Cartesian(Transform):
         """
         height, width = self.shape
         along_height, along_width = self.selected
-        line = self._own_number(readouts)
+        line = readouts if self._fills_frame else self._own_number(readouts)
         n_coils = samples.shape[2]
         if not (along_height and along_width):
             shifted = torch.fft.ifftshift(samples, dim=-1)
             samples = torch.fft.fftshift(torch.fft.ifft(shifted, norm="ortho"), dim=-1)
         moved = samples.movedim(1, 2)  # (batch, coil, k, sample)
         if not along_height:
-            right = _wave(line, width, samples).unsqueeze(1)
+            right = _waves(width, samples.device, samples.dtype)[line].unsqueeze(1)
             return Increment(moved.transpose(2, 3), right.expand(-1, n_coils, -1, -1))
         row = line // width if along_width else line
-        left = _wave(row, height, samples).transpose(1, 2).unsqueeze(1)
+        left = _waves(height, samples.device, samples.dtype)[row].transpose(1, 2).unsqueeze(1)
         left = left.expand(-1, n_coils, -1, -1)
         if not along_width:
             return Increment(left, moved)
-        return Increment(left, moved * _wave(line % width, width, samples).unsqueeze(1))
+        return Increment(
+            left, moved * _waves(width, samples.device, samples.dtype)[line % width].unsqueeze(1)
+        )
 
     def calibration(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return self.grid(samples), self.grid_mask(mask)
@@ -337,7 +339,7 @@ class Cartesian(Transform):
         height, width = self.shape
         number = torch.arange(height * width).reshape(1, 1, height, width)
         own = Cartesian(self.shape, self.selected).of_grid(number)[0, :, 0]
-        flat = own[self._own_number(readouts)]
+        flat = own[readouts if self._fills_frame else self._own_number(readouts)]
         return torch.stack([flat // width, flat % width], dim=-1)
 
     @cached_property
@@ -383,8 +385,6 @@ class Cartesian(Transform):
 
         Readouts that the scan does not have get the number of one that it has.
         """
-        if self._fills_frame:
-            return readouts
         (rows, columns), width = self.own_shape, self.mask_shape[1]
         row = (readouts // width - self._rows.start).clamp(0, rows - 1)
         column = (readouts % width - self._columns.start).clamp(0, columns - 1)
@@ -783,14 +783,9 @@ def _trains(n_readouts: int, per_action: int) -> Tensor:
     return (starts + torch.arange(per_action)).clamp(max=n_readouts - 1)
 
 
-def _wave(frequency: Tensor, n: int, like: Tensor) -> Tensor:
-    """Plane waves of the centred orthonormal inverse transform: (...,) -> (..., n)."""
-    return _waves(n, like.device, like.dtype)[frequency]
-
-
 @lru_cache(maxsize=16)
 def _waves(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """All n of them, one a row."""
+    """Plane waves of the centred orthonormal inverse transform, one a row: complex (n, n)."""
     place = torch.arange(n) - n // 2
     # The product is taken modulo n in whole numbers: no rounding of large phases.
     angle = ((place[:, None] * place) % n).double() * (2 * math.pi / n)

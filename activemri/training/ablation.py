@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from activemri.losses import NLL_WEIGHT, names_in
+from activemri.metrics.losses import NLL_WEIGHT, names_in
 from activemri.reconstruction.reconstructor import gives_uncertainty
 from activemri.runs.folder import command
 from activemri.settings import StudySettings, TrainJointSettings, TrainReconstructorSettings

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
-from activemri.losses import Prediction, WholeImages
+from activemri.metrics.losses import Prediction, WholeImages
+from activemri.metrics.reference import center_crop
 from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
-from activemri.scoring import center_crop
 from activemri.training.augmentation import Change
 from activemri.training.masks import MaskSource, center_lines
 

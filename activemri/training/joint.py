@@ -16,7 +16,7 @@ import torch
 from activemri import checkpoints
 from activemri.data.slices import SliceDataset
 from activemri.evaluator import Evaluator
-from activemri.losses import Loss, make_loss, names_in
+from activemri.metrics.losses import Loss, make_loss, names_in
 from activemri.reconstruction.registry import from_checkpoint
 from activemri.runs.diary import Picture
 from activemri.settings import TrainJointSettings

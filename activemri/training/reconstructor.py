@@ -18,7 +18,7 @@ from torch import Tensor
 from activemri import checkpoints
 from activemri.data.slices import SliceDataset
 from activemri.evaluator import load_evaluator
-from activemri.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.metrics.losses import Loss, Prediction, WeightedSum, make_loss
 from activemri.mri.sensitivity import make_coil_maps
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.reconstruction.registry import save_reconstructor

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from activemri.losses import make_loss
+from activemri.metrics.losses import make_loss
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.construction import new_reconstructor
 

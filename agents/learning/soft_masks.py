@@ -12,11 +12,11 @@ from torch import Tensor
 from activemri import losses
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.state import State
-from activemri.losses import Loss, Prediction
+from activemri.metrics.losses import Loss, Prediction
+from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
-from activemri.scoring import center_crop
 
 #: What stands for a metric while learning: a loss, and whether it goes by the volume's range.
 _LOSSES: dict[str, tuple[Loss, bool]] = {

@@ -20,9 +20,9 @@ from activemri.envs.observation import OBSERVATIONS
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import TaskLoss
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import columns
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import center_crop
 from tests.envs.scans import equal_scans, random_weights, scan
 from tests.envs.test_no_leak import check_no_leak
 
