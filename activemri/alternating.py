@@ -28,9 +28,9 @@ from activemri.agents.learning.run import evaluate, train_policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
 from activemri.agents.visits import VisitedMasks, visits_of
-from activemri.checkpoints import write_together
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.volumes import evenly_spaced
+from activemri.files import write_together
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.runs.folder import RunFolder
 from activemri.settings import (

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from activemri import checkpoints
+from activemri.files import write_together
 from activemri.settings import (
     StudySettings,
     TrainJointSettings,
@@ -140,7 +140,7 @@ class RunFolder:
         self._write(self._log, "".join(f"{x}\n" for x in [*kept, json.dumps(entry)]).encode())
 
     def _write(self, path: Path, content: bytes) -> None:
-        checkpoints.write_together({path: content})
+        write_together({path: content})
 
     def _load(self) -> dict[str, Any]:
         try:

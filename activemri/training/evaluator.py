@@ -18,8 +18,8 @@ from activemri.settings import TrainJointSettings
 from activemri.training.batches import Batch
 from activemri.training.descent import Descent
 from activemri.training.evaluator_losses import evaluator_loss, line_targets, mean_over
-from activemri.training.loop import Check
 from activemri.training.precision import autocast
+from activemri.training.reconstructor_loop import Check
 from activemri.training.run import Run
 from activemri.training.validation import Validation
 

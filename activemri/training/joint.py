@@ -25,7 +25,6 @@ from activemri.training.batches import Batch
 from activemri.training.construction import new_reconstructor
 from activemri.training.evaluator import EvaluatorLearner, new_evaluator
 from activemri.training.evaluator_losses import adversarial, perceptual_by
-from activemri.training.loop import Check, Loop, OnValidation
 from activemri.training.masks import MaskSource
 from activemri.training.reconstructor import (
     LearnsByItself,
@@ -34,6 +33,7 @@ from activemri.training.reconstructor import (
     described,
     losses_from_weights,
 )
+from activemri.training.reconstructor_loop import Check, Loop, OnValidation
 from activemri.training.run import Run, open_run
 
 _SOME_WIDTH = 1024  # for checks of arguments, before scans of native sizes are opened

@@ -31,10 +31,10 @@ from activemri.training.batches import Batch
 from activemri.training.construction import new_reconstructor
 from activemri.training.descent import Descent
 from activemri.training.evaluator_losses import perceptual_by
-from activemri.training.loop import Check, Loop, OnValidation, TrainingDivergedError
 from activemri.training.masks import MaskSource
 from activemri.training.pictures import draw
 from activemri.training.precision import autocast, require_precision
+from activemri.training.reconstructor_loop import Check, Loop, OnValidation, TrainingDivergedError
 from activemri.training.robust import robust_loss, sample_weights
 from activemri.training.run import Run, open_run
 from activemri.training.self_supervised import self_supervised_loss

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
-from activemri import checkpoints
+from activemri.files import write_together
 from activemri.settings import TrainReconstructorSettings, TuneSettings
 from activemri.training.reconstructor import TrainingResult
 from activemri.training.world import World, rank
@@ -116,7 +116,7 @@ def make_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Replace a file, all or nothing."""
-    checkpoints.write_together({path: (json.dumps(content, indent=2) + "\n").encode()})
+    write_together({path: (json.dumps(content, indent=2) + "\n").encode()})
 
 
 def read_json(path: Path) -> dict[str, str | int | float] | None:

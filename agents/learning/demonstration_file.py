@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from activemri.agents.learning.demonstrations import Demonstrations
-from activemri.checkpoints import write_together
 from activemri.data.slices import SliceDataset
+from activemri.files import write_together
 
 _KEY = b"activemri-demonstrations"
 
