@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(["training", "envs"], 2),
     "agents": 3,
     **dict.fromkeys(["benchmark", "alternating"], 4),
-    "cli": 5,
+    **dict.fromkeys(["cli", "__main__"], 5),
 }
 FORBIDDEN = {("envs", "training"), ("agents", "training")}
 
