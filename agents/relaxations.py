@@ -65,8 +65,8 @@ class SoftMasks:
             )
         if acquisition.imperfection is not None:
             raise ValueError(
-                "gradients with respect to masks are for scans in which a line is measured once "
-                "and well; these have imperfections: choose another --algo"
+                "--scanner: gradients with respect to masks need an ideal scanner, which measures "
+                "every line once; choose another --algo"
             )
         self.acquisition = acquisition
         self.loss, self.by_volume = _LOSSES[metric]

@@ -3,7 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from activemri.agents.learning.soft_masks import SoftMasks, lines_of, reconstruct
+from activemri.agents.relaxations import (
+    SoftMasks,
+    bounded,
+    draw,
+    largest,
+    lines_of,
+    probabilities,
+    reconstruct,
+)
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.imperfections import make_imperfection
@@ -13,7 +21,80 @@ from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.agents.learning.toy import decaying
+from tests.envs.scans import scan
+
+ALLOWED = torch.tensor([[True] * 7, [True, False, True, True, False, True, True]])
+K = torch.tensor([3, 2])
+
+
+def some_scores(spread: float = 1.5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return spread * torch.randn(2, 7, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_probabilities_add_up_to_k(spread: float) -> None:
+    found = probabilities(some_scores(spread), ALLOWED, K)
+    torch.testing.assert_close(found.sum(dim=1), K.double())
+    assert bool(((found >= 0) & (found <= 1)).all())
+    assert bool((found[~ALLOWED] == 0).all())
+
+
+def test_probabilities_of_equal_scores_are_equal() -> None:
+    found = probabilities(torch.zeros(1, 7, dtype=torch.float64), ALLOWED[1:], K[1:])
+    torch.testing.assert_close(found[ALLOWED[1:]], torch.full((5,), 0.4, dtype=torch.float64))
+
+
+def test_everything_is_drawn_where_no_more_is_allowed() -> None:
+    for k in (5, 9):
+        found = probabilities(some_scores()[1:], ALLOWED[1:], torch.tensor([k]))
+        assert torch.equal(found, ALLOWED[1:].double())
+
+
+def test_the_gradient_of_probabilities_takes_the_threshold_along() -> None:
+    scores = some_scores().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda s: probabilities(s, ALLOWED, K), scores, atol=1e-6)
+
+
+def test_a_draw_holds_exactly_k_allowed_actions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        taken = draw(some_scores(), ALLOWED, K, generator=generator)
+        assert taken.sum(dim=1).tolist() == K.tolist()
+        assert bool((taken[~ALLOWED] == 0).all())
+        assert set(taken.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_actions_are_drawn_as_often_as_their_probabilities_say() -> None:
+    n, generator = 20_000, torch.Generator().manual_seed(0)
+    for row in (0, 1):
+        scores, allowed = some_scores()[[row]], ALLOWED[[row]].expand(n, -1)
+        taken = draw(scores.expand(n, -1), allowed, K[row].expand(n), generator=generator)
+        wanted = probabilities(scores, allowed[:1], K[[row]])[0]
+        # Pareto sampling is not exact at 7 actions; noise of the count is 0.0035.
+        torch.testing.assert_close(taken.mean(dim=0), wanted, rtol=0, atol=0.02)
+
+
+def test_a_draw_has_the_gradient_of_the_probabilities() -> None:
+    weight = torch.arange(14, dtype=torch.float64).view(2, 7)
+    hard, soft = (some_scores().requires_grad_(True) for _ in range(2))
+    (weight * draw(hard, ALLOWED, K, generator=torch.Generator())).sum().backward()
+    (weight * probabilities(soft, ALLOWED, K)).sum().backward()
+    assert soft.grad is not None and hard.grad is not None
+    torch.testing.assert_close(hard.grad, soft.grad)
+    assert float(soft.grad.abs().max()) > 0.1
+
+
+def test_the_largest_are_the_best_of_those_allowed() -> None:
+    scores = torch.tensor([[5.0, 9.0, 1.0, 3.0, 8.0, 2.0, 4.0]])
+    assert largest(scores, ALLOWED[1:], torch.tensor([2])).nonzero()[:, 1].tolist() == [0, 6]
+
+
+def test_bounded_scores_keep_their_order() -> None:
+    scores = torch.tensor([-1e6, -1.0, 0.0, 1.0, 1e6])
+    assert bounded(scores).argsort().tolist() == [0, 1, 2, 3, 4]
+    assert float(bounded(scores).abs().max()) == 4.0
+
 
 SHAPE = (16, 18)
 
@@ -43,8 +124,8 @@ def protocol(reconstructor: Reconstructor, geometry: str = "columns", **kwargs: 
 
 
 def scans(n_coils: int = 1) -> list[Slice]:
-    made = decaying(2, shape=SHAPE, n_coils=n_coils, maps=n_coils > 1, target_shape=(14, 15))
-    return [made[0], made[1]]
+    size = {"shape": SHAPE, "target_shape": (14, 15)}
+    return [scan(i, n_coils=n_coils, maps=n_coils > 1, **size) for i in range(2)]  # type: ignore[arg-type]
 
 
 def some_lines(state: State) -> torch.Tensor:
@@ -116,13 +197,13 @@ def test_actions_acquire_their_lines(geometry: str, lines_per_action: int) -> No
 
 
 def test_a_metric_without_a_gradient_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--metric roi_ssim.*ssim, ssim_volume, mse"):
+    with pytest.raises(ValueError, match=r"roi_ssim.*ssim, ssim_volume, mse"):
         SoftMasks(protocol(ZeroFilled()), "roi_ssim")
 
 
 def test_scans_with_imperfections_are_refused() -> None:
-    imperfection = make_imperfection("noise")
-    with pytest.raises(ValueError, match="imperfections"):
+    imperfection = make_imperfection("noisy")
+    with pytest.raises(ValueError, match="--scanner"):
         SoftMasks(replace(protocol(ZeroFilled()), imperfection=imperfection), "mse")
 
 
