@@ -10,44 +10,85 @@ of the policy ends it, so that policy and reconstructor belong together.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+from tyro.conf import OmitArgPrefixes
 
-from activemri.agents.learning.environment import (
-    environment_options,
-    lean_acquisition,
-    make_task,
-    metric_of,
-)
-from activemri.agents.learning.registry import parse_settings
-from activemri.agents.learning.run import evaluate, train_policy
+from activemri import files
+from activemri.agents.learners import learner_name
+from activemri.agents.learners.imitation import Imitation
+from activemri.agents.learners.learner import Problem
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
+from activemri.agents.training import (
+    LearnerLike,
+    TrainPolicySettings,
+    as_environment,
+    evaluate,
+    run_training,
+    validation_of,
+)
 from activemri.agents.visits import VisitedMasks, visits_of
 from activemri.data.slices import SliceDataset, SliceList
-from activemri.data.volumes import evenly_spaced
-from activemri.files import write_together
+from activemri.envs.protocol import ScanProtocol
+from activemri.options import Compute, RunOptions, described, require_positive
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.runs.folder import RunFolder
-from activemri.settings import (
-    EnvironmentSettings,
-    TrainAlternatingSettings,
-    TrainPolicySettings,
-    TrainReconstructorSettings,
-)
+from activemri.registration import find_protocol
+from activemri.settings import TrainReconstructorSettings
 from activemri.tables import format_table
+from activemri.training.folder import RunFolder
 from activemri.training.reconstructor import train_reconstructor
 
 _POLICY, _RECONSTRUCTOR = "policy", "reconstructor"
+_SHOWN = ("area", "final", "return")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAlternatingSettings:
+    """Train a policy and the reconstructor together, in turns.
+
+    Every round trains the policy for the reconstructor as it is, and then fine-tunes the
+    reconstructor on the masks of this policy's episodes. Writes the last policy (policy) and the
+    reconstructor that it was trained for (reconstructor), a folder for every round, and a table
+    of validation scores (summary.json). The same command with --resume goes on after a kill.
+    ``--algo NAME`` chooses the policy's algorithm, see `activemri train policy`.
+    """
+
+    protocol: OmitArgPrefixes[ScanProtocol] = field(
+        default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
+    )
+    run: OmitArgPrefixes[RunOptions] = field(
+        default_factory=lambda: RunOptions(out=Path("runs/alternating"))
+    )
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    learner: LearnerLike = field(default_factory=Imitation)
+    """Settings of the algorithm that trains the policy."""
+    rounds: int = 2
+    """How often the reconstructor is fine-tuned."""
+    reconstructor_steps: int = 1000
+    """Optimiser steps of each fine-tuning."""
+    lr: float = 1e-3
+    """Largest learning rate of the fine-tuning."""
+    visited_scans: int = 128
+    """Train scans that the policy is played on to record its masks."""
+    validation_scans: int = 32
+    """Scans, spread evenly over the validation split, that choose the best weights."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            rounds=self.rounds,
+            reconstructor_steps=self.reconstructor_steps,
+            lr=self.lr,
+            visited_scans=self.visited_scans,
+            validation_scans=self.validation_scans,
+        )
 
 
 @dataclass(frozen=True)
 class Alternation:
-    """What the rounds have reached.
+    """Result of the rounds.
 
     Attributes:
         out: folder of policy and reconstructor.
@@ -67,160 +108,149 @@ class Alternation:
         )
 
 
-_SHOWN = ("area", "final", "return")
-
-
 def train_alternating(
-    settings: TrainAlternatingSettings,
-    *,
-    train: SliceDataset | None = None,
-    validation: SliceDataset | None = None,
+    settings: TrainAlternatingSettings, *, validation: SliceDataset | None = None
 ) -> Alternation:
     """Train a policy and a reconstructor in turns; continue after a kill.
 
     Args:
-        settings: see there.
-        train: scans to learn from; None opens the environment's train split.
-        validation: scans that choose the best weights; None opens the val split.
+        settings: of the command.
+        validation: scans that choose the best weights; None takes the split "val" of the data.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; a reconstructor that has
             nothing to train.
-        OSError: `settings.out` cannot be written.
+        OSError: the folder cannot be written.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    parse_settings(settings.algo, settings.learner)
-    start = make_reconstructor(str(environment_options(settings)["reconstructor"]))
+    settings.compute.prepare()
+    out = settings.run.out
+    start = make_reconstructor(settings.protocol.reconstructor)
     if not any(True for _ in start.parameters()):
         raise ValueError(
             "--reconstructor: expected one that can be trained, e.g. cresnet or unet; this one has "
             "no weights"
         )
-    folder = RunFolder(settings.out)
-    folder.open(settings, given={})
-    reconstructor = settings.out / "start" / "best"
+    same = {"algo": learner_name(settings.learner), **described(settings)}
+    RunFolder(out).open(same, resume=settings.run.resume)
+    reconstructor = out / "start" / "best"
     if not reconstructor.with_suffix(".json").exists():
-        save_reconstructor(reconstructor, start, info={"from": str(settings.reconstructor)})
+        save_reconstructor(
+            reconstructor, start, info={"from": str(settings.protocol.reconstructor)}
+        )
     scores: list[Mapping[str, float]] = []
     policy: Path | None = None
     for number in range(settings.rounds + 1):
-        turn = _Turn(settings, number, reconstructor, train, validation)
-        policy = turn.train_policy(policy)
-        scores.append(turn.evaluate(policy))
+        folder = out / f"round-{number}"
+        protocol = replace(settings.protocol, reconstructor=str(reconstructor))
+        policy = _train_policy(settings, protocol, folder / _POLICY, policy, validation)
+        scores.append(_evaluate(settings, protocol, policy, validation))
         if number < settings.rounds:
-            reconstructor = turn.fine_tune(policy)
+            reconstructor = _fine_tune(
+                settings, protocol, folder / _RECONSTRUCTOR, policy, validation
+            )
     assert policy is not None
-    make_policy(policy).save(settings.out / _POLICY, info={"algo": settings.algo})  # type: ignore[attr-defined]
+    info = {"algo": learner_name(settings.learner)}
+    make_policy(policy).save(out / _POLICY, info=info)  # type: ignore[attr-defined]
     save_reconstructor(
-        settings.out / _RECONSTRUCTOR,
+        out / _RECONSTRUCTOR,
         make_reconstructor(reconstructor),
         info={"fine_tunings": settings.rounds},
     )
     summary = json.dumps({"rounds": [dict(score) for score in scores]}, indent=2) + "\n"
-    write_together({settings.out / "summary.json": summary.encode()})
-    return Alternation(settings.out, tuple(scores))
+    files.write(out / "summary.json", summary)
+    return Alternation(out, tuple(scores))
 
 
-class _Turn:
-    """One training of the policy, and the fine-tuning that follows."""
+def _train_policy(
+    settings: TrainAlternatingSettings,
+    protocol: ScanProtocol,
+    out: Path,
+    warm_start: Path | None,
+    validation: SliceDataset | None,
+) -> Path:
+    """Train the policy for the reconstructor as it is, from the last round's on."""
+    trained = run_training(
+        TrainPolicySettings(
+            protocol=protocol,
+            run=_run(settings, out),
+            compute=settings.compute,
+            learner=settings.learner,
+            validation_scans=settings.validation_scans,
+            warm_start=None if warm_start is None else str(warm_start),
+        ),
+        validation=validation,
+    )
+    return trained.checkpoint
 
-    def __init__(
-        self,
-        settings: TrainAlternatingSettings,
-        number: int,
-        reconstructor: Path,
-        train: SliceDataset | None,
-        validation: SliceDataset | None,
-    ) -> None:
-        self.settings, self.reconstructor = settings, reconstructor
-        self.folder = settings.out / f"round-{number}"
-        self.train, self.validation = train, validation
 
-    def train_policy(self, warm_start: Path | None) -> Path:
-        """Train it for the reconstructor as it is; from the last round's on."""
-        settings, out = self.settings, self.folder / _POLICY
-        result = train_policy(
-            TrainPolicySettings(
-                **self._environment(),
-                algo=settings.algo,
-                learner=settings.learner,
-                max_steps=settings.policy_steps,
-                validation_scans=settings.validation_scans,
-                warm_start=warm_start,
-                out=out,
-                resume=(out / "settings.json").exists(),
-            ),
-            train=self.train,
-            validation=self.validation,
-        )
-        return result.checkpoint
+def _evaluate(
+    settings: TrainAlternatingSettings,
+    protocol: ScanProtocol,
+    policy: Path,
+    validation: SliceDataset | None,
+) -> Mapping[str, float]:
+    """Validation scores of policy and reconstructor together."""
+    options = as_environment(protocol, device=settings.compute.device)
+    scans = validation_of(options, validation, settings.validation_scans)
+    problem = Problem(replace(options, data=scans))
+    return evaluate(
+        problem.scan,
+        make_policy(policy),
+        problem.scans,
+        metric=problem.metric,
+        step_cost=problem.protocol.step_cost,
+    )
 
-    def evaluate(self, policy: Path) -> Mapping[str, float]:
-        """Validation scores of policy and reconstructor together."""
-        task = make_task(self._as_policy(), split="val", scans=self.validation)
-        scans = task.dataset()
-        chosen = evenly_spaced(range(len(scans)), self.settings.validation_scans)
-        metric = metric_of(self.settings, task)
-        return evaluate(
-            lean_acquisition(task, scans, metric=metric),
-            make_policy(policy),
-            SliceList([scans[i] for i in chosen], scans.name),
-            metric=metric,
-            step_cost=task.step_cost,
-        )
 
-    def fine_tune(self, policy: Path) -> Path:
-        """Fine-tune the reconstructor on the masks that the policy visits."""
-        settings, out = self.settings, self.folder / _RECONSTRUCTOR
-        task = make_task(self._as_policy(), split="train", scans=self.train)
-        scans = task.dataset()
-        validation = make_task(self._as_policy(), split="val", scans=self.validation).dataset()
-        result = train_reconstructor(
-            TrainReconstructorSettings(
-                data="objects" if not isinstance(task.data, str) else task.data,
-                warm_start=self.reconstructor,
-                max_steps=settings.reconstructor_steps,
-                validate_every=max(1, settings.reconstructor_steps // 5),
-                lr=settings.lr,
-                n_center_lines=task.n_center_lines,
-                budget=task.budget or scans.shape[1] - task.n_center_lines,
-                sensitivity=str(task.sensitivity),
-                seed=settings.seed,
-                threads=settings.threads,
-                device=settings.device,
-                images=0,
-                out=out,
-                resume=(out / "settings.json").exists(),
-            ),
-            masks=self._visited(policy, scans),
-            train=scans,
-            validation=validation,
-        )
-        return result.checkpoint
+def _fine_tune(
+    settings: TrainAlternatingSettings,
+    protocol: ScanProtocol,
+    out: Path,
+    policy: Path,
+    validation: SliceDataset | None,
+) -> Path:
+    """Fine-tune the reconstructor on the masks of the policy's episodes, and on random ones."""
+    problem = Problem(
+        as_environment(protocol, device=settings.compute.device), seed=settings.run.seed
+    )
+    options, scans, scan = problem.protocol, problem.scans, problem.scan
+    budget = scan.budget or scans.shape[1] - scan.n_center_lines
+    drawn = np.random.default_rng(settings.run.seed).permutation(len(scans))
+    chosen = sorted(drawn[: settings.visited_scans].tolist())
+    played = SliceList([scans[i] for i in chosen], scans.name)
+    batches = rollout_dataset(scan, make_policy(policy), played, seed=settings.run.seed)
+    masks = VisitedMasks(
+        {"policy": [visit for _, episodes in batches for visit in visits_of(episodes, scan)]},
+        n_center_lines=scan.n_center_lines,
+        budget=budget,
+        drawn=("variable-density",),
+    )
+    if validation is None:
+        validation = replace(protocol, split="val").dataset()
+    result = train_reconstructor(
+        TrainReconstructorSettings(
+            data=protocol.data if isinstance(protocol.data, str) else "objects",
+            warm_start=Path(str(protocol.reconstructor)),
+            max_steps=settings.reconstructor_steps,
+            validate_every=max(1, settings.reconstructor_steps // 5),
+            lr=settings.lr,
+            n_center_lines=options.n_center_lines,
+            budget=budget,
+            sensitivity=str(options.sensitivity),
+            seed=settings.run.seed,
+            threads=settings.compute.threads,
+            device=settings.compute.device,
+            images=0,
+            out=out,
+            resume=(out / "settings.json").exists(),
+        ),
+        masks=masks,
+        train=scans,
+        validation=validation,
+    )
+    return result.checkpoint
 
-    def _visited(self, policy: Path, scans: SliceDataset) -> VisitedMasks:
-        """Masks of the policy's episodes on training scans, and random ones."""
-        settings = self.settings
-        task = make_task(self._as_policy(), split="train", scans=scans)
-        acquisition = lean_acquisition(task, scans, metric=metric_of(settings, task))
-        generator = np.random.default_rng(settings.seed)
-        drawn = generator.permutation(len(scans))[: settings.visited_scans]
-        chosen = SliceList([scans[i] for i in sorted(drawn.tolist())], scans.name)
-        batches = rollout_dataset(acquisition, make_policy(policy), chosen, seed=settings.seed)
-        visits = [visit for _, episodes in batches for visit in visits_of(episodes, acquisition)]
-        length = acquisition.budget or scans.shape[1] - acquisition.n_center_lines
-        return VisitedMasks(
-            {"policy": visits},
-            n_center_lines=acquisition.n_center_lines,
-            budget=length,
-            drawn=("variable-density",),
-        )
 
-    def _as_policy(self) -> TrainPolicySettings:
-        return TrainPolicySettings(**self._environment())
-
-    def _environment(self) -> dict[str, Any]:
-        names = [field.name for field in fields(EnvironmentSettings)]
-        asked = {name: getattr(self.settings, name) for name in names}
-        return asked | {"reconstructor": str(self.reconstructor)}
+def _run(settings: TrainAlternatingSettings, out: Path) -> RunOptions:
+    """Options of one training of several."""
+    return replace(settings.run, out=out, resume=(out / "settings.json").exists())

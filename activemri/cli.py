@@ -9,7 +9,7 @@ every error keeps it.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import Any
 
@@ -78,20 +78,20 @@ COMMANDS: dict[str, Command] = {
     ),
     "train policy": Command(
         "train a policy",
-        "activemri.settings:TrainPolicySettings",
-        "activemri.agents.learning.run:train_policy",
+        "activemri.agents.training:TrainPolicySettings",
+        "activemri.agents.training:run_training",
         _RESUME,
     ),
     "train alternating": Command(
         "train a policy and a reconstructor in turns",
-        "activemri.settings:TrainAlternatingSettings",
+        "activemri.alternating:TrainAlternatingSettings",
         "activemri.alternating:train_alternating",
         _RESUME,
     ),
     "demonstrate": Command(
         "write down what actions would gain, by an oracle",
-        "activemri.settings:DemonstrateSettings",
-        "activemri.agents.learning.demonstrate:demonstrate",
+        "activemri.agents.learners.demonstrations:DemonstrateSettings",
+        "activemri.agents.learners.demonstrations:demonstrate",
     ),
     "tune": Command(
         "search for hyper-parameters",
@@ -164,37 +164,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """The settings of a command, from its defaults, ``--env ID``, and single options."""
+    """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options."""
     import tyro
 
     settings = _load(COMMANDS[name].settings)
-    env, rest = _take_env(arguments)
-    default = settings() if env is not None or hasattr(settings, "protocol") else None
+    known = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    default = settings() if {"protocol", "learner"} & known else None
+    env, rest = _take("env", arguments, known=known, field="protocol")
     if env is not None:
-        if not hasattr(default, "protocol"):
-            raise ValueError(f"activemri {name} takes no --env")
         from activemri.registration import find_protocol
 
         default = replace(default, protocol=find_protocol(env))  # type: ignore[type-var]
+    algo, rest = _take("algo", rest, known=known, field="learner")
+    if algo is not None:
+        from activemri.agents.learners import find_learner
+
+        default = replace(default, learner=find_learner(algo)())  # type: ignore[type-var]
     given = {} if default is None else {"default": default}
     return tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
 
 
-def _take_env(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of ``--env``, and the other arguments."""
-    rest, env = list(arguments), None
+def _take(
+    option: str, arguments: Sequence[str], *, known: set[str], field: str
+) -> tuple[str | None, list[str]]:
+    """The value of an option that names the default of a field, and the other arguments."""
     for place, word in enumerate(arguments):
-        if word.startswith("--env="):
-            env = word.removeprefix("--env=")
-            del rest[place]
-        elif word == "--env":
-            if place + 1 == len(arguments):
-                raise ValueError("--env: expected the id of an environment")
-            env = arguments[place + 1]
-            del rest[place : place + 2]
-        if env is not None:
-            break
-    return env, rest
+        head, equals, value = word.partition("=")
+        if head != f"--{option}":
+            continue
+        if field not in known:
+            raise ValueError(f"this command takes no --{option}")
+        after = place + 1 if equals else place + 2
+        if after > len(arguments):
+            raise ValueError(f"--{option}: expected a name")
+        return value if equals else arguments[place + 1], [*arguments[:place], *arguments[after:]]
+    return None, list(arguments)
 
 
 def _show_commands(arguments: Sequence[str]) -> int:

@@ -19,7 +19,6 @@ from activemri.files import write_together
 from activemri.settings import (
     StudySettings,
     TrainJointSettings,
-    TrainPolicySettings,
     TrainReconstructorSettings,
 )
 
@@ -207,7 +206,6 @@ def command(settings: RunSettings) -> str:
 _COMMANDS: dict[type, str] = {
     TrainReconstructorSettings: "reconstructor",
     TrainJointSettings: "joint",
-    TrainPolicySettings: "policy",
 }
 
 

@@ -14,12 +14,6 @@ from activemri.settings.inspection import (
     SplitSettings,
     ThroughputSettings,
 )
-from activemri.settings.policy import (
-    DemonstrateSettings,
-    EnvironmentSettings,
-    TrainAlternatingSettings,
-    TrainPolicySettings,
-)
 from activemri.settings.search import TuneSettings
 from activemri.settings.study import StudySettings
 from activemri.settings.training import (
@@ -35,16 +29,12 @@ __all__ = [
     "ConvertSettings",
     "CurvesSettings",
     "DemoSettings",
-    "DemonstrateSettings",
-    "EnvironmentSettings",
     "InspectSettings",
     "SplitSettings",
     "StudySettings",
     "ThroughputSettings",
-    "TrainAlternatingSettings",
     "TrainJointSettings",
     "TrainOrderSettings",
-    "TrainPolicySettings",
     "TrainReconstructorSettings",
     "TuneSettings",
 ]

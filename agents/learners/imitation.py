@@ -11,7 +11,7 @@ on average over all scans that look like this one, which is the best that a poli
 
 It takes minutes where reinforcement learning takes hours, as every state teaches the worth of many
 actions; and it makes a warm start for any other algorithm. With a price per line it also learns
-when to stop: when nothing that followed was worth its price.
+when to stop: when nothing that followed was worth its price. A step is one of gradient descent.
 """
 
 import math
@@ -24,87 +24,103 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from activemri.agents.learned import LearnedPolicy, observed
-from activemri.agents.learning.demonstration_file import read_demonstrations
-from activemri.agents.learning.demonstrations import Collector, Demonstrations, view_states
-from activemri.agents.learning.learner import DivergedError, Workplace
-from activemri.agents.learning.networks import first_network, policy_of
-from activemri.agents.line_network import LineNetwork
-from activemri.envs.acquisition import View
+from activemri.agents.learned import LearnedPolicy
+from activemri.agents.learners.demonstrations import (
+    Collector,
+    Demonstrations,
+    outwards,
+    priority_of,
+    read_demonstrations,
+    view_states,
+)
+from activemri.agents.learners.learner import Problem, Report, require_positive, silent
+from activemri.agents.networks import LineNetwork
 from activemri.envs.line_features import line_features, mirror_image, mirror_of
 
 _SMALLEST = 1e-5  # gains below it are noise
 _GAINS_WEIGHT = 0.3
 
 
-@dataclass(frozen=True)
-class ImitationSettings:
-    """Settings of imitation.
-
-    Attributes:
-        demonstrations: a file made by `activemri demonstrate`, learned from before anything else;
-            empty for none.
-        states: in which the oracle is asked besides, in all; 0 learns from the file alone.
-        rounds: how often new states are collected, with the policy as it then is.
-        n_tried: lines that the oracle tries in a state.
-        horizon: lines after which it compares them; 1 is the one-step oracle.
-        temperature: of the ranking, as a share of the best gain.
-        lr: largest learning rate.
-        batch: states a step.
-        weight_decay: of AdamW.
-        noise: standard deviation of noise on the features.
-        channels: of the network.
-        blocks: of the network.
-    """
-
-    demonstrations: str = ""
-    states: int = 3000
-    rounds: int = 3
-    n_tried: int = 16
-    horizon: int = 1
-    temperature: float = 0.5
-    lr: float = 3e-3
-    batch: int = 64
-    weight_decay: float = 0.1
-    noise: float = 0.1
-    channels: int = 32
-    blocks: int = 3
-
-
+@dataclass(frozen=True, kw_only=True)
 class Imitation:
-    """See the module. A step is one of gradient descent."""
+    """Predicts what each line gains, taught by the one-step oracle."""
 
-    def __init__(self, workplace: Workplace, settings: ImitationSettings) -> None:
-        self.workplace, self.settings = workplace, settings
+    max_steps: int = 1500
+    """Steps of gradient descent; schedules end there."""
+    demonstrations: str = ""
+    """File made by `activemri demonstrate`, learned from before anything else; empty for none."""
+    states: int = 3000
+    """States in which the oracle is asked besides, in all; 0 learns from the file alone."""
+    rounds: int = 3
+    """Rounds in which new states are collected, with the policy as it then is."""
+    n_tried: int = 16
+    """Lines that the oracle tries in a state."""
+    horizon: int = 1
+    """Lines after which it compares them; 1 is the one-step oracle."""
+    temperature: float = 0.5
+    """Temperature of the ranking, as a share of the best gain."""
+    lr: float = 3e-3
+    """Largest learning rate."""
+    batch: int = 64
+    """States in a step."""
+    weight_decay: float = 0.1
+    """Weight decay of AdamW."""
+    noise: float = 0.1
+    """Standard deviation of noise on the features."""
+    channels: int = 32
+    """Channels of the network."""
+    blocks: int = 3
+    """Residual blocks of the network."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_steps", "rounds", "n_tried", "horizon", "temperature")
+        require_positive(self, "lr", "batch", "channels", "blocks")
+        if self.states < 1 and not self.demonstrations:
+            raise ValueError(
+                f"--learner.states {self.states}: there is nothing to learn from without "
+                "--learner.demonstrations FILE"
+            )
+
+    def start(self, problem: Problem) -> "ImitationLearner":
+        return ImitationLearner(self, problem)
+
+
+class ImitationLearner:
+    """Collects what the oracle says, and learns to rank actions as it does."""
+
+    def __init__(self, settings: Imitation, problem: Problem) -> None:
+        self.settings, self.problem = settings, problem
         self.step = 0
-        self.network = self._network()
+        network = problem.network("lines", channels=settings.channels, blocks=settings.blocks)
+        assert isinstance(network, LineNetwork)
+        self.network = network
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self.generator = np.random.default_rng(workplace.seed)
-        self.draws = torch.Generator().manual_seed(workplace.seed)
+        self.generator = np.random.default_rng(problem.seed)
+        self.draws = torch.Generator().manual_seed(problem.seed)
         self.demonstrations: Demonstrations | None = None
         self.features = torch.empty(0)
         self.rounds_done = 0
         if settings.demonstrations:
             self._read(settings.demonstrations)
-        elif settings.states == 0:
-            raise ValueError("--learner states=0 needs demonstrations=FILE to learn from")
 
-    def learn(self, n_steps: int) -> Mapping[str, float]:
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         total = 0.0
         self.network.train()
         for _ in range(n_steps):
             if self.rounds_done < self.settings.rounds and self.step >= self._start_of_round():
-                self._collect()
+                self._collect(report)
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
-            total += self._descend()
+            loss = self._descend()
+            total += loss
             self.step += 1
+            report(loss=loss)
         return {"loss": total / n_steps, "states": float(len(self.features))}
 
     def policy(self) -> LearnedPolicy:
-        return policy_of(self.network, self.workplace)
+        return self.problem.policy(self.network)
 
     def state(self) -> dict[str, Any]:
         found = self.demonstrations
@@ -124,7 +140,7 @@ class Imitation:
         self.step, self.rounds_done = state["step"], state["rounds_done"]
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator = np.random.default_rng(self.workplace.seed)
+        self.generator = np.random.default_rng(self.problem.seed)
         self.generator.spawn(state["spawned"]) if state["spawned"] else None
         self.generator.bit_generator.state = state["generator"]
         self.draws.set_state(state["draws"])
@@ -132,28 +148,13 @@ class Imitation:
         found = state["demonstrations"]
         self.demonstrations = None if found is None else Demonstrations(**found)
 
-    def _network(self) -> LineNetwork:
-        settings = self.settings
-        network = first_network(
-            self.workplace,
-            "lines",
-            channels=settings.channels,
-            blocks=settings.blocks,
-            stops=self.workplace.task.stop_action,
-        )
-        if not isinstance(network, LineNetwork):
-            raise ValueError(
-                f"--warm-start: imitation begins with a network of lines; got {network.kind!r}"
-            )
-        return network
-
     def _start_of_round(self) -> int:
-        return self.rounds_done * self.workplace.max_steps // self.settings.rounds
+        return self.rounds_done * self.settings.max_steps // self.settings.rounds
 
     def _learning_rate(self) -> float:
         """Rises for a tenth of a round, then falls to a hundredth along a cosine."""
-        length = max(1, self.workplace.max_steps // self.settings.rounds)
-        begun = (self.rounds_done - 1) * self.workplace.max_steps // self.settings.rounds
+        length = max(1, self.settings.max_steps // self.settings.rounds)
+        begun = (self.rounds_done - 1) * self.settings.max_steps // self.settings.rounds
         at = min(1.0, (self.step - begun + 1) / length)
         if at < 0.1:
             return self.settings.lr * at / 0.1
@@ -161,64 +162,48 @@ class Imitation:
 
     def _read(self, path: str) -> None:
         """Demonstrations from a file: the scans are brought to each of their states again."""
-        place = self.workplace
-        found, about = read_demonstrations(path, scans=place.scans)
-        geometry = place.acquisition.geometry
-        here = (place.metric, geometry.name, geometry.n_lines, geometry.n_actions)
+        problem = self.problem
+        found, about = read_demonstrations(path, scans=problem.scans)
+        geometry = problem.scan.geometry
+        here = (problem.metric, geometry.name, geometry.n_lines, geometry.n_actions)
         there = (about.metric, about.geometry, about.n_lines, about.n_actions)
         if here != there:
             raise ValueError(
                 f"{path} holds demonstrations for (metric, geometry, lines, actions) {there}; "
                 f"this training needs {here}"
             )
-        views = view_states(place.acquisition, place.scans, found, on_progress=place.on_progress)
         features = {
             row: line
-            for rows, view in views
+            for rows, view in view_states(problem.scan, problem.scans, found)
             for row, line in zip(rows, line_features(view).cpu(), strict=True)
         }
         self.features = torch.stack([features[row] for row in range(len(found))])
         self.demonstrations = found
 
-    def _collect(self) -> None:
-        """Another round of states, where the policy as it is now comes to."""
-        place, settings = self.workplace, self.settings
+    def _collect(self, report: Report) -> None:
+        """Another round of states, along episodes of the policy as it is now."""
+        settings = self.settings
         self.rounds_done += 1
         if settings.states == 0:
             return
-        first = self.demonstrations is None and place.warm_start is None
+        first = self.demonstrations is None and self.problem.warm_start is None
         collector = Collector(
-            place.acquisition,
-            place.scans,
-            metric=place.metric,
+            self.problem,
             n_tried=settings.n_tried,
             horizon=settings.horizon,
             exploration=(0.3, 1.0) if first else (0.0, 0.1, 0.3),
             follow=0.6 if first else 0.0,
-            step_cost=place.task.step_cost,
         )
         found, features = collector.collect(
             math.ceil(settings.states / settings.rounds),
-            priority=self._low_frequencies if first else self._scores,
+            priority=outwards if first else priority_of(self.policy()),
             look=line_features,
             generator=self.generator,
-            on_progress=place.on_progress,
+            report=report,
         )
         known = self.demonstrations
         self.demonstrations = found if known is None else Demonstrations.join([known, found])
         self.features = torch.cat([self.features, features]) if len(self.features) else features
-
-    def _low_frequencies(self, view: View) -> Tensor:
-        """Before anything is known: the nearer to the centre, the better."""
-        liking = -4 * view.geometry.frequency().float()
-        return liking.expand(len(view.mask), -1)
-
-    def _scores(self, view: View) -> Tensor:
-        self.network.eval()
-        with torch.no_grad():
-            scores: Tensor = self.network(observed(self.network, view, self.workplace.frame))
-        self.network.train()
-        return scores[:, : self.network.n_actions]
 
     def _descend(self) -> float:
         assert self.demonstrations is not None
@@ -230,7 +215,7 @@ class Imitation:
             lines = mirror_image(lines)
             tried = torch.where(tried < 0, tried, mirror_of(lines.shape[-1])[tried])
         budget = (batch.budget / batch.start_budget).float()[:, None]
-        device = self.workplace.acquisition.device
+        device = self.problem.scan.device
         seen = {"lines": lines.to(device), "budget": budget.to(device)}
         scores = self.network(seen).cpu()  # a few numbers; all else of the loss lies there
         loss = ranking_loss(scores, tried, batch, temperature=self.settings.temperature)
@@ -242,7 +227,7 @@ class Imitation:
         self.optimizer.step()
         value = loss.item()
         if not math.isfinite(value):
-            raise DivergedError("the loss is not a finite number")
+            raise FloatingPointError("the loss is not a finite number")
         return value
 
 

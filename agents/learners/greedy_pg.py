@@ -17,106 +17,97 @@ greedy step's advantages are divided by their root mean square over the batch, a
 a hundredth of what early ones do and would not be learned (`balance`); weights move after every
 acquisition instead of every scan; scores are bounded where actions are drawn, so that the policy
 cannot collapse onto one action; and the network is small, sees features of lines, and may begin
-with what imitation learned.
+with what imitation learned. A step is one scan, from its start to its end.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from activemri.agents.greedy import signed
-from activemri.agents.learned import LearnedPolicy, Observations, observed
-from activemri.agents.learning.drawing import Batches, falling
-from activemri.agents.learning.gradient_noise import GradientNoise
-from activemri.agents.learning.learner import DivergedError, Workplace
-from activemri.agents.learning.networks import bounded, first_network, policy_of
+from activemri.agents.learned import LearnedPolicy, observed
+from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
+from activemri.agents.networks import Observations
+from activemri.agents.relaxations import bounded
 from activemri.envs.state import IDLE, STOP, State
 
-_HORIZONS = ("greedy", "full")
 
+@dataclass(frozen=True, kw_only=True)
+class GreedyPG:
+    """Policy gradient whose rewards are one action ahead, or the whole scan."""
 
-@dataclass(frozen=True)
-class PolicyGradientSettings:
-    """Settings of the policy gradient.
-
-    Attributes:
-        horizon: "greedy" rewards what the next line gains, "full" all that follows.
-        samples: actions tried in a state, or scans side by side: k.
-        gamma: discount of later rewards, for the full horizon.
-        balance: advantages in units of their root mean square: of a step's batch (greedy), or of
-            all steps of a batch (full).
-        network: "lines", or "varnet" for one of images.
-        temperature: actions are drawn from softmax(score / temperature).
-        lr: learning rate of Adam, which falls to a twentieth.
-        batch: scans side by side (full: times k).
-        channels: of the network of lines.
-        blocks: of the network of lines.
-    """
-
-    horizon: str = "greedy"
+    max_steps: int = 320
+    """Scans to learn from; schedules end there."""
+    horizon: Literal["greedy", "full"] = "greedy"
+    """Rewards: greedy, of the next action alone, or full, of all that follows."""
     samples: int = 8
+    """Actions tried in a state, or scans side by side: k."""
     gamma: float = 1.0
+    """Discount of later rewards, for the full horizon."""
     balance: bool = True
-    network: str = "lines"
+    """Advantages in units of their root mean square: of a step's batch (greedy), or of all steps
+    of a batch (full)."""
+    network: Literal["lines", "varnet"] = "lines"
+    """Network: lines sees features of lines, varnet images."""
     temperature: float = 0.5
+    """Actions are drawn from softmax(score / temperature)."""
     lr: float = 1e-3
+    """Learning rate of Adam, which falls to a twentieth."""
     batch: int = 4
+    """Scans side by side (full: times k)."""
     channels: int = 32
+    """Channels of the network of lines."""
     blocks: int = 3
+    """Residual blocks of the network of lines."""
 
     def __post_init__(self) -> None:
-        if self.horizon not in _HORIZONS:
-            raise ValueError(f"horizon: expected one of {', '.join(_HORIZONS)}; got {self.horizon}")
-        if self.samples < 2 or self.batch < 1 or self.temperature <= 0:
-            raise ValueError(
-                "expected at least two samples, a batch of at least one, and a temperature above "
-                f"0; got samples={self.samples}, batch={self.batch}, "
-                f"temperature={self.temperature}"
-            )
+        if self.horizon not in ("greedy", "full"):
+            raise ValueError(f"--learner.horizon: expected greedy or full; got {self.horizon!r}")
+        if self.samples < 2:
+            raise ValueError(f"--learner.samples: expected at least 2; got {self.samples}")
+        require_positive(self, "max_steps", "temperature", "lr", "batch", "channels", "blocks")
+
+    def start(self, problem: Problem) -> "GreedyPGLearner":
+        return GreedyPGLearner(self, problem)
 
 
-class PolicyGradient:
-    """See the module. A step is one scan, from its start to its end."""
+class GreedyPGLearner:
+    """Plays scans to their end and follows the gradient of their rewards."""
 
-    def __init__(self, workplace: Workplace, settings: PolicyGradientSettings) -> None:
-        self.workplace, self.settings = workplace, settings
+    def __init__(self, settings: GreedyPG, problem: Problem) -> None:
+        self.settings, self.problem = settings, problem
         self.step = 0
-        self.batches = Batches(workplace.scans, settings.batch, seed=workplace.seed)
-        self.network = first_network(
-            workplace,
-            settings.network,
-            channels=settings.channels,
-            blocks=settings.blocks,
-            stops=workplace.task.stop_action,
+        self.network = problem.network(
+            settings.network, channels=settings.channels, blocks=settings.blocks
         )
         self.weights = list(self.network.parameters())
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.lr)
 
-    def learn(self, n_steps: int) -> Mapping[str, float]:
-        noise, n_gradients = GradientNoise(), 0
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        noise = GradientNoise()
         gains, end = list[float](), self.step + n_steps
         play = self._play_greedily if self.settings.horizon == "greedy" else self._play_to_the_end
         while self.step < end:
             for group in self.optimizer.param_groups:
-                group["lr"] = falling(self.settings.lr, self.step, self.workplace.max_steps)
-            parts, generator, draws = self.batches.at(self.step)
+                group["lr"] = falling(self.settings.lr, self.step, self.settings.max_steps)
+            parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
             for scans in parts:
                 generators = generator.spawn(len(scans))
-                start = self.workplace.acquisition.start(scans, generators=generators)
+                start = self.problem.scan.start(scans, generators=generators)
                 gradient, gain = play(start, draws)
                 if bool(gradient.any()):  # else all k were the same action, in every state
                     noise.add(gradient)
-                    n_gradients += 1
                 gains.append(gain)
             self.step += self.settings.batch
-        return {"gain": sum(gains) / len(gains), **_signal(noise, n_gradients)}
+            report(gain=gains[-1])
+        return {"gain": sum(gains) / len(gains), **noise.ratios()}
 
     def policy(self) -> LearnedPolicy:
-        return policy_of(self.network, self.workplace)
+        return self.problem.policy(self.network)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -132,7 +123,7 @@ class PolicyGradient:
 
     def _play_greedily(self, state: State, draws: torch.Generator) -> tuple[Tensor, float]:
         """Scan to the end and learn at every step: the sum of gradients, and the mean gain."""
-        acquisition, k = self.workplace.acquisition, self.settings.samples
+        scan, k = self.problem.scan, self.settings.samples
         total, gradient = 0.0, torch.zeros(sum(w.numel() for w in self.weights))
         while not bool(state.finished.all()):
             active = ~state.finished
@@ -150,12 +141,12 @@ class PolicyGradient:
             pick = torch.randint(k, (len(state), 1), generator=draws)
             total += float(rewards.gather(1, pick)[active].sum()) / len(active)
             actions = self._action(tried.gather(1, pick).squeeze(1), state)
-            state = acquisition.acquire(state, actions)
+            state = scan.acquire(state, actions)
         return gradient, total
 
     def _play_to_the_end(self, start: State, draws: torch.Generator) -> tuple[Tensor, float]:
         """Scan k times to the end, then learn from all steps: the gradient, and the mean gain."""
-        acquisition, k = self.workplace.acquisition, self.settings.samples
+        scan, k = self.problem.scan, self.settings.samples
         state = start.select(start.rows.repeat_interleave(k))
         looks, rewards = list[tuple[Observations, Tensor, Tensor, Tensor]](), list[Tensor]()
         while not bool(state.finished.all()):
@@ -165,8 +156,8 @@ class PolicyGradient:
             taken = torch.multinomial(policy, 1, generator=draws)
             looks.append((seen, allowed, taken, active))
             before = self._score(state).clone()
-            state = acquisition.acquire(state, self._action(taken.squeeze(1), state))
-            price = self.workplace.task.step_cost * self._acquires(taken.squeeze(1)) * active
+            state = scan.acquire(state, self._action(taken.squeeze(1), state))
+            price = self.problem.protocol.step_cost * self._acquires(taken.squeeze(1)) * active
             rewards.append((self._score(state) - before - price).view(-1, k))
         worth = worth_of(torch.stack(rewards), gamma=self.settings.gamma).flatten(1)
         if self.settings.balance:
@@ -179,8 +170,8 @@ class PolicyGradient:
         return self._move(), float(torch.stack(rewards).sum(dim=0).mean())
 
     def _observed(self, state: State) -> Observations:
-        view = self.workplace.acquisition.view(state)
-        return observed(self.network, view, self.workplace.frame)
+        view = self.problem.scan.view(state)
+        return observed(self.network, view, self.problem.frame)
 
     def _allowed(self, state: State) -> Tensor:
         """What may be drawn, bool (batch, n_actions + stops); anything after the end of a scan."""
@@ -192,7 +183,7 @@ class PolicyGradient:
         """Logarithms of the policy's probabilities, (batch, n_actions + stops)."""
         scores = self.network(seen)[:, : allowed.shape[1]] / self.settings.temperature
         if not bool(torch.isfinite(scores).all()):
-            raise DivergedError("the network's scores are not finite numbers")
+            raise FloatingPointError("the network's scores are not finite numbers")
         lowest = torch.finfo(scores.dtype).min / 2
         return torch.log_softmax(bounded(scores).masked_fill(~allowed, lowest), dim=1)
 
@@ -206,21 +197,21 @@ class PolicyGradient:
 
     def _rewards_of(self, state: State, tried: Tensor) -> Tensor:
         """What each action would gain, after its price: float64 (batch, k)."""
-        place, acquires = self.workplace, self._acquires(tried)
+        acquires, metric = self._acquires(tried), self.problem.metric
         possible = torch.where(acquires, tried, 0)
-        scores = place.acquisition.preview(state, possible, (place.metric,))[place.metric]
-        gain = signed(scores, place.metric) - self._score(state)[:, None]
-        return torch.where(acquires, gain - place.task.step_cost, 0.0)
+        scores = self.problem.scan.preview(state, possible, (metric,))[metric]
+        gain = signed(scores, metric) - self._score(state)[:, None]
+        return torch.where(acquires, gain - self.problem.protocol.step_cost, 0.0)
 
     def _score(self, state: State) -> Tensor:
-        return signed(state.scores[self.workplace.metric], self.workplace.metric)
+        return signed(state.scores[self.problem.metric], self.problem.metric)
 
     def _move(self) -> Tensor:
         """One step of descent: the gradient before it was clipped, (n_weights,)."""
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
         gradient = torch.cat([g.detach().flatten().cpu() for g in gradients])
         if not bool(torch.isfinite(gradient).all()):
-            raise DivergedError("the gradient is not a finite number")
+            raise FloatingPointError("the gradient is not a finite number")
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         return gradient
@@ -246,9 +237,37 @@ def in_units_of_size(advantage: Tensor, active: Tensor) -> Tensor:
     return advantage / unit / math.sqrt(advantage.shape[-1])
 
 
-def _signal(noise: GradientNoise, n: int) -> Mapping[str, float]:
-    """What the log tells of the gradients of a few scans each; little while weights move fast."""
-    if n < 2:
-        return {}
-    ratio = noise.ratio()
-    return {"gradient_snr": ratio.overall, "gradient_snr_per_weight": ratio.per_parameter}
+class GradientNoise:
+    """Signal over noise of gradients, each of few scans, from two running vectors (Welford).
+
+    With mean m and standard deviations s over n gradients, weight by weight:
+    `gradient_snr_per_weight`, the mean of |m| / s, of the ratio of Rainforth et al., Tighter
+    variational bounds are not necessarily better, ICML 2018 (about sqrt(2 / (pi n)) without any
+    signal; weights that are never reached are left out); and `gradient_snr`,
+    sqrt(|mu|^2 / sum of s^2), where |mu|^2 = |m|^2 - (sum of s^2) / n takes out what noise alone
+    adds to the length of a mean. They say little while weights move fast.
+    """
+
+    def __init__(self) -> None:
+        self._n, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, gradient: Tensor) -> None:
+        """Count in a gradient, (n_weights,)."""
+        self._n += 1
+        away = gradient.double() - self._mean
+        self._mean = self._mean + away / self._n
+        self._squares = self._squares + away * (gradient.double() - self._mean)
+
+    def ratios(self) -> Mapping[str, float]:
+        """Both ratios, for the log; none for fewer than two gradients."""
+        if self._n < 2:
+            return {}
+        variance = self._squares / (self._n - 1)
+        reached = (self._mean != 0) | (variance > 0)
+        mean, variance = self._mean[reached], variance[reached]
+        noise = float(variance.sum())
+        signal = max(float(mean.square().sum()) - noise / self._n, 0.0)
+        return {
+            "gradient_snr": math.sqrt(signal / noise) if noise > 0 else math.inf,
+            "gradient_snr_per_weight": float((mean.abs() / variance.sqrt()).mean()),
+        }

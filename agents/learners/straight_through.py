@@ -2,7 +2,7 @@
 
 A network looks at the scan and scores all lines; lines are drawn by the scores, exactly as many as
 wanted; the scan is reconstructed with them, and the gradient of the loss with respect to the mask
-goes straight through the draw (see :mod:`activemri.agents.learning.exact_k`) into the network. No
+goes straight through the draw (see :mod:`activemri.agents.relaxations`) into the network. No
 other estimator learns from so few scans: one reconstruction says of every line in which direction
 it moves the loss. What it says is the slope at the mask, not the step to the next line.
 
@@ -15,101 +15,98 @@ earlier one chose: every round's own lines are, in all masks that hold them. (Ad
 care that the signs of zeros do not tell about unacquired samples; ours sees the view of the scan
 protocol, which holds acquired samples only.)
 
-A policy is asked after every line. It scores anew and takes the best legal line, so it has to know
+A policy acts after every line. It scores anew and takes the best legal line, so it has to know
 its way at any number of lines. That is what `anywhere` is for: rounds begin and end after random
 numbers of lines. Without it they have equal shares, as in the papers, and the loss is that of the
-last image alone; then only the first looks of rounds have been trained.
+last image alone; then only the first looks of rounds have been trained. A step is one of gradient
+descent.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from activemri.agents.learned import LearnedPolicy, observed
-from activemri.agents.learning.drawing import Batches, falling
-from activemri.agents.learning.exact_k import draw
-from activemri.agents.learning.learner import DivergedError, Workplace
-from activemri.agents.learning.networks import bounded, first_network, policy_of
-from activemri.agents.learning.soft_masks import SoftMasks, lines_of
+from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
+from activemri.agents.relaxations import SoftMasks, bounded, draw, lines_of
 from activemri.data.slices import Slice
 from activemri.envs.state import State
 
 
-@dataclass(frozen=True)
-class StraightThroughSettings:
-    """Settings of adaptive VarNet's policy.
+@dataclass(frozen=True, kw_only=True)
+class StraightThrough:
+    """Adaptive VarNet's policy: gradients through the reconstructor at one look."""
 
-    Attributes:
-        rounds: looks at the scan that choose lines.
-        anywhere: rounds begin and end after random numbers of lines; see the module.
-        network: "lines", or "varnet" for the paper's.
-        temperature: scores are divided by it before lines are drawn.
-        lr: learning rate of Adam, which falls to a twentieth.
-        batch: scans a step.
-        channels: of the network of lines.
-        blocks: of the network of lines.
-    """
-
+    max_steps: int = 600
+    """Steps of gradient descent; schedules end there."""
     rounds: int = 1
+    """Looks at the scan that choose lines."""
     anywhere: bool = True
-    network: str = "lines"
+    """Rounds begin and end after random numbers of lines; see the module."""
+    network: Literal["lines", "varnet"] = "lines"
+    """Network: lines, or varnet for the paper's."""
     temperature: float = 1.0
+    """Scores are divided by it before lines are drawn."""
     lr: float = 3e-3
+    """Learning rate of Adam, which falls to a twentieth."""
     batch: int = 8
+    """Scans in a step."""
     channels: int = 32
+    """Channels of the network of lines."""
     blocks: int = 3
+    """Residual blocks of the network of lines."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.batch < 1 or self.temperature <= 0:
-            raise ValueError(
-                "expected at least one round, a batch of at least one, and a temperature above 0; "
-                f"got rounds={self.rounds}, batch={self.batch}, temperature={self.temperature}"
-            )
+        require_positive(self, "max_steps", "rounds", "temperature", "lr", "batch")
+        require_positive(self, "channels", "blocks")
+
+    def start(self, problem: Problem) -> "StraightThroughLearner":
+        return StraightThroughLearner(self, problem)
 
 
-@dataclass(frozen=True)
-class SeqMriSettings(StraightThroughSettings):
-    """Settings of SeqMRI: those of :class:`StraightThroughSettings`, with four rounds."""
+@dataclass(frozen=True, kw_only=True)
+class SeqMRI(StraightThrough):
+    """SeqMRI's sampler: gradients through the reconstructor at several looks."""
 
+    max_steps: int = 300
+    """Steps of gradient descent; schedules end there."""
     rounds: int = 4
+    """Looks at the scan that choose lines."""
 
 
-class StraightThrough:
-    """See the module. A step is one of gradient descent."""
+class StraightThroughLearner:
+    """A network that draws the lines of whole rounds, moved by gradients."""
 
-    def __init__(self, workplace: Workplace, settings: StraightThroughSettings) -> None:
-        self.workplace, self.settings = workplace, settings
+    def __init__(self, settings: StraightThrough, problem: Problem) -> None:
+        self.settings, self.problem = settings, problem
         self.step = 0
-        self.losses = SoftMasks(workplace.acquisition, workplace.metric)
-        self.protocol = replace(workplace.acquisition, metrics=())  # nobody looks at scores
-        self.batches = Batches(workplace.scans, settings.batch, seed=workplace.seed)
-        self.network = first_network(
-            workplace,
-            settings.network,
-            channels=settings.channels,
-            blocks=settings.blocks,
-            stops=False,
+        self.losses = SoftMasks(problem.scan, problem.metric)
+        self.scan = replace(problem.scan, metrics=())  # scores are not needed
+        self.network = problem.network(
+            settings.network, channels=settings.channels, blocks=settings.blocks, stops=False
         )
         self.weights = list(self.network.parameters())
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.lr)
 
-    def learn(self, n_steps: int) -> Mapping[str, float]:
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         total = 0.0
         for _ in range(n_steps):
             for group in self.optimizer.param_groups:
-                group["lr"] = falling(self.settings.lr, self.step, self.workplace.max_steps)
-            total += self._descend()
+                group["lr"] = falling(self.settings.lr, self.step, self.settings.max_steps)
+            loss = self._descend()
+            total += loss
             self.step += 1
+            report(loss=loss)
         return {"loss": total / n_steps}
 
     def policy(self) -> LearnedPolicy:
-        return policy_of(self.network, self.workplace)
+        return self.problem.policy(self.network)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -124,7 +121,7 @@ class StraightThrough:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _descend(self) -> float:
-        parts, generator, draws = self.batches.at(self.step)
+        parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
         self.optimizer.zero_grad()
         total = 0.0
         for scans in parts:
@@ -133,7 +130,7 @@ class StraightThrough:
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         if not math.isfinite(total) or not bool(torch.isfinite(norm)):
-            raise DivergedError("the loss or its gradient is not a finite number")
+            raise FloatingPointError("the loss or its gradient is not a finite number")
         self.optimizer.step()
         return total
 
@@ -141,8 +138,8 @@ class StraightThrough:
         self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
     ) -> Tensor:
         """Loss of every scan, (batch,): the mean over rounds, or that of the last one."""
-        state = self.protocol.start(scans, generators=generator.spawn(len(scans)))
-        ends = self._ends(state.budget // self.protocol.geometry.groups.shape[1], generator)
+        state = self.scan.start(scans, generators=generator.spawn(len(scans)))
+        ends = self._ends(state.budget // self.scan.geometry.groups.shape[1], generator)
         with torch.no_grad():
             before = self._acquired(state, state.mask.float(), ends[0], draws)
         losses = []
@@ -157,13 +154,12 @@ class StraightThrough:
         """Masks after k more actions, drawn at one look: float (batch, n_lines)."""
         if not bool(k.any()):
             return before
-        protocol = self.protocol
-        seen = observed(self.network, protocol.view(state), self.workplace.frame)
+        seen = observed(self.network, self.scan.view(state), self.problem.frame)
         scores = self.network(seen)[:, : self.network.n_actions] / self.settings.temperature
         if not bool(torch.isfinite(scores).all()):
-            raise DivergedError("the network's scores are not finite numbers")
+            raise FloatingPointError("the network's scores are not finite numbers")
         taken = draw(bounded(scores), state.legal, k, generator=draws)
-        return lines_of(taken, state, protocol.geometry, before)
+        return lines_of(taken, state, self.scan.geometry, before)
 
     def _brought_to(self, state: State, lines: Tensor) -> State:
         """The scans with these lines acquired."""
@@ -171,7 +167,7 @@ class StraightThrough:
         if torch.equal(masks, state.mask):
             return state
         spent = (masks & ~state.start_mask).sum(dim=1)
-        return self.protocol.resume(
+        return self.scan.resume(
             state.slices,
             start_masks=state.start_mask,
             masks=masks,
