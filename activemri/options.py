@@ -97,7 +97,7 @@ def flat(settings: Any) -> list[tuple[str, Any, Any]]:
     Settings whose defaults depend on others say so by a method ``adapted(given)``, where
     ``given(name)`` is another option's value, or None: it returns them with these defaults.
     """
-    usual = type(settings)()
+    usual = _usual(settings)
     if hasattr(usual, "adapted"):
         values = {name: value for name, value, _ in _flat(settings, usual, "")}
         usual = usual.adapted(values.get)
@@ -118,11 +118,15 @@ def _flat(settings: Any, usual: Any, prefix: str) -> Iterator[tuple[str, Any, An
                 yield f"{prefix}{field.name}.{name}", value.get(name, one), one
         elif is_dataclass(default) and is_dataclass(value):
             if type(default) is not type(value):
-                default = type(value)()  # type: ignore[operator]
+                default = _usual(value)
             bare = is_bare(hints[field.name])
             yield from _flat(value, default, prefix if bare else f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value, default
+
+
+def _usual(settings: Any) -> Any:
+    return type(settings)()
 
 
 def is_bare(hint: Any) -> bool:

@@ -8,28 +8,17 @@ is begun again with the same values and continues where its training stopped.
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from activemri import files
-from activemri.data.slices import SliceDataset
 from activemri.options import command_line, described
 from activemri.tables import format_table
-from activemri.training.batches import in_memory
+from activemri.training.axes import Range, with_values
 from activemri.training.loop import OnValidation, Trained
-from activemri.training.processes import world_size
-from activemri.training.sweep import (
-    Range,
-    SweepSettings,
-    axes_of,
-    check,
-    claim,
-    train_once,
-    with_shared_moments,
-    with_values,
-)
 
 try:
     import optuna
@@ -89,38 +78,34 @@ class Found:
 
 
 def search(
-    settings: SweepSettings,
+    out: Path,
     *,
-    train: SliceDataset | None = None,
-    validation: SliceDataset | None = None,
+    base: Any,
+    command: str,
+    axes: Mapping[str, Range | tuple[str, ...]],
+    n_trials: int,
+    seed: int,
+    pruner: str,
+    train: Callable[[Any, OnValidation], Trained],
 ) -> Found:
-    """Run trials until there are `settings.trials` of them, by all processes together.
+    """Run trials until there are so many of them, by all processes together.
 
     Args:
-        settings: of the sweep.
-        train: scans to learn from; None opens the train split of the command's data.
-        validation: scans to compare by; None opens the val split. The test split is not opened.
+        out: folder of the study, claimed.
+        base: settings of all trials.
+        command: name of the command that they belong to.
+        axes: options to vary.
+        n_trials: trials in all, also those that are stopped early.
+        seed: of the draws.
+        pruner: "median", "halving" or "none".
+        train: trains with settings, or continues, and passes validations on.
 
     Raises:
-        ValueError: unusable settings; a folder that is taken; no trial that could be finished.
-        OSError: the folder cannot be written.
+        ValueError: no trial that could be finished.
     """
-    if world_size() > 1:
-        raise ValueError(
-            "a search is not started with torchrun: start the same command again with --resume "
-            "for each process that shall help"
-        )
-    axes, base = axes_of(settings), settings.base
-    check(replace(base, run=replace(base.run, out=settings.run.out / "trial")))
-    claim(settings)
-    train = in_memory(train if train is not None else base.protocol.dataset("train"))
-    validation = in_memory(validation if validation is not None else base.protocol.dataset("val"))
-    run = with_shared_moments(settings.train)
-
-    def trial(one: Any, on_validation: OnValidation) -> Trained:
-        return run(one, train=train, validation=validation, on_validation=on_validation)
-
-    searching = _Search(settings, _study(settings), axes, trial)
+    searching = _Search(
+        out, base, command, axes, n_trials, seed, _study(out, _pruner(pruner, base)), train
+    )
     while searching.step():
         pass
     return searching.found()
@@ -130,9 +115,13 @@ def search(
 class _Search:
     """One process at work on a study."""
 
-    settings: SweepSettings
-    study: optuna.Study
+    out: Path
+    base: Any
+    command: str
     axes: Mapping[str, Range | tuple[str, ...]]
+    n_trials: int
+    seed: int
+    study: optuna.Study
     train: Callable[[Any, OnValidation], Trained]
 
     def step(self) -> bool:
@@ -150,8 +139,7 @@ class _Search:
         if not finished:
             reasons = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]
             first = f", the first: {reasons[0]}" if reasons else ""
-            out = self.settings.run.out
-            raise ValueError(f"no trial of the search in {out} was finished{first}")
+            raise ValueError(f"no trial of the search in {self.out} was finished{first}")
         finished.sort(key=_value, reverse=True)
         lines = [
             (trial.user_attrs["folder"], trial.value, *(trial.params[key] for key in self.axes))
@@ -165,18 +153,18 @@ class _Search:
             baseline=finished[0].user_attrs["baseline"],
             table=format_table(("trial", "validation", *self.axes), lines),
             counts={word: n for word, n in counts.items() if n},
-            command=command_line(self.settings.command, best),
+            command=command_line(self.command, best),
         )
 
     def _next(self, stack: ExitStack) -> optuna.Trial | None:
         """Begin a trial, and hold its folder's lock until the stack is closed."""
-        with files.locked(self.settings.run.out / "lock"):
+        with files.locked(self.out / "lock"):
             self._recover()
             trials = self._trials()
             n_begun = sum(t.state != TrialState.WAITING for t in trials)
-            if n_begun >= (self.settings.trials or 0):
+            if n_begun >= self.n_trials:
                 return None
-            self.study.sampler = _sampler(self.settings.run.seed, len(trials))
+            self.study.sampler = _sampler(self.seed, len(trials))
             trial = self.study.ask({key: _distribution(v) for key, v in self.axes.items()})
             folder = trial.user_attrs.get("folder", f"trial-{len(trials):04}")
             trial.set_user_attr("folder", folder)
@@ -202,9 +190,7 @@ class _Search:
 
     def _run(self, trial: optuna.Trial) -> None:
         try:
-            result = train_once(
-                self._settings_of(trial), lambda one: self.train(one, self._reporter(trial))
-            )
+            result = self.train(self._settings_of(trial), self._reporter(trial))
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except (ValueError, torch.OutOfMemoryError) as error:
@@ -224,7 +210,7 @@ class _Search:
             before = dict(self.study.get_trials(deepcopy=False)[continues].intermediate_values)
         for step, score in before.items():
             trial.report(score, step)
-        last = getattr(self.settings.base, "max_steps", None)
+        last = getattr(self.base, "max_steps", None)
 
         def on_validation(step: int, score: float) -> None:
             if step == 0 or step in before:
@@ -236,7 +222,7 @@ class _Search:
         return on_validation
 
     def _save_best(self) -> None:
-        with files.locked(self.settings.run.out / "lock"):
+        with files.locked(self.out / "lock"):
             best = self.study.best_trial
             settings = self._settings_of(best)
             content = {
@@ -244,19 +230,19 @@ class _Search:
                 "score": best.value,
                 "baseline": best.user_attrs["baseline"],
                 "values": best.params,
-                "command": command_line(self.settings.command, settings),
+                "command": command_line(self.command, settings),
                 "checkpoint": str(settings.run.out / "best"),
                 "settings": described(settings),
             }
-            files.write_json(self.settings.run.out / "best.json", content)
+            files.write_json(self.out / "best.json", content)
 
     def _settings_of(self, trial: optuna.Trial | FrozenTrial) -> Any:
-        changed = with_values(self.settings.base, trial.params)
-        out = self.settings.run.out / trial.user_attrs["folder"]
+        changed = with_values(self.base, trial.params)
+        out = self.out / trial.user_attrs["folder"]
         return replace(changed, run=replace(changed.run, out=out, resume=False))
 
     def _held(self, folder: str) -> Any:
-        path = self.settings.run.out / folder
+        path = self.out / folder
         path.mkdir(exist_ok=True)
         return files.locked(path / "lock", wait=False)
 
@@ -267,14 +253,13 @@ class _Search:
         return [trial for trial in trials if trial.number not in continued]
 
 
-def _study(settings: SweepSettings) -> optuna.Study:
+def _study(out: Path, pruner: optuna.pruners.BasePruner) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    out = settings.run.out
     with files.locked(out / "lock"):
         return optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
             study_name="activemri",
-            pruner=_pruner(settings),
+            pruner=pruner,
             direction="maximize",
             load_if_exists=True,
         )
@@ -289,13 +274,12 @@ def _sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=int(state[0]))
 
 
-def _pruner(settings: SweepSettings) -> optuna.pruners.BasePruner:
-    if settings.pruner == "none":
+def _pruner(name: str, base: Any) -> optuna.pruners.BasePruner:
+    if name == "none":
         return optuna.pruners.NopPruner()
-    base = settings.base
     # The learning rate rises for a tenth of the steps.
-    warm_up = max((base.max_steps or 0) // 5, base.validate_every or 1)
-    if settings.pruner == "halving":
+    warm_up = max((getattr(base, "max_steps", None) or 0) // 5, base.validate_every or 1)
+    if name == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=warm_up, reduction_factor=2)
     return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warm_up)
 
