@@ -67,10 +67,9 @@ def described(settings: Any) -> dict[str, object]:
     Args:
         settings: of a command, a dataclass whose defaults work.
     """
-    values = {name: value for name, value, _ in _flat(settings, _usual(settings))}
     return {
         name: json.loads(json.dumps(value, default=_named))
-        for name, value in values.items()
+        for name, value, _ in flat(settings)
         if name not in FREE
     }
 
@@ -78,39 +77,61 @@ def described(settings: Any) -> dict[str, object]:
 def command_line(command: str, settings: Any) -> str:
     """The command that runs with the same settings: those that are no defaults, as options."""
     words = [f"activemri {command}"]
-    for name, value, usual in _flat(settings, _usual(settings)):
+    for name, value, usual in flat(settings):
         if name in FREE or value is usual or (_is_plain(value) and value == usual):
             continue
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            words.append(option if value else option.replace("--", "--no-", 1))
+            group, _, last = option.rpartition(".")
+            prefix = f"{group}." if group else "--"
+            words.append(option if value else f"{prefix}no-{last.removeprefix('--')}")
         else:
             values = value if isinstance(value, tuple) else (value,)
             words.append(" ".join([option, *(shlex.quote(_named(v)) for v in values)]))
     return " ".join(words)
 
 
+def flat(settings: Any) -> list[tuple[str, Any, Any]]:
+    """Name at the command line, value and default of every setting, nested ones included.
+
+    Settings whose defaults depend on others say so by a method ``adapted(given)``, where
+    ``given(name)`` is another option's value, or None: it returns them with these defaults.
+    """
+    usual = _usual(settings)
+    if hasattr(usual, "adapted"):
+        values = {name: value for name, value, _ in _flat(settings, usual, "")}
+        usual = usual.adapted(values.get)
+    return list(_flat(settings, usual, ""))
+
+
 #: Options that may differ between a run and its continuation.
 FREE = frozenset(("out", "resume", "device", "threads", "images", "tensorboard"))
 
 
-def _flat(settings: Any, usual: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Name at the command line, value and default of every setting, nested ones included."""
+def _flat(settings: Any, usual: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
         value, default = getattr(settings, field.name), getattr(usual, field.name)
-        if is_dataclass(default) and is_dataclass(value):
-            same = type(default) is type(value)
-            bare = _OMITS in getattr(hints[field.name], "__metadata__", ())
-            inner = prefix if bare else f"{prefix}{field.name}."
-            yield from _flat(value, default if same else _usual(value), inner)
+        if isinstance(value, dict) and isinstance(default, dict):
+            for name in {**default, **value}:
+                one = default.get(name)
+                yield f"{prefix}{field.name}.{name}", value.get(name, one), one
+        elif is_dataclass(default) and is_dataclass(value):
+            if type(default) is not type(value):
+                default = _usual(value)
+            bare = is_bare(hints[field.name])
+            yield from _flat(value, default, prefix if bare else f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value, default
 
 
 def _usual(settings: Any) -> Any:
-    """The same settings as their defaults are."""
     return type(settings)()
+
+
+def is_bare(hint: Any) -> bool:
+    """Whether options of a nested dataclass are given without its name before them."""
+    return _OMITS in getattr(hint, "__metadata__", ())
 
 
 _OMITS = OmitArgPrefixes[int].__metadata__[0]  # type: ignore[attr-defined]

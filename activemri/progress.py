@@ -31,6 +31,7 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.at = self._first = done
         self._shown: dict[str, float] = {}
+        self._printed = -1
         self._started = self._last = time.monotonic()
         self._lines = show and not sys.stderr.isatty()
         self._bar: tqdm[Any] = tqdm(
@@ -42,7 +43,7 @@ class Progress:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
-        if self._lines and kind is None:
+        if self._lines and kind is None and self._printed < self.at:
             self._print()
 
     def __call__(self, at: int, **numbers: float) -> None:
@@ -68,7 +69,7 @@ class Progress:
         self.at = at
 
     def _print(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._printed = time.monotonic(), self.at
         spent = self._last - self._started
         moved = self.at - self._first
         left = f", {_clock(spent / moved * (self.total - self.at))} left" if moved > 0 else ""

@@ -15,6 +15,7 @@ from activemri.agents.learners.learner import LearnerSettings, Problem, Report
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import Episodes, rollout_dataset
+from activemri.data.orientation import STORED
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.acquisition import Acquisition
@@ -28,8 +29,9 @@ from activemri.options import (
     require_positive,
 )
 from activemri.registration import find_protocol
+from activemri.training import loop
 from activemri.training.folder import RunFolder
-from activemri.training.loop import Best, DivergedError, Evaluation, train
+from activemri.training.loop import DivergedError, Evaluation, OnValidation, Trained
 
 if TYPE_CHECKING:
     LearnerLike = LearnerSettings
@@ -83,28 +85,15 @@ class TrainPolicySettings:
         )
 
 
-@dataclass(frozen=True)
-class TrainedPolicy:
+@dataclass(frozen=True, kw_only=True)
+class TrainedPolicy(Trained):
     """Result of a training.
 
     Attributes:
         policy: the best one.
-        checkpoint: its path, without suffix.
-        best: after which step it was taken, and its validation score.
-        select: name of that score.
     """
 
     policy: Policy
-    checkpoint: Path
-    best: Best
-    select: str
-
-    def text(self) -> str:
-        """One line."""
-        return (
-            f"{self.checkpoint}: best after {self.best.step} steps, validation {self.select} "
-            f"{self.best.score:.4f}"
-        )
 
 
 def train_policy(
@@ -168,15 +157,20 @@ def train_policy(
 def run_training(
     settings: TrainPolicySettings,
     *,
+    train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
     warm_start: str | Path | Policy | None = None,
+    on_validation: OnValidation | None = None,
 ) -> TrainedPolicy:
     """Train a policy in a folder; continue after a kill.
 
     Args:
         settings: of the command.
+        train: scans to learn from instead of the protocol's.
         validation: scans instead of the split "val".
         warm_start: policy instead of the one that the settings name.
+        on_validation: called with step and score after every validation; what it raises ends the
+            training.
 
     Raises:
         ValueError: as :func:`train_policy`.
@@ -190,17 +184,19 @@ def run_training(
     folder.check(same, resume=run.resume)  # before data are read
     begin = settings.warm_start if warm_start is None else warm_start
     protocol = as_environment(settings.protocol, device=device)
+    if train is not None:  # as the protocol opens scans
+        protocol = replace(protocol, data=train, orientation=STORED, roi=None, annotations=None)
     problem = Problem(
         protocol,
         seed=run.seed,
         warm_start=None if begin is None else make_policy(begin),
         name=run.out.name,
     )
-    scans = validation_of(protocol, validation, settings.validation_scans)
+    scans = validation_of(settings.protocol, validation, settings.validation_scans)
     _refuse_shared_subjects(problem.scans, scans)
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
-    best = train(
+    best = loop.train(
         training,
         folder,
         name="policy",
@@ -208,9 +204,15 @@ def run_training(
         validate_every=settings.validate_every or max(1, learner.max_steps // 10),
         patience=settings.patience,
         state=folder.open(same, resume=run.resume),  # when nothing more can be refused
+        on_validation=on_validation,
     )
-    policy = make_policy(folder.path) if training.best is None else training.best
-    return TrainedPolicy(policy, folder.best, best, training.select)
+    return TrainedPolicy(
+        checkpoint=folder.best,
+        best_step=best.step,
+        best_score=best.score,
+        score=training.select,
+        policy=make_policy(folder.path) if training.best is None else training.best,
+    )
 
 
 class _Training:

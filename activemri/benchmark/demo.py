@@ -47,7 +47,7 @@ def run_demo(settings: DemoSettings) -> str:
     gif = settings.out / "episode.gif"
     gif.write_bytes(example_gif(outcome.plan, outcome.table))
     report = (settings.out / "report.html").resolve()
-    return f"{outcome.text()}, episode.gif\n\nOpen {report.as_uri()} in a browser."
+    return f"{outcome}, episode.gif\n\nOpen {report.as_uri()} in a browser."
 
 
 def _is_shown(traits: Traits) -> bool:

@@ -10,7 +10,9 @@ loop knows nothing else about it. Use it so::
     best = train(
         trainee, folder, name="policy", n_steps=1500, validate_every=150, patience=5, state=state
     )
-    return PolicyResult(folder.best, best.step, best.score)
+    return Trained(
+        checkpoint=folder.best, best_step=best.step, best_score=best.score, score="area"
+    )
 
 Refuse mistakes of the user before ``folder.open``, which claims the folder. Of a trainee's methods,
 
@@ -72,6 +74,33 @@ class Best:
 
     step: int = 0
     score: float = -math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Result of a training.
+
+    Attributes:
+        checkpoint: of the best weights, without suffix.
+        best_step: after which they were taken; 0 if training never improved on the start.
+        best_score: what they reached in validation.
+        score: name of that score; higher is better.
+        baseline: the score that training should beat, if there is one: zero-filled images'.
+    """
+
+    checkpoint: Path
+    best_step: int
+    best_score: float
+    score: str = "ssim"
+    baseline: float | None = None
+
+    def __str__(self) -> str:
+        """One line."""
+        usual = "" if self.baseline is None else f" (zero-filled {self.baseline:.4f})"
+        return (
+            f"{self.checkpoint}: best after {self.best_step} steps, validation {self.score} "
+            f"{self.best_score:.4f}{usual}"
+        )
 
 
 class ShowProgress(Protocol):

@@ -3,12 +3,11 @@
 A reconstructor is trained on masks of many policies, and a policy for the reconstructor as it is.
 Each can become better for the other: the policy, once it knows what this network can fill in; the
 network, once it knows which masks it will be given. A round trains the policy with the
-reconstructor frozen, records the masks that it visits on training scans, and fine-tunes the
+reconstructor frozen, records its episodes on training scans, and fine-tunes the
 reconstructor on these and on random ones, so that it does not forget the rest. One more training
 of the policy ends it, so that policy and reconstructor belong together.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from activemri import files
+from activemri.agents.episode_masks import EpisodeMasks, recorded_episodes
 from activemri.agents.learners import learner_name
 from activemri.agents.learners.imitation import Imitation
 from activemri.agents.learners.learner import Problem
@@ -30,16 +30,15 @@ from activemri.agents.training import (
     run_training,
     validation_of,
 )
-from activemri.agents.visits import VisitedMasks, visits_of
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.envs.protocol import ScanProtocol
 from activemri.options import Compute, RunOptions, described, require_positive
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.registration import find_protocol
-from activemri.settings import TrainReconstructorSettings
 from activemri.tables import format_table
 from activemri.training.folder import RunFolder
-from activemri.training.reconstructor import train_reconstructor
+from activemri.training.reconstructor import TrainReconstructorSettings, train_reconstructor
 
 _POLICY, _RECONSTRUCTOR = "policy", "reconstructor"
 _SHOWN = ("area", "final", "return")
@@ -71,7 +70,7 @@ class TrainAlternatingSettings:
     """Optimiser steps of each fine-tuning."""
     lr: float = 1e-3
     """Largest learning rate of the fine-tuning."""
-    visited_scans: int = 128
+    recorded_scans: int = 128
     """Train scans that the policy is played on to record its masks."""
     validation_scans: int = 32
     """Scans, spread evenly over the validation split, that choose the best weights."""
@@ -81,7 +80,7 @@ class TrainAlternatingSettings:
             rounds=self.rounds,
             reconstructor_steps=self.reconstructor_steps,
             lr=self.lr,
-            visited_scans=self.visited_scans,
+            recorded_scans=self.recorded_scans,
             validation_scans=self.validation_scans,
         )
 
@@ -98,7 +97,7 @@ class Alternation:
     out: Path
     rounds: tuple[Mapping[str, float], ...]
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """A table with one line a round."""
         lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(self.rounds)]
         table = format_table(("fine-tunings", *_SHOWN), lines)
@@ -156,8 +155,7 @@ def train_alternating(
         make_reconstructor(reconstructor),
         info={"fine_tunings": settings.rounds},
     )
-    summary = json.dumps({"rounds": [dict(score) for score in scores]}, indent=2) + "\n"
-    files.write(out / "summary.json", summary)
+    files.write_json(out / "summary.json", {"rounds": [dict(score) for score in scores]})
     return Alternation(out, tuple(scores))
 
 
@@ -213,38 +211,30 @@ def _fine_tune(
     problem = Problem(
         as_environment(protocol, device=settings.compute.device), seed=settings.run.seed
     )
-    options, scans, scan = problem.protocol, problem.scans, problem.scan
-    budget = scan.budget or scans.shape[1] - scan.n_center_lines
+    scans, scan = problem.scans, problem.scan
     drawn = np.random.default_rng(settings.run.seed).permutation(len(scans))
-    chosen = sorted(drawn[: settings.visited_scans].tolist())
+    chosen = sorted(drawn[: settings.recorded_scans].tolist())
     played = SliceList([scans[i] for i in chosen], scans.name)
     batches = rollout_dataset(scan, make_policy(policy), played, seed=settings.run.seed)
-    masks = VisitedMasks(
-        {"policy": [visit for _, episodes in batches for visit in visits_of(episodes, scan)]},
-        n_center_lines=scan.n_center_lines,
-        budget=budget,
+    episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
+    moments = EpisodeMasks(
+        {"policy": episodes},
+        scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
         drawn=("variable-density",),
     )
     if validation is None:
-        validation = replace(protocol, split="val").dataset()
+        validation = protocol.dataset("val")
     result = train_reconstructor(
         TrainReconstructorSettings(
-            data=protocol.data if isinstance(protocol.data, str) else "objects",
-            warm_start=Path(str(protocol.reconstructor)),
+            protocol=protocol,
+            run=_run(settings, out),
+            compute=settings.compute,
             max_steps=settings.reconstructor_steps,
             validate_every=max(1, settings.reconstructor_steps // 5),
             lr=settings.lr,
-            n_center_lines=options.n_center_lines,
-            budget=budget,
-            sensitivity=str(options.sensitivity),
-            seed=settings.run.seed,
-            threads=settings.compute.threads,
-            device=settings.compute.device,
             images=0,
-            out=out,
-            resume=(out / "settings.json").exists(),
         ),
-        masks=masks,
+        moments=moments,
         train=scans,
         validation=validation,
     )
