@@ -128,11 +128,11 @@ def test_the_best_policy_is_kept_and_every_validation_logged(tmp_path: Path) -> 
     entries = log(tmp_path)
     assert [entry["step"] for entry in entries] == list(range(7))
     scores = [entry["validation_area"] for entry in entries]
-    assert np.argmax(scores) == 3 == result.best.step and scores[0] == scores[6] < scores[3]
+    assert np.argmax(scores) == 3 == result.best_step and scores[0] == scores[6] < scores[3]
     assert [entry["best_step"] for entry in entries] == [0, 0, 0, 3, 3, 3, 3]
     assert entries[2]["loss"] == 0.5
     assert area(make_policy(tmp_path / "run")) == area(result.policy) == scores[3]
-    assert "best after 3 steps, validation area" in result.text()
+    assert "best after 3 steps, validation area" in str(result)
 
 
 def test_training_ends_when_nothing_better_comes(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_best_policy_follows_the_price_of_lines(
     tmp_path: Path, step_cost: float, select: str
 ) -> None:
     result = trained(settings(tmp_path, protocol=protocol(step_cost=step_cost)))
-    assert result.select == select
+    assert result.score == select
 
 
 def test_scans_are_turned_once() -> None:

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from activemri import alternating
 from activemri.agents.learners.imitation import Imitation
 from activemri.agents.registry import make_policy
-from activemri.alternating import TrainAlternatingSettings, train_alternating
 from activemri.data.slices import SliceList
 from activemri.envs.protocol import ScanProtocol
 from activemri.options import RunOptions
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.reconstruction.unet import UNet
+from activemri.training import alternating
+from activemri.training.alternating import TrainAlternatingSettings, train_alternating
 from tests.envs.scans import scan
 
 LEARNER = Imitation(max_steps=4, states=16, rounds=1, n_tried=4, channels=4, blocks=1)
@@ -35,14 +35,14 @@ def settings(tmp_path: Path) -> TrainAlternatingSettings:
         learner=LEARNER,
         reconstructor_steps=20,
         lr=1e-2,
-        visited_scans=3,
+        recorded_scans=3,
         validation_scans=2,
     )
 
 
 def run(settings: TrainAlternatingSettings) -> str:
     validation = SliceList([scan(i) for i in range(10, 12)], "val")
-    return train_alternating(settings, validation=validation).text()
+    return str(train_alternating(settings, validation=validation))
 
 
 def resumed(settings: TrainAlternatingSettings) -> TrainAlternatingSettings:
