@@ -94,15 +94,15 @@ class ScriptedLearner:
 
 
 def protocol(**options: Any) -> ScanProtocol:
-    return ScanProtocol(**{"data": TRAIN, "n_center_lines": 2, "budget": BUDGET} | options)
+    given: dict[str, Any] = {"data": TRAIN, "n_center_lines": 2, "budget": BUDGET, **options}
+    return ScanProtocol(**given)
 
 
 def settings(out: Path, learner: LearnerSettings | None = None, **changes: Any) -> Any:
     learner = Scripted() if learner is None else learner
     run = RunOptions(out=out / "run", resume=changes.pop("resume", False))
-    return TrainPolicySettings(
-        **{"protocol": protocol(), "run": run, "learner": learner, "validate_every": 1} | changes
-    )
+    given: dict[str, Any] = {"protocol": protocol(), "validate_every": 1, **changes}
+    return TrainPolicySettings(run=run, learner=learner, **given)
 
 
 def trained(asked: TrainPolicySettings) -> Any:

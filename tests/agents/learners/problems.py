@@ -44,8 +44,8 @@ def problem(
     **options: Any,
 ) -> Problem:
     """Scans that start with two centre lines and acquire two more, the fewer errors the better."""
-    defaults = {"n_center_lines": 2, "budget": 2, "reward": "-delta_mse"}
-    protocol = EnvOptions(data=toy_scans() if scans is None else scans, **(defaults | options))
+    given: dict[str, Any] = {"n_center_lines": 2, "budget": 2, "reward": "-delta_mse", **options}
+    protocol = EnvOptions(data=toy_scans() if scans is None else scans, **given)
     return Problem(protocol, seed=seed, warm_start=warm_start, name="toy")
 
 

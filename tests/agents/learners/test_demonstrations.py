@@ -33,7 +33,8 @@ def scans(n: int = 4) -> SliceList:
 
 
 def place(**options: Any) -> Problem:
-    return problem(scans(), **{"budget": 5, "reward": "delta_ssim"} | options)
+    given: dict[str, Any] = {"budget": 5, "reward": "delta_ssim", **options}
+    return problem(scans(), **given)
 
 
 def without_ties(view: View) -> Tensor:

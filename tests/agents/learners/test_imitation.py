@@ -30,7 +30,8 @@ from tests.envs.scans import scan
 
 def place(**options: Any) -> Problem:
     scans = SliceList([scan(i) for i in range(8)], "scans")
-    return problem(scans, seed=0, **{"budget": 6, "reward": "delta_ssim"} | options)
+    given: dict[str, Any] = {"budget": 6, "reward": "delta_ssim", **options}
+    return problem(scans, seed=0, **given)
 
 
 def learner(where: Problem | None = None, **changes: Any) -> ImitationLearner:
