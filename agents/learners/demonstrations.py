@@ -12,7 +12,7 @@ these are. Samples are not stored: whoever reads the file has the scans, and
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,8 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
             generator=np.random.default_rng(settings.run.seed),
             report=lambda **moved: progress(min(int(moved["states"]), settings.states)),
         )
-    data = str(settings.protocol.data)
-    about = About.of(
-        problem,
-        horizon=settings.horizon,
-        data=data,
-        reconstructor=str(settings.protocol.reconstructor),
-    )
-    return write_demonstrations(settings.run.out, found, scans=problem.scans, about=about)
+    facts = facts_of(problem, horizon=settings.horizon)
+    return write_demonstrations(settings.run.out, found, scans=problem.scans, facts=facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,45 +386,22 @@ def view_states(
             report(states=done)
 
 
-@dataclass(frozen=True)
-class About:
-    """What demonstrations are about.
-
-    Attributes:
-        metric: what the oracle maximised.
-        reconstructor: what made the images that were scored.
-        data: where the scans come from.
-        geometry: name of the geometry.
-        n_lines: length of a mask.
-        n_actions: actions of the geometry.
-        horizon: lines after which the oracle compared scores.
-    """
-
-    metric: str
-    reconstructor: str
-    data: str
-    geometry: str
-    n_lines: int
-    n_actions: int
-    horizon: int
-
-    @classmethod
-    def of(cls, problem: Problem, *, data: str, reconstructor: str, horizon: int) -> "About":
-        """Demonstrations of a problem."""
-        geometry = problem.scan.geometry
-        return cls(
-            metric=problem.metric,
-            reconstructor=reconstructor,
-            data=data,
-            geometry=geometry.name,
-            n_lines=geometry.n_lines,
-            n_actions=geometry.n_actions,
-            horizon=horizon,
-        )
+def facts_of(problem: Problem, *, horizon: int = 1) -> dict[str, Any]:
+    """Facts that a file says about its demonstrations: metric, geometry, origin of the scans."""
+    geometry = problem.scan.geometry
+    return {
+        "metric": problem.metric,
+        "reconstructor": type(problem.scan.reconstructor).__name__,
+        "data": problem.scans.name,
+        "geometry": geometry.name,
+        "n_lines": geometry.n_lines,
+        "n_actions": geometry.n_actions,
+        "horizon": horizon,
+    }
 
 
 def write_demonstrations(
-    path: str | Path, found: Demonstrations, *, scans: SliceDataset, about: About
+    path: str | Path, found: Demonstrations, *, scans: SliceDataset, facts: Mapping[str, Any]
 ) -> Path:
     """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet.
 
@@ -455,7 +426,7 @@ def write_demonstrations(
         "scores": [row[k].tolist() for row, k in zip(found.scores, known, strict=True)],
         "prospect": found.prospect.tolist(),
     }
-    table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(asdict(about))})
+    table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(dict(facts))})
     sink = arrow.BufferOutputStream()
     parquet.write_table(table, sink)
     target = Path(path).with_suffix(".parquet")
@@ -464,7 +435,9 @@ def write_demonstrations(
     return target
 
 
-def read_demonstrations(path: str | Path, *, scans: SliceDataset) -> tuple[Demonstrations, About]:
+def read_demonstrations(
+    path: str | Path, *, scans: SliceDataset
+) -> tuple[Demonstrations, dict[str, Any]]:
     """Read a file that :func:`write_demonstrations` wrote.
 
     Args:
@@ -486,12 +459,12 @@ def read_demonstrations(path: str | Path, *, scans: SliceDataset) -> tuple[Demon
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
-    about = About(**json.loads(described))
+    facts = dict(json.loads(described))
     rows = table.to_pydict()
-    return _parsed(rows, about, index=_positions(rows, scans, path)), about
+    return _parsed(rows, facts["n_lines"], index=_positions(rows, scans, path)), facts
 
 
-def _parsed(rows: Mapping[str, list[Any]], about: About, *, index: Tensor) -> Demonstrations:
+def _parsed(rows: Mapping[str, list[Any]], n_lines: int, *, index: Tensor) -> Demonstrations:
     n_trials = max((len(actions) for actions in rows["actions"]), default=0)
     tried = torch.full((len(index), n_trials), -1)
     scores = torch.full((len(index), n_trials), -torch.inf, dtype=torch.float64)
@@ -500,8 +473,8 @@ def _parsed(rows: Mapping[str, list[Any]], about: About, *, index: Tensor) -> De
         scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
     return Demonstrations(
         index=index,
-        start_mask=_masks(rows["start_lines"], about.n_lines),
-        mask=_masks(rows["lines"], about.n_lines),
+        start_mask=_masks(rows["start_lines"], n_lines),
+        mask=_masks(rows["lines"], n_lines),
         budget=torch.tensor(rows["budget"]),
         start_budget=torch.tensor(rows["start_budget"]),
         score=torch.tensor(rows["score"], dtype=torch.float64),

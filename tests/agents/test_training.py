@@ -156,26 +156,19 @@ def test_a_killed_training_goes_on_where_it_was_validated_last(tmp_path: Path) -
         assert [entry["step"] for entry in log(tmp_path)] == [0, 2]
 
 
-def test_a_resumed_training_of_ppo_ends_as_the_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from activemri.agents.learners.sb3 import SB3Learner
-
+def test_a_resumed_training_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     learner = small("ppo", max_steps=32)
     whole, halves = (
         settings(tmp_path / name, learner, validate_every=16) for name in ("whole", "halves")
     )
     trained(whole)
-    learn = SB3Learner.learn
 
-    def interrupted(self: SB3Learner, n_steps: int, report: Report = silent, /) -> Any:
-        if self.step >= 16:
+    def interrupt(step: int, _: float) -> None:
+        if step == 16:
             raise KeyboardInterrupt
-        return learn(self, n_steps, report)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SB3Learner, "learn", interrupted)
-        trained(halves)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(halves, validation=VALIDATION, on_validation=interrupt)
     assert [entry["step"] for entry in log(tmp_path / "halves")] == [0, 16]
     trained(resumed(halves))
     assert log(tmp_path / "halves") == log(tmp_path / "whole")

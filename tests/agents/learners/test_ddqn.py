@@ -189,7 +189,7 @@ def test_exploration_falls_exponentially_over_the_whole_training() -> None:
 
 def test_the_numbers_of_the_paper() -> None:
     made = PAPER.start(problem(told_apart()))
-    assert isinstance(made.network, EvaluatorNetwork) and made.lr == 1e-4
+    assert isinstance(made.network, EvaluatorNetwork)
     made.step = 1_000_000
     assert made.epsilon == pytest.approx(0.01 + 0.99 / math.e)
     network = PAPER_DATASET.start(problem(told_apart())).network

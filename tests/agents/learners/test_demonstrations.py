@@ -11,9 +11,9 @@ from torch import Tensor
 from activemri import cli
 from activemri.agents.greedy import oracle
 from activemri.agents.learners.demonstrations import (
-    About,
     Collector,
     Demonstrations,
+    facts_of,
     outwards,
     read_demonstrations,
     view_states,
@@ -112,12 +112,12 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     found, same = (collect(where, n_tried=5) for _ in range(2))
     for field in fields(Demonstrations):
         assert torch.equal(getattr(found, field.name), getattr(same, field.name))
-    about = About.of(where, horizon=1, data="here", reconstructor="zero-filled")
-    path = write_demonstrations(tmp_path / "new" / "file", found, scans=where.scans, about=about)
+    facts = facts_of(where)
+    path = write_demonstrations(tmp_path / "new" / "file", found, scans=where.scans, facts=facts)
     assert path.name == "file.parquet"
     shuffled = SliceList([where.scans[i] for i in (2, 0, 3, 1)], "shuffled")
     again, said = read_demonstrations(path, scans=shuffled)
-    assert said == about
+    assert said == facts
     assert [shuffled[i].volume for i in again.index] == [where.scans[i].volume for i in found.index]
     for row in range(len(found)):
         wanted = zip(found.tried[row].tolist(), found.scores[row].tolist(), strict=True)

@@ -7,9 +7,9 @@ import torch
 
 from activemri.agents import heuristic
 from activemri.agents.learners.demonstrations import (
-    About,
     Collector,
     Demonstrations,
+    facts_of,
     outwards,
     write_demonstrations,
 )
@@ -130,11 +130,11 @@ def test_it_learns_from_a_file_alone(tmp_path: Path) -> None:
         generator=np.random.default_rng(0),
     )
     for metric in ("ssim", "psnr"):
-        about = About(metric, "zero-filled", "scans", "columns", 18, 18, 1)
-        write_demonstrations(tmp_path / metric, found, scans=where.scans, about=about)
+        facts = facts_of(where) | {"metric": metric}
+        write_demonstrations(tmp_path / metric, found, scans=where.scans, facts=facts)
     made = learner(where, demonstrations=str(tmp_path / "ssim.parquet"), states=0)
     assert made.learn(3)["states"] == len(found)
-    with pytest.raises(ValueError, match=r"\('psnr', 'columns', 18, 18\); this training needs"):
+    with pytest.raises(ValueError, match=r"metric 'psnr'; this training needs 'ssim'"):
         learner(where, demonstrations=str(tmp_path / "psnr.parquet"), states=0)
     with pytest.raises(ValueError, match=r"--learner\.states 0: there is nothing to learn from"):
         Imitation(states=0)

@@ -1,21 +1,18 @@
 """Algorithms of Stable-Baselines3 around networks of this package."""
 
-import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from activemri import cli
 from activemri.agents.learned import LearnedPolicy, load_policy, observed
-from activemri.agents.learners.sb3 import PPO, OwnDraws
+from activemri.agents.learners.sb3 import PPO
 from activemri.agents.networks import ImageNetwork
 from activemri.agents.rollout import rollout
-from activemri.mri.geometry import make_geometry
 from tests.agents.learners.problems import begun, listed, problem
 
 ROOT = Path(__file__).parents[3]
@@ -71,20 +68,6 @@ def test_a_policy_is_loaded_without_importing_stable_baselines(tmp_path: Path) -
     assert done.stdout == "[]\n", done.stderr
 
 
-@pytest.mark.parametrize("geometry", ["columns", "rows"])
-def test_stop_and_echo_trains_are_learned_too(algo: str, geometry: str) -> None:
-    place = problem(
-        stop_action=True, step_cost=0.5, geometry=geometry, lines_per_action=2, budget=8
-    )
-    learner = begun(algo, place)
-    learner.learn(16)
-    policy = policy_of(learner)
-    assert policy.network.stops
-    groups = make_geometry(geometry, (12, 16), lines_per_action=2).groups
-    assert policy.network.n_actions == len(groups)
-    rollout(place.scan, policy, listed(place))
-
-
 def test_scores_that_are_learned_are_those_that_act() -> None:
     """The logits of the actor are the scores of the exported network."""
     learner: Any = begun("ppo")
@@ -133,26 +116,6 @@ def test_a_forgetful_learner_fills_its_memory_again() -> None:
     other: Any = begun("dqn", max_steps=64)
     other.restore(learner.state())
     assert other.step == 16 and other.model.replay_buffer.size() == 2  # 8 actions of 4 scans
-
-
-def test_global_generators_are_left_alone() -> None:
-    def drawn() -> tuple[Any, ...]:
-        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
-
-    before = drawn()
-    begun("ppo").learn(16)
-    assert drawn() == before
-
-
-def test_own_draws_go_on_from_a_state() -> None:
-    def three(draws: OwnDraws) -> list[float]:
-        with draws.in_place():
-            return [random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
-
-    first, second = OwnDraws(4), OwnDraws(9)
-    assert three(first) != three(first)
-    second.restore(first.state())
-    assert three(second) == three(first)
 
 
 def test_a_value_that_is_no_number_stops_the_training() -> None:
