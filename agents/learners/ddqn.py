@@ -202,7 +202,7 @@ class Memory:
             part[:] = state["ring"][name].numpy()
 
     def _seen(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:
-        device, seen = self.replay.acquisition.device, {}
+        device, seen = self.replay.scan.device, {}
         for name, ring in self.ring.items():
             part = torch.from_numpy(ring[numbers % self.size])
             seen[name] = (part.float() if part.dtype == torch.float16 else part).to(device)
