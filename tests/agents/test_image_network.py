@@ -9,11 +9,11 @@ from activemri.agents.image_network import ImageNetwork
 from activemri.agents.learned import LearnedPolicy, load_policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.envs.observation import Frame
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
 def network(n_lines: int = 13, **changes: object) -> ImageNetwork:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceList, measured_samples
+from activemri.envs.scan import State
 from activemri.mri import fourier
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
@@ -88,9 +89,19 @@ class Unsure(Reconstructor):
         self.settings = {}
 
     def forward(self, measurement: Measurement) -> Reconstruction:
-        missing = 1 - measurement.operator.mask.float().mean(dim=(1, 2))
+        missing = 1 - measurement.operator.mask.float().mean(dim=1)
         uncertainty = measurement.zero_filled.abs() * missing[:, None, None]
         return Reconstruction(measurement.zero_filled, uncertainty)
+
+
+def full_kspace(state: State) -> Tensor:
+    """The fully sampled scans, complex (batch, coil, height, width)."""
+    return torch.stack([one.kspace for one in state.secret.slices])
+
+
+def full_samples(state: State) -> Tensor:
+    """The same as readouts, complex (batch, readout, coil, sample)."""
+    return state.view.transform.of_grid(full_kspace(state))
 
 
 def with_other_unacquired(one: Slice, acquired: Tensor, *, scale: float, seed: int = 99) -> Slice:

@@ -277,7 +277,7 @@ def test_what_geometries_do_not_know_is_refused(
 def test_geometries_for_other_shapes_and_of_other_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"frames of \(8, 10\); the data has \(10, 8\)"):
         make_geometry(make_geometry("columns", (8, 10)), (10, 8))
-    with pytest.raises(ValueError, match="geometry: expected a name.*got int"):
+    with pytest.raises(ValueError, match=r"geometry: expected a name.*got int"):
         make_geometry(3, (8, 10))  # type: ignore[arg-type]
 
 

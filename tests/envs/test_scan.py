@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.state import IDLE, STOP, WASTE, State
+from activemri.envs.scan import Scan
+from activemri.envs.scan import IDLE, STOP, WASTE, State
 from activemri.mri.geometry import GEOMETRIES, make_geometry
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
@@ -27,8 +27,8 @@ def protocol(
     budget: int | None = 7,
     n_random_lines: int = 0,
     metrics: tuple[str, ...] = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume"),
-) -> Acquisition:
-    return Acquisition(
+) -> Scan:
+    return Scan(
         make_geometry(geometry, FRAME, lines_per_action=lines_per_action),
         reconstructor or ZeroFilled(),
         budget=budget,
@@ -43,11 +43,11 @@ def batch(n_coils: int = 1, *, n: int = 3, maps: bool = False) -> list[Slice]:
 
 
 def legal_actions(state: State, rng: np.random.Generator) -> Tensor:
-    rows = state.legal.numpy()
+    rows = state.view.legal.numpy()
     return torch.tensor([rng.choice(np.flatnonzero(r)) if r.any() else IDLE for r in rows])
 
 
-def scan_to_the_end(acquisition: Acquisition, state: State, *, seed: int = 0) -> State:
+def scan_to_the_end(acquisition: Scan, state: State, *, seed: int = 0) -> State:
     rng = np.random.default_rng(seed)
     while not bool(state.finished.all()):
         state = acquisition.acquire(state, legal_actions(state, rng))
@@ -80,13 +80,13 @@ def test_line_by_line_gives_the_adjoint_of_all_that_was_acquired(
     acquisition = protocol(geometry, lines_per_action=lines_per_action, budget=12)
     state = acquisition.start(batch(n_coils, maps=maps))
     state = scan_to_the_end(acquisition, state)
-    view = acquisition.view(state)
-    expected = view.operator.adjoint(state.scan)
-    assert torch.allclose(state.zero_filled, expected, atol=1e-4 * float(expected.abs().max()))
-    assert torch.equal(state.reconstruction.image, state.zero_filled)
-    assert torch.equal(state.n_acquired, (state.mask & state.measurable).sum(dim=1))
-    assert torch.equal(state.start_budget - state.budget, (state.mask & ~state.start_mask).sum(1))
-    assert not (state.mask & ~state.measurable).any()
+    view = state.view
+    expected = view.operator.adjoint(full_kspace(state))
+    assert torch.allclose(state.view.zero_filled, expected, atol=1e-4 * float(expected.abs().max()))
+    assert torch.equal(state.view.reconstruction.image, state.view.zero_filled)
+    assert torch.equal(state.view.n_acquired, (state.view.mask & state.view.measurable).sum(dim=1))
+    assert torch.equal(state.view.start_budget - state.view.budget, (state.view.mask & ~state.view.start_mask).sum(1))
+    assert not (state.view.mask & ~state.view.measurable).any()
 
 
 @pytest.mark.parametrize("reconstructor", RECONSTRUCTORS)
@@ -118,7 +118,7 @@ def test_whole_masks_score_as_the_scans_that_lead_to_them(reconstructor: str) ->
     state = acquisition.start(batch())
     end = scan_to_the_end(acquisition, state.clone())
     before = snapshot(state)
-    scores = acquisition.preview_masks(state, torch.stack([end.mask, state.mask], dim=1))
+    scores = acquisition.preview_masks(state, torch.stack([end.view.mask, state.view.mask], dim=1))
     assert_unchanged(state, before)
     for name in acquisition.metrics:
         assert torch.allclose(scores[name][:, 0], end.scores[name], rtol=1e-4, atol=1e-6)
@@ -128,7 +128,7 @@ def test_whole_masks_score_as_the_scans_that_lead_to_them(reconstructor: str) ->
 def test_a_preview_of_acquired_and_of_padding_lines_keeps_the_score() -> None:
     acquisition = protocol()
     state = acquisition.start(batch())
-    centre = acquisition.geometry.n_lines // 2
+    centre = acquisition.geometry.n_readouts // 2
     scores = acquisition.preview(state, torch.tensor([[centre, 0]] * 3))
     assert torch.allclose(scores["ssim"], state.scores["ssim"][:, None].expand(3, 2), atol=1e-7)
 
@@ -147,18 +147,18 @@ def test_scans_of_a_batch_do_not_influence_each_other() -> None:
     together = scan_to_the_end(acquisition, acquisition.start(slices))
     for row, one in enumerate(slices):
         alone = acquisition.start([one])
-        order = (together.mask & ~together.start_mask)[row].nonzero().flatten().tolist()
+        order = (together.view.mask & ~together.view.start_mask)[row].nonzero().flatten().tolist()
         for action in order:
             alone = acquisition.acquire(alone, torch.tensor([action]))
-        assert torch.allclose(alone.zero_filled[0], together.zero_filled[row], atol=1e-4)
+        assert torch.allclose(alone.view.zero_filled[0], together.view.zero_filled[row], atol=1e-4)
         assert torch.allclose(alone.scores["ssim"][0], together.scores["ssim"][row], atol=1e-6)
 
 
 def test_all_lines_of_one_coil_give_the_target() -> None:
     acquisition = protocol(budget=None)
     state = scan_to_the_end(acquisition, acquisition.start(batch()))
-    assert (state.budget == 0).all()
-    assert torch.equal(state.mask, state.measurable)
+    assert (state.view.budget == 0).all()
+    assert torch.equal(state.view.mask, state.view.measurable)
     assert (state.scores["ssim"] > 1 - 1e-6).all()
 
 
@@ -169,7 +169,7 @@ def test_stopping_idling_and_wasting_acquire_nothing() -> None:
     after = acquisition.acquire(state, torch.tensor([STOP, IDLE, WASTE]))
     assert after.stopped.tolist() == [True, False, False]
     assert after.finished.tolist() == [True, False, False]
-    assert after.budget.tolist() == [7, 7, 6]
+    assert after.view.budget.tolist() == [7, 7, 6]
     for name in ("mask", "n_acquired", "zero_filled", "start_mask", "scale"):
         assert torch.equal(getattr(after, name), before[name])  # type: ignore[arg-type]
 
@@ -181,22 +181,22 @@ def test_wasting_the_budget_ends_the_scan() -> None:
         assert not state.finished.any()
         state = acquisition.acquire(state, torch.tensor([WASTE]))
     assert state.finished.all()
-    assert not state.legal.any()
+    assert not state.view.legal.any()
 
 
 def test_the_budget_is_clipped_to_the_lines_that_there_are() -> None:
     state = protocol(budget=1000).start(batch())
-    assert torch.equal(state.budget, (state.measurable & ~state.mask).sum(dim=1))
+    assert torch.equal(state.view.budget, (state.view.measurable & ~state.view.mask).sum(dim=1))
 
 
 def test_an_echo_train_that_exceeds_the_budget_is_illegal() -> None:
     acquisition = protocol(lines_per_action=4, budget=5)
     state = scan_to_the_end(acquisition, acquisition.start(batch()))
-    assert (state.budget >= 0).all()
-    fresh = state.measurable & ~state.mask
+    assert (state.view.budget >= 0).all()
+    fresh = state.view.measurable & ~state.view.mask
     groups = fresh[:, acquisition.geometry.groups] & acquisition.geometry.first_mention
     n_fresh = groups.sum(dim=-1)
-    assert ((n_fresh == 0) | (n_fresh > state.budget[:, None])).all()
+    assert ((n_fresh == 0) | (n_fresh > state.view.budget[:, None])).all()
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_wrong_start_masks_are_refused(mask: Tensor, reason: str) -> None:
 
 def test_a_start_that_leaves_nothing_to_acquire_is_refused() -> None:
     acquisition = protocol()
-    everything = acquisition.start(batch()).measurable
+    everything = acquisition.start(batch()).view.measurable
     with pytest.raises(ValueError, match="nothing is left to acquire"):
         acquisition.start(batch(), start_masks=everything)
 
@@ -291,13 +291,13 @@ def test_scans_of_different_kinds_do_not_share_a_batch() -> None:
 def test_protocols_that_make_no_sense_are_refused() -> None:
     geometry = make_geometry("columns", FRAME)
     with pytest.raises(ValueError, match="budget must be a whole number of at least 1; got 0"):
-        Acquisition(geometry, ZeroFilled(), budget=0)
+        Scan(geometry, ZeroFilled(), budget=0)
     with pytest.raises(ValueError, match="0 to 20 centre lines; got 21"):
-        Acquisition(geometry, ZeroFilled(), n_center_lines=21)
+        Scan(geometry, ZeroFilled(), n_center_lines=21)
     with pytest.raises(ValueError, match="unknown metric 'nsme'"):
-        Acquisition(geometry, ZeroFilled(), metrics=("nsme",))
+        Scan(geometry, ZeroFilled(), metrics=("nsme",))
     with pytest.raises(ValueError, match="one generator for each scan"):
-        Acquisition(geometry, ZeroFilled(), n_random_lines=2).start([scan(0)])
+        Scan(geometry, ZeroFilled(), n_random_lines=2).start([scan(0)])
 
 
 def test_scans_start_with_the_centre_and_random_lines_of_their_own() -> None:
@@ -305,11 +305,11 @@ def test_scans_start_with_the_centre_and_random_lines_of_their_own() -> None:
     generators = [np.random.default_rng(seed) for seed in (0, 1, 0)]
     state = acquisition.start(batch(), generators=generators)
     centre = acquisition.geometry.center_lines(3)
-    assert state.mask[:, centre].all()
-    assert (state.mask.sum(dim=1) == 5).all()
-    assert not (state.mask & ~state.measurable).any()
-    assert torch.equal(state.mask[0], state.mask[2])
-    assert not torch.equal(state.mask[0], state.mask[1])
+    assert state.view.mask[:, centre].all()
+    assert (state.view.mask.sum(dim=1) == 5).all()
+    assert not (state.view.mask & ~state.view.measurable).any()
+    assert torch.equal(state.view.mask[0], state.view.mask[2])
+    assert not torch.equal(state.view.mask[0], state.view.mask[1])
 
 
 def test_a_given_start_mask_replaces_the_protocols_and_is_left_alone() -> None:
@@ -319,7 +319,7 @@ def test_a_given_start_mask_replaces_the_protocols_and_is_left_alone() -> None:
     acquisition = protocol()
     state = scan_to_the_end(acquisition, acquisition.start(batch(), start_masks=given))
     assert torch.equal(given, kept)
-    assert torch.equal(state.start_mask, given)
+    assert torch.equal(state.view.start_mask, given)
 
 
 def test_acceleration_counts_lines_that_the_scan_has() -> None:
@@ -333,9 +333,9 @@ def assert_rows(state: State, rows: list[int], other: State, places: list[int]) 
         assert torch.equal(getattr(state, name)[rows], getattr(other, name)[places]), name
     for name, value in other.scores.items():
         assert torch.equal(state.scores[name][rows], value[places])
-    assert torch.equal(state.reference.target[rows], other.reference.target[places])
-    assert torch.equal(state.reconstruction.image[rows], other.reconstruction.image[places])
-    assert [state.slices[row] for row in rows] == [other.slices[place] for place in places]
+    assert torch.equal(state.secret.reference.target[rows], other.secret.reference.target[places])
+    assert torch.equal(state.view.reconstruction.image[rows], other.view.reconstruction.image[places])
+    assert [state.secret.slices[row] for row in rows] == [other.secret.slices[place] for place in places]
 
 
 @pytest.mark.parametrize(("n_coils", "maps"), [(1, False), (3, True), (3, False)])
@@ -366,7 +366,7 @@ def test_a_put_back_row_goes_on_as_if_it_had_been_there_from_the_start() -> None
     state = acquisition.acquire(state, torch.tensor([5, 7, 7]))
     alone = acquisition.acquire(acquisition.start([fresh]), torch.tensor([7]))
     assert torch.allclose(state.scores["ssim"][1], alone.scores["ssim"][0])
-    assert torch.allclose(state.zero_filled[1], alone.zero_filled[0], atol=1e-5)
+    assert torch.allclose(state.view.zero_filled[1], alone.view.zero_filled[0], atol=1e-5)
 
 
 def test_a_clone_is_not_touched_by_what_happens_to_the_original() -> None:
@@ -394,11 +394,11 @@ def test_the_slices_are_never_written_to() -> None:
 def test_a_view_shows_acquired_kspace_only() -> None:
     acquisition = protocol()
     state = acquisition.start(batch())
-    view = acquisition.view(state)
-    acquired = acquisition.geometry.kspace_mask(state.mask, state.shape).unsqueeze(1)
-    acquired = acquired.expand(view.kspace.shape)
-    assert torch.equal(view.kspace[acquired], state.scan[acquired])
-    assert (view.kspace[~acquired] == 0).all()
+    view = state.view
+    acquired = acquisition.geometry.kspace_mask(state.view.mask, state.view.transform.shape).unsqueeze(1)
+    acquired = acquired.expand(view.measurement.kspace.shape)
+    assert torch.equal(view.measurement.kspace[acquired], full_kspace(state)[acquired])
+    assert (view.measurement.kspace[~acquired] == 0).all()
     assert view.truth is None
 
 
@@ -406,8 +406,8 @@ def test_an_uncertainty_is_kept_and_scored_as_its_mean_in_units_of_the_scale() -
     acquisition = protocol(reconstructor=Unsure())
     state = acquisition.start(batch())
     first = state.scores["uncertainty"].clone()
-    assert state.reconstruction.uncertainty is not None
-    expected = state.reconstruction.uncertainty.double().mean(dim=(1, 2)) / state.scale
+    assert state.view.reconstruction.uncertainty is not None
+    expected = state.view.reconstruction.uncertainty.double().mean(dim=(1, 2)) / state.view.scale
     assert torch.allclose(first, expected)
     state = scan_to_the_end(acquisition, state)
     assert (state.scores["uncertainty"] < first).all()
@@ -421,6 +421,6 @@ def test_the_truth_answers_as_previews_do() -> None:
     trials = torch.tensor([[4, 5], [6, 7], [4, 13]])
     expected = acquisition.preview(state, trials, ("psnr",))["psnr"]
     assert torch.equal(truth.scores_of_actions(trials, "psnr"), expected)
-    masks = acquisition.geometry.acquire(state.mask, trials[:, 0])[:, None]
+    masks = acquisition.geometry.acquire(state.view.mask, trials[:, 0])[:, None]
     scores = truth.scores_of_masks(masks, "psnr")
     assert torch.allclose(scores[:, 0], expected[:, 0], rtol=1e-6)
