@@ -57,9 +57,7 @@ def original(coils: str) -> Slice:
 
 
 def made(geometry: str, reconstructor: Reconstructor) -> Scan:
-    return Scan(
-        make_geometry(geometry, FRAME), reconstructor, budget=BUDGET, n_center_lines=4
-    )
+    return Scan(make_geometry(geometry, FRAME), reconstructor, budget=BUDGET, n_center_lines=4)
 
 
 def begin(acquisition: Scan, one: Slice) -> State:
@@ -84,7 +82,9 @@ def views(acquisition: Scan, one: Slice, plan: list[int]) -> Iterator[View]:
 def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
     """All that anybody gets to see of a view."""
     repeats = 1 if view.record is None else REPEATS
-    frame = Frame(FRAME, (9, 10), view.measurement.kspace.shape[1], view.geometry.n_readouts, repeats)
+    frame = Frame(
+        FRAME, (9, 10), view.measurement.kspace.shape[1], view.geometry.n_readouts, repeats
+    )
     maps, uncertainty = view.operator.sensitivity, view.reconstruction.uncertainty
     parts = {
         "reconstruction": view.reconstruction.image,

@@ -103,7 +103,9 @@ def test_kspace_and_coil_images_tell_the_same(first: int, n_coils: int) -> None:
     expected = torch.complex(coils[:n_coils], coils[3 : 3 + n_coils])
     assert torch.allclose(fourier.ifft2(samples), expected, atol=1e-4)
     assert (kspace[n_coils:3] == 0).all()
-    assert torch.allclose(samples * view.scale, view.measurement.kspace[0], atol=1e-4 * float(view.scale))
+    assert torch.allclose(
+        samples * view.scale, view.measurement.kspace[0], atol=1e-4 * float(view.scale)
+    )
 
 
 def test_mask_and_budget_count_what_was_done() -> None:

@@ -54,7 +54,9 @@ def test_the_zero_filled_image_is_the_adjoint_of_what_was_measured(
     view = state.view
     adjoint = view.operator.adjoint(view.measurement.kspace)
     torch.testing.assert_close(view.zero_filled, adjoint, rtol=1e-4, atol=1e-4)
-    nothing = view.measurement.kspace[~view.operator.grid_mask.unsqueeze(1).expand_as(view.measurement.kspace)]
+    nothing = view.measurement.kspace[
+        ~view.operator.grid_mask.unsqueeze(1).expand_as(view.measurement.kspace)
+    ]
     assert not bool(nothing.any())
 
 
@@ -63,12 +65,12 @@ def test_the_zero_filled_image_is_the_adjoint_of_what_was_measured(
 def test_a_preview_gives_what_the_action_then_gives(
     scanner: Scanner, geometry: str, reconstructor: str
 ) -> None:
-    acquisition = scan_with(
-        scanner, geometry=geometry, reconstructor=random_weights(reconstructor)
-    )
+    acquisition = scan_with(scanner, geometry=geometry, reconstructor=random_weights(reconstructor))
     state = begin(acquisition, scans())
     state = play(acquisition, state, legal_plan(acquisition, state, 3))
-    fresh = state.view.legal & ~acquisition.geometry.legal(state.view.mask, state.view.measurable, state.view.budget)
+    fresh = state.view.legal & ~acquisition.geometry.legal(
+        state.view.mask, state.view.measurable, state.view.budget
+    )
     trials = torch.stack(  # measured before, and not
         [fresh.double().argmax(dim=1), (state.view.legal & ~fresh).double().argmax(dim=1)], dim=1
     )
@@ -96,9 +98,7 @@ def test_a_preview_of_masks_is_that_of_their_lines_measured_from_the_centre_outw
 
 
 @pytest.mark.parametrize("n_coils", [1, 3])
-def test_a_batch_equals_its_scans_one_by_one_to_the_bit(
-    scanner: Scanner, n_coils: int
-) -> None:
+def test_a_batch_equals_its_scans_one_by_one_to_the_bit(scanner: Scanner, n_coils: int) -> None:
     acquisition = scan_with(scanner, reconstructor=random_weights("cresnet"))
     slices = scans(3, n_coils=n_coils)
     together = begin(acquisition, slices)

@@ -13,9 +13,7 @@ from tests.envs.scans import Unsure, scan
 
 def protocol() -> Scan:
     whole = Ensemble([Unsure(), make_reconstructor("zero-filled")]).eval()
-    return Scan(
-        geometry.columns((18, 20)), whole, budget=7, n_center_lines=3, metrics=("ssim",)
-    )
+    return Scan(geometry.columns((18, 20)), whole, budget=7, n_center_lines=3, metrics=("ssim",))
 
 
 def samples(state: State) -> Tensor:

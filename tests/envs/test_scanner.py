@@ -76,7 +76,9 @@ def test_without_severity_new_lines_are_those_of_an_ideal_scanner() -> None:
         acquisition = scan_with(still)
         state = play(acquisition, begin(acquisition, slices), plan)
         assert torch.equal(state.view.mask, expected.view.mask)
-        torch.testing.assert_close(state.view.zero_filled, expected.view.zero_filled, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            state.view.zero_filled, expected.view.zero_filled, atol=1e-4, rtol=1e-4
+        )
         torch.testing.assert_close(state.scores["ssim"], expected.scores["ssim"])
 
 
