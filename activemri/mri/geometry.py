@@ -23,8 +23,8 @@ from torch import Tensor
 
 from activemri import plugins
 from activemri.mri import fourier, trajectories
+from activemri.mri.lanczos import largest_eigenvalue
 from activemri.mri.nufft import NUFFT
-from activemri.mri.power_iteration import largest_eigenvalue
 
 Shape = tuple[int, int]
 
@@ -134,8 +134,9 @@ class Transform:
             dtype=torch.complex64,
             generator=torch.Generator().manual_seed(0),
         ).to(response.device)
-        # Ten steps come within a few percent, from below.
-        return 1.05 * largest_eigenvalue(lambda images: self.gram(images, response), start)
+        # Ten steps come within 6 %, from below.
+        largest = largest_eigenvalue(lambda images: self.gram(images, response), start, steps=10)
+        return 1.08 * largest.to(start.real.dtype)
 
     def within_reach(self, images: Tensor) -> Tensor:
         """Images without the detail that no readout reaches, complex (batch, height, width)."""
