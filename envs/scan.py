@@ -467,7 +467,7 @@ class Scan:
 
     def _outwards(self, owner: Tensor, new: Tensor) -> Readings:
         """New readouts, bool (n, n_readouts), from the centre of k-space outwards."""
-        order = self.geometry.transform.outwards.to(new.device).expand(len(new), -1)
+        order = self.geometry.outwards.expand(len(new), -1)
         return Readings(owner, order, new.gather(1, order))
 
     def _after(self, state: State, before: Tensor, budget: Tensor) -> View:
