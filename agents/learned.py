@@ -59,7 +59,7 @@ class LearnedPolicy:
         return torch.where(scores[:, n_actions] > best, STOP, actions)
 
     def scores(self, view: View) -> Tensor:
-        """What the network says of every action: float (batch, n_actions + stops)."""
+        """Scores of every action by the network: float (batch, n_actions + stops)."""
         self.check(view)
         network = self.network
         was_training = network.training
@@ -94,7 +94,7 @@ class LearnedPolicy:
 
 
 def observed(network: ActionNetwork, view: View, frame: Frame) -> Observations:
-    """What a network sees of scans."""
+    """The observation of scans that a network takes."""
     seen = make_observation(network.observation)(view, frame)
     return seen if isinstance(seen, Mapping) else {"observation": seen}
 

@@ -268,7 +268,7 @@ class ImageNetwork(ActionNetwork):
         self.n_actions = n_lines if groups is None else len(groups)
         self.look = _summary(shape[0])
         self.speak = nn.Linear(_SUMMARY, _CONTEXT * n_lines)
-        # Acquired, budget, distance; how often and how well, where that is told.
+        # Acquired, budget, distance; how often and how well, where lines repeat.
         self.enter = nn.Conv1d(2 * (_CONTEXT + 3 + 2 * repeats), channels, 1)
         self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
         self.leave = nn.Conv1d(channels, 1, 1)
@@ -536,7 +536,7 @@ def point_outwards(
     Args:
         network: to change.
         spread: by how much the centre is ahead of the edge.
-        distance: place of that feature among what the network is told of a line.
+        distance: place of that feature among the numbers of a line.
         acquired: place of that one.
     """
     enter, leave = network.enter, network.leave

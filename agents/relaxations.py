@@ -133,7 +133,7 @@ def bounded(scores: Tensor) -> Tensor:
 
 
 def probabilities(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
-    """How likely each action is to be among the k: (batch, n), adding up to k.
+    """Probability of each action to be among the k: (batch, n), adding up to k.
 
     Args:
         scores: float (batch, n); finite.
@@ -174,7 +174,7 @@ def largest(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
 
 
 def _threshold(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
-    """Where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
+    """The t where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
     n = scores.shape[1]
     margin = 2 + torch.log(torch.tensor(float(n), dtype=scores.dtype))
     low = scores.masked_fill(~allowed, torch.inf).amin(dim=1) - margin

@@ -173,7 +173,7 @@ class GreedyPGLearner:
         return observed(self.network, view, self.problem.frame)
 
     def _allowed(self, state: State) -> Tensor:
-        """What may be drawn, bool (batch, n_actions + stops); anything after the end of a scan."""
+        """Actions that may be drawn, bool (batch, n_actions + stops); anything after the end of a scan."""
         n_more = int(self.network.stops)
         allowed = torch.nn.functional.pad(state.legal, (0, n_more), value=True)
         return allowed | state.finished[:, None]
@@ -195,7 +195,7 @@ class GreedyPGLearner:
         return torch.where(state.finished, IDLE, action)
 
     def _rewards_of(self, state: State, tried: Tensor) -> Tensor:
-        """What each action would gain, after its price: float64 (batch, k)."""
+        """Gains of actions, after their price: float64 (batch, k)."""
         acquires, metric = self._acquires(tried), self.problem.metric
         possible = torch.where(acquires, tried, 0)
         scores = self.problem.scan.preview(state, possible, (metric,))[metric]

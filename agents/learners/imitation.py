@@ -1,6 +1,6 @@
 """Imitation of an oracle: a network learns which line gains most, from scans whose truth is known.
 
-The oracle is asked what a number of lines would gain, in states that the policy itself comes to
+The oracle says what a number of lines would gain, in states that the policy itself comes to
 (DAgger: Ross et al. 2011), and a small network learns to rank them: the cross-entropy between
 
     softmax(gain / (temperature * best gain))   and   softmax(score / temperature),
@@ -51,7 +51,7 @@ class Imitation:
     demonstrations: str = ""
     """File made by `activemri demonstrate`, learned from before anything else; empty for none."""
     states: int = 3000
-    """States in which the oracle is asked besides, in all; 0 learns from the file alone."""
+    """States in which the oracle is queried besides, in all; 0 learns from the file alone."""
     rounds: int = 3
     """Rounds in which new states are collected, with the policy as it then is."""
     n_tried: int = 16

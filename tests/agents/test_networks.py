@@ -161,7 +161,7 @@ def test_rows_are_scored_as_the_columns_of_the_turned_image(kind: str) -> None:
     torch.testing.assert_close(rows(turned), network(kind)(one))
 
 
-def test_the_evaluator_is_asked_about_the_image_and_its_mask() -> None:
+def test_the_evaluator_scores_the_image_and_its_mask() -> None:
     made, one = network("evaluator"), seen("evaluator")
     image = torch.complex(one["image"][:, 0], one["image"][:, 1])
     torch.testing.assert_close(made(one), made.evaluator(image, one["mask"].bool()))

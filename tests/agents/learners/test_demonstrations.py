@@ -163,7 +163,7 @@ def test_the_command_writes_a_file_that_a_policy_learns_from(
     scanned = f"--data {write_noise(tmp_path / 'scans')} --n-center-lines 4 --budget 3"
     command = f"demonstrate --env ActiveMRI/HDF5-v0 {scanned} --states 6 --out {path}"
     assert cli.main(f"{command} --policy oracle".split()) == 2
-    assert "the oracle is asked anyway" in capsys.readouterr().err
+    assert "the oracle judges anyway" in capsys.readouterr().err
     assert cli.main(f"{command} --scanner moving".split()) == 2
     assert "expected an ideal scanner" in capsys.readouterr().err
     assert not path.exists()
