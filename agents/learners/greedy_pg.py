@@ -173,7 +173,7 @@ class GreedyPGLearner:
         return observed(self.network, view, self.problem.frame)
 
     def _allowed(self, state: State) -> Tensor:
-        """Actions that may be drawn, bool (batch, n_actions + stops); anything after the end of a scan."""
+        """Actions that may be drawn, bool (batch, n_actions + stops); all after a scan has ended."""
         n_more = int(self.network.stops)
         allowed = torch.nn.functional.pad(state.legal, (0, n_more), value=True)
         return allowed | state.finished[:, None]
