@@ -6,9 +6,11 @@ is a mistake of ours and keeps its traceback; with ACTIVEMRI_TRACEBACK=1 in the 
 every error keeps it.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import Any
@@ -28,7 +30,8 @@ class Command:
             depend on other options: ``given(name)`` is the text of one, or None.
         run: "module:function" that takes the settings and gives what is to be printed, or None.
         interrupted: how to go on after an interruption.
-        wraps: another command follows; its name, settings and function go into the fields
+        is_swept: its function takes scans to learn from and to validate with, and gives a score.
+        sweeps: such a command follows; its name, settings and function go into the fields
             `command`, `base` and `train`.
     """
 
@@ -36,7 +39,8 @@ class Command:
     settings: str
     run: str
     interrupted: str = ""
-    wraps: bool = False
+    is_swept: bool = False
+    sweeps: bool = False
 
 
 _AGAIN = "start the same command again to continue"
@@ -69,12 +73,14 @@ COMMANDS: dict[str, Command] = {
         "activemri.training.reconstructor:TrainReconstructorSettings",
         "activemri.training.reconstructor:train_reconstructor",
         _RESUME,
+        is_swept=True,
     ),
     "train joint": Command(
         "train a reconstructor and its evaluator",
         "activemri.training.joint:TrainJointSettings",
         "activemri.training.joint:train_joint",
         _RESUME,
+        is_swept=True,
     ),
     "train order": Command(
         "learn a fixed order of actions",
@@ -86,6 +92,7 @@ COMMANDS: dict[str, Command] = {
         "activemri.agents.training:TrainPolicySettings",
         "activemri.agents.training:run_training",
         _RESUME,
+        is_swept=True,
     ),
     "train alternating": Command(
         "train a policy and a reconstructor in turns",
@@ -103,7 +110,7 @@ COMMANDS: dict[str, Command] = {
         "activemri.training.sweep:SweepSettings",
         "activemri.training.sweep:run_sweep",
         _RESUME,
-        wraps=True,
+        sweeps=True,
     ),
     "data inspect": Command(
         "list files, subjects, shapes and problems of a data folder",
@@ -173,15 +180,15 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options.
 
     Raises:
-        ValueError: a value that makes no sense.
-        SystemExit: help, or an option that there is not, by tyro.
+        ValueError: an option that there is not, or a value that makes no sense.
+        SystemExit: help was shown.
     """
     import tyro
 
     command = COMMANDS[name]
     settings = _load(command.settings)
     inner: dict[str, Any] = {}
-    if command.wraps:
+    if command.sweeps:
         arguments, inner = _split(name, arguments)
     known = {field.name for field in fields(settings)}
     default: Any = settings() if {"protocol", "learner"} & known else None
@@ -198,8 +205,23 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     if hasattr(default, "adapted"):
         default = default.adapted(lambda option: _value_of(option, rest))
     given = {} if default is None else {"default": default}
-    parsed = tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
+    shown = io.StringIO()
+    try:
+        with redirect_stderr(shown):
+            parsed = tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
+    except SystemExit as error:
+        if not error.code:  # help
+            raise
+        raise ValueError(_unboxed(shown.getvalue())) from None
     return replace(parsed, **inner) if inner else parsed
+
+
+def _unboxed(text: str) -> str:
+    """The message in a box that tyro draws."""
+    lines = [line.strip("╭╮╰╯─│ ") for line in text.splitlines()]
+    words = " ".join(line for line in lines[1:] if line).split("Argument helptext:")[0]
+    words = words.split("For full helptext")[0].removeprefix("Error parsing ").strip()
+    return f"{words}; --help shows all options"
 
 
 def _named_first(arguments: Sequence[str]) -> str | None:
@@ -208,26 +230,26 @@ def _named_first(arguments: Sequence[str]) -> str | None:
 
 
 def _split(name: str, arguments: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]]:
-    """Options of a command that wraps another one, and what it needs to know of that."""
+    """Options of a command that sweeps another one, and all that it must know of that."""
     for place in range(len(arguments)):
         inner = _named_first(arguments[place:])
-        if inner is not None and inner.startswith("train "):
+        if inner is not None and COMMANDS[inner].is_swept:
             base = parse(inner, arguments[place + len(inner.split()) :])
             train = _load(COMMANDS[inner].run)
             return arguments[:place], {"command": inner, "base": base, "train": train}
     if {"-h", "--help"} & set(arguments):
         return arguments, {}
-    trainings = ", ".join(n for n in COMMANDS if n.startswith("train "))
+    trainings = ", ".join(n for n, command in COMMANDS.items() if command.is_swept)
     raise ValueError(f"activemri {name}: expected a command to {name}, one of {trainings}")
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     """The text that follows an option, if it is given."""
     name = f"--{option.replace('_', '-')}"
-    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
-        head, equals, _ = word.replace("_", "-").partition("=")
-        if head == name:
-            return word.partition("=")[2] if equals else after or None
+    for place, word in enumerate(arguments):
+        head, equals, value = word.partition("=")
+        if head.replace("_", "-") == name:
+            return value if equals else next(iter(arguments[place + 1 : place + 2]), None)
     return None
 
 

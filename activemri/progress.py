@@ -74,9 +74,9 @@ class Progress:
         moved = self.at - self._first
         left = f", {_clock(spent / moved * (self.total - self.at))} left" if moved > 0 else ""
         numbers = f", {_text(self._shown)}" if self._shown else ""
+        units = f"{self.unit[:-1]}ies" if self.unit.endswith("y") else f"{self.unit}s"
         sys.stderr.write(
-            f"{self.label}: {self.at} of {self.total} {self.unit}s, {_clock(spent)}{left}{numbers}"
-            "\n"
+            f"{self.label}: {self.at} of {self.total} {units}, {_clock(spent)}{left}{numbers}\n"
         )
         sys.stderr.flush()
 

@@ -15,8 +15,8 @@ from activemri.agents.adaptive import line_scores
 from activemri.envs.acquisition import View
 from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
+from activemri.metrics.reference import center_crop
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.scoring import center_crop
 
 OF_SCAN = (
     "acquired",

@@ -29,11 +29,11 @@ from torch import Tensor
 from activemri import losses
 from activemri.envs.acquisition import Acquisition
 from activemri.envs.state import State
-from activemri.losses import Loss, Prediction
+from activemri.metrics.losses import Loss, Prediction
 from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
-from activemri.scoring import center_crop
+from activemri.metrics.reference import center_crop
 
 _HALVINGS, _LIMIT = 60, 4.0
 

@@ -38,7 +38,7 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.scoring import center_crop
+from activemri.metrics.reference import center_crop
 from activemri.settings import CalibrateSettings
 from activemri.training.batches import Batch, make_batch
 

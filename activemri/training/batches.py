@@ -12,10 +12,10 @@ from activemri.agents.episode_masks import Moment, MomentSource
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.data.views import Remembered
 from activemri.envs.acquisition import Acquisition
-from activemri.losses import Prediction, WholeImages
+from activemri.metrics.losses import Prediction, WholeImages
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
-from activemri.scoring import center_crop
+from activemri.metrics.reference import center_crop
 from activemri.training.augmentation import Change
 
 MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory

@@ -10,7 +10,7 @@ in it when it is finished; ``sweep.json`` sums up. A sweep is continued as one.
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ import numpy as np
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Suppress, arg
 
 from activemri import files
-from activemri.data.folds import Fold, k_fold, leave_one_subject_out, strata_of
+from activemri.data.folds import k_fold, leave_one_subject_out, strata_of
 from activemri.data.slices import SliceDataset
 from activemri.data.views import pooled, subjects_of, subset
 from activemri.options import RunOptions, command_line, described
@@ -107,13 +107,11 @@ class Member:
         settings: of the training.
         train: scans to learn from.
         validation: scans that choose the best weights.
-        about: of its row in the table: validation subjects, or changes.
     """
 
     settings: Any
     train: SliceDataset
     validation: SliceDataset
-    about: str
 
 
 @dataclass(frozen=True)
@@ -132,18 +130,24 @@ class Sweep:
 
     def __str__(self) -> str:
         """A table with a line for each training, and mean and deviation over folds."""
+        folds = "mean" in self.summary
         lines: list[tuple[object, ...]] = []
         for name, member in self.members.items():
             row = self.summary["members"][name]
+            who = (_shortened(subjects_of(member.validation)),) if folds else ()
             numbers = (row["baseline"], row["best_score"], row["gain"], row["best_step"])
-            lines.append((name, member.about, *numbers))
-        for name in ("mean", "sd"):
-            if name in self.summary:
-                lines.append((name, "", *self.summary[name].values(), None))
-        gain = "gain" if "mean" in self.summary else "difference"
-        header = ("training", "validation", "baseline", "best score", gain, "best step")
+            lines.append((name, *who, *numbers))
+        if folds:
+            lines += [(name, "", *self.summary[name].values(), None) for name in ("mean", "sd")]
+        header = ("training", *(("validation",) if folds else ()), "baseline", "best score")
+        header += ("gain" if folds else "difference", "best step")
         n_trained = sum(result is not None for result in self.results.values())
         return f"{format_table(header, lines)}\n\n{n_trained} of {len(self.members)} trained"
+
+
+def _shortened(subjects: Sequence[str]) -> str:
+    rest = f" and {len(subjects) - 3} more" if len(subjects) > 3 else ""
+    return ", ".join(subjects[:3]) + rest
 
 
 def run_sweep(
@@ -187,7 +191,7 @@ def run_sweep(
     for name in chosen:
         check(members[name].settings)
     begun = any((out / name).exists() for name in chosen)
-    shared = "".join(f"{name}: {member.about}\n" for name, member in members.items())
+    shared = "".join(f"{name}: {subjects_of(one.validation)}\n" for name, one in members.items())
     claim(settings, members=shared, joins=settings.fold is not None and not begun)
     run = with_shared_moments(settings.train)
     for name in chosen:
@@ -317,12 +321,8 @@ def _folds(settings: SweepSettings, scans: SliceDataset) -> dict[str, Member]:
             subset(scans, people, name=f"{scans.name} {name} {part}")
             for part, people in asdict(fold).items()
         ]
-        members[name] = Member(_placed(settings, name), parts[0], parts[1], _who(fold))
+        members[name] = Member(_placed(settings, name), *parts)
     return members
-
-
-def _who(fold: Fold) -> str:
-    return ", ".join(fold.validation)
 
 
 def _grid(
@@ -348,7 +348,7 @@ def _grid(
         changed = with_values(settings.base, dict(combination))
         if combination and settings.alone and described(changed) == described(settings.base):
             raise ValueError(f"--vary {about}: it is so already")
-        members[name] = Member(_placed(settings, name, changed), train, validation, about)
+        members[name] = Member(_placed(settings, name, changed), train, validation)
     return members
 
 

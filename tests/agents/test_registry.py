@@ -59,6 +59,12 @@ def test_a_policy_is_returned_as_it_is() -> None:
     assert make_policy(policy) is policy
 
 
+@pytest.mark.parametrize(("policy", "lacks"), [(3, "name, traits, act"), (lambda view: 0, "name")])
+def test_what_is_no_policy_is_refused_with_what_it_lacks(policy: object, lacks: str) -> None:
+    with pytest.raises(ValueError, match=f"policy: expected a name.* has no {lacks}"):
+        make_policy(policy)  # type: ignore[arg-type]
+
+
 def test_the_exchange_oracle_starts_from_the_order(order: Order) -> None:
     assert make_policy("exchange-oracle", metric="mse", order=order) == ExchangeOracle("mse", order)
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceList, measured_samples
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
-from activemri.scoring import center_crop
 
 
 def scan(

@@ -337,7 +337,7 @@ def test_environments_show_the_same_in_reset_step_and_action_mask(kind: str) -> 
     acquisition = made("columns", random_weights("zero-filled"))
     plan = legal_plan(acquisition, one)
     other = with_other_unacquired(one, acquired_by(acquisition, one, plan), scale=10.0)
-    target_free = ("action_mask", "n_acquired", "acceleration", "budget", "scale")
+    target_free = ("action_mask", "n_acquired", "acceleration", "remaining", "scale")
 
     def tell(data: Slice) -> Iterator[Any]:
         env = ActiveMRIEnv(

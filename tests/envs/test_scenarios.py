@@ -20,9 +20,9 @@ from activemri.envs.observation import OBSERVATIONS
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import TaskLoss
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import columns
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import center_crop
 from tests.envs.scans import equal_scans, random_weights, scan
 from tests.envs.test_no_leak import check_no_leak
 
@@ -298,7 +298,7 @@ def test_users_data_can_be_mixed_as_well() -> None:
 def test_in_a_free_budget_a_line_has_a_price_and_stopping_has_none() -> None:
     env = small("FreeBudget-v0")
     _, info = env.reset(seed=0)
-    assert info["budget"] > 15
+    assert info["remaining"] > 15
     before = info["ssim"]
     _, reward, _, _, info = env.step(int(np.argmax(info["action_mask"])))
     assert reward == pytest.approx(info["ssim"] - before - 0.0015)
