@@ -14,8 +14,8 @@ from activemri.agents.order import Order
 from activemri.agents.registry import make_policy, needs_fit, traits_of
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
-from activemri.mri.geometry import CartesianGeometry
+from activemri.envs.scan import Scan
+from activemri.mri.geometry import Geometry
 from activemri.progress import track
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -59,7 +59,7 @@ class MomentSource(Protocol):
     """
 
     @property
-    def scan(self) -> Acquisition: ...
+    def scan(self) -> Scan: ...
     @property
     def budget(self) -> int: ...
     def __call__(
@@ -112,11 +112,11 @@ class EpisodeMasks:
         self,
         episodes: Mapping[str, Sequence[RecordedEpisode]],
         *,
-        scan: Acquisition,
+        scan: Scan,
         drawn: Sequence[str] = tuple(_DRAWN),
     ) -> None:
         self.scan = scan
-        self.budget = scan.budget or scan.geometry.n_lines - scan.n_center_lines
+        self.budget = scan.budget or scan.geometry.n_readouts - scan.n_center_lines
         self.policies = (*drawn, *episodes)
         self._episodes = {name: list(played) for name, played in episodes.items()}
 
@@ -139,7 +139,7 @@ class EpisodeMasks:
         """An episode of a random policy."""
         geometry = self.scan.geometry.to("cpu")
         exists = geometry.lines_of(torch.ones(1, *info.shape, dtype=torch.bool))[0]
-        start = geometry.center_lines(min(self.scan.n_center_lines, geometry.n_lines)) & exists
+        start = geometry.center_lines(min(self.scan.n_center_lines, geometry.n_readouts)) & exists
         if self.scan.n_random_lines:
             start |= geometry.random_lines(
                 self.scan.n_random_lines, among=exists & ~start, generator=generator
@@ -156,7 +156,7 @@ class EpisodeMasks:
 
 def record_episodes(
     dataset: SliceDataset,
-    scan: Acquisition,
+    scan: Scan,
     *,
     policies: Sequence[str],
     n_scans: int = 32,
@@ -193,7 +193,7 @@ def record_episodes(
     return EpisodeMasks(episodes, scan=scan)
 
 
-def recorded_episodes(episodes: Episodes, scan: Acquisition) -> list[RecordedEpisode]:
+def recorded_episodes(episodes: Episodes, scan: Scan) -> list[RecordedEpisode]:
     """Measurements of episodes that were played, scan by scan."""
     geometry = scan.geometry.to("cpu")
     repeats = 1 if scan.imperfection is None else scan.imperfection.repeats
@@ -216,7 +216,7 @@ def recorded_episodes(episodes: Episodes, scan: Acquisition) -> list[RecordedEpi
     return found
 
 
-def _can_play(name: str, geometry: CartesianGeometry) -> bool:
+def _can_play(name: str, geometry: Geometry) -> bool:
     traits = traits_of(name)
     scores_all = traits.is_oracle or needs_fit(name)
     has_lines = min(geometry.mask_shape) == 1
@@ -225,7 +225,7 @@ def _can_play(name: str, geometry: CartesianGeometry) -> bool:
     )
 
 
-def _distance(geometry: CartesianGeometry, shape: tuple[int, int]) -> Tensor:
+def _distance(geometry: Geometry, shape: tuple[int, int]) -> Tensor:
     """Distance of every action from the centre in units of a scan's own half axes, float64."""
     half = torch.tensor(
         [max(n // 2, 1) if s else 1 for n, s in zip(shape, geometry.selected, strict=True)]

@@ -40,7 +40,7 @@ class LearnedPolicy:
         return Traits(
             is_order=self.network.observation == "mask" and not repeats,
             repeats=repeats,
-            needs=frozenset({"lines"} if self.network.observation == "lines" else ()),
+            needs=self.network.needs,
         )
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:

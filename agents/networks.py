@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from activemri.construction import seeded
-from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
+from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.evaluator import Evaluator
-from activemri.mri.geometry import CartesianGeometry
+from activemri.mri.geometry import Geometry
 
 _KERNEL = 5
 _ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")
@@ -41,6 +41,7 @@ class ActionNetwork(nn.Module):
         observation: name of its input, see :mod:`activemri.envs.observation`.
         n_actions: actions of the geometry, without STOP.
         stops: one more score, the last one, is that of STOP.
+        needs: traits of the policy that it is, see :class:`activemri.agents.policy.Traits`.
         settings: arguments that make the same network, as JSON holds them.
     """
 
@@ -48,6 +49,7 @@ class ActionNetwork(nn.Module):
     observation: str
     n_actions: int
     stops: bool
+    needs: frozenset[str] = frozenset({"lines"})
     settings: dict[str, Any]
 
     def forward(self, observation: Observations) -> Tensor:
@@ -57,7 +59,7 @@ class ActionNetwork(nn.Module):
 
 def make_network(
     kind: str,
-    geometry: CartesianGeometry,
+    geometry: Geometry,
     frame: Frame,
     *,
     budget: int | None = None,
@@ -83,16 +85,24 @@ def make_network(
     Raises:
         ValueError: an unknown kind, or one that does not fit.
     """
-    groups = None if geometry.groups.shape[1] == 1 else geometry.groups.tolist()
-    along_height = geometry.selected[0]
+    groups = None if geometry.readouts_per_action == 1 else geometry.groups.tolist()
+    along_height = geometry.are_rows
+    if kind in ("image", "evaluator", "varnet") and not geometry.has_lines:
+        raise ValueError(
+            f"geometry {geometry.name!r}: a network of the kind {kind!r} scores whole lines "
+            "(columns or rows); choose --learner.network lines or schedule"
+        )
     common: dict[str, Any] = {"groups": groups, "channels": channels}
 
     def make() -> ActionNetwork:
         if kind == "schedule":
-            most = budget or geometry.n_lines
+            most = budget or geometry.n_readouts
             return ScheduleNetwork(geometry.n_actions, most, hidden=channels, stops=stops)
         if kind == "lines":
-            return LineNetwork(N_FEATURES, geometry.n_lines, blocks=blocks, stops=stops, **common)
+            n_features = len(feature_names(geometry.has_lines))
+            return LineNetwork(
+                n_features, geometry.n_readouts, blocks=blocks, stops=stops, **common
+            )
         if kind == "image":
             parts: Any = make_observation(observation).space(frame)
             if "image" not in getattr(parts, "spaces", ()):
@@ -102,7 +112,7 @@ def make_network(
                 )
             return ImageNetwork(
                 parts["image"].shape,
-                geometry.n_lines,
+                geometry.n_readouts,
                 observation=observation,
                 repeats="repeats" in parts.spaces,
                 blocks=blocks,
@@ -113,15 +123,15 @@ def make_network(
             raise ValueError(
                 f"--learner.network {kind}: expected one of lines, varnet, evaluator, schedule"
             )
-        if stops or geometry.selected == (True, True):
+        if stops:
             raise ValueError(
-                f"--learner.network {kind}: it scores columns or rows, and cannot stop; choose "
-                "another network, or scans without STOP"
+                f"--learner.network {kind}: it cannot stop; choose another network, or scans "
+                "without STOP"
             )
         if kind == "evaluator":
-            layers = most_layers(geometry.n_lines)
+            layers = most_layers(geometry.n_readouts)
             return EvaluatorNetwork(
-                geometry.n_lines, along_height=along_height, layers=layers, **common
+                geometry.n_readouts, along_height=along_height, layers=layers, **common
             )
         return VarNetNetwork(
             geometry.shape,
@@ -142,7 +152,7 @@ def copied(network: ActionNetwork) -> ActionNetwork:
 
 
 class LineNetwork(ActionNetwork):
-    """Residual one-dimensional convolutions along the lines of k-space.
+    """Residual one-dimensional convolutions along the lines, or other readouts, of k-space.
 
     Every line sees its neighbours, its mirror image, and the mean over all lines. The weights are
     shared by all lines, so that a few subjects teach a lot; distance from the centre is one of the
@@ -174,6 +184,8 @@ class LineNetwork(ActionNetwork):
     ) -> None:
         super().__init__()
         self.groups, self.channels, self.stops = _listed(groups), channels, stops
+        self.names = feature_names(n_features == N_FEATURES)
+        self.needs = frozenset({"lines"} if self.names == NAMES else ())
         self.settings = {
             "n_features": n_features,
             "n_lines": n_lines,
@@ -217,7 +229,7 @@ class LineNetwork(ActionNetwork):
 
     def point_outwards(self, spread: float) -> None:
         """Have new lines near the centre score highest; see the function of that name."""
-        point_outwards(self, spread, distance=NAMES.index("distance"), acquired=_ACQUIRED)
+        point_outwards(self, spread, distance=self.names.index("distance"), acquired=_ACQUIRED)
 
 
 class ImageNetwork(ActionNetwork):
@@ -329,6 +341,7 @@ class ScheduleNetwork(ActionNetwork):
 
     kind = "schedule"
     observation = "mask"
+    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,

@@ -11,11 +11,11 @@ from torch import Tensor
 from activemri.agents.episode_masks import Moment, MomentSource
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.data.views import Remembered
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.metrics.losses import Prediction, WholeImages
-from activemri.mri.operators import CartesianOperator
-from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.metrics.reference import center_crop
+from activemri.mri.operators import Operator
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.training.augmentation import Change
 
 MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory
@@ -81,7 +81,7 @@ class Batch:
 
 
 def make_batch(
-    scan: Acquisition,
+    scan: Scan,
     slices: Sequence[Slice],
     moments: Sequence[Moment],
     *,
@@ -120,10 +120,10 @@ def make_batch(
     kspace = torch.stack([s.kspace for s in slices]).to(scan.device)
     target = torch.stack([s.target for s in slices]).to(scan.device)
     return Batch(
-        Measurement(view.kspace, view.operator, view.zero_filled),
+        Measurement(view.measurement.kspace, view.operator, view.zero_filled),
         target,
         target.amax(dim=(-2, -1)),
-        CartesianOperator(measured, maps).adjoint(kspace),
+        Operator(measured, maps).adjoint(kspace),
         measured.flatten(1),
         tuple(f"{s.volume}[{s.index}]" for s in slices),
     )

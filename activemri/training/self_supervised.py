@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from activemri.mri.noise import estimated_sigma
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
 KEPT_SIDE = 4  # samples around the origin that the reconstructor always sees
@@ -65,7 +65,7 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
     return ((rank < wanted).reshape(mask.shape) & free).to(mask.device)
 
 
-def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, CartesianOperator]:
+def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Operator]:
     """The measurement that the reconstructor sees, and the operator of the held-out samples.
 
     Args:
@@ -73,8 +73,8 @@ def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Cartesi
         out: held-out samples, bool (batch, height, width).
     """
     operator = measurement.operator
-    seen = CartesianOperator(operator.mask & ~out, operator.sensitivity)
-    return Measurement.of(measurement.kspace, seen), CartesianOperator(out, operator.sensitivity)
+    seen = Operator(operator.mask & ~out, operator.sensitivity)
+    return Measurement.of(measurement.kspace, seen), Operator(out, operator.sensitivity)
 
 
 def self_supervised_loss(
@@ -155,9 +155,9 @@ def robust_loss(
         noise = sigma * torch.randn(kspace.shape, dtype=kspace.dtype, generator=generator).to(
             kspace.device
         )
-        seen = CartesianOperator(mask & ~out, operator.sensitivity)
+        seen = Operator(mask & ~out, operator.sensitivity)
         image = reconstructor(Measurement.of(kspace + more_noise * noise, seen)).image
-        everywhere = CartesianOperator(mask, operator.sensitivity).forward(image)
+        everywhere = Operator(mask, operator.sensitivity).forward(image)
         wanted = torch.where(out.unsqueeze(1), kspace, kspace - noise / more_noise)
         error = torch.view_as_real(everywhere - wanted).square().sum(dim=(1, -1))
         weighted = torch.where(out, weights.to(error.device) * error, error) * mask

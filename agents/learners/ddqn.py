@@ -202,7 +202,7 @@ class Memory:
             part[:] = state["ring"][name].numpy()
 
     def _seen(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:
-        device, seen = self.replay.acquisition.device, {}
+        device, seen = self.replay.scan.device, {}
         for name, ring in self.ring.items():
             part = torch.from_numpy(ring[numbers % self.size])
             seen[name] = (part.float() if part.dtype == torch.float16 else part).to(device)
@@ -387,5 +387,5 @@ def _play_again(env: ActiveMRIVectorEnv, state: Mapping[str, Any]) -> dict[str, 
             actions=actions,
         )
         env.np_random[row].bit_generator.state = state["random"][row]
-    seen = env.episodes.observe()
-    return {name: part.cpu().numpy() for name, part in seen.items()}
+    seen: dict[str, Array] = env.episodes.observe()
+    return seen

@@ -32,7 +32,7 @@ from activemri.agents.greedy import signed
 from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
 from activemri.agents.relaxations import bounded
-from activemri.envs.state import IDLE, STOP, State
+from activemri.envs.scan import IDLE, STOP, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,13 +169,12 @@ class GreedyPGLearner:
         return self._move(), float(torch.stack(rewards).sum(dim=0).mean())
 
     def _observed(self, state: State) -> Mapping[str, Tensor]:
-        view = self.problem.scan.view(state)
-        return observed(self.network, view, self.problem.frame)
+        return observed(self.network, state.view, self.problem.frame)
 
     def _allowed(self, state: State) -> Tensor:
-        """Actions that may be drawn, bool (batch, n_actions + stops); all after a scan has ended."""
+        """Actions that may be drawn, bool (batch, n_actions + stops); all after a scan's end."""
         n_more = int(self.network.stops)
-        allowed = torch.nn.functional.pad(state.legal, (0, n_more), value=True)
+        allowed = torch.nn.functional.pad(state.view.legal, (0, n_more), value=True)
         return allowed | state.finished[:, None]
 
     def _log_policy(self, seen: Mapping[str, Tensor], allowed: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from activemri.agents.learners.demonstrations import (
 )
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
 from activemri.agents.networks import LineNetwork
-from activemri.envs.line_features import line_features, mirror_image, mirror_of
+from activemri.envs.line_features import mirror_image, mirror_of, readout_features
 
 _SMALLEST = 1e-5  # gains below it are noise
 _GAINS_WEIGHT = 0.3
@@ -174,7 +174,7 @@ class ImitationLearner:
         features = {
             row: line
             for rows, view in view_states(problem.scan, problem.scans, found)
-            for row, line in zip(rows, line_features(view).cpu(), strict=True)
+            for row, line in zip(rows, readout_features(view).cpu(), strict=True)
         }
         self.features = torch.stack([features[row] for row in range(len(found))])
         self.demonstrations = found
@@ -196,7 +196,7 @@ class ImitationLearner:
         found, features = collector.collect(
             math.ceil(settings.states / settings.rounds),
             priority=outwards if first else priority_of(self.policy()),
-            look=line_features,
+            look=readout_features,
             generator=self.generator,
             report=report,
         )
@@ -210,7 +210,8 @@ class ImitationLearner:
         batch, lines = self.demonstrations.select(rows), self.features[rows]
         noise = torch.randn(lines.shape, generator=self.draws) * (lines != 0)
         lines, tried = lines + self.settings.noise * noise, batch.tried
-        if self.network.groups is None and torch.rand(1, generator=self.draws) < 0.5:
+        has_sides = self.network.groups is None and self.problem.scan.geometry.has_lines
+        if has_sides and torch.rand(1, generator=self.draws) < 0.5:
             lines = mirror_image(lines)
             tried = torch.where(tried < 0, tried, mirror_of(lines.shape[-1])[tried])
         budget = (batch.budget / batch.start_budget).float()[:, None]

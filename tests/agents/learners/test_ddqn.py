@@ -123,8 +123,8 @@ def test_the_scan_leads_to_the_best_lines_of_every_scan() -> None:
     place = problem(two_kinds())
     scans = [place.scans[i] for i in range(len(place.scans))]
     state = place.scan.start(scans)
-    pairs = list(combinations(range(place.scan.geometry.n_lines), 2))
-    masks = state.mask[:, None].repeat(1, len(pairs), 1)
+    pairs = list(combinations(range(place.scan.geometry.n_readouts), 2))
+    masks = state.view.mask[:, None].repeat(1, len(pairs), 1)
     for row, pair in enumerate(pairs):
         masks[:, row, list(pair)] = True
     errors = place.scan.preview_masks(state, masks)["mse"]
