@@ -61,7 +61,7 @@ class SoftMasks:
                 f"--reward of {metric}: gradients through the reconstructor need the score "
                 f"{', '.join(_LOSSES)}"
             )
-        if scan.scanner.repeats > 1 or scan.scanner.is_random:
+        if scan.horizon:  # readouts may be measured again, or something is drawn
             raise ValueError(
                 "--scanner: gradients with respect to masks need an ideal scanner, which measures "
                 "every line once; choose another --algo"
@@ -119,8 +119,7 @@ def lines_of(taken: Tensor, state: State, geometry: Geometry, before: Tensor) ->
         geometry: what each action acquires.
         before: mask before, float (batch, n_lines), for the sake of its gradient.
     """
-    spread = (taken[:, :, None] * geometry.first_mention).flatten(1)
-    lines = torch.zeros_like(before).index_add(1, geometry.groups.flatten(), spread)
+    lines = geometry.by_readout(taken)
     return torch.where(state.view.mask, before, lines.clamp(max=1) * state.view.measurable)
 
 

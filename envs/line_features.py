@@ -255,9 +255,9 @@ class _Columns:
 
     def _measurements(self) -> tuple[Tensor, Tensor]:
         """How often lines were measured, and how much they are doubted: (batch, width) each."""
-        log, transform = self.view.log, cartesian(self.view.transform)
-        times = transform.grid_mask(log.n_measured).flatten(1).float()
-        outlier = transform.grid_mask(log.outlier_score).flatten(1)
+        log, transform = self.view.log, self.view.transform
+        times = transform.own(log.n_measured).float()
+        outlier = transform.own(log.outlier_score)
         return torch.log1p(times), outlier / (1 + outlier)
 
     def _mismatch(self) -> Tensor:
@@ -265,7 +265,7 @@ class _Columns:
         operator = self.view.operator
         image = self.view.reconstruction.image.to(torch.complex64)
         wrong = _energy(operator.forward(image) - self.view.log.samples).sum(dim=(2, 3))
-        energy = cartesian(operator.transform).grid_mask(wrong).flatten(1)
+        energy = operator.transform.own(wrong)
         return energy * self.acquired / self.total[:, None]
 
     def _mirror_symmetry(self, mirror: Tensor) -> Tensor:

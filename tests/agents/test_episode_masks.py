@@ -15,11 +15,11 @@ from activemri.agents.rollout import rollout
 from activemri.agents.visits import VisitedMasks, visit_masks
 from activemri.data.phantoms import PhantomDataset
 from activemri.data.slices import Slice, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.training.masks import MASK_POLICIES, MaskSource
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 SHAPES = [(9, 13), (8, 10), (9, 13), (9, 13)]
 

@@ -12,7 +12,7 @@ from activemri.agents.rollout import rollout
 from activemri.checkpoints import CheckpointError
 from activemri.envs.line_features import N_FEATURES
 from activemri.envs.observation import Frame
-from activemri.envs.state import STOP
+from activemri.envs.scan import STOP
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from tests.agents.conftest import MakeProtocol, MakeScan
 

@@ -12,12 +12,12 @@ from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.settings import benchmark as settings
 
 
 @pytest.fixture
-def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Acquisition]) -> Order:
+def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Scan]) -> Order:
     return learn_lbcs_order(make_protocol(), [make_scan(0)], n_lines=2)
 
 

@@ -8,40 +8,38 @@ import pytest
 import torch
 
 from activemri.data.phantoms import PhantomDataset
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.imperfections import (
-    IMPERFECTIONS,
-    Imperfection,
-    Motion,
-    Noise,
-    Spikes,
-    make_imperfection,
+from activemri.envs.scan import Scan, State
+from activemri.envs.scanner import (
+    SCANNERS,
+    Moving,
+    Noisy,
+    Scanner,
+    Spiking,
+    make_scanner,
 )
-from activemri.envs.state import State
 from activemri.mri import fourier
 from activemri.mri.geometry import columns
 from activemri.mri.motion import moved
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.envs.imperfect import SHAPE, begin, imperfect, play, scans
+from tests.envs.scanners import SHAPE, begin, play, scan_with, scans
 from tests.envs.scans import scan
 
 
 def errors(state: State) -> torch.Tensor:
     """Measured minus true k-space, complex (batch, coil, height, width)."""
-    assert state.course is not None
-    return state.course.samples.permute(0, 2, 3, 1) - state.scan
+    return state.view.log.samples.permute(0, 2, 3, 1) - full_kspace(state)
 
 
 @pytest.mark.parametrize("n_coils", [1, 3])
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_noise_falls_with_the_square_root_of_the_number_of_averages(n: int, n_coils: int) -> None:
-    acquisition = imperfect(Noise(0.3, repeats=4), budget=None)
+    acquisition = scan_with(Noisy(0.3, repeats=4), budget=None)
     slices = [scan(i, shape=SHAPE, n_coils=n_coils, maps=n_coils > 1) for i in range(40)]
     state = begin(acquisition, slices)
     line = 2
     for _ in range(n):
         state = acquisition.acquire(state, torch.full((40,), line))
-    start = fourier.ifft2(state.scan * state.start_mask[:, None, None, :])
+    start = fourier.ifft2(full_kspace(state) * state.view.start_mask[:, None, None, :])
     scale = start.abs().square().sum(dim=1).sqrt().amax(dim=(1, 2))
     noise = errors(state)[..., line] / scale[:, None, None]
     parts = torch.view_as_real(noise)
@@ -55,7 +53,7 @@ def test_noise_falls_with_the_square_root_of_the_number_of_averages(n: int, n_co
 
 
 def test_noise_of_lines_repetitions_coils_and_episodes_is_independent() -> None:
-    acquisition = imperfect(Noise(0.3), n_center_lines=4)
+    acquisition = scan_with(Noisy(0.3), n_center_lines=4)
     one = scan(0, shape=SHAPE, n_coils=2, maps=True)
     state = begin(acquisition, [one, one])
     first = errors(state)
@@ -71,48 +69,49 @@ def test_noise_of_lines_repetitions_coils_and_episodes_is_independent() -> None:
 
 def test_without_severity_new_lines_are_those_of_an_ideal_scanner() -> None:
     slices, plan = scans(), torch.tensor([[1, 2], [9, 10], [13, 0]])
-    ideal = imperfect(None)
+    ideal = scan_with(IDEAL)
     expected = play(ideal, ideal.start(slices), plan)
-    for still in (Noise(0.0), Motion(0.0), Spikes(0.0)):
-        acquisition = imperfect(still)
+    for still in (Noisy(0.0), Moving(0.0), Spiking(0.0)):
+        acquisition = scan_with(still)
         state = play(acquisition, begin(acquisition, slices), plan)
-        assert torch.equal(state.mask, expected.mask)
-        torch.testing.assert_close(state.zero_filled, expected.zero_filled, atol=1e-4, rtol=1e-4)
+        assert torch.equal(state.view.mask, expected.view.mask)
+        torch.testing.assert_close(
+            state.view.zero_filled, expected.view.zero_filled, atol=1e-4, rtol=1e-4
+        )
         torch.testing.assert_close(state.scores["ssim"], expected.scores["ssim"])
 
 
 def moving() -> tuple[Any, State, Any]:
-    acquisition = imperfect(Motion(0.1, n_moves=1, duration=2), budget=8)
+    acquisition = scan_with(Moving(0.1, n_moves=1, duration=2), budget=8)
     state = begin(acquisition, scans(1))
-    assert state.course is not None
-    return acquisition, state, state.course.conditions
+    return acquisition, state, state.secret.conditions
 
 
 def test_lines_are_those_of_the_object_as_it_lies_when_they_are_measured() -> None:
     acquisition, state, conditions = moving()
     when = int(conditions.moments[0, 0]) - 3  # three lines were measured at the start
     assert 0 <= when < 8
-    moved_lines = conditions.lines[0, 1]  # (line, coil, samples)
+    moved_lines = conditions.samples[0, 1]  # (line, coil, samples)
     state = play(acquisition, state, torch.tensor([[1], [2], [3], [4], [9], [10], [11], [12]]))
     for step, line in enumerate([1, 2, 3, 4, 9, 10, 11, 12]):
-        held = state.course.samples[0, line]  # type: ignore[union-attr]
+        held = state.view.log.samples[0, line]  # type: ignore[union-attr]
         if when <= step < when + 2:
             assert torch.equal(held, moved_lines[line])
-            assert not torch.allclose(held[0], state.scan[0, 0, :, line], rtol=0.01)
+            assert not torch.allclose(held[0], full_kspace(state)[0, 0, :, line], rtol=0.01)
         else:
-            assert torch.equal(held[0], state.scan[0, 0, :, line])
+            assert torch.equal(held[0], full_kspace(state)[0, 0, :, line])
 
 
 def test_the_poses_are_the_object_rotated_and_shifted() -> None:
     _, state, conditions = moving()
-    pose = conditions.lines[0, 1].permute(1, 2, 0)  # (coil, height, width)
-    assert float(pose.norm()) == pytest.approx(float(state.scan.norm()), rel=1e-4)
+    pose = conditions.samples[0, 1].permute(1, 2, 0)  # (coil, height, width)
+    assert float(pose.norm()) == pytest.approx(float(full_kspace(state).norm()), rel=1e-4)
     # The same draws once more, from the seed.
     generator = np.random.default_rng(0)
     generator.integers(8, size=1)
     angle = float(generator.normal(0, 0.2, 1)[0])
     down, right = (generator.normal(0, 0.1, (1, 2)) * SHAPE)[0]
-    expected = moved(state.scan[0], angle=angle, shift=(float(down), float(right)))
+    expected = moved(full_kspace(state)[0], angle=angle, shift=(float(down), float(right)))
     assert torch.equal(pose, expected)
 
 
@@ -120,54 +119,49 @@ def test_a_line_measured_again_at_rest_is_repaired() -> None:
     acquisition, state, conditions = moving()
     conditions.moments[:] = 5  # three lines were measured at the start
     state = play(acquisition, state, torch.tensor([[1], [2], [3], [4]]))
-    assert state.course is not None
     wrong = errors(state)[0, 0].abs().amax(dim=0)
     assert float(wrong[3]) > 1e-3
-    assert int(state.course.record.last_measured[0, 3]) == 5
-    budget = int(state.budget[0])
+    assert int(state.view.log.last_measured[0, 3]) == 5
+    budget = int(state.view.budget[0])
     state = play(acquisition, state, torch.tensor([[3]]))
-    assert state.course is not None
     assert float(errors(state)[..., 3].abs().max()) == 0
-    assert int(state.course.record.n_measured[0, 3]) == 2
-    assert int(state.course.record.last_measured[0, 3]) == 7
-    assert int(state.budget[0]) == budget - 1
+    assert int(state.view.log.n_measured[0, 3]) == 2
+    assert int(state.view.log.last_measured[0, 3]) == 7
+    assert int(state.view.budget[0]) == budget - 1
 
 
 def test_the_navigator_notices_what_changes_the_central_line() -> None:
-    acquisition = imperfect(Motion(0.1, n_moves=3, duration=3))
+    acquisition = scan_with(Moving(0.1, n_moves=3, duration=3))
     noticed: list[bool] = []
     for seed in range(6):
         state = begin(acquisition, scans(1), first_seed=seed)
-        assert state.course is not None
         state = play(acquisition, state, torch.arange(4)[:, None])
-        assert state.course is not None
         wrong = errors(state)[0, 0].abs().amax(dim=0) > 1e-3
-        record = state.course.record
-        assert bool((record.suspicion[0][~wrong] < 1e-6).all())
-        noticed += (record.suspicion[0][wrong & state.mask[0]] > 1).tolist()
+        record = state.view.log
+        assert bool((record.outlier_score[0][~wrong] < 1e-6).all())
+        noticed += (record.outlier_score[0][wrong & state.view.mask[0]] > 1).tolist()
     assert len(noticed) > 5
     assert sum(noticed) > 0.8 * len(noticed)
 
 
 def test_a_shift_along_the_phase_encode_escapes_the_navigator() -> None:
     acquisition, state, conditions = moving()
-    shifted = moved(state.scan[0], angle=0.0, shift=(0.0, 2.0))
-    conditions.lines[0, 1] = shifted.permute(2, 0, 1)
+    shifted = moved(full_kspace(state)[0], angle=0.0, shift=(0.0, 2.0))
+    conditions.samples[0, 1] = shifted.permute(2, 0, 1)
     conditions.moments[:] = 3
     state = play(acquisition, state, torch.tensor([[1]]))
-    assert state.course is not None
     assert float(errors(state)[..., 1].abs().max()) > 1e-3
-    assert float(state.course.record.suspicion[0, 1]) < 1e-4
+    assert float(state.view.log.outlier_score[0, 1]) < 1e-4
 
 
 @pytest.mark.parametrize("n_coils", [1, 3])
 def test_a_spike_changes_one_sample_of_a_line_in_all_coils(n_coils: int) -> None:
-    acquisition = imperfect(Spikes(1.0, strength=0.5))
+    acquisition = scan_with(Spiking(1.0, strength=0.5))
     slices = scans(n_coils=n_coils, maps=n_coils > 1)
     state = play(acquisition, begin(acquisition, slices), torch.tensor([[1, 2]]))
     for row, line in ((0, 1), (1, 2), (0, 6), (1, 7)):
         wrong = errors(state)[row, :, :, line].abs()
-        level = 0.5 * float((state.scan[row] * state.start_mask[row]).abs().max())
+        level = 0.5 * float((full_kspace(state)[row] * state.view.start_mask[row]).abs().max())
         assert int((wrong.amax(dim=0) > 1e-3).sum()) == 1
         torch.testing.assert_close(
             wrong.amax(dim=1), torch.full((n_coils,), level), rtol=1e-4, atol=0
@@ -175,22 +169,21 @@ def test_a_spike_changes_one_sample_of_a_line_in_all_coils(n_coils: int) -> None
 
 
 def test_spikes_come_as_often_as_they_should() -> None:
-    acquisition = imperfect(Spikes(0.3), budget=None, n_center_lines=1)
+    acquisition = scan_with(Spiking(0.3), budget=None, n_center_lines=1)
     state = begin(acquisition, [scan(i, shape=SHAPE) for i in range(50)])
     state = play(acquisition, state, torch.arange(7)[:, None].expand(-1, 50))
-    hit = errors(state)[:, 0].abs().amax(dim=1)[state.mask] > 1e-3
+    hit = errors(state)[:, 0].abs().amax(dim=1)[state.view.mask] > 1e-3
     assert float(hit.float().mean()) == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / len(hit)))
 
 
 def test_strong_spikes_look_suspicious_and_clean_lines_do_not() -> None:
     slices = [PhantomDataset(split="val")[i] for i in range(0, 40, 10)]
-    acquisition = Acquisition(
-        columns((128, 128)), ZeroFilled(), imperfection=Spikes(0.3), n_center_lines=40, metrics=()
+    acquisition = Scan(
+        columns((128, 128)), ZeroFilled(), scanner=Spiking(0.3), n_center_lines=40, metrics=()
     )
     state = begin(acquisition, slices)
-    assert state.course is not None
-    hit = (errors(state)[:, 0].abs().amax(dim=1) > 1e-6)[state.mask]
-    found = (state.course.record.suspicion > 1)[state.mask]
+    hit = (errors(state)[:, 0].abs().amax(dim=1) > 1e-6)[state.view.mask]
+    found = (state.view.log.outlier_score > 1)[state.view.mask]
     assert int(hit.sum()) > 20
     # On the lines next to the centre a spike is no larger than what is there.
     assert float(found[hit].float().mean()) > 0.8
@@ -198,39 +191,39 @@ def test_strong_spikes_look_suspicious_and_clean_lines_do_not() -> None:
 
 
 def test_imperfections_are_made_by_name_with_their_numbers() -> None:
-    assert set(IMPERFECTIONS) == {"noisy", "moving", "spiking"}
-    assert make_imperfection("noisy", severity=0.1, repeats=2) == Noise(0.1, 2)
-    assert make_imperfection("moving") == Motion()
-    assert make_imperfection("ideal") is None
-    own = Spikes(0.5, strength=2.0)
-    assert make_imperfection(own) is own
+    assert set(SCANNERS) == {"noisy", "moving", "spiking"}
+    assert make_scanner("noisy", severity=0.1, repeats=2) == Noisy(0.1, 2)
+    assert make_scanner("moving") == Moving()
+    assert make_scanner("ideal") is None
+    own = Spiking(0.5, strength=2.0)
+    assert make_scanner(own) is own
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"imperfection": "rain"}, "unknown scanner 'rain'; choose from ideal, noisy"),
-        ({"imperfection": "ideal", "repeats": 2}, "repeats go with the name"),
-        ({"imperfection": Noise(), "severity": 0.1}, "severity go with the name"),
-        ({"imperfection": "noisy", "repeats": 0}, "repeats must be a whole number"),
-        ({"imperfection": "noisy", "repeats": 1.5}, "repeats must be a whole number"),
-        ({"imperfection": "moving", "severity": -1.0}, "severity must be a finite"),
-        ({"imperfection": "spiking", "severity": 1.5}, "probability"),
+        ({"scanner": "rain"}, "unknown scanner 'rain'; choose from ideal, noisy"),
+        ({"scanner": "ideal", "repeats": 2}, "repeats go with the name"),
+        ({"scanner": Noisy(), "severity": 0.1}, "severity go with the name"),
+        ({"scanner": "noisy", "repeats": 0}, "repeats must be a whole number"),
+        ({"scanner": "noisy", "repeats": 1.5}, "repeats must be a whole number"),
+        ({"scanner": "moving", "severity": -1.0}, "severity must be a finite"),
+        ({"scanner": "spiking", "severity": 1.5}, "probability"),
     ],
 )
 def test_wrong_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_imperfection(**arguments)
+        make_scanner(**arguments)
 
 
 def test_motion_needs_a_movement() -> None:
     with pytest.raises(ValueError, match="n_moves and duration"):
-        Motion(n_moves=0)
+        Moving(n_moves=0)
 
 
-@pytest.mark.parametrize("imperfection", [Noise(), Spikes()])
+@pytest.mark.parametrize("scanner", [Noisy(), Spiking()])
 def test_strengths_are_relative_to_the_start_which_must_hold_lines(
-    imperfection: Imperfection,
+    scanner: Scanner,
 ) -> None:
     with pytest.raises(ValueError, match="every scan must start with a line"):
-        begin(imperfect(imperfection, n_center_lines=0), scans(1))
+        begin(scan_with(scanner, n_center_lines=0), scans(1))

@@ -1,4 +1,4 @@
-"""Scans with imperfections, small enough to look at every sample."""
+"""Scans with artefacts, small enough to look at every sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,34 +8,33 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.imperfections import Imperfection, Motion, Noise, Spikes
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State
+from activemri.envs.scanner import Moving, Noisy, Scanner, Spiking
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import scan
 
 SHAPE = (12, 14)
-KINDS: dict[str, Imperfection] = {
-    "noise": Noise(0.2, repeats=3),
-    "motion": Motion(0.1, repeats=3, n_moves=2, duration=3),
-    "spikes": Spikes(0.6, repeats=3),
+ARTEFACTS: dict[str, Scanner] = {
+    "noise": Noisy(0.2, repeats=3),
+    "motion": Moving(0.1, repeats=3, n_moves=2, duration=3),
+    "spikes": Spiking(0.6, repeats=3),
 }
 
 
-def imperfect(
-    imperfection: Imperfection | None,
+def scan_with(
+    scanner: Scanner,
     *,
     geometry: str = "columns",
     reconstructor: Reconstructor | None = None,
     lines_per_action: int = 1,
     **options: Any,
-) -> Acquisition:
-    return Acquisition(
+) -> Scan:
+    return Scan(
         make_geometry(geometry, SHAPE, lines_per_action=lines_per_action),
         reconstructor or ZeroFilled(),
-        imperfection=imperfection,
+        scanner=scanner,
         **{"budget": 8, "n_center_lines": 3, **options},
     )
 
@@ -45,21 +44,21 @@ def scans(n: int = 2, *, n_coils: int = 1, maps: bool = False) -> list[Slice]:
     return [scan(i, shape=SHAPE, n_coils=n_coils, maps=maps) for i in range(n)]
 
 
-def begin(acquisition: Acquisition, slices: Sequence[Slice], *, first_seed: int = 0) -> State:
+def begin(acquisition: Scan, slices: Sequence[Slice], *, first_seed: int = 0) -> State:
     seeds = torch.arange(first_seed, first_seed + len(slices))
     return acquisition.start(slices, seeds=seeds)
 
 
-def legal_plan(acquisition: Acquisition, state: State, steps: int, *, seed: int = 0) -> Tensor:
+def legal_plan(acquisition: Scan, state: State, steps: int, *, seed: int = 0) -> Tensor:
     """Legal actions at random, lines measured again among them: (steps, batch)."""
     generator = np.random.default_rng(seed)
     state, plan = state.clone(), list[Tensor]()
     for _ in range(steps):
-        taken = [int(generator.choice(np.flatnonzero(row))) for row in state.legal.numpy()]
+        taken = [int(generator.choice(np.flatnonzero(row))) for row in state.view.legal.numpy()]
         if plan and bool(generator.random() < 0.4):  # the same once more, where that is legal
             again = plan[-1].tolist()
             taken = [
-                a if state.legal[i, a] else b
+                a if state.view.legal[i, a] else b
                 for i, (a, b) in enumerate(zip(again, taken, strict=True))
             ]
         plan.append(torch.tensor(taken))
@@ -67,7 +66,7 @@ def legal_plan(acquisition: Acquisition, state: State, steps: int, *, seed: int 
     return torch.stack(plan)
 
 
-def play(acquisition: Acquisition, state: State, plan: Tensor) -> State:
+def play(acquisition: Scan, state: State, plan: Tensor) -> State:
     for actions in plan:
         state = acquisition.acquire(state, actions)
     return state

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.imperfections import Imperfection, Noise
 from activemri.envs.observation import OBSERVATIONS
 from activemri.envs.replay import Points, Replay
-from activemri.envs.state import WASTE, State
+from activemri.envs.scan import WASTE, Scan, State
+from activemri.envs.scanner import Noisy, Scanner
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 from activemri.mri.geometry import GEOMETRIES
-from tests.envs.imperfect import KINDS, begin, imperfect, legal_plan, play, scans
+from tests.envs.scanners import ARTEFACTS, begin, legal_plan, play, scan_with, scans
 from tests.envs.scans import equal_scans, mixed_scans, random_weights, scan
 from tests.envs.test_replay import assert_rebuilt, fill
 from tests.envs.test_vector_env import assert_same
@@ -23,9 +22,9 @@ COILS = {"one coil": (1, False), "given maps": (3, True), "estimated maps": (3, 
 EXACT: dict[str, Any] = {"rtol": 0, "atol": 0}
 
 
-@pytest.fixture(params=KINDS)
-def imperfection(request: pytest.FixtureRequest) -> Imperfection:
-    return KINDS[request.param]
+@pytest.fixture(params=ARTEFACTS)
+def scanner(request: pytest.FixtureRequest) -> Scanner:
+    return ARTEFACTS[request.param]
 
 
 def assert_equal_states(a: State, b: State, *, exact: bool = True) -> None:
@@ -45,32 +44,34 @@ def assert_equal_states(a: State, b: State, *, exact: bool = True) -> None:
 @pytest.mark.parametrize("coils", COILS)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_zero_filled_image_is_the_adjoint_of_what_was_measured(
-    imperfection: Imperfection, geometry: str, coils: str
+    scanner: Scanner, geometry: str, coils: str
 ) -> None:
     n_coils, maps = COILS[coils]
-    acquisition = imperfect(imperfection, geometry=geometry, lines_per_action=2, budget=16)
+    acquisition = scan_with(scanner, geometry=geometry, lines_per_action=2, budget=16)
     state = begin(acquisition, scans(n_coils=n_coils, maps=maps))
     state = play(acquisition, state, legal_plan(acquisition, state, 3))
-    view = acquisition.view(state)
-    adjoint = view.operator.adjoint(view.kspace)
+    view = state.view
+    adjoint = view.operator.adjoint(view.measurement.kspace)
     torch.testing.assert_close(view.zero_filled, adjoint, rtol=1e-4, atol=1e-4)
-    nothing = view.kspace[~view.operator.mask.unsqueeze(1).expand_as(view.kspace)]
+    nothing = view.measurement.kspace[
+        ~view.operator.grid_mask.unsqueeze(1).expand_as(view.measurement.kspace)
+    ]
     assert not bool(nothing.any())
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("reconstructor", ["zero-filled", "cresnet"])
 def test_a_preview_gives_what_the_action_then_gives(
-    imperfection: Imperfection, geometry: str, reconstructor: str
+    scanner: Scanner, geometry: str, reconstructor: str
 ) -> None:
-    acquisition = imperfect(
-        imperfection, geometry=geometry, reconstructor=random_weights(reconstructor)
-    )
+    acquisition = scan_with(scanner, geometry=geometry, reconstructor=random_weights(reconstructor))
     state = begin(acquisition, scans())
     state = play(acquisition, state, legal_plan(acquisition, state, 3))
-    fresh = state.legal & ~acquisition.geometry.legal(state.mask, state.measurable, state.budget)
+    fresh = state.view.legal & ~acquisition.geometry.legal(
+        state.view.mask, state.view.measurable, state.view.budget
+    )
     trials = torch.stack(  # measured before, and not
-        [fresh.double().argmax(dim=1), (state.legal & ~fresh).double().argmax(dim=1)], dim=1
+        [fresh.double().argmax(dim=1), (state.view.legal & ~fresh).double().argmax(dim=1)], dim=1
     )
     before = state.clone()
     scores = acquisition.preview(state, trials)
@@ -82,12 +83,12 @@ def test_a_preview_gives_what_the_action_then_gives(
 
 
 def test_a_preview_of_masks_is_that_of_their_lines_measured_from_the_centre_outwards(
-    imperfection: Imperfection,
+    scanner: Scanner,
 ) -> None:
-    acquisition = imperfect(imperfection)
+    acquisition = scan_with(scanner)
     state = begin(acquisition, scans())
     order = [5, 4, 10, 3]  # the centre is line 7
-    masks = state.mask.clone()
+    masks = state.view.mask.clone()
     masks[:, order] = True
     scores = acquisition.preview_masks(state, masks[:, None])
     after = play(acquisition, state, torch.tensor(order)[:, None].expand(-1, 2))
@@ -96,10 +97,8 @@ def test_a_preview_of_masks_is_that_of_their_lines_measured_from_the_centre_outw
 
 
 @pytest.mark.parametrize("n_coils", [1, 3])
-def test_a_batch_equals_its_scans_one_by_one_to_the_bit(
-    imperfection: Imperfection, n_coils: int
-) -> None:
-    acquisition = imperfect(imperfection, reconstructor=random_weights("cresnet"))
+def test_a_batch_equals_its_scans_one_by_one_to_the_bit(scanner: Scanner, n_coils: int) -> None:
+    acquisition = scan_with(scanner, reconstructor=random_weights("cresnet"))
     slices = scans(3, n_coils=n_coils)
     together = begin(acquisition, slices)
     plan = legal_plan(acquisition, together, 5)
@@ -109,14 +108,13 @@ def test_a_batch_equals_its_scans_one_by_one_to_the_bit(
         assert_equal_states(alone, together.select([row]))
 
 
-def test_seeds_come_from_the_generators_and_make_the_difference(imperfection: Imperfection) -> None:
-    acquisition = imperfect(imperfection)
+def test_seeds_come_from_the_generators_and_make_the_difference(scanner: Scanner) -> None:
+    acquisition = scan_with(scanner)
 
     def samples(seed: int) -> torch.Tensor:
         state = acquisition.start(scans(1), generators=[np.random.default_rng(seed)])
         state = play(acquisition, state, torch.arange(6)[:, None])
-        assert state.course is not None
-        return state.course.samples
+        return state.view.log.samples
 
     assert torch.equal(samples(1), samples(1))
     assert not torch.equal(samples(1), samples(2))
@@ -124,31 +122,30 @@ def test_seeds_come_from_the_generators_and_make_the_difference(imperfection: Im
         acquisition.start(scans(1))
 
 
-def test_resumed_scans_are_where_they_were(imperfection: Imperfection) -> None:
-    acquisition = imperfect(imperfection, lines_per_action=2)
+def test_resumed_scans_are_where_they_were(scanner: Scanner) -> None:
+    acquisition = scan_with(scanner, lines_per_action=2)
     slices = scans(n_coils=3)
     start = begin(acquisition, slices)
     state = play(acquisition, start.clone(), legal_plan(acquisition, start, 3))
-    assert state.course is not None
     again = acquisition.resume(
         slices,
-        start_masks=state.start_mask,
-        masks=state.mask,
-        budgets=state.budget,
-        seeds=state.course.conditions.seed,
-        log=state.course.log,
+        start_masks=state.view.start_mask,
+        masks=state.view.mask,
+        budgets=state.view.budget,
+        seeds=state.secret.conditions.seed,
+        order=state.view.log.order,
     )
     assert_equal_states(again, state, exact=False)
-    following = state.legal.double().argmax(dim=1)
+    following = state.view.legal.double().argmax(dim=1)
     assert_equal_states(
         acquisition.acquire(again, following), acquisition.acquire(state, following), exact=False
     )
 
 
 def test_clones_selections_joins_and_replacements_are_independent(
-    imperfection: Imperfection,
+    scanner: Scanner,
 ) -> None:
-    acquisition = imperfect(imperfection)
+    acquisition = scan_with(scanner)
     start = begin(acquisition, scans(3))
     plan = legal_plan(acquisition, start, 4)
     middle = play(acquisition, start.clone(), plan[:2])
@@ -165,53 +162,52 @@ def test_clones_selections_joins_and_replacements_are_independent(
 
 
 def test_a_line_is_legal_until_it_was_measured_often_enough() -> None:
-    acquisition = imperfect(Noise(repeats=3), budget=8)
+    acquisition = scan_with(Noisy(repeats=3), budget=8)
     state = begin(acquisition, scans(1))
-    assert bool(state.legal.all())  # the starting lines as well
+    assert bool(state.view.legal.all())  # the starting lines as well
     for left in (True, True, False):
         state = acquisition.acquire(state, torch.tensor([2]))
-        assert bool(state.legal[0, 2]) == left
-    assert int(state.budget[0]) == 5
-    assert int(state.n_acquired[0]) == 6
-    assert int(state.mask.sum()) == 4
+        assert bool(state.view.legal[0, 2]) == left
+    assert int(state.view.budget[0]) == 5
+    assert int(state.view.n_acquired[0]) == 6
+    assert int(state.view.mask.sum()) == 4
     with pytest.raises(ValueError, match="acquired as often as a line may be measured"):
         acquisition.acquire(state, torch.tensor([2]))
     state = acquisition.acquire(state, torch.tensor([WASTE]))
-    assert int(state.budget[0]) == 4
-    view = acquisition.view(state)
-    assert view.n_measured[0].tolist() == [0, 0, 3, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert int(state.view.budget[0]) == 4
+    view = state.view
+    assert view.log.n_measured[0].tolist() == [0, 0, 3, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
     assert float(view.acceleration) == 14 / 6
 
 
 def test_without_a_budget_every_line_may_be_measured_as_often_as_possible() -> None:
-    acquisition = imperfect(Noise(repeats=2), budget=None)
+    acquisition = scan_with(Noisy(repeats=2), budget=None)
     state = begin(acquisition, scans(1))
-    assert int(state.budget[0]) == 2 * 14 - 3
+    assert int(state.view.budget[0]) == 2 * 14 - 3
     plan = legal_plan(acquisition, state, 25)
     state = play(acquisition, state, plan)
     assert bool(state.finished.all())
-    assert bool((acquisition.view(state).n_measured == 2).all())
+    assert bool((state.view.log.n_measured == 2).all())
     assert sorted([*plan[:, 0].tolist(), 6, 7, 8]) == sorted(2 * list(range(14)))
 
 
 def test_lines_of_one_action_are_measured_one_after_the_other() -> None:
-    acquisition = imperfect(Noise(repeats=2), lines_per_action=3, budget=11)
+    acquisition = scan_with(Noisy(repeats=2), lines_per_action=3, budget=11)
     state = play(acquisition, begin(acquisition, scans(1)), torch.tensor([[0], [2], [0]]))
-    view = acquisition.view(state)
-    assert view.record is not None
-    assert view.record.last_measured[0, [0, 1, 2, 6, 7, 8]].tolist() == [9, 10, 11, 6, 7, 8]
-    assert view.n_measured[0, :9].tolist() == [2, 2, 2, 0, 0, 0, 2, 2, 2]
+    view = state.view
+    assert view.log.last_measured[0, [0, 1, 2, 6, 7, 8]].tolist() == [9, 10, 11, 6, 7, 8]
+    assert view.log.n_measured[0, :9].tolist() == [2, 2, 2, 0, 0, 0, 2, 2, 2]
     # Two measurements are left, and no action of three lines takes fewer, but the last.
-    assert state.legal[0].nonzero().flatten().tolist() == [4]
+    assert state.view.legal[0].nonzero().flatten().tolist() == [4]
 
 
 def test_due_actions_go_through_all_lines_before_any_is_measured_again() -> None:
-    acquisition = imperfect(Noise(repeats=2), budget=None)
+    acquisition = scan_with(Noisy(repeats=2), budget=None)
     state = begin(acquisition, scans(1))
     taken = []
     while not bool(state.finished.all()):
-        due = acquisition.view(state).due
-        assert not bool((due & ~state.legal).any())
+        due = state.view.due
+        assert not bool((due & ~state.view.legal).any())
         taken.append(int(due.double().argmax()))
         state = acquisition.acquire(state, torch.tensor(taken[-1:]))
     unmeasured = [line for line in range(14) if line not in (6, 7, 8)]
@@ -219,10 +215,10 @@ def test_due_actions_go_through_all_lines_before_any_is_measured_again() -> None
 
 
 def test_in_ideal_scans_all_legal_actions_are_due() -> None:
-    acquisition = imperfect(None)
+    acquisition = scan_with(IDEAL)
     view = acquisition.view(acquisition.start(scans()))
     assert view.due is view.legal
-    assert torch.equal(view.n_measured, view.mask.long())
+    assert torch.equal(view.log.n_measured, view.mask.long())
 
 
 @pytest.mark.parametrize("kind", OBSERVATIONS)
@@ -245,14 +241,14 @@ def test_observations_tell_how_often_lines_were_measured(kind: str) -> None:
 def vector_options(kind: str) -> dict[str, Any]:
     return {
         "data": mixed_scans(),
-        "scanner": KINDS[kind],
+        "scanner": ARTEFACTS[kind],
         "budget": 5,
         "n_center_lines": 3,
         "n_random_lines": 1,
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTEFACTS)
 def test_a_saved_episode_goes_on_as_it_would_have(kind: str) -> None:
     env = ActiveMRIVectorEnv(num_envs=3, **vector_options(kind))
     env.reset(seed=0)
@@ -266,7 +262,7 @@ def test_a_saved_episode_goes_on_as_it_would_have(kind: str) -> None:
         assert_same(before, env.step(actions))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTEFACTS)
 def test_a_replay_rebuilds_what_was_seen(kind: str) -> None:
     env = ActiveMRIVectorEnv(num_envs=4, **vector_options(kind))
     replay = Replay(40, env.episodes)
@@ -279,7 +275,7 @@ def test_protocols_of_ideal_scans_remember_no_log() -> None:
     env = ActiveMRIVectorEnv(num_envs=4, data=mixed_scans(), budget=4)
     env.reset(seed=0)
     assert Points.of(env.episodes).log.shape == (4, 0)
-    assert Acquisition(env.episodes.geometry, random_weights("zero-filled")).horizon == 0
+    assert Scan(env.episodes.geometry, random_weights("zero-filled")).horizon == 0
 
 
 def test_the_same_slice_meets_other_noise_in_other_episodes() -> None:
@@ -289,10 +285,10 @@ def test_the_same_slice_meets_other_noise_in_other_episodes() -> None:
 
 
 def test_scans_of_several_sizes_are_measured_line_by_line() -> None:
-    acquisition = imperfect(Noise(0.0))
+    acquisition = scan_with(Noisy(0.0))
     small = [scan(5, shape=(10, 11), padding=1)]
     state = begin(acquisition, small)
     state = play(acquisition, state, legal_plan(acquisition, state, 4))
-    view = acquisition.view(state)
-    expected = state.scan * view.operator.mask.unsqueeze(1)
-    torch.testing.assert_close(view.kspace, expected)
+    view = state.view
+    expected = full_kspace(state) * view.operator.grid_mask.unsqueeze(1)
+    torch.testing.assert_close(view.measurement.kspace, expected)
