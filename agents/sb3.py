@@ -7,7 +7,7 @@
     MaskablePPO("MultiInputPolicy", env).learn(20_000)
 
 Stable-Baselines3 has its own idea of a vector environment: finished scans begin anew within the
-same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` tells it so of
+same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` is so for
 :class:`activemri.envs.vector_env.ActiveMRIVectorEnv`. The networks of this package score every
 line with the same weights. Stable-Baselines3 only trains them: one learned by imitation can be
 their start, and what it has trained is saved without it.
@@ -137,7 +137,7 @@ class ActiveMRIVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """What a method gives for each scan: `action_masks` or `render`.
+        """Results of a method for each scan: `action_masks` or `render`.
 
         Raises:
             AttributeError: for methods that speak of all scans together: call them on :attr:`env`.
@@ -198,7 +198,7 @@ class ActiveMRIVecEnv(VecEnv):
 
 
 def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str, Any]]:
-    """Infos of each of n scans, from arrays for all; those of scans not asked for stay empty."""
+    """Infos of each of n scans, from arrays for all; those of other scans stay empty."""
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in spread.items():
         present = spread.get(f"_{key}")

@@ -545,7 +545,7 @@ class Scan:
             target_shape=(reference.target.shape[-2], reference.target.shape[-1]),
             region=reference.region,
             log=log,
-            budget=budget,
+            budget=budget.clone(),
             legal=self.geometry.legal(log.n_measured >= self.scanner.repeats, measurable, budget),
             zero_filled=zero_filled,
             reconstruction=Reconstruction(zero_filled),
