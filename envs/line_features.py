@@ -100,7 +100,8 @@ def readout_features(view: View) -> Tensor:
         radius, angle = place[:, 0], 2 * place[:, 1]
         apart = (angle[:, None] - angle).abs()
         apart = torch.minimum(apart, 2 * math.pi - apart) / math.pi
-    nearest = torch.stack([apart[:, mask].amin(dim=1) for mask in view.mask])
+    far = float(apart.amax())  # where nothing is acquired yet
+    nearest = torch.stack([apart.masked_fill(~mask, far).amin(dim=1) for mask in view.mask])
     parts = [
         acquired,
         view.measurable,
