@@ -201,7 +201,8 @@ class _Columns:
         if deviation is not None:
             noise = deviation.float().square().sum(dim=(-2, -1)) / self.total
         squared = self.image.abs().float().square()
-        peak = squared.square().sum(dim=(-2, -1)) / self.total.square() * squared[0].numel()
+        power = self.total.square().clamp(min=torch.finfo(torch.float32).tiny)
+        peak = squared.square().sum(dim=(-2, -1)) / power * squared[0].numel()
         outer = (_energy(self.hybrid).sum(dim=1) * (~self.acquired)).sum(dim=1) / self.total
         values = [
             self.acquired.float().mean(dim=1),
