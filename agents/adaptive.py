@@ -79,7 +79,7 @@ def line_variance(view: View) -> Tensor:
     if samples is not None:
         spread = samples - samples.mean(dim=1, keepdim=True)
         energy = view.transform.energy(spread.flatten(0, 1))
-        variance = energy.unflatten(0, samples.shape[:2]).mean(dim=1)
+        variance: Tensor = energy.unflatten(0, samples.shape[:2]).mean(dim=1)
     elif deviation is not None:
         transform = cartesian(view.transform)
         energy = transform.grid_energy(deviation.to(torch.complex64))

@@ -2,58 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from activemri import checkpoints
+from activemri.agents.networks import NETWORKS, ActionNetwork, Observations
 from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import Checkpoint, CheckpointError
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.scan import STOP, View
 
-#: Observations of a batch, by part; under "observation" where there is one part only.
-Observations = Mapping[str, Tensor]
-
-#: Where the networks of policies are: "module:class" by kind, imported when they are needed.
-NETWORKS: dict[str, str] = {
-    "lines": "activemri.agents.line_network:LineNetwork",
-    "image": "activemri.agents.image_network:ImageNetwork",
-    "schedule": "activemri.agents.schedule_network:ScheduleNetwork",
-    "evaluator": "activemri.agents.evaluator_network:EvaluatorNetwork",
-    "varnet": "activemri.agents.varnet_network:VarNetNetwork",
-}
-
 _KIND = "policy/"
-
-
-class ActionNetwork(nn.Module):
-    """Scores every action: logits, values or predicted gains; higher is better.
-
-    Attributes:
-        kind: in :data:`NETWORKS`.
-        observation: name of what it looks at, see :mod:`activemri.envs.observation`.
-        n_actions: actions of the geometry, without STOP.
-        stops: whether one more score, the last one, is that of STOP.
-    """
-
-    kind: ClassVar[str]
-    observation: str
-    n_actions: int
-    stops: bool
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Arguments that make the same network, as JSON holds them."""
-        raise NotImplementedError
-
-    def forward(self, observation: Observations) -> Tensor:
-        """Scores of all actions, illegal ones too: float (batch, n_actions + stops)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +122,7 @@ def policy_from(checkpoint: Checkpoint, *, name: str | None = None) -> LearnedPo
         )
     try:
         settings: dict[str, Any] = dict(checkpoint.settings)
-        network = network_class(kind)(**settings["network"])
+        network = NETWORKS[kind](**settings["network"])
         frame = _frame(settings["frame"])
         stored = str(settings["name"])
     except (KeyError, TypeError, ValueError) as error:
@@ -168,13 +131,6 @@ def policy_from(checkpoint: Checkpoint, *, name: str | None = None) -> LearnedPo
         ) from error
     checkpoint.fill(network)
     return LearnedPolicy(network.eval().requires_grad_(False), name or stored, frame)
-
-
-def network_class(kind: str) -> type[ActionNetwork]:
-    """The class of a kind of network."""
-    module, _, attribute = NETWORKS[kind].partition(":")
-    found: type[ActionNetwork] = getattr(import_module(module), attribute)
-    return found
 
 
 def _frame(values: Mapping[str, Any]) -> Frame:

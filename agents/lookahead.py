@@ -15,10 +15,10 @@ from activemri.agents.posterior import posterior_samples
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, Truth, View
 from activemri.metrics import find_metric
+from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import cartesian
 from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
-from activemri.scoring import center_crop
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from activemri.envs.scan import View
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
 from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.scoring import center_crop
 
 #: Bands of frequency along the readout, as shares of the largest frequency.
 _BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)
@@ -257,9 +257,9 @@ class _Columns:
 
     def _measurements(self) -> tuple[Tensor, Tensor]:
         """How often lines were measured, and how much they are doubted: (batch, width) each."""
-        log, transform = self.view.log, cartesian(self.view.transform)
-        times = transform.grid_mask(log.n_measured).flatten(1).float()
-        outlier = transform.grid_mask(log.outlier_score).flatten(1)
+        log, transform = self.view.log, self.view.transform
+        times = transform.own(log.n_measured).float()
+        outlier = transform.own(log.outlier_score)
         return torch.log1p(times), outlier / (1 + outlier)
 
     def _mismatch(self) -> Tensor:
@@ -267,7 +267,7 @@ class _Columns:
         operator = self.view.operator
         image = self.view.reconstruction.image.to(torch.complex64)
         wrong = _energy(operator.forward(image) - self.view.log.samples).sum(dim=(2, 3))
-        energy = cartesian(operator.transform).grid_mask(wrong).flatten(1)
+        energy = operator.transform.own(wrong)
         return energy * self.acquired / self.total[:, None]
 
     def _mirror_symmetry(self, mirror: Tensor) -> Tensor:

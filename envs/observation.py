@@ -19,7 +19,7 @@ from torch import Tensor
 from activemri.data.slices import SliceDataset
 from activemri.envs.line_features import feature_names, readout_features
 from activemri.envs.scan import Scan, View
-from activemri.scoring import center_crop
+from activemri.metrics.reference import center_crop, to_uint8
 
 #: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
 #: largest values grow beyond those of the blurred first one.
@@ -125,15 +125,17 @@ class Image:
         )
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        image = view.reconstruction.image
-        pixels = image.new_zeros(
-            (len(image), self.n_channels, *frame.target_shape), dtype=torch.uint8
-        )
-        shape = view.target_shape
-        _centre(pixels[:, 0], to_uint8(image, view.scale, shape))
+        image, shape = view.reconstruction.image, view.target_shape
+        white = WHITE * view.scale
+        gain = torch.where(white > 0, 255 / white, 0.0)  # of no scale, black
+        seen = to_uint8(image, gain, shape)
+        if self.n_channels == 1 and shape == frame.target_shape:
+            return {"image": seen.unsqueeze(1), **Mask()(view, frame)}
+        pixels = seen.new_zeros((len(seen), self.n_channels, *frame.target_shape))
+        _centre(pixels[:, 0], seen)
         uncertainty = view.reconstruction.uncertainty
         if self.uncertainty and uncertainty is not None:
-            _centre(pixels[:, 1], to_uint8(uncertainty, view.scale, shape))
+            _centre(pixels[:, 1], to_uint8(uncertainty, gain, shape))
         if self.region and view.region is not None:
             _centre(pixels[:, -1], 255 * view.region.to(torch.uint8))
         return {"image": pixels, **Mask()(view, frame)}
@@ -247,25 +249,6 @@ def make_observation(observation: str | Observation) -> Observation:
             f"unknown observation {observation!r}; choose from {', '.join(OBSERVATIONS)}"
         )
     return OBSERVATIONS[observation]
-
-
-def to_uint8(image: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Magnitudes of the centre as 8-bit grey, white at ``WHITE * scale``: (batch, *shape).
-
-    Args:
-        image: real or complex, (batch, height, width).
-        scale: (batch,); 0 makes the image black.
-        shape: height and width of the central part.
-    """
-    gain = torch.where(scale > 0, 255 / (WHITE * scale), torch.zeros_like(scale)).float()
-    if image.device.type == "cpu" and image.is_complex():
-        from activemri import fused
-
-        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
-        fused.to_uint8(image.resolve_conj().contiguous().numpy(), gain.numpy(), pixels.numpy())
-        return pixels
-    magnitude = center_crop(image, shape).abs()
-    return (magnitude * gain[:, None, None]).clamp(max=255).to(torch.uint8)
 
 
 def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:

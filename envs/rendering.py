@@ -22,7 +22,7 @@ from torch import Tensor
 
 from activemri.data.slices import Slice
 from activemri.envs.scan import View
-from activemri.scoring import center_crop
+from activemri.metrics.reference import center_crop
 
 Pixels = NDArray[np.uint8]
 

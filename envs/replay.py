@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.envs.episodes import Episodes
+from activemri.envs.env import Episodes
 from activemri.envs.scan import STOP, WASTE, State, kind
 
 Array = NDArray[Any]

@@ -30,6 +30,13 @@ from activemri.envs.scanner import (
     make_scanner,
 )
 from activemri.metrics import REGION_METRICS, find_metric
+from activemri.metrics.reference import (
+    Reference,
+    TaskFunction,
+    add_increment,
+    center_crop,
+    largest_magnitude,
+)
 from activemri.mri import fourier
 from activemri.mri.geometry import Geometry, Transform, make_geometry
 from activemri.mri.operators import Operator
@@ -42,13 +49,6 @@ from activemri.reconstruction.reconstructor import (
     require_served,
 )
 from activemri.reconstruction.registry import make_reconstructor
-from activemri.scoring import (
-    Reference,
-    TaskFunction,
-    add_increment,
-    center_crop,
-    largest_magnitude,
-)
 
 #: Actions below zero acquire nothing.
 STOP = -1  # ends the episode
@@ -67,6 +67,7 @@ class View(Batched):
         geometry: what one action acquires.
         transform: from images of this size to the geometry's readouts.
         measurable: readouts that the scan has at all, bool (batch, n_readouts).
+        n_measurable: how many these are, int64 (batch,).
         start_mask: readouts that the scan began with, bool (batch, n_readouts).
         start_budget: the budget at the start, int64 (batch,).
         scale: largest magnitude of the zero-filled image at the start, float32 (batch,).
@@ -84,6 +85,7 @@ class View(Batched):
     geometry: Geometry
     transform: Transform
     measurable: Tensor = field(metadata={"fixed": True})
+    n_measurable: Tensor = field(metadata={"fixed": True})
     start_mask: Tensor = field(metadata={"fixed": True})
     start_budget: Tensor = field(metadata={"fixed": True})
     scale: Tensor = field(metadata={"fixed": True})
@@ -136,7 +138,7 @@ class View(Batched):
     @property
     def acceleration(self) -> Tensor:
         """Readouts that the scan has over those acquired, float64 (batch,)."""
-        return self.measurable.sum(dim=1).double() / self.n_acquired.clamp(min=1)
+        return self.n_measurable.double() / self.n_acquired.clamp(min=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,7 +326,8 @@ class Scan:
             for readout in order.to(masks.device).T[:, :, None]:
                 if not bool((readout >= 0).any()):
                     break
-                self._measure(state, Readings(state.rows, readout.clamp(min=0), readout >= 0))
+                readings = Readings(state.rows, readout.clamp(min=0), readout >= 0)
+                log.measure(self.scanner, state.secret.conditions, readings)
         state.view = self._after(state, view.start_mask, budgets.to(masks.device))
         state.view = self._zero_filled(state.view)
         self._update(state, self.metrics)
@@ -342,7 +345,7 @@ class Scan:
         """
         state, before = state.clone(), state.view.mask
         readings = self._outwards(state.rows, masks & ~before)
-        self._measure(state, readings)
+        state.view.log.measure(self.scanner, state.secret.conditions, readings)
         budget = state.view.budget - readings.new.sum(dim=1)
         state.view = self._zero_filled(self._after(state, before, budget))
         return state
@@ -364,9 +367,10 @@ class Scan:
         if not bool(acting.any()):
             state.view = self._after(state, before, view.budget - wasted)
             return state
-        readings = self._readings(state, state.rows, actions.clamp(min=0))
+        rows = torch.arange(len(actions), device=actions.device)
+        readings = self._readings(state, rows, actions.clamp(min=0))
         readings = replace(readings, new=readings.new & acting[:, None])
-        change = self._measure(state, readings)
+        change = view.log.measure(self.scanner, state.secret.conditions, readings)
         if self._is_additive:
             increment = view.transform.increment(change, readings.readouts)
             add_increment(view.zero_filled, increment, view.sensitivity)
@@ -398,13 +402,13 @@ class Scan:
             and not self._updates_maps(state)
         ):
             change = view.log.change(self.scanner, state.secret.conditions, readings)
-            scores = state.secret.reference.trial_scores(
+            scores = state.secret.reference.scores(
                 view.zero_filled,
-                owner,
-                view.transform.increment(change, readings.readouts),
-                sensitivity=view.sensitivity,
-                names=names,
+                names,
                 task=self.task,
+                owner=owner,
+                increment=view.transform.increment(change, readings.readouts),
+                sensitivity=view.sensitivity,
             )
         else:
             masks = self.geometry.acquire(view.mask[owner], actions.flatten())
@@ -439,7 +443,7 @@ class Scan:
         Raises:
             ValueError: with the first scan whose action is illegal, and why it is.
         """
-        if actions.shape != (len(state),):
+        if actions.shape != state.stopped.shape:
             raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
         possible = actions.clamp(0, self.geometry.n_actions - 1)
         legal = state.view.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
@@ -448,14 +452,10 @@ class Scan:
             row = int(refused.nonzero()[0])
             raise ValueError(self._refusal(state, row, int(actions[row])))
 
-    @property
+    @cached_property
     def _is_additive(self) -> bool:
         """The zero-filled image of readouts is the sum of theirs."""
         return self.geometry.transform.is_cartesian
-
-    def _spent(self, view: View) -> Tensor:
-        """Readouts that may not be measured (again), bool (batch, n_readouts)."""
-        return view.log.n_measured >= self.scanner.repeats
 
     def _readings(self, state: State, owner: Tensor, actions: Tensor) -> Readings:
         """Readouts that actions would measure in the scans of their owners."""
@@ -470,9 +470,6 @@ class Scan:
         order = self.geometry.transform.outwards.to(new.device).expand(len(new), -1)
         return Readings(owner, order, new.gather(1, order))
 
-    def _measure(self, state: State, readings: Readings) -> Tensor:
-        return state.view.log.measure(self.scanner, state.secret.conditions, readings)
-
     def _after(self, state: State, before: Tensor, budget: Tensor) -> View:
         """The view after measurements, but for the reconstruction.
 
@@ -484,9 +481,11 @@ class Scan:
         view = replace(
             state.view,
             budget=budget,
-            legal=self.geometry.legal(self._spent(state.view), state.view.measurable, budget),
+            legal=self.geometry.legal(
+                state.view.log.n_measured >= self.scanner.repeats, state.view.measurable, budget
+            ),
         )
-        if self._updates_maps(state):
+        if self.coil_maps.updated and self._updates_maps(state):
             operator = self._with_maps(view.operator, view.log.samples, before)
             if operator is view.operator:
                 return view
@@ -538,6 +537,7 @@ class Scan:
             geometry=self.geometry,
             transform=transform,
             measurable=measurable,
+            n_measurable=measurable.sum(dim=1),
             start_mask=mask,
             start_budget=budget,
             scale=largest_magnitude(zero_filled),
@@ -567,7 +567,7 @@ class Scan:
         calibration = transform.calibration(log.samples, log.n_measured > 0)
         return self.coil_maps.estimate(*calibration).contiguous()
 
-    def _update(self, state: State, metrics: Sequence[str]) -> None:
+    def _update(self, state: State, metrics: tuple[str, ...]) -> None:
         """Bring reconstruction and scores up to date with the samples."""
         view = state.view
         if self.reconstructor.is_zero_filled:
@@ -586,7 +586,7 @@ class Scan:
         return checked(result, measurement.zero_filled, by=self.reconstructor)
 
     def _trial_scores(
-        self, state: State, readings: Readings, masks: Tensor, names: Sequence[str]
+        self, state: State, readings: Readings, masks: Tensor, names: tuple[str, ...]
     ) -> dict[str, Tensor]:
         """Scores of masks that are not acquired, float64 (trial,) by metric.
 
@@ -644,7 +644,9 @@ class Scan:
             why = f"is out of range; there are {n_actions} actions"
         elif bool(state.finished[row]):
             why = "comes after the end of the scan; reset first"
-        elif bool(self.geometry.by_action(self._spent(view), "any")[0, action]):
+        elif bool(
+            self.geometry.by_action(view.log.n_measured >= self.scanner.repeats, "any")[0, action]
+        ):
             once = self.scanner.repeats == 1
             why = "was acquired " + ("already" if once else "as often as a line may be measured")
         elif not bool(self.geometry.by_action(view.measurable, "any")[0, action]):

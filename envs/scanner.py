@@ -80,12 +80,14 @@ class Requests:
         readout: which one.
         nth: how often it was measured before.
         time: measurements made before.
+        place: in the flattened table of :class:`Readings`.
     """
 
     row: Tensor
     readout: Tensor
     nth: Tensor
     time: Tensor
+    place: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,45 +179,46 @@ class MeasurementLog(Batched):
             measured.
         """
         requests, received, total = self.outcome(scanner, conditions, readings)
-        at = (requests.row, requests.readout)
-        change = total.new_zeros((*readings.new.shape, *total.shape[1:]))
-        change[readings.new] = total - self.samples[at]
+        change = self._change(readings, requests, total)
+        at = requests.row * self.samples.shape[1] + requests.readout
         if self.order.shape[1]:
-            row, place = readings.new.nonzero(as_tuple=True)
-            n_before = (self.order >= 0).sum(dim=1, keepdim=True)
-            self.order[row, (n_before + readings.new.cumsum(dim=1) - 1)[row, place]] = at[1]
-        self.samples[at] = total
-        self.n_measured[at] = requests.nth + 1
-        self.last_measured[at] = requests.time
-        self.outlier_score[at] = scanner.outlier_score(conditions, requests, received)
+            row = requests.row
+            n_before = (self.order >= 0).sum(dim=1)[row]
+            nth_now = (readings.new.cumsum(dim=1) - 1).flatten()[requests.place]
+            self.order[row, n_before + nth_now] = requests.readout
+        self.samples.flatten(0, 1).index_copy_(0, at, total)
+        self.n_measured.flatten().index_copy_(0, at, requests.nth + 1)
+        self.last_measured.flatten().index_copy_(0, at, requests.time)
+        outlier_score = scanner.outlier_score(conditions, requests, received)
+        self.outlier_score.flatten().index_copy_(0, at, outlier_score)
         return change
 
     def change(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
         """What :meth:`measure` would return for any number of rows, none of which is measured."""
         requests, _, total = self.outcome(scanner, conditions, readings)
-        change = total.new_zeros((*readings.new.shape, *total.shape[1:]))
-        change[readings.new] = total - self.samples[requests.row, requests.readout]
-        return change
+        return self._change(readings, requests, total)
 
     def on_trial(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
         """Samples of scans with more readouts: complex (n, readout, coil, sample)."""
         requests, _, total = self.outcome(scanner, conditions, readings)
         samples = self.samples[readings.row]
-        samples[readings.new.nonzero(as_tuple=True)[0], requests.readout] = total
+        samples[requests.place // readings.new.shape[1], requests.readout] = total
         return samples
 
     def outcome(
         self, scanner: Scanner, conditions: Conditions, readings: Readings
     ) -> tuple[Requests, Tensor, Tensor]:
         """Single measurements, what is received, and what readouts then hold: (n, coil, sample)."""
-        place = readings.new.nonzero(as_tuple=True)
-        row, readout = readings.row[place[0]], readings.readouts[place]
-        before = self.n_measured.sum(dim=1)[readings.row]
+        new, place = readings.new, readings.new.flatten().nonzero().squeeze(1)
+        row = readings.row[place // new.shape[1]]
+        readout = readings.readouts.flatten()[place]
+        before = self.n_measured.sum(dim=1)[row]
         requests = Requests(
             row=row,
             readout=readout,
-            nth=self.n_measured[row, readout],
-            time=(before[:, None] + readings.new.cumsum(dim=1) - 1)[place],
+            nth=self.n_measured.take(row * self.n_measured.shape[1] + readout),
+            time=before if new.shape[1] == 1 else before + new.cumsum(dim=1).take(place) - 1,
+            place=place,
         )
         received = scanner.measure(conditions, requests)
         if not scanner.averages:
@@ -223,6 +226,15 @@ class MeasurementLog(Batched):
         average = self.samples[row, readout]
         weight = (1 / (requests.nth + 1).to(torch.float32))[:, None, None]
         return requests, received, average + (received - average) * weight
+
+    def _change(self, readings: Readings, requests: Requests, total: Tensor) -> Tensor:
+        """What new contents of readouts add to the samples, in the table of the readings."""
+        before = self.samples[requests.row, requests.readout]
+        shape = (*readings.new.shape, *total.shape[1:])
+        if len(total) == readings.new.numel():
+            return (total - before).view(shape)
+        change = total.new_zeros((readings.new.numel(), *total.shape[1:]))
+        return change.index_copy_(0, requests.place, total - before).view(shape)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from activemri import metrics
-from activemri.agents.visits import visit_masks
+from activemri.agents.episode_masks import MomentSource, record_episodes
 from activemri.benchmark.calibration import Calibration, Case, foreground, measure
 from activemri.benchmark.calibration_report import Example, table, write_json, write_plot
 from activemri.benchmark.resampling import Floats
@@ -28,7 +28,8 @@ from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
-from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
+from activemri.envs.protocol import ScanProtocol
+from activemri.metrics.reference import center_crop
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
@@ -38,10 +39,8 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.scoring import center_crop
 from activemri.settings import CalibrateSettings
-from activemri.training.batches import Batch, make_batch, to_device
-from activemri.training.masks import MaskSource
+from activemri.training.batches import Batch, make_batch
 
 Selection = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 
@@ -58,20 +57,16 @@ class Scans:
     Attributes:
         dataset: of the split.
         positions: which scans of it.
-        masks: where masks come from.
-        steps: moments: lines acquired since the start.
-        seed: of the masks.
-        device: where to compute.
-        coil_maps: how they are estimated where scans bring none.
+        moments: source of the moments of episodes.
+        steps: readouts since the start at each moment.
+        seed: of the draws.
     """
 
     dataset: SliceDataset
     positions: Sequence[int]
-    masks: MaskSource
+    moments: MomentSource
     steps: Sequence[int]
     seed: int
-    device: torch.device
-    coil_maps: CoilMaps = FROM_START
 
     @property
     def subjects(self) -> set[str]:
@@ -79,18 +74,12 @@ class Scans:
 
     def batch(self, position: int) -> Batch:
         """One scan at all moments."""
-        scan, info = self.dataset[position], self.dataset.describe(position)
-        masks = [
-            self.masks(info, np.random.default_rng([self.seed, position, step]), step=step)
+        info = self.dataset.describe(position)
+        moments = [
+            self.moments(info, np.random.default_rng([self.seed, position, step]), step=step)
             for step in self.steps
         ]
-        batch = make_batch(
-            [scan] * len(masks),
-            masks,
-            n_center_lines=self.masks.n_center_lines,
-            coil_maps=self.coil_maps,
-        )
-        return to_device(batch, self.device)
+        return make_batch(self.moments.scan, [self.dataset[position]] * len(moments), moments)
 
 
 def run_calibration(settings: CalibrateSettings) -> str:
@@ -264,23 +253,21 @@ def _open(settings: CalibrateSettings) -> tuple[Scans, Scans]:
 
 
 def _scans(dataset: SliceDataset, settings: CalibrateSettings) -> Scans:
-    masks = visit_masks(
-        dataset,
+    protocol = ScanProtocol(
         n_center_lines=settings.n_center_lines,
         budget=settings.budget,
-        policies=_POLICIES,
-        n_scans=_N_VISITS,
-        seed=settings.seed,
+        sensitivity=settings.sensitivity,
     )
-    moments = np.unique(np.linspace(0, settings.budget, N_MOMENTS).round())
+    scan = replace(protocol.scan(dataset, device=usable(settings.device)), metrics=())
+    moments = record_episodes(
+        dataset, scan, policies=_POLICIES, n_scans=_N_VISITS, seed=settings.seed
+    )
     return Scans(
         dataset,
         evenly_spaced(range(len(dataset)), settings.max_slices),
-        masks,
-        [int(step) for step in moments],
+        moments,
+        [int(step) for step in np.unique(np.linspace(0, settings.budget, N_MOMENTS).round())],
         settings.seed,
-        usable(settings.device),
-        make_coil_maps(settings.sensitivity),
     )
 
 
@@ -302,7 +289,7 @@ def _example(
     ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
     return Example(
         f"{case.volume}, slice {case.slice}",
-        int(batch.measurement.operator.mask[row].sum()),
+        int(batch.measurement.operator.mask[row].any(dim=0).sum()),
         float(ssim[row]),
         float(found.spearman[middle]),
         magnitude[row].cpu().numpy(),

@@ -62,7 +62,7 @@ class Outcome:
     table: pd.DataFrame
     verdicts: tuple[Verdict, ...] = ()
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """What the command prints: the headline table and where the files are."""
         table = results.text_table(self.plan, self.table)
         out = self.plan.settings.out

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tyro.conf import FlagCreatePairsOff
 
 from activemri.benchmark import straightforward
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
-from activemri.scoring import center_crop
-from activemri.settings import ThroughputSettings
+from activemri.options import require_positive
 
 N_SCANS = 32  # side by side
 _SINGLE = "_single"  # one environment at a time: bound by Python, not by arithmetic
@@ -52,6 +53,19 @@ class Comparison:
     ours: float
     obvious: float
     ratio: float
+
+
+@dataclass(frozen=True)
+class ThroughputSettings:
+    """Measure environment frames a second against a straightforward per-image step."""
+
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object with "ratios" and "frames_per_s" instead of a table."""
+    seconds: float = 2.0
+    """How long to run each measurement."""
+
+    def __post_init__(self) -> None:
+        require_positive(seconds=self.seconds)
 
 
 def run_throughput(settings: ThroughputSettings) -> str:

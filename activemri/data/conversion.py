@@ -10,12 +10,14 @@ import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tyro.conf import Positional, arg
 
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
@@ -24,10 +26,35 @@ from activemri.data.reference import magnitude_reference
 from activemri.data.simulated_coils import CoilReader
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
-from activemri.settings.inspection import ConvertSettings
+
+#: Most coils that are simulated.
+MOST_COILS = 32
 
 #: Raise it when the same source is written differently.
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Write scans of any readable format in the layout that is read fastest.
+
+    Finished files are kept, so that an interrupted conversion can be started again.
+    """
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    out: Annotated[Path, arg(metavar="PATH")]
+    """Folder for the converted files; made if missing."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject, which the files then name."""
+    coils: int | None = None
+    """Let scans of one coil be seen by this many simulated coils, each with noise of its own."""
+
+    def __post_init__(self) -> None:
+        if self.coils is not None and not 2 <= self.coils <= MOST_COILS:
+            raise ValueError(
+                f"--coils: expected 2 to {MOST_COILS} coils to simulate; got {self.coils}"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,7 +73,7 @@ class Conversion:
     kept: tuple[str, ...]
     problems: tuple[str, ...]
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """A summary for people."""
         lines = [f"{self.out}: {len(self.written)} file(s) written, {len(self.kept)} kept"]
         if self.problems:

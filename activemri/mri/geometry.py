@@ -66,9 +66,9 @@ class Transform:
         n_samples: of a readout.
         is_cartesian: samples lie on the grid of the centred orthonormal FFT, each once. Then F is
             unitary, and the transform is a :class:`Cartesian`.
-        coordinates: where readouts lie, float64 (n_readouts, 2). Cartesian: nearest place to the
-            centre of k-space, down and right, in units of the largest frequency along an axis.
-            Others: 0, and the direction as an angle in radians.
+        coordinates: where readouts lie, float64 (n_readouts, 2). Cartesian: place relative to the
+            centre of k-space, down and right, in units of the scan's largest frequency along an
+            axis. Others: 0, and the direction as an angle in radians.
     """
 
     shape: Shape
@@ -103,6 +103,10 @@ class Transform:
             measured: grid samples that were measured, bool (batch, height, width).
         """
         return measured.new_ones(len(measured), self.n_readouts)
+
+    def own(self, values: Tensor) -> Tensor:
+        """Values of readouts (batch, n_readouts), of those alone that the scan itself has."""
+        return values
 
     def density(self, mask: Tensor) -> Tensor | None:
         """W: area that every acquired sample stands for, float (batch, readout, 1 or sample).
@@ -184,6 +188,11 @@ class Transform:
         """Places of samples of readouts (k,) on the grid, for pictures: int64 (k, sample, 2)."""
         raise NotImplementedError
 
+    @property
+    def radius(self) -> Tensor:
+        """Nearest distance of every readout to the centre of k-space, float64 (n_readouts,)."""
+        return self.coordinates[:, 0]
+
     @cached_property
     def outwards(self) -> Tensor:
         """Readouts in the order in which a scan starts with them, int64 (n_readouts,)."""
@@ -220,7 +229,7 @@ class Cartesian(Transform):
         self._rows = slice(top, top + self.own_shape[0])
         self._columns = slice(left, left + self.own_shape[1])
         self._fills_frame = self.own_shape == self.mask_shape
-        half = torch.tensor([max(n // 2, 1) for n in self.mask_shape])
+        half = torch.tensor([max(n // 2, 1) for n in self.own_shape])
         self.coordinates = self.offsets.double() / half
 
     def fitted(self, shape: Shape) -> "Cartesian":
@@ -268,6 +277,9 @@ class Cartesian(Transform):
         laid_out = mask.reshape(len(mask), *self.mask_shape)
         return laid_out[:, self._rows, self._columns]
 
+    def own(self, values: Tensor) -> Tensor:
+        return self.grid_mask(values).flatten(1)
+
     def of_grid_values(self, values: Tensor) -> Tensor:
         """The inverse, zero for readouts that the scan does not have: (batch, n_readouts)."""
         frame = values.new_zeros((len(values), *self.mask_shape))
@@ -298,21 +310,23 @@ class Cartesian(Transform):
         """
         height, width = self.shape
         along_height, along_width = self.selected
-        line = self._own_number(readouts)
+        line = readouts if self._fills_frame else self._own_number(readouts)
         n_coils = samples.shape[2]
         if not (along_height and along_width):
             shifted = torch.fft.ifftshift(samples, dim=-1)
             samples = torch.fft.fftshift(torch.fft.ifft(shifted, norm="ortho"), dim=-1)
         moved = samples.movedim(1, 2)  # (batch, coil, k, sample)
         if not along_height:
-            right = _wave(line, width, samples).unsqueeze(1)
+            right = _waves(width, samples.device, samples.dtype)[line].unsqueeze(1)
             return Increment(moved.transpose(2, 3), right.expand(-1, n_coils, -1, -1))
         row = line // width if along_width else line
-        left = _wave(row, height, samples).transpose(1, 2).unsqueeze(1)
+        left = _waves(height, samples.device, samples.dtype)[row].transpose(1, 2).unsqueeze(1)
         left = left.expand(-1, n_coils, -1, -1)
         if not along_width:
             return Increment(left, moved)
-        return Increment(left, moved * _wave(line % width, width, samples).unsqueeze(1))
+        return Increment(
+            left, moved * _waves(width, samples.device, samples.dtype)[line % width].unsqueeze(1)
+        )
 
     def calibration(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return self.grid(samples), self.grid_mask(mask)
@@ -338,8 +352,13 @@ class Cartesian(Transform):
         height, width = self.shape
         number = torch.arange(height * width).reshape(1, 1, height, width)
         own = Cartesian(self.shape, self.selected).of_grid(number)[0, :, 0]
-        flat = own[self._own_number(readouts)]
+        flat = own[readouts if self._fills_frame else self._own_number(readouts)]
         return torch.stack([flat // width, flat % width], dim=-1)
+
+    @cached_property
+    def radius(self) -> Tensor:
+        radius: Tensor = torch.linalg.vector_norm(self.coordinates, dim=-1)
+        return radius
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -384,8 +403,6 @@ class Cartesian(Transform):
 
         Readouts that the scan does not have get the number of one that it has.
         """
-        if self._fills_frame:
-            return readouts
         (rows, columns), width = self.own_shape, self.mask_shape[1]
         row = (readouts // width - self._rows.start).clamp(0, rows - 1)
         column = (readouts % width - self._columns.start).clamp(0, columns - 1)
@@ -563,6 +580,16 @@ class Geometry:
         result: Tensor = getattr(gathered, how)(dim=-1)
         return result
 
+    def by_readout(self, values: Tensor) -> Tensor:
+        """Sum over the actions that acquire each readout: (batch, n_actions), (batch, n_readouts).
+
+        Args:
+            values: float, of actions.
+        """
+        spread = (values[:, :, None] * self.first_mention).flatten(1)
+        total = values.new_zeros(len(values), self.n_readouts)
+        return total.index_add(1, self.groups.flatten(), spread)
+
     @cached_property
     def frequency(self) -> Tensor:
         """Distance of every action from the centre of k-space, float64 (n_actions,).
@@ -570,10 +597,7 @@ class Geometry:
         In units of the largest frequency along an axis, averaged over the action's readouts, and
         rounded, so that equal distances stay equal whatever the order in which they were summed.
         """
-        distance: Tensor = torch.linalg.vector_norm(self.transform.coordinates, dim=-1)
-        if not self.transform.is_cartesian:
-            distance = torch.zeros_like(distance)  # all go through the centre
-        distance = distance.to(self.groups.device)
+        distance = self.transform.radius.to(self.groups.device)
         return self.by_action(distance, "mean").round(decimals=9)
 
     def center_lines(self, n: int) -> Tensor:
@@ -784,14 +808,9 @@ def _trains(n_readouts: int, per_action: int) -> Tensor:
     return (starts + torch.arange(per_action)).clamp(max=n_readouts - 1)
 
 
-def _wave(frequency: Tensor, n: int, like: Tensor) -> Tensor:
-    """Plane waves of the centred orthonormal inverse transform: (...,) -> (..., n)."""
-    return _waves(n, like.device, like.dtype)[frequency]
-
-
 @lru_cache(maxsize=16)
 def _waves(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """All n of them, one a row."""
+    """Plane waves of the centred orthonormal inverse transform, one a row: complex (n, n)."""
     place = torch.arange(n) - n // 2
     # The product is taken modulo n in whole numbers: no rounding of large phases.
     angle = ((place[:, None] * place) % n).double() * (2 * math.pi / n)

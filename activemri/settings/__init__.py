@@ -1,50 +1,7 @@
-"""Settings of every command, one frozen dataclass each; the command line is made from them.
-
-The line below a field is its help text. Nothing heavy is imported here: ``activemri --help``
-reads these files and no more.
-"""
+"""Settings of the benchmark's commands; those of others lie beside their functions."""
 
 from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
 from activemri.settings.calibration import CalibrateSettings
 from activemri.settings.curves import CurvesSettings
-from activemri.settings.inspection import (
-    CardSettings,
-    ConvertSettings,
-    InspectSettings,
-    SplitSettings,
-    ThroughputSettings,
-)
-from activemri.settings.policy import (
-    DemonstrateSettings,
-    EnvironmentSettings,
-    TrainAlternatingSettings,
-    TrainPolicySettings,
-)
-from activemri.settings.search import TuneSettings
-from activemri.settings.study import StudySettings
-from activemri.settings.training import (
-    TrainJointSettings,
-    TrainOrderSettings,
-    TrainReconstructorSettings,
-)
 
-__all__ = [
-    "BenchmarkSettings",
-    "CalibrateSettings",
-    "CardSettings",
-    "ConvertSettings",
-    "CurvesSettings",
-    "DemoSettings",
-    "DemonstrateSettings",
-    "EnvironmentSettings",
-    "InspectSettings",
-    "SplitSettings",
-    "StudySettings",
-    "ThroughputSettings",
-    "TrainAlternatingSettings",
-    "TrainJointSettings",
-    "TrainOrderSettings",
-    "TrainPolicySettings",
-    "TrainReconstructorSettings",
-    "TuneSettings",
-]
+__all__ = ["BenchmarkSettings", "CalibrateSettings", "CurvesSettings", "DemoSettings"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from activemri.agents.learned import LearnedPolicy, load_policy
-from activemri.agents.line_network import LineNetwork
+from activemri.agents.networks import LineNetwork
 from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout

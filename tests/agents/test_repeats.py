@@ -16,9 +16,8 @@ from activemri.agents.order import FixedOrder
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout
-from activemri.envs.scan import View
-from activemri.envs.scanner import Scanner, Noisy, Spiking
-from activemri.envs.scan import State
+from activemri.envs.scan import State, View
+from activemri.envs.scanner import Noisy, Scanner, Spiking
 from tests.envs.scanners import ARTEFACTS, scan_with, scans
 from tests.envs.scans import Unsure
 
@@ -72,7 +71,9 @@ def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> No
         objected = before.record.outlier_score > 1
         again = after.record.n_measured - before.record.n_measured
         repaired = (again.bool() & objected).any(dim=1)
-        assert bool((repaired == (objected & before.view.legal).any(dim=1))[before.view.budget > 0].all())
+        assert bool(
+            (repaired == (objected & before.view.legal).any(dim=1))[before.view.budget > 0].all()
+        )
     assert bool((ends[-1].n_measured > 1).any())
 
 

@@ -15,8 +15,7 @@ from activemri.agents import heuristic
 from activemri.agents.policy import Traits, choose
 from activemri.agents.rollout import PADDING, episode_generator, rollout, rollout_dataset
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.scan import Scan, View
-from activemri.envs.scan import IDLE, STOP, State
+from activemri.envs.scan import IDLE, STOP, Scan, State, View
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Scan]

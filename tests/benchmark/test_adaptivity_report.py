@@ -130,7 +130,7 @@ def test_registering_policies_changes_no_gap_and_an_order_of_any_name_counts_as_
 
 
 def test_text_and_page_say_it_for_every_policy(outcome: Outcome) -> None:
-    text = outcome.text()
+    text = str(outcome)
     table = text[text.index("What adaptivity is worth") :]
     for policy in (*POLICIES, "ours"):
         assert re.search(rf"^{policy} ", table, re.MULTILINE)
@@ -146,7 +146,7 @@ def test_text_and_page_say_it_for_every_policy(outcome: Outcome) -> None:
 
 def test_a_benchmark_without_oracles_still_tells_of_actions(tmp_path: Path) -> None:
     found = run_benchmark(settings(tmp_path, policies=("random", "lbcs")))
-    table = found.text().split("What adaptivity")[1]
+    table = str(found).split("What adaptivity")[1]
     assert "closed" not in table.splitlines()[1] and "4.0 of 4" in table
 
 

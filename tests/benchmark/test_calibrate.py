@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from activemri import cli
+from activemri.agents.episode_masks import Moment
 from activemri.benchmark.calibrate import assembled, collect, everywhere, relative_maps
 from activemri.benchmark.calibration import NUMBERS, Case
 from activemri.benchmark.calibration_report import table
 from activemri.data.phantoms import PhantomDataset
+from activemri.envs.protocol import ScanProtocol
 from activemri.mri.operators import CartesianOperator
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.dropout import MonteCarloDropout
@@ -173,10 +175,12 @@ class Known(Reconstructor):
 
 
 def batch(n_columns: int = 10) -> Batch:
-    scan = PhantomDataset(split="val", matrix_size=SIZE)[0]
-    mask = torch.zeros(SIZE[1], dtype=torch.bool)
+    scans = PhantomDataset(split="val", matrix_size=SIZE)
+    protocol = ScanProtocol(n_center_lines=4).scan(scans)
+    start, mask = protocol.geometry.center_lines(4), torch.zeros(SIZE[1], dtype=torch.bool)
     mask[(SIZE[1] - n_columns) // 2 :][:n_columns] = True
-    return make_batch([scan], [mask], n_center_lines=4)
+    log = (mask & ~start).nonzero().squeeze(1)
+    return make_batch(protocol, [scans[0]], [Moment(start, log)])
 
 
 def test_errors_and_uncertainties_are_relative_to_the_whole_image() -> None:

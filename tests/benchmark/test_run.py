@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.agents.learning.files import write_noise
 
 from activemri import checkpoints
 from activemri.agents.order import Order
@@ -20,7 +21,6 @@ from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.settings import BenchmarkSettings
-from tests.agents.learning.files import write_noise
 
 HEURISTICS = ("random", "low-frequency-first")
 

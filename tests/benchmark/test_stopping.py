@@ -79,7 +79,7 @@ def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
 def test_the_report_shows_and_says_what_rules_do(outcome: Outcome) -> None:
     page = (outcome.plan.settings.out / "report.html").read_text()
     assert 'id="stopping"' in page and page.count("Promised: of a new subject") == 1
-    text = outcome.text()
+    text = str(outcome)
     assert "Stop at SSIM 0.85, alpha 0.2" in text and "24 calibration subjects" in text
 
 
@@ -237,7 +237,7 @@ def test_cross_fitting_calibrates_on_predictions_for_other_folds(tmp_path: Path)
     known = verdict.rule.predictor(everything.features)
     seen = calibrate(verdict.rule.predictor, known, everything, target=0.85, alpha=0.2)
     assert seen != verdict.rule.threshold
-    assert "Aimed at, not promised" in outcome.text()
+    assert "Aimed at, not promised" in str(outcome)
 
 
 def tiny_pair(folder: Path) -> Path:
@@ -313,4 +313,4 @@ def test_a_budget_that_cannot_reach_the_target_leaves_the_policy_without_a_rule(
         settings(tmp_path, "target=ssim:0.99 alpha=0.3 max-slices=5", budget=2, max_slices=3)
     )
     assert all(row["refused"] for row in rules_of(tmp_path))
-    assert "no rule: no threshold keeps misses below alpha=0.3" in outcome.text()
+    assert "no rule: no threshold keeps misses below alpha=0.3" in str(outcome)

@@ -8,11 +8,11 @@ from torch import Tensor
 from activemri.batched import Batched
 from activemri.data.slices import Slice, SliceList, measured_samples
 from activemri.envs.scan import State
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
 from activemri.mri.geometry import Geometry, make_geometry
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
-from activemri.scoring import center_crop
 
 
 def scan(

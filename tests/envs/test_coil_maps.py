@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.scan import Scan
 from activemri.envs.env import ActiveMRIEnv
+from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import IDEAL, Noisy, Scanner
-from activemri.envs.scan import State
 from activemri.mri.geometry import GEOMETRIES
 from activemri.mri.sensitivity import ESTIMATORS, CoilMaps, make_coil_maps
 from activemri.reconstruction.cg_sense import CGSense

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.scan import Scan, View
 from activemri.envs.line_features import (
     N_FEATURES,
     NAMES,
@@ -15,6 +14,7 @@ from activemri.envs.line_features import (
     mirror_of,
     readout_features,
 )
+from activemri.envs.scan import Scan, View
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -172,7 +172,9 @@ def test_readouts_that_are_no_lines_are_refused_and_have_features_of_their_own(
         line_features(view)
     features = dict(zip(feature_names(False), readout_features(view).unbind(1), strict=True))
     assert all(value.shape == view.mask.shape for value in features.values())
-    assert all(bool(value.isfinite().all()) and value.abs().max() < 4 for value in features.values())
+    assert all(
+        bool(value.isfinite().all()) and value.abs().max() < 4 for value in features.values()
+    )
     assert torch.equal(features["acquired"].bool(), view.mask)
     assert torch.equal(features["nearest acquired"] == 0, view.mask)
     strength = view.log.samples.abs().square().sum(dim=(2, 3))

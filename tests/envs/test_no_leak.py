@@ -18,19 +18,18 @@ from activemri.agents.order import Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.scan import Scan, View
+from activemri.envs.observation import OBSERVATIONS, Frame, Image
+from activemri.envs.protocol import EnvOptions
+from activemri.envs.scan import Scan, State, View
 from activemri.envs.scanner import (
-    Requests,
     Conditions,
-    Scanner,
     Moving,
     Noisy,
+    Requests,
+    Scanner,
     Spiking,
     Start,
 )
-from activemri.envs.observation import OBSERVATIONS, Frame, Image
-from activemri.envs.protocol import EnvOptions
-from activemri.envs.scan import State
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES, make_geometry
 from activemri.mri.sensitivity import ESTIMATORS, CoilMaps

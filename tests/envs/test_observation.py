@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.scan import Scan, View
 from activemri.envs.observation import (
     BOUND,
     OBSERVATIONS,
@@ -18,6 +17,7 @@ from activemri.envs.observation import (
     make_observation,
     to_uint8,
 )
+from activemri.envs.scan import Scan, View
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from tests.envs.scans import Unsure, mixed_scans, scan

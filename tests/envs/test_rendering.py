@@ -56,7 +56,9 @@ def test_shape_is_even_and_depends_on_the_size_alone(
     shape: tuple[int, int], target_shape: tuple[int, int], size: int
 ) -> None:
     picture = draw(frame(shape, target_shape), size=size)
-    later = frame((8, 10), scores=[0.1], latest=column(3, (8, 10)), uncertainty=np.ones((8, 10)), title="")
+    later = frame(
+        (8, 10), scores=[0.1], latest=column(3, (8, 10)), uncertainty=np.ones((8, 10)), title=""
+    )
     assert picture.dtype == np.uint8
     assert picture.shape == draw(later, size=size).shape
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0

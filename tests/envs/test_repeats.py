@@ -96,9 +96,7 @@ def test_a_preview_of_masks_is_that_of_their_lines_measured_from_the_centre_outw
 
 @pytest.mark.parametrize("n_coils", [1, 3])
 @pytest.mark.parametrize("geometry", ["columns", "tiles", "radial"])
-def test_a_batch_equals_its_scans_one_by_one(
-    scanner: Scanner, geometry: str, n_coils: int
-) -> None:
+def test_a_batch_equals_its_scans_one_by_one(scanner: Scanner, geometry: str, n_coils: int) -> None:
     acquisition = scan_with(scanner, geometry=geometry)
     slices = scans(3, n_coils=n_coils)
     together = begin(acquisition, slices)
@@ -140,7 +138,9 @@ def test_resumed_scans_are_where_they_were(scanner: Scanner) -> None:
     assert_close(again, state)
     following = state.view.legal.double().argmax(dim=1)
     assert_close(
-        acquisition.acquire(again, following), acquisition.acquire(state, following), )
+        acquisition.acquire(again, following),
+        acquisition.acquire(state, following),
+    )
 
 
 def test_clones_selections_joins_and_replacements_are_independent(

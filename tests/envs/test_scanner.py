@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from activemri.data.phantoms import PhantomDataset
-from activemri.envs.scan import Scan
+from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import (
     IDEAL,
     SCANNERS,
@@ -18,12 +18,11 @@ from activemri.envs.scanner import (
     Spiking,
     make_scanner,
 )
-from activemri.envs.scan import State
 from activemri.mri import fourier
 from activemri.mri.geometry import columns
 from activemri.mri.motion import moved
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.envs.scanners import SHAPE, begin, scan_with, play, scans
+from tests.envs.scanners import SHAPE, begin, play, scan_with, scans
 from tests.envs.scans import full_kspace, scan
 
 

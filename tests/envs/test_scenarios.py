@@ -14,15 +14,15 @@ from activemri.agents.greedy import oracle
 from activemri.agents.rollout import rollout
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.scan import Scan
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.observation import OBSERVATIONS
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import TaskLoss
+from activemri.envs.scan import Scan
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import columns
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import center_crop
 from tests.envs.scans import equal_scans, random_weights, scan
 from tests.envs.test_no_leak import check_no_leak
 
@@ -188,7 +188,7 @@ def test_a_networks_loss_is_rewarded_by_its_drop() -> None:
     _, before = env.reset(options={"index": 2})
     _, reward, _, _, after = env.step(1)
     assert reward == pytest.approx(before["task_loss"] - after["task_loss"])
-    state = env.episodes.groups[0].state
+    state = env.episodes.buckets[0].state
     unit = state.secret.slices[0].target.max()
     assert after["task_loss"] == pytest.approx(
         abs(float((magnitudes(state) / unit).mean()) - 0.2), rel=1e-5
@@ -291,7 +291,7 @@ def test_users_data_can_be_mixed_as_well() -> None:
         num_envs=4, data=task.data, orientation="mixed", roi="center", n_center_lines=3, budget=3
     )
     env.reset(options={"index": np.arange(4)})
-    assert len(env.episodes.groups) == 2
+    assert len(env.episodes.buckets) == 2
     env.step(np.zeros(4, np.int64) + 2)
 
 

@@ -29,9 +29,7 @@ class Ideal(Diffusion):
 
     deviation = 0.7
 
-    def _denoise(
-        self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator
-    ) -> Tensor:
+    def _denoise(self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator) -> Tensor:
         level = level[:, None, None]
         return noisy * self.deviation**2 / (self.deviation**2 + level**2)
 

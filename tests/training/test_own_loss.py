@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from activemri.data.slices import SliceList
-from activemri.losses import l1
+from activemri.metrics.losses import l1
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.settings import TrainJointSettings, TrainReconstructorSettings
 from activemri.training import joint

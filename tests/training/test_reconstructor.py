@@ -13,7 +13,7 @@ import torch
 
 from activemri import checkpoints, losses
 from activemri.data.slices import SliceList
-from activemri.losses import MissingUncertaintyError, Prediction
+from activemri.metrics.losses import MissingUncertaintyError, Prediction
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.settings import TrainReconstructorSettings
 from activemri.training.batches import InMemory

@@ -1,0 +1,102 @@
+"""Progress: a bar that moves in a terminal, a line now and then in a log file."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+LINE_EVERY_S = 15.0  # between lines in a log file
+
+
+class Progress:
+    """Progress of something that takes a while, on stderr.
+
+    Use as a context manager, and call it as often as anything has moved.
+
+    Args:
+        label: activity, e.g. "train reconstructor".
+        total: units when it is done.
+        done: units that were done before.
+        unit: a unit, e.g. "step".
+        show: False is silent.
+    """
+
+    def __init__(
+        self, label: str, total: int, *, done: int = 0, unit: str = "step", show: bool = True
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.at = self._first = done
+        self._shown: dict[str, float] = {}
+        self._printed = -1
+        self._started = self._last = time.monotonic()
+        self._lines = show and not sys.stderr.isatty()
+        self._bar: tqdm[Any] = tqdm(
+            total=total, initial=done, desc=label, unit=unit, disable=not show or self._lines
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._bar.close()
+        if self._lines and kind is None and self._printed < self.at:
+            self._print()
+
+    def __call__(self, at: int, **numbers: float) -> None:
+        """Show that `at` units are done, and numbers, of which the last ones stay.
+
+        Args:
+            at: units, from the very beginning.
+            **numbers: e.g. ``loss=0.1``.
+        """
+        self._shown |= numbers
+        if self._bar.disable:
+            self.at = at
+            if self._lines and time.monotonic() - self._last >= LINE_EVERY_S:
+                self._print()
+            return
+        self._bar.set_postfix_str(_text(self._shown), refresh=False)
+        if at == self.at:
+            now = time.monotonic()
+            if now - self._last > 0.1:  # numbers move, units do not
+                self._last = now
+                self._bar.refresh()
+        self._bar.update(at - self.at)
+        self.at = at
+
+    def _print(self) -> None:
+        self._last, self._printed = time.monotonic(), self.at
+        spent = self._last - self._started
+        moved = self.at - self._first
+        left = f", {_clock(spent / moved * (self.total - self.at))} left" if moved > 0 else ""
+        numbers = f", {_text(self._shown)}" if self._shown else ""
+        units = f"{self.unit[:-1]}ies" if self.unit.endswith("y") else f"{self.unit}s"
+        sys.stderr.write(
+            f"{self.label}: {self.at} of {self.total} {units}, {_clock(spent)}{left}{numbers}\n"
+        )
+        sys.stderr.flush()
+
+
+def track(items: Sequence[Item], label: str, *, unit: str, show: bool = True) -> Iterator[Item]:
+    """The items, with their progress."""
+    with Progress(label, len(items), unit=unit, show=show) as progress:
+        for number, item in enumerate(items, start=1):
+            yield item
+            progress(number)
+
+
+def _text(numbers: dict[str, float]) -> str:
+    return ", ".join(
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
+        for name, value in numbers.items()
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
