@@ -316,7 +316,7 @@ class Scan:
         state = self._begin(slices, start_masks, generators=None, seeds=seeds)
         view, log = state.view, state.view.log
         masks = _checked_masks(view.measurable, masks, holding=view.start_mask)
-        if order is None:
+        if order is None or not self.horizon:
             state = self.with_masks(state, masks)
         elif order.shape != log.order.shape:
             raise ValueError(
