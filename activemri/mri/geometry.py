@@ -814,7 +814,7 @@ def _called(maker: GeometryMaker, name: str, shape: Shape, options: dict[str, An
         return maker(shape, **given)
     except TypeError as error:
         raise ValueError(
-            f"geometry {name!r}: expected a function of the frame's shape and these options; {error}"
+            f"geometry {name!r}: expected a function of the shape and these options; {error}"
         ) from error
 
 
