@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from activemri import checkpoints, plugins
 from activemri.agents import heuristic
@@ -106,7 +107,8 @@ def make_policy(
         what="policy",
         more=", or what 'activemri train policy' or 'activemri train order' has made",
     )
-    return make_policy(found() if callable(found) and not _is_policy(found) else found)
+    own: Any = found() if callable(found) and not _is_policy(found) else found
+    return make_policy(own)
 
 
 _PARTS = ("name", "traits", "act")

@@ -32,7 +32,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
 from activemri.agents.networks import ImageNetwork, LineNetwork, Observations, copied, of_actions
-from activemri.envs.protocol import typed_as
+from activemri.envs.protocol import ScanProtocol, typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
 from activemri.registration import find_spec
 
@@ -46,20 +46,25 @@ _PER_SCAN = ("index", "initial_mask")
 
 
 @typed_as(VectorEnvOptions)
-def make_sb3_env(id: str, **options: Any) -> "ActiveMRIVecEnv":
+def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecEnv":
     """An environment to pass to any algorithm of Stable-Baselines3.
 
     Args:
-        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
+        protocol: what is acquired, and how; or an id as for ``gymnasium.make``, such as
+            "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
         **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
             those of the id. `num_envs` is 16 unless given.
 
     Raises:
         ValueError: an unknown id or option.
     """
-    spec = find_spec(id)
-    limit = spec.max_episode_steps
-    wanted = {"num_envs": 16, "max_episode_steps": limit, **spec.kwargs, **options}
+    given: dict[str, Any] = {"num_envs": 16}
+    if isinstance(protocol, str):
+        spec = find_spec(protocol)
+        given |= {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
+    else:
+        given |= protocol.changes
+    wanted = given | options
     return ActiveMRIVecEnv(
         ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
     )
