@@ -97,7 +97,11 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         "phantoms and interference; a line may be measured 3 times, and the last one counts",
         replace(_PHANTOM, budget=32, scanner="spiking", severity=0.2, repeats=3),
     ),
-    Environment("HDF5", "any folder of HDF5 scans", ScanProtocol(data=None, n_center_lines=8)),
+    Environment(
+        "HDF5",
+        "any folder of scans, a quarter of the lines",
+        ScanProtocol(data=None, n_center_lines=8, budget=0.25),
+    ),
 )
 
 

@@ -10,8 +10,7 @@ from activemri.agents.policy import Policy
 from activemri.agents.quality import Features
 from activemri.agents.rollout import Episodes, rollout_dataset
 from activemri.data.slices import SliceDataset, SliceInfo
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State
 
 Floats = NDArray[np.float64]
 
@@ -79,13 +78,13 @@ class Recorder:
         features: what to compute.
     """
 
-    acquisition: Acquisition
+    acquisition: Scan
     features: Features
     _steps: list[dict[str, Floats]] = field(default_factory=list)
 
     def record(self, step: int, state: State) -> None:
         """See :data:`activemri.agents.rollout.OnStep`."""
-        found = self.features(self.acquisition.view(state))
+        found = self.features(state.view)
         self._steps.append({name: value.cpu().numpy() for name, value in found.items()})
 
     def curves(self, episodes: Episodes) -> Curves:
@@ -100,7 +99,7 @@ class Recorder:
 
 
 def quality_curves(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     features: Features,
     dataset: SliceDataset,

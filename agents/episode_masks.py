@@ -14,8 +14,8 @@ from activemri.agents.order import Order
 from activemri.agents.registry import make_policy, needs_fit, traits_of
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
-from activemri.mri.geometry import CartesianGeometry
+from activemri.envs.scan import Scan
+from activemri.mri.geometry import Geometry
 from activemri.progress import track
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -59,7 +59,7 @@ class MomentSource(Protocol):
     """
 
     @property
-    def scan(self) -> Acquisition: ...
+    def scan(self) -> Scan: ...
     @property
     def budget(self) -> int: ...
     def __call__(
@@ -112,11 +112,11 @@ class EpisodeMasks:
         self,
         episodes: Mapping[str, Sequence[RecordedEpisode]],
         *,
-        scan: Acquisition,
+        scan: Scan,
         drawn: Sequence[str] = tuple(_DRAWN),
     ) -> None:
         self.scan = scan
-        self.budget = scan.budget or scan.geometry.n_lines - scan.n_center_lines
+        self.budget = scan.budget or scan.geometry.n_readouts - scan.n_center_lines
         self.policies = (*drawn, *episodes)
         self._episodes = {name: list(played) for name, played in episodes.items()}
 
@@ -138,25 +138,27 @@ class EpisodeMasks:
     ) -> RecordedEpisode:
         """An episode of a random policy."""
         geometry = self.scan.geometry.to("cpu")
-        exists = geometry.lines_of(torch.ones(1, *info.shape, dtype=torch.bool))[0]
-        start = geometry.center_lines(min(self.scan.n_center_lines, geometry.n_lines)) & exists
-        if self.scan.n_random_lines:
-            start |= geometry.random_lines(
-                self.scan.n_random_lines, among=exists & ~start, generator=generator
-            )
-        fresh = (exists & ~start)[geometry.groups] & geometry.first_mention
-        actions = fresh.any(dim=1).nonzero().squeeze(1)
-        weight = weigh(_distance(geometry, info.shape)[actions])
+        transform = geometry.transform.fitted(info.shape)
+        exists = transform.measurable(torch.ones(1, *info.shape, dtype=torch.bool))[0]
+        start = geometry.start_masks(
+            exists[None],
+            min(self.scan.n_center_lines, geometry.n_readouts),
+            n_random=self.scan.n_random_lines,
+            generators=[generator],
+        )[0]
+        actions = geometry.by_action(exists & ~start, "any").nonzero().squeeze(1)
+        weight = weigh(geometry.by_action(transform.radius, "mean")[actions])
         race = torch.from_numpy(generator.exponential(size=len(actions))) / weight
         order = actions[race.argsort()]
-        groups, fresh = geometry.groups[order], fresh[order]
+        groups, mentioned = geometry.readouts(order)
+        fresh = (exists & ~start)[groups] & mentioned
         after = fresh.sum(dim=1).cumsum(dim=0)[:, None].expand_as(groups)
         return RecordedEpisode(info, start, groups[fresh], after[fresh])
 
 
 def record_episodes(
     dataset: SliceDataset,
-    scan: Acquisition,
+    scan: Scan,
     *,
     policies: Sequence[str],
     n_scans: int = 32,
@@ -193,10 +195,10 @@ def record_episodes(
     return EpisodeMasks(episodes, scan=scan)
 
 
-def recorded_episodes(episodes: Episodes, scan: Acquisition) -> list[RecordedEpisode]:
+def recorded_episodes(episodes: Episodes, scan: Scan) -> list[RecordedEpisode]:
     """Measurements of episodes that were played, scan by scan."""
     geometry = scan.geometry.to("cpu")
-    repeats = 1 if scan.imperfection is None else scan.imperfection.repeats
+    repeats = scan.scanner.repeats
     so_far = episodes.n_acquired - episodes.n_acquired[:, :1]
     found = []
     for row, info in enumerate(episodes.scans):
@@ -204,8 +206,8 @@ def recorded_episodes(episodes: Episodes, scan: Acquisition) -> list[RecordedEpi
         taken = taken[taken != PADDING]
         count, log, after = start.long(), [], []
         for n, action in zip(so_far[row, 1:].tolist(), taken.tolist(), strict=False):
-            group = geometry.groups[action][geometry.first_mention[action]]
-            group = group[count[group] < repeats]
+            group, mentioned = geometry.readouts(torch.tensor(action))
+            group = group[mentioned & (count[group] < repeats)]
             count[group] += 1
             log.append(group)
             after.append(torch.full_like(group, n))
@@ -216,20 +218,9 @@ def recorded_episodes(episodes: Episodes, scan: Acquisition) -> list[RecordedEpi
     return found
 
 
-def _can_play(name: str, geometry: CartesianGeometry) -> bool:
+def _can_play(name: str, geometry: Geometry) -> bool:
     traits = traits_of(name)
     scores_all = traits.is_oracle or needs_fit(name)
-    has_lines = min(geometry.mask_shape) == 1
-    return (has_lines or "lines" not in traits.needs) and not (
+    return (geometry.has_lines or "lines" not in traits.needs) and not (
         scores_all and geometry.n_actions > MOST_SCORED
     )
-
-
-def _distance(geometry: CartesianGeometry, shape: tuple[int, int]) -> Tensor:
-    """Distance of every action from the centre in units of a scan's own half axes, float64."""
-    half = torch.tensor(
-        [max(n // 2, 1) if s else 1 for n, s in zip(shape, geometry.selected, strict=True)]
-    )
-    distance: Tensor = torch.linalg.vector_norm(geometry.offsets().double() / half, dim=-1)
-    counts = geometry.first_mention.sum(dim=-1)
-    return (distance[geometry.groups] * geometry.first_mention).sum(dim=-1) / counts

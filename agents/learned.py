@@ -13,9 +13,8 @@ from activemri import checkpoints
 from activemri.agents.networks import NETWORKS, ActionNetwork, Observations
 from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import Checkpoint, CheckpointError
-from activemri.envs.acquisition import View
 from activemri.envs.observation import Frame, make_observation
-from activemri.envs.state import STOP
+from activemri.envs.scan import STOP, View
 
 _KIND = "policy/"
 

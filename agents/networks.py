@@ -16,7 +16,7 @@ from activemri.construction import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.evaluator import Evaluator
-from activemri.mri.geometry import CartesianGeometry
+from activemri.mri.geometry import Geometry
 
 _KERNEL = 5
 _ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")
@@ -57,7 +57,7 @@ class ActionNetwork(nn.Module):
 
 def make_network(
     kind: str,
-    geometry: CartesianGeometry,
+    geometry: Geometry,
     frame: Frame,
     *,
     budget: int | None = None,
@@ -83,16 +83,18 @@ def make_network(
     Raises:
         ValueError: an unknown kind, or one that does not fit.
     """
-    groups = None if geometry.groups.shape[1] == 1 else geometry.groups.tolist()
-    along_height = geometry.selected[0]
+    groups = None if geometry.readouts_per_action == 1 else geometry.groups.tolist()
+    along_height = geometry.are_rows
     common: dict[str, Any] = {"groups": groups, "channels": channels}
 
     def make() -> ActionNetwork:
         if kind == "schedule":
-            most = budget or geometry.n_lines
+            most = budget or geometry.n_readouts
             return ScheduleNetwork(geometry.n_actions, most, hidden=channels, stops=stops)
         if kind == "lines":
-            return LineNetwork(N_FEATURES, geometry.n_lines, blocks=blocks, stops=stops, **common)
+            return LineNetwork(
+                N_FEATURES, geometry.n_readouts, blocks=blocks, stops=stops, **common
+            )
         if kind == "image":
             parts: Any = make_observation(observation).space(frame)
             if "image" not in getattr(parts, "spaces", ()):
@@ -102,7 +104,7 @@ def make_network(
                 )
             return ImageNetwork(
                 parts["image"].shape,
-                geometry.n_lines,
+                geometry.n_readouts,
                 observation=observation,
                 repeats="repeats" in parts.spaces,
                 blocks=blocks,
@@ -113,15 +115,15 @@ def make_network(
             raise ValueError(
                 f"--learner.network {kind}: expected one of lines, varnet, evaluator, schedule"
             )
-        if stops or geometry.selected == (True, True):
+        if stops or not geometry.has_lines:
             raise ValueError(
                 f"--learner.network {kind}: it scores columns or rows, and cannot stop; choose "
                 "another network, or scans without STOP"
             )
         if kind == "evaluator":
-            layers = most_layers(geometry.n_lines)
+            layers = most_layers(geometry.n_readouts)
             return EvaluatorNetwork(
-                geometry.n_lines, along_height=along_height, layers=layers, **common
+                geometry.n_readouts, along_height=along_height, layers=layers, **common
             )
         return VarNetNetwork(
             geometry.shape,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.envs.acquisition import View
-from activemri.envs.state import IDLE
+from activemri.envs.scan import IDLE, View
+from activemri.mri.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Traits:
         is_oracle: asks for the truth: a bound, never a competitor.
         repeats: has a rule of its own for measuring lines again; in ideal scans, where each is
             measured once, nothing is left of it.
-        needs: "lines" (readouts that are whole lines), "uncertainty" (a reconstructor that gives
+        needs: "lines" (readouts that are whole lines), "grid" (samples on a Cartesian grid),
+            "uncertainty" (a reconstructor that gives
             one), "samples" (a reconstructor that draws from the posterior, or gives an
             uncertainty at least), "evaluator", "reconstructor" (to try actions with).
     """
@@ -61,6 +62,25 @@ class Policy(Protocol):
             int64 (batch,), legal for every scan that is not finished.
         """
         ...
+
+
+def require_played(policy: Policy, geometry: Geometry) -> None:
+    """Refuse a policy that cannot decide on the readouts of a geometry.
+
+    Raises:
+        ValueError: says what it needs.
+    """
+    needs = policy.traits.needs
+    if "lines" in needs and not geometry.has_lines:
+        raise ValueError(
+            f"policy {policy.name!r} decides on whole lines (columns or rows); geometry "
+            f"{geometry.name!r} has none"
+        )
+    if "grid" in needs and not geometry.transform.is_cartesian:
+        raise ValueError(
+            f"policy {policy.name!r} needs samples on a Cartesian grid; geometry "
+            f"{geometry.name!r} has none"
+        )
 
 
 def choose(priority: Tensor, legal: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from activemri.agents.adaptive import line_scores
-from activemri.envs.acquisition import View
+from activemri.envs.scan import View
 from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.scoring import center_crop
 
 OF_SCAN = (
     "acquired",
@@ -169,25 +170,20 @@ def _of_evaluator(view: View, evaluator: Evaluator) -> dict[str, Tensor]:
 
 def _line_energies(view: View) -> dict[str, Tensor]:
     """Features of the energies of acquired lines, before the logarithm."""
-    samples = view.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
-    total = _positive(samples.sum(dim=(-2, -1)))
-    samples = samples / total[:, None, None]
-    energy = samples
-    for axis, selected in zip((-2, -1), view.geometry.selected, strict=True):
-        if not selected:
-            energy = energy.sum(dim=axis, keepdim=True)
-    shape = (view.kspace.shape[-2], view.kspace.shape[-1])
-    acquired = view.operator.mask.expand(energy.shape).flatten(1)
-    exists = view.geometry.kspace_mask(view.measurable, shape).expand(energy.shape).flatten(1)
-    distance = line_distances((energy.shape[-2], energy.shape[-1]), energy.device)
+    transform = cartesian(view.transform)
+    samples = view.measurement.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
+    samples = samples / _positive(samples.sum(dim=(-2, -1)))[:, None, None]
+    energy = view.log.samples.abs().double().square().sum(dim=(2, 3))
+    energy = transform.own(energy / _positive(energy.sum(dim=1, keepdim=True)))
+    acquired, exists = transform.own(view.mask), transform.own(view.measurable)
+    distance = line_distances(transform.own_shape, energy.device)
     missing = exists & ~acquired
-    energy = energy.flatten(1)
     outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
     features = {
         "outer_energy": energy.gather(1, outer).mean(dim=1) * acquired.sum(dim=1),
         "missing_energy": _share(power_law(energy, acquired, distance), missing),
     }
-    if not all(view.geometry.selected):
+    if view.geometry.has_lines:
         features["isotropic_energy"] = _share(_like_the_readout(samples, view), missing)
     return features
 
@@ -200,8 +196,9 @@ def _share(expected: Tensor, missing: Tensor) -> Tensor:
 
 def _like_the_readout(samples: Tensor, view: View) -> Tensor:
     """Energy of every line if both axes of k-space were alike: (batch, line)."""
-    along_height, _ = view.geometry.selected
-    samples = samples.transpose(1, 2) if along_height else samples  # (batch, readout, line)
+    samples = (
+        samples.transpose(1, 2) if view.geometry.are_rows else samples
+    )  # (batch, readout, line)
     readout, n_lines = samples.shape[1:]
     profile = samples.sum(dim=2)
     offset = torch.arange(n_lines, device=samples.device) - n_lines // 2

@@ -82,10 +82,16 @@ def make_policy(
         reconstructor: what the scans are reconstructed with, which `look-ahead` tries actions with.
 
     Raises:
-        ValueError: neither a name nor a file, a learned policy without its order, or `look-ahead`
-            without a reconstructor.
+        ValueError: neither a name nor a file nor a policy, a learned policy without its order, or
+            `look-ahead` without a reconstructor.
     """
     if not isinstance(policy, str | Path):
+        lacking = [part for part in ("name", "traits", "act") if not hasattr(policy, part)]
+        if lacking:
+            raise ValueError(
+                "policy: expected a name, a path, or an object with name, traits and act (see "
+                f"agents/policy.py); {type(policy).__name__} has no {', '.join(lacking)}"
+            )
         return policy
     if str(policy) in POLICIES:
         return POLICIES[str(policy)](Ingredients(metric, order, evaluator, reconstructor))

@@ -26,14 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activemri import losses
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.state import State
-from activemri.losses import Loss, Prediction
-from activemri.mri.geometry import CartesianGeometry
-from activemri.mri.operators import CartesianOperator
+from activemri.envs.scan import Scan, State
+from activemri.metrics import losses
+from activemri.metrics.losses import Loss, Prediction
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import Geometry
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
-from activemri.scoring import center_crop
 
 _HALVINGS, _LIMIT = 60, 4.0
 
@@ -57,16 +56,16 @@ class SoftMasks:
             be measured again.
     """
 
-    def __init__(self, acquisition: Acquisition, metric: str) -> None:
+    def __init__(self, acquisition: Scan, metric: str) -> None:
         if metric not in _LOSSES:
             raise ValueError(
                 f"--reward of {metric}: gradients through the reconstructor need the score "
                 f"{', '.join(_LOSSES)}"
             )
-        if acquisition.imperfection is not None:
+        if acquisition.horizon:
             raise ValueError(
-                "gradients with respect to masks are for scans in which a line is measured once "
-                "and well; these have imperfections: choose another --algo"
+                "--scanner: gradients with respect to masks need an ideal scanner, which measures "
+                "every line once; choose another --algo"
             )
         self.acquisition = acquisition
         self.loss, self.by_volume = _LOSSES[metric]
@@ -81,35 +80,33 @@ class SoftMasks:
         Raises:
             ValueError: the reconstructor lets no gradient pass.
         """
-        image = reconstruct(self.acquisition.reconstructor, state, lines, self.acquisition.geometry)
+        image = reconstruct(self.acquisition.reconstructor, state, lines)
         if lines.requires_grad and not image.requires_grad:
             name = type(self.acquisition.reconstructor).__name__
             raise ValueError(
                 f"{name} lets no gradient pass from images to masks; choose another reconstructor"
             )
-        reference = state.reference
+        reference = state.secret.reference
         unit = reference.data_range.float()[:, None, None]
-        magnitude = center_crop(image, state.target_shape).abs() / unit
+        magnitude = center_crop(image, state.view.target_shape).abs() / unit
         data_range = torch.ones_like(reference.data_range)
         if self.by_volume:
             data_range = reference.volume_range / reference.data_range
         return self.loss(Prediction(magnitude, reference.target, data_range.float()))
 
 
-def reconstruct(
-    reconstructor: Reconstructor, state: State, lines: Tensor, geometry: CartesianGeometry
-) -> Tensor:
+def reconstruct(reconstructor: Reconstructor, state: State, lines: Tensor) -> Tensor:
     """Images of scans with a real-valued mask: complex (batch, height, width)."""
-    mask = geometry.kspace_mask(lines, state.shape)
-    kspace = state.scan * mask.unsqueeze(1)
+    view, whole = state.view, state.secret.conditions.samples[:, 0]
+    samples = whole * lines[:, :, None, None]
     # The samples hold the mask once already; the adjoint with the same mask would square it, and
     # its derivative would be 0 where nothing has been acquired.
-    everything = CartesianOperator(torch.ones_like(mask), state.sensitivity)
-    operator = CartesianOperator(mask, state.sensitivity)
-    return reconstructor(Measurement(kspace, operator, everything.adjoint(kspace))).image
+    everything = Operator(view.transform, torch.ones_like(lines), view.sensitivity)
+    operator = Operator(view.transform, lines, view.sensitivity)
+    return reconstructor(Measurement(samples, operator, everything.adjoint(samples))).image
 
 
-def lines_of(taken: Tensor, state: State, geometry: CartesianGeometry, before: Tensor) -> Tensor:
+def lines_of(taken: Tensor, state: State, geometry: Geometry, before: Tensor) -> Tensor:
     """Masks after actions: float (batch, n_lines).
 
     Args:
@@ -118,9 +115,8 @@ def lines_of(taken: Tensor, state: State, geometry: CartesianGeometry, before: T
         geometry: what each action acquires.
         before: mask before, float (batch, n_lines), for the sake of its gradient.
     """
-    spread = (taken[:, :, None] * geometry.first_mention).flatten(1)
-    lines = torch.zeros_like(before).index_add(1, geometry.groups.flatten(), spread)
-    return torch.where(state.mask, before, lines.clamp(max=1) * state.measurable)
+    lines = geometry.by_readout(taken)
+    return torch.where(state.view.mask, before, lines.clamp(max=1) * state.view.measurable)
 
 
 def bounded(scores: Tensor) -> Tensor:

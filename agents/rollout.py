@@ -3,16 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, require_played
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.state import IDLE, STOP, State, kind
+from activemri.envs.scan import IDLE, STOP, Scan, State, Truth, kind
 
 #: What fills the place of actions after the end of an episode.
 PADDING = -1
@@ -54,7 +53,7 @@ class Episodes:
 
 
 def rollout(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     slices: Sequence[Slice],
     *,
@@ -77,18 +76,19 @@ def rollout(
     Raises:
         ValueError: if the policy takes an illegal action, or none in an unfinished scan.
     """
+    require_played(policy, acquisition.geometry)
     start = start_scans(acquisition, slices, seed=seed, start_masks=start_masks)
-    start_mask = start.start_mask.clone()
+    start_mask = start.view.start_mask.clone()
     generators = [episode_generator(seed, scan, policy.name) for scan in slices]
     curves = {name: [value.cpu()] for name, value in start.scores.items()}
-    n_acquired, actions = [start.n_acquired.cpu()], []
+    n_acquired, actions = [start.view.n_acquired.cpu()], []
     for step, (taken, state) in enumerate(play(acquisition, policy, start, generators)):
         if on_step is not None:
             on_step(step, state)
         if taken is None:
             continue
         actions.append(taken.cpu().clamp(min=PADDING))
-        n_acquired.append(state.n_acquired.cpu())
+        n_acquired.append(state.view.n_acquired.cpu())
         for name, value in state.scores.items():
             curves[name].append(value.cpu())
     described = SliceList(slices)
@@ -103,7 +103,7 @@ def rollout(
 
 
 def rollout_dataset(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     dataset: SliceDataset,
     *,
@@ -128,7 +128,7 @@ def rollout_dataset(
 
 
 def play(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     state: State,
     generators: Sequence[np.random.Generator],
@@ -137,7 +137,10 @@ def play(
     yield None, state
     while not bool(state.finished.all()):
         finished = state.finished
-        wanted = policy.act(acquisition.view(state, for_oracle=policy.traits.is_oracle), generators)
+        view = state.view
+        if policy.traits.is_oracle:
+            view = replace(view, truth=Truth(acquisition, state))
+        wanted = policy.act(view, generators)
         actions = torch.where(finished, IDLE, wanted)
         idle = ~finished & (actions < 0) & (actions != STOP)
         if bool(idle.any()):
@@ -151,7 +154,7 @@ def play(
 
 
 def start_scans(
-    acquisition: Acquisition,
+    acquisition: Scan,
     slices: Sequence[Slice],
     *,
     seed: int,

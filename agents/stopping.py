@@ -23,8 +23,7 @@ from activemri.agents.curves import Curves
 from activemri.agents.policy import Policy, Traits
 from activemri.agents.prediction import Predictor
 from activemri.agents.quality import Features
-from activemri.envs.acquisition import View
-from activemri.envs.state import IDLE, STOP
+from activemri.envs.scan import IDLE, STOP, View
 from activemri.metrics import find_metric
 
 Floats = NDArray[np.float64]

@@ -18,8 +18,8 @@ from activemri.agents.rollout import Episodes, rollout_dataset
 from activemri.data.orientation import STORED
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.volumes import evenly_spaced
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.protocol import EnvOptions, ScanProtocol
+from activemri.envs.scan import Scan
 from activemri.metrics import find_metric
 from activemri.options import (
     Compute,
@@ -279,7 +279,7 @@ def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions
 
 
 def evaluate(
-    scan: Acquisition,
+    scan: Scan,
     policy: Policy,
     scans: SliceDataset,
     *,

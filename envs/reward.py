@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from activemri.metrics import METRICS, find_metric
-from activemri.scoring import TaskFunction
+from activemri.metrics.reference import TaskFunction
 
 Scores = Mapping[str, Tensor]  # metric -> float64 (batch,)
 
@@ -136,7 +136,7 @@ def earned(reward: Reward, before: Scores, after: Scores) -> Tensor:
         ValueError: for anything but one number for each scan.
     """
     found = reward(before, after)
-    n_scans = len(after[reward.scores[0]])
+    n_scans = len(next(iter(after.values())))
     if not isinstance(found, Tensor) or found.shape != (n_scans,):
         came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(

@@ -29,6 +29,7 @@ from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
 from activemri.envs.protocol import ScanProtocol
+from activemri.metrics.reference import center_crop
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
@@ -38,7 +39,6 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.scoring import center_crop
 from activemri.settings import CalibrateSettings
 from activemri.training.batches import Batch, make_batch
 

@@ -31,7 +31,7 @@ from activemri.benchmark.stopping import StoppingScans
 from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.volumes import evenly_spaced
-from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.scan import Scan, View
 from activemri.metrics import find_metric
 from activemri.reconstruction.registry import describe
 from activemri.settings import BenchmarkSettings
@@ -97,6 +97,9 @@ class Plan:
             label: self._acquisition(name, self.dataset)
             for label, name in self.reconstructors.items()
         }
+        # A fraction of the lines by their number.
+        lines = next(iter(self.acquisitions.values())).budget
+        self.scenario = replace(self.scenario, budget=lines)
         self.evaluators = {
             label: paired_evaluator(name, self.dataset.shape[1])
             for label, name in self.reconstructors.items()
@@ -190,7 +193,7 @@ class Plan:
             acquisition,
             scans,
             metric=self.metric,
-            n_lines=self.scenario.budget,
+            n_lines=acquisition.budget,
             n_scans=self.settings.n_fit_scans,
             seed=self.settings.seed,
             progress=self.settings.workers == 1,
@@ -278,7 +281,7 @@ class Plan:
         """The policy of that label, to ask what it is."""
         return self.policy(label, next(iter(self.reconstructors)), order=None)
 
-    def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Acquisition:
+    def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Scan:
         metrics = tuple(dict.fromkeys((*METRICS, self.metric)))
         task = self.scenario.task(dataset, reconstructor=reconstructor, metrics=metrics)
         return task.scan(dataset)
@@ -309,7 +312,7 @@ class Plan:
         """What a policy sees of the first scan."""
         acquisition = self.acquisitions[reconstructor]
         first = [self.dataset[self.positions[0]]]
-        return acquisition.view(start_scans(acquisition, first, seed=self.settings.seed))
+        return start_scans(acquisition, first, seed=self.settings.seed).view
 
     @cached_property
     def _train(self) -> SliceDataset:

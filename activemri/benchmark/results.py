@@ -24,7 +24,7 @@ from activemri.benchmark.plan import Plan
 from activemri.benchmark.report import Episode, ReportFigure, Row, write_report
 from activemri.benchmark.stopping import Verdict
 from activemri.envs import rendering
-from activemri.envs.picture import scan_picture
+from activemri.envs.rendering import frame_of
 
 _PANEL = 176  # side of a panel of the example frames, in pixels
 
@@ -331,8 +331,8 @@ def _example(plan: Plan, table: pd.DataFrame) -> list[Episode]:
         for step in range(len(scores)):
             if step:
                 state = acquisition.acquire(state, torch.tensor([actions[step - 1]]))
-            frame = scan_picture(
-                acquisition.view(state),
+            frame = frame_of(
+                state.view,
                 scan,
                 actions=actions[:step],
                 scores=scores[: step + 1],

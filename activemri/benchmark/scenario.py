@@ -34,7 +34,7 @@ class Scenario:
         data: where the scans come from.
         reconstructors: names or checkpoints.
         n_center_lines: lines that a scan starts with.
-        budget: lines still to acquire, or None for all.
+        budget: lines still to acquire, a fraction of all lines, or None for all.
         matrix: rows and columns of every scan, or None for native sizes.
         step_cost: price of an action in units of the score.
         metric: the score that counts first.
@@ -45,7 +45,7 @@ class Scenario:
     data: str
     reconstructors: tuple[str, ...]
     n_center_lines: int
-    budget: int | None
+    budget: int | float | None
     matrix: int | tuple[int, int] | None
     step_cost: float
     metric: str

@@ -246,6 +246,8 @@ def judge(
     except (conformal.NoThresholdError, PredictorError) as error:
         refusal = str(error)
     else:
+        budget = scans.scenario.budget
+        assert not isinstance(budget, float), "a plan knows the number of lines"
         rule = StoppingRule(
             predictor=predictor,
             target=stop.target,
@@ -257,7 +259,7 @@ def judge(
             reconstructor=reconstructor,
             data=f"{scans.scenario.data} {' and '.join(stop.splits)}",
             n_center_lines=scans.scenario.n_center_lines,
-            budget=scans.scenario.budget,
+            budget=budget,
         )
         predicted = predictor(scored.features)
     return Verdict(policy, reconstructor, scored, rule, refusal, predicted, scans.n_units)

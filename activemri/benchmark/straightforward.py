@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.scoring import center_crop
+from activemri.metrics.reference import center_crop
 
 
 def step(scan: Slice, columns: NDArray[np.bool_]) -> dict[str, float]:

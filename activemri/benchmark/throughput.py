@@ -16,9 +16,9 @@ from tyro.conf import FlagCreatePairsOff
 from activemri.benchmark import straightforward
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
 from activemri.options import require_positive
-from activemri.scoring import center_crop
 
 N_SCANS = 32  # side by side
 _SINGLE = "_single"  # one environment at a time: bound by Python, not by arithmetic

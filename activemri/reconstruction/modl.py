@@ -37,9 +37,6 @@ class MoDL(Reconstructor):
         cg_steps: conjugate gradients of each solution at most.
     """
 
-    #: Measured samples are fitted, not kept.
-    keeps_data = False
-
     def __init__(
         self, channels: int = 32, *, layers: int = 5, iterations: int = 5, cg_steps: int = 8
     ) -> None:

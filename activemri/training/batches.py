@@ -11,11 +11,12 @@ from torch import Tensor
 from activemri.agents.episode_masks import Moment, MomentSource
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.data.views import Remembered
-from activemri.envs.acquisition import Acquisition
-from activemri.losses import Prediction, WholeImages
-from activemri.mri.operators import CartesianOperator
+from activemri.envs.scan import Scan
+from activemri.metrics.losses import Prediction, WholeImages
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import cartesian
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
-from activemri.scoring import center_crop
 from activemri.training.augmentation import Change
 
 MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory
@@ -50,7 +51,8 @@ class Batch:
     @property
     def acquired(self) -> Tensor:
         """Readouts that have been acquired, bool (batch, readout)."""
-        return self.measurement.operator.mask.flatten(1)
+        operator = self.measurement.operator
+        return operator.transform.own(operator.mask)
 
     @property
     def unobserved(self) -> Tensor:
@@ -81,7 +83,7 @@ class Batch:
 
 
 def make_batch(
-    scan: Acquisition,
+    scan: Scan,
     slices: Sequence[Slice],
     moments: Sequence[Moment],
     *,
@@ -95,36 +97,34 @@ def make_batch(
         moments: one for each slice; readouts that the data do not have are left out.
         seeds: of imperfect scanners, int64 (batch,).
     """
-    geometry = scan.geometry
-    samples = torch.stack([s.measured for s in slices]).to(scan.device)
-    measurable = geometry.lines_of(samples)
+    transform = scan.geometry.transform.fitted(slices[0].shape)
+    measurable = transform.measurable(torch.stack([s.measured for s in slices]).to(scan.device))
     start = torch.stack([m.start for m in moments]).to(scan.device) & measurable
     masks = torch.stack([m.mask for m in moments]).to(scan.device) & measurable
-    log = None
+    order = None
     if scan.horizon:
-        log = torch.full((len(slices), scan.horizon), -1)
+        order = torch.full((len(slices), scan.horizon), -1)
         for row, moment in enumerate(moments):
             exists = moment.log[measurable[row].cpu()[moment.log]]
-            log[row, : len(exists)] = exists
+            order[row, : len(exists)] = exists
     state = scan.resume(
         slices,
         start_masks=start,
         masks=masks,
         budgets=torch.zeros(len(slices), dtype=torch.int64),
         seeds=seeds,
-        log=log,
+        order=order,
     )
-    view = scan.view(state)
-    maps = view.operator.sensitivity
-    measured = geometry.kspace_mask(measurable, slices[0].shape)
+    view = state.view
+    whole = Operator(transform, measurable, view.sensitivity)
     kspace = torch.stack([s.kspace for s in slices]).to(scan.device)
     target = torch.stack([s.target for s in slices]).to(scan.device)
     return Batch(
-        Measurement(view.kspace, view.operator, view.zero_filled),
+        view.measurement,
         target,
         target.amax(dim=(-2, -1)),
-        CartesianOperator(measured, maps).adjoint(kspace),
-        measured.flatten(1),
+        whole.zero_filled(transform.of_grid(kspace)),
+        transform.own(measurable),
         tuple(f"{s.volume}[{s.index}]" for s in slices),
     )
 
@@ -205,8 +205,8 @@ class TrainingBatches:
         """
         same = [i for i, info in enumerate(self.infos) if info.shape == shape]
         masks = torch.stack([self._longest(index).mask for index in same[:count]])
-        laid_out = self.moments.scan.geometry.to("cpu").kspace_mask(masks, shape)
-        return laid_out.expand(-1, *shape)
+        transform = cartesian(self.moments.scan.geometry.transform.fitted(shape))
+        return transform.grid_mask(masks).expand(-1, *shape)
 
     def _moment(self, index: int, generator: np.random.Generator) -> Moment:
         if not self.one_mask:

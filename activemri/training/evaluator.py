@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from activemri.evaluator import Evaluator, column_errors, kernel_targets
-from activemri.losses import Loss, Prediction, feature_distance, whole_images
+from activemri.metrics.losses import Loss, Prediction, feature_distance, whole_images
 from activemri.ranks import spearman
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.training.batches import Batch

@@ -24,7 +24,7 @@ from activemri.data.slices import SliceDataset
 from activemri.data.views import pooled, subjects_of
 from activemri.envs.protocol import ScanProtocol
 from activemri.evaluator import load_evaluator
-from activemri.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.metrics.losses import Loss, Prediction, WeightedSum, make_loss
 from activemri.options import (
     Compute,
     RunOptions,

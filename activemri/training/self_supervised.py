@@ -23,8 +23,9 @@ happen to be sampled, and are as noisy as what is seen. Robust SSDU corrects bot
 import torch
 from torch import Tensor
 
+from activemri.mri.geometry import cartesian
 from activemri.mri.noise import estimated_sigma
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
 KEPT_SIDE = 4  # samples around the origin that the reconstructor always sees
@@ -65,7 +66,7 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
     return ((rank < wanted).reshape(mask.shape) & free).to(mask.device)
 
 
-def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, CartesianOperator]:
+def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Operator]:
     """The measurement that the reconstructor sees, and the operator of the held-out samples.
 
     Args:
@@ -73,8 +74,9 @@ def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Cartesi
         out: held-out samples, bool (batch, height, width).
     """
     operator = measurement.operator
-    seen = CartesianOperator(operator.mask & ~out, operator.sensitivity)
-    return Measurement.of(measurement.kspace, seen), CartesianOperator(out, operator.sensitivity)
+    shape, maps = operator.transform.shape, operator.sensitivity
+    seen = Operator.on_grid(operator.grid_mask & ~out, shape, maps)
+    return Measurement.of_grid(measurement.kspace, seen), Operator.on_grid(out, shape, maps)
 
 
 def self_supervised_loss(
@@ -96,13 +98,14 @@ def self_supervised_loss(
         n_splits: draws to average over (multi-mask SSDU, Yaman et al., NMR Biomed. 35:e4798, 2022).
         generator: of the draws.
     """
-    mask = measurement.operator.mask.expand(-1, *measurement.kspace.shape[-2:])
+    kspace = measurement.kspace
+    mask = measurement.operator.grid_mask.expand(-1, *kspace.shape[-2:])
     losses = []
     for _ in range(n_splits):
         out = held_out(mask, share=share, generator=generator)
         seen, operator = divided(measurement, out)
         predicted = operator.forward(reconstructor(seen).image)
-        measured = measurement.kspace * out.unsqueeze(1)
+        measured = operator.transform.of_grid(kspace) * operator.mask[:, :, None, None]
         losses.append(_relative(predicted - measured, measured))
     return torch.stack(losses).mean(dim=0)
 
@@ -146,7 +149,8 @@ def robust_loss(
         generator: of the draws.
     """
     kspace, operator = measurement.kspace, measurement.operator
-    mask = operator.mask.expand(-1, *kspace.shape[-2:])
+    shape, maps = operator.transform.shape, operator.sensitivity
+    mask = operator.grid_mask.expand(-1, *shape)
     sigma = estimated_sigma(kspace)[..., None, None]
     energy = kspace.abs().square().flatten(1).sum(dim=1)
     losses = []
@@ -155,9 +159,10 @@ def robust_loss(
         noise = sigma * torch.randn(kspace.shape, dtype=kspace.dtype, generator=generator).to(
             kspace.device
         )
-        seen = CartesianOperator(mask & ~out, operator.sensitivity)
-        image = reconstructor(Measurement.of(kspace + more_noise * noise, seen)).image
-        everywhere = CartesianOperator(mask, operator.sensitivity).forward(image)
+        seen = Operator.on_grid(mask & ~out, shape, maps)
+        image = reconstructor(Measurement.of_grid(kspace + more_noise * noise, seen)).image
+        whole = Operator.on_grid(mask, shape, maps)
+        everywhere = cartesian(whole.transform).grid(whole.forward(image))
         wanted = torch.where(out.unsqueeze(1), kspace, kspace - noise / more_noise)
         error = torch.view_as_real(everywhere - wanted).square().sum(dim=(1, -1))
         weighted = torch.where(out, weights.to(error.device) * error, error) * mask

@@ -103,18 +103,15 @@ class DatasetDoubleDQN(DoubleDQN):
     """Network: schedule looks at the time alone."""
 
 
-#: The paper's SS-DDQN.
+#: The paper's SS-DDQN, with its numbers where they differ from ours.
 PAPER = DoubleDQN(
     max_steps=5_000_000,
     network="evaluator",
     channels=128,
     lr=1e-4,
-    gamma=0.5,
     batch=2,
     n_envs=1,
     updates=1,
-    memory=20_000,
-    burn_in=1000,
     epsilon_last=0.01,
     epsilon_decay=1e6 / 5e6,
     target_every=5000,
@@ -128,9 +125,9 @@ class Memory:
     """Transitions by scan and masks, and the newest observations in half precision.
 
     :class:`activemri.envs.replay.Replay` keeps about sixty bytes a transition at 128 lines, so a
-    million take as many megabytes; features of lines would take thirty gigabytes. A state that is
-    drawn is reconstructed again: a millisecond for zero-filled images of 128 x 128 pixels, about
-    thirteen for a network. So observations of the newest transitions stay in a ring of fixed size.
+    million take as many megabytes, where features of lines would take thirty gigabytes. A state
+    that is drawn is reconstructed again, which takes a millisecond (zero-filled, 128 x 128) to
+    thirteen (network). So observations of the newest transitions stay in a ring of fixed size.
 
     Transitions are numbered as they come, one of every environment at a time: what followed
     transition i is what was seen before transition i + num_envs, unless the episode ended there.
@@ -144,18 +141,14 @@ class Memory:
     def __init__(self, env: ActiveMRIVectorEnv, *, capacity: int, cache_mb: float) -> None:
         self.replay, self.n_envs = Replay(capacity, env.episodes), env.num_envs
         spaces: Mapping[str, Any] = env.single_observation_space.spaces  # type: ignore[attr-defined]
-        parts = {name: (space.shape, space.dtype) for name, space in spaces.items()}
-        parts["legal"] = ((env.episodes.n_actions,), np.dtype(bool))
-        parts = {
-            n: (s, np.dtype(np.float16) if t.kind == "f" else t) for n, (s, t) in parts.items()
-        }
+        parts: dict[str, Any] = {"legal": ((env.episodes.n_actions,), np.dtype(bool))}
+        for name, space in spaces.items():
+            dtype = np.dtype(np.float16) if space.dtype.kind == "f" else space.dtype
+            parts[name] = (space.shape, dtype)
         each = sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts.values())
         size = min(int(cache_mb * 1e6) // each, capacity)
         self.size = size if size >= 2 * self.n_envs else 0
         self.ring = {n: np.zeros((self.size, *shape), dtype) for n, (shape, dtype) in parts.items()}
-
-    def __len__(self) -> int:
-        return len(self.replay)
 
     def add(
         self,
@@ -174,12 +167,8 @@ class Memory:
                 self.ring[name][slots] = part
         self.replay.add(points, actions, rewards=rewards, terminated=terminated)
 
-    def sample(self, n: int, generator: np.random.Generator) -> Batch:
-        """Draw uniformly, with replacement."""
-        return self.take(generator.integers(len(self), size=n))
-
     def take(self, places: NDArray[np.int64]) -> Batch:
-        """Transitions at some places of the memory: from the ring, else rebuilt."""
+        """Transitions at some places of the memory, (n,): from the ring, else rebuilt."""
         numbers, n_added = self.replay.numbers(places), self.replay.n_added
         known = (numbers >= n_added - self.size) & (numbers + self.n_envs < n_added)
         if not known.any():
@@ -213,12 +202,11 @@ class Memory:
             part[:] = state["ring"][name].numpy()
 
     def _seen(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:
-        device = self.replay.acquisition.device
-        rows = {
-            name: torch.from_numpy(part[numbers % self.size]) for name, part in self.ring.items()
-        }
-        wide = {n: p.float() if p.dtype == torch.float16 else p for n, p in rows.items()}
-        return {name: part.to(device) for name, part in wide.items()}
+        device, seen = self.replay.scan.device, {}
+        for name, ring in self.ring.items():
+            part = torch.from_numpy(ring[numbers % self.size])
+            seen[name] = (part.float() if part.dtype == torch.float16 else part).to(device)
+        return seen
 
 
 def legal_values(network: torch.nn.Module, observation: Any, legal: Tensor) -> Tensor:
@@ -232,12 +220,8 @@ def double_target(
 ) -> Tensor:
     """r + gamma Q'(s', argmax Q(s', a')), or r alone where the episode ended: (batch,).
 
-    Args:
-        reward: (batch,).
-        terminated: whether the episode ended, bool (batch,).
-        gamma: discount.
-        chooses: Q(s', .), illegal actions far below, (batch, action).
-        judges: Q'(s', .), the same shape.
+    Rewards are (batch,), as is bool `terminated`; `chooses` is Q(s', .) and `judges` Q'(s', .),
+    with illegal actions far below, (batch, action).
     """
     best = chooses.argmax(dim=1, keepdim=True)
     return reward + (~terminated).float() * gamma * judges.gather(1, best).squeeze(1)
@@ -272,11 +256,6 @@ class DoubleDQNLearner:
         """Share of random actions."""
         last, decay = self.settings.epsilon_last, self.settings.epsilon_decay
         return last + (1 - last) * math.exp(-(1 - self._left) / decay)
-
-    @property
-    def lr(self) -> float:
-        """Learning rate."""
-        return self.settings.lr * (0.05 + 0.95 * max(0.0, self._left))
 
     @property
     def reward_unit(self) -> float:
@@ -359,7 +338,8 @@ class DoubleDQNLearner:
 
     def _descend(self) -> float:
         """One step of descent: its loss."""
-        drawn = self.memory.sample(self.settings.batch, self.generator)
+        n_known = len(self.memory.replay)
+        drawn = self.memory.take(self.generator.integers(n_known, size=self.settings.batch))
         self.network.train()
         with torch.no_grad():
             after = (drawn.next_observation, drawn.next_legal)
@@ -375,17 +355,12 @@ class DoubleDQNLearner:
         if not math.isfinite(value := loss.item()):
             raise FloatingPointError("the loss is not a finite number")
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.settings.lr * (0.05 + 0.95 * max(0.0, self._left))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_value_(self.network.parameters(), 1.0)
         self.optimizer.step()
         return value
-
-
-def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """How the ring keeps numbers: floating-point ones to three digits."""
-    return np.dtype(np.float16) if dtype.kind == "f" else dtype
 
 
 def _episodes(env: ActiveMRIVectorEnv) -> dict[str, Any]:

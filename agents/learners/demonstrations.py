@@ -7,12 +7,12 @@ now), `budget` and `start_budget` (lines still to acquire), `score` (before the 
 `prospect` (what the rest of the episode gained at best). Errors such as NMSE have their sign
 turned: higher is better. The file's metadata say which metric, reconstructor, geometry and data
 these are. Samples are not stored: whoever reads the file has the scans, and
-:meth:`activemri.envs.acquisition.Acquisition.resume` brings a scan to a state in one call.
+:meth:`activemri.envs.acquisition.Scan.resume` brings a scan to a state in one call.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ from activemri.agents.learners.learner import Problem, Report, ScanDraw, silent
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.data.slices import Slice, SliceDataset
-from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.protocol import EnvOptions, ScanProtocol
-from activemri.envs.state import State, kind
+from activemri.envs.scan import Scan, State, View, kind
 from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import Progress
 from activemri.registration import find_protocol
@@ -107,14 +106,8 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
             generator=np.random.default_rng(settings.run.seed),
             report=lambda **moved: progress(min(int(moved["states"]), settings.states)),
         )
-    data = str(settings.protocol.data)
-    about = About.of(
-        problem,
-        horizon=settings.horizon,
-        data=data,
-        reconstructor=str(settings.protocol.reconstructor),
-    )
-    return write_demonstrations(settings.run.out, found, scans=problem.scans, about=about)
+    facts = facts_of(problem, horizon=settings.horizon)
+    return write_demonstrations(settings.run.out, found, scans=problem.scans, facts=facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +230,7 @@ class Collector:
         scans = [slices[i] for i in group]
         generators = generator.spawn(len(scans))
         state = self.problem.scan.start(scans, generators=generators)
-        length = int(state.start_budget.max())
+        length = int(state.view.start_budget.max())
         kept = self._kept_steps(length, generator)
         chance = torch.from_numpy(generator.choice(self.exploration, size=len(scans)))
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
@@ -247,7 +240,7 @@ class Collector:
         curve = [self._score(state)]
         step = 0
         while not bool(state.finished.all()):
-            view = self.problem.scan.view(state)
+            view = state.view
             liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
             actions = _drawn(liking, chance, draws)
             if step in kept:
@@ -278,10 +271,10 @@ class Collector:
         self, state: State, liking: Tensor, index: Tensor, draws: torch.Generator
     ) -> Demonstrations:
         """Scores after trial actions."""
-        legal = state.legal.cpu()
+        legal = state.view.legal.cpu()
         tried = self._trials(legal, liking, draws)
         legal = legal.gather(1, tried)
-        trials, liked = tried.to(state.legal.device), liking.to(state.legal.device)
+        trials, liked = tried.to(state.view.legal.device), liking.to(state.view.legal.device)
         if self.horizon == 1:
             found = self.problem.scan.preview(state, trials, (self.problem.metric,))
         else:
@@ -290,10 +283,10 @@ class Collector:
         scores = found[self.problem.metric].cpu()
         return Demonstrations(
             index=index,
-            start_mask=state.start_mask.cpu().clone(),
-            mask=state.mask.cpu().clone(),
-            budget=state.budget.cpu().clone(),
-            start_budget=state.start_budget.cpu().clone(),
+            start_mask=state.view.start_mask.cpu().clone(),
+            mask=state.view.mask.cpu().clone(),
+            budget=state.view.budget.cpu().clone(),
+            start_budget=state.view.start_budget.cpu().clone(),
             score=self._score(state),
             tried=tried.masked_fill(~legal, _PADDING),
             scores=signed(scores, self.problem.metric).masked_fill(~legal, -torch.inf),
@@ -307,7 +300,7 @@ class Collector:
             return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
         n_best = max(1, int(0.4 * self.n_tried))
         n_low = max(1, int(0.4 * self.n_tried))
-        weight = torch.exp(-self.problem.scan.geometry.frequency().cpu() / 0.3).expand(legal.shape)
+        weight = torch.exp(-self.problem.scan.geometry.frequency.cpu() / 0.3).expand(legal.shape)
         chosen = liking.topk(n_best, dim=1).indices
         for n, wanted in (
             (n_low, weight),
@@ -325,10 +318,10 @@ class Collector:
         """Masks after each trial action and the most liked ones that come next."""
         geometry, n_next = self.problem.scan.geometry, self.horizon - 1
         order = liking.topk(min(n_next + 1, liking.shape[1]), dim=1)
-        room = (state.budget - 1).clamp(max=n_next)
+        room = (state.view.budget - 1).clamp(max=n_next)
         masks = []
         for first in tried.T:
-            mask = geometry.acquire(state.mask, first)
+            mask = geometry.acquire(state.view.mask, first)
             taken = torch.zeros_like(room)
             for action, value in zip(order.indices.T, order.values.T, strict=True):
                 wanted = (action != first) & value.isfinite() & (taken < room)
@@ -340,7 +333,7 @@ class Collector:
 
 def outwards(view: View) -> Tensor:
     """Priority of actions near the centre: float (batch, n_actions)."""
-    return -4 * view.geometry.frequency().float().expand(len(view.mask), -1)
+    return -4 * view.geometry.frequency.float().expand(len(view.mask), -1)
 
 
 def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
@@ -362,7 +355,7 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
 
 
 def view_states(
-    acquisition: Acquisition,
+    acquisition: Scan,
     scans: SliceDataset,
     found: Demonstrations,
     *,
@@ -387,50 +380,27 @@ def view_states(
                 masks=part.mask,
                 budgets=part.budget,
             )
-            yield some, acquisition.view(state)
+            yield some, state.view
             done += len(some)
             report(states=done)
 
 
-@dataclass(frozen=True)
-class About:
-    """What demonstrations are about.
-
-    Attributes:
-        metric: what the oracle maximised.
-        reconstructor: what made the images that were scored.
-        data: where the scans come from.
-        geometry: name of the geometry.
-        n_lines: length of a mask.
-        n_actions: actions of the geometry.
-        horizon: lines after which the oracle compared scores.
-    """
-
-    metric: str
-    reconstructor: str
-    data: str
-    geometry: str
-    n_lines: int
-    n_actions: int
-    horizon: int
-
-    @classmethod
-    def of(cls, problem: Problem, *, data: str, reconstructor: str, horizon: int) -> "About":
-        """Demonstrations of a problem."""
-        geometry = problem.scan.geometry
-        return cls(
-            metric=problem.metric,
-            reconstructor=reconstructor,
-            data=data,
-            geometry=geometry.name,
-            n_lines=geometry.n_lines,
-            n_actions=geometry.n_actions,
-            horizon=horizon,
-        )
+def facts_of(problem: Problem, *, horizon: int = 1) -> dict[str, Any]:
+    """Facts that a file says about its demonstrations: metric, geometry, origin of the scans."""
+    geometry = problem.scan.geometry
+    return {
+        "metric": problem.metric,
+        "reconstructor": type(problem.scan.reconstructor).__name__,
+        "data": problem.scans.name,
+        "geometry": geometry.name,
+        "n_lines": geometry.n_readouts,
+        "n_actions": geometry.n_actions,
+        "horizon": horizon,
+    }
 
 
 def write_demonstrations(
-    path: str | Path, found: Demonstrations, *, scans: SliceDataset, about: About
+    path: str | Path, found: Demonstrations, *, scans: SliceDataset, facts: Mapping[str, Any]
 ) -> Path:
     """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet.
 
@@ -455,7 +425,7 @@ def write_demonstrations(
         "scores": [row[k].tolist() for row, k in zip(found.scores, known, strict=True)],
         "prospect": found.prospect.tolist(),
     }
-    table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(asdict(about))})
+    table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(dict(facts))})
     sink = arrow.BufferOutputStream()
     parquet.write_table(table, sink)
     target = Path(path).with_suffix(".parquet")
@@ -464,7 +434,9 @@ def write_demonstrations(
     return target
 
 
-def read_demonstrations(path: str | Path, *, scans: SliceDataset) -> tuple[Demonstrations, About]:
+def read_demonstrations(
+    path: str | Path, *, scans: SliceDataset
+) -> tuple[Demonstrations, dict[str, Any]]:
     """Read a file that :func:`write_demonstrations` wrote.
 
     Args:
@@ -486,12 +458,12 @@ def read_demonstrations(path: str | Path, *, scans: SliceDataset) -> tuple[Demon
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
-    about = About(**json.loads(described))
+    facts = dict(json.loads(described))
     rows = table.to_pydict()
-    return _parsed(rows, about, index=_positions(rows, scans, path)), about
+    return _parsed(rows, facts["n_lines"], index=_positions(rows, scans, path)), facts
 
 
-def _parsed(rows: Mapping[str, list[Any]], about: About, *, index: Tensor) -> Demonstrations:
+def _parsed(rows: Mapping[str, list[Any]], n_lines: int, *, index: Tensor) -> Demonstrations:
     n_trials = max((len(actions) for actions in rows["actions"]), default=0)
     tried = torch.full((len(index), n_trials), -1)
     scores = torch.full((len(index), n_trials), -torch.inf, dtype=torch.float64)
@@ -500,8 +472,8 @@ def _parsed(rows: Mapping[str, list[Any]], about: About, *, index: Tensor) -> De
         scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
     return Demonstrations(
         index=index,
-        start_mask=_masks(rows["start_lines"], about.n_lines),
-        mask=_masks(rows["lines"], about.n_lines),
+        start_mask=_masks(rows["start_lines"], n_lines),
+        mask=_masks(rows["lines"], n_lines),
         budget=torch.tensor(rows["budget"]),
         start_budget=torch.tensor(rows["start_budget"]),
         score=torch.tensor(rows["score"], dtype=torch.float64),

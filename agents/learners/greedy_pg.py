@@ -31,9 +31,8 @@ from torch import Tensor
 from activemri.agents.greedy import signed
 from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
-from activemri.agents.networks import Observations
 from activemri.agents.relaxations import bounded
-from activemri.envs.state import IDLE, STOP, State
+from activemri.envs.scan import IDLE, STOP, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ class GreedyPGLearner:
         """Scan k times to the end, then learn from all steps: the gradient, and the mean gain."""
         scan, k = self.problem.scan, self.settings.samples
         state = start.select(start.rows.repeat_interleave(k))
-        looks, rewards = list[tuple[Observations, Tensor, Tensor, Tensor]](), list[Tensor]()
+        looks, rewards = list[tuple[Mapping[str, Tensor], Tensor, Tensor, Tensor]](), list[Tensor]()
         while not bool(state.finished.all()):
             active, allowed, seen = ~state.finished, self._allowed(state), self._observed(state)
             with torch.no_grad():
@@ -169,17 +168,16 @@ class GreedyPGLearner:
             loss.backward(inputs=self.weights)
         return self._move(), float(torch.stack(rewards).sum(dim=0).mean())
 
-    def _observed(self, state: State) -> Observations:
-        view = self.problem.scan.view(state)
-        return observed(self.network, view, self.problem.frame)
+    def _observed(self, state: State) -> Mapping[str, Tensor]:
+        return observed(self.network, state.view, self.problem.frame)
 
     def _allowed(self, state: State) -> Tensor:
         """What may be drawn, bool (batch, n_actions + stops); anything after the end of a scan."""
         n_more = int(self.network.stops)
-        allowed = torch.nn.functional.pad(state.legal, (0, n_more), value=True)
+        allowed = torch.nn.functional.pad(state.view.legal, (0, n_more), value=True)
         return allowed | state.finished[:, None]
 
-    def _log_policy(self, seen: Observations, allowed: Tensor) -> Tensor:
+    def _log_policy(self, seen: Mapping[str, Tensor], allowed: Tensor) -> Tensor:
         """Logarithms of the policy's probabilities, (batch, n_actions + stops)."""
         scores = self.network(seen)[:, : allowed.shape[1]] / self.settings.temperature
         if not bool(torch.isfinite(scores).all()):

@@ -28,6 +28,7 @@ from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.demonstrations import (
     Collector,
     Demonstrations,
+    facts_of,
     outwards,
     priority_of,
     read_demonstrations,
@@ -163,15 +164,13 @@ class ImitationLearner:
     def _read(self, path: str) -> None:
         """Demonstrations from a file: the scans are brought to each of their states again."""
         problem = self.problem
-        found, about = read_demonstrations(path, scans=problem.scans)
-        geometry = problem.scan.geometry
-        here = (problem.metric, geometry.name, geometry.n_lines, geometry.n_actions)
-        there = (about.metric, about.geometry, about.n_lines, about.n_actions)
-        if here != there:
-            raise ValueError(
-                f"{path} holds demonstrations for (metric, geometry, lines, actions) {there}; "
-                f"this training needs {here}"
-            )
+        found, facts = read_demonstrations(path, scans=problem.scans)
+        for name, here in facts_of(problem).items():
+            if name in ("metric", "geometry", "n_lines", "n_actions") and facts[name] != here:
+                raise ValueError(
+                    f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
+                    f"{here!r}"
+                )
         features = {
             row: line
             for rows, view in view_states(problem.scan, problem.scans, found)

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activemri.agents.heuristic import frequency
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.relaxations import SoftMasks, draw, lines_of
@@ -77,17 +76,17 @@ class LoupeLearner:
     def policy(self) -> FixedOrder:
         problem, geometry = self.problem, self.scan.geometry
         started = geometry.center_lines(problem.scan.n_center_lines)
-        useless = started[geometry.groups].all(dim=1)
+        useless = geometry.by_action(started, "all")
         best = self.scores.detach().masked_fill(useless, -torch.inf)
         n = int((~useless).sum()) if problem.scan.budget is None else self._largest_k()
         chosen = best.argsort(descending=True, stable=True)[:n].tolist()
-        outwards = frequency(geometry).argsort(stable=True).tolist()
+        outwards = geometry.frequency.argsort(stable=True).tolist()
         order = Order(
             kind="loupe",
             actions=(*chosen, *(action for action in outwards if action not in set(chosen))),
             n_learned=n,
             geometry=geometry.name,
-            lines_per_action=geometry.groups.shape[1],
+            lines_per_action=geometry.readouts_per_action,
             shape=geometry.shape,
             metric=problem.metric,
             reconstructor=type(problem.scan.reconstructor).__name__,
@@ -113,14 +112,14 @@ class LoupeLearner:
         """Highest in the centre, or, after a warm start, for what its order begins with."""
         given, geometry = self.problem.warm_start, self.scan.geometry
         if given is None:
-            return -self.settings.spread * frequency(geometry).float()
+            return -self.settings.spread * geometry.frequency.float()
         if not isinstance(given, FixedOrder):
             raise ValueError(
                 "--warm-start: loupe begins with an order of lines (what it learned before, or "
                 f"'activemri train order'); got the policy {given.name!r}"
             )
         given.order.check(geometry)
-        place = torch.empty(geometry.n_actions, device=geometry.groups.device)
+        place = torch.empty(geometry.n_actions, device=geometry.frequency.device)
         place[list(given.order.actions)] = torch.linspace(
             0, 1, geometry.n_actions, device=place.device
         )
@@ -132,11 +131,11 @@ class LoupeLearner:
         self.optimizer.zero_grad()
         for scans in parts:
             state = self.scan.start(scans, generators=generator.spawn(len(scans)))
-            k = (state.budget // geometry.groups.shape[1]).clamp(min=1)
+            k = (state.view.budget // geometry.readouts_per_action).clamp(min=1)
             if self.settings.every_budget:
                 k = torch.from_numpy(generator.integers(1, k.cpu().numpy() + 1)).to(k.device)
-            taken = draw(self.scores.expand(len(scans), -1), state.legal, k, generator=draws)
-            losses = self.losses(state, lines_of(taken, state, geometry, state.mask.float()))
+            taken = draw(self.scores.expand(len(scans), -1), state.view.legal, k, generator=draws)
+            losses = self.losses(state, lines_of(taken, state, geometry, state.view.mask.float()))
             loss = losses.sum() / self.settings.batch
             loss.backward(inputs=[self.scores])
             total += loss.item()
@@ -147,6 +146,5 @@ class LoupeLearner:
         return total
 
     def _largest_k(self) -> int:
-        budget, groups = self.scan.budget, self.scan.geometry.groups
-        assert budget is not None
-        return max(1, budget // groups.shape[1])
+        assert self.scan.budget is not None
+        return max(1, self.scan.budget // self.scan.geometry.readouts_per_action)

@@ -36,7 +36,7 @@ from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
 from activemri.agents.relaxations import SoftMasks, bounded, draw, lines_of
 from activemri.data.slices import Slice
-from activemri.envs.state import State
+from activemri.envs.scan import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +139,9 @@ class StraightThroughLearner:
     ) -> Tensor:
         """Loss of every scan, (batch,): the mean over rounds, or that of the last one."""
         state = self.scan.start(scans, generators=generator.spawn(len(scans)))
-        ends = self._ends(state.budget // self.scan.geometry.groups.shape[1], generator)
+        ends = self._ends(state.view.budget // self.scan.geometry.readouts_per_action, generator)
         with torch.no_grad():
-            before = self._acquired(state, state.mask.float(), ends[0], draws)
+            before = self._acquired(state, state.view.mask.float(), ends[0], draws)
         losses = []
         for start, end in pairwise(ends):
             state = self._brought_to(state, before)
@@ -154,24 +154,24 @@ class StraightThroughLearner:
         """Masks after k more actions, drawn at one look: float (batch, n_lines)."""
         if not bool(k.any()):
             return before
-        seen = observed(self.network, self.scan.view(state), self.problem.frame)
+        seen = observed(self.network, state.view, self.problem.frame)
         scores = self.network(seen)[:, : self.network.n_actions] / self.settings.temperature
         if not bool(torch.isfinite(scores).all()):
             raise FloatingPointError("the network's scores are not finite numbers")
-        taken = draw(bounded(scores), state.legal, k, generator=draws)
+        taken = draw(bounded(scores), state.view.legal, k, generator=draws)
         return lines_of(taken, state, self.scan.geometry, before)
 
     def _brought_to(self, state: State, lines: Tensor) -> State:
         """The scans with these lines acquired."""
         masks = lines.detach() > 0
-        if torch.equal(masks, state.mask):
+        if torch.equal(masks, state.view.mask):
             return state
-        spent = (masks & ~state.start_mask).sum(dim=1)
+        spent = (masks & ~state.view.start_mask).sum(dim=1)
         return self.scan.resume(
-            state.slices,
-            start_masks=state.start_mask,
+            state.secret.slices,
+            start_masks=state.view.start_mask,
             masks=masks,
-            budgets=(state.start_budget - spent).clamp(min=0),
+            budgets=(state.view.start_budget - spent).clamp(min=0),
         )
 
     def _ends(self, most: Tensor, generator: np.random.Generator) -> list[Tensor]:

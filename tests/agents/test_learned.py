@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from activemri.agents.learned import LearnedPolicy, load_policy
-from activemri.agents.line_network import LineNetwork
+from activemri.agents.networks import LineNetwork
 from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout
 from activemri.checkpoints import CheckpointError
 from activemri.envs.line_features import N_FEATURES
 from activemri.envs.observation import Frame
-from activemri.envs.state import STOP
+from activemri.envs.scan import STOP
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from tests.agents.conftest import MakeProtocol, MakeScan
 

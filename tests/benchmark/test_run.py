@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.agents.learning.files import write_noise
 
 from activemri import checkpoints
+from activemri.agents.order import Order
 from activemri.agents.rollout import rollout
 from activemri.benchmark import run
 from activemri.benchmark.plan import Plan
@@ -62,6 +64,18 @@ def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> 
     assert {"auc", "auc_lo", "auc_hi", "final", "final_lo", "final_hi"} <= set(row)
     assert row["n_slices"] == 3 and row["n_subjects"] == 3
     assert report.startswith("<!doctype html>") or report.lower().startswith("<!doctype html>")
+
+
+def test_a_share_of_the_lines_is_played_and_learned_as_a_number(tmp_path: Path) -> None:
+    data = write_noise(tmp_path / "scans", n_slices=2)
+    options = {"env": "ActiveMRI/HDF5-v0", "data": str(data), "budget": "env", "n_center_lines": 3}
+    changes = {**options, "matrix": 16, "policies": ("lbcs",), "split": "val"}
+    outcome = run_benchmark(settings(tmp_path / "out", **changes))
+    assert outcome.plan.scenario.budget == 4 == int(outcome.table["step"].max())
+    order = Order.load(tmp_path / "out" / "orders" / "lbcs-zero-filled.json")
+    assert order.n_learned == 4
+    task = json.loads((tmp_path / "out" / "summary.json").read_text())["task"]
+    assert task["budget"] == 4
 
 
 def test_the_summary_is_the_mean_of_the_long_table(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.line_features import N_FEATURES, NAMES, line_features, mirror_image, mirror_of
+from activemri.envs.scan import Scan, View
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -22,11 +22,11 @@ def view_of(
     unsure: bool = True,
 ) -> View:
     made = make_geometry(geometry, frame)
-    acquisition = Acquisition(made, Unsure() if unsure else ZeroFilled(), n_center_lines=3)
+    acquisition = Scan(made, Unsure() if unsure else ZeroFilled(), n_center_lines=3)
     state = acquisition.start(slices)
     for action in taken:
         state = acquisition.acquire(state, torch.full((len(slices),), action))
-    return acquisition.view(state)
+    return state.view
 
 
 def feature(features: Tensor, name: str) -> Tensor:
@@ -70,7 +70,7 @@ def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
     here = line_features(view_of([one], frame=(15, width), taken=(3,), unsure=False))
     # An even number of columns starts with a block that is not its own mirror image.
     start = view_of([one], frame=(15, width)).mask[:, mirror_of(width)]
-    acquisition = Acquisition(make_geometry("columns", (15, width)), ZeroFilled())
+    acquisition = Scan(make_geometry("columns", (15, width)), ZeroFilled())
     state = acquisition.start([seen_from_the_other_side(one)], start_masks=start)
     there = line_features(acquisition.view(acquisition.acquire(state, torch.tensor([opposite]))))
     inner = slice(1, None) if width % 2 == 0 else slice(None)

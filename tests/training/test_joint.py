@@ -14,7 +14,7 @@ import torch
 from activemri import checkpoints
 from activemri.data.slices import SliceList
 from activemri.evaluator import load_evaluator
-from activemri.losses import l1
+from activemri.metrics.losses import l1
 from activemri.reconstruction.registry import make_reconstructor
 from activemri.training.joint import JointlyTrained, TrainJointSettings, train_joint
 from activemri.training.loop import DivergedError

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from activemri import checkpoints, losses
+from activemri import checkpoints
 from activemri.data.slices import SliceList
-from activemri.losses import MissingUncertaintyError, Prediction
+from activemri.metrics import losses
+from activemri.metrics.losses import MissingUncertaintyError, Prediction
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
@@ -198,6 +199,8 @@ def test_several_coils_and_sizes_train_with_and_without_maps(tmp_path: Path, map
         {"geometry": "points", "budget": 40},
         {"geometry": "conjugate-columns"},
         {"geometry": "columns", "lines_per_action": 3, "n_random_lines": 2},
+        {"geometry": "radial"},
+        {"geometry": "tiles"},
         {"scanner": "noisy", "repeats": 2},
         {"scanner": "moving"},
     ],
@@ -312,7 +315,12 @@ def test_a_full_disk_ends_the_training_and_leaves_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     network = {"channels": 4, "pools": 1}
-    changes = {"max_steps": 30, "validate_every": 10, "network": network, "n_center_lines": 2}
+    changes: dict[str, Any] = {
+        "max_steps": 30,
+        "validate_every": 10,
+        "network": network,
+        "n_center_lines": 2,
+    }
     moments = random_moments(n_center_lines=2)
     result = train(tiny(tmp_path / "whole", **changes), moments=moments)
     settings = tiny(tmp_path / "full", **changes)
