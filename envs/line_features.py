@@ -100,7 +100,8 @@ def readout_features(view: View) -> Tensor:
         radius, angle = place[:, 0], 2 * place[:, 1]
         apart = (angle[:, None] - angle).abs()
         apart = torch.minimum(apart, 2 * math.pi - apart) / math.pi
-    nearest = torch.stack([apart[:, mask].amin(dim=1) for mask in view.mask])
+    far = float(apart.amax())  # where nothing is acquired yet
+    nearest = torch.stack([apart.masked_fill(~mask, far).amin(dim=1) for mask in view.mask])
     parts = [
         acquired,
         view.measurable,
@@ -200,7 +201,8 @@ class _Columns:
         if deviation is not None:
             noise = deviation.float().square().sum(dim=(-2, -1)) / self.total
         squared = self.image.abs().float().square()
-        peak = squared.square().sum(dim=(-2, -1)) / self.total.square() * squared[0].numel()
+        power = self.total.square().clamp(min=torch.finfo(torch.float32).tiny)
+        peak = squared.square().sum(dim=(-2, -1)) / power * squared[0].numel()
         outer = (_energy(self.hybrid).sum(dim=1) * (~self.acquired)).sum(dim=1) / self.total
         values = [
             self.acquired.float().mean(dim=1),

@@ -161,7 +161,7 @@ def describe(frame: Frame, *, width: int = 80) -> str:
     """The frame in text: title, mask as one line of characters, score.
 
     ``#`` is acquired, ``.`` is not, ``+`` is in part (columns that share a character, or points
-    of one column) and ``^`` below points at the latest column.
+    of one column) and ``^`` below points at the columns that the last action acquired samples of.
 
     Args:
         frame: what to show.
@@ -173,7 +173,8 @@ def describe(frame: Frame, *, width: int = 80) -> str:
     lines = [frame.title] if frame.title else []
     lines.append("".join("#" if s == 1 else "." if s == 0 else "+" for s in shares))
     if frame.latest is not None:
-        lines.append(" " * int(np.searchsorted(edges, frame.latest, side="right") - 1) + "^")
+        touched = np.logical_or.reduceat(frame.latest.any(axis=0), edges[:-1])
+        lines.append("".join("^" if one else " " for one in touched).rstrip())
     score = f"{frame.score_name} {frame.scores[-1]:.4f}"
     if len(frame.scores) > 1:
         score += f" ({frame.scores[-1] - frame.scores[0]:+.4f} since the start)"

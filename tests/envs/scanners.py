@@ -10,10 +10,9 @@ from torch import Tensor
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import Moving, Noisy, Scanner, Spiking
-from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.envs.scans import scan
+from tests.envs.scans import grouped, scan
 
 SHAPE = (12, 14)
 ARTEFACTS: dict[str, Scanner] = {
@@ -28,11 +27,11 @@ def scan_with(
     *,
     geometry: str = "columns",
     reconstructor: Reconstructor | None = None,
-    lines_per_action: int = 1,
+    per_action: int = 1,
     **options: Any,
 ) -> Scan:
     return Scan(
-        make_geometry(geometry, SHAPE, lines_per_action=lines_per_action),
+        grouped(geometry, SHAPE, per_action),
         reconstructor or ZeroFilled(),
         scanner=scanner,
         **{"budget": 8, "n_center_lines": 3, **options},

@@ -91,7 +91,9 @@ class Unsure(Reconstructor):
         self.settings = {}
 
     def forward(self, measurement: Measurement) -> Reconstruction:
-        missing = 1 - measurement.operator.mask.float().mean(dim=1)
+        mask, transform = measurement.operator.mask, measurement.operator.transform
+        own = transform.measurable(torch.ones(1, *transform.shape, dtype=torch.bool)).sum()
+        missing = 1 - mask.sum(dim=1) / own
         uncertainty = measurement.zero_filled.abs() * missing[:, None, None]
         return Reconstruction(measurement.zero_filled, uncertainty)
 

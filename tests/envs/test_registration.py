@@ -89,17 +89,17 @@ def test_every_id_plays_to_the_end_in_its_spaces(made: tuple[str, dict[str, Any]
     env = gymnasium.make(name, **options)
     observation, info = env.reset(seed=0)
     env.action_space.seed(0)
-    task = env.get_wrapper_attr("task")
+    protocol = env.get_wrapper_attr("options")
     budget, steps, ended = info["remaining"], 0, False
     while not ended:
         assert env.observation_space.contains(observation)
         legal = info["action_mask"]
-        if task.stop_action:
+        if protocol.stop_action:
             legal[-1] = 0
         observation, _, ended, truncated, info = env.step(env.action_space.sample(legal))
         assert not truncated
         steps += 1
-    assert steps * task.lines_per_action == budget
+    assert steps * protocol.lines_per_action == budget
     assert info["auc"] < 1
 
 

@@ -46,4 +46,4 @@ def test_samples_follow_what_is_acquired_and_are_seen() -> None:
 
 def test_a_method_that_draws_no_samples_has_none_to_carry() -> None:
     acquisition = Scan(geometry.columns((16, 18)), Unsure(), budget=3, metrics=("ssim",))
-    assert acquisition.start([scan(0)]).reconstruction.samples is None
+    assert acquisition.start([scan(0)]).view.reconstruction.samples is None

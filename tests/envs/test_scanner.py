@@ -1,4 +1,4 @@
-"""The physics of noise, motion and spikes, sample by sample."""
+"""Scanners: the physics of noise, motion and spikes, sample by sample."""
 
 import math
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from activemri.data.phantoms import PhantomDataset
 from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import (
+    IDEAL,
     SCANNERS,
     Moving,
     Noisy,
@@ -22,7 +23,7 @@ from activemri.mri.geometry import columns
 from activemri.mri.motion import moved
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scanners import SHAPE, begin, play, scan_with, scans
-from tests.envs.scans import scan
+from tests.envs.scans import full_kspace, scan
 
 
 def errors(state: State) -> torch.Tensor:
@@ -94,7 +95,7 @@ def test_lines_are_those_of_the_object_as_it_lies_when_they_are_measured() -> No
     moved_lines = conditions.samples[0, 1]  # (line, coil, samples)
     state = play(acquisition, state, torch.tensor([[1], [2], [3], [4], [9], [10], [11], [12]]))
     for step, line in enumerate([1, 2, 3, 4, 9, 10, 11, 12]):
-        held = state.view.log.samples[0, line]  # type: ignore[union-attr]
+        held = state.view.log.samples[0, line]
         if when <= step < when + 2:
             assert torch.equal(held, moved_lines[line])
             assert not torch.allclose(held[0], full_kspace(state)[0, 0, :, line], rtol=0.01)
@@ -190,11 +191,12 @@ def test_strong_spikes_look_suspicious_and_clean_lines_do_not() -> None:
     assert float(found[~hit].float().mean()) < 0.05
 
 
-def test_imperfections_are_made_by_name_with_their_numbers() -> None:
-    assert set(SCANNERS) == {"noisy", "moving", "spiking"}
+def test_scanners_are_made_by_name_with_their_numbers() -> None:
+    assert set(SCANNERS) == {"ideal", "noisy", "moving", "spiking"}
     assert make_scanner("noisy", severity=0.1, repeats=2) == Noisy(0.1, 2)
     assert make_scanner("moving") == Moving()
-    assert make_scanner("ideal") is None
+    assert make_scanner("ideal") == IDEAL
+    assert make_scanner("activemri.envs.scanner:Noisy", repeats=2) == Noisy(repeats=2)
     own = Spiking(0.5, strength=2.0)
     assert make_scanner(own) is own
 
@@ -225,5 +227,5 @@ def test_motion_needs_a_movement() -> None:
 def test_strengths_are_relative_to_the_start_which_must_hold_lines(
     scanner: Scanner,
 ) -> None:
-    with pytest.raises(ValueError, match="every scan must start with a line"):
+    with pytest.raises(ValueError, match="every scan must start with one"):
         begin(scan_with(scanner, n_center_lines=0), scans(1))

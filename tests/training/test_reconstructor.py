@@ -200,7 +200,7 @@ def test_several_coils_and_sizes_train_with_and_without_maps(tmp_path: Path, map
         {"geometry": "conjugate-columns"},
         {"geometry": "columns", "lines_per_action": 3, "n_random_lines": 2},
         {"geometry": "radial"},
-        {"geometry": "tiles"},
+        {"geometry": "tiles", "budget": 40},
         {"scanner": "noisy", "repeats": 2},
         {"scanner": "moving"},
     ],
@@ -220,6 +220,21 @@ def test_reconstructors_train_on_episodes_of_every_geometry_and_scanner(
         train(stopped, moments=None, on_validation=stop)
     train(resumed(stopped), moments=None)
     assert_same_runs(tmp_path, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reconstructor": "varnet", "network": {}},
+        {"reconstructor": "modl", "network": SMALL_MODL, "supervision": "ssdu"},
+    ],
+)
+def test_trainings_that_need_a_grid_are_refused_without_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="grid"):
+        train(tiny(tmp_path / "run", geometry="radial", **changes), moments=None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_validation_scans_may_be_larger_than_those_to_learn_from(tmp_path: Path) -> None:
