@@ -48,7 +48,9 @@ class Batched:
                 mine[row] = value
             return mine
 
-        self.rowwise(tensors, lists, other)
+        changed = self.rowwise(tensors, lists, other)
+        for field in fields(self):  # type: ignore[arg-type]  # new records: they cached nothing yet
+            object.__setattr__(self, field.name, getattr(changed, field.name))
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:

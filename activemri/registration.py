@@ -98,6 +98,18 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         replace(_PHANTOM, budget=32, scanner="spiking", severity=0.2, repeats=3),
     ),
     Environment(
+        "Radial",
+        "phantoms, golden-angle spokes from 8 on, 64 x 64",
+        ScanProtocol(
+            matrix_size=64, geometry="radial", reconstructor="cg-sense", n_center_lines=8, budget=24
+        ),
+    ),
+    Environment(
+        "Volume",
+        "phantoms seen along the readout of a 3-D scan, tiles of 4 x 4 points, 64 x 64",
+        ScanProtocol(matrix_size=64, geometry="tiles", tile=4, n_center_lines=64, budget=448),
+    ),
+    Environment(
         "HDF5",
         "any folder of scans, a quarter of the lines",
         ScanProtocol(data=None, n_center_lines=8, budget=0.25),

@@ -35,7 +35,7 @@ def uncertainty_greedy() -> Greedy:
     line whose samples vary most. Else the standard deviation of the pixels is carried over to the
     lines; see :func:`line_variance`.
     """
-    traits = Traits(needs=frozenset({"uncertainty"}))
+    traits = Traits(needs=frozenset({"uncertainty", "grid"}))
     return Greedy(
         "uncertainty-greedy", lambda view: action_gains(line_variance(view), view), traits
     )

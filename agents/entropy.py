@@ -58,7 +58,7 @@ def entropy_greedy(
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
         return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
 
-    return Greedy("entropy-greedy", scorer, Traits(needs=frozenset({"samples"})))
+    return Greedy("entropy-greedy", scorer, Traits(needs=frozenset({"samples", "grid"})))
 
 
 def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") -> Tensor:

@@ -20,6 +20,8 @@ from activemri.mri.geometry import cartesian
 DENSITY_POWER = 3
 DENSITY_FLOOR = 0.01
 
+_SYMMETRIC = Traits(is_order=True, needs=frozenset({"grid"}))
+
 _ORDER = Traits(is_order=True)
 
 
@@ -93,7 +95,7 @@ def conjugate_symmetric() -> Ordered:
     The k-space of a real image has equal magnitudes at opposite frequencies, so a line whose
     opposite is acquired says little that is new, and comes last.
     """
-    return Ordered("conjugate-symmetric", conjugate_priority)
+    return Ordered("conjugate-symmetric", conjugate_priority, _SYMMETRIC)
 
 
 def repeat_centre() -> Ordered:

@@ -40,7 +40,7 @@ class LearnedPolicy:
         return Traits(
             is_order=self.network.observation == "mask" and not repeats,
             repeats=repeats,
-            needs=frozenset({"lines"} if self.network.observation == "lines" else ()),
+            needs=self.network.needs,
         )
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
@@ -58,7 +58,7 @@ class LearnedPolicy:
         return torch.where(scores[:, n_actions] > best, STOP, actions)
 
     def scores(self, view: View) -> Tensor:
-        """What the network says of every action: float (batch, n_actions + stops)."""
+        """Scores of every action by the network: float (batch, n_actions + stops)."""
         self.check(view)
         network = self.network
         was_training = network.training
@@ -93,7 +93,7 @@ class LearnedPolicy:
 
 
 def observed(network: ActionNetwork, view: View, frame: Frame) -> Observations:
-    """What a network sees of scans."""
+    """The observation of scans that a network takes."""
     seen = make_observation(network.observation)(view, frame)
     return seen if isinstance(seen, Mapping) else {"observation": seen}
 

@@ -56,7 +56,7 @@ class LookAhead:
     n_samples: int = 4
     depth: int = 1
     name: str = "look-ahead"
-    traits: ClassVar[Traits] = Traits(needs=frozenset({"samples", "reconstructor"}))
+    traits: ClassVar[Traits] = Traits(needs=frozenset({"samples", "reconstructor", "grid"}))
 
     def __post_init__(self) -> None:
         if find_metric(self.metric).needs == "task":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from activemri.construction import seeded
-from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
+from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import Geometry
@@ -41,6 +41,7 @@ class ActionNetwork(nn.Module):
         observation: name of its input, see :mod:`activemri.envs.observation`.
         n_actions: actions of the geometry, without STOP.
         stops: one more score, the last one, is that of STOP.
+        needs: traits of the policy that it is, see :class:`activemri.agents.policy.Traits`.
         settings: arguments that make the same network, as JSON holds them.
     """
 
@@ -48,6 +49,7 @@ class ActionNetwork(nn.Module):
     observation: str
     n_actions: int
     stops: bool
+    needs: frozenset[str] = frozenset({"lines"})
     settings: dict[str, Any]
 
     def forward(self, observation: Observations) -> Tensor:
@@ -85,6 +87,11 @@ def make_network(
     """
     groups = None if geometry.readouts_per_action == 1 else geometry.groups.tolist()
     along_height = geometry.are_rows
+    if kind in ("image", "evaluator", "varnet") and not geometry.has_lines:
+        raise ValueError(
+            f"geometry {geometry.name!r}: a network of the kind {kind!r} scores whole lines "
+            "(columns or rows); choose --learner.network lines or schedule"
+        )
     common: dict[str, Any] = {"groups": groups, "channels": channels}
 
     def make() -> ActionNetwork:
@@ -92,8 +99,9 @@ def make_network(
             most = budget or geometry.n_readouts
             return ScheduleNetwork(geometry.n_actions, most, hidden=channels, stops=stops)
         if kind == "lines":
+            n_features = len(feature_names(geometry.has_lines))
             return LineNetwork(
-                N_FEATURES, geometry.n_readouts, blocks=blocks, stops=stops, **common
+                n_features, geometry.n_readouts, blocks=blocks, stops=stops, **common
             )
         if kind == "image":
             parts: Any = make_observation(observation).space(frame)
@@ -115,10 +123,10 @@ def make_network(
             raise ValueError(
                 f"--learner.network {kind}: expected one of lines, varnet, evaluator, schedule"
             )
-        if stops or not geometry.has_lines:
+        if stops:
             raise ValueError(
-                f"--learner.network {kind}: it scores columns or rows, and cannot stop; choose "
-                "another network, or scans without STOP"
+                f"--learner.network {kind}: it cannot stop; choose another network, or scans "
+                "without STOP"
             )
         if kind == "evaluator":
             layers = most_layers(geometry.n_readouts)
@@ -144,7 +152,7 @@ def copied(network: ActionNetwork) -> ActionNetwork:
 
 
 class LineNetwork(ActionNetwork):
-    """Residual one-dimensional convolutions along the lines of k-space.
+    """Residual one-dimensional convolutions along the lines, or other readouts, of k-space.
 
     Every line sees its neighbours, its mirror image, and the mean over all lines. The weights are
     shared by all lines, so that a few subjects teach a lot; distance from the centre is one of the
@@ -176,6 +184,8 @@ class LineNetwork(ActionNetwork):
     ) -> None:
         super().__init__()
         self.groups, self.channels, self.stops = _listed(groups), channels, stops
+        self.names = feature_names(n_features == N_FEATURES)
+        self.needs = frozenset({"lines"} if self.names == NAMES else ())
         self.settings = {
             "n_features": n_features,
             "n_lines": n_lines,
@@ -219,7 +229,7 @@ class LineNetwork(ActionNetwork):
 
     def point_outwards(self, spread: float) -> None:
         """Have new lines near the centre score highest; see the function of that name."""
-        point_outwards(self, spread, distance=NAMES.index("distance"), acquired=_ACQUIRED)
+        point_outwards(self, spread, distance=self.names.index("distance"), acquired=_ACQUIRED)
 
 
 class ImageNetwork(ActionNetwork):
@@ -270,7 +280,7 @@ class ImageNetwork(ActionNetwork):
         self.n_actions = n_lines if groups is None else len(groups)
         self.look = _summary(shape[0])
         self.speak = nn.Linear(_SUMMARY, _CONTEXT * n_lines)
-        # Acquired, budget, distance; how often and how well, where that is told.
+        # Acquired, budget, distance; how often and how well, where lines repeat.
         self.enter = nn.Conv1d(2 * (_CONTEXT + 3 + 2 * repeats), channels, 1)
         self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
         self.leave = nn.Conv1d(channels, 1, 1)
@@ -331,6 +341,7 @@ class ScheduleNetwork(ActionNetwork):
 
     kind = "schedule"
     observation = "mask"
+    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -538,7 +549,7 @@ def point_outwards(
     Args:
         network: to change.
         spread: by how much the centre is ahead of the edge.
-        distance: place of that feature among what the network is told of a line.
+        distance: place of that feature among the numbers of a line.
         acquired: place of that one.
     """
     enter, leave = network.enter, network.leave

@@ -48,26 +48,30 @@ class SoftMasks:
     """Scans whose lines may be acquired in part.
 
     Args:
-        acquisition: the scan protocol, of an ideal scanner.
+        scan: the scan protocol, of an ideal scanner and a Cartesian geometry.
         metric: what the loss stands for.
 
     Raises:
-        ValueError: a metric without a loss that can be differentiated, or scans in which lines may
-            be measured again.
+        ValueError: a metric without a loss that can be differentiated, or another scan.
     """
 
-    def __init__(self, acquisition: Scan, metric: str) -> None:
+    def __init__(self, scan: Scan, metric: str) -> None:
         if metric not in _LOSSES:
             raise ValueError(
                 f"--reward of {metric}: gradients through the reconstructor need the score "
                 f"{', '.join(_LOSSES)}"
             )
-        if acquisition.horizon:
+        if scan.horizon:  # readouts may be measured again, or something is drawn
             raise ValueError(
                 "--scanner: gradients with respect to masks need an ideal scanner, which measures "
                 "every line once; choose another --algo"
             )
-        self.acquisition = acquisition
+        if not scan.geometry.transform.is_cartesian:
+            raise ValueError(
+                f"--geometry {scan.geometry.name}: gradients with respect to masks need samples on "
+                "a Cartesian grid; choose another --algo"
+            )
+        self.scan = scan
         self.loss, self.by_volume = _LOSSES[metric]
 
     def __call__(self, state: State, lines: Tensor) -> Tensor:
@@ -80,9 +84,9 @@ class SoftMasks:
         Raises:
             ValueError: the reconstructor lets no gradient pass.
         """
-        image = reconstruct(self.acquisition.reconstructor, state, lines)
+        image = reconstruct(self.scan.reconstructor, state, lines)
         if lines.requires_grad and not image.requires_grad:
-            name = type(self.acquisition.reconstructor).__name__
+            name = type(self.scan.reconstructor).__name__
             raise ValueError(
                 f"{name} lets no gradient pass from images to masks; choose another reconstructor"
             )
@@ -97,8 +101,8 @@ class SoftMasks:
 
 def reconstruct(reconstructor: Reconstructor, state: State, lines: Tensor) -> Tensor:
     """Images of scans with a real-valued mask: complex (batch, height, width)."""
-    view, whole = state.view, state.secret.conditions.samples[:, 0]
-    samples = whole * lines[:, :, None, None]
+    view = state.view
+    samples = state.secret.conditions.samples[:, 0] * lines[:, :, None, None]
     # The samples hold the mask once already; the adjoint with the same mask would square it, and
     # its derivative would be 0 where nothing has been acquired.
     everything = Operator(view.transform, torch.ones_like(lines), view.sensitivity)
@@ -129,7 +133,7 @@ def bounded(scores: Tensor) -> Tensor:
 
 
 def probabilities(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
-    """How likely each action is to be among the k: (batch, n), adding up to k.
+    """Probability of each action to be among the k: (batch, n), adding up to k.
 
     Args:
         scores: float (batch, n); finite.
@@ -170,7 +174,7 @@ def largest(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
 
 
 def _threshold(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
-    """Where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
+    """The t where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
     n = scores.shape[1]
     margin = 2 + torch.log(torch.tensor(float(n), dtype=scores.dtype))
     low = scores.masked_fill(~allowed, torch.inf).amin(dim=1) - margin

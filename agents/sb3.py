@@ -7,7 +7,7 @@
     MaskablePPO("MultiInputPolicy", env).learn(20_000)
 
 Stable-Baselines3 has its own idea of a vector environment: finished scans begin anew within the
-same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` tells it so of
+same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` is so for
 :class:`activemri.envs.vector_env.ActiveMRIVectorEnv`. The networks of this package score every
 line with the same weights. Stable-Baselines3 only trains them: one learned by imitation can be
 their start, and what it has trained is saved without it.
@@ -32,7 +32,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
 from activemri.agents.networks import ImageNetwork, LineNetwork, Observations, copied, of_actions
-from activemri.envs.protocol import typed_as
+from activemri.envs.protocol import ScanProtocol, typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
 from activemri.registration import find_spec
 
@@ -46,20 +46,25 @@ _PER_SCAN = ("index", "initial_mask")
 
 
 @typed_as(VectorEnvOptions)
-def make_sb3_env(id: str, **options: Any) -> "ActiveMRIVecEnv":
+def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecEnv":
     """An environment to pass to any algorithm of Stable-Baselines3.
 
     Args:
-        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
+        protocol: what is acquired, and how; or an id as for ``gymnasium.make``, such as
+            "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
         **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
             those of the id. `num_envs` is 16 unless given.
 
     Raises:
         ValueError: an unknown id or option.
     """
-    spec = find_spec(id)
-    limit = spec.max_episode_steps
-    wanted = {"num_envs": 16, "max_episode_steps": limit, **spec.kwargs, **options}
+    given: dict[str, Any] = {"num_envs": 16}
+    if isinstance(protocol, str):
+        spec = find_spec(protocol)
+        given |= {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
+    else:
+        given |= protocol.changes
+    wanted = given | options
     return ActiveMRIVecEnv(
         ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
     )
@@ -137,7 +142,7 @@ class ActiveMRIVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """What a method gives for each scan: `action_masks` or `render`.
+        """Results of a method for each scan: `action_masks` or `render`.
 
         Raises:
             AttributeError: for methods that speak of all scans together: call them on :attr:`env`.
@@ -198,7 +203,7 @@ class ActiveMRIVecEnv(VecEnv):
 
 
 def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str, Any]]:
-    """Infos of each of n scans, from arrays for all; those of scans not asked for stay empty."""
+    """Infos of each of n scans, from arrays for all; those of other scans stay empty."""
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in spread.items():
         present = spread.get(f"_{key}")

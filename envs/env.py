@@ -13,10 +13,11 @@ from torch import Tensor
 
 from activemri.devices import usable
 from activemri.envs.observation import Frame, make_observation
-from activemri.envs.protocol import EnvOptions, typed_as
+from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
 from activemri.envs.reset_options import choose_scans, start_masks
 from activemri.envs.reward import earned, make_reward
 from activemri.envs.scan import IDLE, STOP, WASTE, State, kind
+from activemri.registration import find_protocol
 
 Infos = dict[str, NDArray[Any]]  # one row an episode
 
@@ -173,6 +174,26 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
 
 
 _ACTIVE = np.ones(1, dtype=bool)
+
+
+@typed_as(EnvOptions)
+def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
+    """An environment of a protocol, or of an id, as ``gymnasium.make`` makes it, but typed.
+
+    ::
+
+        env = make_env(ScanProtocol(data="phantom", budget=24), render_mode="rgb_array")
+        env = make_env("ActiveMRI/Motion-v0", reconstructor="unet")
+
+    Args:
+        protocol: what is acquired, and how.
+        **options: fields of :class:`activemri.envs.protocol.EnvOptions`; they override it.
+
+    Raises:
+        ValueError: for unknown names, or options that do not fit together.
+    """
+    found = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    return ActiveMRIEnv(**found.changes | options)
 
 
 @dataclass(eq=False)

@@ -467,7 +467,7 @@ class Scan:
 
     def _outwards(self, owner: Tensor, new: Tensor) -> Readings:
         """New readouts, bool (n, n_readouts), from the centre of k-space outwards."""
-        order = self.geometry.transform.outwards.to(new.device).expand(len(new), -1)
+        order = self.geometry.outwards.expand(len(new), -1)
         return Readings(owner, order, new.gather(1, order))
 
     def _after(self, state: State, before: Tensor, budget: Tensor) -> View:
@@ -545,7 +545,7 @@ class Scan:
             target_shape=(reference.target.shape[-2], reference.target.shape[-1]),
             region=reference.region,
             log=log,
-            budget=budget,
+            budget=budget.clone(),
             legal=self.geometry.legal(log.n_measured >= self.scanner.repeats, measurable, budget),
             zero_filled=zero_filled,
             reconstruction=Reconstruction(zero_filled),

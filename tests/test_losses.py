@@ -5,7 +5,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from activemri import losses
+from activemri.metrics import losses
 from activemri.metrics.losses import Prediction
 
 #: Losses that are zero for a perfect image, and need nothing but images.

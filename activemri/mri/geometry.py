@@ -483,6 +483,8 @@ class Geometry:
         transform: of a frame that holds every scan.
         groups: readouts of each action, int64 (n_actions, k); shorter groups repeat their last
             readout.
+        start_order: readouts in the order in which a scan starts with them, int64 (n_readouts,);
+            None for that of the transform: from the centre of k-space outwards.
 
     Raises:
         ValueError: for groups that name readouts which the transform does not have.
@@ -491,6 +493,7 @@ class Geometry:
     name: str
     transform: Transform
     groups: Tensor
+    start_order: Tensor | None = None
 
     def __post_init__(self) -> None:
         groups, n = self.groups, self.transform.n_readouts
@@ -536,7 +539,14 @@ class Geometry:
 
     def to(self, device: torch.device | str) -> "Geometry":
         """The same geometry with its tensors on `device`."""
-        return Geometry(self.name, self.transform.to(device), self.groups.to(device))
+        transform, groups = self.transform.to(device), self.groups.to(device)
+        return Geometry(self.name, transform, groups, self.start_order)
+
+    @cached_property
+    def outwards(self) -> Tensor:
+        """Readouts in the order in which a scan starts with them, int64 (n_readouts,)."""
+        order = self.transform.outwards if self.start_order is None else self.start_order
+        return order.to(self.groups.device)
 
     def acquire(self, mask: Tensor, actions: Tensor) -> Tensor:
         """Masks after one action each: bool (batch, n_readouts), int64 (batch,) -> bool."""
@@ -609,7 +619,7 @@ class Geometry:
         if not 0 <= n <= self.n_readouts:
             raise ValueError(f"expected 0 to {self.n_readouts} centre lines; got {n}")
         mask = torch.zeros(self.n_readouts, dtype=torch.bool, device=self.groups.device)
-        mask[self.transform.outwards[:n].to(mask.device)] = True
+        mask[self.outwards[:n]] = True
         return mask
 
     def start_masks(
@@ -703,7 +713,10 @@ def tiles(shape: Shape, *, tile: int | Shape = 4) -> Geometry:
     rows, columns = _trains(height, down), _trains(width, right)
     both = rows[:, None, :, None] * width + columns[None, :, None, :]
     groups = both.flatten(2).flatten(0, 1).sort(dim=1).values
-    return Geometry("tiles", Cartesian(shape, (True, True)), groups)
+    transform = Cartesian(shape, (True, True))
+    # A start of (2 n)^2 points is a square around the centre, so that tiles are in it as a whole.
+    ring = (transform.offsets + 0.5).abs().amax(dim=1)
+    return Geometry("tiles", transform, groups, ring.argsort(stable=True))
 
 
 def conjugate_columns(shape: Shape, *, lines_per_action: int = 1) -> Geometry:
@@ -797,7 +810,12 @@ def _called(maker: GeometryMaker, name: str, shape: Shape, options: dict[str, An
             f"geometry {name!r} takes no {', '.join(unknown)}; it takes "
             f"{', '.join(list(known)[1:]) or 'no options'}"
         )
-    return maker(shape, **given)
+    try:
+        return maker(shape, **given)
+    except TypeError as error:
+        raise ValueError(
+            f"geometry {name!r}: expected a function of the shape and these options; {error}"
+        ) from error
 
 
 def _trains(n_readouts: int, per_action: int) -> Tensor:

@@ -89,7 +89,7 @@ class Operator:
 
         S^H S x - A^H W (A x - y). On a Cartesian grid that keeps what `image` says about samples
         that were not acquired and takes the rest from the measurement; for a single coil the result
-        has exactly the measured samples. Elsewhere it is one step of gradient descent. Coil maps
+        has exactly the measured samples. Elsewhere it is one safe step of gradient descent. Maps
         are expected to have unit norm over the coils where there is signal, as
         :mod:`activemri.mri.coils` makes them.
 
@@ -97,7 +97,10 @@ class Operator:
             image: complex reconstruction, (batch, height, width).
             zero_filled: A^H W y of the measurement y.
         """
-        return self._combine(self._spread(image)) - self.gram(image) + zero_filled
+        seen = self._combine(self._spread(image))
+        if self.transform.is_cartesian:
+            return seen - self.gram(image) + zero_filled
+        return seen - (self.gram(image) - zero_filled) / self.norm[:, None, None]
 
     @cached_property
     def _response(self) -> Tensor:

@@ -78,17 +78,17 @@ def with_values(settings: Any, values: Mapping[str, object]) -> Any:
     Raises:
         ValueError: an unknown option, or a value that it refuses.
     """
-    known = {name: (value, usual) for name, value, usual in flat(settings)}
     for field in fields(settings):  # defaults may depend on what is changed
         arguments = getattr(settings, field.name)
         if isinstance(arguments, dict):
-            usual = {k: known[f"{field.name}.{k}"][1] for k in arguments}
-            given = {k: v for k, v in arguments.items() if v != usual[k]}
+            usual = {name: default for name, _, default in flat(settings)}
+            given = {k: v for k, v in arguments.items() if v != usual[f"{field.name}.{k}"]}
             settings = replace(settings, **{field.name: given})
-    for key, value in values.items():
+    for key in sorted(values, key=lambda key: "." in key):
+        known = {name: value for name, value, _ in flat(settings)}
         if key not in known:
             raise ValueError(f"unknown option {key!r}; expected one of {', '.join(known)}")
-        settings = _with_value(settings, key, value, known[key][0])
+        settings = _with_value(settings, key, values[key], known[key])
     return settings
 
 

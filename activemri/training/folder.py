@@ -50,7 +50,7 @@ class RunFolder:
         return self.path / "best"
 
     def check(self, settings: Mapping[str, object], *, resume: bool) -> None:
-        """Refuse what :meth:`open` would refuse, as far as these settings show it; claims nothing.
+        """Refuse what :meth:`open` would refuse, as far as these settings show it; makes nothing.
 
         Args:
             settings: that must be the same in a continuation, see
@@ -62,7 +62,7 @@ class RunFolder:
                 were others.
             OSError: the folder cannot be written.
         """
-        files.make_writable(self.path)
+        files.require_writable(self.path)
         if not self._settings.exists():
             if resume:
                 raise ValueError(f"--resume: there is no run in {self.path}; leave --resume out")
@@ -94,6 +94,7 @@ class RunFolder:
         """
         self.check(settings, resume=resume)
         if not self._settings.exists():
+            files.make_writable(self.path)
             files.write_json(self._settings, settings)
         return self.state()
 

@@ -109,13 +109,13 @@ class TrainJointSettings(TrainReconstructorSettings):
                 "reconstructor)"
             )
         loss_of(self, None)
-        check_all_but_loss(self, loss=loss)
         if self.schedule == "alternating" and isinstance(untrained(self), LearnsByItself):
             raise ValueError(
                 f"--schedule alternating: {self.protocol.reconstructor!r} is trained with a loss "
                 "of its own, to which an evaluator's opinion cannot be added; choose --schedule "
                 "staged"
             )
+        check_all_but_loss(self, loss=loss)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -241,9 +241,7 @@ def check(settings: Any) -> None:
     """Refuse what a training would refuse, if its settings can tell."""
     if hasattr(settings, "check"):
         begun = (settings.run.out / "settings.json").exists()
-        resumed = replace(settings.run, resume=begun)
-        if begun or not settings.run.out.exists():
-            replace(settings, run=resumed).check()
+        replace(settings, run=replace(settings.run, resume=begun)).check()
 
 
 def train_once(settings: Any, train: Callable[[Any], Trained]) -> Trained:

@@ -387,5 +387,5 @@ def _play_again(env: ActiveMRIVectorEnv, state: Mapping[str, Any]) -> dict[str, 
             actions=actions,
         )
         env.np_random[row].bit_generator.state = state["random"][row]
-    seen = env.episodes.observe()
-    return {name: part.cpu().numpy() for name, part in seen.items()}
+    seen: dict[str, Array] = env.episodes.observe()
+    return seen

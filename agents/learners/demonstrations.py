@@ -7,7 +7,7 @@ now), `budget` and `start_budget` (lines still to acquire), `score` (before the 
 `prospect` (what the rest of the episode gained at best). Errors such as NMSE have their sign
 turned: higher is better. The file's metadata say which metric, reconstructor, geometry and data
 these are. Samples are not stored: whoever reads the file has the scans, and
-:meth:`activemri.envs.acquisition.Scan.resume` brings a scan to a state in one call.
+:meth:`activemri.envs.scan.Scan.resume` brings a scan to a state in one call.
 """
 
 import json
@@ -43,7 +43,7 @@ _KEY = b"activemri-demonstrations"
 
 @dataclass(frozen=True, kw_only=True)
 class DemonstrateSettings:
-    """Ask an oracle, who knows the truth, what lines would gain, and write it down.
+    """Write down what lines would gain, by an oracle that knows the target.
 
     Writes one Parquet file with a row for every state: who was scanned, the lines acquired, the
     actions tried, and the score that each would lead to. `activemri train policy --algo imitation
@@ -59,7 +59,7 @@ class DemonstrateSettings:
     compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
     policy: str = "low-frequency-first"
     """Policy whose episodes lead to the states: a name or a trained policy. Some actions are drawn
-    at random, and where the oracle was asked the episode follows it as often as not."""
+    at random, and in states that are kept the episode follows the oracle as often as not."""
     horizon: int = 1
     """Lines after which the oracle compares: the line tried, then those that the policy would
     take next. 1 is the one-step oracle."""
@@ -88,17 +88,17 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
         raise ValueError(
             f"--scanner {settings.protocol.scanner}: such scans depend on when each line was "
             "measured and on what noise was drawn, and a table of masks cannot say that; expected "
-            "an ideal scanner. `activemri train policy --algo imitation` asks the oracle there"
+            "an ideal scanner. `activemri train policy --algo imitation` works with the others"
         )
     _arrow()
     policy = make_policy(settings.policy, metric=settings.protocol.metric)
     if policy.traits.is_oracle:
-        raise ValueError(f"--policy {settings.policy}: the oracle is asked anyway; name another")
+        raise ValueError(f"--policy {settings.policy}: the oracle judges anyway; name another")
     files.make_writable(settings.run.out.parent)
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
     collector = Collector(problem, n_tried=settings.n_tried, horizon=settings.horizon, follow=0.5)
-    with Progress("ask the oracle", settings.states, unit="state") as progress:
+    with Progress("query the oracle", settings.states, unit="state") as progress:
         found, _ = collector.collect(
             settings.states,
             priority=priority_of(policy, seed=settings.run.seed),
@@ -169,7 +169,7 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class Collector:
-    """Plays episodes and asks the oracle along the way; what it found lies on the CPU.
+    """Plays episodes and queries the oracle along the way; results lie on the CPU.
 
     Attributes:
         problem: scans, and the score that the oracle maximises.
@@ -179,7 +179,7 @@ class Collector:
         states_per_episode: states of an episode that are kept; None keeps all.
         exploration: chances that an action is drawn rather than the best: one for each episode,
             chosen at random.
-        follow: chance that the episode takes the oracle's action where it was asked.
+        follow: chance that the episode takes the oracle's action in states that are kept.
         batch_size: scans side by side.
     """
 
@@ -244,7 +244,7 @@ class Collector:
             liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
             actions = _drawn(liking, chance, draws)
             if step in kept:
-                part = self._ask(state, liking, torch.tensor(group), draws)
+                part = self._queried(state, liking, torch.tensor(group), draws)
                 follow = torch.rand(len(scans), generator=draws) < self.follow
                 actions = torch.where(follow, part.action, actions)
                 active = (~state.finished.cpu()).nonzero().squeeze(1)
@@ -267,7 +267,7 @@ class Collector:
     def _score(self, state: State) -> Tensor:
         return signed(state.scores[self.problem.metric], self.problem.metric).cpu().clone()
 
-    def _ask(
+    def _queried(
         self, state: State, liking: Tensor, index: Tensor, draws: torch.Generator
     ) -> Demonstrations:
         """Scores after trial actions."""
@@ -337,7 +337,7 @@ def outwards(view: View) -> Tensor:
 
 
 def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
-    """How much a policy likes every action, for a :class:`Collector`.
+    """Priorities of a policy's actions, for a :class:`Collector`.
 
     Networks say it. Of all others only the choice is known: it comes first, and the rest from the
     centre of k-space outwards.
@@ -362,7 +362,7 @@ def view_states(
     batch_size: int = 16,
     report: Report = silent,
 ) -> Iterator[tuple[list[int], View]]:
-    """What was to be seen in every state: rows of the demonstrations, and a view of them."""
+    """Views of every state: rows of the demonstrations, and the view of these."""
     done = 0
     by_kind: dict[object, list[int]] = {}
     for row, index in enumerate(found.index.tolist()):

@@ -172,7 +172,7 @@ class GreedyPGLearner:
         return observed(self.network, state.view, self.problem.frame)
 
     def _allowed(self, state: State) -> Tensor:
-        """What may be drawn, bool (batch, n_actions + stops); anything after the end of a scan."""
+        """Actions that may be drawn, bool (batch, n_actions + stops); all after a scan's end."""
         n_more = int(self.network.stops)
         allowed = torch.nn.functional.pad(state.view.legal, (0, n_more), value=True)
         return allowed | state.finished[:, None]
@@ -194,7 +194,7 @@ class GreedyPGLearner:
         return torch.where(state.finished, IDLE, action)
 
     def _rewards_of(self, state: State, tried: Tensor) -> Tensor:
-        """What each action would gain, after its price: float64 (batch, k)."""
+        """Gains of actions, after their price: float64 (batch, k)."""
         acquires, metric = self._acquires(tried), self.problem.metric
         possible = torch.where(acquires, tried, 0)
         scores = self.problem.scan.preview(state, possible, (metric,))[metric]

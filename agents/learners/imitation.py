@@ -1,6 +1,6 @@
 """Imitation of an oracle: a network learns which line gains most, from scans whose truth is known.
 
-The oracle is asked what a number of lines would gain, in states that the policy itself comes to
+The oracle says what a number of lines would gain, in states that the policy itself comes to
 (DAgger: Ross et al. 2011), and a small network learns to rank them: the cross-entropy between
 
     softmax(gain / (temperature * best gain))   and   softmax(score / temperature),
@@ -36,7 +36,7 @@ from activemri.agents.learners.demonstrations import (
 )
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
 from activemri.agents.networks import LineNetwork
-from activemri.envs.line_features import line_features, mirror_image, mirror_of
+from activemri.envs.line_features import mirror_image, mirror_of, readout_features
 
 _SMALLEST = 1e-5  # gains below it are noise
 _GAINS_WEIGHT = 0.3
@@ -51,7 +51,7 @@ class Imitation:
     demonstrations: str = ""
     """File made by `activemri demonstrate`, learned from before anything else; empty for none."""
     states: int = 3000
-    """States in which the oracle is asked besides, in all; 0 learns from the file alone."""
+    """States in which the oracle is queried besides, in all; 0 learns from the file alone."""
     rounds: int = 3
     """Rounds in which new states are collected, with the policy as it then is."""
     n_tried: int = 16
@@ -174,7 +174,7 @@ class ImitationLearner:
         features = {
             row: line
             for rows, view in view_states(problem.scan, problem.scans, found)
-            for row, line in zip(rows, line_features(view).cpu(), strict=True)
+            for row, line in zip(rows, readout_features(view).cpu(), strict=True)
         }
         self.features = torch.stack([features[row] for row in range(len(found))])
         self.demonstrations = found
@@ -196,7 +196,7 @@ class ImitationLearner:
         found, features = collector.collect(
             math.ceil(settings.states / settings.rounds),
             priority=outwards if first else priority_of(self.policy()),
-            look=line_features,
+            look=readout_features,
             generator=self.generator,
             report=report,
         )
@@ -210,7 +210,8 @@ class ImitationLearner:
         batch, lines = self.demonstrations.select(rows), self.features[rows]
         noise = torch.randn(lines.shape, generator=self.draws) * (lines != 0)
         lines, tried = lines + self.settings.noise * noise, batch.tried
-        if self.network.groups is None and torch.rand(1, generator=self.draws) < 0.5:
+        has_sides = self.network.groups is None and self.problem.scan.geometry.has_lines
+        if has_sides and torch.rand(1, generator=self.draws) < 0.5:
             lines = mirror_image(lines)
             tried = torch.where(tried < 0, tried, mirror_of(lines.shape[-1])[tried])
         budget = (batch.budget / batch.start_budget).float()[:, None]

@@ -16,13 +16,14 @@ from gymnasium.vector import AutoresetMode
 
 from activemri.agents.learned import LearnedPolicy
 from activemri.agents.networks import ActionNetwork, copied, make_network
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
 from activemri.data.orientation import STORED
 from activemri.data.slices import Slice, SliceDataset
 from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.mri.geometry import Geometry
 
 
 class Report(Protocol):
@@ -162,7 +163,7 @@ class Problem:
         """
         stops = self.protocol.stop_action if stops is None else stops
         if self.warm_start is not None:
-            network = copied(_checked(self.warm_start, kind, self.scan.geometry.n_actions, stops))
+            network = copied(_checked(self.warm_start, kind, self.scan.geometry, stops))
         else:
             network = make_network(
                 kind,
@@ -244,7 +245,7 @@ def require_positive(settings: object, *names: str) -> None:
             )
 
 
-def _checked(policy: Policy, kind: str, n_actions: int, stops: bool) -> ActionNetwork:
+def _checked(policy: Policy, kind: str, geometry: Geometry, stops: bool) -> ActionNetwork:
     """The network of a warm start."""
     if not isinstance(policy, LearnedPolicy):
         raise ValueError(
@@ -257,10 +258,11 @@ def _checked(policy: Policy, kind: str, n_actions: int, stops: bool) -> ActionNe
             f"--warm-start: expected a network of the kind {kind!r}, which --learner.network or "
             f"--learner.observation choose; got {network.kind!r}"
         )
-    if network.n_actions != n_actions:
+    require_played(policy, geometry)
+    if network.n_actions != geometry.n_actions:
         raise ValueError(
             f"--warm-start: the network scores {network.n_actions} actions; these scans have "
-            f"{n_actions}"
+            f"{geometry.n_actions}"
         )
     if network.stops != stops:
         raise ValueError(

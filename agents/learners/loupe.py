@@ -78,7 +78,9 @@ class LoupeLearner:
         started = geometry.center_lines(problem.scan.n_center_lines)
         useless = geometry.by_action(started, "all")
         best = self.scores.detach().masked_fill(useless, -torch.inf)
-        n = int((~useless).sum()) if problem.scan.budget is None else self._largest_k()
+        n = int((~useless).sum())
+        if self.scan.budget is not None:
+            n = max(1, self.scan.budget // geometry.readouts_per_action)
         chosen = best.argsort(descending=True, stable=True)[:n].tolist()
         outwards = geometry.frequency.argsort(stable=True).tolist()
         order = Order(
@@ -119,7 +121,7 @@ class LoupeLearner:
                 f"'activemri train order'); got the policy {given.name!r}"
             )
         given.order.check(geometry)
-        place = torch.empty(geometry.n_actions, device=geometry.frequency.device)
+        place = torch.empty(geometry.n_actions, device=self.scan.device)
         place[list(given.order.actions)] = torch.linspace(
             0, 1, geometry.n_actions, device=place.device
         )
@@ -144,7 +146,3 @@ class LoupeLearner:
             raise FloatingPointError("the loss or its gradient is not a finite number")
         self.optimizer.step()
         return total
-
-    def _largest_k(self) -> int:
-        assert self.scan.budget is not None
-        return max(1, self.scan.budget // self.scan.geometry.readouts_per_action)

@@ -23,13 +23,13 @@ from activemri.agents.networks import (
 from activemri.agents.rollout import rollout
 from activemri.construction import seeded
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
 from activemri.envs.observation import Frame
+from activemri.envs.scan import Scan
 from activemri.mri.geometry import make_geometry
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 FRAME = Frame((9, 13), (9, 13), 1, 13)
 KINDS: dict[str, Callable[..., ActionNetwork]] = {
     "lines": lambda **o: LineNetwork(N_FEATURES, 13, channels=6, blocks=2, **o),
@@ -161,7 +161,7 @@ def test_rows_are_scored_as_the_columns_of_the_turned_image(kind: str) -> None:
     torch.testing.assert_close(rows(turned), network(kind)(one))
 
 
-def test_the_evaluator_is_asked_about_the_image_and_its_mask() -> None:
+def test_the_evaluator_scores_the_image_and_its_mask() -> None:
     made, one = network("evaluator"), seen("evaluator")
     image = torch.complex(one["image"][:, 0], one["image"][:, 1])
     torch.testing.assert_close(made(one), made.evaluator(image, one["mask"].bool()))
@@ -197,7 +197,7 @@ def test_networks_that_do_not_fit_are_refused() -> None:
     columns = make_geometry("columns", (9, 13))
     with pytest.raises(ValueError, match="network rnn: expected one of lines, varnet"):
         make_network("rnn", columns, FRAME)
-    with pytest.raises(ValueError, match="columns or rows"):
+    with pytest.raises(ValueError, match="scores whole lines"):
         make_network("varnet", make_geometry("points", (9, 13)), FRAME)
     with pytest.raises(ValueError, match="expected one of lines, image, uncertainty"):
         make_network("image", columns, FRAME, observation="kspace")

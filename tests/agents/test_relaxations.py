@@ -13,9 +13,8 @@ from activemri.agents.relaxations import (
     reconstruct,
 )
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.imperfections import make_imperfection
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State
+from activemri.envs.scanner import make_scanner
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
@@ -118,9 +117,9 @@ def reconstructors() -> dict[str, Reconstructor]:
         }
 
 
-def protocol(reconstructor: Reconstructor, geometry: str = "columns", **kwargs: int) -> Acquisition:
+def protocol(reconstructor: Reconstructor, geometry: str = "columns", **kwargs: int) -> Scan:
     made = make_geometry(geometry, SHAPE, **kwargs)
-    return Acquisition(made, reconstructor, budget=6, n_center_lines=2, metrics=("mse", "ssim"))
+    return Scan(made, reconstructor, budget=6, n_center_lines=2, metrics=("mse", "ssim"))
 
 
 def scans(n_coils: int = 1) -> list[Slice]:
@@ -129,7 +128,7 @@ def scans(n_coils: int = 1) -> list[Slice]:
 
 
 def some_lines(state: State) -> torch.Tensor:
-    lines = state.mask.float()
+    lines = state.view.mask.float()
     lines[0, [3, 12]] = 1
     lines[1, [0, 7, 15]] = 1
     return lines
@@ -143,12 +142,12 @@ def test_a_mask_of_zeros_and_ones_gives_the_image_of_the_protocol(name: str, n_c
     lines = some_lines(state)
     resumed = acquisition.resume(
         scans(n_coils),
-        start_masks=state.start_mask,
+        start_masks=state.view.start_mask,
         masks=lines > 0,
         budgets=torch.tensor([3, 3]),
     )
-    image = reconstruct(acquisition.reconstructor, state, lines, acquisition.geometry)
-    torch.testing.assert_close(image, resumed.reconstruction.image, rtol=1e-4, atol=1e-4)
+    image = reconstruct(acquisition.reconstructor, state, lines)
+    torch.testing.assert_close(image, resumed.view.reconstruction.image, rtol=1e-4, atol=1e-4)
     loss = SoftMasks(acquisition, "ssim")(state, lines)
     torch.testing.assert_close(1 - loss.double(), resumed.scores["ssim"], rtol=0, atol=1e-4)
 
@@ -191,8 +190,9 @@ def test_actions_acquire_their_lines(geometry: str, lines_per_action: int) -> No
     for action in range(n_actions):
         taken = torch.zeros(2, n_actions)
         taken[:, action] = 1
-        lines = lines_of(taken, state, made, state.mask.float())
-        wanted = made.acquire(state.mask, torch.tensor([action, action])) & state.measurable
+        lines = lines_of(taken, state, made, state.view.mask.float())
+        wanted = made.acquire(state.view.mask, torch.tensor([action, action]))
+        wanted &= state.view.measurable
         assert torch.equal(lines, wanted.float())
 
 
@@ -201,10 +201,11 @@ def test_a_metric_without_a_gradient_is_refused() -> None:
         SoftMasks(protocol(ZeroFilled()), "roi_ssim")
 
 
-def test_scans_with_imperfections_are_refused() -> None:
-    imperfection = make_imperfection("noisy")
+def test_other_scanners_and_geometries_are_refused() -> None:
     with pytest.raises(ValueError, match="--scanner"):
-        SoftMasks(replace(protocol(ZeroFilled()), imperfection=imperfection), "mse")
+        SoftMasks(replace(protocol(ZeroFilled()), scanner=make_scanner("noisy")), "mse")
+    with pytest.raises(ValueError, match="--geometry radial"):
+        SoftMasks(protocol(ZeroFilled(), "radial", n_spokes=24), "mse")
 
 
 def test_a_reconstructor_without_a_gradient_is_refused() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from activemri import cli
 from activemri.agents import learners
-from activemri.agents.heuristic import frequency, low_frequency_first
+from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
 from activemri.agents.order import FixedOrder, Order
@@ -71,7 +71,7 @@ class ScriptedLearner:
 
     def policy(self) -> FixedOrder:
         geometry = self.problem.scan.geometry
-        outwards = frequency(geometry).argsort(stable=True).tolist()
+        outwards = geometry.frequency.argsort(stable=True).tolist()
         order = Order(
             kind="scripted",
             actions=tuple(outwards if self.step in self.settings.good else reversed(outwards)),

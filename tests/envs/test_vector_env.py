@@ -371,3 +371,19 @@ def test_statistics_of_episodes_are_recorded_as_gymnasium_does() -> None:
 def test_fewer_than_one_scan_is_refused() -> None:
     with pytest.raises(ValueError, match="num_envs must be at least 1; got 0"):
         ActiveMRIVectorEnv(num_envs=0, **options())
+
+
+def test_scans_that_begin_anew_beside_others_are_shown_as_they_are() -> None:
+    env = ActiveMRIVectorEnv(
+        **options(data=equal_scans(), stop_action=True, observation="mask"),
+        num_envs=N,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    rng = np.random.default_rng(0)
+    seen, _ = env.reset(seed=0)
+    for _ in range(20):
+        seen, *_ = env.step(random_legal(env, rng))
+        view = env.episodes.buckets[0].state.view
+        np.testing.assert_array_equal(seen["mask"], (view.log.n_measured > 0).numpy())
+        np.testing.assert_array_equal(seen["budget"][:, 0], view.budget / view.start_budget)
+        assert (view.start_budget >= view.budget).all()

@@ -16,7 +16,7 @@ from activemri.mri import fourier
 #: Lines of toy scans that hold the energy that the centre does not: neighbours, no mirror images.
 STRONG = (4, 5)
 CENTER = (7, 8)
-#: Lines of scans that are told apart, by their kind, likewise.
+#: Lines of scans of two kinds, likewise, by kind.
 STRONG_OF_KIND = ((1, 7), (3, 8))
 
 _SMALL = {
@@ -84,8 +84,8 @@ def toy_scans(n: int = 6) -> SliceList:
     return SliceList(scans, "toy")
 
 
-def told_apart(n: int = 12) -> SliceList:
-    """Scans of two kinds in turn, 8 x 10, whose strong lines the centre tells."""
+def two_kinds(n: int = 12) -> SliceList:
+    """Scans of two kinds in turn, 8 x 10, whose strong lines follow from the centre."""
     scans = []
     for index in range(n):
         half = torch.zeros((8, 10), dtype=torch.complex64)
@@ -93,7 +93,7 @@ def told_apart(n: int = 12) -> SliceList:
         kspace = _noise((8, 10), STRONG_OF_KIND[index % 2], seed=index)
         kspace[:, 4:6] = fourier.fft2(half)[:, 4:6]
         scans.append(_slice(kspace, index))
-    return SliceList(scans, "told-apart")
+    return SliceList(scans, "two-kinds")
 
 
 def _noise(shape: tuple[int, int], strong: tuple[int, ...], *, seed: int) -> torch.Tensor:

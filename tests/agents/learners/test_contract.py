@@ -162,8 +162,10 @@ def test_a_warm_start_is_where_learning_begins(algo: str) -> None:
         {"scanner": "noisy", "budget": 3},
         {"stop_action": True, "step_cost": 0.01},
         {"n_random_lines": 1},
+        {"geometry": "points"},
+        {"geometry": "radial"},
     ],
-    ids=["rows", "echo-train", "noisy", "stop", "random-start"],
+    ids=["rows", "echo-train", "noisy", "stop", "random-start", "points", "radial"],
 )
 def test_other_protocols_are_learned_or_refused_when_it_begins(
     algo: str, options: dict[str, Any]
@@ -172,7 +174,8 @@ def test_other_protocols_are_learned_or_refused_when_it_begins(
     try:
         learner = begun(algo, place)
     except ValueError as error:
-        assert "scanner" in options and "--scanner" in str(error)
+        assert {"scanner", "geometry"} & set(options), error
+        assert str(options.get("geometry", "--scanner")) in str(error)
         return
     learner.learn(8)
     episodes = rollout(place.scan, learner.policy(), listed(place))

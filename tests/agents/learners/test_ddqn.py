@@ -26,7 +26,7 @@ from activemri.agents.training import evaluate
 from activemri.data.slices import SliceList
 from activemri.envs.replay import Batch, Points
 from activemri.envs.vector_env import ActiveMRIVectorEnv
-from tests.agents.learners.problems import problem, told_apart
+from tests.agents.learners.problems import problem, two_kinds
 from tests.envs.scans import equal_scans, scan
 
 N = 3
@@ -37,7 +37,7 @@ def learner(place: Problem | None = None, **changes: Any) -> DoubleDQNLearner:
         **{"max_steps": 100, "channels": 8, "blocks": 1, "batch": 8, "n_envs": N, "updates": 1},
         **{"memory": 64, "burn_in": 12, "epsilon_decay": 0.15, "target_every": 9},
     }
-    place = problem(told_apart()) if place is None else place
+    place = problem(two_kinds()) if place is None else place
     return DoubleDQN(**small | changes).start(place)
 
 
@@ -113,18 +113,18 @@ def test_gradients_are_clipped_number_by_number(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("network", ["lines", "schedule"])
 def test_only_legal_actions_are_taken_while_learning(network: str, options: dict[str, Any]) -> None:
     """An illegal one would be refused; several epsilons come by."""
-    made = learner(problem(told_apart(), invalid_action="raise", **options), network=network)
-    told = made.learn(60)
-    assert made.step == 60 and math.isfinite(told["loss"]) and told["loss"] > 0
+    made = learner(problem(two_kinds(), invalid_action="raise", **options), network=network)
+    log = made.learn(60)
+    assert made.step == 60 and math.isfinite(log["loss"]) and log["loss"] > 0
     assert made.policy().network.stops == ("stop_action" in options)
 
 
 def test_the_scan_leads_to_the_best_lines_of_every_scan() -> None:
-    place = problem(told_apart())
+    place = problem(two_kinds())
     scans = [place.scans[i] for i in range(len(place.scans))]
     state = place.scan.start(scans)
-    pairs = list(combinations(range(place.scan.geometry.n_lines), 2))
-    masks = state.mask[:, None].repeat(1, len(pairs), 1)
+    pairs = list(combinations(range(place.scan.geometry.n_readouts), 2))
+    masks = state.view.mask[:, None].repeat(1, len(pairs), 1)
     for row, pair in enumerate(pairs):
         masks[:, row, list(pair)] = True
     errors = place.scan.preview_masks(state, masks)["mse"]
@@ -147,7 +147,7 @@ def test_the_scan_leads_to_the_best_lines_of_every_scan() -> None:
     ],
 )
 def test_a_training_is_resumed_amid_episodes(network: str, options: dict[str, Any]) -> None:
-    scans = options.get("scans", told_apart())
+    scans = options.get("scans", two_kinds())
     place = problem(**{"scans": scans, "budget": 3} | options)
     whole, first, second = (learner(place, network=network, memory=40) for _ in range(3))
     second.restore(first.state())  # before it has begun
@@ -188,11 +188,11 @@ def test_exploration_falls_exponentially_over_the_whole_training() -> None:
 
 
 def test_the_numbers_of_the_paper() -> None:
-    made = PAPER.start(problem(told_apart()))
+    made = PAPER.start(problem(two_kinds()))
     assert isinstance(made.network, EvaluatorNetwork)
     made.step = 1_000_000
     assert made.epsilon == pytest.approx(0.01 + 0.99 / math.e)
-    network = PAPER_DATASET.start(problem(told_apart())).network
+    network = PAPER_DATASET.start(problem(two_kinds())).network
     assert isinstance(network, ScheduleNetwork)
     settings = network.settings
     assert (settings["hidden"], settings["layers"], settings["n_actions"]) == (32, 3, 10)
@@ -201,11 +201,11 @@ def test_the_numbers_of_the_paper() -> None:
 def test_networks_that_do_not_fit_are_refused() -> None:
     given = learner().policy()
     with pytest.raises(ValueError, match=r"of the kind 'schedule'.*got 'lines'"):
-        learner(problem(told_apart(), warm_start=given), network="schedule")
+        learner(problem(two_kinds(), warm_start=given), network="schedule")
     with pytest.raises(ValueError, match="network unet: expected one of lines, varnet, evaluator"):
         learner(network="unet")
     with pytest.raises(ValueError, match="cannot stop"):
-        learner(problem(told_apart(), stop_action=True), network="evaluator")
+        learner(problem(two_kinds(), stop_action=True), network="evaluator")
     with pytest.raises(ValueError, match=r"gamma.*from 0 to 1; got 1.5"):
         DoubleDQN(gamma=1.5)
 
@@ -216,7 +216,7 @@ def test_networks_that_do_not_fit_are_refused() -> None:
 def environment(
     scans: SliceList | None = None, observation: str = "lines", **options: Any
 ) -> ActiveMRIVectorEnv:
-    place = problem(told_apart(4) if scans is None else scans, **{"budget": 3} | options)
+    place = problem(two_kinds(4) if scans is None else scans, **{"budget": 3} | options)
     return place.environment(observation, num_envs=N)
 
 

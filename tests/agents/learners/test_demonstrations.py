@@ -22,8 +22,7 @@ from activemri.agents.learners.demonstrations import (
 from activemri.agents.learners.learner import Problem
 from activemri.agents.registry import make_policy
 from activemri.data.slices import SliceList
-from activemri.envs.acquisition import View
-from activemri.envs.state import State
+from activemri.envs.scan import State, Truth, View
 from tests.agents.learners.problems import problem
 from tests.envs.scans import scan
 
@@ -64,7 +63,7 @@ def test_scores_are_those_that_the_actions_lead_to(horizon: int, n_tried: int | 
     """After the action, and after the lines that would come next with a longer horizon."""
     where = place()
     found = collect(where, n_tried=n_tried, horizon=horizon)
-    start = where.scan.view(where.scan.start([where.scans[0]]))
+    start = where.scan.start([where.scans[0]]).view
     order = without_ties(start)[0].argsort(descending=True).tolist()
     for row in (0, 5):
         one = found.select([row])
@@ -86,8 +85,9 @@ def test_all_legal_actions_tried_give_the_oracles_choice() -> None:
     for rows, view in view_states(where.scan, where.scans, found):
         part = found.select(rows)
         assert torch.equal(view.mask, part.mask)
-        truth = where.scan.view(state_of(where, part), for_oracle=True)
-        assert torch.equal(oracle("ssim").act(truth, []), part.action)
+        state = state_of(where, part)
+        seen = replace(state.view, truth=Truth(where.scan, state))
+        assert torch.equal(oracle("ssim").act(seen, []), part.action)
 
 
 def test_the_prospect_is_the_best_gain_to_come_after_its_price() -> None:
@@ -99,7 +99,7 @@ def test_the_prospect_is_the_best_gain_to_come_after_its_price() -> None:
     state = where.scan.start([where.scans[int(first.index[0])]])
     scores = [float(state.scores["ssim"][0])]
     while not bool(state.finished.all()):
-        view = where.scan.view(state)
+        view = state.view
         liking = without_ties(view).masked_fill(~view.legal, -torch.inf)
         state = where.scan.acquire(state, liking.argmax(dim=1))
         scores.append(float(state.scores["ssim"][0]))
@@ -163,7 +163,7 @@ def test_the_command_writes_a_file_that_a_policy_learns_from(
     scanned = f"--data {write_noise(tmp_path / 'scans')} --n-center-lines 4 --budget 3"
     command = f"demonstrate --env ActiveMRI/HDF5-v0 {scanned} --states 6 --out {path}"
     assert cli.main(f"{command} --policy oracle".split()) == 2
-    assert "the oracle is asked anyway" in capsys.readouterr().err
+    assert "the oracle judges anyway" in capsys.readouterr().err
     assert cli.main(f"{command} --scanner moving".split()) == 2
     assert "expected an ideal scanner" in capsys.readouterr().err
     assert not path.exists()

@@ -74,7 +74,7 @@ def test_scores_that_are_learned_are_those_that_act() -> None:
     learner.learn(16)
     policy = policy_of(learner)
     place = learner.problem
-    view = place.scan.view(place.scan.start(listed(place)))
+    view = place.scan.start(listed(place)).view
     seen = observed(policy.network, view, policy.frame)
     batch = {key: value.float() for key, value in seen.items()}
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_mean_quantiles_are_the_scores_of_the_network() -> None:
         place = problem(stop_action=stops)
         learner: Any = begun("qrdqn", place)
         learner.learn(16)
-        view = place.scan.view(place.scan.start(listed(place)))
+        view = place.scan.start(listed(place)).view
         policy = policy_of(learner)
         with torch.no_grad():
             quantiles = learner.model.quantile_net(

@@ -70,7 +70,7 @@ def test_its_policy_is_read_again(tmp_path: Path, geometry: str, network: str) -
     policy.save(tmp_path / "best", info={})
     loaded = make_policy(tmp_path)
     assert isinstance(loaded, LearnedPolicy)
-    view = place.scan.view(place.scan.start([place.scans[0], place.scans[1]]))
+    view = place.scan.start([place.scans[0], place.scans[1]]).view
     assert torch.equal(loaded.scores(view), policy.scores(view))
     assert loaded.network.n_actions == place.scan.geometry.n_actions
 
@@ -78,7 +78,7 @@ def test_its_policy_is_read_again(tmp_path: Path, geometry: str, network: str) -
 def test_the_paper_s_network_sees_the_image() -> None:
     place = problem(SliceList([scan(0), scan(1)]))
     policy = learner(place, network="varnet").policy()
-    view = place.scan.view(place.scan.start([place.scans[0], place.scans[1]]))
+    view = place.scan.start([place.scans[0], place.scans[1]]).view
     scores = policy.scores(view)
     assert not torch.allclose(scores[0], scores[1], rtol=0, atol=1e-4)
 
