@@ -202,6 +202,11 @@ class Transform:
 class Cartesian(Transform):
     """Columns, rows or points of the centred orthonormal FFT.
 
+    ::
+
+        columns = Cartesian((128, 128), (False, True))
+        samples = columns.forward(images)  # (batch, 128, coil, 128)
+
     Args:
         shape: height and width of the images.
         selected: whether a readout selects a place along the height and along the width:
@@ -425,6 +430,11 @@ def cartesian(transform: Transform) -> Cartesian:
 class Spokes(Transform):
     """Straight lines through the centre of k-space, by NUFFT.
 
+    ::
+
+        spokes = Spokes((128, 128), trajectories.golden(40))
+        samples = spokes.forward(images)  # (batch, 40, coil, 256)
+
     Samples stay as they are measured; the density weights follow the acquired set
     (:func:`activemri.mri.trajectories.density`).
 
@@ -477,6 +487,11 @@ class Spokes(Transform):
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Readouts, and those of each action.
+
+    ::
+
+        pairs = torch.arange(128).reshape(64, 2)
+        geometry = Geometry("pairs", Cartesian((128, 128), (False, True)), pairs)
 
     Attributes:
         name: as in tables.

@@ -55,6 +55,11 @@ def make_reconstructor(
 ) -> Reconstructor:
     """A reconstructor ready for use, in evaluation mode.
 
+    ::
+
+        reconstructor = make_reconstructor("cresnet")
+        reconstructor = make_reconstructor("runs/unet/best")
+
     Args:
         reconstructor: a registered name (trained weights that come with the package are loaded),
             the path of a checkpoint, ``package.module:object`` of a reconstructor, its class, or a

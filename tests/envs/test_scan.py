@@ -391,7 +391,9 @@ def test_a_put_back_row_goes_on_as_if_it_had_been_there_from_the_start() -> None
     state = acquisition.start(batch())
     state = acquisition.acquire(state, torch.tensor([4, 5, 6]))
     fresh = scan(9, padding=2)
+    assert state.view.mask[1, 5] and state.view.n_acquired[1] == 4  # known from now on
     state.put([1], acquisition.start([fresh]))
+    assert not state.view.mask[1, 5] and state.view.n_acquired[1] == 3
     state = acquisition.acquire(state, torch.tensor([5, 7, 7]))
     alone = acquisition.acquire(acquisition.start([fresh]), torch.tensor([7]))
     assert torch.allclose(state.scores["ssim"][1], alone.scores["ssim"][0])
