@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 SSIM_WINDOW = 7
@@ -218,6 +217,8 @@ def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 
     scipy.stats.spearmanr gives the same, but warns about constants.
     """
+    from scipy.stats import rankdata  # here, because it takes half a second to import
+
     x, y = rankdata(a), rankdata(b)
     x, y = x - x.mean(), y - y.mean()
     size = float(np.linalg.norm(x) * np.linalg.norm(y))
