@@ -120,6 +120,10 @@ ENVIRONMENTS: tuple[Environment, ...] = (
 def find_protocol(id: str) -> ScanProtocol:
     """The scan protocol of an id: ours, or one that a user registered for our environment.
 
+    ::
+
+        protocol = replace(find_protocol("ActiveMRI/Motion-v0"), reconstructor="zero-filled")
+
     Args:
         id: as for :func:`find_spec`.
 

@@ -169,8 +169,8 @@ def record_episodes(
 
     Images are zero-filled, whose scores cost little: the oracles' masks are those that suit the
     scan, if not exactly those that suit the reconstructor that is being trained. Policies that
-    need whole lines, and those that score every action of more than :data:`MOST_SCORED`, are left
-    out where they cannot play.
+    need lines or a grid are left out where there are none, and those that score every action where
+    there are more than :data:`MOST_SCORED`.
 
     Args:
         dataset: training scans.
@@ -220,7 +220,8 @@ def recorded_episodes(episodes: Episodes, scan: Scan) -> list[RecordedEpisode]:
 
 def _can_play(name: str, geometry: Geometry) -> bool:
     traits = traits_of(name)
+    lacks = {"lines"} if not geometry.has_lines else set()
+    lacks |= {"grid"} if not geometry.transform.is_cartesian else set()
     scores_all = traits.is_oracle or needs_fit(name)
-    return (geometry.has_lines or "lines" not in traits.needs) and not (
-        scores_all and geometry.n_actions > MOST_SCORED
-    )
+    too_many = scores_all and geometry.n_actions > MOST_SCORED
+    return not (lacks & traits.needs) and not too_many

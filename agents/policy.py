@@ -16,6 +16,10 @@ from activemri.mri.geometry import Geometry
 class Traits:
     """Facts about a policy that decide how it is run and compared. Nothing else lists policies.
 
+    ::
+
+        traits = Traits(is_random=True, needs=frozenset({"lines"}))
+
     Attributes:
         is_order: takes the same actions in every scan of one size and start: a fixed order.
         is_random: draws from the generators; else one seed shows all that it does.
@@ -37,6 +41,15 @@ class Traits:
 
 class Policy(Protocol):
     """Chooses the next action of every scan of a batch.
+
+    ::
+
+        class Alternating:
+            # From the edge of k-space inwards.
+            name, traits = "alternating", Traits(is_order=True)
+
+            def act(self, view, generators):
+                return choose(view.geometry.frequency, view.legal)
 
     Policies remember nothing between calls: all that they need is in the view (the lines acquired,
     those that the scan began with, both budgets), so that episodes cannot leak into one another.

@@ -72,6 +72,11 @@ def make_policy(
 ) -> Policy:
     """A policy ready for use.
 
+    ::
+
+        policy = make_policy("low-frequency-first")
+        policy = make_policy("my_package.policies:Mine")
+
     Args:
         policy: a registered name, the path of a learned policy (a checkpoint, an order's file, or
             the folder of a training), ``package.module:object`` of a policy, its class, or a

@@ -49,6 +49,11 @@ _PER_SCAN = ("index", "initial_mask")
 def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecEnv":
     """An environment to pass to any algorithm of Stable-Baselines3.
 
+    ::
+
+        env = make_sb3_env("ActiveMRI/Phantom-v0", num_envs=16, observation="lines")
+        MaskablePPO("MultiInputPolicy", env).learn(20_000)
+
     Args:
         protocol: what is acquired, and how; or an id as for ``gymnasium.make``, such as
             "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.

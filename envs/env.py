@@ -25,6 +25,13 @@ Infos = dict[str, NDArray[Any]]  # one row an episode
 class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     """Acquire one MR scan line by line.
 
+    ::
+
+        env = ActiveMRIEnv(data="phantom", budget=24)
+        observation, info = env.reset(seed=0)
+        action = env.action_space.sample(info["action_mask"])
+        observation, reward, terminated, truncated, info = env.step(action)
+
     Every episode is one slice. It starts with a few lines around the centre of k-space; an action
     acquires a line; the reward is what the line gained.
 

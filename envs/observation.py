@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from activemri import plugins
 from activemri.data.slices import SliceDataset
 from activemri.envs.line_features import feature_names, readout_features
 from activemri.envs.scan import Scan, View
@@ -237,18 +238,21 @@ OBSERVATIONS: Mapping[str, Observation] = {
 
 
 def make_observation(observation: str | Observation) -> Observation:
-    """The observation of that name; an object is taken as it is.
+    """The observation of that name, or ``package.module:object``; an object is taken as it is.
 
     Raises:
         ValueError: for an unknown name.
     """
     if not isinstance(observation, str):
         return observation
-    if observation not in OBSERVATIONS:
+    found: Any = plugins.find(observation, OBSERVATIONS, what="observation")
+    made: Observation = found() if isinstance(found, type) else found
+    if not callable(made) or not hasattr(made, "space"):
         raise ValueError(
-            f"unknown observation {observation!r}; choose from {', '.join(OBSERVATIONS)}"
+            f"observation {observation!r}: expected an object with `space` that takes a view and a "
+            f"frame; got {type(made).__name__}"
         )
-    return OBSERVATIONS[observation]
+    return made
 
 
 def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:

@@ -51,6 +51,10 @@ STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 class ScanProtocol:
     """What is acquired, and how: scans, geometry, scanner, reconstruction, observation, reward.
 
+    ::
+
+        protocol = ScanProtocol(geometry="radial", budget=24, reconstructor="cg-sense")
+
     At the command line ``--env ID`` sets all fields as a registered environment has them, and
     single fields override it.
 

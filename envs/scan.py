@@ -63,6 +63,11 @@ _TRIALS_AT_ONCE = 64
 class View(Batched):
     """What is known during a scan, for a batch of scans of one size.
 
+    ::
+
+        legal, image = view.legal, view.reconstruction.image
+        energy = view.log.samples.abs().square().sum(dim=(2, 3))  # of every readout
+
     Attributes:
         geometry: what one action acquires.
         transform: from images of this size to the geometry's readouts.
@@ -190,6 +195,13 @@ class State(Batched):
 @dataclass(frozen=True, eq=False)
 class Scan:
     """What happens in a scan: what may be acquired, how it is reconstructed and scored.
+
+    ::
+
+        scan = protocol.scan(scans)
+        state = scan.start([scans[0]])
+        state = scan.acquire(state, torch.tensor([60]))
+        print(state.scores["ssim"])
 
     Attributes:
         geometry: what one action acquires, for frames that hold every scan.

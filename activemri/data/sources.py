@@ -37,6 +37,10 @@ def open_dataset(
 ) -> SliceDataset:
     """Open slices for an environment, for training or for a benchmark.
 
+    ::
+
+        scans = open_dataset("path/to/scans", split="val", matrix_size=128)
+
     Args:
         data: "phantom", "phantom-multicoil", "phantom-mixed" and "phantom-mixed-multicoil" (fields
             of view and orientations differ), "phantom-lesion" (every slice has a lesion, its region

@@ -15,6 +15,11 @@ from activemri.mri.operators import Operator
 class Measurement:
     """What has been acquired of a batch of scans of one size.
 
+    ::
+
+        image = measurement.zero_filled
+        residual = measurement.operator.forward(image) - measurement.samples
+
     Attributes:
         samples: complex, (batch, readout, coil, sample); zero where not acquired.
         operator: how an image leads to those samples (transform, mask and coil sensitivities).
@@ -51,6 +56,10 @@ class Measurement:
 class Reconstruction(Batched):
     """A reconstructed batch.
 
+    ::
+
+        result = Reconstruction(image, uncertainty=deviation)
+
     Attributes:
         image: complex, (batch, height, width).
         uncertainty: standard deviation per pixel, float (batch, height, width), or None where
@@ -66,6 +75,17 @@ class Reconstruction(Batched):
 
 class Reconstructor(nn.Module):
     """A method that turns a measurement into an image.
+
+    ::
+
+        class Damped(Reconstructor):
+            # The zero-filled image after one step of gradient descent.
+            settings = {}
+
+            def forward(self, measurement):
+                image = measurement.zero_filled
+                residual = measurement.operator.gram(image) - image
+                return Reconstruction(image - 0.5 * residual)
 
     Subclasses implement :meth:`forward`. They must depend on nothing but the measurement.
     """

@@ -55,6 +55,11 @@ def make_reconstructor(
 ) -> Reconstructor:
     """A reconstructor ready for use, in evaluation mode.
 
+    ::
+
+        reconstructor = make_reconstructor("cresnet")
+        reconstructor = make_reconstructor("runs/unet/best")
+
     Args:
         reconstructor: a registered name (trained weights that come with the package are loaded),
             the path of a checkpoint, ``package.module:object`` of a reconstructor, its class, or a
@@ -93,8 +98,8 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
     if _class_of(checkpoint.kind) is None:
         raise CheckpointError(
             f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no known reconstructor; "
-            f"expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}, or a class whose module has "
-            "been imported: files alone never import anything"
+            f"expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}, or a class whose module was "
+            "imported before, which files alone never do: at the command line --import MODULE"
         )
     try:
         made = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from activemri import checkpoints
+from activemri import checkpoints, plugins
 from activemri.construction import seeded
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
@@ -25,8 +25,9 @@ def new_reconstructor(
     """A reconstructor to be trained, in training mode.
 
     Args:
-        reconstructor: a name, whose first weights follow from the seed; the path of a checkpoint,
-            whose weights the training begins with; or an object, of which a copy is trained.
+        reconstructor: a name, or ``package.module:Class``, whose first weights follow from the
+            seed; the path of a checkpoint, whose weights the training begins with; or an object, of
+            which a copy is trained.
         network: arguments of the network by name; those of a checkpoint may change what leaves
             its weights as they are, e.g. iterations of modl.
         seed: of the first weights.
@@ -38,10 +39,11 @@ def new_reconstructor(
     """
     if isinstance(reconstructor, Reconstructor):
         made = deepcopy(reconstructor)
-    elif str(reconstructor) in RECONSTRUCTORS:
-        kind = RECONSTRUCTORS[_trainable(str(reconstructor))]
+    elif (kind := _class_of(str(reconstructor))) is not None:
         chosen = _checked(network, kind, reconstructor)
         made = seeded(lambda: kind(**chosen), seed)
+        if not any(True for _ in made.parameters()):
+            raise ValueError(f"--reconstructor {reconstructor}: {_expected()}")
     else:
         made = _continued(str(reconstructor), network)
     return made.to(device).requires_grad_(True).train()
@@ -55,13 +57,14 @@ def arguments_of(reconstructor: str | Path | Reconstructor) -> dict[str, Any]:
     """
     if isinstance(reconstructor, Reconstructor):
         return {}
-    if str(reconstructor) not in RECONSTRUCTORS:
+    kind = _class_of(str(reconstructor))
+    if kind is None:
         try:
             found = checkpoints.load(reconstructor)
         except checkpoints.CheckpointError as error:
             raise ValueError(f"--reconstructor {reconstructor}: {error}; {_expected()}") from error
         return dict(found.settings) if found.kind in trainable() else {}
-    return arguments_of_kind(RECONSTRUCTORS[_trainable(str(reconstructor))])
+    return arguments_of_kind(kind)
 
 
 def arguments_of_kind(kind: type) -> dict[str, Any]:
@@ -84,10 +87,20 @@ def trainable() -> tuple[str, ...]:
     )
 
 
-def _trainable(name: str) -> str:
-    if name not in trainable():
-        raise ValueError(f"--reconstructor {name}: {_expected()}")
-    return name
+def _class_of(name: str) -> type[Reconstructor] | None:
+    """The class of a name or of ``package.module:Class``; None for anything else."""
+    if name in RECONSTRUCTORS:
+        if name not in trainable():
+            raise ValueError(f"--reconstructor {name}: {_expected()}")
+        return RECONSTRUCTORS[name]
+    if not plugins.is_object_path(name):
+        return None
+    found = plugins.load(name, what="--reconstructor")
+    if not (isinstance(found, type) and issubclass(found, Reconstructor)):
+        raise ValueError(
+            f"--reconstructor {name}: expected a class of reconstructors; got {found!r}"
+        )
+    return found
 
 
 def _expected() -> str:

@@ -23,8 +23,10 @@ from activemri.agents.episode_masks import EpisodeMasks, MomentSource, record_ep
 from activemri.data.slices import SliceDataset
 from activemri.data.views import pooled, subjects_of
 from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import Scan
 from activemri.evaluator import load_evaluator
 from activemri.metrics.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.mri.geometry import Geometry
 from activemri.options import (
     Compute,
     RunOptions,
@@ -33,7 +35,7 @@ from activemri.options import (
     require_not_negative,
     require_positive,
 )
-from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor, require_served
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.training import loop, processes
 from activemri.training.augmentation import make_augmentation
@@ -354,6 +356,8 @@ def open_context(
     train = in_memory(train if train is not None else protocol.dataset("train"))
     validation = in_memory(validation if validation is not None else protocol.dataset("val"))
     refuse_shared_subjects(train, validation)
+    scan = bare_scan(settings, train, validation) if moments is None else moments.scan
+    _require_served(settings, scan.geometry)
     name = None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
     given = {
         "masks": "EpisodeMasks" if moments is None else type(moments).__name__,
@@ -395,22 +399,37 @@ def refuse_shared_subjects(train: SliceDataset, validation: SliceDataset) -> Non
         )
 
 
+def bare_scan(
+    settings: TrainReconstructorSettings, train: SliceDataset, validation: SliceDataset
+) -> Scan:
+    """The scan protocol with a frame that holds all scans; scores cost time, and there are none."""
+    bare = replace(settings.protocol, reconstructor="zero-filled", reward="delta_ssim", metrics=())
+    scans = pooled([train, validation], name=train.name)
+    scan = bare.scan(scans, device=processes.device_of(settings.compute.device))
+    return replace(scan, metrics=())
+
+
 def recorded_moments(
     settings: TrainReconstructorSettings, train: SliceDataset, validation: SliceDataset
 ) -> EpisodeMasks:
-    """Episodes of :data:`MASK_POLICIES` on training scans, with a frame that holds all scans."""
-    bare = replace(settings.protocol, reconstructor="zero-filled", reward="delta_ssim", metrics=())
-    scan = bare.scan(
-        pooled([train, validation], name=train.name),
-        device=processes.device_of(settings.compute.device),
-    )
+    """Episodes of :data:`MASK_POLICIES` on training scans."""
     return record_episodes(
         train,
-        replace(scan, metrics=()),  # scores cost time, and serve nobody
+        bare_scan(settings, train, validation),
         policies=MASK_POLICIES,
         seed=settings.run.seed,
         show=processes.rank() == 0,
     )
+
+
+def _require_served(settings: TrainReconstructorSettings, geometry: Geometry) -> None:
+    """Refuse what needs a Cartesian grid where there is none."""
+    require_served(untrained(settings), geometry)
+    if settings.supervision != "full" and not geometry.transform.is_cartesian:
+        raise ValueError(
+            f"--supervision {settings.supervision} holds out samples of a Cartesian grid; geometry "
+            f"{geometry.name!r} has none"
+        )
 
 
 def _claimed(

@@ -1,6 +1,9 @@
 """Algorithms that learn policies, one a file, and their registry.
 
-``learners.DoubleDQN(lr=1e-4)`` are settings, for :func:`activemri.agents.training.train_policy`;
+Settings are records, for :func:`activemri.agents.training.train_policy`::
+
+    policy = train_policy(protocol, learners.DoubleDQN(lr=1e-4))
+
 at the command line ``activemri train policy --algo ddqn --learner.lr 1e-4``.
 """
 

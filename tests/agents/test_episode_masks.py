@@ -1,25 +1,20 @@
-"""Masks for training are those that episodes visit."""
+"""Moments for training are those of episodes."""
 
-import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from activemri.agents.greedy import Greedy, oracle
-from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.policy import Policy
-from activemri.agents.registry import POLICIES, Ingredients
+from activemri.agents.episode_masks import EpisodeMasks, record_episodes
+from activemri.agents.greedy import oracle
 from activemri.agents.rollout import rollout
-from activemri.agents.visits import VisitedMasks, visit_masks
-from activemri.data.phantoms import PhantomDataset
 from activemri.data.slices import Slice, SliceInfo, SliceList
-from activemri.envs.scan import Scan
-from activemri.training.masks import MASK_POLICIES, MaskSource
+from activemri.envs.protocol import ScanProtocol
+from activemri.training.reconstructor import MASK_POLICIES
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Scan]
 
 SHAPES = [(9, 13), (8, 10), (9, 13), (9, 13)]
 
@@ -29,114 +24,116 @@ def dataset(make_scan: MakeScan) -> SliceList:
     return SliceList([make_scan(seed, shape) for seed, shape in enumerate(SHAPES)])
 
 
+def recorded(
+    dataset: SliceList, policies: tuple[str, ...] = MASK_POLICIES, **options: Any
+) -> EpisodeMasks:
+    protocol = ScanProtocol(**{"n_center_lines": 2, "budget": 5, "metrics": (), **options})
+    return record_episodes(dataset, protocol.scan(dataset), policies=policies)
+
+
 @pytest.fixture(scope="module")
-def masks(dataset: SliceList) -> VisitedMasks:
-    return visit_masks(dataset, n_center_lines=2, budget=5, policies=MASK_POLICIES)
-
-
-def test_it_can_be_given_to_the_trainer(masks: VisitedMasks) -> None:
-    source: MaskSource = masks
-    assert (source.n_center_lines, source.budget) == (2, 5)
-
-
-def digest(dataset: SliceList, masks: VisitedMasks) -> str:
-    """Digest of many masks."""
-    drawn = [
-        masks(dataset.describe(seed % len(dataset)), np.random.default_rng(seed)).numpy()
-        for seed in range(200)
-    ]
-    return hashlib.sha256(np.packbits(np.concatenate(drawn)).tobytes()).hexdigest()[:16]
-
-
-def test_masks_for_training_are_those_of_version_0() -> None:
-    phantoms = PhantomDataset(split="train", matrix_size=(32, 32), n_subjects=2)
-    dataset = SliceList([phantoms[i] for i in range(4)])
-    masks = visit_masks(dataset, n_center_lines=4, budget=6, policies=MASK_POLICIES)
-    assert digest(dataset, masks) == "5a5d5c81995aadfd"
-
-
-def test_registering_policies_changes_no_mask(
-    dataset: SliceList, masks: VisitedMasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither an order nor one that adapts joins those that reconstructors are trained on."""
-
-    def adaptive(given: Ingredients) -> Policy:
-        return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
-
-    monkeypatch.setitem(POLICIES, "order", lambda given: low_frequency_first())
-    monkeypatch.setitem(POLICIES, "adaptive", adaptive)
-    again = visit_masks(dataset, n_center_lines=2, budget=5, policies=MASK_POLICIES)
-    assert again.policies == masks.policies == MASK_POLICIES
-    assert digest(dataset, again) == digest(dataset, masks)
+def masks(dataset: SliceList) -> EpisodeMasks:
+    return recorded(dataset)
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_a_mask_has_the_start_lines_and_as_many_more_as_steps(
-    masks: VisitedMasks, dataset: SliceList, position: int
+def test_a_mask_has_the_start_and_as_many_more_readouts_as_steps(
+    masks: EpisodeMasks, dataset: SliceList, position: int
 ) -> None:
     info = dataset.describe(position)
-    centre = info.shape[1] // 2
     for seed in range(30):
         for step in (0, 3, 5):
-            mask = masks(info, np.random.default_rng(seed), step=step)
-            assert mask.dtype == torch.bool and mask.shape == (info.shape[1],)
-            assert bool(mask[centre - 1 : centre + 1].all())
-            assert int(mask.sum()) == 2 + step
+            moment = masks(info, np.random.default_rng(seed), step=step)
+            assert moment.mask.dtype == torch.bool and moment.mask.shape == (13,)
+            assert bool(moment.start[5:7].all())
+            assert int(moment.start.sum()) == 2
+            assert int(moment.mask.sum()) == 2 + step == 2 + len(moment.log)
 
 
-def test_moments_are_uniform_over_the_episode(masks: VisitedMasks, dataset: SliceList) -> None:
+def test_moments_are_uniform_over_the_episode(masks: EpisodeMasks, dataset: SliceList) -> None:
     generator = np.random.default_rng(0)
-    sizes = [int(masks(dataset.describe(0), generator).sum()) - 2 for _ in range(600)]
+    sizes = [len(masks(dataset.describe(0), generator).log) for _ in range(600)]
     counts = np.bincount(sizes, minlength=6)
     assert len(counts) == 6 and counts.min() > 60 and counts.max() < 140
 
 
-def test_the_same_generator_gives_the_same_mask(masks: VisitedMasks, dataset: SliceList) -> None:
+def test_the_same_generator_gives_the_same_moment(masks: EpisodeMasks, dataset: SliceList) -> None:
     info = dataset.describe(0)
-    draws = [masks(info, np.random.default_rng(seed)).tolist() for seed in (1, 1, 2, 3, 4)]
+    draws = [masks(info, np.random.default_rng(seed)).log.tolist() for seed in (1, 1, 2, 3, 4)]
     assert draws[0] == draws[1] and draws[0] not in draws[2:]
 
 
-def test_a_recorded_scan_gets_its_own_masks(
-    dataset: SliceList, make_protocol: MakeProtocol
-) -> None:
-    masks = visit_masks(dataset, n_center_lines=2, budget=5, policies=("oracle",))
+def test_a_recorded_scan_gets_its_own_episode(dataset: SliceList) -> None:
+    masks = recorded(dataset, ("oracle",))
     assert masks.policies == ("random", "variable-density", "oracle")
-    protocol = make_protocol()
+    scan = ScanProtocol(n_center_lines=2, budget=5).scan(dataset)
     for position in (0, 1, 2):
-        scan, info = dataset[position], dataset.describe(position)
-        episodes = rollout(protocol, oracle(), [scan])
-        visited = episodes.start_mask.clone()
-        visited[0, episodes.actions[0, :3]] = True
-        expected = protocol.geometry.kspace_mask(visited, scan.shape).flatten().tolist()
-        drawn = [masks(info, np.random.default_rng(s), step=3).tolist() for s in range(20)]
+        episodes = rollout(scan, oracle(), [dataset[position]])
+        expected = episodes.actions[0, :3].tolist()
+        info = dataset.describe(position)
+        drawn = [masks(info, np.random.default_rng(s), step=3).log.tolist() for s in range(20)]
         # A third of the draws is the oracle's, and the chance of a random one to be so is small.
         assert 2 <= drawn.count(expected) <= 14
 
 
-def test_a_scan_that_was_not_recorded_gets_those_of_its_size(
-    dataset: SliceList, masks: VisitedMasks
+def test_a_scan_that_was_not_recorded_gets_episodes_of_its_size(
+    dataset: SliceList, masks: EpisodeMasks
 ) -> None:
     stranger = SliceInfo(**{**vars(dataset.describe(1)), "volume": "stranger", "index": 9})
     for seed in range(20):
-        assert int(masks(stranger, np.random.default_rng(seed), step=4).sum()) == 6
+        mask = masks(stranger, np.random.default_rng(seed), step=4).mask
+        assert int(mask.sum()) == 6
+        assert not bool(mask[:1].any()) and not bool(mask[11:].any())  # outside of 10 columns
 
 
-@pytest.mark.parametrize("width", [6, 11, 20])
-def test_other_sizes_are_aligned_at_the_centre(masks: VisitedMasks, width: int) -> None:
-    info = SliceInfo("other", 0, "other", "T1", (9, width), (9, width), 1)
-    for seed in range(20):
-        mask = masks(info, np.random.default_rng(seed), step=2)
-        assert mask.shape == (width,)
-        assert bool(mask[width // 2 - 1 : width // 2 + 1].all())
+@pytest.mark.parametrize(
+    ("options", "per_action"),
+    [
+        ({"geometry": "rows"}, 1),
+        ({"geometry": "points"}, 1),
+        ({"geometry": "conjugate-columns"}, 2),
+        ({"geometry": "radial"}, 1),
+        ({"lines_per_action": 3, "budget": 6}, 3),
+    ],
+)
+def test_episodes_of_every_geometry_acquire_whole_actions(
+    dataset: SliceList, options: dict[str, Any], per_action: int
+) -> None:
+    masks = recorded(dataset, **options)
+    geometry = masks.scan.geometry
+    for seed in range(30):
+        moment = masks(dataset.describe(0), np.random.default_rng(seed))
+        assert moment.mask.shape == (geometry.n_readouts,)
+        assert len(moment.log) <= masks.budget
+        groups, _ = geometry.readouts(torch.arange(geometry.n_actions))
+        complete = moment.mask[groups].all(dim=1)
+        assert bool(torch.isin(moment.log, groups[complete]).all())
+
+
+def test_policies_that_score_every_action_are_left_out_of_many(
+    make_scan: MakeScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activemri.agents.episode_masks.MOST_SCORED", 12)
+    masks = recorded(SliceList([make_scan(0)]))
+    assert "low-frequency-first" in masks.policies
+    assert not {"oracle", "exchange-oracle", "lbcs", "average-oracle"} & set(masks.policies)
+
+
+def test_logs_of_scanners_that_measure_again_hold_every_measurement(dataset: SliceList) -> None:
+    masks = recorded(dataset, ("repeat-centre",), scanner="noisy", repeats=3, budget=8)
+    logs = [
+        masks(dataset.describe(0), np.random.default_rng(seed), step=8).log for seed in range(20)
+    ]
+    assert all(len(log) == 8 for log in logs)
+    assert any(len(log.unique()) < 8 for log in logs)
 
 
 def test_a_sample_of_scans_is_recorded_by_the_seed(dataset: SliceList) -> None:
-    def recorded(seed: int) -> list[str]:
-        masks = visit_masks(
-            dataset, n_center_lines=2, budget=2, policies=("equispaced",), n_scans=2, seed=seed
-        )
-        return sorted(visit.scan.volume for visit in masks._visits["equispaced"])
+    scan = ScanProtocol(n_center_lines=2, budget=2).scan(dataset)
 
-    assert all(len(recorded(seed)) == 2 for seed in range(3))
-    assert len({tuple(recorded(seed)) for seed in range(6)}) > 1
+    def volumes(seed: int) -> list[str]:
+        masks = record_episodes(dataset, scan, policies=("equispaced",), n_scans=2, seed=seed)
+        return sorted(episode.info.volume for episode in masks._episodes["equispaced"])
+
+    assert all(len(volumes(seed)) == 2 for seed in range(3))
+    assert len({tuple(volumes(seed)) for seed in range(6)}) > 1

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from activemri.agents.episode_masks import EpisodeMasks, Moment
 from activemri.data.slices import Slice, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import Scan
 from activemri.mri import fourier
 from activemri.options import Compute, RunOptions
 from activemri.training.batches import Batch, make_batch
@@ -76,7 +76,7 @@ def _disc(
     )
 
 
-def bare_scan(shape: tuple[int, int] = SHAPE, **options: Any) -> Acquisition:
+def bare_scan(shape: tuple[int, int] = SHAPE, **options: Any) -> Scan:
     """A scan protocol without scores, for frames of a shape."""
     protocol = ScanProtocol(**{"n_center_lines": 4, "budget": 6, "metrics": (), **options})
     return protocol.scan(discs(["a"], shape=shape))

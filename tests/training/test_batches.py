@@ -92,7 +92,7 @@ def test_lines_that_were_never_measured_are_in_no_mask() -> None:
     kspace[..., :3] = 0
     padded = replace(scan, kspace=kspace, measured=(kspace != 0).any(dim=0))
     batch = measured([padded], torch.ones(18, dtype=torch.bool))
-    assert batch.measurement.operator.mask[0, 0].tolist() == [False] * 3 + [True] * 15
+    assert batch.acquired[0].tolist() == [False] * 3 + [True] * 15
 
 
 def test_maps_are_estimated_from_the_first_lines_of_the_episode_alone() -> None:

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from activemri import checkpoints, losses
+from activemri import checkpoints
 from activemri.data.slices import SliceList
+from activemri.metrics import losses
 from activemri.metrics.losses import MissingUncertaintyError, Prediction
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.modl import MoDL
@@ -198,6 +199,8 @@ def test_several_coils_and_sizes_train_with_and_without_maps(tmp_path: Path, map
         {"geometry": "points", "budget": 40},
         {"geometry": "conjugate-columns"},
         {"geometry": "columns", "lines_per_action": 3, "n_random_lines": 2},
+        {"geometry": "radial"},
+        {"geometry": "tiles", "budget": 40},
         {"scanner": "noisy", "repeats": 2},
         {"scanner": "moving"},
     ],
@@ -217,6 +220,21 @@ def test_reconstructors_train_on_episodes_of_every_geometry_and_scanner(
         train(stopped, moments=None, on_validation=stop)
     train(resumed(stopped), moments=None)
     assert_same_runs(tmp_path, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reconstructor": "varnet", "network": {}},
+        {"reconstructor": "modl", "network": SMALL_MODL, "supervision": "ssdu"},
+    ],
+)
+def test_trainings_that_need_a_grid_are_refused_without_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="grid"):
+        train(tiny(tmp_path / "run", geometry="radial", **changes), moments=None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_validation_scans_may_be_larger_than_those_to_learn_from(tmp_path: Path) -> None:
@@ -312,7 +330,12 @@ def test_a_full_disk_ends_the_training_and_leaves_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     network = {"channels": 4, "pools": 1}
-    changes = {"max_steps": 30, "validate_every": 10, "network": network, "n_center_lines": 2}
+    changes: dict[str, Any] = {
+        "max_steps": 30,
+        "validate_every": 10,
+        "network": network,
+        "n_center_lines": 2,
+    }
     moments = random_moments(n_center_lines=2)
     result = train(tiny(tmp_path / "whole", **changes), moments=moments)
     settings = tiny(tmp_path / "full", **changes)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from activemri.agents.episode_masks import EpisodeMasks
 from activemri.data.slices import SliceList
+from activemri.mri import fourier
 from activemri.mri.noise import estimated_sigma
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.training.self_supervised import (
@@ -48,7 +49,7 @@ def some_lines(batch: int = 3) -> Tensor:
 def measurement() -> Measurement:
     kspace = torch.randn(3, 2, 20, 30, dtype=torch.complex64, generator=drawn(1))
     maps = torch.full((3, 2, 20, 30), 0.5**0.5, dtype=torch.complex64)
-    return Measurement.of(kspace, CartesianOperator(some_lines()[:, :1], maps))
+    return Measurement.of_grid(kspace, Operator.on_grid(some_lines()[:, :1], (20, 30), maps))
 
 
 def test_exactly_the_share_of_acquired_samples_is_held_out_and_never_the_centre() -> None:
@@ -74,22 +75,24 @@ def test_both_parts_together_are_what_was_acquired() -> None:
     whole = measurement()
     out = held_out(some_lines(), share=0.4, generator=drawn())
     seen, operator = divided(whole, out)
-    assert torch.equal(seen.operator.mask | operator.mask, some_lines())
+    assert torch.equal(seen.operator.grid_mask | operator.grid_mask, some_lines())
     assert not (seen.operator.mask & operator.mask).any()
-    assert torch.equal(seen.kspace + whole.kspace * operator.mask.unsqueeze(1), whole.kspace)
+    held = whole.kspace * operator.grid_mask.unsqueeze(1)
+    assert torch.equal(seen.kspace + held, whole.kspace)
 
 
 def test_the_loss_is_two_where_nothing_is_said_of_what_is_held_out() -> None:
     """The zero-filled image of one coil is silent there: both relative errors are one."""
     whole = measurement()
-    single = Measurement.of(whole.kspace[:, :1], CartesianOperator(whole.operator.mask))
+    operator = Operator.on_grid(some_lines()[:, :1], (20, 30))
+    single = Measurement.of_grid(whole.kspace[:, :1], operator)
     loss = self_supervised_loss(ZeroFilled(), single, share=0.4, n_splits=3, generator=drawn())
     torch.testing.assert_close(loss, torch.full((3,), 2.0))
 
 
 def test_the_loss_follows_no_scale() -> None:
     whole = measurement()
-    large = Measurement.of(1e6 * whole.kspace, whole.operator)
+    large = Measurement.of_grid(1e6 * whole.kspace, whole.operator)
     losses = [
         self_supervised_loss(ZeroFilled(), one, share=0.4, n_splits=2, generator=drawn())
         for one in (whole, large)
@@ -171,9 +174,9 @@ def noisy_scan(sigma: float = 0.1) -> tuple[Measurement, Tensor]:
     signal[..., 24:40, 24:40] = torch.randn(16, 16, dtype=torch.complex64, generator=drawn(5))
     noise = sigma * torch.randn(1, 1, 64, 64, dtype=torch.complex64, generator=drawn(6))
     mask = torch.rand(1, 1, 64, generator=drawn(7)) < 0.6
-    operator = CartesianOperator(mask)
-    whole = CartesianOperator(torch.ones(1, 1, 64, dtype=torch.bool))
-    return Measurement.of(signal + noise, operator), whole.adjoint(signal)
+    return Measurement.of_grid(signal + noise, Operator.on_grid(mask, (64, 64))), fourier.ifft2(
+        signal[:, 0]
+    )
 
 
 def loss_of(reconstructor: Known | Seen, measurement: Measurement, **changes: object) -> float:
@@ -192,9 +195,11 @@ def test_what_is_seen_is_noisier_and_only_acquired_samples_are() -> None:
     seen = Seen()
     loss_of(seen, measurement, n_splits=1)
     assert seen.measurement is not None
-    added = seen.measurement.kspace - measurement.kspace * seen.measurement.operator.mask[:, None]
+    added = (
+        seen.measurement.kspace - measurement.kspace * seen.measurement.operator.grid_mask[:, None]
+    )
     samples = added[added != 0]
-    assert not (added[..., 0, :][:, :, ~measurement.operator.mask[0, 0]] != 0).any()
+    assert not (added[..., 0, :][:, :, ~measurement.operator.mask[0]] != 0).any()
     assert samples.abs().square().mean().sqrt() == pytest.approx(0.1, rel=0.15)
 
 
