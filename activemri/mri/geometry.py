@@ -130,11 +130,9 @@ class Transform:
 
     def norm(self, response: Tensor) -> Tensor:
         """Largest eigenvalue of :meth:`gram`, float (batch,): steps of its inverse are safe."""
-        start = torch.randn(
-            (len(response), 1, *self.shape),
-            dtype=torch.complex64,
-            generator=torch.Generator().manual_seed(0),
-        ).to(response.device)
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn((1, 1, *self.shape), dtype=torch.complex64, generator=generator)
+        start = start.to(response.device).repeat(len(response), 1, 1, 1)  # alike in every batch
         # Ten steps come within 6 %, from below.
         largest = largest_eigenvalue(lambda images: self.gram(images, response), start, steps=10)
         return 1.08 * largest.to(start.real.dtype)
