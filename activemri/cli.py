@@ -300,7 +300,7 @@ def _load(path: str) -> Any:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a module of this package is missing: no extra would help."""
+    """A module of this package is missing: no extra would help."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     return name is not None and name.split(".")[0] == "activemri"
 
