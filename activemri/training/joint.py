@@ -17,13 +17,13 @@ from tyro.conf import OmitArgPrefixes
 
 from activemri import checkpoints
 from activemri.agents.episode_masks import MomentSource
-from activemri.construction import seeded
 from activemri.data.slices import SliceDataset
 from activemri.evaluator import Evaluator, save_evaluator
 from activemri.metrics.losses import Loss, make_loss, names_in
 from activemri.options import RunOptions, require_not_negative, require_positive
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import from_checkpoint
+from activemri.seeding import seeded
 from activemri.training import loop
 from activemri.training.batches import Batch
 from activemri.training.construction import arguments_of_kind
