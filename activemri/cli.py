@@ -180,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options.
 
+    ``--import MODULE`` imports a module of the user's own first, as checkpoints never do: for the
+    class of a reconstructor whose checkpoint is named, or an id that it registers.
+
     Raises:
         ValueError: an option that there is not, or a value that makes no sense.
         SystemExit: help was shown.
@@ -187,6 +190,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     import tyro
 
     command = COMMANDS[name]
+    own, arguments = _take("import", arguments, known={"import"}, field="import")
+    if own is not None:
+        from activemri import plugins
+
+        plugins.load_module(own, what="--import")
     settings = _load(command.settings)
     inner: dict[str, Any] = {}
     if command.sweeps:
@@ -293,7 +301,7 @@ def _load(path: str) -> Any:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a module of this package is missing: no extra would help."""
+    """True if a module of this package is missing: no extra would help."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     return name is not None and name.split(".")[0] == "activemri"
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import Geometry
-from activemri.seeding import seeded
 
 _KERNEL = 5
 _ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 import torch
 
 from activemri import checkpoints, plugins
+from activemri.devices import seeded
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
-from activemri.seeding import seeded
 
 
 def new_reconstructor(
