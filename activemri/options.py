@@ -130,7 +130,7 @@ def _usual(settings: Any) -> Any:
 
 
 def is_bare(hint: Any) -> bool:
-    """Options of a nested dataclass are given without its name before them."""
+    """True if options of a nested dataclass are given without its name before them."""
     return _OMITS in getattr(hint, "__metadata__", ())
 
 

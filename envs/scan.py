@@ -686,7 +686,7 @@ class Truth(Batched):
 
 
 def kind(scan: Slice) -> tuple[object, ...]:
-    """Properties that scans of one batch share: sizes, and which of maps, roi and label they have."""
+    """Properties that scans of a batch share: sizes, and which of maps, roi and label they have."""
     return (
         tuple(scan.kspace.shape),
         tuple(scan.target.shape),
