@@ -18,7 +18,8 @@ from activemri.data.sources import open_dataset
 from activemri.mri import fourier
 from activemri.mri.coils import root_sum_of_squares
 from activemri.mri.noise import estimated_sigma
-from activemri.settings import CardSettings, ConvertSettings
+from activemri.data.card import CardSettings
+from activemri.data.conversion import ConvertSettings
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
 
 
