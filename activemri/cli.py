@@ -179,6 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options.
 
+    ``--import MODULE`` imports a module of the user's own first, as checkpoints never do: for the
+    class of a reconstructor whose checkpoint is named, or an id that it registers.
+
     Raises:
         ValueError: an option that there is not, or a value that makes no sense.
         SystemExit: help was shown.
@@ -186,6 +189,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     import tyro
 
     command = COMMANDS[name]
+    own, arguments = _take("import", arguments, known={"import"}, field="import")
+    if own is not None:
+        from activemri import plugins
+
+        plugins.load_module(own, what="--import")
     settings = _load(command.settings)
     inner: dict[str, Any] = {}
     if command.sweeps:

@@ -39,15 +39,27 @@ def load(path: str, *, what: str) -> Any:
         ValueError: it cannot be imported, with the reason.
     """
     module, _, name = path.partition(":")
+    found = load_module(module, what=what)
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise ValueError(f"{what} {path!r} cannot be imported: {error}") from error
+    return found
+
+
+def load_module(module: str, *, what: str) -> Any:
+    """A module of the user's own, which may lie in the working directory.
+
+    Raises:
+        ValueError: it cannot be imported, with the reason.
+    """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ValueError(f"{what} {path!r} cannot be imported: {error}") from error
-    return found
+        return import_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"{what} {module!r} cannot be imported: {error}") from error
 
 
 def is_object_path(name: str) -> bool:

@@ -98,8 +98,8 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
     if _class_of(checkpoint.kind) is None:
         raise CheckpointError(
             f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no known reconstructor; "
-            f"expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}, or a class whose module has "
-            "been imported: files alone never import anything"
+            f"expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}, or a class whose module was "
+            "imported before, which files alone never do: at the command line --import MODULE"
         )
     try:
         made = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})
