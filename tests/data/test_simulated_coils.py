@@ -156,5 +156,6 @@ def test_other_coils_do_not_pass_for_the_ones_asked_for(
     assert main([*command, "--coils", "4"]) == 0
     assert main([*command, "--coils", "8"]) == 2
     assert "4 simulated coils" in capsys.readouterr().err
-    assert main([*command, "--coils", "1"]) == 2
+    with pytest.raises(SystemExit):
+        main([*command, "--coils", "1"])
     assert "--coils: expected 2" in capsys.readouterr().err
