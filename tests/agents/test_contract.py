@@ -16,7 +16,7 @@ from activemri.agents.registry import POLICIES, make_policy, needs_fit, traits_o
 from activemri.agents.rollout import Episodes, rollout
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan
-from activemri.envs.scanner import Spiking
+from activemri.envs.scanner import IDEAL, Scanner, Spiking
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES
 
@@ -86,7 +86,6 @@ def test_episodes_are_legal_in_all_geometries_and_from_all_start_masks(
     start: int,
 ) -> None:
     """Acquiring raises on anything illegal; what is left to check is the end."""
-    assume((name, geometry) != ("evaluator-greedy", "points"))  # it scores lines
     protocol = make_protocol(
         geometry,
         frame,
@@ -97,12 +96,14 @@ def test_episodes_are_legal_in_all_geometries_and_from_all_start_masks(
     )
     size = (max(7, frame[0] - smaller[0]), max(7, frame[1] - smaller[1]))
     scans = [make_scan(seed, size) for seed in (1, 2)]
-    exists = protocol.geometry.lines_of(torch.stack([scan.measured for scan in scans]))
+    transform = protocol.geometry.transform.fitted(size)
+    exists = transform.measurable(torch.stack([scan.measured for scan in scans]))
     drawn = np.random.default_rng(start).random(exists.shape) < 0.4
     masks = torch.from_numpy(drawn) & exists
     masks[:, masks.shape[1] // 2 - 1] = False  # something is left to acquire
     if geometry == "points":
-        masks |= exists & (protocol.geometry.offsets().abs().sum(dim=-1) > 3)
+        offsets = cartesian(transform).offsets
+        masks |= exists & (offsets.abs().sum(dim=-1) > 3)
         masks[:, masks.shape[1] // 2 - 1] = False
     policy = ready(name, replace(protocol, n_center_lines=2), scans)
     left = (exists & ~masks).sum(dim=1).clamp(max=budget)
@@ -177,11 +178,11 @@ def test_without_networks_only_oracles_look_at_the_scan(
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if not asks_networks(name)])
-@pytest.mark.parametrize("scanner", [None, Spiking(0.3, 2)])
+@pytest.mark.parametrize("scanner", [IDEAL, Spiking(0.3, 2)])
 def test_an_order_and_nothing_else_is_the_same_for_all_scans(
-    make_scan: MakeScan, make_protocol: MakeProtocol, name: str, scanner: Spiking | None
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str, scanner: Scanner
 ) -> None:
-    if scanner is not None and name == "re-acquire":
+    if scanner is not IDEAL and name == "re-acquire":
         pytest.skip("it is an order as long as nothing looks suspicious")
     protocol = replace(make_protocol(budget=7), scanner=scanner)
     scans = [make_scan(seed) for seed in range(6)]
