@@ -18,7 +18,9 @@ MakeProtocol = Callable[..., Scan]
 
 
 @pytest.mark.parametrize("metric", ["ssim", "nmse", "psnr_volume"])
-@pytest.mark.parametrize(("geometry", "lines"), [("columns", 1), ("rows", 2), ("points", 1), ("tiles", 2), ("radial", 1)])
+@pytest.mark.parametrize(
+    ("geometry", "lines"), [("columns", 1), ("rows", 2), ("points", 1), ("tiles", 2), ("radial", 1)]
+)
 def test_the_oracle_takes_the_action_after_which_the_score_is_best(
     make_scan: MakeScan, make_protocol: MakeProtocol, geometry: str, lines: int, metric: str
 ) -> None:

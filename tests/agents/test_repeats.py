@@ -70,9 +70,7 @@ def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> No
         objected = before.log.outlier_score > 1
         again = after.log.n_measured - before.log.n_measured
         repaired = (again.bool() & objected).any(dim=1)
-        assert bool(
-            (repaired == (objected & before.legal).any(dim=1))[before.budget > 0].all()
-        )
+        assert bool((repaired == (objected & before.legal).any(dim=1))[before.budget > 0].all())
     assert bool((ends[-1].log.n_measured > 1).any())
 
 
