@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.greedy import Greedy
+from activemri.agents.policy import Traits
 from activemri.envs.acquisition import View
 from activemri.evaluator import Evaluator
 from activemri.mri import fourier
@@ -23,7 +24,8 @@ def evaluator_greedy(evaluator: Evaluator) -> Greedy:
     Args:
         evaluator: for as many lines as the scans have, or more.
     """
-    return Greedy("evaluator-greedy", partial(_evaluator_gain, evaluator))
+    traits = Traits(needs=frozenset({"lines", "evaluator"}))
+    return Greedy("evaluator-greedy", partial(_evaluator_gain, evaluator), traits)
 
 
 def uncertainty_greedy() -> Greedy:
@@ -33,7 +35,10 @@ def uncertainty_greedy() -> Greedy:
     line whose samples vary most. Else the standard deviation of the pixels is carried over to the
     lines; see :func:`line_variance`.
     """
-    return Greedy("uncertainty-greedy", lambda view: action_gains(line_variance(view), view))
+    traits = Traits(needs=frozenset({"uncertainty"}))
+    return Greedy(
+        "uncertainty-greedy", lambda view: action_gains(line_variance(view), view), traits
+    )
 
 
 def line_scores(evaluator: Evaluator, view: View) -> Tensor:

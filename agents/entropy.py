@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.greedy import Greedy
+from activemri.agents.policy import Traits
 from activemri.agents.posterior import posterior_samples
 from activemri.envs.acquisition import View
 from activemri.mri import fourier
@@ -58,7 +59,7 @@ def entropy_greedy(
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
         return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
 
-    return Greedy("entropy-greedy", scorer)
+    return Greedy("entropy-greedy", scorer, Traits(needs=frozenset({"samples"})))
 
 
 def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") -> Tensor:

@@ -7,6 +7,7 @@ algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal Ex
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from activemri.agents.greedy import ask_truth, oracle, score_actions, signed
 from activemri.agents.heuristic import frequency, low_frequency_first
 from activemri.agents.order import FixedOrder, Order
-from activemri.agents.policy import Policy, choose
+from activemri.agents.policy import Policy, Traits, choose
 from activemri.agents.rollout import play
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, Truth, View
@@ -59,8 +60,7 @@ class ExchangeOracle:
     n_drops: int = 4
     max_swaps: int = 100
     name: str = "exchange-oracle"
-    is_oracle: bool = True
-    is_random: bool = False
+    traits: ClassVar[Traits] = Traits(is_oracle=True)
 
     def __post_init__(self) -> None:
         find_metric(self.metric)

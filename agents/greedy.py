@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import choose
+from activemri.agents.policy import Traits, choose
 from activemri.envs.acquisition import Truth, View
 from activemri.metrics import find_metric
 
@@ -16,6 +16,8 @@ Scorer = Callable[[View], Tensor]
 
 # What trial lines of one call may take, in bytes; more saves no time.
 _MEMORY = 64e6
+
+_PLAIN = Traits()
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,15 @@ class Greedy:
     Attributes:
         name: as in tables.
         scorer: says how good actions are.
-        is_oracle: the scorer asks for the truth.
+        traits: whether the scorer asks for the truth, and what else it needs.
     """
 
     name: str
     scorer: Scorer
-    is_oracle: bool = False
-    is_random: bool = False
+    traits: Traits = _PLAIN
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        return choose(self.scorer(view), view.legal if self.is_oracle else view.due)
+        return choose(self.scorer(view), view.legal if self.traits.is_oracle else view.due)
 
 
 def oracle(metric: str = "ssim") -> Greedy:
@@ -51,7 +52,7 @@ def oracle(metric: str = "ssim") -> Greedy:
     def scorer(view: View) -> Tensor:
         return score_actions(ask_truth(view), view.legal, metric)
 
-    return Greedy("oracle", scorer, is_oracle=True)
+    return Greedy("oracle", scorer, Traits(is_oracle=True))
 
 
 def ask_truth(view: View) -> Truth:

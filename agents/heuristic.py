@@ -6,18 +6,21 @@ They know the geometry and which lines a scan has, and look at no image.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import choose
+from activemri.agents.policy import Traits, choose
 from activemri.envs.acquisition import View
 from activemri.mri.geometry import CartesianGeometry
 
 # Powers of (1 - frequency) between 1 and 6 are usual; see `polynomial_density`.
 DENSITY_POWER = 3
 DENSITY_FLOOR = 0.01
+
+_ORDER = Traits(is_order=True)
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,16 @@ class Ordered:
     Attributes:
         name: as in tables.
         priority: view -> float (batch, n_actions) or (n_actions,).
-        repeats: measures lines again whenever the priority says so; else only after all others.
+        traits: where it repeats, lines are measured again whenever the priority says so; else
+            only after all others.
     """
 
     name: str
     priority: Callable[[View], Tensor]
-    repeats: bool = False
-    is_oracle: bool = False
-    is_random: bool = False
+    traits: Traits = _ORDER
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        return choose(self.priority(view), view.legal if self.repeats else view.due)
+        return choose(self.priority(view), view.legal if self.traits.repeats else view.due)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ class Sampled:
 
     name: str
     weight: Callable[[View], Tensor]
-    is_oracle: bool = False
-    is_random: bool = True
+    traits: ClassVar[Traits] = Traits(is_random=True)
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         # An exponential race: the first arrival of rates w is a draw in proportion to w.
@@ -107,16 +108,17 @@ def repeat_centre() -> Ordered:
     def priority(view: View) -> Tensor:
         return polynomial_density(view) / (_fewest_measurements(view) + 1)
 
-    return Ordered("repeat-centre", priority, repeats=True)
+    return Ordered("repeat-centre", priority, Traits(is_order=True, repeats=True))
 
 
 def re_acquire() -> Ordered:
     """From the centre outwards; what the scanner objects to is measured again at once.
 
     The accept-or-reject rule of navigators, see :class:`activemri.envs.imperfections.Motion`.
-    Where nothing is suspicious, and in ideal scans, it is `low-frequency-first`.
+    Where nothing is suspicious, and in ideal scans, it is `low-frequency-first`. It is no order:
+    what looks suspicious differs from scan to scan.
     """
-    return Ordered("re-acquire", _repair_priority, repeats=True)
+    return Ordered("re-acquire", _repair_priority, Traits(repeats=True))
 
 
 def _repair_priority(view: View) -> Tensor:

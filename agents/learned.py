@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from activemri import checkpoints
-from activemri.agents.policy import choose
+from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import Checkpoint, CheckpointError
 from activemri.envs.acquisition import View
 from activemri.envs.observation import Frame, make_observation
@@ -70,8 +70,16 @@ class LearnedPolicy:
     network: ActionNetwork
     name: str
     frame: Frame
-    is_oracle: bool = False
-    is_random: bool = False
+
+    @property
+    def traits(self) -> Traits:
+        """An order if all that the network sees is the mask, whose course does not vary."""
+        repeats = self.frame.repeats > 1
+        return Traits(
+            is_order=self.network.observation == "mask" and not repeats,
+            repeats=repeats,
+            needs=frozenset({"lines"} if self.network.observation == "lines" else ()),
+        )
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         """See :class:`activemri.agents.policy.Policy`.

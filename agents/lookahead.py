@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from activemri.agents.adaptive import action_gains, line_variance
 from activemri.agents.greedy import score_actions, signed
-from activemri.agents.policy import choose
+from activemri.agents.policy import Traits, choose
 from activemri.agents.posterior import posterior_samples
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition, Truth, View
@@ -54,8 +55,7 @@ class LookAhead:
     n_samples: int = 4
     depth: int = 1
     name: str = "look-ahead"
-    is_oracle: bool = False
-    is_random: bool = False
+    traits: ClassVar[Traits] = Traits(needs=frozenset({"samples", "reconstructor"}))
 
     def __post_init__(self) -> None:
         if find_metric(self.metric).needs == "task":

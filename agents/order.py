@@ -5,14 +5,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from activemri import __version__
-from activemri.agents.policy import choose
+from activemri.agents.policy import Traits, choose
 from activemri.envs.acquisition import View
 from activemri.mri.geometry import CartesianGeometry
 
@@ -135,8 +135,7 @@ class FixedOrder:
 
     order: Order
     name: str
-    is_oracle: bool = False
-    is_random: bool = False
+    traits: ClassVar[Traits] = Traits(is_order=True)
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         self.order.check(view.geometry)

@@ -1,6 +1,7 @@
 """What every policy takes and gives."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,28 @@ from activemri.envs.acquisition import View
 from activemri.envs.state import IDLE
 
 
+@dataclass(frozen=True)
+class Traits:
+    """Facts about a policy that decide how it is run and compared. Nothing else lists policies.
+
+    Attributes:
+        is_order: takes the same actions in every scan of one size and start: a fixed order.
+        is_random: draws from the generators; else one seed shows all that it does.
+        is_oracle: asks for the truth: a bound, never a competitor.
+        repeats: has a rule of its own for measuring lines again; in ideal scans, where each is
+            measured once, nothing is left of it.
+        needs: "lines" (readouts that are whole lines), "uncertainty" (a reconstructor that gives
+            one), "samples" (a reconstructor that draws from the posterior, or gives an
+            uncertainty at least), "evaluator", "reconstructor" (to try actions with).
+    """
+
+    is_order: bool = False
+    is_random: bool = False
+    is_oracle: bool = False
+    repeats: bool = False
+    needs: frozenset[str] = frozenset()
+
+
 class Policy(Protocol):
     """Chooses the next action of every scan of a batch.
 
@@ -19,22 +42,19 @@ class Policy(Protocol):
 
     Attributes:
         name: as in tables.
-        is_oracle: asks for the truth: a bound, never a competitor.
-        is_random: draws from the generators; else one seed shows all that it does.
+        traits: facts about it.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def is_oracle(self) -> bool: ...
-    @property
-    def is_random(self) -> bool: ...
+    def traits(self) -> Traits: ...
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         """Choose.
 
         Args:
-            view: what is known of the scans; with the truth if :attr:`is_oracle`.
+            view: what is known of the scans; with the truth for oracles.
             generators: one for each scan, so that an episode does not depend on its batch.
 
         Returns:

@@ -14,7 +14,7 @@ from activemri.agents.greedy import oracle
 from activemri.agents.learned import load_policy
 from activemri.agents.lookahead import LookAhead
 from activemri.agents.order import FixedOrder, Order
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, Traits
 from activemri.evaluator import Evaluator, make_evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import WEIGHTS, make_reconstructor
@@ -55,15 +55,6 @@ POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
     "oracle": lambda given: oracle(given.metric),
     "exchange-oracle": lambda given: ExchangeOracle(given.metric, given.order),
 }
-
-
-#: Names of policies that look at more than a zero-filled image: at its uncertainty, at samples of
-#: the posterior, or at what an evaluator says.
-NEED_NETWORKS = ("uncertainty-greedy", "entropy-greedy", "evaluator-greedy", "look-ahead")
-
-#: Names of policies that measure lines again where that is possible; in ideal scans they do what
-#: low-frequency-first does.
-REPEATING = ("repeat-centre", "re-acquire")
 
 
 #: Policies that come with the package, trained on phantoms; they take scans of 128 columns.
@@ -111,6 +102,17 @@ def make_policy(
 def needs_fit(policy: str | Path | Policy) -> bool:
     """Whether it is a name that stands for an order yet to be learned; see `fixed.LEARNERS`."""
     return isinstance(policy, str) and policy in LEARNERS
+
+
+def traits_of(policy: str | Path | Policy) -> Traits:
+    """Traits of a policy, also of one whose order is yet to be learned.
+
+    Raises:
+        ValueError: as :func:`make_policy`.
+    """
+    if needs_fit(policy):
+        return FixedOrder.traits
+    return make_policy(policy, reconstructor="zero-filled").traits
 
 
 def _learned(name: str, given: Ingredients) -> Policy:

@@ -137,7 +137,7 @@ def play(
     yield None, state
     while not bool(state.finished.all()):
         finished = state.finished
-        wanted = policy.act(acquisition.view(state, for_oracle=policy.is_oracle), generators)
+        wanted = policy.act(acquisition.view(state, for_oracle=policy.traits.is_oracle), generators)
         actions = torch.where(finished, IDLE, wanted)
         idle = ~finished & (actions < 0) & (actions != STOP)
         if bool(idle.any()):

@@ -20,11 +20,11 @@ from torch import Tensor
 from activemri import __version__
 from activemri.agents import conformal
 from activemri.agents.curves import Curves
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, Traits
 from activemri.agents.prediction import Predictor
 from activemri.agents.quality import Features
-from activemri.envs.acquisition import Truth, View
-from activemri.envs.state import IDLE, STOP, rowwise
+from activemri.envs.acquisition import View
+from activemri.envs.state import IDLE, STOP
 from activemri.metrics import find_metric
 
 Floats = NDArray[np.float64]
@@ -158,12 +158,9 @@ class Stopping:
         return self.policy.name
 
     @property
-    def is_oracle(self) -> bool:
-        return self.policy.is_oracle
-
-    @property
-    def is_random(self) -> bool:
-        return self.policy.is_random
+    def traits(self) -> Traits:
+        """Those of the policy, but an order that stops by what it sees is none any more."""
+        return replace(self.policy.traits, is_order=False)
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         found = self.features(replace(view, truth=None))
@@ -175,7 +172,8 @@ class Stopping:
         actions[stop] = STOP
         if len(going):
             rows = [generators[row] for row in going.tolist()]
-            actions[going] = self.policy.act(_some(view, going), rows)
+            seen = view if len(going) == len(legal) else view.select(going)
+            actions[going] = self.policy.act(seen, rows)
         return actions
 
 
@@ -223,21 +221,3 @@ def first_steps(reached: NDArray[np.bool_]) -> NDArray[np.intp]:
 def sign_of(metric: str) -> float:
     """1 for metrics where higher is better, -1 for errors."""
     return 1.0 if find_metric(metric).higher_is_better else -1.0
-
-
-def _some(view: View, rows: Tensor) -> View:
-    """The view of some of the scans."""
-    if len(rows) == len(view.mask):
-        return view
-    per_scan = (
-        "mask start_mask measurable legal budget start_budget n_acquired scale zero_filled _scan"
-    ).split()
-    truth = view.truth
-    chosen: dict[str, Any] = {name: getattr(view, name)[rows] for name in per_scan}
-    return replace(
-        view,
-        **chosen,
-        reconstruction=rowwise(lambda value: value[rows], list, view.reconstruction),
-        operator=rowwise(lambda value: value[rows], list, view.operator),
-        truth=None if truth is None else Truth(truth.acquisition, truth.state.select(rows)),
-    )

@@ -1,6 +1,6 @@
 """Masks that episodes really visit, for training reconstructors on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,7 @@ from torch import Tensor
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.heuristic import density
 from activemri.agents.order import Order
-from activemri.agents.registry import (
-    NEED_NETWORKS,
-    POLICIES,
-    REPEATING,
-    make_policy,
-    needs_fit,
-)
+from activemri.agents.registry import make_policy, needs_fit
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.index import progress as show_progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
@@ -24,11 +18,12 @@ from activemri.envs.acquisition import Acquisition
 from activemri.mri import geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
 
-#: Policies whose draws do not depend on the scan: new ones are made for every mask.
-_DRAWN = ("random", "variable-density")
-
-#: Policies that need no network, by name; each order of ideal scans once.
-CLASSICAL = tuple(name for name in POLICIES if name not in (*NEED_NETWORKS, *REPEATING))
+#: Masks that do not depend on the scan: a new one is drawn every time, lines in proportion to a
+#: weight of their distance from the centre.
+_DRAWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "random": torch.ones_like,
+    "variable-density": density,
+}
 
 _NEVER = 1 << 30
 
@@ -66,7 +61,7 @@ class VisitedMasks:
         *,
         n_center_lines: int,
         budget: int,
-        drawn: Sequence[str] = _DRAWN,
+        drawn: Sequence[str] = tuple(_DRAWN),
     ) -> None:
         self.n_center_lines = n_center_lines
         self.budget = budget
@@ -99,7 +94,7 @@ class VisitedMasks:
         start = geometry.columns((1, width)).center_lines(min(self.n_center_lines, width))
         free = (~start).nonzero().squeeze(1)
         distance = (free - width // 2).abs() / max(width // 2, 1)
-        weight = density(distance.double()) if policy == "variable-density" else torch.ones(1)
+        weight = _DRAWN[policy](distance.double())
         race = torch.from_numpy(generator.exponential(size=len(free))) / weight
         moment = torch.zeros(width, dtype=torch.int64)
         moment[free[race.argsort()]] = torch.arange(1, len(free) + 1)
@@ -117,7 +112,7 @@ def visit_masks(
     *,
     n_center_lines: int,
     budget: int,
-    policies: Sequence[str] = CLASSICAL,
+    policies: Sequence[str],
     n_scans: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -131,7 +126,7 @@ def visit_masks(
         dataset: training scans, acquired column by column.
         n_center_lines: lines in the centre that every episode starts with.
         budget: length of an episode in lines after those.
-        policies: names of policies.
+        policies: names of policies; masks of "random" and "variable-density" are drawn anyway.
         n_scans: record at most that many scans, drawn at random.
         seed: of all draws.
         progress: show a progress bar.

@@ -23,7 +23,7 @@ from activemri.envs.imaging import Imaging
 from activemri.envs.imperfections import Imperfection, make_imperfection
 from activemri.envs.protocol import STANDARD_METRICS, ScanProtocol
 from activemri.envs.reward import TaskLoss, make_reward
-from activemri.envs.state import STOP, WASTE, State, references
+from activemri.envs.state import SHARED, STOP, WASTE, State, references, select_rows
 from activemri.metrics import REGION_METRICS, find_metric
 from activemri.mri import lines
 from activemri.mri.geometry import CartesianGeometry, make_geometry
@@ -58,7 +58,7 @@ class View:
         record: of imperfect scans: how often and when lines were measured; else None.
     """
 
-    geometry: CartesianGeometry
+    geometry: CartesianGeometry = field(metadata=SHARED)
     mask: Tensor
     start_mask: Tensor
     measurable: Tensor
@@ -70,7 +70,7 @@ class View:
     zero_filled: Tensor
     reconstruction: Reconstruction
     operator: CartesianOperator
-    target_shape: tuple[int, int]
+    target_shape: tuple[int, int] = field(metadata=SHARED)
     _scan: Tensor = field(repr=False)
     truth: "Truth | None" = None
     region: Tensor | None = None
@@ -101,6 +101,10 @@ class View:
     def acceleration(self) -> Tensor:
         """Lines that the scan has over those acquired, float64 (batch,)."""
         return self.measurable.sum(dim=1).double() / self.n_acquired.clamp(min=1)
+
+    def select(self, rows: Sequence[int] | Tensor) -> "View":
+        """The view of some of the scans, in that order."""
+        return select_rows(self, torch.as_tensor(rows, device=self.mask.device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -413,7 +417,7 @@ class Acquisition:
 class Truth:
     """What only an oracle may ask: scores of actions and masks that were not acquired."""
 
-    acquisition: Acquisition
+    acquisition: Acquisition = field(metadata=SHARED)
     state: State
 
     def scores_of_actions(self, actions: Tensor, metric: str) -> Tensor:

@@ -20,6 +20,9 @@ WASTE = -3  # costs one line of the budget
 
 T = TypeVar("T")
 
+#: Metadata of a record's field that all scans of a batch share: no rows are taken from it.
+SHARED = {"shared": True}
+
 
 @dataclass(eq=False)
 class State:
@@ -86,7 +89,7 @@ class State:
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """Some of the scans, copied."""
         index = torch.as_tensor(rows, device=self.mask.device)
-        return rowwise(lambda value: value[index], lambda s: [s[i] for i in index.tolist()], self)
+        return select_rows(self, index)
 
     def clone(self) -> Self:
         """A copy that shares what never changes."""
@@ -151,8 +154,16 @@ def check_one_kind(slices: Sequence[Slice]) -> None:
         )
 
 
+def select_rows(record: T, index: Tensor) -> T:
+    """Rows of every tensor (and list) of nested records, copied; see :data:`SHARED`."""
+    return rowwise(lambda value: value[index], lambda s: [s[i] for i in index.tolist()], record)
+
+
 def rowwise(on_tensor: Any, on_list: Any, first: T, *others: T) -> T:
-    """Apply a function to every tensor (and list) of nested records, field by field."""
+    """Apply a function to every tensor (and list) of nested records, field by field.
+
+    Fields marked as :data:`SHARED` are those of the first record.
+    """
     changed: Any = _changed(on_tensor, on_list, first, *others)
     return cast(T, changed)
 
@@ -169,7 +180,9 @@ def _changed(on_tensor: Any, on_list: Any, *values: Any) -> Any:
         return {k: _changed(on_tensor, on_list, *(v[k] for v in values)) for k in first}
     assert is_dataclass(first) and not isinstance(first, type)
     parts = {
-        f.name: _changed(on_tensor, on_list, *(getattr(v, f.name) for v in values))
+        f.name: getattr(first, f.name)
+        if f.metadata.get("shared")
+        else _changed(on_tensor, on_list, *(getattr(v, f.name) for v in values))
         for f in fields(first)
     }
     return type(first)(**parts)

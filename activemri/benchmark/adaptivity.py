@@ -13,7 +13,7 @@ oracle is not clearly above the best order (the interval of the denominator reac
 ratio is given: any number divided by nearly nothing is large.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,32 +27,19 @@ from activemri.benchmark.resampling import (
     resampled_means,
     resampling_weights,
 )
-from activemri.benchmark.statistics import BOUNDS, groups, higher_is_better, seed_scores
+from activemri.benchmark.statistics import groups, higher_is_better, policies_that, seed_scores
 
-#: Policies that take the same actions in every scan.
-ORDERS = frozenset(
-    {
-        "low-frequency-first",
-        "high-frequency-first",
-        "equispaced",
-        "conjugate-symmetric",
-        "lbcs",
-        "average-oracle",
-    }
-)
-
-#: The oracle that bounds each quantity.
+#: The oracle that bounds each quantity: one aims at the next score, the other at the last one.
 ORACLE_OF = {"auc": "oracle", "final": "exchange-oracle"}
 
 _SCAN = ["volume", "slice", "subject"]
+_MOST_NAMED = 5  # orders beside the best one
 
 
 def gaps_closed(
     table: pd.DataFrame,
     *,
-    orders: Collection[str] = ORDERS,
     oracle_of: Mapping[str, str] = ORACLE_OF,
-    bounds: Collection[str] = BOUNDS,
     budget: int | None = None,
     seed: int = 0,
     n_resamples: int = 2000,
@@ -60,14 +47,13 @@ def gaps_closed(
 ) -> list[dict[str, object]]:
     """The share of the gap that each policy closes, per reconstructor, metric and quantity.
 
+    The table says which policies are fixed orders and which are oracles, which get no row.
     Give it the metric that the oracles maximised. Only scans count that the policy, the oracle and
     all orders have acquired.
 
     Args:
         table: the long table.
-        orders: labels of fixed orders; those that are not in the table are passed over.
         oracle_of: which policy bounds "auc" and "final"; without it in the table there are no rows.
-        bounds: policies that get no row.
         budget: see :func:`activemri.benchmark.statistics.trajectories`.
         seed: of the bootstrap.
         n_resamples: of the bootstrap.
@@ -75,12 +61,14 @@ def gaps_closed(
 
     Returns:
         Dictionaries ready for JSON: policy, reconstructor, metric, quantity; ``order`` and
-        ``oracle``, what it is held against; ``gain`` = policy minus order, ``room`` = oracle minus
-        order (signs such that more is better), ``closed`` = gain / room, each with ``_lo`` and
-        ``_hi``; ``reason`` why ``closed`` or its interval is None; ``closed_seeds``, the ratio of
-        each seed on its own (several trainings of one policy); n_subjects, n_slices, n_seeds.
+        ``oracle``, what it is held against; ``why`` that order; ``gain`` = policy minus order,
+        ``room`` = oracle minus order (signs such that more is better), ``closed`` = gain / room,
+        each with ``_lo`` and ``_hi``; ``reason`` why ``closed`` or its interval is None;
+        ``closed_seeds``, the ratio of each seed on its own (several trainings of one policy);
+        n_subjects, n_slices, n_seeds.
     """
     rows: list[dict[str, object]] = []
+    orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
     scores = seed_scores(table, budget=budget)
     for family, members in groups(scores, ["reconstructor", "metric"]):
         sign = 1.0 if higher_is_better(str(family["metric"])) else -1.0
@@ -109,7 +97,9 @@ def gaps_closed(
                 )
                 row = gap.row(seed=seed, n_resamples=n_resamples, level=level)
                 if row["order"] != policy["policy"]:
-                    rows.append({**policy, **family, "quantity": quantity, "oracle": oracle} | row)
+                    why = {"why": best_of(gap, sign)}
+                    held = {"quantity": quantity, "oracle": oracle}
+                    rows.append({**policy, **family, **held} | row | why)
     return rows
 
 
@@ -164,6 +154,26 @@ class Gap:
         means = resampled_means(ends, self.subjects, weights=weights)
         orders = resampled_means(self.orders, self.subjects, weights=weights)
         return np.asarray(means - orders.max(axis=1, keepdims=True))
+
+
+def best_of(gap: Gap, sign: float = 1.0) -> str:
+    """Reason for the best fixed order: its mean beside those of the others, best ones first.
+
+    Args:
+        gap: whose orders.
+        sign: -1 for metrics whose sign was turned.
+    """
+    means = gap.orders.mean(axis=0)
+    first, *others = [
+        f"{gap.names[i]} {sign * means[i]:.4g}" for i in np.argsort(-means, kind="stable")
+    ]
+    if not others:
+        return f"the only fixed order of this benchmark; mean {first.split()[-1]}"
+    shown = [*others[:_MOST_NAMED], *(["..."] if len(others) > _MOST_NAMED else [])]
+    return (
+        f"best mean of the {len(means)} fixed orders on these {len(gap.subjects)} slices: "
+        f"{first}; {', '.join(shown)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,6 @@ def find(plan: Plan, table: pd.DataFrame) -> Findings:
     """All that a table tells of adaptivity, in the metric that the oracles maximised."""
     settings = plan.settings
     options: dict[str, Any] = {
-        "orders": plan.orders,
-        "bounds": _bounds(plan),
         "seed": settings.seed,
         "n_resamples": settings.n_bootstrap,
     }
@@ -118,12 +116,15 @@ def notes(findings: Findings, plan: Plan, reconstructor: str) -> list[str]:
     """What the table does not say: the orders, lines saved, and how far trainings differ."""
     gaps = [row for row in findings.gaps if row["reconstructor"] == reconstructor]
     held = {
-        name: (gap["order"], gap["oracle"])
+        name: (gap["order"], gap["oracle"], gap["why"])
         for metric, quantity, name in _GAPS
         for gap in gaps
         if (gap["metric"], gap["quantity"]) == (metric or plan.metric, quantity)
     }
-    words = [f"Best fixed order, {name}: {order}; bound: {o}." for name, (order, o) in held.items()]
+    words = [
+        f"Best fixed order, {name}: {order} ({why}); bound: {oracle}."
+        for name, (order, oracle, why) in held.items()
+    ]
     for row in findings.saved:
         if row["reconstructor"] == reconstructor:
             words.append(_saving(row))
@@ -257,7 +258,7 @@ def _figures(
 
 
 def _bounds(plan: Plan) -> frozenset[str]:
-    return frozenset(plan.policies) - frozenset(plan.stoppable)
+    return frozenset(label for label, traits in plan.traits.items() if traits.is_oracle)
 
 
 def _bounded(share: float) -> str:

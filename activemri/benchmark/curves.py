@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from activemri.benchmark.statistics import BOUNDS, higher_is_better
+from activemri.benchmark.statistics import higher_is_better
 
 # Okabe and Ito's colours for all kinds of colour vision (yellow darkened to be seen on white),
 # and three more that differ from them in brightness.
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def colours(policies: Sequence[str], *, bounds: Collection[str] = BOUNDS) -> dict[str, str]:
+def colours(policies: Sequence[str], *, bounds: Collection[str] = ()) -> dict[str, str]:
     """A colour for each policy, by its place in the list; bounds are grey."""
     rivals = [policy for policy in policies if policy not in bounds]
     grey = [policy for policy in policies if policy in bounds]
@@ -64,7 +64,7 @@ def score_figure(
     metric: str,
     reconstructor: str,
     palette: Mapping[str, str],
-    bounds: Collection[str] = BOUNDS,
+    bounds: Collection[str] = (),
 ) -> str:
     """Mean score against acquired lines, one line a policy, named at its end.
 

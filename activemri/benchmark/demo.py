@@ -1,19 +1,16 @@
 """A first look: every policy on held-out phantoms, in a few minutes, with nothing to download."""
 
 from activemri.agents.learning.run import train_policy
-from activemri.agents.registry import POLICIES, REPEATING, SHIPPED
+from activemri.agents.policy import Traits
+from activemri.agents.registry import POLICIES, SHIPPED, traits_of
 from activemri.benchmark.results import example_gif
 from activemri.benchmark.run import run_benchmark
 from activemri.settings import BenchmarkSettings, DemoSettings, TrainPolicySettings
 
-#: Look-ahead takes seconds a line; without posterior samples entropy-greedy does what
-#: uncertainty-greedy does.
-_LEFT_OUT = (*REPEATING, "look-ahead", "entropy-greedy")
-
 
 def run_demo(settings: DemoSettings) -> str:
     """Run the demonstration: the text that the command prints."""
-    names = tuple(name for name in POLICIES if name not in _LEFT_OUT)
+    names = tuple(name for name in POLICIES if _is_shown(traits_of(name)))
     learned = train_policy(
         TrainPolicySettings(
             algo="imitation",
@@ -47,3 +44,8 @@ def run_demo(settings: DemoSettings) -> str:
     gif.write_bytes(example_gif(outcome.plan, outcome.table))
     report = (settings.out / "report.html").resolve()
     return f"{outcome.text()}, episode.gif\n\nOpen {report.as_uri()} in a browser."
+
+
+def _is_shown(traits: Traits) -> bool:
+    """Those that are of use in ideal scans whose reconstructor draws no samples."""
+    return not traits.repeats and "samples" not in traits.needs

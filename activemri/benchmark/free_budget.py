@@ -5,7 +5,7 @@ whole budgets: stopping every scan at the same, well chosen step needs no look a
 the order and its length are chosen on the scored scans, with hindsight, which favours the order.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri.agents.rollout import Episodes
-from activemri.benchmark.adaptivity import ORDERS, Gap
+from activemri.benchmark.adaptivity import Gap, best_of
 from activemri.benchmark.resampling import (
     Codes,
     Floats,
@@ -23,10 +23,10 @@ from activemri.benchmark.resampling import (
     resampling_weights,
 )
 from activemri.benchmark.statistics import (
-    BOUNDS,
     RETURN,
     groups,
     higher_is_better,
+    policies_that,
     trajectories,
 )
 
@@ -60,8 +60,6 @@ class Returns:
 def returns_closed(
     table: pd.DataFrame,
     *,
-    orders: Collection[str] = ORDERS,
-    bounds: Collection[str] = BOUNDS,
     seed: int = 0,
     n_resamples: int = 2000,
     level: float = 0.95,
@@ -77,6 +75,7 @@ def returns_closed(
         returns, no orders or no oracles.
     """
     rows: list[dict[str, object]] = []
+    orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
     for reconstructor, curves in _curves_of(table, RETURN):
         best = [curves.scores[name].max(axis=1) for name in curves.scores if name in bounds]
         lengths = [
@@ -99,7 +98,8 @@ def returns_closed(
             )
             row: dict[str, object] = {"policy": policy, "reconstructor": reconstructor}
             row |= {"metric": RETURN, "quantity": "final", "oracle": "oracles, best stop"}
-            rows.append(row | gap.row(seed=seed, n_resamples=n_resamples, level=level))
+            row |= gap.row(seed=seed, n_resamples=n_resamples, level=level)
+            rows.append(row | {"why": best_of(gap)})
     return rows
 
 
@@ -107,8 +107,6 @@ def lines_saved(
     table: pd.DataFrame,
     metric: str,
     *,
-    orders: Collection[str] = ORDERS,
-    bounds: Collection[str] = BOUNDS,
     seed: int = 0,
     n_resamples: int = 2000,
     level: float = 0.95,
@@ -124,6 +122,7 @@ def lines_saved(
         longest length played stands in, so that the saving is at least that; in resamples too.
     """
     rows: list[dict[str, object]] = []
+    orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
     sign = 1.0 if higher_is_better(metric) else -1.0
     for reconstructor, curves in _curves_of(table, metric):
         rivals = [name for name in curves.scores if name in orders]

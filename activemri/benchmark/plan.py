@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from activemri import __version__
+from activemri.agents.exchange import ExchangeOracle
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.order import FixedOrder, Order
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, Traits
 from activemri.agents.quality import Features
-from activemri.agents.registry import NEED_NETWORKS, POLICIES, make_policy, needs_fit
+from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans
-from activemri.benchmark.adaptivity import ORDERS
 from activemri.benchmark.entrants import (
     digest,
     digest_of_files,
@@ -43,9 +43,8 @@ METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 
 #: Scans of one piece: a benchmark that is interrupted loses at most one piece.
 _SCANS_PER_PIECE = 8
-_ASKS_EVALUATOR = "evaluator-greedy"
-#: The bound that starts from an order where one is known.
-_STARTS_FROM_ORDER = "exchange-oracle"
+#: The order that the exchange oracle starts from where it is played too.
+_START = "lbcs"
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class Plan:
                 marks[f"evaluator {label}"] = digest_of_weights(evaluator)
         for label, members in self.policies.items():
             held = [digest_of_files(member) or member for member in members]
-            if members[0] == _STARTS_FROM_ORDER:
+            if not needs_fit(members[0]):
                 held += self.orders_needed(label)
             marks[f"policy {label}"] = " ".join(held)
         return marks
@@ -176,10 +175,10 @@ class Plan:
         The exchange oracle starts from the fixed order if that is played too, else from low
         frequencies.
         """
-        name = self.policies[label][0]
-        if name == _STARTS_FROM_ORDER and ("lbcs",) in self.policies.values():
-            return ["lbcs"]
-        return [name] if needs_fit(name) else []
+        if self._needs_fit(label):
+            return [self.policies[label][0]]
+        starts = isinstance(self._first(label), ExchangeOracle)
+        return [_START] if starts and (_START,) in self.policies.values() else []
 
     def learn_order(self, kind: str, reconstructor: str) -> Order:
         """Learn an order on the train split, for one reconstructor."""
@@ -222,30 +221,20 @@ class Plan:
     @cached_property
     def stoppable(self) -> list[str]:
         """Labels of the policies that may get a stopping rule: all but oracles."""
-        return [
-            label
-            for label in self.policies
-            if self._needs_fit(label) or not self._first(label).is_oracle
-        ]
+        return [label for label, traits in self.traits.items() if not traits.is_oracle]
 
     @cached_property
     def drawn(self) -> list[str]:
         """Labels of the policies that act by chance."""
-        return [
-            label
-            for label in self.policies
-            if not self._needs_fit(label) and self._first(label).is_random
-        ]
+        return [label for label, traits in self.traits.items() if traits.is_random]
 
     @cached_property
-    def orders(self) -> list[str]:
-        """Labels of the policies that take the same actions in every scan."""
-        return [
-            label
+    def traits(self) -> dict[str, Traits]:
+        """Traits of the policies, by label."""
+        return {
+            label: FixedOrder.traits if self._needs_fit(label) else self._first(label).traits
             for label in self.policies
-            if label in ORDERS
-            or (not self._needs_fit(label) and isinstance(self._first(label), FixedOrder))
-        ]
+        }
 
     def scans_of(self, piece: Piece) -> SliceDataset:
         """The data set that a piece's positions are of."""
@@ -302,14 +291,14 @@ class Plan:
             for acquisition in self.acquisitions.values():
                 policy.order.check(acquisition.geometry)
         name = self.policies[label][member]
-        if name == _ASKS_EVALUATOR and self.evaluators[reconstructor] is None:
+        if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
             log.warning(
                 "%s: no evaluator lies beside reconstructor %s; it asks the one that comes with "
                 "the package, which was trained on phantoms and another reconstructor",
                 label,
                 reconstructor,
             )
-        if name in NEED_NETWORKS or name not in POLICIES:
+        if policy.traits.needs or name not in POLICIES:
             try:
                 policy.act(self._start_view(reconstructor), [np.random.default_rng(0)])
             except ValueError as error:

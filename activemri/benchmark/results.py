@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from activemri.agents.policy import Traits
 from activemri.agents.rollout import start_scans
 from activemri.benchmark import (
     adaptivity_report,
@@ -37,11 +38,11 @@ def publish(
     with tqdm(total=3, desc="Summing up", disable=None) as bar:
         summary = statistics.summarise(
             table,
-            bounds=_bounds(plan),
             seed=settings.seed,
             n_resamples=settings.n_bootstrap,
         )
         content: dict[str, object] = {"task": task(plan), "results": summary}
+        content["traits"] = {label: plain_traits(one) for label, one in plan.traits.items()}
         findings = adaptivity_report.find(plan, table)
         content["adaptivity"] = findings.plain
         if plan.stopping is not None:
@@ -129,7 +130,6 @@ def text_table(plan: Plan, table: pd.DataFrame) -> str:
     settings = plan.settings
     summary = statistics.summarise(
         table[table["metric"] == plan.metric],
-        bounds=_bounds(plan),
         seed=settings.seed,
         n_resamples=settings.n_bootstrap,
     )
@@ -179,7 +179,12 @@ def _cell(row: dict[str, object], quantity: str) -> str:
 
 def _bounds(plan: Plan) -> frozenset[str]:
     """Labels of the policies that use the target."""
-    return frozenset(plan.policies) - frozenset(plan.stoppable)
+    return frozenset(label for label, traits in plan.traits.items() if traits.is_oracle)
+
+
+def plain_traits(traits: Traits) -> dict[str, object]:
+    """Traits of a policy as JSON holds them."""
+    return asdict(traits) | {"needs": sorted(traits.needs)}
 
 
 def _comparisons(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
@@ -189,7 +194,6 @@ def _comparisons(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
     return statistics.compare(
         table,
         settings.reference,
-        bounds=_bounds(plan),
         seed=settings.seed,
         n_resamples=settings.n_bootstrap,
     )
@@ -201,7 +205,6 @@ def _by_contrast(plan: Plan, table: pd.DataFrame) -> list[dict[str, object]]:
     return statistics.summarise(
         table[table["metric"] == plan.metric],
         by=("contrast",),
-        bounds=_bounds(plan),
         seed=plan.settings.seed,
         n_resamples=plan.settings.n_bootstrap,
     )
@@ -338,7 +341,9 @@ def _example(plan: Plan, table: pd.DataFrame) -> list[Episode]:
             frames.append(rendering.draw(frame, size=_PANEL))
         episodes.append(Episode(label, frames, scores, curves.metric_name(name)))
     # The page opens with the first two: what is to be beaten, and how far one can get.
-    first = [plan.settings.reference, "oracle"]
+    first = [plan.settings.reference, *(name for name in plan.policies if name in _bounds(plan))][
+        :2
+    ]
     return sorted(episodes, key=lambda e: first.index(e.policy) if e.policy in first else 2)
 
 

@@ -31,7 +31,7 @@ from activemri.agents.rollout import Episodes, rollout
 from activemri.benchmark import results, stopping, stopping_report
 from activemri.benchmark.free_budget import Returns
 from activemri.benchmark.plan import Piece, Plan
-from activemri.benchmark.statistics import RETURN
+from activemri.benchmark.statistics import RETURN, TRAITS
 from activemri.benchmark.stopping import Verdict
 from activemri.metrics import METRICS
 from activemri.settings import BenchmarkSettings
@@ -118,7 +118,10 @@ def _play(plan: Plan) -> pd.DataFrame:
                 bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
                 bar.update(len(piece.positions))
     parts = [plan.part(piece) for piece in scored]
-    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    for name in TRAITS:
+        table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
+    return table
 
 
 def _verdicts(plan: Plan) -> tuple[Verdict, ...]:

@@ -1,7 +1,9 @@
 """From the long results table to scores, intervals, comparisons and curves.
 
 The table has one row per policy, reconstructor, volume, slice, seed, step and metric: columns
-policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, metric, value, seed.
+policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, metric, value, seed, and
+the policy's traits is_order, is_random, is_oracle, repeats
+(:class:`activemri.agents.policy.Traits`). Oracles are bounds, never competitors.
 Step 0 is before the first action. An episode that ends early keeps its last score up to the last
 step of the table, so that stopping early is neither punished nor rewarded by a shorter average.
 Seeds are averaged per slice first; then the mean runs over slices, and the intervals over
@@ -9,7 +11,7 @@ subjects. All functions are pure; the same seed gives the same numbers, and a ro
 on which other policies are in the table (the Holm correction apart, which must).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +29,13 @@ from activemri.benchmark.resampling import (
 )
 from activemri.metrics import find_metric
 
-#: Policies that look at the target: bounds, never competitors.
-BOUNDS = frozenset({"oracle", "exchange-oracle"})
-
 #: The metric of what a scan gained less what its actions cost.
 RETURN = "return"
 
 EPISODE = ["policy", "reconstructor", "metric", "volume", "slice", "seed"]
-COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value"]
+#: Traits of the policy, bool.
+TRAITS = ["is_order", "is_random", "is_oracle", "repeats"]
+COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value", *TRAITS]
 _SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
 _RESULT = ["policy", "reconstructor", "metric"]
 _QUANTITIES = ["auc", "final"]
@@ -43,6 +44,16 @@ _QUANTITIES = ["auc", "final"]
 def higher_is_better(metric: str) -> bool:
     """Whether a larger value of that metric is better."""
     return metric == RETURN or find_metric(metric).higher_is_better
+
+
+def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
+    """Labels of the policies that have a trait, as they first appear: those of ``TRAITS``."""
+    if trait not in table:
+        raise ValueError(
+            f"the results table lacks the column {trait!r}, which this version writes: "
+            "run the benchmark again; episodes that were played are only read"
+        )
+    return [str(label) for label in table[table[trait].to_numpy(bool)]["policy"].unique()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +130,6 @@ def summarise(
     *,
     by: Sequence[str] = (),
     budget: int | None = None,
-    bounds: Collection[str] = BOUNDS,
     seed: int = 0,
     n_resamples: int = 2000,
     level: float = 0.95,
@@ -130,7 +140,6 @@ def summarise(
         table: the long table.
         by: further columns to divide by, e.g. ``("contrast",)``; their values join the rows.
         budget: see :func:`trajectories`.
-        bounds: policies to mark as bounds rather than competitors.
         seed: of the bootstrap.
         n_resamples: of the bootstrap.
         level: of the intervals.
@@ -142,6 +151,7 @@ def summarise(
         ``no_interval`` says why ends are missing.
     """
     rows: list[dict[str, object]] = []
+    bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table, budget=budget), [*by, *_RESULT]):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
         means, middles = (
@@ -202,7 +212,6 @@ def compare(
     reference: str,
     *,
     budget: int | None = None,
-    bounds: Collection[str] = BOUNDS,
     seed: int = 0,
     n_resamples: int = 2000,
     level: float = 0.95,
@@ -222,6 +231,7 @@ def compare(
         p_smallest, n_subjects, n_slices, bound. Arguments are those of :func:`summarise`.
     """
     rows: list[dict[str, object]] = []
+    bounds = policies_that(table, "is_oracle")
     gains = differences(table, reference, budget=budget)
     for family, members in groups(gains, ["reconstructor", "metric"]):
         for position, quantity in enumerate(_QUANTITIES):

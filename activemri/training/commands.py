@@ -94,11 +94,13 @@ def _visited_masks(
 ) -> "MaskSource":
     """Masks that policies visit on these scans."""
     from activemri.agents.visits import visit_masks
+    from activemri.training.masks import MASK_POLICIES
 
     return visit_masks(
         scans,
         n_center_lines=settings.n_center_lines,
         budget=settings.budget,
+        policies=MASK_POLICIES,
         seed=settings.seed,
         progress=True,
     )

@@ -8,6 +8,22 @@ from torch import Tensor
 from activemri.data.slices import SliceInfo
 from activemri.mri import geometry
 
+#: Policies whose masks reconstructors are trained on. A choice, part of the training like its loss:
+#: it covers random masks, orders from the centre and from the edge, learned ones, and those that
+#: suit a scan best. A policy that is registered later does not join by itself.
+MASK_POLICIES = (
+    "random",
+    "variable-density",
+    "low-frequency-first",
+    "high-frequency-first",
+    "equispaced",
+    "conjugate-symmetric",
+    "lbcs",
+    "average-oracle",
+    "oracle",
+    "exchange-oracle",
+)
+
 
 class MaskSource(Protocol):
     """Draws masks as episodes visit them.

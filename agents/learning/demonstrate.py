@@ -39,7 +39,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
         )
     metric = metric_of(settings, task)
     policy = make_policy(settings.policy, metric=metric)
-    if policy.is_oracle:
+    if policy.traits.is_oracle:
         raise ValueError(f"--policy {settings.policy}: the oracle is asked anyway; name another")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     scans = task.dataset()

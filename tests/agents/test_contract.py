@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from activemri.agents.fixed import LEARNERS
 from activemri.agents.policy import Policy
-from activemri.agents.registry import NEED_NETWORKS, POLICIES, make_policy, needs_fit
+from activemri.agents.registry import POLICIES, make_policy, needs_fit, traits_of
 from activemri.agents.rollout import Episodes, rollout
-from activemri.agents.visits import CLASSICAL
 from activemri.data.slices import Slice
 from activemri.envs.acquisition import Acquisition
+from activemri.envs.imperfections import Spikes
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES
 
@@ -34,13 +34,19 @@ QUICK = settings(
 
 def ready(name: str, acquisition: Acquisition, scans: list[Slice]) -> Policy:
     """The policy; a learned one is fitted to the scans."""
-    order = LEARNERS[name](acquisition, scans, n_lines=3) if needs_fit(name) else None
+    n_lines = max(3, acquisition.geometry.groups.shape[1])  # one action at least
+    order = LEARNERS[name](acquisition, scans, n_lines=n_lines) if needs_fit(name) else None
     return make_policy(
         name,
         order=order,
         evaluator=some_evaluator(),
         reconstructor=acquisition.reconstructor,
     )
+
+
+def asks_networks(name: str) -> bool:
+    """More than a zero-filled image is looked at."""
+    return bool(traits_of(name).needs)
 
 
 @cache
@@ -87,7 +93,7 @@ def test_episodes_are_legal_in_all_geometries_and_from_all_start_masks(
         lines_per_action=lines_per_action,
         budget=budget,
         n_center_lines=0,
-        unsure=name in NEED_NETWORKS,
+        unsure=asks_networks(name),
     )
     size = (max(7, frame[0] - smaller[0]), max(7, frame[1] - smaller[1]))
     scans = [make_scan(seed, size) for seed in (1, 2)]
@@ -112,7 +118,7 @@ def test_episodes_are_legal_in_all_geometries_and_from_all_start_masks(
 def test_a_batch_equals_its_scans_one_by_one(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
-    protocol = make_protocol(n_random_lines=2, unsure=name in NEED_NETWORKS)
+    protocol = make_protocol(n_random_lines=2, unsure=asks_networks(name))
     scans = [make_scan(seed) for seed in range(3)]
     policy = ready(name, protocol, scans)
     together = rollout(protocol, policy, scans, seed=4)
@@ -126,12 +132,12 @@ def test_a_batch_equals_its_scans_one_by_one(
 def test_nothing_is_carried_over_from_one_episode_to_the_next(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
-    protocol = make_protocol(unsure=name in NEED_NETWORKS)
+    protocol = make_protocol(unsure=asks_networks(name))
     scans = [make_scan(seed) for seed in range(2)]
     policy = ready(name, protocol, scans)
     first = rollout(protocol, policy, scans, seed=1)
     rollout(
-        make_protocol(n_center_lines=4, budget=2, unsure=name in NEED_NETWORKS),
+        make_protocol(n_center_lines=4, budget=2, unsure=asks_networks(name)),
         policy,
         [make_scan(7)],
         seed=2,
@@ -144,13 +150,13 @@ def test_nothing_is_carried_over_from_one_episode_to_the_next(
 def test_only_random_policies_depend_on_the_seed(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
-    protocol, scans = make_protocol(unsure=name in NEED_NETWORKS), [make_scan(0), make_scan(1)]
+    protocol, scans = make_protocol(unsure=asks_networks(name)), [make_scan(0), make_scan(1)]
     policy = ready(name, protocol, scans)
     actions = [rollout(protocol, policy, scans, seed=seed).actions for seed in range(4)]
-    assert policy.is_random == any(not torch.equal(actions[0], other) for other in actions)
+    assert policy.traits.is_random == any(not torch.equal(actions[0], other) for other in actions)
 
 
-@pytest.mark.parametrize("name", CLASSICAL)
+@pytest.mark.parametrize("name", [name for name in POLICIES if not asks_networks(name)])
 def test_without_networks_only_oracles_look_at_the_scan(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
@@ -167,14 +173,30 @@ def test_without_networks_only_oracles_look_at_the_scan(
         return rollout(protocol, policy, under_names).actions.tolist()
 
     differs = any(actions(policy, 0) != actions(policy, hidden) for hidden in (10, 20, 30))
-    assert differs == policy.is_oracle
+    assert differs == policy.traits.is_oracle
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if not asks_networks(name)])
+@pytest.mark.parametrize("imperfection", [None, Spikes(0.3, 2)])
+def test_an_order_and_nothing_else_is_the_same_for_all_scans(
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str, imperfection: Spikes | None
+) -> None:
+    if imperfection is not None and name == "re-acquire":
+        pytest.skip("it is an order as long as nothing looks suspicious")
+    protocol = replace(make_protocol(budget=7), imperfection=imperfection)
+    scans = [make_scan(seed) for seed in range(6)]
+    policy = ready(name, protocol, scans)
+    assert policy.traits == traits_of(name)
+    actions = rollout(protocol, policy, scans).actions
+    same = bool((actions == actions[0]).all())
+    assert same == (policy.traits.is_order or name == "re-acquire")
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_zero_padding_is_never_acquired(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
-    protocol = make_protocol(budget=None, unsure=name in NEED_NETWORKS)
+    protocol = make_protocol(budget=None, unsure=asks_networks(name))
     kspace = make_scan(0).kspace.clone()
     kspace[..., :2] = kspace[..., -3:] = 0
     scan = replace(make_scan(0), kspace=kspace, measured=None)  # type: ignore[arg-type]
@@ -189,6 +211,6 @@ def test_scans_with_several_coils_can_be_acquired(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
     scans = [make_scan(seed, n_coils=3) for seed in range(2)]
-    protocol = make_protocol(unsure=name in NEED_NETWORKS)
+    protocol = make_protocol(unsure=asks_networks(name))
     episodes = rollout(protocol, ready(name, protocol, scans), scans)
     assert episodes.n_steps.tolist() == [5, 5]

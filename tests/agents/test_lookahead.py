@@ -166,7 +166,7 @@ def test_what_was_not_acquired_changes_no_action(
     ahead = LookAhead(Unsure(), depth=2)
     taken = ahead.act(view, NO_DRAWS[:1])
     assert torch.equal(taken, ahead.act(theirs, NO_DRAWS[:1]))
-    assert not ahead.is_oracle and view.truth is None
+    assert not ahead.traits.is_oracle and view.truth is None
 
 
 def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:

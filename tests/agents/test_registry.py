@@ -36,7 +36,7 @@ def test_names_are_those_of_the_policies(order: Order) -> None:
 
 
 def test_oracles_are_marked(order: Order) -> None:
-    marked = {n for n in POLICIES if not needs_fit(n) and made(n).is_oracle}
+    marked = {n for n in POLICIES if not needs_fit(n) and made(n).traits.is_oracle}
     assert marked == {"oracle", "exchange-oracle"}
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents import heuristic
-from activemri.agents.policy import choose
+from activemri.agents.policy import Traits, choose
 from activemri.agents.rollout import PADDING, episode_generator, rollout, rollout_dataset
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.acquisition import Acquisition, View
@@ -27,8 +28,7 @@ class Stubborn:
 
     action: int
     name: str = "stubborn"
-    is_oracle: bool = False
-    is_random: bool = False
+    traits: ClassVar[Traits] = Traits()
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         return torch.full((len(view.legal),), self.action)

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from activemri.agents.curves import Curves, quality_curves, unit_of
+from activemri.agents.policy import Traits
 from activemri.agents.prediction import Monotone, Predictor, fit_predictor
 from activemri.agents.quality import Features
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import PADDING, Episodes, rollout
+from activemri.agents.rollout import PADDING, Episodes, rollout, start_scans
 from activemri.agents.stopping import (
     RuleError,
     Stopping,
@@ -28,6 +30,7 @@ from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.state import STOP
 from activemri.mri.geometry import make_geometry
+from activemri.registration import find_protocol
 from tests.envs.scans import Unsure, equal_scans, mixed_scans, scan
 
 SCANS = equal_scans(6)
@@ -100,8 +103,7 @@ def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
     @dataclass(frozen=True)
     class Counting:
         name: str = "random"
-        is_oracle: bool = False
-        is_random: bool = True
+        traits: ClassVar[Traits] = Traits(is_random=True)
 
         def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
             asked.append(len(view.mask))
@@ -116,6 +118,75 @@ def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
     taken = online.actions != PADDING
     assert torch.equal(online.actions[taken], plain.actions[:, : taken.shape[1]][taken])
     assert sum(asked) == int(taken.sum()) < plain.actions.numel()
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("Motion", "low-frequency-first"),
+        ("Motion", "oracle"),
+        ("Lesion", "imitation"),
+        ("LowField", "repeat-centre"),
+        ("Spikes", "re-acquire"),
+    ],
+)
+def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy: str) -> None:
+    """They acquire what they acquire when none stops."""
+    protocol = replace(find_protocol(f"ActiveMRI/{name}-v0"), reconstructor="zero-filled", budget=4)
+    scans = protocol.dataset()
+    acquisition, first = protocol.scan(scans), [scans[i] for i in (0, 40, 80)]
+    plain = rollout(acquisition, make_policy(policy), first)
+
+    @dataclass(frozen=True)
+    class Middle:
+        """Stops the second scan after two actions."""
+
+        policy: str
+        predictor: Any = None
+
+        def stops(self, predicted: Any) -> Any:
+            return np.array(predicted)
+
+    @dataclass
+    class Counted:
+        n: int = 0
+
+        def __call__(self, view: View) -> dict[str, Tensor]:
+            self.n += 1
+            return {"stop": torch.tensor([False, self.n > 2, False])}
+
+    chosen: Any = Middle(policy, lambda found: found["stop"])
+    features: Any = Counted()
+    online = rollout(acquisition, Stopping(make_policy(policy), chosen, features), first)
+    assert online.n_steps.tolist() == [4, 2, 4]
+    for row, n_steps in enumerate(online.n_steps.tolist()):
+        assert torch.equal(online.actions[row, :n_steps], plain.actions[row, :n_steps])
+
+
+@pytest.mark.parametrize("name", ["Motion", "Lesion", "LowField", "Spikes"])
+def test_a_view_of_some_scans_holds_their_rows_of_everything(name: str) -> None:
+    protocol = replace(find_protocol(f"ActiveMRI/{name}-v0"), reconstructor="cresnet")
+    scans = protocol.dataset()
+    acquisition = protocol.scan(scans)
+    state = start_scans(acquisition, [scans[i] for i in (0, 40, 80)], seed=0)
+    view = acquisition.view(state, for_oracle=True)
+    some = view.select([2, 0])
+    assert some.geometry is view.geometry and some.target_shape == view.target_shape
+    assert some.truth is not None and [s.volume for s in some.truth.state.slices] == [
+        scans[80].volume,
+        scans[0].volume,
+    ]
+    compared = 0
+    for field in fields(view):
+        mine, theirs = getattr(some, field.name), getattr(view, field.name)
+        assert (mine is None) == (theirs is None)
+        if isinstance(theirs, Tensor):
+            assert torch.equal(mine, theirs[[2, 0]])
+            compared += 1
+    assert compared >= 10
+    assert torch.equal(some.kspace, view.kspace[[2, 0]])
+    assert torch.equal(some.n_measured, view.n_measured[[2, 0]])
+    assert torch.equal(some.due, view.due[[2, 0]])
 
 
 def stop_at_once(threshold: float = 0.0) -> StoppingRule:
@@ -179,7 +250,9 @@ def test_finished_scans_are_left_alone() -> None:
 
 def test_a_policy_keeps_its_name_so_that_its_draws_stay_the_same() -> None:
     stopping = Stopping(make_policy("random"), stop_at_once())
-    assert (stopping.name, stopping.is_random, stopping.is_oracle) == ("random", True, False)
+    assert (stopping.name, stopping.traits) == ("random", Traits(is_random=True))
+    order = Stopping(make_policy("equispaced"), replace(stop_at_once(), policy="equispaced"))
+    assert not order.traits.is_order  # where it stops depends on the scan
 
 
 @pytest.mark.parametrize("threshold", [0.87, np.inf, -np.inf])

@@ -1,17 +1,22 @@
 """Masks for training are those that episodes visit."""
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from activemri.agents.greedy import oracle
+from activemri.agents.greedy import Greedy, oracle
+from activemri.agents.heuristic import low_frequency_first
+from activemri.agents.policy import Policy
+from activemri.agents.registry import POLICIES, Ingredients
 from activemri.agents.rollout import rollout
 from activemri.agents.visits import VisitedMasks, visit_masks
+from activemri.data.phantoms import PhantomDataset
 from activemri.data.slices import Slice, SliceInfo, SliceList
 from activemri.envs.acquisition import Acquisition
-from activemri.training.masks import MaskSource
+from activemri.training.masks import MASK_POLICIES, MaskSource
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Acquisition]
@@ -26,12 +31,43 @@ def dataset(make_scan: MakeScan) -> SliceList:
 
 @pytest.fixture(scope="module")
 def masks(dataset: SliceList) -> VisitedMasks:
-    return visit_masks(dataset, n_center_lines=2, budget=5)
+    return visit_masks(dataset, n_center_lines=2, budget=5, policies=MASK_POLICIES)
 
 
 def test_it_can_be_given_to_the_trainer(masks: VisitedMasks) -> None:
     source: MaskSource = masks
     assert (source.n_center_lines, source.budget) == (2, 5)
+
+
+def digest(dataset: SliceList, masks: VisitedMasks) -> str:
+    """Digest of many masks."""
+    drawn = [
+        masks(dataset.describe(seed % len(dataset)), np.random.default_rng(seed)).numpy()
+        for seed in range(200)
+    ]
+    return hashlib.sha256(np.packbits(np.concatenate(drawn)).tobytes()).hexdigest()[:16]
+
+
+def test_masks_for_training_are_those_of_version_0() -> None:
+    phantoms = PhantomDataset(split="train", matrix_size=(32, 32), n_subjects=2)
+    dataset = SliceList([phantoms[i] for i in range(4)])
+    masks = visit_masks(dataset, n_center_lines=4, budget=6, policies=MASK_POLICIES)
+    assert digest(dataset, masks) == "5a5d5c81995aadfd"
+
+
+def test_registering_policies_changes_no_mask(
+    dataset: SliceList, masks: VisitedMasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an order nor one that adapts joins those that reconstructors are trained on."""
+
+    def adaptive(given: Ingredients) -> Policy:
+        return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
+
+    monkeypatch.setitem(POLICIES, "order", lambda given: low_frequency_first())
+    monkeypatch.setitem(POLICIES, "adaptive", adaptive)
+    again = visit_masks(dataset, n_center_lines=2, budget=5, policies=MASK_POLICIES)
+    assert again.policies == masks.policies == MASK_POLICIES
+    assert digest(dataset, again) == digest(dataset, masks)
 
 
 @pytest.mark.parametrize("position", [0, 1])

@@ -11,10 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from activemri.agents.greedy import Greedy
+from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.order import Order
+from activemri.agents.policy import Policy
+from activemri.agents.registry import POLICIES as POLICIES_BY_NAME
+from activemri.agents.registry import Ingredients
 from activemri.benchmark import adaptivity_report
 from activemri.benchmark.action_maps import action_map_figure, information_figure
 from activemri.benchmark.run import Outcome, run_benchmark
+from activemri.benchmark.statistics import policies_that
 from activemri.settings import BenchmarkSettings
 
 POLICIES = ("random", "low-frequency-first", "lbcs", "oracle", "exchange-oracle")
@@ -88,8 +94,39 @@ def test_returns_are_scores_less_the_price(outcome: Outcome) -> None:
 def test_files_of_trained_policies_are_in_the_fingerprint(outcome: Outcome) -> None:
     marks = outcome.plan.fingerprint
     assert len(marks["policy ours"].split()) == 2
-    assert outcome.plan.orders == ["low-frequency-first", "lbcs", "ours"]
+    assert policies_that(outcome.table, "is_order") == ["low-frequency-first", "lbcs", "ours"]
     assert outcome.plan.drawn == ["random"]
+
+
+def test_registering_policies_changes_no_gap_and_an_order_of_any_name_counts_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ("random", "equispaced", "oracle", "exchange-oracle")
+
+    def gaps(folder: str, *more: str) -> list[dict[str, Any]]:
+        found = run_benchmark(settings(tmp_path / folder, policies=(*base, *more)))
+        return [row for row in summary_of(found)["gaps"] if row["policy"] == "random"]
+
+    before = gaps("before")
+
+    def adaptive(given: Ingredients) -> Policy:
+        return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
+
+    monkeypatch.setitem(POLICIES_BY_NAME, "adaptive", adaptive)
+    monkeypatch.setitem(
+        POLICIES_BY_NAME, "mine", lambda given: replace(low_frequency_first(), name="mine")
+    )
+    assert gaps("registered") == before
+    assert gaps("played", "adaptive") == before
+    assert {row["order"] for row in before} == {"equispaced"}
+    assert all("the only fixed order" in row["why"] for row in before)
+    # A fixed order takes part in the choice of the best one, whatever it is called.
+    with_order = gaps("order", "mine")
+    assert {row["order"] for row in with_order} == {"mine"}
+    assert all(
+        re.search(r"best mean of the 2 fixed orders .*: mine .*; equispaced ", row["why"])
+        for row in with_order
+    )
 
 
 def test_text_and_page_say_it_for_every_policy(outcome: Outcome) -> None:
@@ -98,7 +135,10 @@ def test_text_and_page_say_it_for_every_policy(outcome: Outcome) -> None:
     for policy in (*POLICIES, "ours"):
         assert re.search(rf"^{policy} ", table, re.MULTILINE)
     assert "area closed" in table and "return closed" in table
+    why = r"Best fixed order, area: \S+ \(best mean of the 3 fixed orders on these 4 slices: "
+    assert re.search(why, table)
     page = (outcome.plan.settings.out / "report.html").read_text()
+    assert re.search(why, page)
     assert 'id="adaptivity"' in page and "Which line is taken when" in page
     assert "of 4 shared" in page
     assert not re.search(r"\b(nan|None)\b", table)

@@ -12,6 +12,7 @@ import torch
 from activemri.agents.rollout import PADDING, Episodes
 from activemri.benchmark.free_budget import Returns, first_crossing, lines_saved, returns_closed
 from activemri.benchmark.resampling import Floats
+from tests.benchmark.tables import with_traits
 
 BUDGET, N_SUBJECTS = 10, 6
 
@@ -47,7 +48,7 @@ def scores(
         full = 0.05 * np.minimum(np.arange(BUDGET + 1), 2 if subject % 2 else 8)
         curve = (full - price * np.arange(BUDGET + 1))[: stops[policy][subject] + 1]
         parts.append(episode(policy, subject, curve, metric=metric))
-    return pd.concat(parts, ignore_index=True)
+    return with_traits(pd.concat(parts, ignore_index=True))
 
 
 WHOLE = [BUDGET] * N_SUBJECTS

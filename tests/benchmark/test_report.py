@@ -16,8 +16,10 @@ import pytest
 from activemri.benchmark import action_maps, curves, report, statistics
 from activemri.benchmark.curves import metric_name
 from activemri.benchmark.report import Episode, ReportFigure, formatted, write_report
+from tests.benchmark.tables import with_traits
 
-POLICIES = ("random", "lbcs", "oracle", "exchange-oracle")
+BOUNDS = ("oracle", "exchange-oracle")
+POLICIES = ("random", "lbcs", *BOUNDS)
 BUDGET = 5
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -47,7 +49,7 @@ def invented(policies: tuple[str, ...] = POLICIES, *, n_subjects: int = 4) -> pd
                         "seed": 0,
                     }
                 )
-    return pd.DataFrame(rows)
+    return with_traits(pd.DataFrame(rows))
 
 
 def taken_actions(policies: tuple[str, ...] = POLICIES) -> pd.DataFrame:
@@ -65,11 +67,11 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def figures(table: pd.DataFrame) -> dict[str, str]:
-    palette = curves.colours(POLICIES)
+    palette = curves.colours(POLICIES, bounds=BOUNDS)
     which: dict[str, Any] = {"metric": "ssim", "reconstructor": "unet", "palette": palette}
     gains = statistics.differences(table, "lbcs")
     return {
-        "score": curves.score_figure(statistics.score_curves(table), **which),
+        "score": curves.score_figure(statistics.score_curves(table), bounds=BOUNDS, **which),
         "difference": curves.difference_figure(gains, reference="lbcs", **which),
         "acquisition": action_maps.action_map_figure(taken_actions(), n_actions=9),
     }
@@ -299,9 +301,9 @@ def test_figures_of_one_page_share_no_clip_paths(table: pd.DataFrame) -> None:
 
 def test_policies_have_colours_of_their_own() -> None:
     names = [f"policy {n}" for n in range(11)] + ["oracle", "exchange-oracle"]
-    assert len(set(curves.colours(names).values())) == 13
-    without = curves.colours([name for name in names if name != "oracle"])
-    assert without["policy 10"] == curves.colours(names)["policy 10"]
+    assert len(set(curves.colours(names, bounds=BOUNDS).values())) == 13
+    without = curves.colours([name for name in names if name != "oracle"], bounds=BOUNDS)
+    assert without["policy 10"] == curves.colours(names, bounds=BOUNDS)["policy 10"]
 
 
 def test_many_curves_can_be_told_apart() -> None:

@@ -52,7 +52,12 @@ def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> 
     assert {"metric", "value", "seed", "n_acquired"} <= set(table.columns)
     assert set(table["step"]) == set(range(5))
     assert (table["n_acquired"] == 4 + table["step"]).all()
-    assert set(summary) == {"task", "results", "adaptivity"}
+    assert set(summary) == {"task", "results", "traits", "adaptivity"}
+    assert summary["traits"]["lbcs"]["is_order"] and not summary["traits"]["oracle"]["is_order"]
+    traits = table.groupby("policy")[["is_order", "is_random", "is_oracle", "repeats"]].first()
+    assert traits.loc["random"].tolist() == [False, True, False, False]
+    assert traits.loc["lbcs"].tolist() == [True, False, False, False]
+    assert traits.loc["oracle"].tolist() == [False, False, True, False]
     row = next(r for r in summary["results"] if r["policy"] == "lbcs" and r["metric"] == "ssim")
     assert {"auc", "auc_lo", "auc_hi", "final", "final_lo", "final_hi"} <= set(row)
     assert row["n_slices"] == 3 and row["n_subjects"] == 3

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from activemri.benchmark import resampling, statistics
+from tests.benchmark.tables import with_traits
 
 POLICIES = ("random", "lbcs", "oracle")
 N_SUBJECTS, N_SLICES, BUDGET = 3, 2, 4
@@ -43,7 +44,7 @@ def long_table(
             policies, range(n_subjects), range(N_SLICES), range(n_seeds), range(BUDGET + 1)
         )
     ]
-    return pd.DataFrame(rows)
+    return with_traits(pd.DataFrame(rows))
 
 
 def rising(policy: str, subject: int, index: int, step: int) -> float:

@@ -282,7 +282,9 @@ def choices(acquisition: Acquisition, policy: Policy, one: Slice) -> list[int]:
     state, taken = acquisition.start([one]), []
     generators = [np.random.default_rng(5)]
     for _ in range(STEPS):
-        actions = policy.act(acquisition.view(state, for_oracle=policy.is_oracle), generators)
+        actions = policy.act(
+            acquisition.view(state, for_oracle=policy.traits.is_oracle), generators
+        )
         taken.append(int(actions[0]))
         state = acquisition.acquire(state, actions)
     return taken
@@ -317,7 +319,7 @@ def test_policies_choose_alike_whatever_was_not_acquired_unless_they_are_oracles
     others = [with_other_unacquired(one, acquired, scale=scale) for scale in SCALES]
     same = [choices(acquisition, policy, other) == taken for other in others]
     # Oracles know the target; that they differ shows that the scans do.
-    assert not all(same) if policy.is_oracle else all(same)
+    assert not all(same) if policy.traits.is_oracle else all(same)
 
 
 def test_policies_that_are_no_oracles_get_no_truth() -> None:

@@ -69,7 +69,7 @@ def test_what_it_learned_is_saved_loaded_and_acts_legally(algo: str, tmp_path: A
     policy, _ = learned(algo)
     policy.save(tmp_path / "best", info={"algo": algo})
     loaded = make_policy(tmp_path)
-    assert loaded.name == tmp_path.name and not loaded.is_oracle
+    assert loaded.name == tmp_path.name and not loaded.traits.is_oracle
     scans = listed(validation_scans())
     protocol = workplace().acquisition
     mine, theirs = (rollout(protocol, one, scans) for one in (policy, loaded))
