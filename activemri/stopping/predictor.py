@@ -1,7 +1,7 @@
 """Predict the score of an image from the features of its scan.
 
 A predictor is fitted once, on scans whose true scores are known, and saved as JSON. It says what
-score is to be expected; how far it may be trusted is for :mod:`activemri.agents.conformal`.
+score is to be expected; how far it may be trusted is for :mod:`activemri.stopping.conformal`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from activemri.agents.quality import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
+from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 from activemri.metrics import find_metric
 
 Floats = NDArray[np.float64]

@@ -1,7 +1,7 @@
 """Stop a scan when its image is predicted to be good enough.
 
 :func:`calibrate` fits nothing: it chooses, from episodes that took no part in fitting the
-predictor, the threshold at which stopping is safe (see :mod:`activemri.agents.conformal`).
+predictor, the threshold at which stopping is safe (see :mod:`activemri.stopping.conformal`).
 :class:`Stopping` then makes any policy stop.
 """
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri import __version__
-from activemri.agents import conformal
-from activemri.agents.curves import Curves
+from activemri.stopping import conformal
+from activemri.stopping.features import Curves
 from activemri.agents.policy import Policy, Traits
-from activemri.agents.prediction import Predictor
-from activemri.agents.quality import Features
+from activemri.stopping.predictor import Predictor
+from activemri.stopping.features import Features
 from activemri.envs.acquisition import View
 from activemri.envs.state import IDLE, STOP
 from activemri.metrics import find_metric
