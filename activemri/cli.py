@@ -175,7 +175,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
             raise ValueError(f"activemri {name} takes no --env")
         from activemri.registration import find_protocol
 
-        default = replace(default, protocol=find_protocol(env))
+        default = replace(default, protocol=find_protocol(env))  # type: ignore[type-var]
     given = {} if default is None else {"default": default}
     return tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
 

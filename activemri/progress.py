@@ -94,10 +94,11 @@ class _Lines:
         self.spoke = True
         taken, done = self.said - self.begun, self.done - self.initial
         words = [f"{self.what}: {self._count()}", _clock(taken)]
-        if self.total and 0 < done and self.done < self.total:
+        if self.total and done > 0 and self.done < self.total:
             words.append(f"about {_clock(taken * (self.total - self.done) / done)} left")
         note = f" ({self.note})" if self.note else ""
-        print(", ".join(words) + note, file=sys.stderr, flush=True)
+        sys.stderr.write(", ".join(words) + note + "\n")
+        sys.stderr.flush()
 
     def _count(self) -> str:
         if self.total and not self.unit:

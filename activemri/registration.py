@@ -4,10 +4,11 @@ Everything here is a name or a number: entry points are strings that are importe
 environment is made, and the keyword arguments can be written to JSON with the environment's spec.
 """
 
-import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from activemri.envs.protocol import ScanProtocol
 
@@ -101,22 +102,56 @@ ENVIRONMENTS: tuple[Environment, ...] = (
 
 
 def find_protocol(id: str) -> ScanProtocol:
-    """The scan protocol of an id: one of ours, or one that a user registered for our environments.
+    """The scan protocol of an id: ours, or one that a user registered for our environment.
 
     Args:
-        id: e.g. "ActiveMRI/Phantom-v0", "activemri:ActiveMRI/Phantom-v0", or "module:Mine-v0",
-            whose module is imported first.
+        id: as for :func:`find_spec`.
 
     Raises:
-        ValueError: for an id that Gymnasium does not know, or one of another environment.
+        ValueError: as :func:`find_spec`.
+    """
+    known = [field.name for field in fields(ScanProtocol)]
+    given = find_spec(id).kwargs
+    return ScanProtocol(**{name: value for name, value in given.items() if name in known})
+
+
+def find_spec(id: str) -> EnvSpec:
+    """The specification of an id: ours, or one that a user registered with our entry point.
+
+    Its `kwargs` are what the environment is made with, its `max_episode_steps` a limit of time.
+
+    Args:
+        id: as for ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the
+            module first that registers it.
+
+    Raises:
+        ValueError: nothing of that name is registered, or it is no environment of this package.
     """
     module, _, name = id.rpartition(":")
     if module:
-        importlib.import_module(module)
-    known = [spec.id for spec in gymnasium.registry.values() if spec.entry_point == ENTRY_POINT]
-    if name not in known:
-        raise ValueError(f"unknown environment {id!r}; expected one of {', '.join(known)}")
-    return ScanProtocol(**gymnasium.registry[name].kwargs)
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"environment {id!r}: cannot import {module!r}: {error}") from error
+    register_environments()
+    spec = gymnasium.registry.get(name)
+    if spec is not None and _is_ours(spec):
+        return spec
+    known = ", ".join(id for id, other in gymnasium.registry.items() if _is_ours(other))
+    if spec is None:
+        raise ValueError(f"unknown environment {id!r}; expected one of {known}")
+    raise ValueError(
+        f"environment {id!r} is made by {spec.entry_point}, not by {ENTRY_POINT}; "
+        f"expected one of {known}"
+    )
+
+
+def _is_ours(spec: EnvSpec) -> bool:
+    """Whether an environment is made by our class, named or given."""
+    made_by = spec.entry_point
+    if isinstance(made_by, type):
+        made_by = f"{made_by.__module__}:{made_by.__qualname__}"
+    return made_by == ENTRY_POINT
 
 
 def register_environments() -> None:

@@ -92,7 +92,9 @@ class Table:
             cells = zip(line, widths, right, strict=True)
             return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip()
 
-        head = " ".join(word for word in (self.title, self.subtitle and f"({self.subtitle})") if word)
+        head = " ".join(
+            word for word in (self.title, self.subtitle and f"({self.subtitle})") if word
+        )
         rule = padded(["-" * width for width in widths])
         return "\n".join(
             [*([head] if head else []), padded(header), rule, *map(padded, shown), *self.notes]
@@ -115,7 +117,7 @@ class Table:
         for first, *others in lines:
             tagged = isinstance(first, Cell) and first.tag
             cells = zip(others, left[1:], strict=True)
-            body += f'<tr{" class=" + chr(34) + "bound" + chr(34) if tagged else ""}>'
+            body += f"<tr{' class=' + chr(34) + 'bound' + chr(34) if tagged else ''}>"
             body += f'<th scope="row">{_html(first)}</th>'
             body += "".join(f"<td{_style(cell) or c}>{_html(cell)}</td>" for cell, c in cells)
             body += "</tr>\n"
@@ -128,7 +130,9 @@ class Table:
     def _right(self, lines: Sequence[Sequence[object]]) -> list[bool]:
         """Columns without plain text; the first of cells is a name."""
         return [
-            not any(isinstance(line[i], str) or (i == 0 and isinstance(line[i], Cell)) for line in lines)
+            not any(
+                isinstance(line[i], str) or (i == 0 and isinstance(line[i], Cell)) for line in lines
+            )
             for i in range(len(self.columns))
         ]
 

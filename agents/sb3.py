@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from activemri.envs.protocol import typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
-from activemri.registration import find_protocol
+from activemri.registration import find_spec
 
 # Options of a reset that may differ from scan to scan, see ActiveMRIVectorEnv.
 _PER_SCAN = ("index", "initial_mask")
@@ -36,14 +36,16 @@ def make_sb3_env(id: str, **options: Any) -> "ActiveMRIVecEnv":
     """An environment to pass to any algorithm of Stable-Baselines3.
 
     Args:
-        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0".
+        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
         **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
             those of the id. `num_envs` is 16 unless given.
 
     Raises:
         ValueError: an unknown id or option.
     """
-    wanted = {"num_envs": 16, **find_protocol(id).changes, **options}
+    spec = find_spec(id)
+    limit = spec.max_episode_steps
+    wanted = {"num_envs": 16, "max_episode_steps": limit, **spec.kwargs, **options}
     return ActiveMRIVecEnv(
         ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
     )

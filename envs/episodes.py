@@ -17,7 +17,7 @@ from activemri.envs.legality import check_actions
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.reset_options import choose_scans, start_masks
-from activemri.envs.reward import make_reward
+from activemri.envs.reward import earned, make_reward
 from activemri.envs.state import IDLE, STOP, WASTE, State, kind
 
 Infos = dict[str, NDArray[Any]]  # one row an episode
@@ -133,9 +133,9 @@ class Episodes:
         for group, plan in zip(self.groups, plans, strict=True):
             before = group.state.scores
             group.state = self.acquisition.acquire(group.state, plan)
-            earned = self.reward(before, group.state.scores)
+            gains = earned(self.reward, before, group.state.scores)
             cost = self.options.step_cost * ((plan >= 0) | (plan == WASTE)).double()
-            rewards[group.rows] = (torch.where(plan >= 0, earned, 0.0) - cost).cpu().numpy()
+            rewards[group.rows] = (torch.where(plan >= 0, gains, 0.0) - cost).cpu().numpy()
             finished[group.rows] = group.state.finished.cpu().numpy()
             self.illegal[group.rows] = (plan == WASTE).cpu().numpy()
             for row, action in zip(group.rows, plan.tolist(), strict=True):

@@ -13,7 +13,12 @@ from activemri.mri import lines
 from activemri.mri.geometry import CartesianGeometry
 from activemri.mri.operators import CartesianOperator
 from activemri.mri.sensitivity import CoilMaps
-from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.reconstruction.reconstructor import (
+    Measurement,
+    Reconstruction,
+    Reconstructor,
+    checked,
+)
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.scoring import Lines, TaskFunction
 
@@ -114,10 +119,8 @@ class Imaging:
         else:
             operator = self.operator(state.mask, state)
             kspace = self.kspace(state) * operator.mask.unsqueeze(1)
-            with torch.no_grad():
-                state.reconstruction = self.reconstructor(
-                    Measurement(kspace, operator, state.zero_filled)
-                )
+            measurement = Measurement(kspace, operator, state.zero_filled)
+            state.reconstruction = self._reconstruct(measurement)
         image, task = state.reconstruction.image, self.task
         state.scores = state.reference.scores(image, metrics, task=task)
         uncertainty = state.reconstruction.uncertainty
@@ -147,11 +150,15 @@ class Imaging:
             )
             if self.updates_maps(state):
                 operator = self._with_own_maps(operator, kspace, state, rows)
-            with torch.no_grad():
-                result = self.reconstructor(Measurement.of(kspace, operator))
+            result = self._reconstruct(Measurement.of(kspace, operator))
             reference = rowwise(lambda value, rows=rows: value[rows], list, state.reference)
             chunks.append(reference.scores(result.image, names, task=self.task))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+
+    def _reconstruct(self, measurement: Measurement) -> Reconstruction:
+        with torch.no_grad():
+            result = self.reconstructor(measurement)
+        return checked(result, measurement.zero_filled, by=self.reconstructor)
 
     def _with_own_maps(
         self, operator: CartesianOperator, kspace: Tensor, state: State, rows: Tensor

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, Ty
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from activemri.data.regions import Box
     from activemri.data.slices import SliceDataset
     from activemri.envs.acquisition import Acquisition
     from activemri.envs.imperfections import Imperfection
     from activemri.envs.observation import Observation
-    from activemri.envs.reward import Reward
+    from activemri.envs.reward import Reward, RewardFunction
     from activemri.mri.geometry import CartesianGeometry
     from activemri.mri.sensitivity import CoilMaps
     from activemri.reconstruction.reconstructor import Reconstructor
 
-    Data: TypeAlias = str | Path | SliceDataset | None
+    Data: TypeAlias = str | Path | SliceDataset | NDArray[Any] | torch.Tensor | None
     Annotations: TypeAlias = str | Path | None
     Region: TypeAlias = str | Box | None
     ReconstructorLike: TypeAlias = str | Path | Reconstructor
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     ScannerLike: TypeAlias = str | Imperfection
     CoilMapsLike: TypeAlias = str | CoilMaps
     ObservationLike: TypeAlias = str | Observation
-    RewardLike: TypeAlias = str | Reward
+    RewardLike: TypeAlias = str | Reward | RewardFunction
 else:  # what the command line reads; objects can be given in Python alone
     Data = Annotations = Region = str | None
     ReconstructorLike = GeometryLike = ScannerLike = CoilMapsLike = str
@@ -42,6 +43,7 @@ P = ParamSpec("P")
 First = TypeVar("First")
 Result = TypeVar("Result")
 
+_OF_DATASETS = ("name", "shape", "n_coils", "describe", "__len__", "__getitem__")
 STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
 
@@ -58,7 +60,7 @@ class ScanProtocol:
 
     data: Data = "phantom"
     """Scans: phantom, phantom-multicoil, phantom-mixed, phantom-mixed-multicoil, phantom-lesion,
-    the path of a file or folder, or (in Python) a data set."""
+    the path of a file or folder, or (in Python) a data set, or images (n, height, width)."""
     split: str = "train"
     """Subjects: train, val, test, or another name that the data define."""
     matrix_size: int | tuple[int, int] | None = None
@@ -135,9 +137,13 @@ class ScanProtocol:
         Raises:
             ValueError: without data, or for options that do not fit them.
         """
+        import numpy as np
+        from torch import Tensor
+
+        from activemri.data.arrays import slices_of_images
         from activemri.data.orientation import oriented
         from activemri.data.regions import WithRegion
-        from activemri.data.sources import open_dataset
+        from activemri.data.sources import matrix_shape, open_dataset
 
         if self.data is None:
             raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
@@ -151,6 +157,13 @@ class ScanProtocol:
             )
         elif self.annotations is not None:
             raise ValueError("annotations are for scans from files; give a data set's slices a roi")
+        elif isinstance(self.data, np.ndarray | Tensor):
+            dataset = slices_of_images(self.data, matrix_size=matrix_shape(self.matrix_size))
+        elif not all(hasattr(self.data, name) for name in _OF_DATASETS):
+            raise ValueError(
+                "data: expected phantoms by name, a path, images (n, height, width), or a data set "
+                f"such as a SliceList of Slice objects; got {type(self.data).__name__}"
+            )
         else:
             dataset = self.data
         if self.roi is not None:

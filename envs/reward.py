@@ -1,6 +1,6 @@
 """What an action earns, from the scores before and after it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,9 @@ from activemri.metrics import METRICS, find_metric
 from activemri.scoring import TaskFunction
 
 Scores = Mapping[str, Tensor]  # metric -> float64 (batch,)
+
+#: A reward without a record of its scores: (before, after) to float (batch,).
+RewardFunction = Callable[[Scores, Scores], Tensor]
 
 
 class Reward(Protocol):
@@ -70,6 +73,24 @@ class TaskLoss:
         return before["task_loss"] - after["task_loss"]
 
 
+@dataclass(frozen=True, eq=False)
+class FunctionReward:
+    """A plain function of the scores before and after an action, of which SSIM is kept for it.
+
+    It is handed all scores that the environment keeps. One that needs others is an object with
+    the attribute `scores`; see :class:`Reward`.
+
+    Attributes:
+        function: (before, after) to rewards, float (batch,).
+    """
+
+    function: RewardFunction
+    scores: tuple[str, ...] = ("ssim",)
+
+    def __call__(self, before: Scores, after: Scores) -> Tensor:
+        return self.function(before, after)
+
+
 #: Rewards by name. The name is the formula: lower is better for NMSE, hence the minus.
 REWARDS: dict[str, Reward] = {
     **{
@@ -83,17 +104,42 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def make_reward(reward: str | Reward) -> Reward:
-    """The reward of that name; an object is taken as it is.
+def make_reward(reward: str | Reward | RewardFunction) -> Reward:
+    """The reward of that name; an object is taken as it is, a function becomes an object.
 
     Raises:
-        ValueError: for an unknown name, or an object that asks for an unknown score.
+        ValueError: for an unknown name, an object that asks for an unknown score, or anything
+            that cannot be called.
     """
-    if not isinstance(reward, str):
-        for name in reward.scores:
-            if name != "uncertainty":
-                find_metric(name)
-        return reward
-    if reward not in REWARDS:
-        raise ValueError(f"unknown reward {reward!r}; choose from {', '.join(REWARDS)}")
-    return REWARDS[reward]
+    if isinstance(reward, str):
+        if reward not in REWARDS:
+            raise ValueError(f"unknown reward {reward!r}; choose from {', '.join(REWARDS)}")
+        return REWARDS[reward]
+    if not callable(reward) or isinstance(reward, type):
+        raise ValueError(
+            "reward: expected a name, or a function or object that takes the scores before and "
+            f"after an action; got {reward!r}"
+        )
+    made: Reward = reward if hasattr(reward, "scores") else FunctionReward(reward)  # type: ignore[assignment]
+    if isinstance(made.scores, str) or not made.scores:
+        raise ValueError(f"reward: expected its scores as a tuple of names; got {made.scores!r}")
+    for name in made.scores:
+        if name != "uncertainty":
+            find_metric(name)
+    return made
+
+
+def earned(reward: Reward, before: Scores, after: Scores) -> Tensor:
+    """Rewards of a batch, float64 (batch,).
+
+    Raises:
+        ValueError: for anything but one number for each scan.
+    """
+    found = reward(before, after)
+    n_scans = len(after[reward.scores[0]])
+    if not isinstance(found, Tensor) or found.shape != (n_scans,):
+        came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"reward: expected a tensor of shape ({n_scans},), one number a scan; got {came}"
+        )
+    return found.double()

@@ -49,6 +49,12 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
     return run
 
 
+def test_the_package_can_be_run_as_a_module() -> None:
+    command = [sys.executable, "-m", "activemri", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"activemri {activemri.__version__}\n")
+
+
 def test_help_names_every_command_without_importing_torch() -> None:
     code = (
         "import sys; from activemri import cli\n"

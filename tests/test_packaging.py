@@ -38,10 +38,10 @@ def test_pins_can_be_installed_anywhere_and_are_in_order() -> None:
     assert names == sorted(set(names))
 
 
-def test_all_holds_every_extra_for_users() -> None:
+def test_all_holds_every_extra_for_users_but_that_of_cuda() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
     (everything,) = (Requirement(line) for line in extras["all"])
-    assert everything.extras == set(extras) - {"all", "dev"}
+    assert everything.extras == set(extras) - {"all", "dev", "gpu"}
 
 
 def test_the_wheel_holds_every_file_of_the_package_once(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ LAYERS = {
     **dict.fromkeys(["data", "reconstruction", "evaluator", "checkpoints", "runs"], 1),
     **dict.fromkeys(["training", "envs"], 2),
     "agents": 3,
-    **dict.fromkeys(["benchmark", "alternating"], 4),
-    "cli": 5,
+    "stopping": 4,
+    **dict.fromkeys(["benchmark", "alternating"], 5),
+    **dict.fromkeys(["cli", "__main__"], 5),
 }
 FORBIDDEN = {("envs", "training"), ("agents", "training")}
 

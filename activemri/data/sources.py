@@ -61,7 +61,7 @@ def open_dataset(
         ValueError: if there is no such split, nothing usable (with the reasons), or an argument
             that makes no sense.
     """
-    size = _matrix_size(matrix_size)
+    size = matrix_shape(matrix_size)
     if str(data) in PHANTOMS:
         if slices_per_volume is not None or split_file is not None or annotations is not None:
             raise ValueError(
@@ -141,7 +141,12 @@ def _open_files(
     )
 
 
-def _matrix_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def matrix_shape(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of a matrix size; one number stands for both.
+
+    Raises:
+        ValueError: if it is neither.
+    """
     if size is None:
         return None
     sides = (size, size) if isinstance(size, Integral) else size

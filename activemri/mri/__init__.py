@@ -1,1 +1,1 @@
-"""Physics of Cartesian MRI: Fourier transforms, coils, noise, sampling geometries, operators."""
+"""Physics of MRI: Fourier transforms, trajectories, coils, noise, geometries, operators."""

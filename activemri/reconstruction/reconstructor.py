@@ -1,7 +1,7 @@
 """What every reconstruction method takes and gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,53 @@ class Reconstructor(nn.Module):
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
         return super().__call__(measurement)  # type: ignore[no-any-return]
+
+
+def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstruction:
+    """A reconstruction in the form that everything else relies on.
+
+    What is unambiguous is brought into it: a bare tensor, double precision, a real image.
+
+    Args:
+        result: what a reconstructor returned.
+        zero_filled: complex64 (batch, height, width), of the same scans.
+        by: the reconstructor, for messages.
+
+    Raises:
+        ValueError: another type or shape, or values that are not finite.
+    """
+    made = Reconstruction(result) if isinstance(result, Tensor) else result
+    wanted, name = tuple(zero_filled.shape), f"reconstructor {type(by).__name__}"
+    if not isinstance(made, Reconstruction) or not isinstance(made.image, Tensor):
+        raise ValueError(
+            f"{name}: expected a Reconstruction, or its complex image of shape {wanted}; "
+            f"got {type(made).__name__}"
+        )
+    image, uncertainty = made.image, made.uncertainty
+    if image.shape != zero_filled.shape or not (image.is_complex() or image.is_floating_point()):
+        raise ValueError(
+            f"{name}: expected a complex image of shape {wanted}; "
+            f"got {image.dtype} of shape {tuple(image.shape)}"
+        )
+    if uncertainty is not None and (
+        uncertainty.shape != zero_filled.shape or not uncertainty.is_floating_point()
+    ):
+        raise ValueError(
+            f"{name}: expected a real uncertainty of shape {wanted}; "
+            f"got {uncertainty.dtype} of shape {tuple(uncertainty.shape)}"
+        )
+    total = image.sum() if uncertainty is None else image.sum() + uncertainty.sum()
+    if not bool(total.isfinite()):  # a sum is finite if all values are, and costs little
+        raise ValueError(f"{name}: expected finite values; got NaN or Inf")
+    if image.dtype == zero_filled.dtype and (
+        uncertainty is None or uncertainty.dtype == torch.float32
+    ):
+        return made
+    return replace(
+        made,
+        image=image.to(zero_filled.dtype),
+        uncertainty=None if uncertainty is None else uncertainty.float(),
+    )
 
 
 def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], Tensor]) -> Tensor:

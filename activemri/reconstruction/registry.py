@@ -64,6 +64,11 @@ def make_reconstructor(
     """
     if isinstance(reconstructor, Reconstructor):
         made = reconstructor
+    elif not isinstance(reconstructor, str | Path):
+        raise ValueError(
+            "reconstructor: expected a name, a checkpoint's path, or an object of a subclass of "
+            f"Reconstructor; got {type(reconstructor).__name__}"
+        )
     elif str(reconstructor) in RECONSTRUCTORS:
         made = _by_name(str(reconstructor))
     elif _looks_like_path(reconstructor):

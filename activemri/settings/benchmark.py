@@ -41,8 +41,8 @@ class BenchmarkSettings:
     """
 
     env: OptionalText = None
-    """Environment whose scans are acquired as it does, e.g. ActiveMRI/Phantom-v0; the options
-    below override its own."""
+    """Environment whose scans are acquired as it does, e.g. ActiveMRI/Phantom-v0, or MODULE:ID for
+    one that a module of yours registers; the options below override its own."""
     options: KeyValues = ()
     """Further options of the environment, e.g. lines_per_action=4 geometry=rows."""
     data: Annotated[str | None, arg(metavar="phantom|phantom-multicoil|PATH")] = None

@@ -23,7 +23,8 @@ class EnvironmentSettings:
     """What is acquired, and how it is scored."""
 
     env: str = "ActiveMRI/Phantom-v0"
-    """Id of the environment; the options below override its own."""
+    """Id of the environment, or MODULE:ID for one that a module of yours registers; the options
+    below override its own."""
     data: Annotated[str | None, arg(metavar="phantom|PATH")] = None
     """Where the scans come from: built-in phantoms, or a folder of scans."""
     reconstructor: OptionalText = None

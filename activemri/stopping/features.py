@@ -203,9 +203,7 @@ def quality_curves(
         slices = [dataset[position] for position in group]
         for rows in rows_of_a_kind(slices):
             batch = [slices[row] for row in rows]
-            parts.append(
-                play_recorded(acquisition, policy, batch, features=features, seed=seed)[1]
-            )
+            parts.append(play_recorded(acquisition, policy, batch, features=features, seed=seed)[1])
     return Curves.join(parts)
 
 

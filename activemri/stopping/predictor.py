@@ -5,15 +5,15 @@ score is to be expected; how far it may be trusted is for :mod:`activemri.stoppi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 from activemri.metrics import find_metric
+from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 
 Floats = NDArray[np.float64]
 
@@ -106,13 +106,9 @@ class Predictor:
             )
         return self.head(np.stack([np.asarray(features[name]) for name in self.features], axis=-1))
 
-    def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
-
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Predictor":
-        """From what :meth:`record` returned.
+        """From what ``dataclasses.asdict`` made of one, as JSON holds it.
 
         Raises:
             PredictorError: for anything else.

@@ -6,7 +6,6 @@ predictor, the threshold at which stopping is safe (see :mod:`activemri.stopping
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,15 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri import __version__
-from activemri.stopping import conformal
-from activemri.stopping.features import Curves
+from activemri import __version__, files
 from activemri.agents.policy import Policy, Traits
-from activemri.stopping.predictor import Predictor
-from activemri.stopping.features import Features
 from activemri.envs.acquisition import View
 from activemri.envs.state import IDLE, STOP
 from activemri.metrics import find_metric
+from activemri.stopping import conformal
+from activemri.stopping.features import Curves, Features
+from activemri.stopping.predictor import Predictor
 
 Floats = NDArray[np.float64]
 
@@ -84,10 +82,8 @@ class StoppingRule:
         target.parent.mkdir(parents=True, exist_ok=True)
         # JSON has no infinity.
         threshold = self.threshold if np.isfinite(self.threshold) else None
-        record = asdict(self) | {"predictor": self.predictor.record(), "threshold": threshold}
-        unfinished = target.with_name(target.name + ".part")
-        unfinished.write_text(json.dumps({"format": _FORMAT, **record}, indent=1) + "\n")
-        os.replace(unfinished, target)
+        record = asdict(self) | {"threshold": threshold}
+        files.write_json(target, {"format": _FORMAT, **record})
         return target
 
     @classmethod
@@ -107,7 +103,7 @@ class StoppingRule:
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
             raise RuleError(
                 f'{path} holds no stopping rule (expected "format": "{_FORMAT}"); make one with '
-                "'activemri benchmark --stop target=ssim:0.90 alpha=0.1'"
+                "'activemri benchmark --stop.target 0.90'"
             )
         return cls._of(record, path)
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 import gymnasium
 import pytest
 
-from activemri import registration
 from activemri.benchmark.scenario import Scenario
 from activemri.data.sources import open_dataset
-from activemri.registration import find_protocol
+from activemri.registration import ENTRY_POINT, find_protocol
 from activemri.settings import BenchmarkSettings
 
 
@@ -17,9 +16,9 @@ from activemri.settings import BenchmarkSettings
 def priced() -> Iterator[str]:
     """An id with options of all kinds."""
     keywords = {"data": "phantom", "budget": 6, "lines_per_action": 2, "step_cost": 0.01}
-    gymnasium.register("Mine/Priced-v0", entry_point=registration.ENTRY_POINT, kwargs=keywords)
-    yield "Mine/Priced-v0"
-    del gymnasium.registry["Mine/Priced-v0"]
+    gymnasium.register("Priced-v0", entry_point=ENTRY_POINT, kwargs=keywords)
+    yield "Priced-v0"
+    del gymnasium.registry["Priced-v0"]
 
 
 def test_without_an_id_the_old_defaults_hold() -> None:

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
-from activemri.agents.quality import (
+from activemri.envs.acquisition import Acquisition, View
+from activemri.evaluator import Evaluator
+from activemri.mri.geometry import GEOMETRIES, make_geometry
+from activemri.reconstruction.reconstructor import Reconstruction
+from activemri.reconstruction.zero_filled import ZeroFilled
+from activemri.stopping.features import (
     OF_EVALUATOR,
     OF_SCAN,
     OF_UNCERTAINTY,
     Features,
     expected_ssim,
 )
-from activemri.envs.acquisition import Acquisition, View
-from activemri.evaluator import Evaluator
-from activemri.mri.geometry import GEOMETRIES, make_geometry
-from activemri.reconstruction.reconstructor import Reconstruction
-from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import Unsure, scan, with_other_unacquired
 
 SHAPE = (16, 18)

@@ -11,13 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.curves import Curves, quality_curves, unit_of
 from activemri.agents.policy import Traits
-from activemri.agents.prediction import Monotone, Predictor, fit_predictor
-from activemri.agents.quality import Features
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, Episodes, rollout, start_scans
-from activemri.agents.stopping import (
+from activemri.data.slices import SliceList
+from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.env import ActiveMRIEnv
+from activemri.envs.state import STOP
+from activemri.mri.geometry import make_geometry
+from activemri.registration import find_protocol
+from activemri.stopping.features import Curves, Features, quality_curves, unit_of
+from activemri.stopping.predictor import Monotone, Predictor, fit_predictor
+from activemri.stopping.rule import (
     RuleError,
     Stopping,
     StoppingRule,
@@ -25,12 +30,6 @@ from activemri.agents.stopping import (
     first_steps,
     misses,
 )
-from activemri.data.slices import SliceList
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.state import STOP
-from activemri.mri.geometry import make_geometry
-from activemri.registration import find_protocol
 from tests.envs.scans import Unsure, equal_scans, mixed_scans, scan
 
 SCANS = equal_scans(6)
