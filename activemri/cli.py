@@ -40,23 +40,23 @@ _RESUME = "start the same command with --resume to continue"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "acquire phantom scans with every policy, and report",
-        "activemri.settings:DemoSettings",
+        "activemri.benchmark.demo:DemoSettings",
         "activemri.benchmark.demo:run_demo",
     ),
     "benchmark": Command(
         "compare policies and reconstructors on the scans of one split",
-        "activemri.settings:BenchmarkSettings",
+        "activemri.benchmark.plan:BenchmarkSettings",
         "activemri.benchmark.run:run_benchmark",
         _AGAIN,
     ),
     "calibrate": Command(
         "recalibrate a reconstructor's uncertainty, and report",
-        "activemri.settings:CalibrateSettings",
+        "activemri.benchmark.calibrate:CalibrateSettings",
         "activemri.benchmark.calibrate:run_calibration",
     ),
     "curves": Command(
         "draw learning curves of trainings",
-        "activemri.settings:CurvesSettings",
+        "activemri.benchmark.learning_curves:CurvesSettings",
         "activemri.benchmark.learning_curves:draw_learning_curves",
     ),
     "train reconstructor": Command(
@@ -122,7 +122,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "throughput": Command(
         "measure steps a second",
-        "activemri.settings:ThroughputSettings",
+        "activemri.benchmark.throughput:ThroughputSettings",
         "activemri.benchmark.throughput:run_throughput",
     ),
 }

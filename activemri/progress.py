@@ -1,111 +1,105 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log file."""
+"""Progress of long work on stderr: a bar on a terminal, plain lines in a log file."""
 
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Self, TypeVar
+
+from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-_EVERY = 5.0  # seconds between lines of a log file
 _DELAY = 1.0  # seconds of work that need no word
 
 
-class Progress(Protocol):
-    """Counts what is done; a context manager."""
+class Progress:
+    """Counts what is done, and shows it if the work takes more than a second; a context manager.
 
-    def update(self, n: float = 1, /) -> object: ...
-    def set_postfix_str(self, s: str = "", /) -> object: ...
-    def __enter__(self) -> "Progress": ...
-    def __exit__(self, *error: Any) -> object: ...
+    Where stderr is no terminal, a line every few seconds says the count, the time taken and the
+    time that is left::
 
-
-def progress(
-    total: float | None, what: str, *, unit: str = "", initial: float = 0, shown: bool = True
-) -> Progress:
-    """Show how much is done, on stderr, if it takes more than a second.
-
-    On a terminal it is a bar. Elsewhere a line every five seconds says the count, the time taken
-    and the time that is left::
-
-        Acquiring: 40 of 120 scans, 0:12, about 0:25 left (oracle, cresnet)
+        Acquiring: 40 of 120 scans, 0:12, about 0:25 left (oracle)
 
     Args:
         total: what there is to do; None if that is unknown.
         what: the work in a word or two.
-        unit: what is counted, in the singular; nothing shows percents alone.
-        initial: what was done before.
+        unit: what is counted, in the singular; without it progress is told in percent.
+        done: what was done before.
         shown: False shows nothing.
+        every: seconds between the lines.
     """
-    if not shown:
-        return _Lines(total, what, unit=unit, initial=initial, every=float("inf"))
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        counts = "" if unit else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        bar: Progress = tqdm(
-            total=total,
-            desc=what,
-            unit=unit or "it",
-            initial=initial,
-            delay=_DELAY,
-            bar_format=counts or None,
-        )
-        return bar
-    return _Lines(total, what, unit=unit, initial=initial)
-
-
-def tracked(items: Sequence[Item], what: str, *, unit: str, shown: bool = True) -> Iterator[Item]:
-    """The items, with :func:`progress`."""
-    with progress(len(items), what, unit=unit, shown=shown) as bar:
-        for item in items:
-            yield item
-            bar.update()
-
-
-class _Lines:
-    """Progress as lines of a log file."""
 
     def __init__(
-        self, total: float | None, what: str, *, unit: str, initial: float, every: float = _EVERY
+        self,
+        total: float | None,
+        what: str,
+        *,
+        unit: str = "",
+        done: float = 0,
+        shown: bool = True,
+        every: float = 5.0,
     ) -> None:
-        self.total, self.what, self.unit, self.every = total, what, unit, every
-        self.initial, self.done, self.note = initial, initial, ""
-        self.begun = self.said = time.monotonic()
-        self.spoke = False
+        self.total, self.what, self.unit = total, what, unit
+        self.done = self.before = done
+        self.every = every if shown else float("inf")
+        self.begun = self.shown = time.monotonic()
+        self.note = ""
+        self._bar: tqdm[None] | None = None
+        self._spoke = False
+        if shown and sys.stderr.isatty():
+            percent = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            self._bar = tqdm(
+                total=total,
+                desc=what,
+                unit=unit or "it",
+                initial=done,
+                delay=_DELAY,
+                bar_format=None if unit else percent,
+            )
 
-    def update(self, n: float = 1, /) -> None:
+    def update(self, n: float = 1, *, note: str | None = None) -> None:
+        """Count n more; the note says what is under way."""
         self.done += n
-        if time.monotonic() - self.said >= self.every:
-            self._say()
+        self.note = self.note if note is None else note
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
+            self._bar.update(n)
+        elif time.monotonic() - self.shown >= self.every:
+            self._write_line()
 
-    def set_postfix_str(self, s: str = "", /) -> None:
-        self.note = s
-
-    def __enter__(self) -> "_Lines":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        if self.spoke and error[0] is None:
-            self._say()
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._spoke and error[0] is None:
+            self._write_line()
 
-    def _say(self) -> None:
-        self.said = time.monotonic()
-        self.spoke = True
-        taken, done = self.said - self.begun, self.done - self.initial
+    def _write_line(self) -> None:
+        self.shown, self._spoke = time.monotonic(), True
+        taken, gained = self.shown - self.begun, self.done - self.before
         words = [f"{self.what}: {self._count()}", _clock(taken)]
-        if self.total and done > 0 and self.done < self.total:
-            words.append(f"about {_clock(taken * (self.total - self.done) / done)} left")
+        if self.total and gained > 0 and self.done < self.total:
+            words.append(f"about {_clock(taken * (self.total - self.done) / gained)} left")
         note = f" ({self.note})" if self.note else ""
-        sys.stderr.write(", ".join(words) + note + "\n")
+        sys.stderr.write(f"{', '.join(words)}{note}\n")
         sys.stderr.flush()
 
     def _count(self) -> str:
         if self.total and not self.unit:
             return f"{100 * self.done / self.total:.0f} %"
-        of = f" of {self.total:g}" if self.total else ""
-        number = self.total or self.done
-        return f"{self.done:g}{of} {self.unit}{'' if number == 1 else 's'}"
+        total = f" of {self.total:g}" if self.total else ""
+        plural = "" if (self.total or self.done) == 1 else "s"
+        return f"{self.done:g}{total} {self.unit}{plural}"
+
+
+def tracked(items: Sequence[Item], what: str, *, unit: str, shown: bool = True) -> Iterator[Item]:
+    """The items, with :class:`Progress`."""
+    with Progress(len(items), what, unit=unit, shown=shown) as progress:
+        for item in items:
+            yield item
+            progress.update()
 
 
 def _clock(seconds: float) -> str:

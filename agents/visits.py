@@ -12,10 +12,10 @@ from activemri.agents.heuristic import density
 from activemri.agents.order import Order
 from activemri.agents.registry import make_policy, needs_fit
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
-from activemri.data.index import progress as show_progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.envs.acquisition import Acquisition
 from activemri.mri import geometry
+from activemri.progress import tracked
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 #: Masks that do not depend on the scan: a new one is drawn every time, lines in proportion to a
@@ -143,7 +143,7 @@ def visit_masks(
     visits: dict[str, list[Visit]] = {}
     orders: dict[str, Order] = {}
     names = [name for name in policies if name not in _DRAWN]
-    for name in show_progress(names, "Visiting masks", unit="policy") if progress else names:
+    for name in tracked(names, "Recording masks", unit="policy", shown=progress):
         if needs_fit(name):
             orders[name] = LEARNERS[name](acquisition, scans, seed=seed, data=dataset.name)
         order = orders.get(name, orders.get("lbcs"))

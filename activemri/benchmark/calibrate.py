@@ -1,8 +1,8 @@
 """`activemri calibrate`: measure uncertainties on some subjects, correct them on others.
 
-A scan is judged at four moments of an episode, from its centre lines alone to its whole budget. The
-lines acquired by then are those of policies that look at no image (random, variable-density,
-low-frequency-first or equispaced, drawn for each scan and moment).
+A scan is judged at four moments of an episode, from its start alone to its whole budget. It is
+acquired by policies that look at no image (random, variable-density, low-frequency-first or
+equispaced, drawn for each scan and moment), under any geometry and scanner.
 
 Uncertainties are judged on the foreground. The correction is fitted on all pixels, since it must
 serve whole images whose foreground nobody knows: fitted on the foreground alone it made the
@@ -10,25 +10,39 @@ background far too uncertain.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from tyro.conf import OmitArgPrefixes, arg
 
-from activemri import metrics
-from activemri.agents.visits import visit_masks
-from activemri.benchmark.calibration import Calibration, Case, foreground, measure
-from activemri.benchmark.calibration_report import Example, table, write_json, write_plot
-from activemri.benchmark.resampling import Floats
-from activemri.data.index import progress
+from activemri import __version__, files
+from activemri.agents.registry import make_policy
+from activemri.agents.rollout import episode_generator, play, start_scans
+from activemri.benchmark.calibration import (
+    FRACTIONS,
+    NUMBERS,
+    Calibration,
+    Case,
+    Example,
+    foreground,
+    measure,
+    write_plot,
+)
+from activemri.benchmark.resampling import Floats, Interval
 from activemri.data.slices import SliceDataset
-from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
-from activemri.devices import usable
-from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
+from activemri.envs.acquisition import Acquisition
+from activemri.envs.protocol import ScanProtocol
+from activemri.envs.state import State
+from activemri.options import Compute, RunOptions
+from activemri.progress import tracked
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
@@ -38,59 +52,121 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.scoring import center_crop
-from activemri.settings import CalibrateSettings
-from activemri.training.batches import Batch, make_batch, to_device
-from activemri.training.masks import MaskSource
+from activemri.tables import Cell, Column, Table
 
 Selection = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
+Counts = Mapping[str, Mapping[str, int]]
 
 N_MOMENTS = 4
-_POLICIES = ("low-frequency-first", "equispaced")  # and those that masks are drawn from anyway
+_POLICIES = ("random", "variable-density", "low-frequency-first", "equispaced")
 _N_PIXELS = 20_000  # of a scan at a moment; from larger images so many are drawn at random
-_N_VISITS = 8  # scans that these policies are recorded on; what they do depends on sizes alone
+_UNIT = "root mean square of the image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings:
+    """Measure how well uncertainties foretell errors, and correct their size.
+
+    Writes calibration.json (all numbers with intervals over subjects, before and after the
+    correction), calibration.png, and the corrected reconstructor as a checkpoint,
+    recalibrated.safetensors and recalibrated.json.
+    """
+
+    protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(
+        split="test", reconstructor="cresnet", budget=24
+    )
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/calibration"))
+    compute: OmitArgPrefixes[Compute] = Compute()
+    ensemble: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
+    """Names or checkpoints of several reconstructors that are an ensemble, instead of
+    --reconstructor."""
+    dropout_samples: int | None = None
+    """Draw that many samples with Monte-Carlo dropout from each network; None draws none."""
+    fit_split: str = "val"
+    """Subjects to fit the correction on: others than those of --split."""
+    n_knots: int = 32
+    """Most knots of the correction, from 1 to 32; 1 is a single factor."""
+    foreground: float = 0.1
+    """Judge pixels where the target exceeds this share of its maximum; 0 takes all but black."""
+    slices_per_volume: int | None = None
+    """Take this many evenly spaced slices of each volume; None takes all."""
+    max_slices: int | None = None
+    """Take at most this many slices of each split, evenly; None takes all."""
+    n_bootstrap: int = 1000
+    """Resamples of subjects behind every confidence interval."""
+
+    def __post_init__(self) -> None:
+        expected = {
+            "dropout-samples": (self.dropout_samples, 2, math.inf),
+            "n-knots": (self.n_knots, 1, 32),
+            "foreground": (self.foreground, 0, 0.999),
+            "slices-per-volume": (self.slices_per_volume, 1, math.inf),
+            "max-slices": (self.max_slices, 1, math.inf),
+            "n-bootstrap": (self.n_bootstrap, 1, math.inf),
+        }
+        for name, (value, least, most) in expected.items():
+            if value is not None and not least <= value <= most:
+                above = "" if most == math.inf else f" to {most:g}"
+                raise ValueError(f"--{name}: expected {least}{above or ' or more'}; got {value}")
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        """Reconstructors that are calibrated together."""
+        return self.ensemble or (self.protocol.reconstructor,)
 
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Scans of one split with the masks of all moments, the same every time.
+    """Scans of one split at all moments, the same every time.
 
     Attributes:
         dataset: of the split.
         positions: which scans of it.
-        masks: where masks come from.
-        steps: moments: lines acquired since the start.
-        seed: of the masks.
-        device: where to compute.
-        coil_maps: how they are estimated where scans bring none.
+        acquisition: the protocol with the reconstructor that is measured.
+        steps: moments: readouts acquired since the start.
+        seed: of policies and their draws.
     """
 
     dataset: SliceDataset
     positions: Sequence[int]
-    masks: MaskSource
+    acquisition: Acquisition
     steps: Sequence[int]
     seed: int
-    device: torch.device
-    coil_maps: CoilMaps = FROM_START
 
     @property
     def subjects(self) -> set[str]:
         return {self.dataset.describe(position).subject for position in self.positions}
 
-    def batch(self, position: int) -> Batch:
-        """One scan at all moments."""
-        scan, info = self.dataset[position], self.dataset.describe(position)
-        masks = [
-            self.masks(info, np.random.default_rng([self.seed, position, step]), step=step)
-            for step in self.steps
-        ]
-        batch = make_batch(
-            [scan] * len(masks),
-            masks,
-            n_center_lines=self.masks.n_center_lines,
-            coil_maps=self.coil_maps,
+    def at_moments(self, position: int, reconstructor: Reconstructor) -> State:
+        """One scan at all moments, reconstructed: a batch."""
+        states = [self._played(position, step) for step in self.steps]
+        courses = [state.course for state in states if state.course is not None]
+        measured = replace(self.acquisition, reconstructor=reconstructor, metrics=("ssim",))
+        return measured.resume(
+            [state.slices[0] for state in states],
+            start_masks=torch.cat([state.start_mask for state in states]),
+            masks=torch.cat([state.mask for state in states]),
+            budgets=torch.cat([state.budget for state in states]),
+            seeds=torch.cat([one.conditions.seed for one in courses]) if courses else None,
+            log=torch.cat([one.log for one in courses]) if courses else None,
         )
-        return to_device(batch, self.device)
+
+    def _played(self, position: int, step: int) -> State:
+        """The scan when so many readouts have been acquired, by a policy drawn for it."""
+        rng = np.random.default_rng([self.seed, position, step])
+        policy = make_policy(_POLICIES[rng.integers(len(_POLICIES))])
+        blind = replace(self.acquisition, reconstructor=ZeroFilled(), metrics=())
+        scan = self.dataset[position]
+        seed = int(rng.integers(2**31))
+        start = start_scans(blind, [scan], seed=seed)
+        generators = [episode_generator(seed, scan, policy.name)]
+        state = start
+        for _, state in play(blind, policy, start, generators):
+            if int((state.start_budget - state.budget)[0]) >= step:
+                break
+        return state
 
 
 def run_calibration(settings: CalibrateSettings) -> str:
@@ -104,66 +180,67 @@ def run_calibration(settings: CalibrateSettings) -> str:
             reconstructors that do not exist.
         OSError: the output folder cannot be written.
     """
-    _make_folder(settings)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    reconstructor = assembled(settings)
-    scans, fit_scans = _open(settings)
+    out = settings.run.out
+    files.make_writable(out)
+    device = settings.compute.prepare()
+    reconstructor = assembled(settings).to(device)
+    scans, fit_scans = open_scans(settings, reconstructor, device=device)
     fit_cases = collect(reconstructor, fit_scans, pixels=everywhere)
     seen = partial(foreground, fraction=settings.foreground)
     cases = collect(reconstructor, scans, pixels=seen)
     recalibrated = fitted(reconstructor, fit_cases, n_knots=settings.n_knots)
     corrected = [_corrected(case, recalibrated) for case in cases]
     before, after = (_measured(found, settings) for found in (cases, corrected))
-    counts = {settings.split: _counts(cases), settings.fit_split: _counts(fit_cases)}
-    write_json(
-        settings.out / "calibration.json",
-        settings=asdict(settings),
-        counts=counts,
-        before=before,
-        after=after,
-        knots=(recalibrated.settings["predicted"], recalibrated.settings["observed"]),
-        by_step={
-            step: tuple(
-                _measured([case for case in found if case.step == step], settings)
-                for found in (cases, corrected)
-            )
-            for step in scans.steps
-        },
-    )
+    counts = {settings.protocol.split: _counts(cases), settings.fit_split: _counts(fit_cases)}
+    by_step = {
+        str(step): {
+            name: _numbers(_measured([case for case in found if case.step == step], settings))
+            for name, found in (("before", cases), ("after", corrected))
+        }
+        for step in scans.steps
+    }
+    content = {
+        "package_version": __version__,
+        "settings": asdict(settings) | {"protocol": settings.protocol.changes},
+        "counts": counts,
+        "unit": _UNIT,
+        "ideal": {key: ideal for key, (_, ideal) in NUMBERS.items()},
+        "before": _everything(before),
+        "after": _everything(after),
+        "by_lines_acquired": by_step,
+        "recalibration": {name: recalibrated.settings[name] for name in ("predicted", "observed")},
+    }
+    files.write_json(out / "calibration.json", _plain(content))
     example = _example(scans, cases, before, recalibrated)
-    name = " + ".join(settings.reconstructors)
-    write_plot(settings.out / "calibration.png", before, after, example=example, cases=cases)
+    write_plot(out / "calibration.png", before, after, example=example, cases=cases)
     saved = save_reconstructor(
-        settings.out / "recalibrated", recalibrated, info=_info(settings, counts, before, after)
+        out / "recalibrated", recalibrated, info=_info(settings, counts, before, after)
     )
-    return table(before, after, name=name, counts=counts, checkpoint=saved)
+    name = " + ".join(map(str, settings.members))
+    return (
+        f"{calibration_table(before, after, name=name, counts=counts).text()}\n{saved}.safetensors"
+    )
 
 
 def assembled(settings: CalibrateSettings) -> Reconstructor:
-    """One reconstructor: with dropout if asked for, an ensemble if several are named."""
-    names = settings.reconstructors
-    if len(set(names)) < len(names):
-        raise ValueError("--reconstructors: an ensemble needs different members; got one twice")
+    """One reconstructor: with dropout if wanted, an ensemble if several are named."""
+    names = settings.members
+    if len(set(map(str, names))) < len(names):
+        raise ValueError("--ensemble: an ensemble needs different members; got one twice")
     members = [make_reconstructor(name) for name in names]
     if settings.dropout_samples is not None:
         members = [
-            MonteCarloDropout(member, settings.dropout_samples, seed=settings.seed)
+            MonteCarloDropout(member, settings.dropout_samples, seed=settings.run.seed)
             for member in members
         ]
-    whole = members[0] if len(members) == 1 else Ensemble(members)
-    whole = whole.to(usable(settings.device)).eval()
+    whole = (members[0] if len(members) == 1 else Ensemble(members)).eval()
     if not gives_uncertainty(whole):
-        raise _no_uncertainty(whole)
+        raise ValueError(
+            f"{type(whole).__name__} gives no uncertainty to calibrate; name a reconstructor that "
+            "does (cresnet), several checkpoints for an --ensemble, or --dropout-samples for a "
+            "network with dropout"
+        )
     return whole
-
-
-def _no_uncertainty(reconstructor: Reconstructor) -> ValueError:
-    return ValueError(
-        f"{type(reconstructor).__name__} gives no uncertainty to calibrate; name a reconstructor "
-        "that does (cresnet), several checkpoints for an ensemble, or --dropout-samples for a "
-        "network with dropout"
-    )
 
 
 @torch.no_grad()
@@ -173,23 +250,18 @@ def collect(
     """Predictions and errors of every scan at every moment.
 
     Args:
-        reconstructor: whose.
+        reconstructor: one that gives an uncertainty.
         scans: at their moments.
         pixels: target (height, width) to those that count, bool of the same shape.
-
-    Raises:
-        ValueError: the reconstructor gives no uncertainty.
     """
     cases: list[Case] = []
-    for position in progress(scans.positions, f"Measuring {scans.dataset.name}", unit="slice"):
-        batch = scans.batch(position)
-        result = reconstructor(batch.measurement)
-        if result.uncertainty is None:
-            raise _no_uncertainty(reconstructor)
+    for position in tracked(scans.positions, f"Measuring {scans.dataset.name}", unit="slice"):
+        state = scans.at_moments(position, reconstructor)
         info = scans.dataset.describe(position)
-        maps = relative_maps(batch, result)
+        target = state.slices[0].target
+        maps = relative_maps(state.reconstruction, target)
         for row, step in enumerate(scans.steps):
-            places = np.flatnonzero(pixels(batch.target[row].cpu().numpy()))
+            places = np.flatnonzero(pixels(target.numpy()))
             if len(places) > _N_PIXELS:
                 rng = np.random.default_rng([scans.seed, position, step])
                 places = rng.choice(places, _N_PIXELS, replace=False)
@@ -203,8 +275,12 @@ def everywhere(target: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.ones(target.shape, dtype=bool)
 
 
-def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]:
+def relative_maps(result: Reconstruction, target: Tensor) -> tuple[Floats, Floats]:
     """Uncertainty and absolute error of magnitudes in units of the image's root mean square.
+
+    Args:
+        result: of a scan at several moments, with an uncertainty.
+        target: magnitude, (target height, target width).
 
     Returns:
         Two float64 arrays (batch, target height, target width).
@@ -212,10 +288,10 @@ def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]
     assert result.uncertainty is not None
     scale = root_mean_square(result.image).cpu().double()  # not every device has doubles
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
-    shape = (batch.target.shape[-2], batch.target.shape[-1])
-    error = (batch.cropped(result.image) - batch.target).abs()
+    shape = (target.shape[-2], target.shape[-1])
+    error = (center_crop(result.image, shape).abs().cpu() - target.cpu()).abs()
     predicted = center_crop(result.uncertainty, shape).cpu() / scale
-    return predicted.numpy(), (error.cpu() / scale).numpy()
+    return predicted.numpy(), (error / scale).numpy()
 
 
 def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int) -> Recalibrated:
@@ -229,6 +305,65 @@ def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int)
     return Recalibrated(reconstructor, predicted=predicted, observed=observed).to(device).eval()
 
 
+def open_scans(
+    settings: CalibrateSettings, reconstructor: Reconstructor, *, device: torch.device | str = "cpu"
+) -> tuple[Scans, Scans]:
+    """Scans to measure on, and scans to fit on.
+
+    Raises:
+        ValueError: splits that do not exist, or share subjects.
+    """
+    found = []
+    for option, split in (
+        ("--split", settings.protocol.split),
+        ("--fit-split", settings.fit_split),
+    ):
+        protocol = replace(settings.protocol, reconstructor=reconstructor, metrics=())
+        try:
+            dataset = protocol.dataset(split, slices_per_volume=settings.slices_per_volume)
+        except ValueError as error:
+            raise ValueError(f"{option} {split}: {error}") from error
+        acquisition = protocol.scan(dataset, device=device)
+        budget = settings.protocol.budget or acquisition.geometry.n_lines
+        moments = np.unique(np.linspace(0, budget, N_MOMENTS).round().astype(int))
+        positions = evenly_spaced(range(len(dataset)), settings.max_slices)
+        found.append(Scans(dataset, positions, acquisition, moments.tolist(), settings.run.seed))
+    measured, fitting = found
+    shared = sorted(measured.subjects & fitting.subjects)
+    if shared:
+        raise ValueError(
+            "the correction must be fitted on other subjects than those it is measured on; in "
+            f"--split {settings.protocol.split} and in --fit-split {settings.fit_split} are: "
+            f"{', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}"
+        )
+    return measured, fitting
+
+
+def calibration_table(
+    before: Calibration, after: Calibration, *, name: str, counts: Counts
+) -> Table:
+    """The numbers as a table, with intervals where there are any."""
+    (split, measured), (fit_split, fitting) = counts.items()
+    several = measured["subjects"] > 1
+    intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
+    rows = [
+        {"name": label, "before": before.numbers[key], "after": after.numbers[key], "ideal": ideal}
+        for key, (label, ideal) in NUMBERS.items()
+    ]
+    return Table(
+        rows,
+        [
+            Column(name, lambda row: row["name"]),
+            Column("before", lambda row: _cell(row["before"])),
+            Column("after recalibration", lambda row: _cell(row["after"])),
+            Column("ideal", lambda row: row["ideal"]),
+        ],
+        title=f"Measured on {_words(measured)} ({split}), recalibrated on {_words(fitting)} "
+        f"({fit_split})",
+        notes=[f"Unit of deviations and errors: {_UNIT}. {intervals}"],
+    )
+
+
 def _corrected(case: Case, recalibrated: Recalibrated) -> Case:
     device = recalibrated.log_predicted.device
     relative = torch.from_numpy(case.predicted).float().to(device)
@@ -236,52 +371,7 @@ def _corrected(case: Case, recalibrated: Recalibrated) -> Case:
 
 
 def _measured(cases: Sequence[Case], settings: CalibrateSettings) -> Calibration:
-    return measure(cases, seed=settings.seed, n_resamples=settings.n_bootstrap)
-
-
-def _open(settings: CalibrateSettings) -> tuple[Scans, Scans]:
-    """Scans to measure on, and scans to fit on."""
-    datasets = {}
-    for option, split in (("--split", settings.split), ("--fit-split", settings.fit_split)):
-        try:
-            datasets[option] = open_dataset(
-                settings.data,
-                split=split,
-                matrix_size=settings.matrix,
-                slices_per_volume=settings.slices_per_volume,
-            )
-        except ValueError as error:
-            raise ValueError(f"{option} {split}: {error}") from error
-    measured, fitting = (_scans(dataset, settings) for dataset in datasets.values())
-    shared = sorted(measured.subjects & fitting.subjects)
-    if shared:
-        raise ValueError(
-            "the correction must be fitted on other subjects than those it is measured on; in "
-            f"--split {settings.split} and in --fit-split {settings.fit_split} are: "
-            f"{', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}"
-        )
-    return measured, fitting
-
-
-def _scans(dataset: SliceDataset, settings: CalibrateSettings) -> Scans:
-    masks = visit_masks(
-        dataset,
-        n_center_lines=settings.n_center_lines,
-        budget=settings.budget,
-        policies=_POLICIES,
-        n_scans=_N_VISITS,
-        seed=settings.seed,
-    )
-    moments = np.unique(np.linspace(0, settings.budget, N_MOMENTS).round())
-    return Scans(
-        dataset,
-        evenly_spaced(range(len(dataset)), settings.max_slices),
-        masks,
-        [int(step) for step in moments],
-        settings.seed,
-        usable(settings.device),
-        make_coil_maps(settings.sensitivity),
-    )
+    return measure(cases, seed=settings.run.seed, n_resamples=settings.n_bootstrap)
 
 
 @torch.no_grad()
@@ -293,19 +383,17 @@ def _example(
     of_step = [i for i, case in enumerate(cases) if case.step == step]
     ranked = sorted(of_step, key=lambda i: np.nan_to_num(found.spearman[i], nan=-2))
     middle = ranked[len(ranked) // 2]
-    batch = scans.batch(scans.positions[middle // len(scans.steps)])
-    row = middle % len(scans.steps)
-    result = recalibrated(batch.measurement)
-    uncertainty, error = relative_maps(batch, result)
+    state = scans.at_moments(scans.positions[middle // len(scans.steps)], recalibrated)
+    row, target = middle % len(scans.steps), state.slices[0].target
+    uncertainty, error = relative_maps(state.reconstruction, target)
     case = cases[middle]
-    magnitude = batch.cropped(result.image)
-    ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
+    image = center_crop(state.reconstruction.image, (target.shape[-2], target.shape[-1]))
     return Example(
         f"{case.volume}, slice {case.slice}",
-        int(batch.measurement.operator.mask[row].any(dim=0).sum()),
-        float(ssim[row]),
+        int(state.n_acquired[row]),
+        float(state.scores["ssim"][row]),
         float(found.spearman[middle]),
-        magnitude[row].cpu().numpy(),
+        image[row].abs().cpu().numpy(),
         error[row],
         uncertainty[row],
     )
@@ -321,31 +409,63 @@ def _counts(cases: Sequence[Case]) -> dict[str, int]:
 
 
 def _info(
-    settings: CalibrateSettings,
-    counts: dict[str, dict[str, int]],
-    before: Calibration,
-    after: Calibration,
+    settings: CalibrateSettings, counts: Counts, before: Calibration, after: Calibration
 ) -> dict[str, object]:
-    """What the checkpoint tells about itself."""
+    """Facts that the checkpoint holds about itself."""
 
     def plain(found: Calibration) -> dict[str, float | None]:
         values = {name: one.value for name, one in found.numbers.items()}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
+    protocol = settings.protocol
     return {
-        "data": settings.data,
-        "matrix": settings.matrix,
-        "n_center_lines": settings.n_center_lines,
-        "budget": settings.budget,
-        "made_of": list(settings.reconstructors),
+        "data": str(protocol.data),
+        "matrix_size": protocol.matrix_size,
+        "n_center_lines": protocol.n_center_lines,
+        "budget": protocol.budget,
+        "made_of": [str(member) for member in settings.members],
         "fitted_on": {"split": settings.fit_split, **counts[settings.fit_split]},
-        "measured_on": {"split": settings.split, **counts[settings.split]},
+        "measured_on": {"split": protocol.split, **counts[protocol.split]},
         "metrics": {"before": plain(before), "after": plain(after)},
     }
 
 
-def _make_folder(settings: CalibrateSettings) -> None:
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write into {settings.out}: {error.strerror or error}") from error
+def _cell(number: Interval) -> Cell:
+    if math.isnan(number.value):
+        return Cell("-")
+    if number.low is None or number.high is None:
+        return Cell(f"{number.value:.3f}")
+    return Cell(f"{number.value:.3f}", f"{number.low:.3f}, {number.high:.3f}")
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    moments = f" at {counts['moments']} moments"
+    return f"{counts['slices']} slices of {counts['subjects']} subjects{moments}"
+
+
+def _numbers(found: Calibration) -> dict[str, object]:
+    return {key: asdict(one) for key, one in found.numbers.items()}
+
+
+def _everything(found: Calibration) -> dict[str, object]:
+    return {
+        "numbers": _numbers(found),
+        "reliability": asdict(found.reliability),
+        "sparsification": {
+            "left_out": FRACTIONS,
+            "by_uncertainty": found.sparsification,
+            "oracle": found.oracle,
+        },
+        "spearman_of_scans": found.spearman,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: arrays as lists, NaN as null, paths as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):  # numpy's doubles are floats too
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

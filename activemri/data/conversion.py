@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
@@ -24,6 +23,7 @@ from activemri.data.reference import magnitude_reference
 from activemri.data.simulated_coils import CoilReader
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
+from activemri.progress import Progress
 from activemri.settings.inspection import ConvertSettings
 
 #: Raise it when the same source is written differently.
@@ -86,9 +86,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         if name is not None and _is_converted(out / name, _origin(index.root, entry, split)):
             kept.append(name)
     sizes = sum(_expected_bytes(e) for e in index.entries if destinations[e.file] not in kept)
-    with tqdm(
-        total=sizes, desc="Converting", unit="B", unit_scale=True, delay=1, disable=None
-    ) as bar:
+    with Progress(sizes, "Converting") as progress:
         for entry in index.entries:
             name = destinations[entry.file]
             if name is None:
@@ -96,7 +94,7 @@ def convert(settings: ConvertSettings) -> Conversion:
             elif name not in kept:
                 split = splits[entry.volume.subject]
                 try:
-                    problems += _write_volume(out / name, index.root, entry, split, bar)
+                    problems += _write_volume(out / name, index.root, entry, split, progress)
                     written.append(name)
                 except UnreadableError as error:
                     problems.append(f"{entry.file}: {error}")
@@ -172,7 +170,9 @@ def _expected_bytes(entry: Entry) -> int:
     return volume.n_slices * volume.n_coils * volume.shape[0] * volume.shape[1] * 8
 
 
-def _write_volume(path: Path, root: Path, entry: Entry, split: str, bar: "tqdm[None]") -> list[str]:
+def _write_volume(
+    path: Path, root: Path, entry: Entry, split: str, progress: Progress
+) -> list[str]:
     """Write one file under another name and rename it when it is whole; returns the problems."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -191,7 +191,7 @@ def _write_volume(path: Path, root: Path, entry: Entry, split: str, bar: "tqdm[N
                     problems.append(f"{entry.file}, slice {index}: {error}")
                 else:
                     writer.write(index, scan)
-                bar.update(_expected_bytes(entry) // entry.volume.n_slices)
+                progress.update(_expected_bytes(entry) // entry.volume.n_slices)
             if not writer.started:
                 raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
             writer.finish()

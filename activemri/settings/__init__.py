@@ -4,15 +4,11 @@ The line below a field is its help text. Nothing heavy is imported here: ``activ
 reads these files and no more.
 """
 
-from activemri.settings.benchmark import BenchmarkSettings, DemoSettings
-from activemri.settings.calibration import CalibrateSettings
-from activemri.settings.curves import CurvesSettings
 from activemri.settings.inspection import (
     CardSettings,
     ConvertSettings,
     InspectSettings,
     SplitSettings,
-    ThroughputSettings,
 )
 from activemri.settings.policy import (
     DemonstrateSettings,
@@ -29,18 +25,13 @@ from activemri.settings.training import (
 )
 
 __all__ = [
-    "BenchmarkSettings",
-    "CalibrateSettings",
     "CardSettings",
     "ConvertSettings",
-    "CurvesSettings",
-    "DemoSettings",
     "DemonstrateSettings",
     "EnvironmentSettings",
     "InspectSettings",
     "SplitSettings",
     "StudySettings",
-    "ThroughputSettings",
     "TrainAlternatingSettings",
     "TrainJointSettings",
     "TrainOrderSettings",

@@ -1,4 +1,4 @@
-"""Settings of the commands that look at data and at speed."""
+"""Settings of the commands that look at data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from activemri.settings.fields import (
     OptionalInt,
     require,
     require_not_negative,
-    require_positive,
 )
 
 MOST_COILS = 32
@@ -82,16 +81,3 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         require_not_negative(seed=self.seed)
-
-
-@dataclass(frozen=True)
-class ThroughputSettings:
-    """Measure environment frames a second against a straightforward per-image step."""
-
-    json: Flag = False
-    """Print one JSON object with "ratios" and "frames_per_s" instead of a table."""
-    seconds: float = 2.0
-    """How long to run each measurement."""
-
-    def __post_init__(self) -> None:
-        require_positive(seconds=self.seconds)

@@ -8,6 +8,7 @@ them along whole episodes: one roll-out serves every threshold.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from activemri.agents.adaptive import line_scores
 from activemri.agents.policy import Policy
-from activemri.agents.rollout import Episodes, batches_of_a_kind, rollout, rows_of_a_kind
+from activemri.agents.rollout import Episodes, OnStep, batches_of_a_kind, rollout, rows_of_a_kind
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.state import State
@@ -27,6 +28,7 @@ from activemri.mri.spectrum import line_distances, power_law
 from activemri.scoring import center_crop
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 OF_SCAN = (
     "acquired",
@@ -137,7 +139,7 @@ class Curves:
         """All episodes of several; features that some lack are left out."""
         n_steps = max(part.n_acquired.shape[1] for part in parts)
 
-        def joined(values: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+        def joined(values: Sequence[NDArray[Number]]) -> NDArray[Number]:
             return np.concatenate(
                 [np.pad(v, ((0, 0), (0, n_steps - v.shape[1])), mode="edge") for v in values]
             )
@@ -158,6 +160,7 @@ def play_recorded(
     *,
     features: Features,
     seed: int = 0,
+    on_step: OnStep | None = None,
 ) -> tuple[Episodes, Curves]:
     """:func:`activemri.agents.rollout.rollout`, with the features of every step."""
     steps: list[dict[str, Floats]] = []
@@ -165,6 +168,8 @@ def play_recorded(
     def record(step: int, state: State) -> None:
         found = features(acquisition.view(state))
         steps.append({name: value.cpu().numpy() for name, value in found.items()})
+        if on_step is not None:
+            on_step(step, state)
 
     episodes = rollout(acquisition, policy, slices, seed=seed, on_step=record)
     curves = Curves(

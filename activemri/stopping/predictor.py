@@ -182,7 +182,7 @@ def _wanted(kind: str, available: Sequence[str], metric: str) -> tuple[str, ...]
             "evaluator": "there is no evaluator for this reconstructor",
         }[kind]
         raise PredictorError(
-            f"predictor={kind} cannot be used: {giver}. predictor=regression uses what there is"
+            f"predictor {kind} cannot be used: {giver}. Predictor regression uses what there is"
         )
     return (alone,)
 

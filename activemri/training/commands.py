@@ -109,11 +109,11 @@ def _visited_masks(
 def train_order_command(settings: TrainOrderSettings) -> str:
     """Learn an order and write it to a file."""
     from activemri.agents.fixed import LEARNERS
-    from activemri.data.index import progress
     from activemri.data.slices import SliceList
     from activemri.data.sources import open_dataset
     from activemri.data.volumes import evenly_spaced
     from activemri.envs.protocol import ScanProtocol
+    from activemri.progress import Progress, tracked
 
     _make_folder(settings.out)  # an error comes now rather than after hours
     scans = open_dataset(
@@ -130,16 +130,18 @@ def train_order_command(settings: TrainOrderSettings) -> str:
         metrics=(settings.metric,),
     )
     chosen = evenly_spaced(range(len(scans)), settings.max_fit_slices)
-    order = LEARNERS[settings.kind](
-        protocol.scan(scans),
-        SliceList([scans[i] for i in progress(chosen, f"Loading {scans.name}", unit="slice")]),
-        metric=settings.metric,
-        n_lines=settings.budget,
-        n_scans=settings.n_fit_scans,
-        seed=settings.seed,
-        progress=True,
-        data=settings.data,
-    )
+    loaded = SliceList([scans[i] for i in tracked(chosen, f"Loading {scans.name}", unit="slice")])
+    with Progress(1, "Learning an order") as progress:
+        order = LEARNERS[settings.kind](
+            protocol.scan(scans),
+            loaded,
+            metric=settings.metric,
+            n_lines=settings.budget,
+            n_scans=settings.n_fit_scans,
+            seed=settings.seed,
+            on_step=progress.update,
+            data=settings.data,
+        )
     return str(order.save(settings.out / settings.kind))
 
 
