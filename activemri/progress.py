@@ -45,7 +45,7 @@ class Progress:
         self.begun = self.shown = time.monotonic()
         self.note = ""
         self._bar: tqdm[None] | None = None
-        self._spoke = False
+        self._said: float | None = None  # what the last line counted
         if shown and sys.stderr.isatty():
             percent = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bar = tqdm(
@@ -73,11 +73,11 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._spoke and error[0] is None:
+        elif self._said not in (None, self.done) and error[0] is None:
             self._write_line()
 
     def _write_line(self) -> None:
-        self.shown, self._spoke = time.monotonic(), True
+        self.shown, self._said = time.monotonic(), self.done
         taken, gained = self.shown - self.begun, self.done - self.before
         words = [f"{self.what}: {self._count()}", _clock(taken)]
         if self.total and gained > 0 and self.done < self.total:

@@ -297,9 +297,11 @@ def best_of(gap: Gap, sign: float = 1.0) -> str:
     if not others:
         return f"the only fixed order of this benchmark; mean {first.split()[-1]}"
     shown = [*others[:_MOST_NAMED], *(["..."] if len(others) > _MOST_NAMED else [])]
+    ties = int((means == means.max()).sum())
+    tie = f"; the first of {ties} of equal means" if ties > 1 else ""
     return (
         f"best mean of the {len(means)} fixed orders on these {len(gap.subjects)} slices: "
-        f"{first}; {', '.join(shown)}"
+        f"{first}; {', '.join(shown)}{tie}"
     )
 
 

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from activemri.benchmark.savings import TradeOff, cheapest
@@ -129,6 +130,7 @@ def score_figure(
             drawn.add(colour)
             ends[name] = float(part["score"].iloc[-1])
         axes.margins(x=0.01)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("acquired lines")
         axes.set_ylabel(_axis_name(metric))
         axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
@@ -283,6 +285,7 @@ def action_map_figure(
             axes.set_title(f"{policy}\n{note}" if note else policy, fontsize=8.5, loc="left")
         for axes in list(grid.flat)[len(policies) :]:
             axes.set_visible(False)
+        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         bar = figure.colorbar(image, ax=grid, shrink=0.9 / n_rows**0.5, aspect=24, pad=0.02)
         bar.set_ticks([0, 0.1, 0.1**0.5, 0.5, 0.5**0.5, 1], labels="0 0.01 0.1 0.25 0.5 1".split())
         bar.set_label("share of scans", fontsize=9)
@@ -339,6 +342,7 @@ def information_figure(
             ends[policy] = float(bits[np.isfinite(bits)][-1])
         axes.set_ylim(0, None)
         axes.margins(x=0.01)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel("information in bits")
         axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
@@ -360,7 +364,7 @@ def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name
 
     Args:
         panels: trade-offs by policy.
-        stop: what was asked for.
+        stop: how rules were made.
         name: makes the parts of this figure differ from those of others on the page.
     """
     n_columns = min(len(panels), 2)

@@ -54,8 +54,9 @@ DEFAULT_POLICIES = (
     "exchange-oracle",
 )
 
-#: Scans of one shard: a benchmark that is interrupted loses at most one shard.
-_SCANS_PER_SHARD = 8
+#: Scans of one shard: a benchmark that is interrupted loses at most one shard. Oracles take so
+#: long that processes would wait for each other with more than one.
+_SCANS_PER_SHARD, _SCANS_PER_ORACLE_SHARD = 8, 1
 #: The order that the exchange oracle starts from where it is played too, and the usual reference.
 _START = "lbcs"
 _SHIPS_WITH_EVALUATOR = "cresnet"
@@ -299,7 +300,7 @@ class Plan:
                 # One for each training of a policy; as many as wanted if it acts by chance.
                 n_seeds = max(options.n_seeds if traits.is_random else 1, len(members))
                 for seed in range(first, first + n_seeds):
-                    for batch in self._batches(self.scored.dataset, positions):
+                    for batch in self._batches(self.scored.dataset, positions, traits):
                         yield Shard(reconstructor, policy, seed, batch)
 
     def stopping_shards(self) -> Iterator[Shard]:
@@ -307,7 +308,7 @@ class Plan:
         for split, scans in self.stopping.items():
             for reconstructor in self.reconstructors:
                 for policy, traits in self.traits.items():
-                    for batch in self._batches(scans.dataset, scans.positions):
+                    for batch in self._batches(scans.dataset, scans.positions, traits):
                         if not traits.is_oracle:
                             seed = self.settings.run.seed
                             yield Shard(reconstructor, policy, seed, batch, split)
@@ -331,9 +332,10 @@ class Plan:
         return self.settings.run.out / "quality" / folder / shard.file
 
     def _batches(
-        self, dataset: SliceDataset, positions: Sequence[int]
+        self, dataset: SliceDataset, positions: Sequence[int], traits: Traits
     ) -> Iterator[tuple[int, ...]]:
-        return map(tuple, batches_of_a_kind(dataset, positions, _SCANS_PER_SHARD))
+        size = _SCANS_PER_ORACLE_SHARD if traits.is_oracle else _SCANS_PER_SHARD
+        return map(tuple, batches_of_a_kind(dataset, positions, size))
 
     @cache  # noqa: B019 - a plan lives as long as the process
     def _first(self, label: str) -> Policy:

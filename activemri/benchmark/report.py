@@ -68,8 +68,8 @@ class Section:
     Attributes:
         title: its heading.
         blocks: paragraphs, tables and figures, in order.
-        folded: tables that are shown when they are opened, under the last word.
-        more: that word.
+        folded: tables that are shown when they are opened, under the last words.
+        more: those words.
     """
 
     title: str
@@ -290,7 +290,7 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str, name: NameCell)
         pairs.setdefault(key, {"reconstructor": key[0], "policy": key[1]})[row["quantity"]] = row
     # Holm multiplies the smallest p by the number of policies that it was picked from.
     most = max(Counter(reconstructor for reconstructor, _ in pairs).values(), default=1)
-    smallest = max((row["p_smallest"] for row in rows), default=0) * most
+    smallest = min(max((row["p_smallest"] for row in rows), default=0) * most, 1)
     notes = [
         f"So few subjects, with so many policies, can give no p below {smallest:.3g}: nothing can "
         "be called significant here."
@@ -370,8 +370,8 @@ def _results(
         "interval over subjects. The best competitor of each column is marked. Bounds look at the "
         "fully sampled scan: no policy can be expected to reach them."
     )
-    others = [one for metric, one in tables.items() if metric not in main]
-    return Section("Results", [intro, *(tables[one] for one in main)], others, "All other metrics")
+    first, *others = sorted(tables, key=lambda one: main.index(one) if one in main else len(main))
+    return Section("Results", [intro, tables[first]], [tables[one] for one in others])
 
 
 def _adaptivity(
@@ -415,7 +415,7 @@ def _adaptivity(
                     "not drawn, nor are those that draw at random.",
                 )
             )
-    return Section("Worth of adaptivity", [*blocks, *adaptivity.WORDS])
+    return Section("Adaptivity", [*blocks, *adaptivity.WORDS])
 
 
 def _action_note(row: Row) -> str:

@@ -239,8 +239,6 @@ def _play(plan: Plan) -> pd.DataFrame:
     def work(some: Iterable[Shard]) -> float:
         return sum(cost[shard.policy] * len(shard.positions) for shard in some)
 
-    # Long ones first, so that no process waits for the last of them.
-    queue = sorted(missing, key=lambda shard: -work([shard]))
     n_scans = sum(len(shard.positions) for shard in shards)
     n_done = n_scans - sum(len(shard.positions) for shard in missing)
     before = work(shards) - work(missing)
@@ -249,11 +247,11 @@ def _play(plan: Plan) -> pd.DataFrame:
             for _ in processes.run(_learn_order, list(orders), [1.0] * len(orders), progress):
                 pass  # first: several shards need the same one
         with Progress(work(shards), "Acquiring", done=before) as progress:
-            costs = [work([shard]) for shard in queue]
-            for shard in processes.run(_play_shard, queue, costs, progress):
+            progress.update(0, note=f"{n_done} of {n_scans} scans")
+            costs = [work([shard]) for shard in missing]
+            for shard in processes.run(_play_shard, missing, costs, progress):
                 n_done += len(shard.positions)
-                note = f"{n_done} of {n_scans} scans; {shard.policy}, {shard.reconstructor}"
-                progress.update(0, note=note)
+                progress.update(0, note=f"{n_done} of {n_scans} scans")
     table = pd.concat([_read(plan.part(shard)) for shard in scored], ignore_index=True)
     for name in TRAITS:
         table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})

@@ -120,7 +120,8 @@ def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
     steps = np.minimum(np.arange(lines.shape[1]), last)  # after the end the last value stays
 
     def continued(part: pd.DataFrame) -> NDArray[Any]:
-        return np.take_along_axis(part.loc[rows].to_numpy(), steps, axis=1)
+        in_order = part.loc[rows].sort_index(axis=1).to_numpy()
+        return np.take_along_axis(in_order, steps, axis=1)
 
     values = {name: continued(wide[name]).astype(np.float64) for name in names}
     return Curves(
