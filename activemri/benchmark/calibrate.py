@@ -324,9 +324,11 @@ def open_scans(
         except ValueError as error:
             raise ValueError(f"{option} {split}: {error}") from error
         acquisition = protocol.scan(dataset, device=device)
-        budget = settings.protocol.budget or acquisition.geometry.n_lines
-        moments = np.unique(np.linspace(0, budget, N_MOMENTS).round().astype(int))
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
+        blind = replace(acquisition, reconstructor=ZeroFilled())
+        first = start_scans(blind, [dataset[positions[0]]], seed=settings.run.seed)
+        budget = settings.protocol.budget or int(first.start_budget[0])
+        moments = np.unique(np.linspace(0, budget, N_MOMENTS).round().astype(int))
         found.append(Scans(dataset, positions, acquisition, moments.tolist(), settings.run.seed))
     measured, fitting = found
     shared = sorted(measured.subjects & fitting.subjects)

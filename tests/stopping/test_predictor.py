@@ -88,7 +88,7 @@ def test_the_regression_looks_closest_at_the_target() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("uncertainty", "the reconstructor gives no uncertainty.*predictor=regression"),
+        ("uncertainty", "the reconstructor gives no uncertainty.*Predictor regression"),
         ("evaluator", "there is no evaluator"),
         ("magic", "unknown predictor 'magic'; expected one of regression"),
     ],

@@ -26,6 +26,7 @@ from activemri.stopping.rule import (
     RuleError,
     Stopping,
     StoppingRule,
+    StopSettings,
     calibrate,
     first_steps,
     misses,
@@ -330,3 +331,20 @@ def test_units_nest() -> None:
     ]
     with pytest.raises(ValueError, match="unknown unit 'patient'"):
         unit_of(one, "patient")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target": 1.2}, "--stop.target"),
+        ({"target": -1.0, "metric": "nmse"}, "--stop.target"),
+        ({"metric": "sism"}, "unknown metric 'sism'"),
+        ({"alpha": 1.5}, "--stop.alpha"),
+        ({"max_slices": 0}, "--stop.max-slices"),
+        ({"fit": "val"}, "must not be fitted to the split that it is calibrated on"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], said: str) -> None:
+    assert StopSettings().target is None  # stops none
+    with pytest.raises(ValueError, match=said):
+        StopSettings(**{"target": 0.9, "metric": "ssim", **changes})
