@@ -36,9 +36,9 @@ lint: $(DEV_STAMP)  ## check style and types
 
 # The checkpoints that the wheel carries are made by these commands: about an hour and a quarter on one core.
 weights: $(USER_STAMP)  ## train the networks that ship with the package
-	$(BIN)/activemri train reconstructor --data phantom --matrix 128 --name unet --max-steps 6000 \
+	$(BIN)/activemri train reconstructor --data phantom --matrix-size 128 --reconstructor unet --max-steps 6000 \
 	  --validate-every 500 --threads 1 --out runs/unet
-	$(BIN)/activemri train joint --data phantom --matrix 128 --max-steps 6000 \
+	$(BIN)/activemri train joint --data phantom --matrix-size 128 --max-steps 6000 \
 	  --evaluator-steps 3000 --validate-every 500 --threads 1 --out runs/joint
 	$(BIN)/activemri train policy --algo imitation --seed 0 --threads 1 --out runs/policy
 	mkdir -p activemri/weights

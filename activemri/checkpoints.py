@@ -4,9 +4,7 @@ The JSON file holds the kind of network, the settings that rebuild it, how it wa
 SHA-256 of the weights, so that the two files cannot be mixed up and a damaged one is noticed.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from activemri import __version__
+from activemri.files import NEXT, digest, write_together
 
 FORMAT_VERSION = 1
 
 _WEIGHTS, _JSON = ".safetensors", ".json"
-_NEXT = ".next"  # files of a save that is not finished
 
 
 class CheckpointError(ValueError):
@@ -98,7 +96,7 @@ def save(
         "kind": kind,
         "format_version": FORMAT_VERSION,
         "settings": dict(settings),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": digest(weights),
         "info": {"package_version": __version__, **info},
     }
     files = {
@@ -107,24 +105,6 @@ def save(
     }
     write_together(files)
     return stem
-
-
-def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write files beside the old ones, force them to disk, then rename one after the other."""
-    written: list[Path] = []
-    try:
-        for path, content in files.items():
-            written.append(path.with_name(path.name + _NEXT))
-            with written[-1].open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-    except OSError:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
-    for path, complete in zip(files, written, strict=True):
-        os.replace(complete, path)
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -142,7 +122,7 @@ def load(path: str | Path) -> Checkpoint:
 
     stem = find(path)
     weights = _beside(stem, _WEIGHTS).read_bytes()
-    described = _description(stem, hashlib.sha256(weights).hexdigest())
+    described = _description(stem, digest(weights))
     try:
         state_dict = from_bytes(weights)
     except SafetensorError as error:
@@ -158,7 +138,7 @@ def find(path: str | Path) -> Path:
     has_weights = _beside(stem, _WEIGHTS).is_file()
     has_json = _beside(stem, _JSON).is_file()
     if has_weights and not has_json:  # the first save was cut between its two renames
-        has_json = _beside(stem, _JSON + _NEXT).is_file()
+        has_json = _beside(stem, _JSON + NEXT).is_file()
     if not has_weights and not has_json:
         raise CheckpointError(
             f"found no checkpoint at {path}: expected {stem.name}{_WEIGHTS} and {stem.name}{_JSON} "
@@ -194,7 +174,7 @@ def _only_one_in(folder: Path) -> Path:
 def _description(stem: Path, found_hash: str) -> dict[str, Any]:
     """The JSON file that belongs to weights with this hash."""
     expected = "nothing"
-    for extra in ("", _NEXT):  # the second one if a save was cut between its two renames
+    for extra in ("", NEXT):  # the second one if a save was cut between its two renames
         path = _beside(stem, _JSON + extra)
         if path.is_file():
             described = _parsed(path)

@@ -6,10 +6,12 @@ is a mistake of ours and keeps its traceback; with ACTIVEMRI_TRACEBACK=1 in the 
 every error keeps it.
 """
 
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import Any
 
@@ -23,15 +25,22 @@ class Command:
     Attributes:
         summary: one line for the list of commands.
         settings: "module:class" of a frozen dataclass whose defaults work, imported when it is
-            needed. Its field `protocol`, if there is one, takes ``--env ID``.
+            needed. Its field `protocol`, if there is one, takes ``--env ID``, its field `learner`
+            ``--algo NAME``. A method ``adapted(given)`` gives the same settings with defaults that
+            depend on other options: ``given(name)`` is the text of one, or None.
         run: "module:function" that takes the settings and gives what is to be printed, or None.
         interrupted: how to go on after an interruption.
+        is_swept: its function takes scans to learn from and to validate with, and gives a score.
+        sweeps: such a command follows; its name, settings and function go into the fields
+            `command`, `base` and `train`.
     """
 
     summary: str
     settings: str
     run: str
     interrupted: str = ""
+    is_swept: bool = False
+    sweeps: bool = False
 
 
 _AGAIN = "start the same command again to continue"
@@ -61,63 +70,67 @@ COMMANDS: dict[str, Command] = {
     ),
     "train reconstructor": Command(
         "train a reconstructor",
-        "activemri.settings:TrainReconstructorSettings",
-        "activemri.training.commands:train_reconstructor_command",
+        "activemri.training.reconstructor:TrainReconstructorSettings",
+        "activemri.training.reconstructor:train_reconstructor",
         _RESUME,
+        is_swept=True,
     ),
     "train joint": Command(
         "train a reconstructor and its evaluator",
-        "activemri.settings:TrainJointSettings",
-        "activemri.training.commands:train_joint_command",
+        "activemri.training.joint:TrainJointSettings",
+        "activemri.training.joint:train_joint",
         _RESUME,
+        is_swept=True,
     ),
     "train order": Command(
         "learn a fixed order of actions",
-        "activemri.settings:TrainOrderSettings",
-        "activemri.training.commands:train_order_command",
+        "activemri.training.order:TrainOrderSettings",
+        "activemri.training.order:train_order",
     ),
     "train policy": Command(
         "train a policy",
-        "activemri.settings:TrainPolicySettings",
-        "activemri.agents.learning.run:train_policy",
+        "activemri.agents.training:TrainPolicySettings",
+        "activemri.agents.training:run_training",
         _RESUME,
+        is_swept=True,
     ),
     "train alternating": Command(
         "train a policy and a reconstructor in turns",
-        "activemri.settings:TrainAlternatingSettings",
-        "activemri.alternating:train_alternating",
+        "activemri.training.alternating:TrainAlternatingSettings",
+        "activemri.training.alternating:train_alternating",
         _RESUME,
     ),
     "demonstrate": Command(
         "write down what actions would gain, by an oracle",
-        "activemri.settings:DemonstrateSettings",
-        "activemri.agents.learning.demonstrate:demonstrate",
+        "activemri.agents.learners.demonstrations:DemonstrateSettings",
+        "activemri.agents.learners.demonstrations:demonstrate",
     ),
-    "tune": Command(
-        "search for hyper-parameters",
-        "activemri.settings:TuneSettings",
-        "activemri.training.commands:tune_command",
+    "sweep": Command(
+        "train over folds of subjects, values of settings, or in search of the best ones",
+        "activemri.training.sweep:SweepSettings",
+        "activemri.training.sweep:run_sweep",
         _RESUME,
+        sweeps=True,
     ),
     "data inspect": Command(
         "list files, subjects, shapes and problems of a data folder",
-        "activemri.settings:InspectSettings",
+        "activemri.data.inspection:InspectSettings",
         "activemri.data.inspection:run_inspection",
     ),
     "data split": Command(
         "split subjects into train, val and test",
-        "activemri.settings:SplitSettings",
+        "activemri.data.split_file:SplitSettings",
         "activemri.data.split_file:draw_split_file",
     ),
     "data convert": Command(
         "convert scans of any format to the one that is read fastest",
-        "activemri.settings:ConvertSettings",
+        "activemri.data.conversion:ConvertSettings",
         "activemri.data.conversion:convert",
         _AGAIN,
     ),
     "data card": Command(
         "describe a data folder in a document",
-        "activemri.settings:CardSettings",
+        "activemri.data.card:CardSettings",
         "activemri.data.card:write_card",
     ),
     "throughput": Command(
@@ -138,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"activemri {activemri.__version__}")
         return 0
-    name = next((n for n in COMMANDS if arguments[: len(n.split())] == n.split()), None)
+    name = _named_first(arguments)
     if name is None:
         return _show_commands(arguments)
     command = COMMANDS[name]
@@ -146,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = parse(name, arguments[len(name.split()) :])
         result = _load(command.run)(settings)
         if result is not None and os.environ.get("RANK", "0") == "0":  # torchrun: the first speaks
-            print(result.text() if hasattr(result, "text") else result)
+            print(result)
         sys.stdout.flush()
     except KeyboardInterrupt:
         hint = f"; {command.interrupted}" if command.interrupted else ""
@@ -164,37 +177,108 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """The settings of a command, from its defaults, ``--env ID``, and single options."""
+    """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options.
+
+    ``--import MODULE`` imports a module of the user's own first, as checkpoints never do: for the
+    class of a reconstructor whose checkpoint is named, or an id that it registers.
+
+    Raises:
+        ValueError: an option that there is not, or a value that makes no sense.
+        SystemExit: help was shown.
+    """
     import tyro
 
-    settings = _load(COMMANDS[name].settings)
-    env, rest = _take_env(arguments)
-    default = settings() if env is not None or hasattr(settings, "protocol") else None
+    command = COMMANDS[name]
+    own, arguments = _take("import", arguments, known={"import"}, field="import")
+    if own is not None:
+        from activemri import plugins
+
+        plugins.load_module(own, what="--import")
+    settings = _load(command.settings)
+    inner: dict[str, Any] = {}
+    if command.sweeps:
+        arguments, inner = _split(name, arguments)
+    known = {field.name for field in fields(settings)}
+    default: Any = settings() if {"protocol", "learner"} & known else None
+    env, rest = _take("env", arguments, known=known, field="protocol")
     if env is not None:
-        if not hasattr(default, "protocol"):
-            raise ValueError(f"activemri {name} takes no --env")
         from activemri.registration import find_protocol
 
-        default = replace(default, protocol=find_protocol(env))  # type: ignore[type-var]
+        protocol = find_protocol(env)
+        if "split" not in protocol.changes:  # a command has a split of its own
+            protocol = replace(protocol, split=default.protocol.split)
+        default = replace(default, protocol=protocol)
+    algo, rest = _take("algo", rest, known=known, field="learner")
+    if algo is not None:
+        from activemri.agents.learners import find_learner
+
+        default = replace(default, learner=find_learner(algo)())
+    if hasattr(default, "adapted"):
+        default = default.adapted(lambda option: _value_of(option, rest))
     given = {} if default is None else {"default": default}
-    return tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
+    shown = io.StringIO()
+    try:
+        with redirect_stderr(shown):
+            parsed = tyro.cli(settings, prog=f"activemri {name}", args=rest, **given)
+    except SystemExit as error:
+        if not error.code:  # help
+            raise
+        raise ValueError(_unboxed(shown.getvalue())) from None
+    return replace(parsed, **inner) if inner else parsed
 
 
-def _take_env(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of ``--env``, and the other arguments."""
-    rest, env = list(arguments), None
+def _unboxed(text: str) -> str:
+    """The message in a box that tyro draws."""
+    lines = [line.strip("╭╮╰╯─│ ") for line in text.splitlines()]
+    words = " ".join(line for line in lines[1:] if line).split("Argument helptext:")[0]
+    words = words.split("For full helptext")[0].removeprefix("Error parsing ").strip()
+    return f"{words}; --help shows all options"
+
+
+def _named_first(arguments: Sequence[str]) -> str | None:
+    """The command whose name the arguments begin with."""
+    return next((n for n in COMMANDS if list(arguments[: len(n.split())]) == n.split()), None)
+
+
+def _split(name: str, arguments: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]]:
+    """Options of a command that sweeps another one, and all that it must know of that."""
+    for place in range(len(arguments)):
+        inner = _named_first(arguments[place:])
+        if inner is not None and COMMANDS[inner].is_swept:
+            base = parse(inner, arguments[place + len(inner.split()) :])
+            train = _load(COMMANDS[inner].run)
+            return arguments[:place], {"command": inner, "base": base, "train": train}
+    if {"-h", "--help"} & set(arguments):
+        return arguments, {}
+    trainings = ", ".join(n for n, command in COMMANDS.items() if command.is_swept)
+    raise ValueError(f"activemri {name}: expected a command to {name}, one of {trainings}")
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The text that follows an option, if it is given."""
+    name = f"--{option.replace('_', '-')}"
     for place, word in enumerate(arguments):
-        if word.startswith("--env="):
-            env = word.removeprefix("--env=")
-            del rest[place]
-        elif word == "--env":
-            if place + 1 == len(arguments):
-                raise ValueError("--env: expected the id of an environment")
-            env = arguments[place + 1]
-            del rest[place : place + 2]
-        if env is not None:
-            break
-    return env, rest
+        head, equals, value = word.partition("=")
+        if head.replace("_", "-") == name:
+            return value if equals else next(iter(arguments[place + 1 : place + 2]), None)
+    return None
+
+
+def _take(
+    option: str, arguments: Sequence[str], *, known: set[str], field: str
+) -> tuple[str | None, list[str]]:
+    """The value of an option that names the default of a field, and the other arguments."""
+    for place, word in enumerate(arguments):
+        head, equals, value = word.partition("=")
+        if head != f"--{option}":
+            continue
+        if field not in known:
+            raise ValueError(f"this command takes no --{option}")
+        after = place + 1 if equals else place + 2
+        if after > len(arguments):
+            raise ValueError(f"--{option}: expected a name")
+        return value if equals else arguments[place + 1], [*arguments[:place], *arguments[after:]]
+    return None, list(arguments)
 
 
 def _show_commands(arguments: Sequence[str]) -> int:
@@ -213,10 +297,9 @@ def _show_commands(arguments: Sequence[str]) -> int:
     return 0 if asked else 2
 
 
-def _load(path: str) -> Callable[..., Any]:
+def _load(path: str) -> Any:
     module, _, name = path.partition(":")
-    loaded: Callable[..., Any] = getattr(import_module(module), name)
-    return loaded
+    return getattr(import_module(module), name)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -80,21 +80,30 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def make_writable(folder: Path) -> None:
-    """Make a folder, and refuse one that cannot be written before hours of work.
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before hours of work; makes nothing.
 
     Raises:
         OSError: one line with the reason.
     """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise OSError(f"the output folder {folder} cannot be written: {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise OSError(f"the output folder {folder} cannot be written: no permission in {existing}")
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, and refuse one that cannot be written.
+
+    Raises:
+        OSError: one line with the reason.
+    """
+    require_writable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
-        raise OSError(
-            f"the output folder {folder} cannot be written: {error.strerror or error}"
-        ) from error
+        raise OSError(f"the output folder {folder} cannot be made: {error.strerror}") from error
 
 
 @contextmanager

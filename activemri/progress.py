@@ -1,105 +1,115 @@
-"""Progress of long work on stderr: a bar on a terminal, plain lines in a log file."""
+"""Progress: a bar that moves in a terminal, a line now and then in a log file."""
 
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Self, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-_DELAY = 1.0  # seconds of work that need no word
+LINE_EVERY_S = 5.0  # between lines in a log file
 
 
 class Progress:
-    """Counts what is done, and shows it if the work takes more than a second; a context manager.
+    """Progress of something that takes a while, on stderr.
 
-    Where stderr is no terminal, a line every few seconds says the count, the time taken and the
-    time that is left::
+    Use as a context manager, and call it as often as anything has moved. Where stderr is no
+    terminal, lines tell the count, the time taken and the time that is left::
 
-        Acquiring: 40 of 120 scans, 0:12, about 0:25 left (oracle)
+        acquire: 43 %, 0:12, about 0:16 left, 40 of 120 scans
 
     Args:
-        total: what there is to do; None if that is unknown.
-        what: the work in a word or two.
-        unit: what is counted, in the singular; without it progress is told in percent.
-        done: what was done before.
-        shown: False shows nothing.
-        every: seconds between the lines.
+        label: activity, e.g. "train reconstructor".
+        total: units when it is done.
+        done: units that were done before.
+        unit: a unit, e.g. "step"; empty shows percents.
+        show: False is silent.
     """
 
     def __init__(
-        self,
-        total: float | None,
-        what: str,
-        *,
-        unit: str = "",
-        done: float = 0,
-        shown: bool = True,
-        every: float = 5.0,
+        self, label: str, total: float, *, done: float = 0, unit: str = "step", show: bool = True
     ) -> None:
-        self.total, self.what, self.unit = total, what, unit
-        self.done = self.before = done
-        self.every = every if shown else float("inf")
-        self.begun = self.shown = time.monotonic()
-        self.note = ""
-        self._bar: tqdm[None] | None = None
-        self._said: float | None = None  # what the last line counted
-        if shown and sys.stderr.isatty():
-            percent = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-            self._bar = tqdm(
-                total=total,
-                desc=what,
-                unit=unit or "it",
-                initial=done,
-                delay=_DELAY,
-                bar_format=None if unit else percent,
-            )
+        self.label, self.total, self.unit = label, total, unit
+        self.at = self._first = done
+        self._shown: dict[str, float] = {}
+        self._note = ""
+        self._printed = -1.0
+        self._started = self._last = time.monotonic()
+        self._lines = show and not sys.stderr.isatty()
+        percent = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+        self._bar: tqdm[Any] = tqdm(
+            total=total,
+            initial=done,
+            desc=label,
+            unit=unit,
+            disable=not show or self._lines,
+            bar_format=None if unit else percent,
+        )
 
-    def update(self, n: float = 1, *, note: str | None = None) -> None:
-        """Count n more; the note says what is under way."""
-        self.done += n
-        self.note = self.note if note is None else note
-        if self._bar is not None:
-            self._bar.set_postfix_str(self.note, refresh=False)
-            self._bar.update(n)
-        elif time.monotonic() - self.shown >= self.every:
-            self._write_line()
-
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif self._said not in (None, self.done) and error[0] is None:
-            self._write_line()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._bar.close()
+        if self._lines and kind is None and self._printed < self.at:
+            self._print()
 
-    def _write_line(self) -> None:
-        self.shown, self._said = time.monotonic(), self.done
-        taken, gained = self.shown - self.begun, self.done - self.before
-        words = [f"{self.what}: {self._count()}", _clock(taken)]
-        if self.total and gained > 0 and self.done < self.total:
-            words.append(f"about {_clock(taken * (self.total - self.done) / gained)} left")
-        note = f" ({self.note})" if self.note else ""
-        sys.stderr.write(f"{', '.join(words)}{note}\n")
+    def __call__(self, at: float, **numbers: float) -> None:
+        """Show that `at` units are done, and numbers, of which the last ones stay.
+
+        Args:
+            at: units, from the very beginning.
+            **numbers: e.g. ``loss=0.1``.
+        """
+        self._shown |= numbers
+        if self._bar.disable:
+            self.at = at
+            if self._lines and time.monotonic() - self._last >= LINE_EVERY_S:
+                self._print()
+            return
+        self._bar.set_postfix_str(self._words(), refresh=False)
+        if at == self.at:
+            now = time.monotonic()
+            if now - self._last > 0.1:  # numbers move, units do not
+                self._last = now
+                self._bar.refresh()
+        self._bar.update(at - self.at)
+        self.at = at
+
+    def note(self, words: str) -> None:
+        """Show words beside the numbers from the next call on."""
+        self._note = words
+
+    def _print(self) -> None:
+        self._last, self._printed = time.monotonic(), self.at
+        spent = self._last - self._started
+        moved = self.at - self._first
+        count = f"{100 * self.at / self.total:.0f} %" if self.total else "100 %"
+        if self.unit:
+            plural = f"{self.unit[:-1]}ies" if self.unit.endswith("y") else f"{self.unit}s"
+            count = f"{self.at:g} of {self.total:g} {plural}"
+        words = [f"{self.label}: {count}", _clock(spent)]
+        if moved > 0 and self.at < self.total:
+            words.append(f"about {_clock(spent / moved * (self.total - self.at))} left")
+        sys.stderr.write(", ".join([*words, *filter(None, [self._words()])]) + "\n")
         sys.stderr.flush()
 
-    def _count(self) -> str:
-        if self.total and not self.unit:
-            return f"{100 * self.done / self.total:.0f} %"
-        total = f" of {self.total:g}" if self.total else ""
-        plural = "" if (self.total or self.done) == 1 else "s"
-        return f"{self.done:g}{total} {self.unit}{plural}"
+    def _words(self) -> str:
+        numbers = (
+            f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
+            for name, value in self._shown.items()
+        )
+        return ", ".join([*numbers, *filter(None, [self._note])])
 
 
-def tracked(items: Sequence[Item], what: str, *, unit: str, shown: bool = True) -> Iterator[Item]:
-    """The items, with :class:`Progress`."""
-    with Progress(len(items), what, unit=unit, shown=shown) as progress:
-        for item in items:
+def track(items: Sequence[Item], label: str, *, unit: str, show: bool = True) -> Iterator[Item]:
+    """The items, with their progress."""
+    with Progress(label, len(items), unit=unit, show=show) as progress:
+        for number, item in enumerate(items, start=1):
             yield item
-            progress.update()
+            progress(number)
 
 
 def _clock(seconds: float) -> str:

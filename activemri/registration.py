@@ -97,12 +97,32 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         "phantoms and interference; a line may be measured 3 times, and the last one counts",
         replace(_PHANTOM, budget=32, scanner="spiking", severity=0.2, repeats=3),
     ),
-    Environment("HDF5", "any folder of HDF5 scans", ScanProtocol(data=None, n_center_lines=8)),
+    Environment(
+        "Radial",
+        "phantoms, golden-angle spokes from 8 on, 64 x 64",
+        ScanProtocol(
+            matrix_size=64, geometry="radial", reconstructor="cg-sense", n_center_lines=8, budget=24
+        ),
+    ),
+    Environment(
+        "Volume",
+        "phantoms seen along the readout of a 3-D scan, tiles of 4 x 4 points, 64 x 64",
+        ScanProtocol(matrix_size=64, geometry="tiles", tile=4, n_center_lines=64, budget=448),
+    ),
+    Environment(
+        "HDF5",
+        "any folder of scans, a quarter of the lines",
+        ScanProtocol(data=None, n_center_lines=8, budget=0.25),
+    ),
 )
 
 
 def find_protocol(id: str) -> ScanProtocol:
     """The scan protocol of an id: ours, or one that a user registered for our environment.
+
+    ::
+
+        protocol = replace(find_protocol("ActiveMRI/Motion-v0"), reconstructor="zero-filled")
 
     Args:
         id: as for :func:`find_spec`.

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from activemri.agents.greedy import Greedy
 from activemri.agents.policy import Traits
-from activemri.envs.acquisition import View
+from activemri.envs.scan import View
 from activemri.evaluator import Evaluator
-from activemri.mri import fourier
+from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
 
 _AXES = (-2, -1)
@@ -35,7 +35,7 @@ def uncertainty_greedy() -> Greedy:
     line whose samples vary most. Else the standard deviation of the pixels is carried over to the
     lines; see :func:`line_variance`.
     """
-    traits = Traits(needs=frozenset({"uncertainty"}))
+    traits = Traits(needs=frozenset({"uncertainty", "grid"}))
     return Greedy(
         "uncertainty-greedy", lambda view: action_gains(line_variance(view), view), traits
     )
@@ -47,14 +47,15 @@ def line_scores(evaluator: Evaluator, view: View) -> Tensor:
     Raises:
         ValueError: if the geometry acquires points, or has more lines than the evaluator.
     """
-    along_height, along_width = view.geometry.selected
-    if along_height and along_width:
+    if not view.geometry.has_lines:
         raise ValueError(
-            f"an evaluator scores whole lines; geometry {view.geometry.name!r} acquires points"
+            f"an evaluator scores whole lines; geometry {view.geometry.name!r} has none"
         )
     image = view.reconstruction.image
     with torch.no_grad():
-        scores: Tensor = evaluator(image.transpose(1, 2) if along_height else image, view.mask)
+        scores: Tensor = evaluator(
+            image.transpose(1, 2) if view.geometry.are_rows else image, view.mask
+        )
     return scores
 
 
@@ -77,32 +78,33 @@ def line_variance(view: View) -> Tensor:
     samples, deviation = view.reconstruction.samples, view.reconstruction.uncertainty
     if samples is not None:
         spread = samples - samples.mean(dim=1, keepdim=True)
-        variance = _energy(spread.flatten(0, 1), view).unflatten(0, samples.shape[:2]).mean(dim=1)
+        energy = view.transform.energy(spread.flatten(0, 1))
+        variance: Tensor = energy.unflatten(0, samples.shape[:2]).mean(dim=1)
     elif deviation is not None:
-        spectrum = torch.fft.ifftshift(_energy(deviation.to(torch.complex64), view), _AXES)
+        transform = cartesian(view.transform)
+        energy = transform.grid_energy(deviation.to(torch.complex64))
         noise = noise_spectrum(view)
-        product = torch.fft.rfft2(spectrum) * torch.fft.rfft2(noise)
-        variance = torch.fft.irfft2(product, s=noise.shape[1:])
+        product = torch.fft.rfft2(torch.fft.ifftshift(energy, _AXES)) * torch.fft.rfft2(noise)
+        spread = torch.fft.irfft2(product, s=noise.shape[1:])
+        variance = transform.of_grid_values(spread.clamp(min=0))
     else:
         raise ValueError(
             "uncertainty-greedy needs a reconstructor that says how certain it is, e.g. cresnet, "
             "an ensemble or Monte-Carlo dropout"
         )
-    known = view.operator.mask
-    return view.geometry.in_frame(variance.clamp(min=0).masked_fill(known, 0))
+    return variance.masked_fill(view.mask, 0)
 
 
 def action_gains(per_line: Tensor, view: View) -> Tensor:
     """What actions gain, from what each new line does: (batch, n_lines) to (batch, n_actions)."""
-    groups = view.geometry.groups
-    new = (view.measurable & ~view.mask)[:, groups] & view.geometry.first_mention
-    return (per_line.double()[:, groups] * new).sum(dim=-1)
+    new = view.measurable & ~view.mask
+    return view.geometry.by_action(per_line.double() * new, "sum")
 
 
 def noise_spectrum(view: View) -> Tensor:
-    """P of :func:`line_variance`: float64 (batch, height or 1, width or 1), like the mask."""
-    known = view.operator.mask
-    energy = _energy(view.zero_filled, view)
+    """P of :func:`line_variance`: float64 (batch, height or 1, width or 1), like a grid mask."""
+    known = view.operator.grid_mask
+    energy = cartesian(view.transform).grid_energy(view.zero_filled)
     total = energy.sum(dim=_AXES, keepdim=True)
     share = energy / torch.where(total > 0, total, torch.ones_like(total))
     distance = line_distances((known.shape[1], known.shape[2]), known.device)
@@ -112,14 +114,3 @@ def noise_spectrum(view: View) -> Tensor:
 
 def _evaluator_gain(evaluator: Evaluator, view: View) -> Tensor:
     return action_gains(1 - line_scores(evaluator, view), view)
-
-
-def _energy(image: Tensor, view: View) -> Tensor:
-    """Energy of images on every line: float64 (batch, height or 1, width or 1), like the mask."""
-    selected = view.geometry.selected
-    axes = tuple(axis for axis, chosen in zip(_AXES, selected, strict=True) if chosen)
-    energy = fourier.fft(image, axes).abs().double().square()
-    for axis, chosen in zip(_AXES, selected, strict=True):
-        if not chosen:
-            energy = energy.sum(dim=axis, keepdim=True)
-    return energy

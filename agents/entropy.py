@@ -9,8 +9,7 @@ from torch import Tensor
 from activemri.agents.greedy import Greedy
 from activemri.agents.policy import Traits
 from activemri.agents.posterior import posterior_samples
-from activemri.envs.acquisition import View
-from activemri.mri import fourier
+from activemri.envs.scan import View
 from activemri.reconstruction.reconstructor import Reconstructor
 
 #: Standard deviation of the components, per real number, in units of the scan's scale (the largest
@@ -59,7 +58,7 @@ def entropy_greedy(
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
         return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
 
-    return Greedy("entropy-greedy", scorer, Traits(needs=frozenset({"samples"})))
+    return Greedy("entropy-greedy", scorer, Traits(needs=frozenset({"samples", "grid"})))
 
 
 def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") -> Tensor:
@@ -95,29 +94,21 @@ def sample_distances(view: View, samples: Tensor) -> Tensor:
 
     Summed over the readout and the coils: float64 (batch, sample, sample, n_lines).
     """
-    maps, selected = view.operator.sensitivity, view.geometry.selected
+    maps, n_samples = view.sensitivity, samples.shape[1]
     coils = samples.unsqueeze(2) if maps is None else samples.unsqueeze(2) * maps.unsqueeze(1)
-    axes = [axis for axis, on in zip(fourier.IMAGE_AXES, selected, strict=True) if on]
-    readout = [axis for axis in fourier.IMAGE_AXES if axis not in axes]
-    # Along the readout a transform would change no distance.
-    kspace = fourier.fft(coils, tuple(axes))
-    n_samples = samples.shape[1]
     found = None
     for one in range(n_samples):
         for other in range(one):
-            energy = (kspace[:, one] - kspace[:, other]).abs().double().square().sum(dim=1)
-            for axis in readout:
-                energy = energy.sum(dim=axis, keepdim=True)
-            lines = view.geometry.in_frame(energy)
+            apart = coils[:, one] - coils[:, other]
+            energy = torch.stack([view.transform.energy(coil) for coil in apart.unbind(1)]).sum(0)
             if found is None:
-                found = lines.new_zeros(len(lines), n_samples, n_samples, lines.shape[1])
-            found[:, one, other] = found[:, other, one] = lines
+                found = energy.new_zeros(len(energy), n_samples, n_samples, energy.shape[1])
+            found[:, one, other] = found[:, other, one] = energy
     assert found is not None, "one sample tells nothing"
     return found
 
 
 def _distances_of_actions(of_lines: Tensor, view: View) -> Tensor:
     """Distances on all new lines of every action: (batch, sample, sample, n_actions)."""
-    groups = view.geometry.groups
-    new = (view.measurable & ~view.mask)[:, groups] & view.geometry.first_mention
-    return (of_lines[..., groups] * new[:, None, None]).sum(dim=-1)
+    new = view.measurable & ~view.mask
+    return view.geometry.by_action(of_lines * new[:, None, None], "sum")

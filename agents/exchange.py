@@ -6,7 +6,7 @@ algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal Ex
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -15,22 +15,20 @@ import torch
 from torch import Tensor
 
 from activemri.agents.greedy import ask_truth, oracle, score_actions, signed
-from activemri.agents.heuristic import frequency, low_frequency_first
+from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy, Traits, choose
 from activemri.agents.rollout import play
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, Truth, View
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State, Truth, View
 from activemri.metrics import find_metric
-from activemri.mri.operators import CartesianOperator
 
 # Two ways of computing one score differ by rounding: less than this share of it is no gain.
 _MARGIN = 1e-6
 
 # Priorities of the actions of each scan's plan, float64 (n_actions,). They depend on nothing but
 # the keys, and go when the slice or the protocol does.
-_Plans = WeakKeyDictionary[Acquisition, dict[object, Tensor]]
+_Plans = WeakKeyDictionary[Scan, dict[object, Tensor]]
 _PLANS: WeakKeyDictionary[Slice, _Plans] = WeakKeyDictionary()
 
 
@@ -75,20 +73,20 @@ class ExchangeOracle:
         return choose(torch.stack([plan for plan in plans if plan is not None]), view.due)
 
     def _known(self, truth: Truth, row: int) -> Tensor | None:
-        plans = _PLANS.get(truth.state.slices[row], _Plans()).get(truth.acquisition, {})
+        plans = _PLANS.get(truth.state.secret.slices[row], _Plans()).get(truth.scan, {})
         return plans.get(self._key(truth.state, row))
 
     def _key(self, state: State, row: int) -> object:
         settings = (self.metric, self.order, self.n_drops, self.max_swaps)
-        seed = None if state.course is None else int(state.course.conditions.seed[row])
-        return (*settings, seed, state.start_mask[row].cpu().numpy().tobytes())
+        seed = int(state.secret.conditions.seed[row])
+        return (*settings, seed, state.view.start_mask[row].cpu().numpy().tobytes())
 
     def _plan(self, truth: Truth, rows: list[int]) -> None:
         """Make the plans of some scans and keep them."""
-        acquisition, state = truth.acquisition, truth.state
-        slices = [state.slices[row] for row in rows]
-        seeds = None if state.course is None else state.course.conditions.seed[rows]
-        start = acquisition.start(slices, start_masks=state.start_mask[rows], seeds=seeds)
+        acquisition, state = truth.scan, truth.state
+        slices = [state.secret.slices[row] for row in rows]
+        seeds = state.secret.conditions.seed[rows]
+        start = acquisition.start(slices, start_masks=state.view.start_mask[rows], seeds=seeds)
         first = low_frequency_first() if self.order is None else FixedOrder(self.order, "start")
         by_order = _taken(acquisition, first, start, self.metric)
         by_oracle = _taken(acquisition, oracle(self.metric), start, self.metric)
@@ -96,7 +94,7 @@ class ExchangeOracle:
             best = max(by_oracle[position], by_order[position], key=lambda found: found[0])
             search = _Search(acquisition, start.select([position]), self.metric)
             actions = search.swap(best[1], n_drops=self.n_drops, max_swaps=self.max_swaps)
-            plans = _PLANS.setdefault(state.slices[row], _Plans())
+            plans = _PLANS.setdefault(state.secret.slices[row], _Plans())
             plans.setdefault(acquisition, {})[self._key(state, row)] = search.ranked(actions)
 
 
@@ -110,7 +108,7 @@ class _Search:
         metric: what is maximised.
     """
 
-    acquisition: Acquisition
+    acquisition: Scan
     start: State
     metric: str
 
@@ -126,11 +124,11 @@ class _Search:
     def ranked(self, actions: list[int]) -> Tensor:
         """Priorities that take the set in greedy order, then the rest from the centre."""
         geometry = self.acquisition.geometry
-        priority = -2.0 - frequency(geometry)
-        state, left = self.start.clone(), torch.zeros_like(self.start.legal)
+        priority = -2.0 - geometry.frequency
+        state, left = self.start.clone(), torch.zeros_like(self.start.view.legal)
         left[:, actions] = True
         for rank in range(len(actions)):
-            wanted = left & state.legal
+            wanted = left & state.view.legal
             if not bool(wanted.any()):
                 break
             scores = score_actions(Truth(self.acquisition, state), wanted, self.metric)
@@ -154,9 +152,9 @@ class _Search:
 
     def _replacement(self, dropped: int, mask: Tensor) -> int | None:
         """The best action instead of a dropped one, if it is better than that."""
-        state = self._with_mask(mask)
+        state = self.acquisition.with_masks(self.start, mask)
         n_fresh = _n_fresh(self.acquisition, state)
-        leftover = int(state.budget) - int(n_fresh[0, dropped])
+        leftover = int(state.view.budget) - int(n_fresh[0, dropped])
         if n_fresh[0, dropped] <= leftover:
             return None  # It could be taken again afterwards, in addition to its replacement.
         wanted = n_fresh == n_fresh[:, dropped]
@@ -167,47 +165,14 @@ class _Search:
 
     def _mask(self, actions: list[int]) -> Tensor:
         """Lines after some actions: bool (1, n_lines)."""
-        mask = self.start.mask.clone()
-        mask[:, self.acquisition.geometry.groups[actions].flatten()] = True
-        return mask & self.start.measurable
-
-    def _with_mask(self, mask: Tensor) -> State:
-        """The scan with other lines acquired, as far as trials of single actions need it."""
-        start, geometry = self.start, self.acquisition.geometry
-        if start.course is not None:
-            return self._with_log(mask)
-        operator = CartesianOperator(geometry.kspace_mask(mask, start.shape), start.sensitivity)
-        n_acquired = mask.sum(dim=1)
-        budget = start.start_budget - (n_acquired - start.n_acquired)
-        return replace(
-            start,
-            mask=mask,
-            zero_filled=operator.adjoint(start.scan * operator.mask.unsqueeze(1)).contiguous(),
-            n_acquired=n_acquired,
-            budget=budget,
-            legal=geometry.legal(mask, start.measurable, budget),
-        )
-
-    def _with_log(self, mask: Tensor) -> State:
-        """The same for an imperfect scan, whose lines are measured from the centre outwards."""
-        start, course = self.start, self.start.course
-        assert course is not None
-        order = self.acquisition.geometry.outwards
-        further = order[(mask & ~start.mask)[0, order]]
-        log = torch.full_like(course.log, -1)
-        log[0, : len(further)] = further
-        return self.acquisition.resume(
-            start.slices,
-            start_masks=start.mask,
-            masks=mask,
-            budgets=start.start_budget - len(further),
-            seeds=course.conditions.seed,
-            log=log,
-        )
+        mask = self.start.view.mask.clone()
+        readouts, _ = self.acquisition.geometry.readouts(torch.tensor(actions))
+        mask[:, readouts.flatten()] = True
+        return mask & self.start.view.measurable
 
 
 def _taken(
-    acquisition: Acquisition, policy: Policy, start: State, metric: str
+    acquisition: Scan, policy: Policy, start: State, metric: str
 ) -> list[tuple[float, list[int]]]:
     """Final score (higher is better) and actions of every scan under a policy."""
     actions: list[list[int]] = [[] for _ in range(len(start))]
@@ -218,13 +183,11 @@ def _taken(
             if action >= 0:
                 actions[row].append(action)
     truth = Truth(acquisition, end)
-    scores = signed(truth.scores_of_masks(end.mask[:, None], metric)[:, 0], metric)
+    scores = signed(truth.scores_of_masks(end.view.mask[:, None], metric)[:, 0], metric)
     once = [list(dict.fromkeys(taken)) for taken in actions]
     return list(zip(scores.tolist(), once, strict=True))
 
 
-def _n_fresh(acquisition: Acquisition, state: State) -> Tensor:
+def _n_fresh(acquisition: Scan, state: State) -> Tensor:
     """New lines that every action would acquire: int64 (batch, n_actions)."""
-    geometry = acquisition.geometry
-    fresh = (state.measurable & ~state.mask)[:, geometry.groups] & geometry.first_mention
-    return fresh.sum(dim=-1)
+    return acquisition.geometry.by_action(state.view.measurable & ~state.view.mask, "sum")

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from activemri.agents.greedy import score_actions, signed
-from activemri.agents.heuristic import frequency
 from activemri.agents.order import Order
 from activemri.agents.policy import choose
 from activemri.agents.rollout import rows_of_a_kind, start_scans
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, Truth
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State, Truth
 from activemri.metrics import find_metric
 
 OnStep = Callable[[float], object]
@@ -37,7 +35,7 @@ class Learner(Protocol):
 
     def __call__(
         self,
-        acquisition: Acquisition,
+        acquisition: Scan,
         slices: Slices,
         *,
         metric: str = ...,
@@ -50,7 +48,7 @@ class Learner(Protocol):
 
 
 def learn_lbcs_order(
-    acquisition: Acquisition,
+    acquisition: Scan,
     slices: Slices,
     *,
     metric: str = "ssim",
@@ -96,7 +94,7 @@ def learn_lbcs_order(
 
 
 def learn_average_oracle_order(
-    acquisition: Acquisition,
+    acquisition: Scan,
     slices: Slices,
     *,
     metric: str = "ssim",
@@ -162,27 +160,25 @@ class _Follower:
     gain: Tensor  # (batch, n_actions)
 
     @classmethod
-    def of(cls, acquisition: Acquisition, state: State) -> "_Follower":
+    def of(cls, acquisition: Scan, state: State) -> "_Follower":
         shape = (len(state), acquisition.geometry.n_actions)
-        return cls(state, torch.zeros(shape, dtype=torch.float64, device=state.mask.device))
+        return cls(state, torch.zeros(shape, dtype=torch.float64, device=state.view.mask.device))
 
-    def follow(self, acquisition: Acquisition, metric: str) -> "_Follower":
+    def follow(self, acquisition: Scan, metric: str) -> "_Follower":
         """One step of the oracles."""
-        legal = self.state.legal
+        legal = self.state.view.legal
         scores = score_actions(Truth(acquisition, self.state), legal, metric)
         now = signed(self.state.scores[metric], metric)[:, None]
         gain = torch.where(legal, scores - now, self.gain)
         return _Follower(acquisition.acquire(self.state, choose(scores, legal)), gain)
 
 
-def _for_lines(acquisition: Acquisition, n_lines: int | None, metric: str) -> Acquisition:
+def _for_lines(acquisition: Scan, n_lines: int | None, metric: str) -> Scan:
     budget = acquisition.budget if n_lines is None else n_lines
     return replace(acquisition, budget=budget, metrics=(metric,))
 
 
-def _start(
-    acquisition: Acquisition, slices: Slices, positions: Sequence[int], seed: int
-) -> list[State]:
+def _start(acquisition: Scan, slices: Slices, positions: Sequence[int], seed: int) -> list[State]:
     scans = [slices[position] for position in positions]
     if not scans:
         raise ValueError("an order is learned from at least one scan; got none")
@@ -194,7 +190,7 @@ def _start(
 
 def _open(groups: list[State], chosen: list[int]) -> Tensor:
     """Actions that are legal in at least one scan and not in the order yet: (n_actions,)."""
-    legal = torch.stack([state.legal.any(dim=0) for state in groups]).any(dim=0)
+    legal = torch.stack([state.view.legal.any(dim=0) for state in groups]).any(dim=0)
     legal[chosen] = False
     return legal
 
@@ -213,27 +209,27 @@ def _draw(groups: list[State], n: int | None, generator: np.random.Generator) ->
     ]
 
 
-def _total_score(acquisition: Acquisition, state: State, tried: Tensor, metric: str) -> Tensor:
+def _total_score(acquisition: Scan, state: State, tried: Tensor, metric: str) -> Tensor:
     """Sum over scans of the score after each action: float64 (n_actions,).
 
     A scan in which an action is not legal keeps its score.
     """
-    possible = state.legal & tried
+    possible = state.view.legal & tried
     scores = score_actions(Truth(acquisition, state), possible, metric)
     now = signed(state.scores[metric], metric)[:, None]
     return torch.where(possible, scores, now).sum(dim=0)
 
 
-def _acquire(acquisition: Acquisition, state: State, action: int) -> State:
-    only = torch.zeros_like(state.legal)
+def _acquire(acquisition: Scan, state: State, action: int) -> State:
+    only = torch.zeros_like(state.view.legal)
     only[:, action] = True
-    return acquisition.acquire(state, choose(only, state.legal & only))
+    return acquisition.acquire(state, choose(only, state.view.legal & only))
 
 
 def _order(
     kind: str,
     chosen: list[int],
-    acquisition: Acquisition,
+    acquisition: Scan,
     *,
     metric: str,
     data: str,
@@ -241,13 +237,13 @@ def _order(
 ) -> Order:
     """Learned actions, then the others from the centre outwards."""
     geometry = acquisition.geometry
-    outwards = frequency(geometry).argsort(stable=True).tolist()
+    outwards = geometry.frequency.argsort(stable=True).tolist()
     return Order(
         kind=kind,
         actions=(*chosen, *(action for action in outwards if action not in set(chosen))),
         n_learned=len(chosen),
         geometry=geometry.name,
-        lines_per_action=geometry.groups.shape[1],
+        lines_per_action=geometry.readouts_per_action,
         shape=geometry.shape,
         metric=metric,
         reconstructor=type(acquisition.reconstructor).__name__,
@@ -258,4 +254,4 @@ def _order(
 
 def _n_steps(groups: list[State]) -> int:
     """Most actions of a scan."""
-    return max(int(state.start_budget.max()) for state in groups)
+    return max(int(state.view.start_budget.max()) for state in groups)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.policy import Traits, choose
-from activemri.envs.acquisition import Truth, View
+from activemri.envs.scan import Truth, View
 from activemri.metrics import find_metric
 
 #: Says how good every legal action is: view -> float (batch, n_actions), higher is better.
@@ -62,9 +62,7 @@ def ask_truth(view: View) -> Truth:
         ValueError: if the view has none.
     """
     if view.truth is None:
-        raise ValueError(
-            "an oracle needs the truth; make its view with acquisition.view(state, for_oracle=True)"
-        )
+        raise ValueError("an oracle needs the truth: replace(state.view, truth=Truth(scan, state))")
     return view.truth
 
 
@@ -97,8 +95,8 @@ def signed(scores: Tensor, metric: str) -> Tensor:
 
 def _parts(truth: Truth, trials: Tensor) -> tuple[Tensor, ...]:
     """Trials in portions whose lines fit into memory."""
-    state, geometry = truth.state, truth.acquisition.geometry
-    n_coils, height, width = state.scan.shape[1:]
-    n_bytes = 8 * len(state) * n_coils * geometry.groups.shape[1] * (height + width)
+    state, geometry = truth.state, truth.scan.geometry
+    (height, width), n_coils = state.view.transform.shape, state.view.log.samples.shape[2]
+    n_bytes = 8 * len(state) * n_coils * geometry.readouts_per_action * (height + width)
     parts: tuple[Tensor, ...] = torch.split(trials, max(1, int(_MEMORY / n_bytes)), 1)
     return parts

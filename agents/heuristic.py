@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from activemri.agents.policy import Traits, choose
-from activemri.envs.acquisition import View
-from activemri.mri.geometry import CartesianGeometry
+from activemri.envs.scan import View
+from activemri.mri.geometry import cartesian
 
 # Powers of (1 - frequency) between 1 and 6 are usual; see `polynomial_density`.
 DENSITY_POWER = 3
 DENSITY_FLOOR = 0.01
+
+_SYMMETRIC = Traits(is_order=True, needs=frozenset({"grid"}))
 
 _ORDER = Traits(is_order=True)
 
@@ -74,12 +76,12 @@ def variable_density() -> Sampled:
 
 def low_frequency_first() -> Ordered:
     """From the centre outwards; of two at one distance the negative frequency first."""
-    return Ordered("low-frequency-first", lambda view: -frequency(view.geometry))
+    return Ordered("low-frequency-first", lambda view: -view.geometry.frequency)
 
 
 def high_frequency_first() -> Ordered:
     """From the edge inwards."""
-    return Ordered("high-frequency-first", lambda view: frequency(view.geometry))
+    return Ordered("high-frequency-first", lambda view: view.geometry.frequency)
 
 
 def equispaced() -> Ordered:
@@ -93,7 +95,7 @@ def conjugate_symmetric() -> Ordered:
     The k-space of a real image has equal magnitudes at opposite frequencies, so a line whose
     opposite is acquired says little that is new, and comes last.
     """
-    return Ordered("conjugate-symmetric", conjugate_priority)
+    return Ordered("conjugate-symmetric", conjugate_priority, _SYMMETRIC)
 
 
 def repeat_centre() -> Ordered:
@@ -114,7 +116,7 @@ def repeat_centre() -> Ordered:
 def re_acquire() -> Ordered:
     """From the centre outwards; what the scanner objects to is measured again at once.
 
-    The accept-or-reject rule of navigators, see :class:`activemri.envs.imperfections.Motion`.
+    The accept-or-reject rule of navigators, see :class:`activemri.envs.scanner.Moving`.
     Where nothing is suspicious, and in ideal scans, it is `low-frequency-first`. It is no order:
     what looks suspicious differs from scan to scan.
     """
@@ -122,18 +124,15 @@ def re_acquire() -> Ordered:
 
 
 def _repair_priority(view: View) -> Tensor:
-    outwards = -frequency(view.geometry) - 10.0 * _fewest_measurements(view)
-    if view.record is None:
-        return outwards
-    groups = view.geometry.groups
-    objected = (view.record.suspicion > 1)[:, groups].any(dim=-1)
+    outwards = -view.geometry.frequency - 10.0 * _fewest_measurements(view)
+    objected = view.geometry.by_action(view.log.outlier_score > 1, "any")
     return torch.where(objected, 10.0, outwards)
 
 
 def _fewest_measurements(view: View) -> Tensor:
     """Of the lines of every action that exist: int64 (batch, n_actions), 0 where none does."""
-    many = view.n_measured.masked_fill(~view.measurable, 1 << 30)[:, view.geometry.groups]
-    fewest = many.amin(dim=-1)
+    many = view.log.n_measured.masked_fill(~view.measurable, 1 << 30)
+    fewest = view.geometry.by_action(many, "amin")
     return fewest.masked_fill(fewest == 1 << 30, 0)
 
 
@@ -148,8 +147,8 @@ def polynomial_density(view: View) -> Tensor:
     Returns:
         float64 (batch, n_actions).
     """
-    distance = frequency(view.geometry)
-    exists = view.measurable[:, view.geometry.groups].any(dim=-1)
+    distance = view.geometry.frequency
+    exists = view.geometry.by_action(view.measurable, "any")
     outermost = torch.where(exists, distance, 0.0).amax(dim=1, keepdim=True)
     return density((distance / outermost.clamp(min=1e-9)).clamp(max=1))
 
@@ -170,8 +169,8 @@ def equispaced_priority(view: View) -> Tensor:
     """
     geometry = view.geometry
     at_start = geometry.legal(view.start_mask, view.measurable, view.start_budget)
-    n_wanted = -(-view.start_budget // geometry.groups.shape[1])
-    priority = (-2 - frequency(geometry)).repeat(len(at_start), 1)
+    n_wanted = -(-view.start_budget // geometry.readouts_per_action)
+    priority = (-2 - geometry.frequency).repeat(len(at_start), 1)
     for row, wanted in enumerate(n_wanted.tolist()):
         candidates = at_start[row].nonzero().squeeze(1)
         if len(candidates):
@@ -185,24 +184,10 @@ def conjugate_priority(view: View) -> Tensor:
     """Low frequencies first, actions without a line of unknown opposite last: (batch, n)."""
     geometry = view.geometry
     fresh = view.measurable & ~view.mask
-    tells = fresh & ~view.mask[:, _mirror(geometry)]
-    informative = tells[:, geometry.groups].any(dim=-1)
-    distance = frequency(geometry)
+    tells = fresh & ~view.mask[:, cartesian(view.transform).mirror.to(fresh.device)]
+    informative = geometry.by_action(tells, "any")
+    distance = geometry.frequency
     return torch.where(informative, -distance, -distance - 1 - distance.max())
-
-
-@lru_cache(maxsize=16)
-def frequency(geometry: CartesianGeometry) -> Tensor:
-    """Distance of every action from the centre of k-space, float64 (n_actions,).
-
-    Rounded, so that equal distances stay equal whatever the order in which they were summed.
-    """
-    return geometry.frequency().round(decimals=9)
-
-
-@lru_cache(maxsize=16)
-def _mirror(geometry: CartesianGeometry) -> Tensor:
-    return geometry.mirror()
 
 
 @lru_cache(maxsize=256)

@@ -2,59 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from activemri import checkpoints
+from activemri.agents.networks import NETWORKS, ActionNetwork, Observations
 from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import Checkpoint, CheckpointError
-from activemri.envs.acquisition import View
 from activemri.envs.observation import Frame, make_observation
-from activemri.envs.state import STOP
-
-#: Observations of a batch, by part; under "observation" where there is one part only.
-Observations = Mapping[str, Tensor]
-
-#: Where the networks of policies are: "module:class" by kind, imported when they are needed.
-NETWORKS: dict[str, str] = {
-    "lines": "activemri.agents.line_network:LineNetwork",
-    "image": "activemri.agents.image_network:ImageNetwork",
-    "schedule": "activemri.agents.schedule_network:ScheduleNetwork",
-    "evaluator": "activemri.agents.evaluator_network:EvaluatorNetwork",
-    "varnet": "activemri.agents.varnet_network:VarNetNetwork",
-}
+from activemri.envs.scan import STOP, View
 
 _KIND = "policy/"
-
-
-class ActionNetwork(nn.Module):
-    """Scores every action: logits, values or predicted gains; higher is better.
-
-    Attributes:
-        kind: in :data:`NETWORKS`.
-        observation: name of what it looks at, see :mod:`activemri.envs.observation`.
-        n_actions: actions of the geometry, without STOP.
-        stops: whether one more score, the last one, is that of STOP.
-    """
-
-    kind: ClassVar[str]
-    observation: str
-    n_actions: int
-    stops: bool
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Arguments that make the same network, as JSON holds them."""
-        raise NotImplementedError
-
-    def forward(self, observation: Observations) -> Tensor:
-        """Scores of all actions, illegal ones too: float (batch, n_actions + stops)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +40,7 @@ class LearnedPolicy:
         return Traits(
             is_order=self.network.observation == "mask" and not repeats,
             repeats=repeats,
-            needs=frozenset({"lines"} if self.network.observation == "lines" else ()),
+            needs=self.network.needs,
         )
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
@@ -96,7 +58,7 @@ class LearnedPolicy:
         return torch.where(scores[:, n_actions] > best, STOP, actions)
 
     def scores(self, view: View) -> Tensor:
-        """What the network says of every action: float (batch, n_actions + stops)."""
+        """Scores of every action by the network: float (batch, n_actions + stops)."""
         self.check(view)
         network = self.network
         was_training = network.training
@@ -131,7 +93,7 @@ class LearnedPolicy:
 
 
 def observed(network: ActionNetwork, view: View, frame: Frame) -> Observations:
-    """What a network sees of scans."""
+    """The observation of scans that a network takes."""
     seen = make_observation(network.observation)(view, frame)
     return seen if isinstance(seen, Mapping) else {"observation": seen}
 
@@ -160,7 +122,7 @@ def policy_from(checkpoint: Checkpoint, *, name: str | None = None) -> LearnedPo
         )
     try:
         settings: dict[str, Any] = dict(checkpoint.settings)
-        network = network_class(kind)(**settings["network"])
+        network = NETWORKS[kind](**settings["network"])
         frame = _frame(settings["frame"])
         stored = str(settings["name"])
     except (KeyError, TypeError, ValueError) as error:
@@ -169,13 +131,6 @@ def policy_from(checkpoint: Checkpoint, *, name: str | None = None) -> LearnedPo
         ) from error
     checkpoint.fill(network)
     return LearnedPolicy(network.eval().requires_grad_(False), name or stored, frame)
-
-
-def network_class(kind: str) -> type[ActionNetwork]:
-    """The class of a kind of network."""
-    module, _, attribute = NETWORKS[kind].partition(":")
-    found: type[ActionNetwork] = getattr(import_module(module), attribute)
-    return found
 
 
 def _frame(values: Mapping[str, Any]) -> Frame:

@@ -13,11 +13,12 @@ from activemri.agents.greedy import score_actions, signed
 from activemri.agents.policy import Traits, choose
 from activemri.agents.posterior import posterior_samples
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, Truth, View
+from activemri.envs.scan import Scan, Truth, View
 from activemri.metrics import find_metric
-from activemri.mri.operators import CartesianOperator
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import cartesian
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
-from activemri.scoring import center_crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class LookAhead:
     n_samples: int = 4
     depth: int = 1
     name: str = "look-ahead"
-    traits: ClassVar[Traits] = Traits(needs=frozenset({"samples", "reconstructor"}))
+    traits: ClassVar[Traits] = Traits(needs=frozenset({"samples", "reconstructor", "grid"}))
 
     def __post_init__(self) -> None:
         if find_metric(self.metric).needs == "task":
@@ -88,11 +89,14 @@ class LookAhead:
 
     def _imagine(self, view: View, samples: Tensor) -> Truth:
         """Scans as far as these, in which samples are the truth: one row a scan and sample."""
-        maps, n_samples = view.operator.sensitivity, samples.shape[1]
-        whole = CartesianOperator(torch.ones_like(view.operator.mask), maps)
-        known = view.operator.mask.unsqueeze(1)
+        transform, n_samples = cartesian(view.transform), samples.shape[1]
+        whole = Operator(transform, torch.ones_like(view.mask), view.sensitivity)
+        known = view.mask[:, :, None, None]
         kspace = torch.stack(
-            [torch.where(known, view.kspace, whole.forward(image)) for image in samples.unbind(1)],
+            [
+                transform.grid(torch.where(known, view.log.samples, whole.forward(image)))
+                for image in samples.unbind(1)
+            ],
             dim=1,
         )
         slices = [
@@ -100,7 +104,7 @@ class LookAhead:
             for row in range(len(samples))
             for sample in range(n_samples)
         ]
-        acquisition = Acquisition(
+        acquisition = Scan(
             view.geometry,
             self.reconstructor,
             n_center_lines=0,
@@ -119,9 +123,9 @@ class LookAhead:
 
 def _slice(view: View, kspace: Tensor, image: Tensor, row: int, sample: int) -> Slice:
     """A sample as a scan."""
-    maps = view.operator.sensitivity
+    maps, transform = view.sensitivity, cartesian(view.transform)
     target = center_crop(image, view.target_shape).abs()
-    exists = view.geometry.kspace_mask(view.measurable[row : row + 1], (*image.shape,))[0]
+    exists = transform.grid_mask(view.measurable[row : row + 1])[0]
     return Slice(
         kspace,
         target,
@@ -140,13 +144,13 @@ def _values(imagined: Truth, tried: Tensor, metric: str, *, depth: int) -> Tenso
     values = score_actions(imagined, tried, metric)
     if depth == 1:
         return values
-    tried = tried & imagined.state.legal
+    tried = tried & imagined.state.view.legal
     for action in tried.any(dim=0).nonzero().flatten().tolist():
         rows = tried[:, action].nonzero().flatten()
         taken = torch.full_like(rows, action)
-        state = imagined.acquisition.acquire(imagined.state.select(rows), taken)
-        left = tried[rows] & state.legal
-        then = _values(Truth(imagined.acquisition, state), left, metric, depth=depth - 1)
+        state = imagined.scan.acquire(imagined.state.select(rows), taken)
+        left = tried[rows] & state.view.legal
+        then = _values(Truth(imagined.scan, state), left, metric, depth=depth - 1)
         so_far = signed(state.scores[metric], metric)
         values[rows, action] = torch.where(left.any(dim=1), then.amax(dim=1), so_far)
     return values

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from activemri import __version__
 from activemri.agents.policy import Traits, choose
-from activemri.envs.acquisition import View
-from activemri.mri.geometry import CartesianGeometry
+from activemri.envs.scan import View
+from activemri.mri.geometry import Geometry
 
 _FORMAT = "activemri-order"
 
@@ -62,14 +62,14 @@ class Order:
                 f"got {len(set(self.actions))} different ones"
             )
 
-    def check(self, geometry: CartesianGeometry) -> None:
+    def check(self, geometry: Geometry) -> None:
         """Make sure that the actions mean the same in a geometry.
 
         Raises:
             OrderError: if not.
         """
         learned = (self.geometry, self.lines_per_action, len(self.actions))
-        asked = (geometry.name, geometry.groups.shape[1], geometry.n_actions)
+        asked = (geometry.name, geometry.readouts_per_action, geometry.n_actions)
         if learned != asked:
             raise OrderError(
                 f"the order {self.kind!r} was learned for {_words(*learned)}, "

@@ -8,13 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.envs.acquisition import View
-from activemri.envs.state import IDLE
+from activemri.envs.scan import IDLE, View
+from activemri.mri.geometry import Geometry
 
 
 @dataclass(frozen=True)
 class Traits:
     """Facts about a policy that decide how it is run and compared. Nothing else lists policies.
+
+    ::
+
+        traits = Traits(is_random=True, needs=frozenset({"lines"}))
 
     Attributes:
         is_order: takes the same actions in every scan of one size and start: a fixed order.
@@ -22,7 +26,8 @@ class Traits:
         is_oracle: asks for the truth: a bound, never a competitor.
         repeats: has a rule of its own for measuring lines again; in ideal scans, where each is
             measured once, nothing is left of it.
-        needs: "lines" (readouts that are whole lines), "uncertainty" (a reconstructor that gives
+        needs: "lines" (readouts that are whole lines), "grid" (samples on a Cartesian grid),
+            "uncertainty" (a reconstructor that gives
             one), "samples" (a reconstructor that draws from the posterior, or gives an
             uncertainty at least), "evaluator", "reconstructor" (to try actions with).
     """
@@ -36,6 +41,15 @@ class Traits:
 
 class Policy(Protocol):
     """Chooses the next action of every scan of a batch.
+
+    ::
+
+        class Alternating:
+            # From the edge of k-space inwards.
+            name, traits = "alternating", Traits(is_order=True)
+
+            def act(self, view, generators):
+                return choose(view.geometry.frequency, view.legal)
 
     Policies remember nothing between calls: all that they need is in the view (the lines acquired,
     those that the scan began with, both budgets), so that episodes cannot leak into one another.
@@ -61,6 +75,25 @@ class Policy(Protocol):
             int64 (batch,), legal for every scan that is not finished.
         """
         ...
+
+
+def require_played(policy: Policy, geometry: Geometry) -> None:
+    """Refuse a policy that cannot decide on the readouts of a geometry.
+
+    Raises:
+        ValueError: says what it needs.
+    """
+    needs = policy.traits.needs
+    if "lines" in needs and not geometry.has_lines:
+        raise ValueError(
+            f"policy {policy.name!r} decides on whole lines (columns or rows); geometry "
+            f"{geometry.name!r} has none"
+        )
+    if "grid" in needs and not geometry.transform.is_cartesian:
+        raise ValueError(
+            f"policy {policy.name!r} needs samples on a Cartesian grid; geometry "
+            f"{geometry.name!r} has none"
+        )
 
 
 def choose(priority: Tensor, legal: Tensor) -> Tensor:

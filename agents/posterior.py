@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from activemri.agents.adaptive import noise_spectrum
-from activemri.envs.acquisition import View
+from activemri.envs.scan import View
 from activemri.mri import fourier
-from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.reconstruction.reconstructor import Reconstructor
 
 #: Images drawn where a reconstructor gives a standard deviation alone.
 N_DRAWN = 8
@@ -37,7 +37,7 @@ def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tenso
     """
     if sampler is not None:
         with torch.no_grad():
-            drawn = sampler(Measurement(view.kspace, view.operator, view.zero_filled))
+            drawn = sampler(view.measurement)
         view = replace(view, reconstruction=drawn)
     image, deviation = view.reconstruction.image, view.reconstruction.uncertainty
     if view.reconstruction.samples is not None:

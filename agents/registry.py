@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from activemri import checkpoints
+from activemri import checkpoints, plugins
 from activemri.agents import heuristic
 from activemri.agents.adaptive import evaluator_greedy, uncertainty_greedy
 from activemri.agents.entropy import entropy_greedy
@@ -21,8 +22,8 @@ from activemri.reconstruction.registry import WEIGHTS, make_reconstructor
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """What policies may be made with.
+class PolicyContext:
+    """Parts that policies may be made with.
 
     Attributes:
         metric: what oracles and look-ahead maximise.
@@ -37,7 +38,7 @@ class Ingredients:
     reconstructor: str | Path | Reconstructor | None = None
 
 
-POLICIES: dict[str, Callable[[Ingredients], Policy]] = {
+POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
     "random": lambda given: heuristic.random(),
     "low-frequency-first": lambda given: heuristic.low_frequency_first(),
     "high-frequency-first": lambda given: heuristic.high_frequency_first(),
@@ -71,9 +72,15 @@ def make_policy(
 ) -> Policy:
     """A policy ready for use.
 
+    ::
+
+        policy = make_policy("low-frequency-first")
+        policy = make_policy("my_package.policies:Mine")
+
     Args:
         policy: a registered name, the path of a learned policy (a checkpoint, an order's file, or
-            the folder of a training), or a policy, which is returned.
+            the folder of a training), ``package.module:object`` of a policy, its class, or a
+            function that makes one; or a policy, which is returned.
         metric: what oracles and look-ahead maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
@@ -82,21 +89,39 @@ def make_policy(
         reconstructor: what the scans are reconstructed with, which `look-ahead` tries actions with.
 
     Raises:
-        ValueError: neither a name nor a file, a learned policy without its order, or `look-ahead`
-            without a reconstructor.
+        ValueError: neither a name nor a file nor a policy, a learned policy without its order, or
+            `look-ahead` without a reconstructor.
     """
     if not isinstance(policy, str | Path):
+        if not _is_policy(policy):
+            lacking = ", ".join(part for part in _PARTS if not hasattr(policy, part))
+            raise ValueError(
+                "policy: expected a name, a path, or an object with name, traits and act (see "
+                f"agents/policy.py); {type(policy).__name__} has no {lacking or 'state: make one'}"
+            )
         return policy
     if str(policy) in POLICIES:
-        return POLICIES[str(policy)](Ingredients(metric, order, evaluator, reconstructor))
+        return POLICIES[str(policy)](PolicyContext(metric, order, evaluator, reconstructor))
     if str(policy) in SHIPPED:
         return load_policy(SHIPPED[str(policy)], name=str(policy))
     if _looks_like_path(policy):
         return _from_file(policy)
-    raise ValueError(
-        f"unknown policy {str(policy)!r}; expected one of {', '.join([*POLICIES, *SHIPPED])}, "
-        "or what 'activemri train policy' or 'activemri train order' has made"
+    found = plugins.find(
+        str(policy),
+        {**POLICIES, **SHIPPED},
+        what="policy",
+        more=", or what 'activemri train policy' or 'activemri train order' has made",
     )
+    own: Any = found() if callable(found) and not _is_policy(found) else found
+    return make_policy(own)
+
+
+_PARTS = ("name", "traits", "act")
+
+
+def _is_policy(found: object) -> bool:
+    """Whether an object (not a class) has what every policy has."""
+    return not isinstance(found, type) and all(hasattr(found, part) for part in _PARTS)
 
 
 def needs_fit(policy: str | Path | Policy) -> bool:
@@ -115,7 +140,7 @@ def traits_of(policy: str | Path | Policy) -> Traits:
     return make_policy(policy, reconstructor="zero-filled").traits
 
 
-def _learned(name: str, given: Ingredients) -> Policy:
+def _learned(name: str, given: PolicyContext) -> Policy:
     if given.order is None:
         raise ValueError(
             f"policy {name!r} is learned from data: give its order, or the path of a file made by "
@@ -126,7 +151,7 @@ def _learned(name: str, given: Ingredients) -> Policy:
     return FixedOrder(given.order, name)
 
 
-def _look_ahead(given: Ingredients) -> Policy:
+def _look_ahead(given: PolicyContext) -> Policy:
     if given.reconstructor is None:
         raise ValueError(
             "policy 'look-ahead' tries actions with the reconstructor of the scans: give it as "

@@ -3,16 +3,16 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, require_played
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.state import IDLE, STOP, State, kind
+from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import IDLE, STOP, Scan, State, Truth, kind
 
 #: What fills the place of actions after the end of an episode.
 PADDING = -1
@@ -47,6 +47,36 @@ class Episodes:
         """Actions taken in each scan, int64 (batch,)."""
         return (self.actions != PADDING).sum(dim=1)
 
+    @classmethod
+    def join(cls, parts: "Sequence[Episodes]", rows: Sequence[Sequence[int]]) -> "Episodes":
+        """Several batches as one, each episode in its row; shorter ones are padded."""
+        order = torch.tensor([row for part in rows for row in part]).argsort()
+        longest = max(part.actions.shape[1] for part in parts)
+
+        def joined(values: list[Tensor], length: int) -> Tensor:
+            widened = [
+                torch.cat([value, value[:, -1:].expand(-1, length - value.shape[1])], dim=1)
+                for value in values
+            ]
+            return torch.cat(widened)[order]
+
+        scans = [scan for part in parts for scan in part.scans]
+        actions = [
+            torch.nn.functional.pad(p.actions, (0, longest - p.actions.shape[1]), value=PADDING)
+            for p in parts
+        ]
+        return cls(
+            policy=parts[0].policy,
+            scans=tuple(scans[place] for place in order.tolist()),
+            start_mask=torch.cat([part.start_mask for part in parts])[order],
+            actions=torch.cat(actions)[order],
+            n_acquired=joined([part.n_acquired for part in parts], longest + 1),
+            scores={
+                name: joined([part.scores[name] for part in parts], longest + 1)
+                for name in parts[0].scores
+            },
+        )
+
     def area(self, metric: str) -> Tensor:
         """Area under the score curve over steps, divided by their number: float64 (batch,)."""
         curve = self.scores[metric]
@@ -54,41 +84,76 @@ class Episodes:
 
 
 def rollout(
-    acquisition: Acquisition,
+    acquisition: Scan | ScanProtocol,
     policy: Policy,
-    slices: Sequence[Slice],
+    slices: Sequence[Slice] | SliceDataset,
     *,
     seed: int = 0,
     start_masks: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Episodes:
-    """Scan slices of one kind to the end, in one batch.
+    """Scan slices to the end, those of one kind in one batch.
+
+    ::
+
+        episodes = rollout(protocol, make_policy("oracle"), protocol.dataset("val"))
+        print(episodes.area("ssim").mean())
 
     What happens to a slice depends on the seed and the slice, and not on the rest of the batch.
 
     Args:
-        acquisition: the scan protocol.
+        acquisition: the scan protocol, or what was made of it.
         policy: who decides.
         slices: who is scanned.
         seed: of random start lines, which all policies share, and of the policy's draws.
         start_masks: lines to begin with instead of the protocol's, bool (batch, n_lines).
-        on_step: called after the start and after every step.
+        on_step: called after the start and after every step of a batch.
 
     Raises:
-        ValueError: if the policy takes an illegal action, or none in an unfinished scan.
+        ValueError: if the policy cannot play on the geometry, takes an illegal action, or none in
+            an unfinished scan.
     """
+    slices = SliceList([slices[place] for place in range(len(slices))])
+    if isinstance(acquisition, ScanProtocol):
+        acquisition = acquisition.scan(slices)
+    require_played(policy, acquisition.geometry)
+    groups = list(rows_of_a_kind(slices.slices))
+    parts = [
+        _rollout(
+            acquisition,
+            policy,
+            [slices[row] for row in rows],
+            seed=seed,
+            start_masks=None if start_masks is None else start_masks[rows],
+            on_step=on_step,
+        )
+        for rows in groups
+    ]
+    return parts[0] if len(parts) == 1 else Episodes.join(parts, groups)
+
+
+def _rollout(
+    acquisition: Scan,
+    policy: Policy,
+    slices: Sequence[Slice],
+    *,
+    seed: int,
+    start_masks: Tensor | None,
+    on_step: OnStep | None,
+) -> Episodes:
+    """The same for slices of one kind."""
     start = start_scans(acquisition, slices, seed=seed, start_masks=start_masks)
-    start_mask = start.start_mask.clone()
+    start_mask = start.view.start_mask.clone()
     generators = [episode_generator(seed, scan, policy.name) for scan in slices]
     curves = {name: [value.cpu()] for name, value in start.scores.items()}
-    n_acquired, actions = [start.n_acquired.cpu()], []
+    n_acquired, actions = [start.view.n_acquired.cpu()], []
     for step, (taken, state) in enumerate(play(acquisition, policy, start, generators)):
         if on_step is not None:
             on_step(step, state)
         if taken is None:
             continue
         actions.append(taken.cpu().clamp(min=PADDING))
-        n_acquired.append(state.n_acquired.cpu())
+        n_acquired.append(state.view.n_acquired.cpu())
         for name, value in state.scores.items():
             curves[name].append(value.cpu())
     described = SliceList(slices)
@@ -103,7 +168,7 @@ def rollout(
 
 
 def rollout_dataset(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     dataset: SliceDataset,
     *,
@@ -128,7 +193,7 @@ def rollout_dataset(
 
 
 def play(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     state: State,
     generators: Sequence[np.random.Generator],
@@ -137,7 +202,10 @@ def play(
     yield None, state
     while not bool(state.finished.all()):
         finished = state.finished
-        wanted = policy.act(acquisition.view(state, for_oracle=policy.traits.is_oracle), generators)
+        view = state.view
+        if policy.traits.is_oracle:
+            view = replace(view, truth=Truth(acquisition, state))
+        wanted = policy.act(view, generators)
         actions = torch.where(finished, IDLE, wanted)
         idle = ~finished & (actions < 0) & (actions != STOP)
         if bool(idle.any()):
@@ -151,7 +219,7 @@ def play(
 
 
 def start_scans(
-    acquisition: Acquisition,
+    acquisition: Scan,
     slices: Sequence[Slice],
     *,
     seed: int,

@@ -1,4 +1,4 @@
-"""Environments for Stable-Baselines3: many scans, one reconstruction a step.
+"""Environments and policies for Stable-Baselines3: many scans, one reconstruction a step.
 
     from sb3_contrib import MaskablePPO
     from activemri.agents.sb3 import make_sb3_env
@@ -7,8 +7,10 @@
     MaskablePPO("MultiInputPolicy", env).learn(20_000)
 
 Stable-Baselines3 has its own idea of a vector environment: finished scans begin anew within the
-same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` tells it so of
-:class:`activemri.envs.vector_env.ActiveMRIVectorEnv`.
+same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` is so for
+:class:`activemri.envs.vector_env.ActiveMRIVectorEnv`. The networks of this package score every
+line with the same weights. Stable-Baselines3 only trains them: one learned by imitation can be
+their start, and what it has trained is saved without it.
 """
 
 import time
@@ -17,35 +19,57 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor, nn
 
-from activemri.envs.protocol import typed_as
+from activemri.agents.networks import ImageNetwork, LineNetwork, Observations, copied, of_actions
+from activemri.envs.protocol import ScanProtocol, typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
 from activemri.registration import find_spec
+
+#: Networks that know something of every line, and make scores of it.
+ScoringNetwork = LineNetwork | ImageNetwork
+
+_CRITIC_WIDTH = 64
 
 # Options of a reset that may differ from scan to scan, see ActiveMRIVectorEnv.
 _PER_SCAN = ("index", "initial_mask")
 
 
 @typed_as(VectorEnvOptions)
-def make_sb3_env(id: str, **options: Any) -> "ActiveMRIVecEnv":
+def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecEnv":
     """An environment to pass to any algorithm of Stable-Baselines3.
 
+    ::
+
+        env = make_sb3_env("ActiveMRI/Phantom-v0", num_envs=16, observation="lines")
+        MaskablePPO("MultiInputPolicy", env).learn(20_000)
+
     Args:
-        id: as for ``gymnasium.make``, e.g. "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
+        protocol: what is acquired, and how; or an id as for ``gymnasium.make``, such as
+            "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
         **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
             those of the id. `num_envs` is 16 unless given.
 
     Raises:
         ValueError: an unknown id or option.
     """
-    spec = find_spec(id)
-    limit = spec.max_episode_steps
-    wanted = {"num_envs": 16, "max_episode_steps": limit, **spec.kwargs, **options}
+    given: dict[str, Any] = {"num_envs": 16}
+    if isinstance(protocol, str):
+        spec = find_spec(protocol)
+        given |= {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
+    else:
+        given |= protocol.changes
+    wanted = given | options
     return ActiveMRIVecEnv(
         ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
     )
@@ -123,7 +147,7 @@ class ActiveMRIVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """What a method gives for each scan: `action_masks` or `render`.
+        """Results of a method for each scan: `action_masks` or `render`.
 
         Raises:
             AttributeError: for methods that speak of all scans together: call them on :attr:`env`.
@@ -184,7 +208,7 @@ class ActiveMRIVecEnv(VecEnv):
 
 
 def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str, Any]]:
-    """Infos of each of n scans, from arrays for all; those of scans not asked for stay empty."""
+    """Infos of each of n scans, from arrays for all; those of other scans stay empty."""
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in spread.items():
         present = spread.get(f"_{key}")
@@ -195,3 +219,214 @@ def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str
             if present[row]:
                 infos[row][key] = entries[row]
     return infos
+
+
+class NetworkFeatures(BaseFeaturesExtractor):
+    """Features of a scan: scores of all actions, and what is known of all lines together.
+
+    For observations "lines", and for images with or without uncertainty; mask and budget are part
+    of both. The last ``2 * network.channels`` features are mean and maximum over lines. For the
+    policies of Stable-Baselines3::
+
+        options = {"features_extractor_class": NetworkFeatures}
+        PPO("MultiInputPolicy", env, policy_kwargs=options)
+
+    Args:
+        observation_space: of one scan.
+        network: to begin with; a copy of it learns. None makes a new one that fits.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Dict, network: ScoringNetwork | None = None
+    ) -> None:
+        made = new_network(observation_space) if network is None else copied(network)
+        assert isinstance(made, ScoringNetwork)
+        n_scores = made.n_actions + made.stops
+        super().__init__(observation_space, n_scores + 2 * made.channels)
+        self.network = made
+
+    def forward(self, observations: Observations) -> Tensor:
+        hidden = self.network.embed(observations)
+        scores = self.network.score(hidden, observations)
+        return torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
+
+
+def new_network(observation_space: spaces.Dict) -> ScoringNetwork:
+    """A network of the default size for what is observed.
+
+    Raises:
+        ValueError: neither features of lines nor an image.
+    """
+    parts = observation_space.spaces
+    n_lines = int(np.prod(parts["mask"].shape or ())) if "mask" in parts else 0
+    if n_lines and "lines" in parts:
+        return LineNetwork((parts["lines"].shape or ())[0], n_lines, channels=32, blocks=2)
+    if n_lines and "image" in parts:
+        return ImageNetwork(parts["image"].shape or (), n_lines, repeats="repeats" in parts)
+    raise ValueError(
+        'expected an observation with "mask", and "lines" or "image"; got one with '
+        + ", ".join(parts)
+    )
+
+
+def actor_critic_options(network: ScoringNetwork) -> dict[str, Any]:
+    """`policy_kwargs` of an actor-critic policy around a network, for :func:`use_scores`."""
+    return {
+        "net_arch": {"pi": [], "vf": []},
+        "features_extractor_class": NetworkFeatures,
+        "features_extractor_kwargs": {"network": network},
+        # The value's gradients are larger than the actor's and would spoil a warm start.
+        "share_features_extractor": False,
+        "ortho_init": False,  # it would forget the network's weights
+    }
+
+
+def use_scores(policy: Any, *, lr: float) -> None:
+    """Take logits from the scores of the actor's network as they are, the value from the rest.
+
+    Args:
+        policy: made with :func:`actor_critic_options`.
+        lr: learning rate of its new optimiser.
+    """
+    network = policy.features_extractor.network
+    n_scores = network.n_actions + network.stops
+    policy.action_net = _Part(0, n_scores)
+    policy.value_net = nn.Sequential(
+        _Part(n_scores, policy.features_dim),
+        nn.Linear(2 * network.channels, _CRITIC_WIDTH),
+        nn.SiLU(),
+        nn.Linear(_CRITIC_WIDTH, 1),
+    ).to(policy.device)
+    learned = [weight for weight in policy.parameters() if weight.requires_grad]
+    policy.optimizer = policy.optimizer_class(learned, lr=lr, **policy.optimizer_kwargs)
+
+
+class NetworkDQNPolicy(DQNPolicy):
+    """DQN's policy: a network's scores are the values.
+
+    Args:
+        observation_space: of one scan.
+        action_space: of one scan.
+        lr_schedule: learning rate by the share of the training that is left.
+        network: to begin with.
+        **options: of ``DQNPolicy``.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        *,
+        network: ScoringNetwork,
+        **options: Any,
+    ) -> None:
+        options.pop("use_sde", None)  # it is for continuous actions
+        self._first = (network,)  # in a tuple, so that it is no part of this module
+        super().__init__(observation_space, action_space, lr_schedule, **options)
+
+    def make_q_net(self) -> QNetwork:
+        assert isinstance(self.action_space, spaces.Discrete)
+        made = _NetworkValues(self._first[0], self.observation_space, self.action_space)
+        return made.to(self.device)
+
+
+class _NetworkValues(QNetwork):
+    def __init__(
+        self,
+        network: ScoringNetwork,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+    ) -> None:
+        super().__init__(observation_space, action_space, _unused(), features_dim=1, net_arch=[])
+        self.q_net = copied(network)  # type: ignore[assignment]  # a Sequential there
+
+    def forward(self, obs: Any) -> Tensor:
+        return finite(self.q_net(obs))
+
+
+def contrib() -> Any:
+    """The package sb3_contrib: MaskablePPO and QRDQN.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says how to.
+    """
+    try:
+        import sb3_contrib
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "maskable-ppo and qrdqn come from sb3-contrib, which is not installed: "
+            'pip install "activemri[rl]"',
+            name=error.name,
+        ) from error
+    return sb3_contrib
+
+
+def quantile_policy() -> Any:
+    """QR-DQN's policy: a network's scores are the means of the returns.
+
+    The quantiles around the mean come from one more layer with the same weights for all lines. They
+    have mean zero, so that the network alone is the policy. Arguments as of
+    :class:`NetworkDQNPolicy`.
+    """
+    from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
+
+    class NetworkQuantiles(QuantileNetwork):
+        def __init__(
+            self, network: ScoringNetwork, observations: Any, actions: Any, n_quantiles: int
+        ) -> None:
+            super().__init__(observations, actions, _unused(), 1, n_quantiles, net_arch=[])
+            self.quantile_net = copied(network)  # type: ignore[assignment]  # a Sequential there
+            self.around = nn.Conv1d(network.channels, n_quantiles, 1)
+
+        def forward(self, obs: Any) -> Tensor:
+            """Quantiles of all returns: (batch, n_quantiles, n_actions + stops)."""
+            network: Any = self.quantile_net
+            hidden = network.embed(obs)
+            around = of_actions(self.around(hidden), network.groups)
+            if network.stops:
+                overall = self.around(hidden.mean(dim=-1, keepdim=True))
+                around = torch.cat([around, overall], dim=-1)
+            around = around - around.mean(dim=1, keepdim=True)
+            return finite(network.score(hidden, obs)[:, None] + around)
+
+    class NetworkQRDQNPolicy(QRDQNPolicy):
+        def __init__(self, *spaces_and_rate: Any, network: ScoringNetwork, **options: Any) -> None:
+            options.pop("use_sde", None)  # it is for continuous actions
+            self._first = (network,)  # in a tuple, so that it is no part of this module
+            super().__init__(*spaces_and_rate, **options)
+
+        def make_quantile_net(self) -> QuantileNetwork:
+            made = NetworkQuantiles(
+                self._first[0], self.observation_space, self.action_space, self.n_quantiles
+            )
+            return made.to(self.device)
+
+    return NetworkQRDQNPolicy
+
+
+class _Part(nn.Module):
+    """Some of the features as they are."""
+
+    def __init__(self, first: int, end: int) -> None:
+        super().__init__()
+        self.first, self.end = first, end
+
+    def forward(self, features: Tensor) -> Tensor:
+        return finite(features[:, self.first : self.end])
+
+
+def finite(values: Tensor) -> Tensor:
+    """The same values.
+
+    Raises:
+        FloatingPointError: if one of them is no finite number.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise FloatingPointError("the network gives values that are not finite numbers")
+    return values
+
+
+def _unused() -> FlattenExtractor:
+    """An extractor of features for networks that see the whole observation."""
+    return FlattenExtractor(spaces.Box(0, 1, (1,)))

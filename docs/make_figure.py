@@ -15,10 +15,9 @@ from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.data.sources import open_dataset
 from activemri.envs import rendering
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.picture import scan_picture
 from activemri.envs.protocol import EnvOptions
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State
 
 SCAN = 6  # of the val split: an axial head with fine stripes
 
@@ -39,13 +38,13 @@ def main() -> None:
     )
 
 
-def last_frame(protocol: Acquisition, policy: Policy, scan: Slice) -> NDArray[np.uint8]:
+def last_frame(protocol: Scan, policy: Policy, scan: Slice) -> NDArray[np.uint8]:
     """The rendered end of an episode."""
     states: list[State] = []
     episodes = rollout(protocol, policy, [scan], on_step=lambda _, s: states.append(s.clone()))
     frame = scan_picture(
         protocol.view(states[-1]),
-        states[-1].slices[0],
+        states[-1].secret.slices[0],
         actions=episodes.actions[0].tolist(),
         scores=episodes.scores["ssim"][0].tolist(),
         score_name="ssim",

@@ -1,19 +1,36 @@
-"""One scan at a time: the Gymnasium environment."""
+"""The Gymnasium environment: one scan at a time, and what it shares with many side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from torch import Tensor
 
-from activemri.envs.episodes import Episodes
-from activemri.envs.protocol import EnvOptions, typed_as
+from activemri.devices import usable
+from activemri.envs.observation import Frame, make_observation
+from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
+from activemri.envs.reset_options import choose_scans, start_masks
+from activemri.envs.reward import earned, make_reward
+from activemri.envs.scan import IDLE, STOP, WASTE, State, kind
+from activemri.registration import find_protocol
+
+Infos = dict[str, NDArray[Any]]  # one row an episode
 
 
 class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     """Acquire one MR scan line by line.
+
+    ::
+
+        env = ActiveMRIEnv(data="phantom", budget=24)
+        observation, info = env.reset(seed=0)
+        action = env.action_space.sample(info["action_mask"])
+        observation, reward, terminated, truncated, info = env.step(action)
 
     Every episode is one slice. It starts with a few lines around the centre of k-space; an action
     acquires a line; the reward is what the line gained.
@@ -32,10 +49,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     name: :mod:`activemri.envs.observation`. Nothing in them depends on what was not acquired.
 
     With a `scanner` that is not ideal (noisy, moving or spiking, see
-    :mod:`activemri.envs.imperfections`), what is measured differs from the target's lines. A line
-    then stays legal until it was measured `repeats` times, every measurement costs one line of the
+    :mod:`activemri.envs.scanner`), what is measured differs from the target's samples. A readout
+    then stays legal until it was measured `repeats` times, every measurement costs one of the
     budget and counts in `n_acquired`, and observations have a part `repeats`, float32 (2, n_lines):
-    how often each line was measured, and how suspicious its last measurement looked to the scanner.
+    how often each readout was measured, and how much its last measurement looked like an outlier.
 
     Rewards: by default the gain in SSIM; others by name: :mod:`activemri.envs.reward`. Summed over
     an episode they give the whole gain, minus `step_cost` for each action.
@@ -44,11 +61,11 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     stopped. `truncated` is left to ``max_episode_steps``.
 
     `info`: the scores (`ssim`, `psnr`, `nmse`, `nrmse`, `mse`), `action_mask`, `volume`, `slice`,
-    `subject`, `n_acquired`, `acceleration` (lines that exist over lines acquired), `budget` (lines
-    left), `illegal_action`, `scale` (of intensities, from the first zero-filled image),
-    `time` (seconds since the scan began) if `tr` is given,
-    `uncertainty` (its mean over the scale) if the reconstructor gives one, and on termination
-    `auc`, the mean height of the curve of the score that the reward is about.
+    `subject`, `n_acquired`, `acceleration` (readouts that exist over readouts acquired),
+    `remaining` (readouts left to acquire), `illegal_action`, `scale` (of intensities, from the
+    first zero-filled image), `time` (seconds since the scan began) if `tr` is given, `uncertainty`
+    (its mean over the scale) if the reconstructor gives one, and `auc`, the mean height of the
+    curve of the score that the reward is about, so far.
 
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
@@ -81,7 +98,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         self.episodes.reset([0], [self.np_random], options)
         self._running = True
-        return self._observe(), self._info()
+        return self._seen()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Acquire.
@@ -92,12 +109,13 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         """
         if not self._running:
             raise gymnasium.error.ResetNeeded("the scan has ended or not begun: call reset()")
-        rewards, finished = self.episodes.step(
-            np.array([_whole_number(action)]), np.ones(1, dtype=bool)
-        )
+        number = np.asarray(action)
+        if number.size != 1 or number.dtype.kind not in "iu":
+            raise ValueError(f"expected one whole number as the action; got {action!r}")
+        rewards, finished = self.episodes.step(number.reshape(1).astype(np.int64), _ACTIVE)
         self._running = not finished[0]
-        info = self._info(ended=not self._running)
-        return self._observe(), float(rewards[0]), bool(finished[0]), False, info
+        observation, info = self._seen()
+        return observation, float(rewards[0]), bool(finished[0]), False, info
 
     def simulate(
         self, actions: Sequence[int] | NDArray[np.int64]
@@ -143,30 +161,389 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
             gymnasium.logger.warn("render() needs a render_mode: gymnasium.make(..., render_mode=)")
             return None
         from activemri.envs import rendering
-        from activemri.envs.picture import picture
 
-        frame = picture(self.episodes, 0)
+        frame = rendering.frame_of(**self.episodes.shown(0))
         return (
             rendering.draw(frame) if self.render_mode == "rgb_array" else rendering.describe(frame)
         )
 
-    def _observe(self) -> Any:
-        observation = self.episodes.observe()
+    def _seen(self) -> tuple[Any, dict[str, Any]]:
+        """Observation and info of the only episode."""
+        observation, info = self.episodes.observe(), self.episodes.infos()
         if isinstance(observation, dict):
-            return {key: self._export(value[0]) for key, value in observation.items()}
-        return self._export(observation[0])
-
-    def _export(self, value: Any) -> Any:
-        return value.cpu().numpy() if self.options.to_numpy else value
-
-    def _info(self, *, ended: bool = False) -> dict[str, Any]:
-        infos = self.episodes.infos([0], ended=ended)
-        return {k: v[0] if v.ndim > 1 else v[0:1].tolist()[0] for k, v in infos.items()}
+            for key, values in observation.items():
+                observation[key] = values[0]
+        else:
+            observation = observation[0]
+        for key, values in info.items():
+            info[key] = values[0] if values.ndim > 1 else values.item()
+        return observation, info
 
 
-def _whole_number(action: ArrayLike) -> int:
-    """One action, as Gymnasium and its users pass it: an int or an array with one entry."""
-    number = np.asarray(action)
-    if number.size != 1 or not np.issubdtype(number.dtype, np.integer):
-        raise ValueError(f"expected one whole number as the action; got {action!r}")
-    return int(number.reshape(()))
+_ACTIVE = np.ones(1, dtype=bool)
+
+
+@typed_as(EnvOptions)
+def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
+    """An environment of a protocol, or of an id, as ``gymnasium.make`` makes it, but typed.
+
+    ::
+
+        env = make_env(ScanProtocol(data="phantom", budget=24), render_mode="rgb_array")
+        env = make_env("ActiveMRI/Motion-v0", reconstructor="unet")
+
+    Args:
+        protocol: what is acquired, and how.
+        **options: fields of :class:`activemri.envs.protocol.EnvOptions`; they override it.
+
+    Raises:
+        ValueError: for unknown names, or options that do not fit together.
+    """
+    found = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    return ActiveMRIEnv(**found.changes | options)
+
+
+@dataclass(eq=False)
+class Bucket:
+    """Episodes whose scans are of one kind, so that they can be stepped as one batch."""
+
+    rows: list[int]
+    state: State
+
+
+class Episodes:
+    """Episodes of one protocol, stepped together.
+
+    There is a bucket for every kind of scans (size, coils, maps, region): one reconstruction a
+    step for each.
+    """
+
+    def __init__(self, options: EnvOptions, n: int) -> None:
+        self.options = options
+        usable(options.device)  # to be told before scans are opened
+        self.dataset = options.dataset()
+        self.scan = options.scan(self.dataset, device=options.device)
+        self.geometry = self.scan.geometry
+        self.observation = make_observation(options.observation)
+        self.frame = Frame.of(self.dataset, self.scan)
+        self.reward = make_reward(options.reward)
+        self.score_name = self.reward.scores[0]  # its history is kept
+        self.n = n
+        self.n_actions = self.geometry.n_actions + options.stop_action
+        self.observation_space = self.observation.space(self.frame)
+        self.index = np.full(n, -1)  # which scan of the data set each episode acquires
+        self.buckets: list[Bucket] = []
+        self.illegal = np.zeros(n, dtype=bool)  # whether the last action was illegal
+        self.n_steps = np.zeros(n, dtype=np.int64)
+        self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
+        self.area = np.zeros(n)  # under the curve of the score
+        self._taken = np.zeros((n, 64), dtype=np.int32)  # actions, as wide as needed
+        self._curve = np.zeros((n, 65))  # the score before the first action and after each
+        self._names = {key: np.full(n, None, dtype=object) for key in ("volume", "subject")}
+        self._names["slice"] = np.zeros(n, dtype=np.int64)
+        self._rows = np.arange(n)
+
+    @property
+    def actions(self) -> list[list[int]]:
+        """Actions taken in every episode, STOP and WASTE included."""
+        return [self._taken[row, :length].tolist() for row, length in enumerate(self.n_steps)]
+
+    @property
+    def history(self) -> list[list[float]]:
+        """Scores of every episode, the first one before any action."""
+        return [self._curve[row, : length + 1].tolist() for row, length in enumerate(self.n_steps)]
+
+    def reset(
+        self,
+        rows: Sequence[int],
+        generators: Sequence[np.random.Generator],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin new episodes.
+
+        Args:
+            rows: which of the episodes.
+            generators: one for each of them; draws the scan and random starting readouts.
+            options: see :class:`activemri.envs.env.ActiveMRIEnv`.
+        """
+        options = dict(options or {})
+        mask = options.pop("initial_mask", None)
+        masks = start_masks(mask, len(rows), n_lines=self.geometry.n_readouts)
+        chosen = choose_scans(self.dataset, options, generators)
+        scans = [self.dataset[i] for i in chosen]
+        kinds = [kind(scan) for scan in scans]
+        for one in dict.fromkeys(kinds):
+            places = [place for place, other in enumerate(kinds) if other == one]
+            state = self.scan.start(
+                [scans[place] for place in places],
+                start_masks=None if masks is None else masks[places],
+                generators=[generators[place] for place in places],
+            )
+            self._check_reward(state)
+            self._begin([rows[place] for place in places], state)
+        self.index[rows] = chosen
+
+    def step(
+        self, actions: NDArray[np.int64], active: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Take one action in every active episode: rewards and whether each has ended.
+
+        Raises:
+            ValueError: for an action out of range, or an illegal one where those raise.
+        """
+        rewards, finished = np.zeros(self.n), np.zeros(self.n, dtype=bool)
+        plans: list[Tensor] = []
+        for bucket in self.buckets:
+            plans.append(self._plan(bucket, actions, active))
+        if len(plans) > 1:  # an error in one batch must not leave others a step ahead
+            for bucket, plan in zip(self.buckets, plans, strict=True):
+                self.scan.check_actions(bucket.state, plan)
+        for bucket, plan in zip(self.buckets, plans, strict=True):
+            rows, before = bucket.rows, bucket.state.scores
+            bucket.state = self.scan.acquire(bucket.state, plan)
+            gains, taken = earned(self.reward, before, bucket.state.scores), plan.cpu().numpy()
+            paid = (taken >= 0) | (taken == WASTE)
+            rewards[rows] = np.where(taken >= 0, gains.cpu().numpy(), 0.0)
+            rewards[rows] -= self.options.step_cost * paid
+            finished[rows] = bucket.state.finished.cpu().numpy()
+            self.illegal[rows] = taken == WASTE
+            self.n_shots[rows] += paid
+            acted = taken != IDLE
+            own, scores = np.asarray(rows)[acted], bucket.state.scores[self.score_name]
+            self._note(own, taken[acted], scores.cpu().numpy()[acted])
+        return rewards, finished & active
+
+    def observe(self) -> Any:
+        """Observations of all episodes, (n, ...) in the space's structure."""
+        parts = []
+        for bucket in self.buckets:
+            parts.append((bucket.rows, self.observation(bucket.state.view, self.frame)))
+        observation: Any = parts[0][1] if len(parts) == 1 else _in_order(parts, self.n)
+        if not self.options.to_numpy:
+            return observation
+        if not isinstance(observation, dict):
+            return observation.cpu().numpy()
+        for key, value in observation.items():
+            observation[key] = value.cpu().numpy()
+        return observation
+
+    def infos(self) -> Infos:
+        """Infos of all episodes: arrays (n, ...)."""
+        parts = []
+        for bucket in self.buckets:
+            state, view = bucket.state, bucket.state.view
+            legal = view.legal.to(torch.int8).cpu().numpy()
+            if self.options.stop_action:
+                legal = np.concatenate([legal, np.ones((len(legal), 1), np.int8)], axis=1)
+            infos: Infos = {"action_mask": legal}
+            for name, values in state.scores.items():
+                infos[name] = values.cpu().numpy()
+            infos["n_acquired"] = view.n_acquired.cpu().numpy()
+            infos["remaining"] = view.budget.cpu().numpy()
+            infos["acceleration"] = view.n_measurable.cpu().numpy() / infos["n_acquired"].clip(1)
+            infos["scale"] = view.scale.double().cpu().numpy()
+            parts.append((bucket.rows, infos))
+        infos = parts[0][1] if len(parts) == 1 else _in_order(parts, self.n)
+        for key, names in self._names.items():
+            infos[key] = names.copy()
+        infos["illegal_action"] = self.illegal.copy()
+        begun = self.area / self.n_steps.clip(1)
+        infos["auc"] = np.where(self.n_steps > 0, begun, self._curve[:, 0])
+        if self.options.tr is not None:
+            infos["time"] = self.options.tr * self.n_shots
+        return infos
+
+    def legal(self) -> NDArray[np.bool_]:
+        """Actions that may be taken, (n, n_actions); STOP, if there is one, always may."""
+        legal = np.ones((self.n, self.n_actions), dtype=bool)
+        for bucket in self.buckets:
+            legal[bucket.rows, : self.geometry.n_actions] = bucket.state.view.legal.cpu().numpy()
+        return legal
+
+    def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Scores after each of several actions, none of which is taken.
+
+        Args:
+            actions: (n, trial). Actions that acquire nothing new, STOP included, keep the score.
+
+        Returns:
+            (n, trial) by metric.
+        """
+        if actions.ndim != 2 or len(actions) != self.n:
+            raise ValueError(f"expected actions of shape ({self.n}, trials); got {actions.shape}")
+        results = {name: np.zeros(actions.shape) for name in self.scan.metrics}
+        for bucket in self.buckets:
+            trials = torch.as_tensor(actions[bucket.rows], device=self.scan.device)
+            stop = self._stops(trials)
+            previews = self.scan.preview(bucket.state, torch.where(stop, 0, trials))
+            for name, values in previews.items():
+                kept = bucket.state.scores[name][:, None]
+                results[name][bucket.rows] = torch.where(stop, kept, values).cpu().numpy()
+        return results
+
+    def locate(self, row: int) -> tuple[State, int]:
+        """The batch that an episode is part of, and its place there.
+
+        Raises:
+            gymnasium.error.ResetNeeded: if the episode has not begun.
+        """
+        for bucket in self.buckets:
+            if row in bucket.rows:
+                return bucket.state, bucket.rows.index(row)
+        raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
+
+    def save(self, row: int) -> dict[str, Any]:
+        """Everything that is needed to come back to this point of an episode."""
+        state, place = self.locate(row)
+        one = state.select([place])
+        return {
+            "index": int(self.index[row]),
+            "history": self.history[row],
+            "actions": self.actions[row],
+            "seed": one.secret.conditions.seed,
+            "view": one.view,
+            "scores": one.scores,
+            "stopped": one.stopped,
+        }
+
+    def restore(self, row: int, saved: Mapping[str, Any]) -> None:
+        """Come back to a saved point, to the last bit."""
+        scan, view = self.dataset[saved["index"]], saved["view"]
+        fresh = self.scan.start([scan], start_masks=view.start_mask, seeds=saved["seed"])
+        state = replace(
+            fresh,
+            view=view.clone(),
+            scores={name: value.clone() for name, value in saved["scores"].items()},
+            stopped=saved["stopped"].clone(),
+        )
+        self._begin([row], state)
+        self._recall(row, saved["index"], saved["actions"], saved["history"])
+
+    def replay(
+        self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
+    ) -> None:
+        """Begin an episode anew and bring it to where actions lead, as if they were taken now.
+
+        Args:
+            row: which of the episodes.
+            index: of its scan in the data set.
+            start_mask: readouts that it starts with, bool (n_readouts,).
+            seed: of its scanner.
+            actions: as :attr:`actions` keeps them.
+        """
+        scan, seeds = self.dataset[index], torch.tensor([seed])
+        state = self.scan.start([scan], start_masks=start_mask[None], seeds=seeds)
+        scores = [float(state.scores[self.score_name])]
+        for action in torch.tensor(actions, dtype=torch.int64, device=state.stopped.device):
+            state = self.scan.acquire(state, action[None])
+            scores.append(float(state.scores[self.score_name]))
+        self._begin([row], state)
+        self._recall(row, index, actions, scores)
+
+    def shown(self, row: int) -> dict[str, Any]:
+        """What :func:`activemri.envs.rendering.frame_of` shows of an episode."""
+        state, place = self.locate(row)
+        return {
+            "view": state.view.select([place]),
+            "scan": state.secret.slices[place],
+            "actions": self.actions[row],
+            "scores": self.history[row],
+            "score_name": self.score_name,
+        }
+
+    def _note(
+        self, rows: NDArray[np.int64], actions: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> None:
+        """Write down one more action of some episodes, and the score after it."""
+        step = self.n_steps[rows]
+        if len(step) and step.max() >= self._taken.shape[1]:
+            self._taken = np.pad(self._taken, ((0, 0), (0, self._taken.shape[1])))
+            self._curve = np.pad(self._curve, ((0, 0), (0, self._curve.shape[1])))
+        self.area[rows] += (self._curve[rows, step] + scores) / 2
+        self._taken[rows, step], self._curve[rows, step + 1] = actions, scores
+        self.n_steps[rows] += 1
+
+    def _recall(
+        self, row: int, index: int, actions: Sequence[int], scores: Sequence[float]
+    ) -> None:
+        """Take over the past of an episode that has just begun."""
+        self.index[row], self._curve[row, 0] = index, scores[0]
+        for action, score in zip(actions, scores[1:], strict=True):
+            self._note(np.array([row]), np.array([action]), np.array([score]))
+        self.illegal[row] = list(actions[-1:]) == [WASTE]
+        self.n_shots[row] += sum(action != STOP for action in actions)
+
+    def _plan(
+        self, bucket: Bucket, actions: NDArray[np.int64], active: NDArray[np.bool_]
+    ) -> Tensor:
+        """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""
+        wanted, awake = actions[bucket.rows], active[bucket.rows]
+        outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
+        if outside.any():
+            raise ValueError(f"actions are 0 to {self.n_actions - 1}; got {wanted[outside][0]}")
+        plan = np.where(wanted == self.geometry.n_actions, STOP, wanted)  # out of range without it
+        if self.options.invalid_action == "noop":
+            possible = plan.clip(0, self.geometry.n_actions - 1)
+            legal = bucket.state.view.legal.cpu().numpy()[np.arange(len(plan)), possible]
+            plan = np.where((plan >= 0) & ~legal, WASTE, plan)
+        return torch.as_tensor(np.where(awake, plan, IDLE), device=self.scan.device)
+
+    def _stops(self, actions: Tensor) -> Tensor:
+        """Which actions, of any shape, are the one that ends the scan."""
+        return (actions == self.geometry.n_actions) & self.options.stop_action
+
+    def _begin(self, rows: list[int], state: State) -> None:
+        """Give episodes new scans: in place where the kind stays, else in another bucket."""
+        shots = -(-state.view.start_mask.sum(dim=1) // self.geometry.readouts_per_action)
+        self.n_shots[rows] = shots.cpu().numpy()
+        self._curve[rows, 0] = state.scores[self.score_name].cpu().numpy()
+        self.n_steps[rows], self.illegal[rows], self.area[rows] = 0, False, 0.0
+        for row, scan in zip(rows, state.secret.slices, strict=True):
+            for key, names in self._names.items():
+                names[row] = getattr(scan, "index" if key == "slice" else key)
+        taken, new_kind = set(rows), kind(state.secret.slices[0])
+        for bucket in self.buckets:
+            if bucket.rows == rows:
+                bucket.state = state
+                return
+            if taken <= set(bucket.rows) and kind(bucket.state.secret.slices[0]) == new_kind:
+                bucket.state.put([bucket.rows.index(row) for row in rows], state)
+                return
+        joined = Bucket(list(rows), state)
+        others = []
+        for bucket in self.buckets:
+            kept = [place for place, row in enumerate(bucket.rows) if row not in taken]
+            if kind(bucket.state.secret.slices[0]) != new_kind:
+                if len(kept) == len(bucket.rows):
+                    others.append(bucket)
+                elif kept:
+                    others.append(
+                        Bucket([bucket.rows[place] for place in kept], bucket.state.select(kept))
+                    )
+            elif kept:
+                left = bucket.state.select(kept)
+                both = [*joined.rows, *(bucket.rows[place] for place in kept)]
+                order = np.argsort(both).tolist()
+                state = State.join([joined.state, left]).select(order)
+                joined = Bucket([both[place] for place in order], state)
+        self.buckets = sorted([*others, joined], key=lambda bucket: bucket.rows[0])
+
+    def _check_reward(self, state: State) -> None:
+        for name in self.reward.scores:
+            if name not in state.scores:
+                raise ValueError(
+                    f"the reward needs the score {name!r}, which the reconstructor does not give; "
+                    f"it gives {', '.join(state.scores)}"
+                )
+
+
+def _in_order(parts: list[tuple[list[int], Any]], n: int) -> Any:
+    """Values of several batches as those of all episodes, by row; zero for missing rows."""
+    first = parts[0][1]
+    if isinstance(first, dict):
+        return {key: _in_order([(r, values[key]) for r, values in parts], n) for key in first}
+    zeros = first.new_zeros if isinstance(first, Tensor) else np.zeros
+    result = zeros((n, *first.shape[1:]), dtype=first.dtype)
+    for rows, values in parts:
+        result[rows] = values
+    return result

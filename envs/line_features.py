@@ -7,15 +7,17 @@ readout, and by place along the readout), what its neighbours and its mirror ima
 all lines share. Everything is made of a :class:`View`, so of acquired samples alone.
 """
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from activemri.envs.acquisition import View
+from activemri.envs.scan import View
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
+from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.scoring import center_crop
 
 #: Bands of frequency along the readout, as shares of the largest frequency.
 _BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)
@@ -52,6 +54,68 @@ NAMES: tuple[str, ...] = (
 
 N_FEATURES = len(NAMES)
 
+#: Features of readouts that are no lines: points and spokes.
+OTHER_NAMES: tuple[str, ...] = (
+    "acquired",
+    "measurable",
+    "energy",
+    "times measured",
+    "outlier score",
+    "distance",
+    "cosine",
+    "sine",
+    "nearest acquired",
+    "share acquired",
+)
+
+
+def feature_names(has_lines: bool) -> tuple[str, ...]:
+    """Names of the features of readouts: of lines, or of others."""
+    return NAMES if has_lines else OTHER_NAMES
+
+
+def readout_features(view: View) -> Tensor:
+    """Features of every readout: float32 (batch, feature, n_readouts), of order one.
+
+    Lines have those of :func:`line_features`. Points and spokes have fewer: `energy` is that of the
+    acquired samples, as a share of all that were acquired, on a logarithmic scale; `distance` is
+    that from the centre of k-space; `cosine` and `sine` are those of a point's direction or of
+    twice a spoke's angle; `nearest acquired` is the distance to the nearest readout that was
+    acquired, in angle for spokes.
+    """
+    if view.geometry.has_lines:
+        return line_features(view)
+    place = view.transform.coordinates.to(view.mask.device).float()
+    acquired, log = view.mask.float(), view.log
+    energy = _energy(log.samples).sum(dim=(2, 3))
+    tiny = torch.finfo(torch.float32).tiny
+    share = energy / energy.sum(dim=1, keepdim=True).clamp(min=tiny)
+    if view.transform.is_cartesian:
+        radius, angle = (
+            torch.linalg.vector_norm(place, dim=1),
+            torch.atan2(place[:, 0], place[:, 1]),
+        )
+        apart = torch.cdist(place, place)
+    else:
+        radius, angle = place[:, 0], 2 * place[:, 1]
+        apart = (angle[:, None] - angle).abs()
+        apart = torch.minimum(apart, 2 * math.pi - apart) / math.pi
+    far = float(apart.amax())  # where nothing is acquired yet
+    nearest = torch.stack([apart.masked_fill(~mask, far).amin(dim=1) for mask in view.mask])
+    parts = [
+        acquired,
+        view.measurable,
+        _logarithm(share),
+        torch.log1p(log.n_measured.float()),
+        log.outlier_score / (1 + log.outlier_score),
+        radius.expand_as(acquired),
+        angle.cos().expand_as(acquired),
+        angle.sin().expand_as(acquired),
+        nearest,
+        acquired.mean(dim=1, keepdim=True).expand_as(acquired),
+    ]
+    return torch.stack([part.float() for part in parts], dim=1)
+
 
 def line_features(view: View) -> Tensor:
     """Features of every line: float32 (batch, N_FEATURES, n_lines), of order one.
@@ -60,19 +124,19 @@ def line_features(view: View) -> Tensor:
     power law that fits the acquired lines; `uncertain energy` that of the standard deviation of
     the pixels; `energy in the region` is what the reconstruction shows there, and `size of the
     region` the spectrum of its shape, where a region of interest is known; `times measured` and
-    `suspicion` are what an imperfect scan tells of its lines; `mismatch` says by how much the
-    reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian the
-    acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines that
-    a smaller scan does not have are zero.
+    `suspicion` (the outlier score) are what the scanner tells of its lines; `mismatch` says by how
+    much the reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian
+    the acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines
+    that a smaller scan does not have are zero.
 
     Raises:
-        ValueError: if the geometry acquires points.
+        ValueError: if the geometry acquires no lines.
     """
-    along_height, along_width = view.geometry.selected
-    if along_height and along_width:
+    if not view.geometry.has_lines:
         raise ValueError(
-            f"features of lines need whole lines; geometry {view.geometry.name!r} acquires points"
+            f"features of lines need whole lines; geometry {view.geometry.name!r} has none"
         )
+    along_height = view.geometry.are_rows
     columns = _Columns(view, swap=along_height)
     parts = [*columns.of_lines(), *columns.of_all()]
     own = torch.stack([part.float() for part in parts], dim=1)
@@ -83,7 +147,8 @@ class _Columns:
     """Scans whose lines are columns; those whose lines are rows are turned."""
 
     def __init__(self, view: View, *, swap: bool) -> None:
-        image, mask, kspace = view.reconstruction.image, view.operator.mask, view.kspace
+        image, mask = view.reconstruction.image, view.operator.grid_mask
+        kspace = view.measurement.kspace
         uncertainty = view.reconstruction.uncertainty
         if swap:
             image, mask, kspace = (t.transpose(-2, -1) for t in (image, mask, kspace))
@@ -136,7 +201,8 @@ class _Columns:
         if deviation is not None:
             noise = deviation.float().square().sum(dim=(-2, -1)) / self.total
         squared = self.image.abs().float().square()
-        peak = squared.square().sum(dim=(-2, -1)) / self.total.square() * squared[0].numel()
+        power = self.total.square().clamp(min=torch.finfo(torch.float32).tiny)
+        peak = squared.square().sum(dim=(-2, -1)) / power * squared[0].numel()
         outer = (_energy(self.hybrid).sum(dim=1) * (~self.acquired)).sum(dim=1) / self.total
         values = [
             self.acquired.float().mean(dim=1),
@@ -182,7 +248,7 @@ class _Columns:
             return nothing, nothing
         inside = torch.zeros_like(self.view.reconstruction.image, dtype=torch.float32)
         center_crop(inside, self.view.target_shape).copy_(region)
-        if self.view.geometry.selected[0]:
+        if self.view.geometry.are_rows:
             inside = inside.transpose(-2, -1)
         shape = fourier.fft(inside.to(torch.complex64), (-1,))
         shown = fourier.fft((self.image * inside).to(torch.complex64), (-1,))
@@ -191,24 +257,18 @@ class _Columns:
 
     def _measurements(self) -> tuple[Tensor, Tensor]:
         """How often lines were measured, and how much they are doubted: (batch, width) each."""
-        record, kept = self.view.record, self.view.operator.mask
-        times, doubt = self.acquired.float(), torch.zeros_like(self.acquired, dtype=torch.float32)
-        if record is not None:
-            own = self.view.geometry.kspace_mask
-            shape = (kept.shape[-2], kept.shape[-1])
-            times = own(record.n_measured, shape).flatten(1).float()
-            doubt = own(record.suspicion, shape).flatten(1).float()
-        return torch.log1p(times), doubt / (1 + doubt)
+        log, transform = self.view.log, self.view.transform
+        times = transform.own(log.n_measured).float()
+        outlier = transform.own(log.outlier_score)
+        return torch.log1p(times), outlier / (1 + outlier)
 
     def _mismatch(self) -> Tensor:
         """Contradiction of the samples on acquired lines, as a share of energy: (batch, width)."""
         operator = self.view.operator
         image = self.view.reconstruction.image.to(torch.complex64)
-        wrong = operator.forward(image) - self.view.kspace
-        energy = _energy(wrong).sum(dim=1)
-        if self.view.geometry.selected[0]:
-            energy = energy.transpose(-2, -1)
-        return energy.sum(dim=1) * self.acquired / self.total[:, None]
+        wrong = _energy(operator.forward(image) - self.view.log.samples).sum(dim=(2, 3))
+        energy = operator.transform.own(wrong)
+        return energy * self.acquired / self.total[:, None]
 
     def _mirror_symmetry(self, mirror: Tensor) -> Tensor:
         """How Hermitian a line and its mirror are, where both were acquired: (batch, width)."""
@@ -261,7 +321,7 @@ def _in_frame(own: Tensor, view: View, *, swap: bool) -> Tensor:
     """(batch, feature, lines of the scan) to (batch, feature, lines of the frame)."""
     batch, n_features, n = own.shape
     flat = own.reshape(batch * n_features, *((n, 1) if swap else (1, n)))
-    framed = view.geometry.in_frame(flat).reshape(batch, n_features, -1)
+    framed = cartesian(view.transform).of_grid_values(flat).reshape(batch, n_features, -1)
     framed[:, NAMES.index("measurable")] = view.measurable.float()
     return framed
 

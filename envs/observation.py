@@ -16,11 +16,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from activemri import plugins
 from activemri.data.slices import SliceDataset
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.line_features import N_FEATURES, line_features
-from activemri.mri import fourier
-from activemri.scoring import center_crop
+from activemri.envs.line_features import feature_names, readout_features
+from activemri.envs.scan import Scan, View
+from activemri.metrics.reference import center_crop, to_uint8
 
 #: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
 #: largest values grow beyond those of the blurred first one.
@@ -38,7 +38,9 @@ class Frame:
         target_shape: height and width of the target.
         n_coils: coils.
         n_lines: length of a mask.
-        repeats: how often a line may be measured.
+        repeats: how often a readout may be measured.
+        has_lines: readouts are whole lines of a Cartesian grid.
+        n_samples: of a readout, where samples lie on no grid; else 0.
     """
 
     shape: tuple[int, int]
@@ -46,18 +48,22 @@ class Frame:
     n_coils: int
     n_lines: int
     repeats: int = 1
+    has_lines: bool = True
+    n_samples: int = 0
 
     @classmethod
-    def of(cls, dataset: SliceDataset, acquisition: Acquisition) -> "Frame":
+    def of(cls, dataset: SliceDataset, scan: Scan) -> "Frame":
         """The frame of scans that are acquired in a certain way."""
+        transform = scan.geometry.transform
         targets = [dataset.describe(i).target_shape for i in range(len(dataset))]
-        imperfection = acquisition.imperfection
         return cls(
             shape=dataset.shape,
             target_shape=(max(h for h, _ in targets), max(w for _, w in targets)),
             n_coils=dataset.n_coils,
-            n_lines=acquisition.geometry.n_lines,
-            repeats=1 if imperfection is None else imperfection.repeats,
+            n_lines=scan.geometry.n_readouts,
+            repeats=scan.scanner.repeats,
+            has_lines=scan.geometry.has_lines,
+            n_samples=0 if transform.is_cartesian else transform.n_samples,
         )
 
 
@@ -77,8 +83,8 @@ class Mask:
     """What was acquired and what is left: `mask` (n_lines,) and `budget` (1,), a fraction.
 
     Where lines may be measured again, also `repeats` (2, n_lines): how often each was measured, as
-    a fraction of how often it may be, and how suspicious its last measurement was to the scanner,
-    s / (1 + s) for the suspicion s of :class:`activemri.envs.course.Record`.
+    a fraction of how often it may be, and how much its last measurement looked like an outlier,
+    s / (1 + s) for the outlier score s of :class:`activemri.envs.scanner.MeasurementLog`.
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
@@ -94,9 +100,9 @@ class Mask:
         budget = view.budget / view.start_budget
         parts = {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
         if frame.repeats > 1:
-            share = (view.n_measured / frame.repeats).float()
-            doubt = torch.zeros_like(share) if view.record is None else view.record.suspicion
-            parts["repeats"] = torch.stack([share, doubt / (1 + doubt)], dim=1)
+            share = (view.log.n_measured / frame.repeats).float()
+            outlier = view.log.outlier_score
+            parts["repeats"] = torch.stack([share, outlier / (1 + outlier)], dim=1)
         return parts
 
 
@@ -120,15 +126,17 @@ class Image:
         )
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        image = view.reconstruction.image
-        pixels = image.new_zeros(
-            (len(image), self.n_channels, *frame.target_shape), dtype=torch.uint8
-        )
-        shape = view.target_shape
-        _centre(pixels[:, 0], to_uint8(image, view.scale, shape))
+        image, shape = view.reconstruction.image, view.target_shape
+        white = WHITE * view.scale
+        gain = torch.where(white > 0, 255 / white, 0.0)  # of no scale, black
+        seen = to_uint8(image, gain, shape)
+        if self.n_channels == 1 and shape == frame.target_shape:
+            return {"image": seen.unsqueeze(1), **Mask()(view, frame)}
+        pixels = seen.new_zeros((len(seen), self.n_channels, *frame.target_shape))
+        _centre(pixels[:, 0], seen)
         uncertainty = view.reconstruction.uncertainty
         if self.uncertainty and uncertainty is not None:
-            _centre(pixels[:, 1], to_uint8(uncertainty, view.scale, shape))
+            _centre(pixels[:, 1], to_uint8(uncertainty, gain, shape))
         if self.region and view.region is not None:
             _centre(pixels[:, -1], 255 * view.region.to(torch.uint8))
         return {"image": pixels, **Mask()(view, frame)}
@@ -149,16 +157,23 @@ class Kspace:
     """Acquired k-space, zero elsewhere: `kspace` float32 (2 * coil, height, width).
 
     Real parts of all coils, then imaginary parts; divided by the scale and by the square root of
-    the number of pixels, so that the centre of k-space is of order one.
+    the number of pixels, so that the centre of k-space is of order one. Where samples lie on no
+    grid: (2 * coil, readouts, samples of a readout).
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        box = _box(2 * frame.n_coils, frame.shape)
+        shape = (frame.n_lines, frame.n_samples) if frame.n_samples else frame.shape
+        box = _box(2 * frame.n_coils, shape)
         return spaces.Dict({"kspace": box, **Mask().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        scale = view.scale * math.prod(view.kspace.shape[-2:]) ** 0.5
-        parts = _parts(view.kspace, scale, frame.n_coils, frame.shape)
+        scale, shape = view.scale * math.prod(view.transform.shape) ** 0.5, frame.shape
+        if view.transform.is_cartesian:
+            kspace = view.measurement.kspace
+        else:
+            kspace = view.log.samples.transpose(1, 2)
+            shape = (kspace.shape[-2], kspace.shape[-1])
+        parts = _parts(kspace, scale, frame.n_coils, shape)
         return {"kspace": parts, **Mask()(view, frame)}
 
 
@@ -170,23 +185,27 @@ class Multicoil:
         return spaces.Dict({"image": box, **Mask().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        images = fourier.ifft2(view.kspace)
+        operator, samples = view.operator, view.log.samples
+        if operator.density is not None:
+            samples = samples * operator.density[:, :, None]
+        images = view.transform.adjoint(samples)
         parts = _parts(images, view.scale, frame.n_coils, frame.shape)
         return {"image": parts, **Mask()(view, frame)}
 
 
 class Lines:
-    """A few dozen numbers for every line: `lines` float32 (features, n_lines), mask and budget.
+    """A few numbers for every readout: `lines` float32 (features, n_readouts), mask and budget.
 
     The features: :mod:`activemri.envs.line_features`.
     """
 
     def space(self, frame: Frame) -> spaces.Dict:
-        box = spaces.Box(-BOUND, BOUND, (N_FEATURES, frame.n_lines), np.float32)
+        shape = (len(feature_names(frame.has_lines)), frame.n_lines)
+        box = spaces.Box(-BOUND, BOUND, shape, np.float32)
         return spaces.Dict({"lines": box, **Mask().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        return {"lines": line_features(view).clamp(-BOUND, BOUND), **Mask()(view, frame)}
+        return {"lines": readout_features(view).clamp(-BOUND, BOUND), **Mask()(view, frame)}
 
 
 class Flat:
@@ -219,37 +238,21 @@ OBSERVATIONS: Mapping[str, Observation] = {
 
 
 def make_observation(observation: str | Observation) -> Observation:
-    """The observation of that name; an object is taken as it is.
+    """The observation of that name, or ``package.module:object``; an object is taken as it is.
 
     Raises:
         ValueError: for an unknown name.
     """
     if not isinstance(observation, str):
         return observation
-    if observation not in OBSERVATIONS:
+    found: Any = plugins.find(observation, OBSERVATIONS, what="observation")
+    made: Observation = found() if isinstance(found, type) else found
+    if not callable(made) or not hasattr(made, "space"):
         raise ValueError(
-            f"unknown observation {observation!r}; choose from {', '.join(OBSERVATIONS)}"
+            f"observation {observation!r}: expected an object with `space` that takes a view and a "
+            f"frame; got {type(made).__name__}"
         )
-    return OBSERVATIONS[observation]
-
-
-def to_uint8(image: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Magnitudes of the centre as 8-bit grey, white at ``WHITE * scale``: (batch, *shape).
-
-    Args:
-        image: real or complex, (batch, height, width).
-        scale: (batch,); 0 makes the image black.
-        shape: height and width of the central part.
-    """
-    gain = torch.where(scale > 0, 255 / (WHITE * scale), torch.zeros_like(scale)).float()
-    if image.device.type == "cpu" and image.is_complex():
-        from activemri import fused
-
-        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
-        fused.to_uint8(image.resolve_conj().contiguous().numpy(), gain.numpy(), pixels.numpy())
-        return pixels
-    magnitude = center_crop(image, shape).abs()
-    return (magnitude * gain[:, None, None]).clamp(max=255).to(torch.uint8)
+    return made
 
 
 def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:

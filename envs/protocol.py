@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from activemri.data.regions import Box
     from activemri.data.slices import SliceDataset
-    from activemri.envs.acquisition import Acquisition
-    from activemri.envs.imperfections import Imperfection
     from activemri.envs.observation import Observation
     from activemri.envs.reward import Reward, RewardFunction
-    from activemri.mri.geometry import CartesianGeometry
+    from activemri.envs.scan import Scan
+    from activemri.envs.scanner import Scanner
+    from activemri.mri.geometry import Geometry
     from activemri.mri.sensitivity import CoilMaps
     from activemri.reconstruction.reconstructor import Reconstructor
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     Annotations: TypeAlias = str | Path | None
     Region: TypeAlias = str | Box | None
     ReconstructorLike: TypeAlias = str | Path | Reconstructor
-    GeometryLike: TypeAlias = str | CartesianGeometry
-    ScannerLike: TypeAlias = str | Imperfection
+    GeometryLike: TypeAlias = str | Geometry
+    ScannerLike: TypeAlias = str | Scanner
     CoilMapsLike: TypeAlias = str | CoilMaps
     ObservationLike: TypeAlias = str | Observation
     RewardLike: TypeAlias = str | Reward | RewardFunction
@@ -50,6 +50,10 @@ STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScanProtocol:
     """What is acquired, and how: scans, geometry, scanner, reconstruction, observation, reward.
+
+    ::
+
+        protocol = ScanProtocol(geometry="radial", budget=24, reconstructor="cg-sense")
 
     At the command line ``--env ID`` sets all fields as a registered environment has them, and
     single fields override it.
@@ -77,16 +81,22 @@ class ScanProtocol:
     reconstructor: ReconstructorLike = "zero-filled"
     """Name, checkpoint, or package.module:object of the reconstructor."""
     geometry: GeometryLike = "columns"
-    """Readouts of an action: columns, rows, points, conjugate-columns, or package.module:object."""
+    """Readouts of an action: columns, rows, points, tiles, conjugate-columns, radial,
+    radial-uniform, or package.module:object."""
     lines_per_action: int = 1
     """Neighbouring readouts that one action acquires (an echo train)."""
+    tile: int | tuple[int, int] | None = None
+    """Points along both sides of a tile, or along its height and width; None for the usual."""
+    n_spokes: int | None = None
+    """Spokes that there are; None for as many as equally spaced ones would need (Nyquist)."""
     n_center_lines: int = 8
     """Readouts around the centre that a scan starts with."""
     n_random_lines: int = 0
     """Further readouts to start with, drawn at random in each episode."""
-    budget: int | None = None
-    """Readouts to acquire after the start; None for all that the scan has. Where readouts may be
-    measured again, every measurement counts."""
+    budget: int | float | None = None
+    """Readouts to acquire after the start, or a fraction between 0 and 1 of those of the frame that
+    holds every scan; None for all that the scan has. Where readouts may be measured again, every
+    measurement counts."""
     scanner: ScannerLike = "ideal"
     """Scanner between object and samples: ideal, noisy (low field), moving, spiking, or
     package.module:object. All but the ideal one let readouts be measured again."""
@@ -170,17 +180,15 @@ class ScanProtocol:
             dataset = WithRegion(dataset, self.roi)
         return oriented(dataset, self.orientation)
 
-    def scan(
-        self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu"
-    ) -> "Acquisition":
+    def scan(self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu") -> "Scan":
         """What scans those of a data set.
 
         Raises:
             ValueError: for parts that do not fit together or do not fit the scans.
         """
-        from activemri.envs.acquisition import Acquisition
+        from activemri.envs.scan import Scan
 
-        return Acquisition.of(self, dataset, device=device)
+        return Scan.of(self, dataset, device=device)
 
     @property
     def metric(self) -> str:

@@ -16,7 +16,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from activemri.data.slices import Slice
+from activemri.envs.scan import View
+from activemri.metrics.reference import center_crop
 
 Pixels = NDArray[np.uint8]
 
@@ -49,7 +55,7 @@ class Frame:
         budget: actions of the whole episode: the width of the score curve.
         title: one line on top.
         uncertainty: standard deviation, shape of the target, or None.
-        latest: column acquired last, or None.
+        latest: True where the last action acquired, (height, width), or None.
     """
 
     kspace: NDArray[Any]
@@ -63,7 +69,58 @@ class Frame:
     budget: int
     title: str = ""
     uncertainty: NDArray[np.floating[Any]] | None = None
-    latest: int | None = None
+    latest: NDArray[np.bool_] | None = None
+
+
+def frame_of(
+    view: View, scan: Slice, *, actions: Sequence[int], scores: Sequence[float], score_name: str
+) -> Frame:
+    """The frame of a scan under way. Rendering is for people, so the target is shown.
+
+    Args:
+        view: of this scan alone (a batch of one).
+        scan: who is scanned.
+        actions: taken so far.
+        scores: one before the first action and one after each.
+        score_name: of the scores.
+    """
+    shape = (scan.target.shape[0], scan.target.shape[1])
+    uncertainty = view.reconstruction.uncertainty
+    acquired = view.mask[0].nonzero()[:, 0].cpu()
+    places, kspace = view.transform.places(acquired), np.zeros(scan.shape, np.float32)
+    magnitude = view.log.samples[0, acquired].abs().square().sum(dim=1).sqrt().cpu()
+    kspace[tuple(places.unbind(-1))] = magnitude.numpy()
+    return Frame(
+        kspace=kspace,
+        mask=_drawn(places, scan.shape),
+        reconstruction=center_crop(view.reconstruction.image[0].abs(), shape).cpu().numpy(),
+        target=scan.target.numpy(),
+        scores=scores,
+        score_name=score_name.upper(),
+        n_acquired=int(view.n_acquired[0]),
+        n_lines=int(view.measurable[0].sum()),
+        budget=-(-int(view.start_budget[0]) // view.geometry.readouts_per_action),
+        title=f"{scan.volume}, slice {scan.index} ({scan.contrast})",
+        uncertainty=None
+        if uncertainty is None
+        else center_crop(uncertainty[0], shape).cpu().numpy(),
+        latest=_latest(view, actions, scan.shape),
+    )
+
+
+def _latest(view: View, actions: Sequence[int], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Where the last action acquired."""
+    if not actions or actions[-1] < 0:
+        return None
+    readouts, mentioned = view.geometry.readouts(torch.tensor(actions[-1]))
+    there = readouts[mentioned & view.measurable[0, readouts]]
+    return _drawn(view.transform.places(there.cpu()), shape)
+
+
+def _drawn(places: Tensor, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    picture = np.zeros(shape, dtype=bool)
+    picture[tuple(places.unbind(-1))] = True
+    return picture
 
 
 def draw(frame: Frame, *, size: int = 256) -> Pixels:
@@ -104,7 +161,7 @@ def describe(frame: Frame, *, width: int = 80) -> str:
     """The frame in text: title, mask as one line of characters, score.
 
     ``#`` is acquired, ``.`` is not, ``+`` is in part (columns that share a character, or points
-    of one column) and ``^`` below points at the latest column.
+    of one column) and ``^`` below points at the columns that the last action acquired samples of.
 
     Args:
         frame: what to show.
@@ -116,7 +173,8 @@ def describe(frame: Frame, *, width: int = 80) -> str:
     lines = [frame.title] if frame.title else []
     lines.append("".join("#" if s == 1 else "." if s == 0 else "+" for s in shares))
     if frame.latest is not None:
-        lines.append(" " * int(np.searchsorted(edges, frame.latest, side="right") - 1) + "^")
+        touched = np.logical_or.reduceat(frame.latest.any(axis=0), edges[:-1])
+        lines.append("".join("^" if one else " " for one in touched).rstrip())
     score = f"{frame.score_name} {frame.scores[-1]:.4f}"
     if len(frame.scores) > 1:
         score += f" ({frame.scores[-1] - frame.scores[0]:+.4f} since the start)"
@@ -245,12 +303,11 @@ def _kspace_panel(frame: Frame, size: int) -> Pixels:
     panel[top - 2 : top] = _GROUND
     panel[top : top + _STRIP, columns] = _coloured(strip, (_GRID, _ACCENT))
     if frame.latest is not None:
-        scale = (columns.stop - columns.start) / frame.mask.shape[1]
-        left = columns.start + int(frame.latest * scale)
-        right = max(columns.start + int((frame.latest + 1) * scale), left + 2)
-        panel[top : top + _STRIP, left:right] = _LATEST
-        lit = panel[rows[0] : top - 2, left:right]
-        lit[:] = lit * 0.45 + np.array(_LATEST) * 0.55
+        lit = _fitted(frame.latest.astype(np.float64), size, smooth=False) > 0
+        lit[top - 2 :] = False
+        panel[lit] = panel[lit] * 0.45 + np.array(_LATEST) * 0.55
+        whole = lit.sum(axis=0) > 0.9 * (min(top - 2, rows[-1] + 1) - rows[0])  # columns
+        panel[top : top + _STRIP, whole] = _LATEST
     return panel
 
 

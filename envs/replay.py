@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.envs.episodes import Episodes
-from activemri.envs.state import STOP, WASTE, State, kind
+from activemri.envs.env import Episodes
+from activemri.envs.scan import STOP, WASTE, State, kind
 
 Array = NDArray[Any]
 _SEEN = ("observation", "legal", "next_observation", "next_legal")
@@ -31,24 +31,23 @@ class Points:
     mask: NDArray[np.bool_]  # (n, n_lines)
     budget: NDArray[np.int64]  # (n,)
     awaiting_reset: NDArray[np.bool_]  # (n,), ended: the next action is ignored
-    seed: NDArray[np.int64]  # of imperfect scans, (n,)
-    log: NDArray[np.int32]  # lines that those measured after the start, (n, horizon or 0)
+    seed: NDArray[np.int64]  # of random scanners, (n,)
+    order: NDArray[np.int32]  # of the readouts measured after the start, (n, horizon or 0)
 
     @classmethod
     def of(cls, episodes: Episodes, awaiting_reset: NDArray[np.bool_] | None = None) -> "Points":
         """Where episodes stand now; `awaiting_reset` is what a vector environment calls so."""
-        n, n_lines = episodes.n, episodes.geometry.n_lines
+        n, n_lines = episodes.n, episodes.geometry.n_readouts
         start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
         budget, seed = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        log = np.full((n, episodes.acquisition.horizon), -1, np.int32)
-        for group in episodes.groups:
-            rows, state = group.rows, group.state
-            start_mask[rows], mask[rows] = state.start_mask.cpu(), state.mask.cpu()
-            budget[rows] = state.budget.cpu()
-            if state.course is not None:
-                seed[rows], log[rows] = state.course.conditions.seed.cpu(), state.course.log.cpu()
+        order = np.full((n, episodes.scan.horizon), -1, np.int32)
+        for bucket in episodes.buckets:
+            rows, view = bucket.rows, bucket.state.view
+            start_mask[rows], mask[rows] = view.start_mask.cpu(), view.mask.cpu()
+            budget[rows], order[rows] = view.budget.cpu(), view.log.order.cpu()
+            seed[rows] = bucket.state.secret.conditions.seed.cpu()
         waiting = np.zeros(n, bool) if awaiting_reset is None else awaiting_reset.copy()
-        return cls(episodes.index.copy(), start_mask, mask, budget, waiting, seed, log)
+        return cls(episodes.index.copy(), start_mask, mask, budget, waiting, seed, order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +84,16 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1 transition; got {capacity}")
         self.episodes = episodes
-        self.acquisition = replace(episodes.acquisition, metrics=())  # no scores are wanted
-        self.n_lines = episodes.geometry.n_lines
+        self.scan = replace(episodes.scan, metrics=())  # no scores are wanted
+        self.n_lines = episodes.geometry.n_readouts
         bits = np.zeros((capacity, -(-self.n_lines // 8)), np.uint8)
         self._columns: dict[str, Array] = {
             "index": np.zeros(capacity, np.int64),
             "start_mask": bits,
             "mask": bits.copy(),
             "budget": np.zeros(capacity, np.int64),
-            "seed": np.zeros(capacity if self.acquisition.imperfection else 0, np.int64),
-            "log": np.zeros((capacity, self.acquisition.horizon), np.int32),
+            "seed": np.zeros(capacity if self.scan.scanner.is_random else 0, np.int64),
+            "order": np.zeros((capacity, self.scan.horizon), np.int32),
             "action": np.zeros(capacity, np.int64),
             "reward": np.zeros(capacity, np.float32),
             "terminated": np.zeros(capacity, bool),
@@ -125,13 +124,13 @@ class Replay:
             mask,
             points.budget,
             points.seed,
-            points.log,
+            points.order,
             actions,
             rewards,
             terminated,
         )
         for column, value in zip(self._columns.values(), values, strict=True):
-            if len(column):  # there are no seeds of ideal scans
+            if len(column):  # there are no seeds of ideal scanners
                 column[places] = value[acted]
         self.n_added += len(places)
 
@@ -145,17 +144,16 @@ class Replay:
         """The transitions at some places of the memory, (n,)."""
         scans = [self.episodes.dataset[i] for i in self._columns["index"][places].tolist()]
         kinds = [kind(scan) for scan in scans]
-        imperfect = self.acquisition.imperfection is not None
         parts, order = [], []
         for one in dict.fromkeys(kinds):
             rows = [row for row, other in enumerate(kinds) if other == one]
-            state = self.acquisition.resume(
+            state = self.scan.resume(
                 [scans[row] for row in rows],
                 start_masks=self._bits("start_mask", places[rows]),
                 masks=self._bits("mask", places[rows]),
                 budgets=self.stored("budget", places[rows]),
-                seeds=self.stored("seed", places[rows]) if imperfect else None,
-                log=self.stored("log", places[rows]).long() if imperfect else None,
+                seeds=self.stored("seed", places[rows]) if self.scan.scanner.is_random else None,
+                order=self.stored("order", places[rows]).long() if self.scan.horizon else None,
             )
             parts.append(self._transition(state, self.stored("action", places[rows])))
             order += rows
@@ -165,7 +163,7 @@ class Replay:
 
     def stored(self, name: str, places: NDArray[np.int64]) -> Tensor:
         """A column as it was given, e.g. "action", "reward" or "terminated", (n,)."""
-        return torch.from_numpy(self._columns[name][places]).to(self.acquisition.device)
+        return torch.from_numpy(self._columns[name][places]).to(self.scan.device)
 
     def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many transitions had been added before those at some places, (n,)."""
@@ -187,17 +185,17 @@ class Replay:
 
     def _transition(self, state: State, action: Tensor) -> dict[str, Any]:
         before = self._see(state)
-        plan = torch.where(action == self.acquisition.geometry.n_actions, STOP, action)
+        plan = torch.where(action == self.scan.geometry.n_actions, STOP, action)
         allowed = before[1].gather(1, action[:, None]).squeeze(1)
-        after = self.acquisition.acquire(state, torch.where(allowed, plan, WASTE))
+        after = self.scan.acquire(state, torch.where(allowed, plan, WASTE))
         return dict(zip(_SEEN, (*before, *self._see(after)), strict=True))
 
     def _see(self, state: State) -> tuple[Any, Tensor]:
         """Observations, and legal actions with STOP as the last if there is one."""
-        stop = state.legal.new_ones((len(state), int(self.episodes.options.stop_action)))
-        view = self.acquisition.view(state)
+        view = state.view
+        stop = view.legal.new_ones((len(state), int(self.episodes.options.stop_action)))
         observation = self.episodes.observation(view, self.episodes.frame)
-        return observation, torch.cat([state.legal, stop], dim=1)
+        return observation, torch.cat([view.legal, stop], dim=1)
 
     def _bits(self, name: str, places: NDArray[np.int64]) -> Tensor:
         packed = self._columns[name][places]

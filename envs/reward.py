@@ -6,8 +6,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from activemri import plugins
 from activemri.metrics import METRICS, find_metric
-from activemri.scoring import TaskFunction
+from activemri.metrics.reference import TaskFunction
 
 Scores = Mapping[str, Tensor]  # metric -> float64 (batch,)
 
@@ -105,16 +106,17 @@ REWARDS: dict[str, Reward] = {
 
 
 def make_reward(reward: str | Reward | RewardFunction) -> Reward:
-    """The reward of that name; an object is taken as it is, a function becomes an object.
+    """The reward of that name, or ``package.module:object``.
+
+    An object is taken as it is, a function of the scores before and after becomes an object.
 
     Raises:
         ValueError: for an unknown name, an object that asks for an unknown score, or anything
             that cannot be called.
     """
     if isinstance(reward, str):
-        if reward not in REWARDS:
-            raise ValueError(f"unknown reward {reward!r}; choose from {', '.join(REWARDS)}")
-        return REWARDS[reward]
+        found = plugins.find(reward, REWARDS, what="reward")
+        return found if reward in REWARDS else make_reward(found)
     if not callable(reward) or isinstance(reward, type):
         raise ValueError(
             "reward: expected a name, or a function or object that takes the scores before and "
@@ -136,7 +138,7 @@ def earned(reward: Reward, before: Scores, after: Scores) -> Tensor:
         ValueError: for anything but one number for each scan.
     """
     found = reward(before, after)
-    n_scans = len(after[reward.scores[0]])
+    n_scans = len(next(iter(after.values())))
     if not isinstance(found, Tensor) or found.shape != (n_scans,):
         came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from activemri.envs.episodes import Episodes, Infos
+from activemri.envs.env import Episodes, Infos
 from activemri.envs.protocol import EnvOptions, typed_as
 
 
@@ -93,7 +93,8 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._reset(rows, self._options_of(rows, options))
         if not self._begun.all():
             raise gymnasium.error.ResetNeeded("reset all scans before resetting some of them")
-        return self._observe(), self._spread(self.episodes.infos(rows), rows)
+        infos = {name: values[rows] for name, values in self.episodes.infos().items()}
+        return self.episodes.observe(), self._spread(infos, rows)
 
     def step(
         self, actions: Any
@@ -124,10 +125,10 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._reset(renewed, {})
         self._ended = terminated | truncated
         everyone = list(range(self.num_envs))
-        infos = self._infos(everyone, terminated)
+        infos = self._spread(self.episodes.infos(), everyone)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            infos = self._renew_at_once(terminated)
-        return self._observe(), rewards, terminated, truncated, infos
+            infos = self._renew_at_once(infos)
+        return self.episodes.observe(), rewards, terminated, truncated, infos
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Scores after each of several actions, none of which is taken; for oracles.
@@ -167,10 +168,10 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             gymnasium.logger.warn("render() needs a render_mode")
             return None
         from activemri.envs import rendering
-        from activemri.envs.picture import picture
 
         draw = rendering.draw if self.render_mode == "rgb_array" else rendering.describe
-        return tuple(draw(picture(self.episodes, row)) for row in range(self.num_envs))
+        frames = (rendering.frame_of(**self.episodes.shown(row)) for row in range(self.num_envs))
+        return tuple(draw(frame) for frame in frames)
 
     def _reset(self, rows: list[int], options: dict[str, Any]) -> None:
         self.episodes.reset(rows, [self._generators[row] for row in rows], options)
@@ -200,8 +201,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _truncated(self) -> NDArray[np.bool_]:
         if self.max_episode_steps is None:
             return np.zeros(self.num_envs, dtype=bool)
-        lengths = [len(actions) for actions in self.episodes.actions]
-        return np.array(lengths) >= self.max_episode_steps
+        return self.episodes.n_steps >= self.max_episode_steps
 
     def _options_of(self, rows: list[int], options: dict[str, Any]) -> dict[str, Any]:
         """Options that are given for every scan, for some of the scans."""
@@ -212,28 +212,22 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 own[name] = torch.as_tensor(value)[rows]
         return own
 
-    def _infos(self, rows: list[int], terminated: NDArray[np.bool_]) -> dict[str, Any]:
-        """Infos of some scans; `auc`, as in single environments, where the episode terminated."""
-        infos = self._spread(self.episodes.infos(rows), rows)
-        ended = [row for row in rows if terminated[row]]
-        if ended:
-            infos |= self._spread({"auc": np.array([self.episodes.auc(r) for r in ended])}, ended)
-        return infos
-
-    def _renew_at_once(self, terminated: NDArray[np.bool_]) -> dict[str, Any]:
+    def _renew_at_once(self, infos: dict[str, Any]) -> dict[str, Any]:
         """Same-step autoreset: keep the last of the old episodes aside, begin new ones."""
         rows = [int(row) for row in np.flatnonzero(self._ended)]
-        last = self._observe()
+        last = self.episodes.observe()
         final = np.full(self.num_envs, None, dtype=object)
         for row in rows:
             one = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
             final[row] = one
-        final_info = self._infos(rows, terminated)
+        final_info = self._spread(
+            {name: values[rows] for name, values in infos.items() if f"_{name}" in infos}, rows
+        )
         self._reset(rows, {})
         everyone = list(range(self.num_envs))
         present = self._flags(rows)
         return {
-            **self._spread(self.episodes.infos(everyone), everyone),
+            **self._spread(self.episodes.infos(), everyone),
             "final_obs": final,
             "_final_obs": present,
             "final_info": final_info,
@@ -257,11 +251,3 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         flags = np.zeros(self.num_envs, dtype=bool)
         flags[rows] = True
         return flags
-
-    def _observe(self) -> Any:
-        observation = self.episodes.observe()
-        if not self.options.to_numpy:
-            return observation
-        if isinstance(observation, dict):
-            return {key: value.cpu().numpy() for key, value in observation.items()}
-        return observation.cpu().numpy()

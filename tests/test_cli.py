@@ -2,7 +2,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,29 +12,12 @@ import pytest
 
 import activemri
 from activemri import cli
-from activemri.settings import (
-    BenchmarkSettings,
-    CalibrateSettings,
-    InspectSettings,
-    SplitSettings,
-    StudySettings,
-    ThroughputSettings,
-    TrainJointSettings,
-    TrainOrderSettings,
-    TrainReconstructorSettings,
-    TuneSettings,
-)
+from activemri.options import command_line, described
+from tests.data.files import write_image
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Settings of the commands that were started; the commands themselves do not run."""
-    settings: list[object] = []
-    for kind in cli.COMMANDS:
-        monkeypatch.setitem(cli.COMMANDS, kind, settings.append)
-    return settings
+TINY = "--matrix-size 16 --max-steps 2 --budget 4 --n-center-lines 2 --threads 1 --images 0"
+UNET = "--reconstructor unet --network.channels 2 --network.pools 1"
 
 
 @pytest.fixture
@@ -43,10 +28,20 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         def fail(settings: object) -> None:
             raise error
 
-        monkeypatch.setitem(cli.COMMANDS, BenchmarkSettings, fail)
-        return cli.main(["benchmark"])
+        monkeypatch.setattr("activemri.training.reconstructor.train_reconstructor", fail)
+        return cli.main(["train", "reconstructor"])
 
     return run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three subjects to train, two to validate, one to test."""
+    for number, split in enumerate(("train", "train", "train", "val", "val", "test")):
+        path = tmp_path / "data" / f"{number}.h5"
+        about = {"subject_id": f"s{number}", "split": split}
+        write_image(path, shape=(1, 16, 16), seed=number, magnitude=False, **about)
+    return tmp_path / "data"
 
 
 def test_the_package_can_be_run_as_a_module() -> None:
@@ -63,115 +58,75 @@ def test_help_names_every_command_without_importing_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("demo", "benchmark", "train", "tune", "data"))
+    assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
     assert done.stdout.endswith("False\n")
 
 
-def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"activemri {activemri.__version__}\n"
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*name.split(), "--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: activemri {name}" in shown
+    settings = cli._load(cli.COMMANDS[name].settings)
+    assert "--n-center-lines" in shown or "protocol" not in {f.name for f in fields(settings)}
 
 
-def test_benchmark_takes_the_options_that_scripts_rely_on(parsed: list[object]) -> None:
-    line = (
-        "benchmark --data phantom-multicoil --split val --policies random lbcs order.json "
-        "--reconstructors zero-filled unet --budget 7 --matrix 64 --seed 3 --out there "
-        "--fit-data elsewhere"
-    )
-    assert cli.main(line.split()) == 0
-    assert parsed == [
-        BenchmarkSettings(
-            data="phantom-multicoil",
-            split="val",
-            policies=("random", "lbcs", "order.json"),
-            reconstructors=("zero-filled", "unet"),
-            budget=7,
-            matrix=64,
-            seed=3,
-            out=Path("there"),
-            fit_data="elsewhere",
-        )
-    ]
-
-
-def test_benchmark_takes_a_single_reconstructor_too(parsed: list[object]) -> None:
-    assert cli.main(["benchmark", "--reconstructor", "unet"]) == 0
-    assert parsed == [BenchmarkSettings(reconstructors=("unet",))]
-
-
-def test_commas_separate_names_as_spaces_do(tmp_path: Path) -> None:
-    path = tmp_path / "of,commas"
-    path.mkdir()
-    settings = BenchmarkSettings(
-        reconstructors=("zero-filled,unet", str(path)), policies=("random,lbcs", "mine=a,b", "c,")
-    )
-    assert settings.reconstructors == ("zero-filled", "unet", str(path))
-    assert settings.policies == ("random", "lbcs", "mine=a,b", "c")
+def test_a_protocol_is_declared_once() -> None:
+    """No command that takes a scan protocol has an option of its own for a part of it."""
+    for name, command in cli.COMMANDS.items():
+        settings = cli._load(command.settings)
+        nested = {"protocol", "run", "compute"} & {f.name for f in fields(settings)}
+        default = settings() if "protocol" in nested else None
+        for part in nested if default is not None else ():
+            own = {f.name for f in fields(settings)}
+            inner = getattr(default, part)
+            assert is_dataclass(inner)
+            assert not own & {f.name for f in fields(inner)}, name
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         (
-            "train reconstructor --data D --matrix 64 --max-steps 5 --out O --resume",
-            TrainReconstructorSettings(
-                data="D", matrix=64, max_steps=5, out=Path("O"), resume=True
-            ),
+            "train reconstructor --data D --matrix-size 64 --geometry rows --scanner moving "
+            "--max-steps 5 --out O --resume --augment flip phase",
+            {"data": "D", "matrix_size": 64, "geometry": "rows", "scanner": "moving"},
         ),
         (
-            "train reconstructor --folds 5 --fold 2 --stratify scanner",
-            TrainReconstructorSettings(study=StudySettings(folds=5, fold=2, stratify="scanner")),
+            "train reconstructor --reconstructor=unet --network.channels 4",
+            {"reconstructor": "unet", "network.channels": 4, "network.pools": 4},
         ),
         (
-            "train joint --ablate skips=off,cascade=off --ablate-grid",
-            TrainJointSettings(
-                study=StudySettings(ablate="skips=off,cascade=off", ablate_grid=True)
-            ),
+            "train joint --schedule alternating --evaluator.layers 2 --network.no-skips",
+            {"schedule": "alternating", "evaluator.layers": 2, "network.skips": False},
         ),
         (
-            "tune --trials 3 --space lr=1:2 loss=l1|ssim --pruner none --resume",
-            TuneSettings(trials=3, space=("lr=1:2", "loss=l1|ssim"), pruner="none", resume=True),
+            "train order --env activemri:ActiveMRI/EchoTrain-v0 --budget 12 --kind average-oracle",
+            {"lines_per_action": 4, "tr": 3.0, "budget": 12, "kind": "average-oracle"},
         ),
-        (
-            "train joint --data D --matrix 64 --max-steps 5 --out O --resume "
-            "--network channels=4 blocks=2 --augment flip phase --schedule alternating",
-            TrainJointSettings(
-                data="D",
-                matrix=64,
-                max_steps=5,
-                out=Path("O"),
-                resume=True,
-                network=("channels=4", "blocks=2"),
-                augment=("flip", "phase"),
-                schedule="alternating",
-            ),
-        ),
-        (
-            "train order --kind average-oracle --data D",
-            TrainOrderSettings(kind="average-oracle", data="D"),
-        ),
-        (
-            "calibrate --data D --reconstructor one two --dropout-samples 4 --matrix 64 --out O",
-            CalibrateSettings(
-                data="D",
-                reconstructors=("one", "two"),
-                dropout_samples=4,
-                matrix=64,
-                out=Path("O"),
-            ),
-        ),
-        ("data inspect some/folder", InspectSettings(Path("some/folder"))),
-        ("data inspect there --files", InspectSettings(Path("there"), files=True)),
-        (
-            "data split there --stratify field-strength --seed 2 --redraw",
-            SplitSettings(Path("there"), stratify="field-strength", seed=2, redraw=True),
-        ),
-        ("throughput --json", ThroughputSettings(json=True)),
+        ("train policy --algo ddqn --learner.lr 1e-4 --seed 3", {"learner.lr": 1e-4, "seed": 3}),
     ],
 )
-def test_a_command_line_becomes_settings(line: str, expected: object, parsed: list[object]) -> None:
-    assert cli.main(line.split()) == 0
-    assert parsed == [expected]
+def test_a_command_line_becomes_settings_and_settings_a_command_line(
+    line: str, expected: dict[str, Any]
+) -> None:
+    name = " ".join(line.split()[:2])
+    settings = cli.parse(name, line.split()[2:])
+    found = described(settings)
+    assert {key: found[key] for key in expected} == expected
+    again = command_line(name, settings).split()[3:]
+    algo = ["--algo", "ddqn"] if "ddqn" in line else []
+    assert described(cli.parse(name, [*algo, *again])) == found
+
+
+def test_a_sweep_takes_a_command_and_its_options() -> None:
+    line = "--folds 5 --fold 2 --stratify scanner --out O train reconstructor --lr 0.5"
+    settings = cli.parse("sweep", line.split())
+    assert (settings.folds, settings.fold, settings.stratify) == (5, 2, "scanner")
+    assert (settings.command, settings.base.lr) == ("train reconstructor", 0.5)
+    assert settings.run.out == Path("O")
 
 
 @pytest.mark.parametrize(
@@ -179,22 +134,37 @@ def test_a_command_line_becomes_settings(line: str, expected: object, parsed: li
     [
         ("benchmark --bugdet 3", "--bugdet"),
         ("benchmark --budget many", "many"),
-        ("benchmark --budget -2", "-2"),
-        ("benchmark --policies", "--policies"),
         ("train order --kind best", "best"),
-        ("bench", "bench"),
-        ("", "demo"),
+        ("train order --resume", "--resume"),
+        ("train reconstructor --max-steps 0", "--max-steps"),
+        ("train reconstructor --network.channels x", "x"),
+        ("train reconstructor --reconstructor cg-sense", "cg-sense"),
+        ("train reconstructor --env Nothing-v0", "Nothing-v0"),
+        ("train policy --algo magic", "magic"),
+        ("data inspect", "PATH"),
+        ("data card --env ActiveMRI/Phantom-v0 x", "--env"),
+        ("sweep --folds 2", "expected a command to sweep"),
+        ("sweep train order", "expected a command to sweep"),
+        ("sweep --folds 1 train joint", "--folds"),
     ],
 )
-def test_a_wrong_command_line_is_quoted_and_ends_with_status_2(
-    line: str, quoted: str, parsed: list[object], capsys: pytest.CaptureFixture[str]
+def test_a_wrong_command_line_is_quoted_in_one_line_and_ends_with_status_2(
+    line: str, quoted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(line.split())
-    assert exit_.value.code == 2
-    message = capsys.readouterr()
-    assert quoted in message.out + message.err
-    assert parsed == []
+    assert cli.main(line.split()) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("activemri: error: ") and quoted in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["tune", "", "train"])
+def test_commands_are_listed_where_none_is_named(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = cli.main(line.split())
+    shown = capsys.readouterr()
+    assert "train reconstructor" in shown.out + shown.err
+    assert status == (0 if line == "" else 2)
 
 
 @pytest.mark.parametrize(
@@ -212,77 +182,135 @@ def test_a_mistake_of_the_user_is_one_line(
     shown: str,
     failing: Callable[[BaseException], int],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert failing(error) == 2
     message = capsys.readouterr().err
     assert message.startswith("activemri: error: ") and shown in message
     assert message.count("\n") == 1
-
-
-def test_an_order_is_learned_and_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with h5py.File(tmp_path / "scan.h5", "w") as file:
-        file["kspace"] = np.arange(1, 2 * 16 * 16 + 1, dtype=np.complex64).reshape(2, 1, 16, 16)
-        file.attrs["split"] = "train"
-    line = f"train order --data {tmp_path} --budget 2 --n-center-lines 4 --out {tmp_path / 'new'}"
-    assert cli.main(line.split()) == 0
-    order = tmp_path / "new" / "lbcs.json"
-    assert capsys.readouterr().out.strip() == str(order)
-    assert sorted(json.loads(order.read_text())["actions"]) == list(range(16))
-
-
-def test_an_output_folder_that_is_a_file_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    assert cli.main(["train", "order", "--out", str(tmp_path / "file")]) == 2
-    assert f"output folder {tmp_path / 'file'}" in capsys.readouterr().err
+    monkeypatch.setenv("ACTIVEMRI_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        failing(error)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "shown"),
-    [
-        ("--loss l3", "unknown loss 'l3'"),
-        ("--device foo", "device 'foo' cannot be used here"),
-        ("--network channels=x", "--network channels=x: channels of cresnet takes a value of type"),
-        ("--augment flop", "--augment flop: expected some of flip"),
-        ("--resume", "there is no training in"),
-    ],
+    "error", [TypeError("a bug"), KeyError("a bug"), ModuleNotFoundError("x", name="activemri.x")]
 )
+def test_a_mistake_of_ours_keeps_its_traceback(
+    error: Exception, failing: Callable[[BaseException], int]
+) -> None:
+    with pytest.raises(type(error)):
+        failing(error)
+
+
+def test_an_interrupted_training_says_how_to_continue(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(KeyboardInterrupt()) == 130
+    assert "--resume to continue" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    code = "import sys, activemri.data.card; from activemri import cli\n"
+    code += "activemri.data.card.write_card = lambda settings: 'line\\n' * 100_000\n"
+    code += "sys.exit(cli.main(['data', 'card', '.']))"
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as writer:
+        assert writer.stdout is not None and writer.stderr is not None
+        writer.stdout.read(5)
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 0
+
+
+def test_an_order_is_learned_and_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"train order --data {data} --geometry rows --budget 2 --n-center-lines 4 --out"
+    assert cli.main([*line.split(), str(tmp_path / "new")]) == 0
+    order = tmp_path / "new" / "lbcs.json"
+    assert capsys.readouterr().out.strip() == str(order)
+    assert sorted(json.loads(order.read_text())["actions"]) == list(range(16))
+    assert cli.main([*line.split(), str(order)]) == 2
+    assert f"output folder {order}" in capsys.readouterr().err
+
+
 def test_a_training_is_refused_before_policies_play(
-    wrong: str,
-    shown: str,
+    data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def play(*_: object, **__: object) -> None:
-        pytest.fail("policies have played")
-
-    monkeypatch.setattr("activemri.agents.visits.visit_masks", play)
-    line = f"train reconstructor --out {tmp_path} {wrong}"
-    assert cli.main(line.split()) == 2
-    assert shown in capsys.readouterr().err
-
-
-def test_a_training_without_validation_subjects_is_refused_before_policies_play(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def play(*_: object, **__: object) -> None:
-        pytest.fail("policies have played")
-
-    (tmp_path / "scans" / "train").mkdir(parents=True)
-    with h5py.File(tmp_path / "scans" / "train" / "one.h5", "w") as file:
-        file["kspace"] = np.ones((1, 1, 16, 16), dtype=np.complex64)
-    monkeypatch.setattr("activemri.agents.visits.visit_masks", play)
-    for more in ("", " --ablate skips=off"):
-        line = f"train reconstructor --data {tmp_path / 'scans'} --out {tmp_path / 'out'}{more}"
+    monkeypatch.setattr(
+        "activemri.training.reconstructor.record_episodes",
+        lambda *_, **__: pytest.fail("policies have played"),
+    )
+    for wrong, shown in (
+        ("--loss l3", "unknown loss 'l3'"),
+        ("--device foo", "device 'foo' cannot be used here"),
+        ("--augment flop", "--augment flop: expected some of flip"),
+        ("--resume", "there is no run in"),
+        (f"--data {data / '0.h5'}", "no split 'val'"),
+    ):
+        line = f"train reconstructor --out {tmp_path / 'out'} {wrong}"
         assert cli.main(line.split()) == 2
-        assert "no split 'val'" in capsys.readouterr().err
+        assert shown in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
-def test_every_file_is_listed_if_asked_for(
+def test_folds_come_from_train_and_val_and_never_from_test(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    line = f"sweep --folds 2 --out {out} train reconstructor --data {data} {TINY} {UNET}"
+    assert cli.main(line.split()) == 0
+    assert "2 of 2 trained" in capsys.readouterr().out
+    for fold in json.loads((out / "sweep.json").read_text())["members"].values():
+        assert sorted(fold["train"] + fold["validation"]) == ["s0", "s1", "s2", "s3", "s4"]
+    assert cli.main(line.split()) == 2
+    assert "add --resume" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")  # under torchrun only the first process speaks
+    assert cli.main(line.replace("--folds", "--resume --folds").split()) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_search_ends_with_the_command_that_trains_the_best_again(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    out, again = tmp_path / "out", tmp_path / "again"
+    line = f"sweep --trials 2 --vary lr=1e-3:1e-1:log network.channels=2:4 --out {out}"
+    line += f" train reconstructor --data {data} {TINY} --reconstructor unet --network.pools 1"
+    assert cli.main(line.split()) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    best = json.loads((out / "best.json").read_text())
+    assert last == best["command"]
+    assert cli.main([*last.split()[1:], "--out", str(again), "--threads", "1"]) == 0
+    weights = [Path(p).with_suffix(".safetensors") for p in (best["checkpoint"], again / "best")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_policy_is_swept_as_a_reconstructor_is(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = f"sweep --vary learner.lr=1e-3|1e-2 --out {tmp_path / 'out'} train policy --data {data}"
+    line += " --matrix-size 16 --budget 4 --n-center-lines 2 --reconstructor zero-filled"
+    line += " --learner.max-steps 2 --learner.states 8 --learner.rounds 1"
+    assert cli.main(line.split()) == 0
+    assert "2 of 2 trained" in capsys.readouterr().out
+
+
+def test_a_search_without_optuna_names_the_extra(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "activemri.training.search", raising=False)
+    line = f"sweep --trials 2 --vary lr=1|2 --out {tmp_path / 'out'} train joint --data {data}"
+    assert cli.main(line.split()) == 2
+    assert 'pip install "activemri[hpo]"' in capsys.readouterr().err
+
+
+def test_every_file_is_listed_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(30):
@@ -292,54 +320,5 @@ def test_every_file_is_listed_if_asked_for(
     assert cli.main(["data", "inspect", str(tmp_path), "--files"]) == 0
     listed = capsys.readouterr().out
     assert all(f"{n}.h5 " in listed and f"subject-{n} " in listed for n in range(30))
-
-
-def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "inspect", "no/such/folder"]) == 2
     assert "no/such/folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        TypeError("a bug"),
-        KeyError("a bug"),
-        AssertionError("a bug"),
-        ModuleNotFoundError("a bug", name="activemri.missing"),
-    ],
-)
-def test_a_mistake_of_ours_keeps_its_traceback(
-    error: Exception, failing: Callable[[BaseException], int]
-) -> None:
-    with pytest.raises(type(error)):
-        failing(error)
-
-
-def test_the_traceback_can_be_asked_for(
-    failing: Callable[[BaseException], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACTIVEMRI_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="why"):
-        failing(ValueError("why"))
-
-
-def test_an_interrupted_benchmark_says_how_to_continue(
-    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert failing(KeyboardInterrupt()) == 130
-    assert "same command again" in capsys.readouterr().err
-
-
-def test_a_reader_that_stops_reading_is_no_error() -> None:
-    code = "import sys; from activemri import cli\n"
-    code += "from activemri.settings import InspectSettings\n"
-    code += "cli.COMMANDS[InspectSettings] = lambda settings: print('line\\n' * 100_000)\n"
-    code += "sys.exit(cli.main(['data', 'inspect', '.']))"
-    command = [sys.executable, "-c", code]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as writer:
-        assert writer.stdout is not None and writer.stderr is not None
-        writer.stdout.read(5)
-        writer.stdout.close()
-        assert writer.stderr.read() == b""
-    assert writer.returncode == 0

@@ -5,8 +5,8 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from activemri import losses
-from activemri.losses import Prediction
+from activemri.metrics import losses
+from activemri.metrics.losses import Prediction
 
 #: Losses that are zero for a perfect image, and need nothing but images.
 DISTANCES = [name for name in losses.LOSSES if name != "nll"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
-from activemri.scoring import Lines, Reference, _Trials, add_lines, center_crop
-from activemri.scoring import _measure_with_torch as measure_with_torch
+from activemri.metrics.reference import Lines, Reference, _Trials, add_lines, center_crop
+from activemri.metrics.reference import _measure_with_torch as measure_with_torch
 
 NAMES = tuple(name for name, metric in metrics.METRICS.items() if metric.needs is None)
 REGION = ("roi_ssim", "roi_nmse")

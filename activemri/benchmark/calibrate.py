@@ -1,8 +1,8 @@
 """`activemri calibrate`: measure uncertainties on some subjects, correct them on others.
 
-A scan is judged at four moments of an episode, from its start alone to its whole budget. It is
-acquired by policies that look at no image (random, variable-density, low-frequency-first or
-equispaced, drawn for each scan and moment), under any geometry and scanner.
+A scan is judged at four moments of an episode, from its start alone to its whole budget. The
+readouts acquired by then are those of policies that look at no image (random, variable-density,
+low-frequency-first or equispaced, drawn for each scan and moment), under any geometry and scanner.
 
 Uncertainties are judged on the foreground. The correction is fitted on all pixels, since it must
 serve whole images whose foreground nobody knows: fitted on the foreground alone it made the
@@ -19,12 +19,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tyro.conf import OmitArgPrefixes, arg
 
-from activemri import __version__, files
-from activemri.agents.registry import make_policy
-from activemri.agents.rollout import episode_generator, play, start_scans
+from activemri import __version__, files, metrics
+from activemri.agents.episode_masks import MomentSource, record_episodes
 from activemri.benchmark.calibration import (
     FRACTIONS,
     NUMBERS,
@@ -38,11 +36,10 @@ from activemri.benchmark.calibration import (
 from activemri.benchmark.resampling import Floats, Interval
 from activemri.data.slices import SliceDataset
 from activemri.data.volumes import evenly_spaced
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.protocol import ScanProtocol
-from activemri.envs.state import State
+from activemri.metrics.reference import center_crop
 from activemri.options import Compute, RunOptions
-from activemri.progress import tracked
+from activemri.progress import track
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
@@ -52,15 +49,15 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import center_crop
 from activemri.tables import Cell, Column, Table
+from activemri.training.batches import Batch, make_batch
 
 Selection = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 Counts = Mapping[str, Mapping[str, int]]
 
 N_MOMENTS = 4
-_POLICIES = ("random", "variable-density", "low-frequency-first", "equispaced")
+_POLICIES = ("low-frequency-first", "equispaced")  # and those that are drawn anyway
+_N_RECORDED = 8  # scans that these policies are recorded on; what they do depends on sizes alone
 _N_PIXELS = 20_000  # of a scan at a moment; from larger images so many are drawn at random
 _UNIT = "root mean square of the image"
 
@@ -119,19 +116,19 @@ class CalibrateSettings:
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Scans of one split at all moments, the same every time.
+    """Scans of one split with the moments of their episodes, the same every time.
 
     Attributes:
         dataset: of the split.
         positions: which scans of it.
-        acquisition: the protocol with the reconstructor that is measured.
-        steps: moments: readouts acquired since the start.
-        seed: of policies and their draws.
+        moments: source of the moments of episodes.
+        steps: readouts since the start at each moment.
+        seed: of the draws.
     """
 
     dataset: SliceDataset
     positions: Sequence[int]
-    acquisition: Acquisition
+    moments: MomentSource
     steps: Sequence[int]
     seed: int
 
@@ -139,34 +136,16 @@ class Scans:
     def subjects(self) -> set[str]:
         return {self.dataset.describe(position).subject for position in self.positions}
 
-    def at_moments(self, position: int, reconstructor: Reconstructor) -> State:
-        """One scan at all moments, reconstructed: a batch."""
-        states = [self._played(position, step) for step in self.steps]
-        courses = [state.course for state in states if state.course is not None]
-        measured = replace(self.acquisition, reconstructor=reconstructor, metrics=("ssim",))
-        return measured.resume(
-            [state.slices[0] for state in states],
-            start_masks=torch.cat([state.start_mask for state in states]),
-            masks=torch.cat([state.mask for state in states]),
-            budgets=torch.cat([state.budget for state in states]),
-            seeds=torch.cat([one.conditions.seed for one in courses]) if courses else None,
-            log=torch.cat([one.log for one in courses]) if courses else None,
-        )
-
-    def _played(self, position: int, step: int) -> State:
-        """The scan when so many readouts have been acquired, by a policy drawn for it."""
-        rng = np.random.default_rng([self.seed, position, step])
-        policy = make_policy(_POLICIES[rng.integers(len(_POLICIES))])
-        blind = replace(self.acquisition, reconstructor=ZeroFilled(), metrics=())
-        scan = self.dataset[position]
-        seed = int(rng.integers(2**31))
-        start = start_scans(blind, [scan], seed=seed)
-        generators = [episode_generator(seed, scan, policy.name)]
-        state = start
-        for _, state in play(blind, policy, start, generators):
-            if int((state.start_budget - state.budget)[0]) >= step:
-                break
-        return state
+    def batch(self, position: int) -> Batch:
+        """One scan at all moments."""
+        info = self.dataset.describe(position)
+        drawn = [np.random.default_rng([self.seed, position, step]) for step in self.steps]
+        moments = [
+            self.moments(info, rng, step=step) for rng, step in zip(drawn, self.steps, strict=True)
+        ]
+        seeds = torch.tensor([int(rng.integers(2**62)) for rng in drawn])
+        slices = [self.dataset[position]] * len(moments)
+        return make_batch(self.moments.scan, slices, moments, seeds=seeds)
 
 
 def run_calibration(settings: CalibrateSettings) -> str:
@@ -184,7 +163,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
     files.make_writable(out)
     device = settings.compute.prepare()
     reconstructor = assembled(settings).to(device)
-    scans, fit_scans = open_scans(settings, reconstructor, device=device)
+    scans, fit_scans = open_scans(settings, device=device)
     fit_cases = collect(reconstructor, fit_scans, pixels=everywhere)
     seen = partial(foreground, fraction=settings.foreground)
     cases = collect(reconstructor, scans, pixels=seen)
@@ -255,13 +234,12 @@ def collect(
         pixels: target (height, width) to those that count, bool of the same shape.
     """
     cases: list[Case] = []
-    for position in tracked(scans.positions, f"Measuring {scans.dataset.name}", unit="slice"):
-        state = scans.at_moments(position, reconstructor)
+    for position in track(scans.positions, f"measure {scans.dataset.name}", unit="slice"):
+        batch = scans.batch(position)
         info = scans.dataset.describe(position)
-        target = state.slices[0].target
-        maps = relative_maps(state.reconstruction, target)
+        maps = relative_maps(batch, reconstructor(batch.measurement))
         for row, step in enumerate(scans.steps):
-            places = np.flatnonzero(pixels(target.numpy()))
+            places = np.flatnonzero(pixels(batch.target[row].cpu().numpy()))
             if len(places) > _N_PIXELS:
                 rng = np.random.default_rng([scans.seed, position, step])
                 places = rng.choice(places, _N_PIXELS, replace=False)
@@ -275,12 +253,8 @@ def everywhere(target: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.ones(target.shape, dtype=bool)
 
 
-def relative_maps(result: Reconstruction, target: Tensor) -> tuple[Floats, Floats]:
+def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]:
     """Uncertainty and absolute error of magnitudes in units of the image's root mean square.
-
-    Args:
-        result: of a scan at several moments, with an uncertainty.
-        target: magnitude, (target height, target width).
 
     Returns:
         Two float64 arrays (batch, target height, target width).
@@ -288,10 +262,10 @@ def relative_maps(result: Reconstruction, target: Tensor) -> tuple[Floats, Float
     assert result.uncertainty is not None
     scale = root_mean_square(result.image).cpu().double()  # not every device has doubles
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
-    shape = (target.shape[-2], target.shape[-1])
-    error = (center_crop(result.image, shape).abs().cpu() - target.cpu()).abs()
+    shape = (batch.target.shape[-2], batch.target.shape[-1])
+    error = (batch.cropped(result.image) - batch.target).abs()
     predicted = center_crop(result.uncertainty, shape).cpu() / scale
-    return predicted.numpy(), (error / scale).numpy()
+    return predicted.numpy(), (error.cpu() / scale).numpy()
 
 
 def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int) -> Recalibrated:
@@ -306,30 +280,25 @@ def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int)
 
 
 def open_scans(
-    settings: CalibrateSettings, reconstructor: Reconstructor, *, device: torch.device | str = "cpu"
+    settings: CalibrateSettings, *, device: torch.device | str = "cpu"
 ) -> tuple[Scans, Scans]:
     """Scans to measure on, and scans to fit on.
 
     Raises:
         ValueError: splits that do not exist, or share subjects.
     """
+    protocol, seed = replace(settings.protocol, reconstructor="zero-filled"), settings.run.seed
     found = []
-    for option, split in (
-        ("--split", settings.protocol.split),
-        ("--fit-split", settings.fit_split),
-    ):
-        protocol = replace(settings.protocol, reconstructor=reconstructor, metrics=())
+    for option, split in (("--split", protocol.split), ("--fit-split", settings.fit_split)):
         try:
             dataset = protocol.dataset(split, slices_per_volume=settings.slices_per_volume)
         except ValueError as error:
             raise ValueError(f"{option} {split}: {error}") from error
-        acquisition = protocol.scan(dataset, device=device)
+        scan = replace(protocol.scan(dataset, device=device), metrics=())
+        moments = record_episodes(dataset, scan, policies=_POLICIES, n_scans=_N_RECORDED, seed=seed)
+        steps = np.unique(np.linspace(0, moments.budget, N_MOMENTS).round().astype(int)).tolist()
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
-        blind = replace(acquisition, reconstructor=ZeroFilled())
-        first = start_scans(blind, [dataset[positions[0]]], seed=settings.run.seed)
-        budget = settings.protocol.budget or int(first.start_budget[0])
-        moments = np.unique(np.linspace(0, budget, N_MOMENTS).round().astype(int))
-        found.append(Scans(dataset, positions, acquisition, moments.tolist(), settings.run.seed))
+        found.append(Scans(dataset, positions, moments, steps, seed))
     measured, fitting = found
     shared = sorted(measured.subjects & fitting.subjects)
     if shared:
@@ -385,17 +354,18 @@ def _example(
     of_step = [i for i, case in enumerate(cases) if case.step == step]
     ranked = sorted(of_step, key=lambda i: np.nan_to_num(found.spearman[i], nan=-2))
     middle = ranked[len(ranked) // 2]
-    state = scans.at_moments(scans.positions[middle // len(scans.steps)], recalibrated)
-    row, target = middle % len(scans.steps), state.slices[0].target
-    uncertainty, error = relative_maps(state.reconstruction, target)
-    case = cases[middle]
-    image = center_crop(state.reconstruction.image, (target.shape[-2], target.shape[-1]))
+    batch = scans.batch(scans.positions[middle // len(scans.steps)])
+    row, case = middle % len(scans.steps), cases[middle]
+    result = recalibrated(batch.measurement)
+    uncertainty, error = relative_maps(batch, result)
+    magnitude = batch.cropped(result.image)
+    ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
     return Example(
         f"{case.volume}, slice {case.slice}",
-        int(state.n_acquired[row]),
-        float(state.scores["ssim"][row]),
+        int(batch.acquired[row].sum()),
+        float(ssim[row]),
         float(found.spearman[middle]),
-        image[row].abs().cpu().numpy(),
+        magnitude[row].cpu().numpy(),
         error[row],
         uncertainty[row],
     )

@@ -9,7 +9,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from activemri import files
 from activemri.benchmark.plan import BenchmarkSettings
 from activemri.benchmark.run import run_benchmark
-from activemri.options import RunOptions
+from activemri.options import Compute, RunOptions, require_positive
 from activemri.reconstruction.registry import WEIGHTS
 from activemri.registration import find_protocol
 
@@ -44,9 +44,7 @@ class DemoSettings:
     """Train a policy now, as well; some minutes more."""
 
     def __post_init__(self) -> None:
-        for name, value in (("n-scans", self.n_scans), ("budget", self.budget)):
-            if value < 1:
-                raise ValueError(f"--{name}: expected a number above 0; got {value}")
+        require_positive(n_scans=self.n_scans, budget=self.budget)
 
 
 def run_demo(settings: DemoSettings) -> str:
@@ -65,26 +63,22 @@ def run_demo(settings: DemoSettings) -> str:
     )
     files.write(out / "episode.gif", outcome.report.gif())
     page = (out / "report.html").resolve()
-    return f"{outcome.text()}, episode.gif\n\nOpen {page.as_uri()} in a browser."
+    return f"{outcome}, episode.gif\n\nOpen {page.as_uri()} in a browser."
 
 
 def _train(settings: DemoSettings) -> Path:
     """Train a policy by imitation for two minutes or so; its checkpoint."""
-    from activemri.agents.learning.run import train_policy
-    from activemri.settings import TrainPolicySettings
+    from activemri.agents.learners.imitation import Imitation
+    from activemri.agents.training import TrainPolicySettings, run_training
 
     out = settings.run.out / "trained-now"
-    return train_policy(
+    return run_training(
         TrainPolicySettings(
-            algo="imitation",
-            budget=settings.budget,
-            max_steps=150,
+            protocol=replace(find_protocol("ActiveMRI/Phantom-v0"), budget=settings.budget),
+            run=replace(settings.run, out=out, resume=(out / "settings.json").exists()),
+            compute=Compute(threads=1),
+            learner=Imitation(max_steps=150, states=150, rounds=1),
             validate_every=75,
             validation_scans=6,
-            learner=("states=150", "rounds=1"),
-            seed=settings.run.seed,
-            threads=1,
-            out=out,
-            resume=(out / "settings.json").exists(),
         )
     ).checkpoint

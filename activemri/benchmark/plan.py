@@ -21,13 +21,13 @@ from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.volumes import evenly_spaced
-from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import Scan, View
 from activemri.evaluator import KIND as EVALUATOR
 from activemri.evaluator import Evaluator, load_evaluator
 from activemri.metrics import find_metric
-from activemri.options import Compute, RunOptions
-from activemri.progress import tracked
+from activemri.options import Compute, RunOptions, require_positive
+from activemri.progress import track
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS, describe
 from activemri.stopping import conformal
@@ -111,14 +111,16 @@ class BenchmarkSettings:
             object.__setattr__(self, name, _split_at_commas(getattr(self, name)))
         if not self.policies:
             raise ValueError("--policies: expected at least one name")
-        for name in (
-            "n_seeds slices_per_volume max_slices max_oracle_slices n_fit_scans max_fit_slices "
-            "workers n_bootstrap"
-        ).split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option}: expected a number above 0; got {value}")
+        require_positive(
+            n_seeds=self.n_seeds,
+            slices_per_volume=self.slices_per_volume,
+            max_slices=self.max_slices,
+            max_oracle_slices=self.max_oracle_slices,
+            n_fit_scans=self.n_fit_scans,
+            max_fit_slices=self.max_fit_slices,
+            workers=self.workers,
+            n_bootstrap=self.n_bootstrap,
+        )
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,8 @@ class Plan:
         self.acquisitions = {
             label: self._acquisition(one) for label, one in self.reconstructors.items()
         }
+        # A fraction of the readouts by their number.
+        self.budget = next(iter(self.acquisitions.values())).budget
         self.evaluators = {
             label: paired_evaluator(one, dataset.shape[1])
             for label, one in self.reconstructors.items()
@@ -282,7 +286,7 @@ class Plan:
             acquisition,
             self._fit_scans,
             metric=self.metric,
-            n_lines=self.protocol.budget,
+            n_lines=acquisition.budget,
             n_scans=self.settings.n_fit_scans,
             seed=self.settings.run.seed,
             on_step=on_step,
@@ -342,7 +346,7 @@ class Plan:
         """The policy of that label, for its traits."""
         return self.policy(label, next(iter(self.reconstructors)), order=None)
 
-    def _acquisition(self, reconstructor: ReconstructorLike) -> Acquisition:
+    def _acquisition(self, reconstructor: ReconstructorLike) -> Scan:
         metrics = tuple(dict.fromkeys((*METRICS, self.metric, *self.protocol.metrics)))
         protocol = replace(self.protocol, reconstructor=reconstructor, metrics=metrics)
         return protocol.scan(self.scored.dataset, device=self.device)
@@ -372,7 +376,7 @@ class Plan:
         """The first scan as a policy sees it."""
         acquisition = self.acquisitions[reconstructor]
         first = [self.scored.dataset[self.scored.positions[0]]]
-        return acquisition.view(start_scans(acquisition, first, seed=self.settings.run.seed))
+        return start_scans(acquisition, first, seed=self.settings.run.seed).view
 
     @cached_property
     def _train(self) -> SliceDataset:
@@ -401,7 +405,7 @@ class Plan:
         fitting = self._fitting(self._train, "learned orders")
         chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
         name = self._train.name
-        scans = [self._train[i] for i in tracked(chosen, f"Loading {name}", unit="slice")]
+        scans = [self._train[i] for i in track(chosen, f"load {name}", unit="slice")]
         return SliceList(scans, name=name)
 
     def _fitting(self, dataset: SliceDataset, use: str) -> list[int]:

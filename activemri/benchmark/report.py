@@ -27,7 +27,7 @@ from activemri.benchmark.plan import Plan
 from activemri.benchmark.savings import FittedRule
 from activemri.benchmark.statistics import direction, formatted, higher_is_better, metric_name
 from activemri.envs import rendering
-from activemri.envs.picture import scan_picture
+from activemri.envs.rendering import frame_of
 from activemri.tables import Cell, Column, Table
 
 Row = Mapping[str, Any]
@@ -388,7 +388,7 @@ def _adaptivity(
     for label, own in worth.items():
         blocks.append(own)
         geometry = plan.acquisitions[label].geometry
-        start = geometry.center_lines(plan.protocol.n_center_lines)[geometry.groups].all(dim=-1)
+        start = geometry.by_action(geometry.center_lines(plan.protocol.n_center_lines), "all")
         rows = [row for row in found["actions"] if row["reconstructor"] == label]
         maps = figures.action_map_figure(
             actions[actions["reconstructor"] == label],
@@ -550,6 +550,7 @@ def _task(plan: Plan) -> dict[str, object]:
     protocol = {one.name: getattr(plan.protocol, one.name) for one in fields(plan.protocol)}
     return {
         **protocol,
+        "budget": plan.budget,
         **given,
         "reconstructors": list(plan.reconstructors.values()),
         "metric": plan.metric,
@@ -592,8 +593,8 @@ def _episodes(plan: Plan, table: pd.DataFrame, *, first: Sequence[str]) -> list[
         for step in range(len(scores)):
             if step:
                 state = acquisition.acquire(state, torch.tensor([actions[step - 1]]))
-            picture = scan_picture(
-                acquisition.view(state),
+            picture = frame_of(
+                state.view,
                 scan,
                 actions=actions[:step],
                 scores=scores[: step + 1],

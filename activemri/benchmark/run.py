@@ -33,7 +33,7 @@ from activemri.benchmark.report import Report, report
 from activemri.benchmark.savings import FEATURE, FittedRule
 from activemri.benchmark.statistics import COLUMNS, RETURN, TRAITS, higher_is_better
 from activemri.envs.protocol import ScanProtocol
-from activemri.envs.state import State
+from activemri.envs.scan import State
 from activemri.metrics import METRICS
 from activemri.options import Compute, RunOptions
 from activemri.progress import Progress
@@ -69,7 +69,7 @@ class Outcome:
     report: Report
     out: Path
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """The tables that the command prints, and the places of the files."""
         return f"{self.report.text()}\n\n{self.out}/results.parquet, summary.json, report.html"
 
@@ -91,13 +91,13 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     table = _play(plan)
     _write_parquet(table, out / "results.parquet")
     rules = _fit_rules(plan)
-    with Progress(1, "Summing up") as progress:
+    with Progress("sum up", 1, unit="") as progress:
         found = report(plan, table, rules=rules)
-        progress.update(0.7)
+        progress(0.7)
         files.write_json(out / "summary.json", found.json())
         command = shlex.join(["activemri", *sys.argv[1:]])
         files.write(out / "report.html", found.html(command=command))
-        progress.update(0.3)
+        progress(1)
     return Outcome(table, found, out)
 
 
@@ -243,15 +243,15 @@ def _play(plan: Plan) -> pd.DataFrame:
     n_done = n_scans - sum(len(shard.positions) for shard in missing)
     before = work(shards) - work(missing)
     with _processes(plan, len(missing)) as processes:
-        with Progress(len(orders), "Learning orders") as progress:
+        with Progress("learn orders", len(orders), unit="", show=bool(orders)) as progress:
             for _ in processes.run(_learn_order, list(orders), [1.0] * len(orders), progress):
                 pass  # first: several shards need the same one
-        with Progress(work(shards), "Acquiring", done=before) as progress:
-            progress.update(0, note=f"{n_done} of {n_scans} scans")
+        with Progress("acquire", work(shards), done=before, unit="") as progress:
+            progress.note(f"{n_done} of {n_scans} scans")
             costs = [work([shard]) for shard in missing]
             for shard in processes.run(_play_shard, missing, costs, progress):
                 n_done += len(shard.positions)
-                progress.update(0, note=f"{n_done} of {n_scans} scans")
+                progress.note(f"{n_done} of {n_scans} scans")
     table = pd.concat([_read(plan.part(shard)) for shard in scored], ignore_index=True)
     for name in TRAITS:
         table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
@@ -300,7 +300,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
 
     def on_step(step: int, state: State) -> None:
         nonlocal told
-        share = 1 - float(state.budget.sum() / state.start_budget.sum().clamp(min=1))
+        share = 1 - float(state.view.budget.sum() / state.view.start_budget.sum().clamp(min=1))
         tell(share - told)
         told = share
 
@@ -361,7 +361,7 @@ class _Processes:
         while left:
             finished, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
             now = self.done.value
-            progress.update(now - seen)
+            progress(progress.at + now - seen)
             seen = now
             for future in finished:
                 future.result()
@@ -408,7 +408,7 @@ def _work_there(work: Work[Item], item: Item, cost: float) -> None:
 
 
 def _tell_here(progress: Progress, cost: float, share: float) -> None:
-    progress.update(share * cost)
+    progress(progress.at + share * cost)
 
 
 def _fit_rules(plan: Plan) -> list[FittedRule]:
@@ -427,7 +427,7 @@ def _fit_rules(plan: Plan) -> list[FittedRule]:
             reconstructor=reconstructor,
             data=str(plan.protocol.data),
             n_center_lines=plan.protocol.n_center_lines,
-            budget=plan.protocol.budget,
+            budget=plan.budget,
             seed=plan.settings.run.seed,
         )
         path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}.json"

@@ -17,8 +17,9 @@ from tyro.conf import FlagCreatePairsOff
 
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
-from activemri.scoring import center_crop
+from activemri.options import require_positive
 
 N_SCANS = 32  # side by side
 _SINGLE = "_single"  # one environment at a time: bound by Python, not by arithmetic
@@ -65,8 +66,7 @@ class ThroughputSettings:
     """Seconds of each measurement."""
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0:
-            raise ValueError(f"--seconds: expected a number above 0; got {self.seconds}")
+        require_positive(seconds=self.seconds)
 
 
 def run_throughput(settings: ThroughputSettings) -> str:

@@ -5,6 +5,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
 
 from activemri.data.inspection import (
     Inspection,
@@ -18,7 +23,6 @@ from activemri.data.inspection import (
     usable,
 )
 from activemri.data.splits import usual_order
-from activemri.settings.inspection import CardSettings
 from activemri.tables import format_markdown
 
 MAX_PROBLEMS = 30
@@ -34,6 +38,18 @@ SIMULATED = (
     "{which} simulated in part ({what}), only the rest is of scans. Do not mix results on them "
     "with results on raw data."
 )
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """Write a data-set card in Markdown: subjects, contrasts, field strengths, splits, problems."""
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Where to write; None prints it."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject."""
 
 
 def write_card(settings: CardSettings) -> str:

@@ -10,11 +10,13 @@ import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
+from tyro.conf import Positional, arg
 
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
@@ -24,10 +26,35 @@ from activemri.data.simulated_coils import CoilReader
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
 from activemri.progress import Progress
-from activemri.settings.inspection import ConvertSettings
+
+#: Most coils that are simulated.
+MOST_COILS = 32
 
 #: Raise it when the same source is written differently.
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Write scans of any readable format in the layout that is read fastest.
+
+    Finished files are kept, so that an interrupted conversion can be started again.
+    """
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    out: Annotated[Path, arg(metavar="PATH")]
+    """Folder for the converted files; made if missing."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject, which the files then name."""
+    coils: int | None = None
+    """Let scans of one coil be seen by this many simulated coils, each with noise of its own."""
+
+    def __post_init__(self) -> None:
+        if self.coils is not None and not 2 <= self.coils <= MOST_COILS:
+            raise ValueError(
+                f"--coils: expected 2 to {MOST_COILS} coils to simulate; got {self.coils}"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,7 +73,7 @@ class Conversion:
     kept: tuple[str, ...]
     problems: tuple[str, ...]
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """A summary for people."""
         lines = [f"{self.out}: {len(self.written)} file(s) written, {len(self.kept)} kept"]
         if self.problems:
@@ -86,7 +113,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         if name is not None and _is_converted(out / name, _origin(index.root, entry, split)):
             kept.append(name)
     sizes = sum(_expected_bytes(e) for e in index.entries if destinations[e.file] not in kept)
-    with Progress(sizes, "Converting") as progress:
+    with Progress("convert", sizes, unit="") as progress:
         for entry in index.entries:
             name = destinations[entry.file]
             if name is None:
@@ -191,7 +218,7 @@ def _write_volume(
                     problems.append(f"{entry.file}, slice {index}: {error}")
                 else:
                     writer.write(index, scan)
-                progress.update(_expected_bytes(entry) // entry.volume.n_slices)
+                progress(progress.at + _expected_bytes(entry) // entry.volume.n_slices)
             if not writer.started:
                 raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
             writer.finish()

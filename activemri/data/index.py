@@ -11,7 +11,7 @@ from activemri.data.cache import FileFacts
 from activemri.data.containers import Container
 from activemri.data.formats.registry import containers, reader_for
 from activemri.data.readers import READ_FAILURES, Reader, UnreadableError, Volume
-from activemri.progress import tracked
+from activemri.progress import track
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     entries: list[Entry] = []
     problems: list[Problem] = []
     try:
-        for name in tracked(files, "Indexing", unit="file"):
+        for name in track(files, "index", unit="file"):
             match _describe(root, name, readers, cache):
                 case Entry() as entry:
                     entries.append(entry)

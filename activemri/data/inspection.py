@@ -4,13 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
 from activemri.data.splits import assign_splits, usual_order
 from activemri.data.survey import Survey, survey
-from activemri.settings import InspectSettings
 from activemri.tables import format_table
 
 MAX_FILES = 24  # more files than this are shown in groups
@@ -18,6 +19,18 @@ MAX_PROBLEMS = 12
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """List the files, subjects, shapes, contrasts, empty columns and problems of a data folder."""
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject."""
+    files: FlagCreatePairsOff[bool] = False
+    """List every file with its subject, however many there are."""
 
 
 @dataclass(frozen=True)

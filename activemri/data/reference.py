@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from activemri.metrics.reference import center_crop
 from activemri.mri import coils, fourier
-from activemri.scoring import center_crop
 
 
 def magnitude_reference(

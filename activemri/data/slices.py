@@ -12,6 +12,10 @@ from torch import Tensor
 class Slice:
     """A fully sampled 2-D scan and what is known about it.
 
+    ::
+
+        scan = Slice(fft2(image)[None], image.abs(), "mine", 0, "me", float(image.abs().max()))
+
     Attributes:
         kspace: complex64, (coil, height, width); centred, orthonormal.
         target: float32 magnitude reference, (target height, target width); at most the size of
@@ -136,7 +140,12 @@ class SliceInfo:
 
 
 class SliceList:
-    """Slices held in memory."""
+    """Slices held in memory.
+
+    ::
+
+        scans = SliceList([scan, another], name="mine")
+    """
 
     def __init__(self, slices: Sequence[Slice], name: str = "slices") -> None:
         if not slices:

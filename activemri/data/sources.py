@@ -37,6 +37,10 @@ def open_dataset(
 ) -> SliceDataset:
     """Open slices for an environment, for training or for a benchmark.
 
+    ::
+
+        scans = open_dataset("path/to/scans", split="val", matrix_size=128)
+
     Args:
         data: "phantom", "phantom-multicoil", "phantom-mixed" and "phantom-mixed-multicoil" (fields
             of view and orientations differ), "phantom-lesion" (every slice has a lesion, its region
@@ -87,9 +91,9 @@ def open_dataset(
 
 def load(dataset: SliceDataset) -> SliceList:
     """Read all slices of a data set into memory."""
-    from activemri.progress import tracked
+    from activemri.progress import track
 
-    positions = tracked(range(len(dataset)), f"Loading {dataset.name}", unit="slice")
+    positions = track(range(len(dataset)), f"load {dataset.name}", unit="slice")
     return SliceList([dataset[position] for position in positions], name=dataset.name)
 
 

@@ -3,13 +3,37 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from activemri.data.folds import Strata, count_strata, stratified_splits
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Index, index_path
 from activemri.data.splits import SPLIT_FILES, split_of_name
-from activemri.settings import SplitSettings
+from activemri.options import require_not_negative
 from activemri.tables import format_table
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Draw which subjects train, validate and test (70 : 15 : 15), and write a split file."""
+
+    path: Positional[Path]
+    """A folder of scans."""
+    stratify: Literal["contrast", "field-strength", "scanner"] | None = None
+    """Balance the slices of every contrast, field strength or scanner over the splits."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Where to write; None means splits.json in the folder, where every command finds it."""
+    redraw: FlagCreatePairsOff[bool] = False
+    """Draw although the data name splits of their own."""
+    seed: int = 0
+    """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(seed=self.seed)
 
 
 def draw_split_file(settings: SplitSettings) -> str:

@@ -9,8 +9,8 @@ from torch import Tensor
 from activemri.data.reference import magnitude_reference
 from activemri.data.regions import resampled
 from activemri.data.slices import Slice
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
-from activemri.scoring import center_crop
 
 
 def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:

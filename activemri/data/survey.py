@@ -81,10 +81,10 @@ def survey(
     sizes = [(root / entry.file).stat().st_size for entry in entries]
     surveys: list[Survey] = []
     try:
-        with Progress(sum(sizes), "Checking") as progress:
+        with Progress("check", sum(sizes), unit="") as progress:
             for entry, size in zip(entries, sizes, strict=True):
                 surveys.append(_remembered(root, entry, matrix_size, cache))
-                progress.update(size)
+                progress(progress.at + size)
     finally:
         cache.save()
     return surveys

@@ -1,71 +1,110 @@
 """What the scanner measures of an image, and what that says about the image."""
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from activemri.mri import fourier
+from activemri.mri.geometry import Cartesian, Shape, Transform, cartesian
 
 
 @dataclass(frozen=True, eq=False)
-class CartesianOperator:
-    """A = M F S: coil sensitivities, centred orthonormal Fourier transform, sampling mask.
+class Operator:
+    """A = M F S: coil sensitivities, Fourier transform, acquired readouts.
+
+    W are the density weights of the acquired samples: one on a Cartesian grid.
 
     Attributes:
-        mask: bool, True where acquired, (batch, height or 1, width or 1). A mask of whole
-            columns has height 1, a mask of whole rows has width 1.
-        sensitivity: complex coil maps, (batch, coil, height, width), or None for one coil
-            that sees everything equally (a unit map).
+        transform: F.
+        mask: M, acquired readouts, bool (batch, n_readouts).
+        sensitivity: S, complex coil maps (batch, coil, height, width), or None for one coil that
+            sees everything equally (a unit map).
     """
 
+    transform: Transform
     mask: Tensor
     sensitivity: Tensor | None = None
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Complex image (batch, height, width) to acquired k-space (batch, coil, height, width)."""
-        return fourier.fft2(self._spread(image)) * self.mask.unsqueeze(1)
+    @classmethod
+    def on_grid(cls, mask: Tensor, shape: Shape, sensitivity: Tensor | None = None) -> "Operator":
+        """The operator of a mask on the Cartesian grid.
 
-    def adjoint(self, kspace: Tensor) -> Tensor:
-        """k-space (batch, coil, height, width) to image (batch, height, width): A^H."""
-        return self._combine(fourier.ifft2(kspace * self.mask.unsqueeze(1)))
+        Args:
+            mask: acquired samples, bool (batch, height or 1, width or 1). Height 1 means whole
+                columns, width 1 whole rows.
+            shape: height and width of the images.
+            sensitivity: coil maps, or None.
+        """
+        transform = _grid_transform(shape, (mask.shape[1] > 1, mask.shape[2] > 1))
+        return cls(transform, transform.of_grid_values(mask), sensitivity)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """A: image (batch, height, width) to samples (batch, readout, coil, sample)."""
+        return self.transform.forward(self._spread(image)) * self.mask[:, :, None, None]
+
+    def adjoint(self, samples: Tensor) -> Tensor:
+        """A^H: samples to image."""
+        return self._combine(self.transform.adjoint(samples * self.mask[:, :, None, None]))
+
+    def zero_filled(self, samples: Tensor) -> Tensor:
+        """A^H W: the image that samples show by themselves; on a Cartesian grid the adjoint."""
+        if self.density is None:
+            return self.adjoint(samples)
+        return self.adjoint(samples * self.density[:, :, None])
 
     def gram(self, image: Tensor) -> Tensor:
-        """A^H A.
-
-        Along an axis that is sampled completely the transform and its inverse cancel, so only
-        the axes that the mask selects on are transformed. This is exact.
-        """
-        axes = tuple(axis for axis in fourier.IMAGE_AXES if self.mask.shape[axis] > 1)
+        """A^H W A."""
         if self.sensitivity is None or image.device.type != "cpu":
-            return self._combine(fourier.weigh(self._spread(image), self.mask.unsqueeze(1), axes))
-        # Coil after coil stays in the processor's caches; the same to the last bit.
+            return self._combine(self.transform.gram(self._spread(image), self._response))
+        # Coil after coil stays in the processor's caches.
         total = torch.zeros_like(image)
         for maps in self.sensitivity.unbind(1):
-            seen = fourier.weigh(maps * image, self.mask, axes)
+            seen = self.transform.gram((maps * image).unsqueeze(1), self._response).squeeze(1)
             total = torch.addcmul(total, maps.conj(), seen)
         return total
 
-    def of_scan(self, row: int) -> "CartesianOperator":
+    @cached_property
+    def norm(self) -> Tensor:
+        """Largest eigenvalue of A^H W A with maps of unit norm, float (batch,)."""
+        return self.transform.norm(self._response)
+
+    @cached_property
+    def density(self) -> Tensor | None:
+        """W, float (batch, readout, 1 or sample), or None where all samples weigh the same."""
+        return self.transform.density(self.mask)
+
+    @property
+    def grid_mask(self) -> Tensor:
+        """Acquired samples of a Cartesian grid: bool (batch, height or 1, width or 1)."""
+        return cartesian(self.transform).grid_mask(self.mask)
+
+    def of_scan(self, row: int) -> "Operator":
         """The operator of one scan of the batch, as a batch of one."""
-        maps = self.sensitivity
-        return CartesianOperator(
-            self.mask[row : row + 1], None if maps is None else maps[row : row + 1]
-        )
+        maps = None if self.sensitivity is None else self.sensitivity[row : row + 1]
+        return Operator(self.transform, self.mask[row : row + 1], maps)
 
     def data_consistency(self, image: Tensor, zero_filled: Tensor) -> Tensor:
         """Put the measured samples back into a reconstruction (hard data consistency).
 
-        Keeps what `image` says about samples that were not acquired and takes the rest from the
-        measurement: S^H F^H [(1 - M) F S image + M kspace]. For a single coil the result has
-        exactly the measured samples. Coil maps are expected to have unit norm over the coils
-        where there is signal, as :mod:`activemri.mri.coils` makes them.
+        S^H S x - A^H W (A x - y). On a Cartesian grid that keeps what `image` says about samples
+        that were not acquired and takes the rest from the measurement; for a single coil the result
+        has exactly the measured samples. Elsewhere it is one safe step of gradient descent. Maps
+        are expected to have unit norm over the coils where there is signal, as
+        :mod:`activemri.mri.coils` makes them.
 
         Args:
             image: complex reconstruction, (batch, height, width).
-            zero_filled: the adjoint reconstruction A^H kspace of the measurement.
+            zero_filled: A^H W y of the measurement y.
         """
-        return self._combine(self._spread(image)) - self.gram(image) + zero_filled
+        seen = self._combine(self._spread(image))
+        if self.transform.is_cartesian:
+            return seen - self.gram(image) + zero_filled
+        return seen - (self.gram(image) - zero_filled) / self.norm[:, None, None]
+
+    @cached_property
+    def _response(self) -> Tensor:
+        return self.transform.response(self.mask, self.density)
 
     def _spread(self, image: Tensor) -> Tensor:
         image = image.unsqueeze(1)
@@ -75,3 +114,8 @@ class CartesianOperator:
         if self.sensitivity is None:
             return images.squeeze(1)
         return torch.sum(self.sensitivity.conj() * images, dim=1)
+
+
+@lru_cache(maxsize=64)
+def _grid_transform(shape: Shape, selected: tuple[bool, bool]) -> Cartesian:
+    return Cartesian(shape, selected)

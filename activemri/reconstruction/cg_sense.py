@@ -15,8 +15,9 @@ class CGSense(Reconstructor):
     """x = argmin |A x - y|^2 + weight |x|^2, by conjugate gradients from the zero-filled image.
 
     Pruessmann et al., Advances in sensitivity encoding with arbitrary k-space trajectories, MRM
-    46:638 (2001). Few steps regularise as well: noise is amplified late. With a single coil nothing
-    tells about samples that were not acquired, and the zero-filled image comes out.
+    46:638 (2001). Few steps regularise as well: noise is amplified late. With a single coil on
+    a Cartesian grid nothing tells about samples that were not acquired, and the zero-filled image
+    comes out.
 
     Args:
         steps: of conjugate gradients at most.
@@ -24,9 +25,6 @@ class CGSense(Reconstructor):
             norm).
         tolerance: of the residual's norm, in units of the zero-filled image's.
     """
-
-    #: Measured samples are fitted, not kept.
-    keeps_data = False
 
     def __init__(self, steps: int = 10, *, weight: float = 1e-2, tolerance: float = 1e-4) -> None:
         super().__init__()
@@ -39,7 +37,8 @@ class CGSense(Reconstructor):
         self.steps, self.weight, self.tolerance = steps, weight, tolerance
 
     def forward(self, measurement: Measurement) -> Reconstruction:
-        if measurement.operator.sensitivity is None:
+        operator = measurement.operator
+        if operator.sensitivity is None and operator.transform.is_cartesian:
             return Reconstruction(measurement.zero_filled)
         return Reconstruction(solved_one_by_one(measurement, self._solve))
 

@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.image_channels import (
     from_channels,
     normalised,
@@ -50,9 +50,9 @@ class CResNet(Reconstructor):
         data_consistency: put measured samples back; False only to study what that is worth.
     """
 
-    #: Measured samples are in the result as they were measured (with one coil; see
-    #: :meth:`activemri.mri.operators.CartesianOperator.data_consistency`).
     keeps_data = True
+
+    needs = frozenset({"grid"})
 
     def __init__(
         self,
@@ -109,10 +109,10 @@ class CResNet(Reconstructor):
             torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
         )
 
-    def _reconstruct(self, zero_filled: Tensor, operator: CartesianOperator) -> Reconstruction:
+    def _reconstruct(self, zero_filled: Tensor, operator: Operator) -> Reconstruction:
         scale, phase = scale_and_phase(zero_filled)
         start = normalised(zero_filled, scale, phase)
-        embedded = self.embedding(operator.mask)
+        embedded = self.embedding(operator.grid_mask)
         image, bottleneck, log_variance = start, None, None
         for block in self.blocks:
             features = embedded.expand(-1, -1, *image.shape[-2:])

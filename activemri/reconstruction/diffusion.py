@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.denoiser import Denoiser
 from activemri.reconstruction.ensemble import pooled
 from activemri.reconstruction.image_channels import (
@@ -56,8 +56,8 @@ class Diffusion(Reconstructor):
         seed: of the noise.
     """
 
-    #: Measured samples are in every sample as they were measured (with one coil).
     keeps_data = True
+    needs = frozenset({"grid"})
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Diffusion(Reconstructor):
         error = (answer - clean).abs().square().mean(dim=(-2, -1))
         return error * (level**2 + self.spread**2) / (level * self.spread) ** 2
 
-    def _samples(self, start: Tensor, operator: CartesianOperator, row: int) -> Tensor:
+    def _samples(self, start: Tensor, operator: Operator, row: int) -> Tensor:
         """Of one normalised scan (height, width): complex (sample, height, width)."""
         start = start.expand(self.n_samples, -1, -1)
         operator = _repeated(operator, row, self.n_samples)
@@ -143,20 +143,18 @@ class Diffusion(Reconstructor):
             image = answer + (image - answer) * (following / level)
         return image
 
-    def _denoise(
-        self, noisy: Tensor, level: Tensor, start: Tensor, operator: CartesianOperator
-    ) -> Tensor:
+    def _denoise(self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator) -> Tensor:
         """D(noisy, level), before the measured samples are put back."""
         level = level[:, None, None]
         total = (level**2 + self.spread**2).sqrt()
         channels = to_channels(noisy / (level**2 + 1).sqrt())
         if self.conditional:
             channels = torch.cat([channels, to_channels(start)], dim=1)
-        answer = self.denoiser(channels, level.flatten().log(), operator.mask)
+        answer = self.denoiser(channels, level.flatten().log(), operator.grid_mask)
         share = (self.spread / total) ** 2
         return share * noisy + level * self.spread / total * from_channels(answer)
 
-    def _where_free(self, noise: Tensor, operator: CartesianOperator) -> Tensor:
+    def _where_free(self, noise: Tensor, operator: Operator) -> Tensor:
         """Noise on the lines alone that were not acquired, if that is what is modelled."""
         return noise - operator.gram(noise) if self.conditional else noise
 
@@ -169,10 +167,11 @@ def noise_levels(n_steps: int) -> list[float]:
     ]
 
 
-def _repeated(operator: CartesianOperator, row: int, n: int) -> CartesianOperator:
+def _repeated(operator: Operator, row: int, n: int) -> Operator:
     """The operator of one scan, for n images of it."""
     maps = operator.sensitivity
-    return CartesianOperator(
-        operator.mask[row].expand(n, -1, -1),
+    return Operator(
+        operator.transform,
+        operator.mask[row].expand(n, -1),
         None if maps is None else maps[row].expand(n, -1, -1, -1),
     )

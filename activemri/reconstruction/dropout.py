@@ -50,7 +50,7 @@ class MonteCarloDropout(Reconstructor):
         self.n_samples = n_samples
         self.seed = seed
         #: Measured samples are in the result as they were measured.
-        self.keeps_data = bool(getattr(reconstructor, "keeps_data", False))
+        self.keeps_data, self.needs = reconstructor.keeps_data, reconstructor.needs
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         parts = []

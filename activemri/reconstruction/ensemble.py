@@ -27,8 +27,8 @@ class Ensemble(Reconstructor):
             raise ValueError("expected different members; one of them is there twice")
         self.settings = {"members": list(members)}
         self.members = nn.ModuleList(members)
-        #: Measured samples are in the result as they were measured.
-        self.keeps_data = all(getattr(member, "keeps_data", False) for member in members)
+        self.keeps_data = all(member.keeps_data for member in members)
+        self.needs = frozenset().union(*(member.needs for member in members))
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         return pooled([member(measurement) for member in self.members])

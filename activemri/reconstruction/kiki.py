@@ -34,8 +34,8 @@ class KIKINet(Reconstructor):
         turns: pairs of K and I.
     """
 
-    #: Measured samples are in the result as they were measured.
     keeps_data = True
+    needs = frozenset({"grid"})
 
     def __init__(self, channels: int = 32, *, layers: int = 5, turns: int = 2) -> None:
         super().__init__()

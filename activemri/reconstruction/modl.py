@@ -27,8 +27,8 @@ class MoDL(Reconstructor):
 
     Ours differs from the paper: images are normalised by their root mean square and mean phase, and
     there is no batch normalisation, which ties scans of a batch together. The paper's recipe of
-    training one iteration first: ``--network iterations=1``, then ``--warm-start`` with the result
-    and ``--network iterations=10``. :data:`PAPER` has its sizes.
+    training one iteration first: ``--network.iterations 1``, then ``--reconstructor`` with the path
+    of the result and ``--network.iterations 10``. :data:`PAPER` has its sizes.
 
     Args:
         channels: width of the network.
@@ -36,9 +36,6 @@ class MoDL(Reconstructor):
         iterations: how often it is used.
         cg_steps: conjugate gradients of each solution at most.
     """
-
-    #: Measured samples are fitted, not kept.
-    keeps_data = False
 
     def __init__(
         self, channels: int = 32, *, layers: int = 5, iterations: int = 5, cg_steps: int = 8

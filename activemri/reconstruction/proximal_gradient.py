@@ -9,26 +9,30 @@ from activemri.reconstruction.reconstructor import Measurement
 
 
 def descend(
-    measurement: Measurement, proximal: Callable[[Tensor], Tensor], *, steps: int
+    measurement: Measurement, proximal: Callable[[Tensor, Tensor], Tensor], *, steps: int
 ) -> Tensor:
     """Minimise 1/2 |A x - y|^2 + R(x) from the zero-filled image.
 
-    FISTA (Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009). Its steps have length one, as A has
-    norm one: masks select, the transform is unitary and coil maps have unit norm.
+    FISTA (Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009), on A^H W A with the density weights
+    W where samples are not on a grid. Steps are the inverse of its norm: one on a Cartesian grid,
+    where masks select, the transform is unitary and coil maps have unit norm.
 
     Args:
         measurement: y and A.
-        proximal: argmin R(x) + 1/2 |x - v|^2 for images v, complex (batch, height, width).
+        proximal: argmin length R(x) + 1/2 |x - v|^2 for images v, complex (batch, height, width),
+            and lengths (batch, 1, 1).
         steps: iterations, one A^H A each.
 
     Returns:
         Images, complex (batch, height, width).
     """
     image = ahead = measurement.zero_filled
+    length = (1 / measurement.operator.norm)[:, None, None]
     momentum = 1.0
     for _ in range(steps):
         before = image
-        image = proximal(ahead - measurement.operator.gram(ahead) + measurement.zero_filled)
+        slope = measurement.operator.gram(ahead) - measurement.zero_filled
+        image = proximal(ahead - length * slope, length)
         last, momentum = momentum, (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = image + (last - 1) / momentum * (image - before)
     return image

@@ -57,7 +57,7 @@ class Recalibrated(Reconstructor):
             logs = torch.tensor(knots, dtype=torch.float64).log().float()
             self.register_buffer(name, logs, persistent=False)  # the settings hold them
         #: Measured samples are in the result as they were measured.
-        self.keeps_data = bool(getattr(reconstructor, "keeps_data", False))
+        self.keeps_data, self.needs = reconstructor.keeps_data, reconstructor.needs
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         result = self.reconstructor(measurement)

@@ -6,38 +6,59 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from activemri.mri.operators import CartesianOperator
+from activemri.batched import Batched
+from activemri.mri.geometry import Geometry, cartesian
+from activemri.mri.operators import Operator
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """What has been acquired of a batch of scans of one size.
 
+    ::
+
+        image = measurement.zero_filled
+        residual = measurement.operator.forward(image) - measurement.samples
+
     Attributes:
-        kspace: complex, (batch, coil, height, width); zero where not acquired.
-        operator: how an image leads to that k-space (mask and coil sensitivities).
-        zero_filled: the adjoint reconstruction, complex, (batch, height, width).
+        samples: complex, (batch, readout, coil, sample); zero where not acquired.
+        operator: how an image leads to those samples (transform, mask and coil sensitivities).
+        zero_filled: the image that they show by themselves, complex, (batch, height, width).
     """
 
-    kspace: Tensor
-    operator: CartesianOperator
+    samples: Tensor
+    operator: Operator
     zero_filled: Tensor
 
     @classmethod
-    def of(cls, kspace: Tensor, operator: CartesianOperator) -> "Measurement":
-        """Measure: keep what the operator's mask selects of fully or partly sampled k-space."""
-        acquired = kspace * operator.mask.unsqueeze(1)
-        return cls(acquired, operator, operator.adjoint(acquired))
+    def of(cls, samples: Tensor, operator: Operator) -> "Measurement":
+        """Measure: keep what the operator's mask selects of fully or partly known samples."""
+        acquired = samples * operator.mask[:, :, None, None]
+        return cls(acquired, operator, operator.zero_filled(acquired))
+
+    @classmethod
+    def of_grid(cls, kspace: Tensor, operator: Operator) -> "Measurement":
+        """The same of k-space on the Cartesian grid, complex (batch, coil, height, width)."""
+        return cls.of(operator.transform.of_grid(kspace), operator)
+
+    @property
+    def kspace(self) -> Tensor:
+        """The samples of a Cartesian scan on their grid, complex (batch, coil, height, width)."""
+        return cartesian(self.operator.transform).grid(self.samples)
 
     def of_scan(self, row: int) -> "Measurement":
         """One scan of the batch, as a batch of one."""
         one = slice(row, row + 1)
-        return Measurement(self.kspace[one], self.operator.of_scan(row), self.zero_filled[one])
+        return Measurement(self.samples[one], self.operator.of_scan(row), self.zero_filled[one])
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstruction:
+class Reconstruction(Batched):
     """A reconstructed batch.
+
+    ::
+
+        result = Reconstruction(image, uncertainty=deviation)
 
     Attributes:
         image: complex, (batch, height, width).
@@ -55,8 +76,26 @@ class Reconstruction:
 class Reconstructor(nn.Module):
     """A method that turns a measurement into an image.
 
+    ::
+
+        class Damped(Reconstructor):
+            # The zero-filled image after one step of gradient descent.
+            settings = {}
+
+            def forward(self, measurement):
+                image = measurement.zero_filled
+                residual = measurement.operator.gram(image) - image
+                return Reconstruction(image - 0.5 * residual)
+
     Subclasses implement :meth:`forward`. They must depend on nothing but the measurement.
     """
+
+    #: Measured samples are in the result as they were measured, on a Cartesian grid of one coil.
+    keeps_data = False
+    #: The image is the zero-filled one, so that it may be kept up to date by increments.
+    is_zero_filled = False
+    #: What the geometry must offer: "grid" (Cartesian samples).
+    needs: frozenset[str] = frozenset()
 
     #: Settings that rebuild the object: ``type(r)(**r.settings)``. Written into checkpoints; may
     #: hold other reconstructors, which are described there by their own kinds and settings.
@@ -128,7 +167,7 @@ def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], T
     """
     if measurement.zero_filled.device.type != "cpu":
         return solve(measurement)
-    return torch.cat([solve(measurement.of_scan(row)) for row in range(len(measurement.kspace))])
+    return torch.cat([solve(measurement.of_scan(row)) for row in range(len(measurement.samples))])
 
 
 @torch.no_grad()
@@ -140,5 +179,20 @@ def gives_uncertainty(reconstructor: Reconstructor) -> bool:
     """
     weight = next(iter(reconstructor.state_dict().values()), torch.empty(0))
     kspace = torch.ones(1, 1, 16, 16, dtype=torch.complex64, device=weight.device)
-    operator = CartesianOperator(torch.ones(1, 1, 16, dtype=torch.bool, device=weight.device))
-    return reconstructor(Measurement.of(kspace, operator)).uncertainty is not None
+    mask = torch.ones(1, 1, 16, dtype=torch.bool, device=weight.device)
+    operator = Operator.on_grid(mask, (16, 16))
+    return reconstructor(Measurement.of_grid(kspace, operator)).uncertainty is not None
+
+
+def require_served(reconstructor: Reconstructor, geometry: Geometry) -> None:
+    """Refuse a reconstructor that cannot serve a geometry.
+
+    Raises:
+        ValueError: says what it needs.
+    """
+    if "grid" in reconstructor.needs and not geometry.transform.is_cartesian:
+        raise ValueError(
+            f"reconstructor {type(reconstructor).__name__} needs samples on a Cartesian grid; "
+            f"geometry {geometry.name!r} has none; choose e.g. zero-filled, cg-sense, wavelet, "
+            "total-variation, modl or unet"
+        )

@@ -1,12 +1,13 @@
 """Reconstructors by name: one line adds one."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from activemri import checkpoints
+from activemri import checkpoints, plugins
 from activemri.checkpoints import Checkpoint, CheckpointError
 from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.cg_sense import CGSense
@@ -54,13 +55,19 @@ def make_reconstructor(
 ) -> Reconstructor:
     """A reconstructor ready for use, in evaluation mode.
 
+    ::
+
+        reconstructor = make_reconstructor("cresnet")
+        reconstructor = make_reconstructor("runs/unet/best")
+
     Args:
         reconstructor: a registered name (trained weights that come with the package are loaded),
-            the path of a checkpoint, or a reconstructor, which is returned.
+            the path of a checkpoint, ``package.module:object`` of a reconstructor, its class, or a
+            function that makes one; or a reconstructor, which is returned.
         device: where it shall run.
 
     Raises:
-        ValueError: neither a name nor a checkpoint.
+        ValueError: none of these.
     """
     if isinstance(reconstructor, Reconstructor):
         made = reconstructor
@@ -74,19 +81,25 @@ def make_reconstructor(
     elif _looks_like_path(reconstructor):
         made = from_checkpoint(checkpoints.load(reconstructor))
     else:
-        raise ValueError(
-            f"unknown reconstructor {reconstructor!r}; expected one of "
-            f"{', '.join(RECONSTRUCTORS)}, or the path of a checkpoint"
+        found = plugins.find(
+            str(reconstructor),
+            RECONSTRUCTORS,
+            what="reconstructor",
+            more=", or the path of a checkpoint",
+        )
+        made = plugins.made_of(
+            found, Reconstructor, what=f"reconstructor {reconstructor!r}", make=lambda kind: kind()
         )
     return made.to(device).eval()
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
     """The trained reconstructor that a checkpoint describes."""
-    if checkpoint.kind not in RECONSTRUCTORS | WRAPPERS:
+    if _class_of(checkpoint.kind) is None:
         raise CheckpointError(
-            f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no reconstructor; expected "
-            f"one of {', '.join(RECONSTRUCTORS | WRAPPERS)}"
+            f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no known reconstructor; "
+            f"expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}, or a class whose module was "
+            "imported before, which files alone never do: at the command line --import MODULE"
         )
     try:
         made = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})
@@ -118,12 +131,13 @@ def save_reconstructor(
 
 def describe(reconstructor: Reconstructor) -> dict[str, Any]:
     """Kind and settings for JSON; a reconstructor among the settings becomes kind and settings."""
-    kinds = (RECONSTRUCTORS | WRAPPERS).items()
-    kind = next((name for name, made_by in kinds if type(reconstructor) is made_by), None)
-    if kind is None:
+    made_by = type(reconstructor)
+    known = {registered: name for name, registered in (RECONSTRUCTORS | WRAPPERS).items()}
+    kind = known.get(made_by, f"{made_by.__module__}:{made_by.__qualname__}")
+    if _class_of(kind) is not made_by:
         raise ValueError(
-            f"{type(reconstructor).__name__} is of no registered kind, so that a checkpoint could "
-            f"not be read again; expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}"
+            f"{made_by.__name__} can be found neither in a module nor among "
+            f"{', '.join(RECONSTRUCTORS | WRAPPERS)}, so that a checkpoint could not be read again"
         )
     settings = {name: _described(value) for name, value in reconstructor.settings.items()}
     return {"kind": kind, "settings": settings}
@@ -136,11 +150,23 @@ def rebuild(described: Mapping[str, Any]) -> Reconstructor:
         ValueError: an unknown kind, or settings that make no sense.
         TypeError: settings of other names or types.
     """
-    kinds = RECONSTRUCTORS | WRAPPERS
-    if described["kind"] not in kinds:
-        raise ValueError(f"unknown kind {described['kind']!r}; expected one of {', '.join(kinds)}")
+    kind = _class_of(described["kind"])
+    if kind is None:
+        raise ValueError(
+            f"unknown kind {described['kind']!r}; expected one of "
+            f"{', '.join(RECONSTRUCTORS | WRAPPERS)}"
+        )
     settings = {name: _rebuilt(value) for name, value in described["settings"].items()}
-    return kinds[described["kind"]](**settings)
+    return kind(**settings)
+
+
+def _class_of(kind: str) -> type[Reconstructor] | None:
+    """The class of a registered kind, or of an imported module."""
+    if kind in RECONSTRUCTORS | WRAPPERS:
+        return (RECONSTRUCTORS | WRAPPERS)[kind]
+    module, _, name = kind.partition(":")
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) and issubclass(found, Reconstructor) else None
 
 
 def _described(value: object) -> object:

@@ -33,9 +33,6 @@ class TotalVariation(Reconstructor):
         dual_steps: in each of them.
     """
 
-    #: Measured samples are fitted, not kept.
-    keeps_data = False
-
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, dual_steps: int = 3) -> None:
         super().__init__()
         require_settings(weight=weight, steps=steps, dual_steps=dual_steps)
@@ -46,11 +43,12 @@ class TotalVariation(Reconstructor):
         return Reconstruction(solved_one_by_one(measurement, self._solve))
 
     def _solve(self, measurement: Measurement) -> Tensor:
-        largest = (self.weight * peak_of(measurement.zero_filled)).unsqueeze(1)
+        weight = (self.weight * peak_of(measurement.zero_filled)).unsqueeze(1)
         dual = torch.zeros_like(_differences(measurement.zero_filled))
 
-        def proximal(image: Tensor) -> Tensor:
+        def proximal(image: Tensor, length: Tensor) -> Tensor:
             nonlocal dual
+            largest = weight * length.unsqueeze(1)
             dual = _descend_dual(dual, image, largest, steps=self.dual_steps)
             return image - _divergence(dual)
 

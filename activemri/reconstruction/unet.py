@@ -30,7 +30,6 @@ class UNet(Reconstructor):
         pools: levels below the first. Images are padded to a multiple of ``2 ** pools``.
     """
 
-    #: Measured samples are in the result as they were measured.
     keeps_data = True
 
     def __init__(self, channels: int = 8, *, pools: int = 4) -> None:

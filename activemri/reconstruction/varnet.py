@@ -35,8 +35,7 @@ class VarNet(Reconstructor):
         cascades: steps, each with a U-Net of its own.
     """
 
-    #: Measured samples are fitted, not kept.
-    keeps_data = False
+    needs = frozenset({"grid"})
 
     def __init__(self, channels: int = 8, *, pools: int = 3, cascades: int = 4) -> None:
         super().__init__()
@@ -59,9 +58,10 @@ class VarNet(Reconstructor):
     def _solve(self, measurement: Measurement) -> Tensor:
         scale, phase = (value.unsqueeze(1) for value in scale_and_phase(measurement.zero_filled))
         maps = measurement.operator.sensitivity
-        maps = torch.ones_like(measurement.kspace) if maps is None else maps
-        measured = torch.view_as_real(normalised(measurement.kspace, scale, phase))
-        mask = measurement.operator.mask[:, None, :, :, None]
+        acquired = measurement.kspace
+        maps = torch.ones_like(acquired) if maps is None else maps
+        measured = torch.view_as_real(normalised(acquired, scale, phase).contiguous())
+        mask = measurement.operator.grid_mask[:, None, :, :, None]
         kspace = measured
         for block in self.blocks:
             kspace = block(kspace, measured, mask, torch.view_as_real(maps.resolve_conj()))

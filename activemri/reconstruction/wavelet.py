@@ -30,9 +30,6 @@ class WaveletSensing(Reconstructor):
             blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
     """
 
-    #: Measured samples are fitted, not kept.
-    keeps_data = False
-
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, shifts: bool = True) -> None:
         super().__init__()
         require_settings(weight=weight, steps=steps)
@@ -46,9 +43,9 @@ class WaveletSensing(Reconstructor):
         threshold = self.weight * peak_of(measurement.zero_filled)
         moves = torch.Generator().manual_seed(0)
 
-        def proximal(image: Tensor) -> Tensor:
+        def proximal(image: Tensor, length: Tensor) -> Tensor:
             move = torch.randint(_WIDEST_SHIFT, (2,), generator=moves).tolist()
-            return _shrunk(image, threshold, move if self.shifts else [0, 0])
+            return _shrunk(image, length * threshold, move if self.shifts else [0, 0])
 
         return descend(measurement, proximal, steps=self.steps)
 

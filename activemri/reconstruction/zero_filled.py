@@ -6,8 +6,8 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 class ZeroFilled(Reconstructor):
     """The adjoint of the measurement, as it is."""
 
-    #: Measured samples are in the result as they were measured.
     keeps_data = True
+    is_zero_filled = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,12 +20,12 @@ from activemri.agents.adaptive import line_scores
 from activemri.agents.policy import Policy
 from activemri.agents.rollout import Episodes, OnStep, batches_of_a_kind, rollout, rows_of_a_kind
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State, View
 from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.scoring import center_crop
 
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", np.int64, np.float64)
@@ -54,7 +54,7 @@ _SMALLEST = 1e-12  # below that ratios are taken for zero, so that their logarit
 class Features:
     """Computes all features that a view allows for.
 
-    Of the scan:
+    Of the scan (energies where samples lie on a grid):
         acquired: share of its lines that are acquired.
         outer_energy: log10 of the mean energy of the four outermost acquired lines over the mean
             energy of all acquired lines: the level of texture and noise.
@@ -96,7 +96,7 @@ class Features:
         if uncertainty is not None:
             cropped = center_crop(uncertainty, view.target_shape).to(magnitude.dtype)
             features |= _of_uncertainty(magnitude, cropped)
-        if self.evaluator is not None:
+        if self.evaluator is not None and view.geometry.has_lines:
             features |= _of_evaluator(view, self.evaluator)
         return {name: value.double() for name, value in features.items()}
 
@@ -154,7 +154,7 @@ class Curves:
 
 
 def play_recorded(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     slices: Sequence[Slice],
     *,
@@ -166,7 +166,7 @@ def play_recorded(
     steps: list[dict[str, Floats]] = []
 
     def record(step: int, state: State) -> None:
-        found = features(acquisition.view(state))
+        found = features(state.view)
         steps.append({name: value.cpu().numpy() for name, value in found.items()})
         if on_step is not None:
             on_step(step, state)
@@ -182,7 +182,7 @@ def play_recorded(
 
 
 def quality_curves(
-    acquisition: Acquisition,
+    acquisition: Scan,
     policy: Policy,
     features: Features,
     dataset: SliceDataset,
@@ -261,11 +261,14 @@ def _of_scan(view: View, image: Tensor) -> dict[str, Tensor]:
     peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
     _, variance = _window_statistics(magnitude / peak)
     flat = SSIM_K2**2 / (2 * variance + SSIM_K2**2)
-    lines = _line_energies(view)
-    noise = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
-    return {name: _log(value) for name, value in lines.items()} | {
+    found = {}
+    if view.transform.is_cartesian:
+        lines = _line_energies(view)
+        noise = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
+        found = {name: _log(value) for name, value in lines.items()}
+        found["missing_ssim"] = expected_ssim(magnitude, noise)
+    return found | {
         "acquired": view.n_acquired.double() / view.measurable.sum(dim=1).clamp(min=1),
-        "missing_ssim": expected_ssim(magnitude, noise),
         "flatness": flat.double().mean(dim=(-2, -1)),
         "foreground": (magnitude > _FOREGROUND * peak).double().mean(dim=(-2, -1)),
         "change": _log(made_up / _positive(energy)),
@@ -304,25 +307,20 @@ def _of_evaluator(view: View, evaluator: Evaluator) -> dict[str, Tensor]:
 
 def _line_energies(view: View) -> dict[str, Tensor]:
     """Features of the energies of acquired lines, before the logarithm."""
-    samples = view.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
-    total = _positive(samples.sum(dim=(-2, -1)))
-    samples = samples / total[:, None, None]
-    energy = samples
-    for axis, selected in zip((-2, -1), view.geometry.selected, strict=True):
-        if not selected:
-            energy = energy.sum(dim=axis, keepdim=True)
-    shape = (view.kspace.shape[-2], view.kspace.shape[-1])
-    acquired = view.operator.mask.expand(energy.shape).flatten(1)
-    exists = view.geometry.kspace_mask(view.measurable, shape).expand(energy.shape).flatten(1)
-    distance = line_distances((energy.shape[-2], energy.shape[-1]), energy.device)
+    transform = cartesian(view.transform)
+    samples = view.measurement.kspace.abs().double().square().sum(dim=1)  # (batch, height, width)
+    samples = samples / _positive(samples.sum(dim=(-2, -1)))[:, None, None]
+    energy = view.log.samples.abs().double().square().sum(dim=(2, 3))
+    energy = transform.own(energy / _positive(energy.sum(dim=1, keepdim=True)))
+    acquired, exists = transform.own(view.mask), transform.own(view.measurable)
+    distance = line_distances(transform.own_shape, energy.device)
     missing = exists & ~acquired
-    energy = energy.flatten(1)
     outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
     features = {
         "outer_energy": energy.gather(1, outer).mean(dim=1) * acquired.sum(dim=1),
         "missing_energy": _share(power_law(energy, acquired, distance), missing),
     }
-    if not all(view.geometry.selected):
+    if view.geometry.has_lines:
         features["isotropic_energy"] = _share(_like_the_readout(samples, view), missing)
     return features
 
@@ -335,8 +333,9 @@ def _share(expected: Tensor, missing: Tensor) -> Tensor:
 
 def _like_the_readout(samples: Tensor, view: View) -> Tensor:
     """Energy of every line if both axes of k-space were alike: (batch, line)."""
-    along_height, _ = view.geometry.selected
-    samples = samples.transpose(1, 2) if along_height else samples  # (batch, readout, line)
+    samples = (
+        samples.transpose(1, 2) if view.geometry.are_rows else samples
+    )  # (batch, readout, line)
     readout, n_lines = samples.shape[1:]
     profile = samples.sum(dim=2)
     offset = torch.arange(n_lines, device=samples.device) - n_lines // 2

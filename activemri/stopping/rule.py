@@ -18,8 +18,7 @@ from torch import Tensor
 
 from activemri import __version__, files
 from activemri.agents.policy import Policy, Traits
-from activemri.envs.acquisition import View
-from activemri.envs.state import IDLE, STOP
+from activemri.envs.scan import IDLE, STOP, View
 from activemri.metrics import find_metric
 from activemri.stopping import conformal
 from activemri.stopping.features import Curves, Features

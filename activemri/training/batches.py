@@ -1,4 +1,4 @@
-"""Batches of scans of one size with the masks that are to be reconstructed."""
+"""Batches of scans of one size, measured up to moments of episodes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -8,28 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activemri.agents.episode_masks import Moment, MomentSource
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
-from activemri.losses import Prediction, WholeImages
-from activemri.mri.operators import CartesianOperator
-from activemri.mri.sensitivity import FROM_START, CoilMaps
+from activemri.data.views import Remembered
+from activemri.envs.scan import Scan
+from activemri.metrics.losses import Prediction, WholeImages
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import cartesian
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
-from activemri.scoring import center_crop
 from activemri.training.augmentation import Change
-from activemri.training.masks import MaskSource, center_lines
 
 MEMORY_BYTES = 4 * 2**30  # data sets up to this size are kept in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a reconstructor gets and what it should make of it.
+    """Input of a reconstructor, and its target.
 
     Attributes:
         measurement: of all scans.
         target: magnitude, (batch, target height, target width).
         data_range: largest value of each target, (batch,).
-        reference: what all lines together show, complex (batch, height, width).
-        measured: lines that the scanner has sampled at all, bool (batch, line).
+        reference: image of all readouts together, complex (batch, height, width).
+        measured: readouts of the scan that exist in the data, bool (batch, readout).
         names: of the scans, for messages.
         share: of the scans of this step, if several processes have some each.
     """
@@ -43,21 +45,22 @@ class Batch:
     share: float = 1.0
 
     def mean(self, values: Tensor) -> Tensor:
-        """What values of these scans, (batch,), add to the mean over all scans of the step."""
+        """Part of the mean over all scans of the step that values of these, (batch,), make."""
         return values.mean() * self.share
 
     @property
     def acquired(self) -> Tensor:
-        """Lines that have been acquired, bool (batch, line)."""
-        return self.measurement.operator.mask.squeeze(1)
+        """Readouts that have been acquired, bool (batch, readout)."""
+        operator = self.measurement.operator
+        return operator.transform.own(operator.mask)
 
     @property
     def unobserved(self) -> Tensor:
-        """Lines that could still be acquired, bool (batch, line)."""
+        """Readouts that could still be acquired, bool (batch, readout)."""
         return self.measured & ~self.acquired
 
     def prediction(self, reconstruction: Reconstruction) -> Prediction:
-        """What losses compare: magnitudes of the size of the targets."""
+        """Input of losses: magnitudes of the size of the targets."""
         uncertainty = reconstruction.uncertainty
         return Prediction(
             self.cropped(reconstruction.image),
@@ -79,25 +82,51 @@ class Batch:
         return center_crop(image, (self.target.shape[-2], self.target.shape[-1]))
 
 
-class InMemory:
-    """Slices by position, kept after their first use if all of them fit."""
+def make_batch(
+    scan: Scan,
+    slices: Sequence[Slice],
+    moments: Sequence[Moment],
+    *,
+    seeds: Tensor | None = None,
+) -> Batch:
+    """Measure slices of one kind as episodes do, up to a moment each.
 
-    def __init__(self, dataset: SliceDataset, *, limit: int = MEMORY_BYTES) -> None:
-        self.dataset = dataset
-        self.infos = [dataset.describe(i) for i in range(len(dataset))]
-        self.keeps = sum(_n_bytes(info) for info in self.infos) <= limit
-        self._kept: dict[int, Slice] = {}
-
-    def __len__(self) -> int:
-        return len(self.infos)
-
-    def __getitem__(self, index: int) -> Slice:
-        if index in self._kept:
-            return self._kept[index]
-        scan = self.dataset[index]
-        if self.keeps:
-            self._kept[index] = scan
-        return scan
+    Args:
+        scan: scan protocol; metrics and reconstructor of it cost time and do nothing here.
+        slices: of one kind.
+        moments: one for each slice; readouts that the data do not have are left out.
+        seeds: of imperfect scanners, int64 (batch,).
+    """
+    transform = scan.geometry.transform.fitted(slices[0].shape)
+    measurable = transform.measurable(torch.stack([s.measured for s in slices]).to(scan.device))
+    start = torch.stack([m.start for m in moments]).to(scan.device) & measurable
+    masks = torch.stack([m.mask for m in moments]).to(scan.device) & measurable
+    order = None
+    if scan.horizon:
+        order = torch.full((len(slices), scan.horizon), -1)
+        for row, moment in enumerate(moments):
+            exists = moment.log[measurable[row].cpu()[moment.log]]
+            order[row, : len(exists)] = exists
+    state = scan.resume(
+        slices,
+        start_masks=start,
+        masks=masks,
+        budgets=torch.zeros(len(slices), dtype=torch.int64),
+        seeds=seeds,
+        order=order,
+    )
+    view = state.view
+    whole = Operator(transform, measurable, view.sensitivity)
+    kspace = torch.stack([s.kspace for s in slices]).to(scan.device)
+    target = torch.stack([s.target for s in slices]).to(scan.device)
+    return Batch(
+        view.measurement,
+        target,
+        target.amax(dim=(-2, -1)),
+        whole.zero_filled(transform.of_grid(kspace)),
+        transform.own(measurable),
+        tuple(f"{s.volume}[{s.index}]" for s in slices),
+    )
 
 
 class TrainingBatches:
@@ -108,40 +137,38 @@ class TrainingBatches:
 
     Args:
         scans: to learn from.
-        masks: what has been acquired of them.
+        moments: source of the moments of episodes.
         batch_size: scans a step, of all processes together.
         seed: of all that is drawn.
         augment: draws a change for every scan.
-        coil_maps: how they are estimated where scans bring none.
-        one_mask: every scan has been acquired once, with the longest mask; else each step acquires
-            it anew.
+        one_mask: every scan has been acquired once, to the end of one episode; else each step
+            acquires it anew.
         rank: this process has every n-th scan, beginning with this one.
         n_processes: which n is.
     """
 
     def __init__(
         self,
-        scans: InMemory,
-        masks: MaskSource,
+        scans: SliceDataset,
+        moments: MomentSource,
         *,
         batch_size: int,
         seed: int,
         augment: Callable[[np.random.Generator], Change],
-        coil_maps: CoilMaps = FROM_START,
         one_mask: bool = False,
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
         self.scans = scans
-        self.masks = masks
+        self.moments = moments
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
-        self.coil_maps = coil_maps
         self.one_mask = one_mask
         self.rank, self.n_processes = rank, n_processes
+        self.infos = infos_of(scans)
         kinds: dict[object, list[int]] = defaultdict(list)
-        for index, info in enumerate(scans.infos):
+        for index, info in enumerate(self.infos):
             kinds[info.shape, info.target_shape, info.n_coils].append(index)
         self._kinds = [np.array(members) for members in kinds.values()]
         self._share = np.array([len(members) for members in self._kinds]) / len(scans)
@@ -151,95 +178,55 @@ class TrainingBatches:
         members = self._kinds[generator.choice(len(self._kinds), p=self._share)]
         size = min(self.batch_size, len(members))
         chosen = generator.choice(members, size, replace=False).tolist()
-        # Changes have a generator of their own: masks do not depend on which there are.
+        # Changes and scanners have generators of their own: masks do not depend on them.
         of_changes = np.random.default_rng([self.seed, step, 1])
         changes = [self.augment(of_changes) for _ in chosen]
-        masks = [self._mask(i, generator) for i in chosen]
+        moments = [self._moment(i, generator) for i in chosen]
+        seeds = np.random.default_rng([self.seed, step, 3]).integers(2**62, size=size)
         own = list(range(size))[self.rank :: self.n_processes]
         some = own or [0]  # a process without a scan computes one that does not count
-        slices = [changes[place](self.scans[chosen[place]]) for place in some]
         batch = make_batch(
-            slices,
-            [masks[place] for place in some],
-            n_center_lines=self.masks.n_center_lines,
-            coil_maps=self.coil_maps,
+            self.moments.scan,
+            [changes[place](self.scans[chosen[place]]) for place in some],
+            [moments[place] for place in some],
+            seeds=torch.from_numpy(seeds[some]),
         )
         return replace(batch, share=len(own) / size)
 
-    def longest_masks(self, width: int, count: int) -> list[Tensor]:
-        """What has been acquired of scans that wide in the end, bool (width,) each.
+    def longest_masks(self, shape: tuple[int, int], count: int) -> Tensor:
+        """Samples that episodes of scans of one size acquire in the end.
 
         Args:
-            width: of k-space.
-            count: how many at most.
-        """
-        wide = [i for i, info in enumerate(self.scans.infos) if info.shape[1] == width]
-        return [self._longest(index) for index in wide[:count]]
+            shape: of k-space.
+            count: scans at most.
 
-    def _mask(self, index: int, generator: np.random.Generator) -> Tensor:
+        Returns:
+            bool (n, height, width).
+        """
+        same = [i for i, info in enumerate(self.infos) if info.shape == shape]
+        masks = torch.stack([self._longest(index).mask for index in same[:count]])
+        transform = cartesian(self.moments.scan.geometry.transform.fitted(shape))
+        return transform.grid_mask(masks).expand(-1, *shape)
+
+    def _moment(self, index: int, generator: np.random.Generator) -> Moment:
         if not self.one_mask:
-            return self.masks(self.scans.infos[index], generator)
+            return self.moments(self.infos[index], generator)
         return self._longest(index)
 
-    def _longest(self, index: int) -> Tensor:
+    def _longest(self, index: int) -> Moment:
         own = np.random.default_rng([self.seed, index, 2])
-        return self.masks(self.scans.infos[index], own, step=self.masks.budget)
+        return self.moments(self.infos[index], own, step=self.moments.budget)
 
 
-def make_batch(
-    slices: Sequence[Slice],
-    masks: Sequence[Tensor],
-    *,
-    n_center_lines: int,
-    coil_maps: CoilMaps = FROM_START,
-) -> Batch:
-    """Measure scans of one kind with a column mask each, bool (width,).
-
-    Where a scan has several coils without maps, they are estimated from the centre lines that its
-    episode starts with, or, if they are updated, from all lines of its mask.
-    """
-    kspace = torch.stack([scan.kspace for scan in slices])
-    measured = torch.stack([scan.measured.any(dim=0) for scan in slices])
-    mask = (torch.stack(list(masks)) & measured)[:, None]
-    sensitivity = None
-    if all(scan.sensitivity is not None for scan in slices):
-        sensitivity = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
-    elif kspace.shape[1] > 1:
-        seen = mask
-        if not coil_maps.updated:
-            seen = mask & center_lines(slices[0].shape, n_center_lines)
-        sensitivity = coil_maps.estimate(kspace * seen.unsqueeze(1), seen)
-    target = torch.stack([scan.target for scan in slices])
-    everything = CartesianOperator(measured[:, None], sensitivity)
-    return Batch(
-        Measurement.of(kspace, CartesianOperator(mask, sensitivity)),
-        target,
-        target.amax(dim=(-2, -1)),
-        everything.adjoint(kspace),
-        measured,
-        tuple(f"{scan.volume}[{scan.index}]" for scan in slices),
-    )
+def in_memory(dataset: SliceDataset, *, limit: int = MEMORY_BYTES) -> SliceDataset:
+    """The data set, whose slices are kept after their first use if all of them fit."""
+    fits = sum(map(_n_bytes, infos_of(dataset))) <= limit
+    return Remembered(dataset) if fits and not isinstance(dataset, Remembered) else dataset
 
 
-def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """The same batch with its tensors on `device`."""
-    if torch.device(device).type == "cpu":
-        return batch
-    measurement = batch.measurement
-    maps = measurement.operator.sensitivity
-    operator = CartesianOperator(
-        measurement.operator.mask.to(device), None if maps is None else maps.to(device)
-    )
-    return replace(
-        batch,
-        measurement=Measurement(
-            measurement.kspace.to(device), operator, measurement.zero_filled.to(device)
-        ),
-        target=batch.target.to(device),
-        data_range=batch.data_range.to(device),
-        reference=batch.reference.to(device),
-        measured=batch.measured.to(device),
-    )
+def infos_of(dataset: SliceDataset) -> list[SliceInfo]:
+    """All that is known of the slices without reading them."""
+    return [dataset.describe(position) for position in range(len(dataset))]
 
 
 def _n_bytes(info: SliceInfo) -> int:

@@ -2,29 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from activemri.training.precision import Precision, scaler
-from activemri.training.world import World
+from activemri.training.loop import DivergedError
+from activemri.training.processes import sum_gradients
+
+#: Bits of the numbers in layers.
+Precision = Literal["32", "bf16", "16"]
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 LARGEST_GRADIENT = 1.0  # norm to which larger gradients are shortened
 SMALLEST_SCALE = 2.0**-10  # of 16-bit gradients: if they overflow with it, they are infinite
-
-
-class NotFiniteError(ValueError):
-    """A loss or its gradient is not a finite number; the network is as it was before.
-
-    Attributes:
-        option: of the command line that sets the learning rate.
-    """
-
-    def __init__(self, message: str, *, option: str) -> None:
-        super().__init__(message)
-        self.option = option
+_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Descent:
@@ -34,7 +27,6 @@ class Descent:
         network: whose parameters are trained.
         lr: largest learning rate.
         n_steps: after which it is zero.
-        world: the processes whose gradients are added up.
         precision: of the layers; "16" needs its gradients scaled.
         option: of the command line that sets the learning rate.
         betas: how long gradients and their squares are remembered.
@@ -46,7 +38,6 @@ class Descent:
         *,
         lr: float,
         n_steps: int,
-        world: World,
         precision: Precision = "32",
         option: str = "--lr",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -54,10 +45,10 @@ class Descent:
         self.network = network
         self.lr = lr
         self.n_steps = n_steps
-        self.world = world
         self.option = option
         self.optimizer = torch.optim.AdamW(network.parameters(), betas=betas, weight_decay=0.0)
-        self.scaler = scaler(precision)
+        # Keeps small gradients from vanishing; only 16-bit floats need that.
+        self.scaler = torch.amp.GradScaler("cuda") if precision == "16" else None
 
     def descend(self, losses: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
         """Follow the gradient of the loss called "loss".
@@ -71,7 +62,7 @@ class Descent:
             All losses, of all processes together.
 
         Raises:
-            NotFiniteError: instead of following a gradient that is not finite.
+            DivergedError: instead of following a gradient that is not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps=self.n_steps, largest=self.lr)
@@ -79,7 +70,7 @@ class Descent:
         loss = losses["loss"]
         torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
         values = torch.stack([value.detach().float() for value in losses.values()])
-        values = self.world.sum_gradients(self.network, values)
+        values = sum_gradients(self.network, values)
         found = dict(zip(losses, values.tolist(), strict=True))
         self._step(found["loss"])
         return found
@@ -90,7 +81,7 @@ class Descent:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT).item()
         too_large = self.scaler is not None and self.scaler.get_scale() > SMALLEST_SCALE
         if not (math.isfinite(loss) and (math.isfinite(norm) or too_large)):
-            raise NotFiniteError(f"loss {loss}, gradient norm {norm}", option=self.option)
+            raise DivergedError(f"loss {loss}, gradient norm {norm}; try a smaller {self.option}")
         if self.scaler is None:
             self.optimizer.step()
             return
@@ -98,7 +89,7 @@ class Descent:
         self.scaler.update()
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`restore` needs to go on to the same weights, to the last bit."""
+        """State from which :meth:`restore` goes on to the same weights, bit for bit."""
         state = self.optimizer.state_dict()
         return state if self.scaler is None else {**state, "scaler": self.scaler.state_dict()}
 
@@ -115,3 +106,22 @@ def learning_rate(step: int, *, n_steps: int, largest: float) -> float:
     if step < rise:
         return largest * (step + 1) / rise
     return largest * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise))) / 2
+
+
+def require_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse 16 bits where they are slower, or not there.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if precision != "32" and device.type != "cuda":
+        raise ValueError(
+            f"--precision {precision} needs a GPU (--device cuda); on the {device.type} leave it 32"
+        )
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Let layers inside compute with 16 bits where that is safe."""
+    if precision == "32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_TYPES[precision])

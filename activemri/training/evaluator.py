@@ -1,35 +1,26 @@
-"""Train an evaluator: what it should say of lines, how far it is from that, how useful it is."""
+"""Targets and losses of evaluators, and their scores in validation.
 
-from collections.abc import Mapping
+Zhang et al., CVPR 2019, with least-squares adversarial losses. Lines that the scanner never
+measured have no weight anywhere.
+"""
+
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.construction import parse_arguments, seeded
-from activemri.evaluator import Evaluator, column_errors, save_evaluator
+from activemri.evaluator import Evaluator, column_errors, kernel_targets
+from activemri.metrics.losses import Loss, Prediction, feature_distance, whole_images
 from activemri.ranks import spearman
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.runs.diary import Picture
-from activemri.settings import TrainJointSettings
 from activemri.training.batches import Batch
-from activemri.training.descent import Descent
-from activemri.training.evaluator_losses import evaluator_loss, line_targets, mean_over
-from activemri.training.loop import Check
-from activemri.training.precision import autocast
-from activemri.training.run import Run
 from activemri.training.validation import Validation
-
-#: As in the paper: short memory, because what is judged changes.
-BETAS = (0.5, 0.999)
 
 
 @dataclass(frozen=True)
 class EvaluatorScore:
-    """How well an evaluator judges a reconstructor's lines on fixed scans and masks.
+    """Quality of an evaluator's judgements of lines on fixed scans and masks.
 
     Attributes:
         loss: mean squared distance of its scores from their targets; decides which is best.
@@ -44,89 +35,66 @@ class EvaluatorScore:
     regret: float
 
 
-class EvaluatorLearner:
-    """An evaluator that learns to judge what a reconstructor makes.
+def evaluator_loss(evaluator: Evaluator, batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
+    """L_D = mean_i (e_i(r) - t_i)^2 + mean_i (e_i(x) - 1)^2 over measured lines i: (batch,).
 
     Args:
-        run: data, settings and folder.
-        settings: the same settings as those of `run`.
-        reconstructor: whose images are judged.
-        n_steps: of the whole training.
+        evaluator: e.
+        batch: the references x, and which lines have been acquired and measured.
+        image: reconstructions r, complex (batch, height, width).
+        gamma: of the targets t, see :func:`activemri.evaluator.kernel_targets`.
     """
+    scores = evaluator(torch.cat([image, batch.reference]), batch.acquired.repeat(2, 1))
+    of_images, of_references = scores.float().chunk(2)
+    targets = line_targets(batch, image, gamma=gamma)
+    squares = (of_images - targets).square() + (of_references - 1).square()
+    return mean_over(squares, batch.measured)
 
-    name = "evaluator"
 
-    def __init__(
-        self, run: Run, settings: TrainJointSettings, *, reconstructor: Reconstructor, n_steps: int
-    ) -> None:
-        self.run = run
-        self.gamma = settings.gamma
-        self.reconstructor = reconstructor
-        self.network = new_evaluator(settings, width=widest(run)).to(run.world.device)
-        self.descent = Descent(
-            self.network,
-            lr=settings.evaluator_lr,
-            n_steps=n_steps,
-            world=run.world,
-            precision=settings.precision,
-            option="--evaluator-lr",
-            betas=BETAS,
-        )
+def line_targets(batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
+    """Target scores of reconstructions, (batch, line)."""
+    errors = column_errors(image, batch.reference)
+    return kernel_targets(errors, batch.acquired, gamma=gamma)
 
-    @property
-    def best(self) -> Path:
-        return self.run.folder.evaluator
 
-    def step(self, batch: Batch, *, step: int) -> dict[str, float]:
+def adversarial(evaluator: Evaluator) -> Loss:
+    """L_adv = mean_i (e_i(r) - 1)^2 over the lines i that could still be acquired."""
+
+    def loss(prediction: Prediction) -> Tensor:
+        whole = whole_images(prediction, "adversarial")
+        scores = evaluator(whole.image, whole.acquired).float()
+        return mean_over((scores - 1).square(), whole.unobserved)
+
+    return loss
+
+
+def perceptual_by(evaluator: Evaluator) -> Loss:
+    """Distance of the features that the evaluator sees in reconstruction and reference."""
+
+    def loss(prediction: Prediction) -> Tensor:
+        whole = whole_images(prediction, "perceptual")
         with torch.no_grad():
-            image = self.reconstructor(batch.measurement).image
-        return self.learn(batch, image, step=step)
+            expected = evaluator.features(whole.reference, whole.acquired)
+        return feature_distance(evaluator.features(whole.image, whole.acquired), expected)
 
-    def learn(self, batch: Batch, image: Tensor, *, step: int) -> dict[str, float]:
-        """One step on reconstructions (complex, without gradient) and on their references."""
-        with autocast(self.run.settings.precision, self.run.world.device):
-            loss = evaluator_loss(self.network, batch, image, gamma=self.gamma)
-        return self.descent.descend({"loss": batch.mean(loss)}, step=step)
+    return loss
 
-    def picture(self) -> Picture | None:
-        return None
 
-    def validate(self) -> Check:
-        score = self.score(self.reconstructor)
-        entry = {
-            "validation_loss": score.loss,
-            "validation_spearman": score.spearman,
-            "validation_regret": score.regret,
-        }
-        return Check(-score.loss, entry)
-
-    def score(self, reconstructor: Reconstructor) -> EvaluatorScore:
-        """Judge the evaluator on validation scans."""
-        return score_evaluator(self.network, reconstructor, self.run.checks, gamma=self.gamma)
-
-    def save_best(self, check: Check, *, step: int) -> None:
-        metrics = {name.removeprefix("validation_"): v for name, v in check.entry.items()}
-        info = {"gamma": self.gamma, **self.run.info(step=step, metrics=metrics)}
-        save_evaluator(self.best, self.network, info=info)
-
-    def state(self) -> dict[str, Any]:
-        return {"evaluator": self.network.state_dict(), "evaluator_optimizer": self.descent.state()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(state["evaluator"])
-        self.descent.restore(state["evaluator_optimizer"])
+def mean_over(values: Tensor, lines: Tensor) -> Tensor:
+    """Mean over chosen lines, (batch, line) and bool (batch, line) to (batch,); 0 over none."""
+    return (values * lines).sum(dim=1) / lines.sum(dim=1).clamp(min=1)
 
 
 @torch.no_grad()
 def score_evaluator(
-    evaluator: Evaluator, reconstructor: Reconstructor, checks: Validation, *, gamma: float
+    evaluator: Evaluator, reconstructor: Reconstructor, validation: Validation, *, gamma: float
 ) -> EvaluatorScore:
     """Score an evaluator, both networks in evaluation mode; their modes are restored."""
     modes = [(network, network.training) for network in (evaluator, reconstructor)]
     for network, _ in modes:
         network.eval()
     found: list[tuple[float, float, float]] = []
-    for batch in checks.batches():
+    for batch in validation.batches():
         found += _scores_of(evaluator, batch, reconstructor(batch.measurement).image, gamma)
     for network, mode in modes:
         network.train(mode)
@@ -160,26 +128,3 @@ def regret(scores: Tensor, errors: Tensor) -> float:
     if len(errors) == 0 or errors.max() <= 0:
         return float("nan")
     return 1 - (errors[scores.argmin()] / errors.max()).item()
-
-
-def new_evaluator(settings: TrainJointSettings, *, width: int) -> Evaluator:
-    """The untrained evaluator that settings describe, in training mode.
-
-    Args:
-        settings: of the training; `evaluator` holds arguments.
-        width: lines of k-space, where they do not say it.
-
-    Raises:
-        ValueError: arguments that it refuses.
-    """
-    arguments = parse_arguments(
-        Evaluator, settings.evaluator, option="--evaluator", name="the evaluator"
-    )
-    arguments = {"width": width, **arguments}
-    return seeded(lambda: Evaluator(**arguments), settings.seed).train()
-
-
-def widest(run: Run) -> int:
-    """Lines of the widest scan, also of validation."""
-    scans = (*run.batches.scans.infos, *run.checks.scans.infos)
-    return max(info.shape[1] for info in scans)

@@ -6,42 +6,121 @@ weights. Alternating, each step trains the evaluator, then the reconstructor, wh
 evaluator's opinion as well (a least-squares adversarial loss).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from torch import Tensor
+from tyro.conf import OmitArgPrefixes
 
 from activemri import checkpoints
+from activemri.agents.episode_masks import MomentSource
+from activemri.construction import seeded
 from activemri.data.slices import SliceDataset
-from activemri.evaluator import Evaluator
-from activemri.losses import Loss, make_loss, names_in
+from activemri.evaluator import Evaluator, save_evaluator
+from activemri.metrics.losses import Loss, make_loss, names_in
+from activemri.options import RunOptions, require_not_negative, require_positive
+from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import from_checkpoint
-from activemri.runs.diary import Picture
-from activemri.settings import TrainJointSettings
-from activemri.training import reconstructor
+from activemri.training import loop
 from activemri.training.batches import Batch
-from activemri.training.construction import new_reconstructor
-from activemri.training.evaluator import EvaluatorLearner, new_evaluator
-from activemri.training.evaluator_losses import adversarial, perceptual_by
-from activemri.training.loop import Check, Loop, OnValidation
-from activemri.training.masks import MaskSource
-from activemri.training.reconstructor import (
-    LearnsByItself,
-    ReconstructorLearner,
-    TrainingResult,
-    described,
-    losses_from_weights,
+from activemri.training.construction import arguments_of_kind
+from activemri.training.descent import Descent, autocast
+from activemri.training.evaluator import (
+    EvaluatorScore,
+    adversarial,
+    evaluator_loss,
+    perceptual_by,
+    score_evaluator,
 )
-from activemri.training.run import Run, open_run
+from activemri.training.loop import Evaluation, OnValidation, ShowProgress, Trained
+from activemri.training.reconstructor import (
+    Arguments,
+    Context,
+    LearnsByItself,
+    ReconstructorTrainee,
+    TrainReconstructorSettings,
+    check_all_but_loss,
+    learn_from_batches,
+    losses_from_weights,
+    open_context,
+    results_in,
+    run_loop,
+    untrained,
+)
+
+#: Of Adam, as in the paper: short memory, because what is judged changes.
+BETAS = (0.5, 0.999)
 
 _SOME_WIDTH = 1024  # for checks of arguments, before scans of native sizes are opened
+_COMMAND = "train joint"
 
 
-@dataclass(frozen=True)
-class JointResult(TrainingResult):
-    """What a joint training has made.
+@dataclass(frozen=True, kw_only=True)
+class TrainJointSettings(TrainReconstructorSettings):
+    """Train a reconstructor and the evaluator that scores its k-space lines.
+
+    Writes checkpoints of the best reconstructor (best) and of its evaluator (evaluator), a log,
+    and what --resume needs after an interruption.
+    """
+
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/joint"))
+    schedule: Literal["staged", "alternating"] = "staged"
+    """First the reconstructor, then the evaluator of its best weights; or both in every step."""
+    evaluator: Arguments = field(default_factory=dict)
+    """Arguments of the evaluator."""
+    gamma: float = 3.0
+    """How fast an evaluator's scores shall fall with a line's error, which is in units of the
+    image's mean square: as exp(-gamma error)."""
+    adversarial_weight: float = 0.1
+    """Weight of the evaluator's opinion in the reconstructor's loss (alternating only), unless
+    --loss names adversarial itself."""
+    evaluator_lr: float = 2e-3
+    """Largest learning rate of the evaluator."""
+    evaluator_steps: int | None = None
+    """Steps of the evaluator's stage (staged only); None takes half of --max-steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(
+            gamma=self.gamma,
+            evaluator_lr=self.evaluator_lr,
+            evaluator_steps=self.evaluator_steps,
+        )
+        require_not_negative(adversarial_weight=self.adversarial_weight)
+
+    def adapted(self, given: Callable[[str], Any]) -> Self:
+        return replace(super().adapted(given), evaluator=arguments_of_kind(Evaluator))
+
+    def check(self, *, loss: Loss | None = None) -> None:
+        """The same, and refuse arguments of the evaluator and readouts that are no columns."""
+        if self.supervision != "full":
+            raise ValueError(
+                f"--supervision {self.supervision}: an evaluator learns from fully sampled scans; "
+                "train the reconstructor alone (activemri train reconstructor)"
+            )
+        geometry = self.protocol.geometry
+        if getattr(geometry, "name", geometry) not in ("columns", "conjugate-columns"):
+            raise ValueError(
+                f"--geometry {geometry}: an evaluator scores columns of k-space; expected columns "
+                "or conjugate-columns, or train the reconstructor alone (activemri train "
+                "reconstructor)"
+            )
+        loss_of(self, None)
+        if self.schedule == "alternating" and isinstance(untrained(self), LearnsByItself):
+            raise ValueError(
+                f"--schedule alternating: {self.protocol.reconstructor!r} is trained with a loss "
+                "of its own, to which an evaluator's opinion cannot be added; choose --schedule "
+                "staged"
+            )
+        check_all_but_loss(self, loss=loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointlyTrained(Trained):
+    """Result of a joint training.
 
     Attributes:
         evaluator: path of the evaluator's weights, without suffix.
@@ -57,48 +136,23 @@ class JointResult(TrainingResult):
     spearman: float
     regret: float
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """Two lines."""
         return (
-            f"{super().text()}\n{self.evaluator}: best after {self.evaluator_step} steps, "
+            f"{super().__str__()}\n{self.evaluator}: best after {self.evaluator_step} steps, "
             f"validation loss {self.evaluator_loss:.4f}, Spearman correlation with the errors of "
             f"lines {self.spearman:.3f}, regret {self.regret:.3f}"
-        )
-
-
-def check_settings(settings: TrainJointSettings) -> None:
-    """Refuse now what :func:`train_joint` would refuse, before hours go into masks.
-
-    Raises:
-        ValueError: as :func:`activemri.training.reconstructor.check_settings`, and for arguments
-            that the evaluator refuses.
-        OSError: `settings.out` cannot be written.
-    """
-    if settings.supervision != "full":
-        raise ValueError(
-            f"--supervision {settings.supervision}: an evaluator learns from fully sampled scans; "
-            "train the reconstructor alone (activemri train reconstructor)"
-        )
-    _loss_of(settings, None)
-    new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)
-    reconstructor.check_all_but_loss(settings)
-    learns_by_itself = isinstance(new_reconstructor(settings), LearnsByItself)
-    if settings.schedule == "alternating" and learns_by_itself:
-        raise ValueError(
-            f"--schedule alternating: {settings.name!r} is trained with a loss of its own, to "
-            "which an evaluator's opinion cannot be added; choose --schedule staged"
         )
 
 
 def train_joint(
     settings: TrainJointSettings,
     *,
-    masks: MaskSource,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-    loss: Loss | None = None,
+    moments: MomentSource | None = None,
     on_validation: OnValidation | None = None,
-) -> JointResult:
+) -> JointlyTrained:
     """Train a reconstructor and its evaluator; continue after a kill.
 
     Masks, validation of the reconstructor, resuming and files are those of
@@ -109,130 +163,224 @@ def train_joint(
 
     Args:
         settings: see there.
-        masks: what has been acquired when an image is asked for.
-        train: scans to learn from; None opens the train split of `settings.data`.
+        train: scans to learn from; None opens the train split of the protocol's data.
         validation: scans that choose the best weights; None opens the val split.
-        loss: of the reconstructor, instead of the one that `settings.loss` names; the evaluator's
-            opinion is not added to it.
+        moments: source of the masks; None records episodes.
         on_validation: called with step and score after every validation of either stage.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; subjects in both splits.
-        OSError: `settings.out` cannot be written.
-        TrainingDivergedError: a loss that is not finite; the best weights so far are kept.
+        OSError: the output folder cannot be written.
+        DivergedError: a loss that is not finite; the best weights so far are kept.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    check_settings(settings)
-    run = open_run(settings, masks=masks, train=train, validation=validation, given=described(loss))
+    settings.compute.prepare()
+    settings.check()
+    context = open_context(settings, train=train, validation=validation, moments=moments, loss=None)
     if settings.schedule == "staged":
-        _train_in_stages(settings, run, loss, on_validation)
+        _train_in_stages(settings, context, on_validation)
     else:
-        pair = _Pair(run, settings, loss)
-        loop = Loop(pair, run, n_steps=settings.max_steps, on_validation=on_validation)
-        loop.run(run.state)
-    return _result(run)
+        pair = PairTrainee(context, settings)
+        run_loop(pair, context, name="pair", on_validation=on_validation)
+    return _result(context.folder.path)
 
 
 def _train_in_stages(
-    settings: TrainJointSettings,
-    run: Run,
-    loss: Loss | None,
-    on_validation: OnValidation | None,
+    settings: TrainJointSettings, context: Context, on_validation: OnValidation | None
 ) -> None:
-    in_second = run.state is not None and run.state["training"] == EvaluatorLearner.name
+    in_second = context.state is not None and context.state["training"] == "evaluator"
     if not in_second:
-        first = ReconstructorLearner(run, loss or _loss_of(settings, None))
-        Loop(first, run, n_steps=settings.max_steps, on_validation=on_validation).run(run.state)
-    best = from_checkpoint(checkpoints.load(run.folder.best)).to(run.world.device).eval()
+        first = ReconstructorTrainee(context, loss_of(settings, None), command=_COMMAND)
+        run_loop(first, context, name="reconstructor", on_validation=on_validation)
+    best = from_checkpoint(checkpoints.load(context.folder.best)).to(context.device).eval()
     n_steps = settings.evaluator_steps or max(1, settings.max_steps // 2)
-    second = EvaluatorLearner(run, settings, reconstructor=best, n_steps=n_steps)
-    loop = Loop(second, run, n_steps=n_steps, on_validation=on_validation)
-    loop.run(run.state if in_second else None)
+    loop.train(
+        EvaluatorTrainee(context, settings, reconstructor=best, n_steps=n_steps),
+        context.folder,
+        name="evaluator",
+        n_steps=n_steps,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
+        state=context.state if in_second else None,
+        checkpoint="evaluator",
+        on_validation=on_validation,
+        device=context.device,
+    )
 
 
-class _Pair:
-    """Reconstructor and evaluator, one step of each at a time."""
+class EvaluatorTrainee:
+    """An evaluator that learns to judge the images of a reconstructor.
 
-    name = "pair"
+    Args:
+        context: of the training.
+        settings: the same as those of the context.
+        reconstructor: whose images are judged.
+        n_steps: of the whole training.
+    """
 
-    def __init__(self, run: Run, settings: TrainJointSettings, loss: Loss | None) -> None:
-        self.reconstructor = ReconstructorLearner(run, loss or _loss_of(settings, None))
-        self.evaluator = EvaluatorLearner(
-            run,
+    def __init__(
+        self,
+        context: Context,
+        settings: TrainJointSettings,
+        *,
+        reconstructor: Reconstructor,
+        n_steps: int,
+    ) -> None:
+        self.context, self.settings, self.reconstructor = context, settings, reconstructor
+        self.step = 0
+        infos = (*context.batches.infos, *context.validation.infos)
+        widest = max(info.shape[1] for info in infos)
+        self.network = new_evaluator(settings, width=widest).to(context.device)
+        self.descent = Descent(
+            self.network,
+            lr=settings.evaluator_lr,
+            n_steps=n_steps,
+            precision=settings.precision,
+            option="--evaluator-lr",
+            betas=BETAS,
+        )
+
+    def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, float]:
+        return learn_from_batches(self, self.context, n_steps, progress)
+
+    def train_on(self, batch: Batch, /) -> dict[str, float]:
+        with torch.no_grad():
+            image = self.reconstructor(batch.measurement).image
+        return self.learn_from(batch, image)
+
+    def learn_from(self, batch: Batch, image: Tensor) -> dict[str, float]:
+        """One step on reconstructions (complex, without gradient) and on their references."""
+        with autocast(self.settings.precision, self.context.device):
+            loss = evaluator_loss(self.network, batch, image, gamma=self.settings.gamma)
+        return self.descent.descend({"loss": batch.mean(loss)}, step=self.step)
+
+    def validate(self) -> Evaluation:
+        score: EvaluatorScore = score_evaluator(
+            self.network, self.reconstructor, self.context.validation, gamma=self.settings.gamma
+        )
+        entries = {f"validation_{name}": value for name, value in vars(score).items()}
+        return Evaluation(score=-score.loss, entries=entries)
+
+    def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
+        metrics = {name: entries[f"validation_{name}"] for name in ("loss", "spearman", "regret")}
+        info = self.context.info(step=self.step, metrics=metrics, command=_COMMAND)
+        save_evaluator(path, self.network, info={"gamma": self.settings.gamma, **info})
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "evaluator": self.network.state_dict(),
+            "evaluator_optimizer": self.descent.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], /) -> None:
+        self.step = state["step"]
+        self.network.load_state_dict(state["evaluator"])
+        self.descent.restore(state["evaluator_optimizer"])
+
+
+class PairTrainee:
+    """Reconstructor and evaluator, one step of each at a time.
+
+    Args:
+        context: of the training.
+        settings: the same as those of the context.
+    """
+
+    def __init__(self, context: Context, settings: TrainJointSettings) -> None:
+        self.context = context
+        self.reconstructor = ReconstructorTrainee(
+            context, loss_of(settings, None), command=_COMMAND
+        )
+        self.evaluator = EvaluatorTrainee(
+            context,
             settings,
             reconstructor=self.reconstructor.network,
             n_steps=settings.max_steps,
         )
-        if loss is None:
-            self.reconstructor.loss = _loss_of(settings, self.evaluator.network)
+        self.reconstructor.loss = loss_of(settings, self.evaluator.network)
 
     @property
-    def best(self) -> Path:
-        return self.reconstructor.best
+    def step(self) -> int:
+        return self.reconstructor.step
 
-    def step(self, batch: Batch, *, step: int) -> dict[str, float]:
+    @step.setter
+    def step(self, step: int) -> None:
+        self.reconstructor.step = self.evaluator.step = step
+
+    def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, float]:
+        return learn_from_batches(self, self.context, n_steps, progress)
+
+    def train_on(self, batch: Batch, /) -> dict[str, float]:
         prediction = self.reconstructor.predict(batch)
         assert prediction.whole is not None
-        of_lines = self.evaluator.learn(batch, prediction.whole.image.detach(), step=step)
-        self.evaluator.network.requires_grad_(False)  # it is asked, not taught
-        losses = self.reconstructor.learn(batch, prediction, step=step)
+        of_lines = self.evaluator.learn_from(batch, prediction.whole.image.detach())
+        self.evaluator.network.requires_grad_(False)  # judges, and does not learn
+        losses = self.reconstructor.learn_from(batch, prediction)
         self.evaluator.network.requires_grad_(True)
         return {**losses, "evaluator_loss": of_lines["loss"]}
 
-    def validate(self) -> Check:
+    def validate(self) -> Evaluation:
         image, lines = self.reconstructor.validate(), self.evaluator.validate()
-        return Check(image.score, {**image.entry, **lines.entry})
+        return replace(image, entries={**image.entries, **lines.entries})
 
-    def picture(self) -> Picture | None:
-        return self.reconstructor.picture()
-
-    def save_best(self, check: Check, *, step: int) -> None:
-        self.reconstructor.save_best(check, step=step)
-        self.evaluator.save_best(check, step=step)
+    def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
+        self.reconstructor.save(path, entries)
+        self.evaluator.save(path.with_name("evaluator"), entries)
 
     def state(self) -> dict[str, Any]:
         return {**self.reconstructor.state(), **self.evaluator.state()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], /) -> None:
         self.reconstructor.restore(state)
         self.evaluator.restore(state)
 
 
-def _loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Loss:
+def new_evaluator(settings: TrainJointSettings, *, width: int) -> Evaluator:
+    """The untrained evaluator that settings describe, in training mode.
+
+    Args:
+        settings: of the training.
+        width: lines of k-space.
+
+    Raises:
+        ValueError: arguments that it refuses.
+    """
+    known = arguments_of_kind(Evaluator)
+    if unknown := [name for name in settings.evaluator if name not in known]:
+        raise ValueError(
+            f"--evaluator.{unknown[0]}: expected an argument of the evaluator: {', '.join(known)}"
+        )
+    return seeded(lambda: Evaluator(width, **settings.evaluator), settings.run.seed).train()
+
+
+def loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Loss:
     """The reconstructor's loss. Alternating, it may ask the evaluator that is trained beside it.
 
     Args:
         settings: of the training.
         evaluator: the one beside; None to see whether the loss makes sense.
     """
+    size = settings.protocol.matrix_size
+    width = size[1] if isinstance(size, tuple) else size or _SOME_WIDTH
+    evaluator = evaluator or new_evaluator(settings, width=width)
     more = losses_from_weights(settings)
     if settings.schedule == "staged":  # there is no evaluator yet
         return make_loss(settings.loss, more=more)
-    asked = evaluator or new_evaluator(settings, width=settings.matrix or _SOME_WIDTH)
-    more = {"adversarial": adversarial(asked), "perceptual": perceptual_by(asked), **more}
+    more = {"adversarial": adversarial(evaluator), "perceptual": perceptual_by(evaluator), **more}
     text = settings.loss
     if settings.adversarial_weight > 0 and "adversarial" not in names_in(text):
         text += f"+{settings.adversarial_weight}*adversarial"
     return make_loss(text, more=more)
 
 
-def _result(run: Run) -> JointResult:
+def _result(folder: Path) -> JointlyTrained:
     """Read from the checkpoints, which know it also after a kill between the stages."""
-    of_images, of_lines = (
-        checkpoints.load(p).info for p in (run.folder.best, run.folder.evaluator)
-    )
-    image: Any = of_images["metrics"]
-    line: Any = of_lines["metrics"]
-    steps: list[Any] = [of_images["step"], of_lines["step"]]
-    return JointResult(
-        run.folder.best,
-        best_step=steps[0],
-        best_ssim=image["ssim"],
-        zero_filled_ssim=image["zero_filled_ssim"],
-        evaluator=run.folder.evaluator,
-        evaluator_step=steps[1],
-        evaluator_loss=line["loss"],
-        spearman=line["spearman"],
-        regret=line["regret"],
+    info: Any = checkpoints.load(folder / "evaluator").info
+    return JointlyTrained(
+        **results_in(folder / "best"),
+        evaluator=folder / "evaluator",
+        evaluator_step=info["step"],
+        evaluator_loss=info["metrics"]["loss"],
+        spearman=info["metrics"]["spearman"],
+        regret=info["metrics"]["regret"],
     )

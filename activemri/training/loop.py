@@ -1,222 +1,216 @@
-"""The loop of every training: steps, validations, best weights, continuing after a kill."""
+"""The one loop of everything that trains: learn, validate, keep the best, save, continue.
+
+A thing to be trained, a :class:`Trainee`, is any object with five methods and a step count; the
+loop knows nothing else about it. Use it so::
+
+    folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
+    given = {"n_train_scans": len(scans)}  # facts that a continuation must share
+    state = folder.open(described(settings) | given, resume=settings.run.resume)
+    trainee = Imitation(...)
+    best = train(
+        trainee, folder, name="policy", n_steps=1500, validate_every=150, patience=5, state=state
+    )
+    return Trained(
+        checkpoint=folder.best, best_step=best.step, best_score=best.score, score="area"
+    )
+
+Refuse mistakes of the user before ``folder.open``, which claims the folder. Of a trainee's methods,
+
+- ``learn(n_steps, progress)`` does that many of its own steps (or a few more), counts them in
+  ``self.step``, and calls ``progress(loss=...)`` as often as anything has moved, also where it
+  collects states for minutes: ``progress(states=n)``. It returns what is logged, e.g. the mean
+  loss, and raises :class:`DivergedError` with a hint where a number is no longer finite;
+- ``validate()`` gives an :class:`Evaluation`; higher scores are better;
+- ``save(path, entries)`` writes the checkpoint of the weights as they are, because the validation
+  that gave these entries was the best so far;
+- ``state()`` and ``restore(state)`` exchange tensors and plain Python, ``step`` and all random
+  generators included: a run that was killed and continued ends with the same weights, bit for bit.
+"""
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from activemri.runs.diary import Diary, Picture
-from activemri.training.batches import Batch, to_device
-from activemri.training.descent import NotFiniteError
-from activemri.training.run import Run
+from activemri.progress import Progress
+from activemri.training.folder import Picture, RunFolder
+from activemri.training.processes import broadcast, rank
 
-#: Told after every validation: step, and score (higher is better).
+#: Called after every validation, once its results are on disk, with step and score.
 OnValidation = Callable[[int, float], None]
 
 
-class TrainingDivergedError(ValueError):
-    """The loss or its gradient is no longer a finite number."""
+class DivergedError(ValueError):
+    """A loss, a gradient or a weight is no longer a finite number."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """What a validation has found.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Result of a validation.
 
     Attributes:
         score: decides which weights are best; higher is better.
-        entry: for the log.
+        entries: for the log and the checkpoint.
+        picture: for ``images/``, if there is one.
     """
 
     score: float
-    entry: Mapping[str, object]
+    entries: Mapping[str, Any] = field(default_factory=dict)
+    picture: Picture | None = None
 
 
-class Learner(Protocol):
-    """What a :class:`Loop` drives: networks, their optimisers, and what is good about them.
+@dataclass(frozen=True)
+class Best:
+    """The best weights.
 
     Attributes:
-        name: of what is learned, for the log and the state.
-        best: checkpoint that :meth:`save_best` writes, without suffix.
+        step: after which they were taken.
+        score: what they reached in validation.
+    """
+
+    step: int = 0
+    score: float = -math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Result of a training.
+
+    Attributes:
+        checkpoint: of the best weights, without suffix.
+        best_step: after which they were taken; 0 if training never improved on the start.
+        best_score: what they reached in validation.
+        score: name of that score; higher is better.
+        baseline: the score that training should beat, if there is one: zero-filled images'.
+    """
+
+    checkpoint: Path
+    best_step: int
+    best_score: float
+    score: str = "ssim"
+    baseline: float | None = None
+
+    def __str__(self) -> str:
+        """One line."""
+        usual = "" if self.baseline is None else f" (zero-filled {self.baseline:.4f})"
+        return (
+            f"{self.checkpoint}: best after {self.best_step} steps, validation {self.score} "
+            f"{self.best_score:.4f}{usual}"
+        )
+
+
+class ShowProgress(Protocol):
+    """Shows numbers beside the trainee's step."""
+
+    def __call__(self, **numbers: float) -> None: ...
+
+
+class Trainee(Protocol):
+    """A thing to be trained; see the module for what its methods must do.
+
+    Attributes:
+        step: steps taken so far.
     """
 
     @property
-    def name(self) -> str: ...
-    @property
-    def best(self) -> Path: ...
-    def step(self, batch: Batch, *, step: int) -> dict[str, float]:
-        """Learn from a batch; the losses by name, the one that is followed being called "loss"."""
-        ...
-
-    def validate(self) -> Check: ...
-    def picture(self) -> Picture | None:
-        """What validation looks like, if that can be seen."""
-        ...
-
-    def save_best(self, check: Check, *, step: int) -> None: ...
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain Python: all that :meth:`restore` needs to go on bit for bit."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
+    def step(self) -> int: ...
+    def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, Any]: ...
+    def validate(self) -> Evaluation: ...
+    def save(self, path: Path, entries: Mapping[str, Any], /) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: Mapping[str, Any], /) -> None: ...
 
 
-class Loop:
-    """Drives a learner through its steps. Each is a function of seed and step number alone.
+def train(
+    trainee: Trainee,
+    folder: RunFolder,
+    *,
+    name: str,
+    n_steps: int,
+    validate_every: int,
+    patience: int | None = None,
+    state: Mapping[str, Any] | None = None,
+    checkpoint: str = "best",
+    unit: str = "step",
+    on_validation: OnValidation | None = None,
+    device: torch.device | str = "cpu",
+) -> Best:
+    """Train to the end, from the beginning or from a saved state.
 
+    There is a validation before the first step, after the last, and every `validate_every` steps.
     Of several processes only the first one validates and writes; the others wait for it.
 
     Args:
-        learner: what is trained.
-        run: data, settings and folder.
-        n_steps: how many at most. There is a validation before the first, after the last, and
-            every `validate_every` steps; `patience` of them without a better score end the
-            training.
-        on_validation: told of every validation once its results are on disk. What it raises ends
-            the training.
+        trainee: what is trained.
+        folder: where it writes, claimed.
+        name: of what is trained, for log, state and progress.
+        n_steps: at most, in the trainee's own steps.
+        validate_every: steps between validations.
+        patience: validations without a better score that end the training.
+        state: what `folder.open` found; None to begin.
+        checkpoint: file name, without suffix, of the best weights.
+        unit: a step, for progress.
+        on_validation: told of every validation; what it raises ends the training.
+        device: through which several processes exchange scores.
 
-    Attributes:
-        step: steps taken.
-        best_step: after which the best weights were taken.
-        best_score: what they reached in validation.
+    Raises:
+        DivergedError: with the trainee's hint; the best weights so far are kept.
     """
+    best = Best()
+    if state is not None:
+        best = Best(state["best_step"], state["best_score"])
+        trainee.restore(state["trainee"])
+    first = rank() == 0
+    bar = Progress(f"train {name}", n_steps, done=trainee.step, unit=unit, show=first)
 
-    def __init__(
-        self,
-        learner: Learner,
-        run: Run,
-        *,
-        n_steps: int,
-        on_validation: OnValidation | None = None,
-    ) -> None:
-        self.learner = learner
-        self.run_ = run
-        self.n_steps = n_steps
-        self.on_validation = on_validation
-        self.step = 0
-        self.best_step, self.best_score = 0, -math.inf
+    def progress(**numbers: float) -> None:
+        bar(trainee.step, **numbers)
 
-    def run(self, state: Mapping[str, Any] | None) -> None:
-        """Train to the end, from the beginning or from a state that this loop has saved.
-
-        Raises:
-            TrainingDivergedError: a loss that is not finite; the best weights so far are kept.
-        """
-        if state is not None:
-            self._restore(state)
-        world = self.run_.world
-        diary = Diary(
-            self.run_.folder,
-            name=self.learner.name,
-            step=self.step,
-            pictures=self.run_.settings.images > 0,
-            tensorboard=self.run_.settings.tensorboard,
-        )
-        bar = tqdm(
-            total=self.n_steps,
-            initial=self.step,
-            desc=f"train {self.learner.name}",
-            unit="step",
-            disable=not world.is_first,
-        )
-        with diary, bar:
-            if state is None:
-                self._validate({}, started=time.monotonic(), diary=diary)
-            while self.step < self.n_steps and not self._is_out_of_patience():
-                self._train_until_validation(bar, diary)
-
-    def _is_out_of_patience(self) -> bool:
-        settings = self.run_.settings
-        if settings.patience is None:
-            return False
-        return self.step - self.best_step >= settings.patience * settings.validate_every
-
-    def _train_until_validation(self, bar: "tqdm[Any]", diary: Diary) -> None:
-        started = time.monotonic()
-        interval = self.run_.settings.validate_every
-        stop = min((self.step // interval + 1) * interval, self.n_steps)
-        totals: dict[str, float] = defaultdict(float)
-        n_steps = stop - self.step
-        while self.step < stop:
-            losses = self._train_step()
-            for name, loss in losses.items():
-                totals[name] += loss
-            bar.update()
-            bar.set_postfix(
-                loss=f"{losses['loss']:.4f}", best=f"{self.best_score:.4f}", refresh=False
+    def validated(losses: Mapping[str, Any], seconds: float) -> Best:
+        score, reached = math.nan, best
+        if first:
+            evaluation = trainee.validate()
+            score = evaluation.score
+            if score > best.score:
+                reached = Best(trainee.step, score)
+                trainee.save(folder.path / checkpoint, evaluation.entries)
+            entry = {"training": name, "step": trainee.step, **losses, **evaluation.entries}
+            entry |= {"best_step": reached.step, "seconds": round(seconds, 3)}
+            folder.log(entry, picture=evaluation.picture)
+            folder.save(
+                {
+                    "training": name,
+                    "best_step": reached.step,
+                    "best_score": reached.score,
+                    "trainee": trainee.state(),
+                }
             )
-        means = {name: total / n_steps for name, total in totals.items()}
-        self._validate(means, started=started, diary=diary)
+        score, step, high = broadcast([score, reached.step, reached.score], device=device)
+        if on_validation is not None:
+            on_validation(trainee.step, score)
+        progress(best=high)
+        return Best(int(step), high)
 
-    def _train_step(self) -> dict[str, float]:
-        world, seed = self.run_.world, self.run_.settings.seed
-        batch = to_device(self.run_.batches[self.step], world.device)
-        try:
-            with torch.random.fork_rng(devices=[world.device] if _is_gpu(world.device) else []):
-                torch.manual_seed(_drawn(seed, self.step, world.rank))  # e.g. of dropout
-                losses = self.learner.step(batch, step=self.step)
-        except NotFiniteError as error:
-            raise TrainingDivergedError(
-                f"training of the {self.learner.name} stopped at step {self.step}: {error}, scans "
-                f"{', '.join(batch.names)}. The best weights, from step {self.best_step}, are in "
-                f"{self.learner.best}; try a smaller {error.option}, or look at these scans"
-            ) from error
-        self.step += 1
-        return losses
-
-    def _validate(self, losses: Mapping[str, float], *, started: float, diary: Diary) -> None:
-        trained_s = time.monotonic() - started
-        score = math.nan
-        if self.run_.world.is_first:
-            score = self._check(losses, trained_s, diary)
-        heard = self.run_.world.heard([score, self.best_step, self.best_score])
-        score, self.best_step, self.best_score = heard[0], int(heard[1]), heard[2]
-        if self.on_validation is not None:
-            self.on_validation(self.step, score)
-
-    def _check(self, losses: Mapping[str, float], trained_s: float, diary: Diary) -> float:
-        check = self.learner.validate()
-        if check.score > self.best_score:
-            self.best_step, self.best_score = self.step, check.score
-            self.learner.save_best(check, step=self.step)
-        entry = {
-            "training": self.learner.name,
-            "step": self.step,
-            "loss": None,
-            **losses,
-            **check.entry,
-            "best_step": self.best_step,
-            "seconds": round(trained_s, 3),
-        }
-        diary.write(entry, picture=self.learner.picture)
-        self.run_.folder.save(self._state())
-        return check.score
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "training": self.learner.name,
-            "step": self.step,
-            "best_step": self.best_step,
-            "best_score": self.best_score,
-            **self.learner.state(),
-        }
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        self.best_step, self.best_score = state["best_step"], state["best_score"]
-        self.learner.restore(state)
-
-
-def _is_gpu(device: torch.device) -> bool:
-    return device.type == "cuda"
-
-
-def _drawn(*numbers: int) -> int:
-    """A seed of its own for every combination."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    try:
+        with bar:
+            if state is None:
+                best = validated({"loss": None}, 0.0)
+            while trainee.step < n_steps:
+                if patience is not None and trainee.step - best.step >= patience * validate_every:
+                    break
+                started = time.monotonic()
+                until = min(n_steps, (trainee.step // validate_every + 1) * validate_every)
+                losses = trainee.learn(until - trainee.step, progress)
+                best = validated(losses, time.monotonic() - started)
+    except DivergedError as error:
+        raise DivergedError(
+            f"training of {name} stopped at step {trainee.step}: {error}. The best weights, from "
+            f"step {best.step}, are in {folder.path / checkpoint}"
+        ) from error
+    finally:
+        folder.close()
+    return best

@@ -1,4 +1,4 @@
-"""What validation looks like: a row for every scan, from zero-filled to target."""
+"""Pictures of validations: a row for every scan, from zero-filled to target."""
 
 import numpy as np
 import torch
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from activemri import metrics
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.runs.diary import Picture
 from activemri.training.batches import Batch
+from activemri.training.folder import Picture
 from activemri.training.validation import Validation
 
 WIDTH = 220  # of an image on the page, in pixels
@@ -19,22 +19,24 @@ _DARK, _LIGHT = 24, 232  # background and text
 
 
 @torch.no_grad()
-def draw(checks: Validation, reconstructor: Reconstructor, *, n_scans: int) -> Picture:
+def draw(validation: Validation, reconstructor: Reconstructor, *, n_scans: int) -> Picture:
     """Draw validation scans in the middle of their episodes.
 
     Columns: zero-filled, reconstruction, target, error, and the uncertainty where there is one.
     Error and uncertainty have one scale.
 
     Args:
-        checks: whose scans are shown, spread evenly.
+        validation: whose scans are shown, spread evenly.
         reconstructor: drawn in evaluation mode; its mode is restored.
         n_scans: at most so many rows.
     """
     was_training = reconstructor.training
     reconstructor.eval()
-    places = np.linspace(0, len(checks.indices) - 1, min(n_scans, len(checks.indices)))
-    chosen = [checks.indices[int(place)] for place in np.unique(places.round())]
-    rows = [_row(checks.batch(index), reconstructor, len(checks.steps) // 2) for index in chosen]
+    places = np.linspace(0, len(validation.indices) - 1, min(n_scans, len(validation.indices)))
+    chosen = [validation.indices[int(place)] for place in np.unique(places.round())]
+    rows = [
+        _row(validation.batch(index), reconstructor, len(validation.steps) // 2) for index in chosen
+    ]
     reconstructor.train(was_training)
     return _stacked(rows)
 
@@ -49,9 +51,9 @@ def _row(batch: Batch, reconstructor: Reconstructor, moment: int) -> Picture:
         metrics.ssim(x[None], target[None], data_range=torch.ones(1, device=x.device)).item()
         for x in (zero_filled, image)
     ]
-    n_lines = int(batch.acquired[moment].sum())
+    n_readouts = int(batch.acquired[moment].sum())
     panels = [
-        _panel(f"zero-filled, {n_lines} lines: SSIM {scores[0]:.3f}", zero_filled),
+        _panel(f"zero-filled, {n_readouts} readouts: SSIM {scores[0]:.3f}", zero_filled),
         _panel(f"reconstruction: SSIM {scores[1]:.3f}", image),
         _panel(f"target: {batch.names[moment]}", target),
         _panel(f"error, 0 to {ERROR_SCALE}", (image - target).abs() / ERROR_SCALE, colour=True),

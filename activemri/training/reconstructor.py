@@ -1,4 +1,4 @@
-"""Train a reconstructor on the masks that episodes visit.
+"""Train a reconstructor on moments of episodes.
 
 On a CPU with glibc, networks on images of 256 x 256 and more are up to three times faster if the
 process is started with ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
@@ -6,149 +6,166 @@ MALLOC_TOP_PAD_=268435456``: memory is then not given back after every layer. On
 (``--threads 1``) is the safe choice on a machine that does other work as well.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from activemri import checkpoints
+from activemri.agents.episode_masks import EpisodeMasks, MomentSource, record_episodes
 from activemri.data.slices import SliceDataset
+from activemri.data.views import pooled, subjects_of
+from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import Scan
 from activemri.evaluator import load_evaluator
-from activemri.losses import Loss, Prediction, WeightedSum, make_loss
-from activemri.mri.sensitivity import make_coil_maps
-from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.metrics.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.mri.geometry import Geometry
+from activemri.options import (
+    Compute,
+    RunOptions,
+    command_line,
+    described,
+    require_not_negative,
+    require_positive,
+)
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor, require_served
 from activemri.reconstruction.registry import save_reconstructor
-from activemri.runs.diary import Picture, summary_writer
-from activemri.runs.folder import RunFolder
-from activemri.settings import TrainReconstructorSettings
-from activemri.training import world
+from activemri.training import loop, processes
 from activemri.training.augmentation import make_augmentation
-from activemri.training.batches import Batch
-from activemri.training.construction import new_reconstructor
-from activemri.training.descent import Descent
-from activemri.training.evaluator_losses import perceptual_by
-from activemri.training.loop import Check, Loop, OnValidation, TrainingDivergedError
-from activemri.training.masks import MaskSource
+from activemri.training.batches import Batch, TrainingBatches, in_memory
+from activemri.training.construction import arguments_of, new_reconstructor
+from activemri.training.descent import Descent, Precision, autocast, require_precision
+from activemri.training.evaluator import perceptual_by
+from activemri.training.folder import Picture, RunFolder
+from activemri.training.loop import (
+    DivergedError,
+    Evaluation,
+    OnValidation,
+    ShowProgress,
+    Trained,
+)
 from activemri.training.pictures import draw
-from activemri.training.precision import autocast, require_precision
-from activemri.training.robust import robust_loss, sample_weights
-from activemri.training.run import Run, open_run
-from activemri.training.self_supervised import self_supervised_loss
+from activemri.training.self_supervised import robust_loss, sample_weights, self_supervised_loss
+from activemri.training.validation import Validation
 
-__all__ = ["TrainingDivergedError", "TrainingResult", "check_settings", "train_reconstructor"]
+if TYPE_CHECKING:
+    Arguments = Mapping[str, Any]
+else:
+    Arguments = dict  # the command line makes an option of every key
 
+#: Policies whose masks reconstructors are trained on. A choice, part of the training like its loss:
+#: it covers random masks, orders from the centre and from the edge, learned ones, and those that
+#: suit a scan best. A policy that is registered later does not join by itself.
+MASK_POLICIES = (
+    "random",
+    "variable-density",
+    "low-frequency-first",
+    "high-frequency-first",
+    "equispaced",
+    "conjugate-symmetric",
+    "lbcs",
+    "average-oracle",
+    "oracle",
+    "exchange-oracle",
+)
 
-#: Scans whose masks tell how often a line is acquired, for robust-ssdu.
+#: Scans whose masks tell how often a sample is acquired, for robust-ssdu.
 N_MASKS = 512
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training has made.
+@dataclass(frozen=True, kw_only=True)
+class TrainReconstructorSettings:
+    """Train a reconstructor on the masks of episodes.
 
-    Attributes:
-        checkpoint: path of the best weights, without suffix.
-        best_step: after which they were taken; 0 if training never improved on the start.
-        best_ssim: their validation SSIM, averaged over the moments of an episode.
-        zero_filled_ssim: the same for the zero-filled reconstruction.
+    --reconstructor names what is trained: cresnet (with uncertainty), unet, modl, varnet,
+    adaptive-varnet, kiki-net or diffusion (draws samples) from the first weights on, or a
+    checkpoint that the training begins with. Writes a checkpoint (safetensors and JSON) of the best
+    weights by validation SSIM, a log, and what --resume needs after an interruption.
     """
 
-    checkpoint: Path
-    best_step: int
-    best_ssim: float
-    zero_filled_ssim: float
+    protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(reconstructor="cresnet", budget=24)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/reconstructor"))
+    compute: OmitArgPrefixes[Compute] = Compute()
+    network: Arguments = field(default_factory=dict)
+    """Arguments of the network."""
+    max_steps: int = 2000
+    """Optimiser steps. The learning rate falls to zero at the last one."""
+    batch_size: int = 4
+    """Scans a step."""
+    lr: float = 3e-3
+    """Largest learning rate of the schedule."""
+    loss: str = "standard"
+    """Training loss: mse, l1, ssim, nll (needs an uncertainty), a weighted sum such as
+    l1+ssim+0.1*nll, or standard: l1+ssim, and 0.1*nll where there is an uncertainty. Also
+    perceptual and adversarial, where there is an evaluator. kiki-net and diffusion have losses of
+    their own."""
+    supervision: Literal["full", "ssdu", "robust-ssdu"] = "full"
+    """Reference of the reconstruction in training: full takes all samples of a scan; ssdu a part of
+    one acquisition of it, which is all that it ever sees (--loss and --augment are left out, and
+    that part also chooses the best weights); robust-ssdu the same, weighted so that rare samples
+    count as much as others, and corrected for noise."""
+    held_out: float = 0.4
+    """Share of the acquired samples that ssdu holds out."""
+    n_splits: int = 1
+    """Draws of held-out samples that a step of ssdu averages over."""
+    more_noise: float = 1.0
+    """Strength of the noise that robust-ssdu adds to what is seen, over that of the scan's own."""
+    perceptual_weights: Path | None = None
+    """Checkpoint of an evaluator whose features the perceptual loss compares."""
+    augment: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ("flip",)
+    """Change scans at random: flip, rotate90 (square scans), phase, scale, off-resonance (a phase
+    with edges); or none."""
+    validate_every: int = 200
+    """Steps between validations."""
+    patience: int | None = None
+    """Stop after this many validations without a better one; None trains to the end."""
+    images: int = 3
+    """Validation scans to show in images/ after every validation; 0 draws none."""
+    tensorboard: FlagCreatePairsOff[bool] = False
+    """Show losses, scores and images in TensorBoard as well."""
+    precision: Precision = "32"
+    """Bits of the numbers in layers; 16 ones need a GPU."""
 
-    def text(self) -> str:
-        """One line."""
-        return (
-            f"{self.checkpoint}: best after {self.best_step} steps, validation SSIM "
-            f"{self.best_ssim:.4f} (zero-filled {self.zero_filled_ssim:.4f})"
+    def __post_init__(self) -> None:
+        require_positive(
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            validate_every=self.validate_every,
+            patience=self.patience,
+            n_splits=self.n_splits,
+            more_noise=self.more_noise,
+        )
+        require_not_negative(images=self.images)
+
+    def adapted(self, given: Callable[[str], Any]) -> Self:
+        """The same with the network's arguments of the reconstructor that is given."""
+        return replace(
+            self, network=arguments_of(given("reconstructor") or self.protocol.reconstructor)
         )
 
+    def check(self, *, loss: Loss | None = None) -> None:
+        """Refuse what the training would refuse, before data are read.
 
-def check_settings(settings: TrainReconstructorSettings) -> None:
-    """Refuse now what :func:`train_reconstructor` would refuse, before hours go into masks.
+        Args:
+            loss: instead of the one that is named.
 
-    Raises:
-        ValueError: an unknown loss, augmentation, network or argument of it, a device that is not
-            there, a folder that is taken, or one that was started with other settings.
-        OSError: `settings.out` cannot be written.
-        ModuleNotFoundError: TensorBoard is wanted, and not installed.
-    """
-    make_loss(settings.loss, more=losses_from_weights(settings))
-    check_all_but_loss(settings)
-
-
-def check_all_but_loss(settings: TrainReconstructorSettings) -> None:
-    """As :func:`check_settings`, for trainings whose losses have other names."""
-    world.require_divisible(settings.batch_size)
-    require_precision(settings.precision, world.device_of(settings.device))
-    make_augmentation(settings.augment)
-    make_coil_maps(settings.sensitivity)
-    learns_by_itself = isinstance(new_reconstructor(settings), LearnsByItself)
-    if learns_by_itself:
-        _refuse_other_losses(settings)
-    if settings.supervision != "full":
-        _refuse_references(settings, learns_by_itself=learns_by_itself)
-    if settings.tensorboard:
-        summary_writer()
-    if world.rank() == 0:  # others would find what the first one has begun
-        RunFolder(settings.out).check(settings)
-
-
-def train_reconstructor(
-    settings: TrainReconstructorSettings,
-    *,
-    masks: MaskSource,
-    train: SliceDataset | None = None,
-    validation: SliceDataset | None = None,
-    loss: Loss | None = None,
-    on_validation: OnValidation | None = None,
-) -> TrainingResult:
-    """Train, validate at fixed intervals, keep the best weights; continue after a kill.
-
-    AdamW, with a learning rate that rises linearly for a tenth of the steps and then falls to zero
-    along a cosine. Each step is a function of seed and step number, so a training that was killed
-    and resumed ends with the same weights, to the last bit, as one that was not (same machine and
-    number of threads). The folder `settings.out` gets ``best.safetensors`` and ``best.json``,
-    ``last.pt`` (state to resume from), ``settings.json``, ``log.jsonl`` with one line for each
-    validation, and pictures of validation scans in ``images``. Under torchrun all processes train
-    together, see :mod:`activemri.training.world`.
-
-    Args:
-        settings: see there.
-        masks: what has been acquired when an image is asked for, e.g. what
-            :func:`activemri.agents.visits.visit_masks` records.
-        train: scans to learn from; None opens the train split of `settings.data`.
-        validation: scans that choose the best weights; None opens the val split.
-        loss: instead of the one that `settings.loss` names.
-        on_validation: called with step and SSIM after every validation, once its results are on
-            disk; what it raises ends the training.
-
-    Raises:
-        ValueError: unusable settings or data; a folder that is taken; subjects in both splits.
-        OSError: `settings.out` cannot be written.
-        TrainingDivergedError: a loss that is not finite; the best weights so far are kept.
-    """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    check_settings(settings)  # before data are read
-    if loss is not None and isinstance(new_reconstructor(settings), LearnsByItself):
-        raise ValueError(f"{settings.name!r} is trained with a loss of its own; give none")
-    run = open_run(settings, masks=masks, train=train, validation=validation, given=described(loss))
-    learner = ReconstructorLearner(
-        run, loss or make_loss(settings.loss, more=losses_from_weights(settings))
-    )
-    loop = Loop(learner, run, n_steps=settings.max_steps, on_validation=on_validation)
-    loop.run(run.state)
-    metrics: Any = checkpoints.load(run.folder.best).info["metrics"]
-    return TrainingResult(
-        run.folder.best, loop.best_step, metrics["ssim"], learner.zero_filled.ssim
-    )
+        Raises:
+            ValueError: an unknown loss, augmentation, network or argument of it, a device that is
+                not there, a folder that is taken, or one that was started with other settings.
+            OSError: the output folder cannot be written.
+            ModuleNotFoundError: TensorBoard is wanted, and not installed.
+        """
+        if loss is None:
+            make_loss(self.loss, more=losses_from_weights(self))
+        check_all_but_loss(self, loss=loss)
 
 
 @runtime_checkable
@@ -156,149 +173,45 @@ class LearnsByItself(Protocol):
     """A reconstructor with a training loss of its own, e.g. one that learns to take off noise."""
 
     def training_loss(self, measurement: Measurement, image: Tensor, /) -> Tensor:
-        """What it minimises, (batch,), from what has been acquired and what all lines show.
+        """Loss, (batch,), of what has been acquired and the image of all readouts.
 
         It may draw from torch's global generator, which every training step seeds.
         """
         ...
 
 
-class ReconstructorLearner:
-    """A reconstructor that learns from a loss.
-
-    Args:
-        run: data, settings and folder.
-        loss: what it minimises.
-    """
-
-    name = "reconstructor"
-
-    def __init__(self, run: Run, loss: Loss | WeightedSum) -> None:
-        settings = run.settings
-        self.run = run
-        self.loss = loss
-        self.network: Reconstructor = new_reconstructor(settings, device=run.world.device)
-        self.descent = Descent(
-            self.network,
-            lr=settings.lr,
-            n_steps=settings.max_steps,
-            world=run.world,
-            precision=settings.precision,
-        )
-        self.zero_filled = run.checks.zero_filled()
-        self._weights: dict[tuple[int, int], Tensor] = {}
-
-    @property
-    def best(self) -> Path:
-        return self.run.folder.best
-
-    def step(self, batch: Batch, *, step: int) -> dict[str, float]:
-        if self.run.settings.supervision != "full":
-            loss = self._of_held_out(batch, seed=step)
-            return self.descent.descend({"loss": batch.mean(loss)}, step=step)
-        if not isinstance(self.network, LearnsByItself):
-            return self.learn(batch, self.predict(batch), step=step)
-        with autocast(self.run.settings.precision, self.run.world.device):
-            loss = self.network.training_loss(batch.measurement, batch.reference)
-        return self.descent.descend({"loss": batch.mean(loss)}, step=step)
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Reconstruct a batch in the precision of the training."""
-        with autocast(self.run.settings.precision, self.run.world.device):
-            return batch.prediction(self.network(batch.measurement))
-
-    def learn(self, batch: Batch, prediction: Prediction, *, step: int) -> dict[str, float]:
-        """One step; the losses, each part of a sum apart."""
-        if not isinstance(self.loss, WeightedSum):
-            losses = {"loss": self.loss(prediction)}
-        else:
-            parts = self.loss.parts(prediction)
-            losses = {"loss": self.loss.total(parts), **(parts if len(parts) > 1 else {})}
-        means = {name: batch.mean(values) for name, values in losses.items()}
-        return self.descent.descend(means, step=step)
-
-    def _of_held_out(self, batch: Batch, *, seed: int) -> Tensor:
-        """The loss of a training without references, (batch,)."""
-        settings = self.run.settings
-        loss: Callable[..., Tensor] = self_supervised_loss
-        if settings.supervision == "robust-ssdu":
-            weights = self._weights_of(batch.measurement.kspace.shape)
-            loss = partial(robust_loss, weights=weights, more_noise=settings.more_noise)
-        with autocast(settings.precision, self.run.world.device):
-            return loss(
-                self.network,
-                batch.measurement,
-                share=settings.held_out,
-                n_splits=settings.n_splits,
-                generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + seed),
-            )
-
-    def _weights_of(self, kspace: torch.Size) -> Tensor:
-        """Weights of held-out samples for scans of this size."""
-        height, width = kspace[-2:]
-        if (height, width) not in self._weights:
-            settings = self.run.settings
-            self._weights[height, width] = sample_weights(
-                self.run.batches.longest_masks(width, N_MASKS),
-                height=height,
-                share=settings.held_out,
-                generator=torch.Generator().manual_seed(settings.seed),
-            )
-        return self._weights[height, width]
-
-    def validate(self) -> Check:
-        score = self.run.checks.score(self.network)
-        entry = {
-            "validation_ssim": score.ssim,
-            "validation_ssim_at": score.ssim_at,
-            "zero_filled_ssim_at": self.zero_filled.ssim_at,
-        }
-        if self.run.settings.supervision == "full":
-            return Check(score.ssim, entry)
-        # No reference decides: what held-out samples of validation scans say, the same ones always.
-        loss = self.run.checks.mean(self.network, lambda batch: self._of_held_out(batch, seed=0))
-        return Check(-loss, entry | {"validation_loss": loss})
-
-    def picture(self) -> Picture | None:
-        return draw(self.run.checks, self.network, n_scans=self.run.settings.images)
-
-    def save_best(self, check: Check, *, step: int) -> None:
-        metrics = {
-            "ssim": check.entry["validation_ssim"],
-            "ssim_at": check.entry["validation_ssim_at"],
-            "zero_filled_ssim": self.zero_filled.ssim,
-            "zero_filled_ssim_at": self.zero_filled.ssim_at,
-        }
-        info = self.run.info(step=step, metrics=metrics)
-        save_reconstructor(self.best, self.network, info=info)
-
-    def state(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "optimizer": self.descent.state()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.descent.restore(state["optimizer"])
-
-
-def _refuse_other_losses(settings: TrainReconstructorSettings) -> None:
-    if settings.loss != TrainReconstructorSettings.loss or settings.perceptual_weights is not None:
+def check_all_but_loss(settings: TrainReconstructorSettings, *, loss: Loss | None = None) -> None:
+    """As the settings' own check, for trainings whose losses have other names."""
+    processes.require_divisible(settings.batch_size)
+    require_precision(settings.precision, processes.device_of(settings.compute.device))
+    make_augmentation(settings.augment)
+    learns_by_itself = isinstance(untrained(settings), LearnsByItself)
+    usual = TrainReconstructorSettings.loss
+    own_loss = settings.loss != usual or settings.perceptual_weights is not None or loss is not None
+    if learns_by_itself and own_loss:
         raise ValueError(
-            f"--name {settings.name}: this reconstructor is trained with a loss of its own, not "
-            "with one of its images; leave out --loss and --perceptual-weights"
+            f"--reconstructor {settings.protocol.reconstructor} is trained with a loss of its own, "
+            "not with one of its images; leave out --loss and --perceptual-weights, and give no "
+            "loss"
         )
+    if settings.supervision != "full":
+        _refuse_references(settings, learns_by_itself=learns_by_itself, own_loss=own_loss)
+    folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
+    if processes.rank() == 0:  # others would find what the first one has begun
+        folder.check(described(settings), resume=settings.run.resume)
 
 
-def _refuse_references(settings: TrainReconstructorSettings, *, learns_by_itself: bool) -> None:
+def _refuse_references(
+    settings: TrainReconstructorSettings, *, learns_by_itself: bool, own_loss: bool
+) -> None:
     """Self-supervised trainings know no image to compare with."""
     if learns_by_itself:
         raise ValueError(
-            f"--supervision {settings.supervision}: {settings.name} learns from fully sampled "
-            "images; expected a reconstructor that is trained with --loss, e.g. modl or varnet"
+            f"--supervision {settings.supervision}: {settings.protocol.reconstructor} learns from "
+            "fully sampled images; expected a reconstructor that is trained with --loss, e.g. modl "
+            "or varnet"
         )
-    usual = TrainReconstructorSettings
-    if (settings.loss, settings.augment) != (usual.loss, usual.augment) or (
-        settings.perceptual_weights is not None
-    ):
+    if own_loss or settings.augment != TrainReconstructorSettings.augment:
         raise ValueError(
             f"--supervision {settings.supervision} has a loss of its own, and sees one acquisition "
             "of every scan as it is; leave out --loss, --augment and --perceptual-weights"
@@ -315,11 +228,400 @@ def losses_from_weights(settings: TrainReconstructorSettings) -> dict[str, Loss]
     """
     if settings.perceptual_weights is None:
         return {}
-    evaluator = load_evaluator(settings.perceptual_weights, device=world.device_of(settings.device))
+    device = processes.device_of(settings.compute.device)
+    evaluator = load_evaluator(settings.perceptual_weights, device=device)
     return {"perceptual": perceptual_by(evaluator.requires_grad_(False))}
 
 
-def described(loss: Loss | None) -> dict[str, object]:
-    """What a resumed training must have in common with its beginning, if its loss is an object."""
+def untrained(
+    settings: TrainReconstructorSettings, *, device: torch.device | str = "cpu"
+) -> Reconstructor:
+    """The reconstructor that settings describe, before its first step."""
+    return new_reconstructor(
+        settings.protocol.reconstructor, settings.network, seed=settings.run.seed, device=device
+    )
+
+
+def train_reconstructor(
+    settings: TrainReconstructorSettings,
+    *,
+    train: SliceDataset | None = None,
+    validation: SliceDataset | None = None,
+    moments: MomentSource | None = None,
+    loss: Loss | None = None,
+    on_validation: OnValidation | None = None,
+) -> Trained:
+    """Train, validate at fixed intervals, keep the best weights; continue after a kill.
+
+    AdamW, with a learning rate that rises linearly for a tenth of the steps and then falls to zero
+    along a cosine. Each step is a function of seed and step number, so a training that was killed
+    and resumed ends with the same weights, bit for bit, as one that was not (same machine and
+    number of threads). The run's folder is that of :mod:`activemri.training.folder`. Under torchrun
+    all processes train together, see :mod:`activemri.training.processes`.
+
+    Args:
+        settings: see there.
+        train: scans to learn from; None opens the train split of the protocol's data.
+        validation: scans that choose the best weights; None opens the val split.
+        moments: source of the masks; None records episodes of :data:`MASK_POLICIES`.
+        loss: instead of the one that `settings.loss` names.
+        on_validation: called with step and SSIM after every validation, once its results are on
+            disk; what it raises ends the training.
+
+    Raises:
+        ValueError: unusable settings or data; a folder that is taken; subjects in both splits.
+        OSError: the output folder cannot be written.
+        DivergedError: a loss that is not finite; the best weights so far are kept.
+    """
+    settings.compute.prepare()
+    settings.check(loss=loss)
+    loss_of = loss or make_loss(settings.loss, more=losses_from_weights(settings))
+    context = open_context(settings, train=train, validation=validation, moments=moments, loss=loss)
+    trainee = ReconstructorTrainee(context, loss_of)
+    run_loop(trainee, context, name="reconstructor", on_validation=on_validation)
+    return Trained(**results_in(context.folder.best))
+
+
+def results_in(checkpoint: Path) -> dict[str, Any]:
+    """Results of the training that wrote a checkpoint of a reconstructor."""
+    info: Any = checkpoints.load(checkpoint).info
+    return {
+        "checkpoint": checkpoint,
+        "best_step": info["step"],
+        "best_score": info["metrics"]["ssim"],
+        "baseline": info["metrics"]["zero_filled_ssim"],
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """A training whose data are open and whose folder is claimed.
+
+    Attributes:
+        settings: of the training.
+        folder: where it writes.
+        batches: the batch of every step.
+        validation: scans and moments of validations.
+        device: where this process computes.
+        state: to continue from; None to begin.
+    """
+
+    settings: TrainReconstructorSettings
+    folder: RunFolder
+    batches: TrainingBatches
+    validation: Validation
+    device: torch.device
+    state: dict[str, Any] | None
+
+    def info(self, *, step: int, metrics: Mapping[str, object], command: str) -> dict[str, object]:
+        """Facts about the training for a checkpoint."""
+        settings, scan = self.settings, self.batches.moments.scan
+        return {
+            "data": settings.protocol.data
+            if isinstance(settings.protocol.data, str)
+            else self.batches.scans.name,
+            "matrix_size": settings.protocol.matrix_size,
+            "geometry": scan.geometry.name,
+            "n_train_slices": len(self.batches.scans),
+            "n_center_lines": scan.n_center_lines,
+            "budget": self.batches.moments.budget,
+            "sensitivity": str(settings.protocol.sensitivity),
+            "masks": type(self.batches.moments).__name__,
+            "step": step,
+            "supervision": settings.supervision,
+            "metrics": dict(metrics),
+            "torch_version": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+            "processes": processes.world_size(),
+            "command": command_line(command, settings),
+        }
+
+
+def open_context(
+    settings: TrainReconstructorSettings,
+    *,
+    train: SliceDataset | None,
+    validation: SliceDataset | None,
+    moments: MomentSource | None,
+    loss: Loss | None,
+) -> Context:
+    """Open the data, claim the folder, and record the episodes.
+
+    Raises:
+        ValueError: unusable data; a folder that is taken; subjects in both splits.
+        OSError: the output folder cannot be written.
+    """
+    device, protocol = processes.join(settings.compute.device), settings.protocol
+    folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
+    train = in_memory(train if train is not None else protocol.dataset("train"))
+    validation = in_memory(validation if validation is not None else protocol.dataset("val"))
+    refuse_shared_subjects(train, validation)
+    scan = bare_scan(settings, train, validation) if moments is None else moments.scan
+    _require_served(settings, scan.geometry)
     name = None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
-    return {"loss_object": name}
+    given = {
+        "masks": "EpisodeMasks" if moments is None else type(moments).__name__,
+        "n_train_scans": len(train),
+        "n_validation_scans": len(validation),
+        "loss_object": name,
+    }
+    state = _claimed(folder, described(settings) | given, settings, device)
+    if moments is None:
+        moments = recorded_moments(settings, train, validation)
+    supervised = settings.supervision == "full"
+    batches = TrainingBatches(
+        train,
+        moments,
+        batch_size=settings.batch_size,
+        seed=settings.run.seed,
+        augment=make_augmentation(settings.augment if supervised else ("none",)),
+        one_mask=not supervised,
+        rank=processes.rank(),
+        n_processes=processes.world_size(),
+    )
+    checks = Validation(validation, moments, seed=settings.run.seed)
+    return Context(settings, folder, batches, checks, device, state)
+
+
+def refuse_shared_subjects(train: SliceDataset, validation: SliceDataset) -> None:
+    """Refuse splits that are empty, or that share a subject.
+
+    Raises:
+        ValueError: with the first subjects.
+    """
+    for name, scans in (("train", train), ("validation", validation)):
+        if len(scans) == 0:
+            raise ValueError(f"there are no {name} scans; give every split at least one subject")
+    if shared := sorted(set(subjects_of(train)) & set(subjects_of(validation))):
+        raise ValueError(
+            "train and validation scans must come from different subjects; found in both: "
+            + ", ".join(shared[:5])
+        )
+
+
+def bare_scan(
+    settings: TrainReconstructorSettings, train: SliceDataset, validation: SliceDataset
+) -> Scan:
+    """The scan protocol with a frame that holds all scans; scores cost time, and there are none."""
+    bare = replace(settings.protocol, reconstructor="zero-filled", reward="delta_ssim", metrics=())
+    scans = pooled([train, validation], name=train.name)
+    scan = bare.scan(scans, device=processes.device_of(settings.compute.device))
+    return replace(scan, metrics=())
+
+
+def recorded_moments(
+    settings: TrainReconstructorSettings, train: SliceDataset, validation: SliceDataset
+) -> EpisodeMasks:
+    """Episodes of :data:`MASK_POLICIES` on training scans."""
+    return record_episodes(
+        train,
+        bare_scan(settings, train, validation),
+        policies=MASK_POLICIES,
+        seed=settings.run.seed,
+        show=processes.rank() == 0,
+    )
+
+
+def _require_served(settings: TrainReconstructorSettings, geometry: Geometry) -> None:
+    """Refuse what needs a Cartesian grid where there is none."""
+    require_served(untrained(settings), geometry)
+    if settings.supervision != "full" and not geometry.transform.is_cartesian:
+        raise ValueError(
+            f"--supervision {settings.supervision} holds out samples of a Cartesian grid; geometry "
+            f"{geometry.name!r} has none"
+        )
+
+
+def _claimed(
+    folder: RunFolder,
+    shared: Mapping[str, object],
+    settings: TrainReconstructorSettings,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """Claim the folder once, and let every process read the state in it."""
+    first = processes.rank() == 0
+    state = folder.open(shared, resume=settings.run.resume) if first else None
+    processes.barrier(device)
+    if not first:
+        state = folder.state()
+    processes.barrier(device)  # the first process writes again only when all have read
+    return state
+
+
+def run_loop(
+    trainee: loop.Trainee, context: Context, *, name: str, on_validation: OnValidation | None
+) -> None:
+    """Train to the end of the settings' schedule."""
+    settings = context.settings
+    loop.train(
+        trainee,
+        context.folder,
+        name=name,
+        n_steps=settings.max_steps,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
+        state=context.state,
+        on_validation=on_validation,
+        device=context.device,
+    )
+
+
+class BatchTrainee(Protocol):
+    """A trainee that learns from one batch a step."""
+
+    step: int
+
+    def train_on(self, batch: Batch, /) -> dict[str, float]:
+        """Learn from a batch; the losses by name, the one that is followed being called "loss"."""
+        ...
+
+
+def learn_from_batches(
+    trainee: BatchTrainee, context: Context, n_steps: int, progress: ShowProgress
+) -> dict[str, float]:
+    """Some steps, each with random numbers of its own; the mean losses.
+
+    Raises:
+        DivergedError: names the scans of the step.
+    """
+    totals: dict[str, float] = defaultdict(float)
+    gpus = [context.device] if context.device.type == "cuda" else []
+    for _ in range(n_steps):
+        batch = context.batches[trainee.step]
+        numbers = (context.settings.run.seed, trainee.step, processes.rank())
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+            try:
+                losses = trainee.train_on(batch)
+            except DivergedError as error:
+                raise DivergedError(
+                    f"{error}, or look at the scans {', '.join(batch.names)}"
+                ) from error
+        trainee.step += 1
+        for name, loss in losses.items():
+            totals[name] += loss
+        progress(loss=losses["loss"])
+    return {name: total / n_steps for name, total in totals.items()}
+
+
+class ReconstructorTrainee:
+    """A reconstructor that learns from a loss.
+
+    Args:
+        context: of the training.
+        loss: that it minimises.
+        command: for the checkpoint.
+    """
+
+    def __init__(
+        self, context: Context, loss: Loss | WeightedSum, *, command: str = "train reconstructor"
+    ) -> None:
+        settings = context.settings
+        self.context, self.loss, self.command = context, loss, command
+        self.step = 0
+        self.network = untrained(settings, device=context.device)
+        self.descent = Descent(
+            self.network, lr=settings.lr, n_steps=settings.max_steps, precision=settings.precision
+        )
+        self.zero_filled = context.validation.zero_filled()
+        self._weights: dict[tuple[int, int], Tensor] = {}
+
+    def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, float]:
+        return learn_from_batches(self, self.context, n_steps, progress)
+
+    def train_on(self, batch: Batch, /) -> dict[str, float]:
+        settings = self.context.settings
+        if settings.supervision != "full":
+            loss = self._held_out_loss(batch, seed=self.step)
+        elif isinstance(self.network, LearnsByItself):
+            with autocast(settings.precision, self.context.device):
+                loss = self.network.training_loss(batch.measurement, batch.reference)
+        else:
+            return self.learn_from(batch, self.predict(batch))
+        return self.descent.descend({"loss": batch.mean(loss)}, step=self.step)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Reconstruct a batch in the precision of the training."""
+        with autocast(self.context.settings.precision, self.context.device):
+            return batch.prediction(self.network(batch.measurement))
+
+    def learn_from(self, batch: Batch, prediction: Prediction) -> dict[str, float]:
+        """One step; the losses, each part of a sum apart."""
+        if not isinstance(self.loss, WeightedSum):
+            losses = {"loss": self.loss(prediction)}
+        else:
+            parts = self.loss.parts(prediction)
+            losses = {"loss": self.loss.total(parts), **(parts if len(parts) > 1 else {})}
+        means = {name: batch.mean(values) for name, values in losses.items()}
+        return self.descent.descend(means, step=self.step)
+
+    def _held_out_loss(self, batch: Batch, *, seed: int) -> Tensor:
+        """The loss of a training without references, (batch,)."""
+        settings = self.context.settings
+        loss: Callable[..., Tensor] = self_supervised_loss
+        if settings.supervision == "robust-ssdu":
+            weights = self._weights_of(batch.measurement.kspace.shape)
+            loss = partial(robust_loss, weights=weights, more_noise=settings.more_noise)
+        with autocast(settings.precision, self.context.device):
+            return loss(
+                self.network,
+                batch.measurement,
+                share=settings.held_out,
+                n_splits=settings.n_splits,
+                generator=torch.Generator().manual_seed(settings.run.seed * 1_000_003 + seed),
+            )
+
+    def _weights_of(self, kspace: torch.Size) -> Tensor:
+        """Weights of held-out samples for scans of this size."""
+        shape = (kspace[-2], kspace[-1])
+        if shape not in self._weights:
+            settings = self.context.settings
+            self._weights[shape] = sample_weights(
+                self.context.batches.longest_masks(shape, N_MASKS),
+                share=settings.held_out,
+                generator=torch.Generator().manual_seed(settings.run.seed),
+            )
+        return self._weights[shape]
+
+    def validate(self) -> Evaluation:
+        validation = self.context.validation
+        score = validation.score(self.network)
+        entries: dict[str, Any] = {
+            "validation_ssim": score.ssim,
+            "validation_ssim_at": score.ssim_at,
+            "zero_filled_ssim_at": self.zero_filled.ssim_at,
+        }
+        decides = score.ssim
+        if self.context.settings.supervision != "full":
+            # No reference decides, but held-out samples of validation scans, the same ones always.
+            loss = validation.mean(self.network, lambda batch: self._held_out_loss(batch, seed=0))
+            entries["validation_loss"], decides = loss, -loss
+        return Evaluation(score=decides, entries=entries, picture=self._picture())
+
+    def _picture(self) -> Picture | None:
+        n_scans = self.context.settings.images
+        if n_scans == 0:
+            return None
+        return draw(self.context.validation, self.network, n_scans=n_scans)
+
+    def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
+        metrics = {
+            "ssim": entries["validation_ssim"],
+            "ssim_at": entries["validation_ssim_at"],
+            "zero_filled_ssim": self.zero_filled.ssim,
+            "zero_filled_ssim_at": self.zero_filled.ssim_at,
+        }
+        info = self.context.info(step=self.step, metrics=metrics, command=self.command)
+        save_reconstructor(path, self.network, info=info)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.descent.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], /) -> None:
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        self.descent.restore(state["optimizer"])

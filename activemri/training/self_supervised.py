@@ -1,15 +1,31 @@
-"""Training without fully sampled scans: a part of what was acquired judges what the rest gives.
+"""Training without fully sampled scans: a part of the acquired samples judges what the rest gives.
 
 SSDU (Yaman et al., Self-supervised learning of physics-guided reconstruction neural networks
 without fully sampled reference data, MRM 84:3172, 2020): acquired samples are divided in two. The
 reconstructor sees one part; the loss compares its image with the other part, in k-space, coil by
 coil. Samples are held out and not lines, so that there is some of every line on both sides.
+
+Its expected loss is not that of noise-free, fully sampled scans: held-out samples weigh as they
+happen to be sampled, and are as noisy as what is seen. Robust SSDU corrects both, after
+
+- Millard and Chiew, A theoretical framework for self-supervised MR image reconstruction using
+  sub-sampling via variable density Noisier2Noise, IEEE TCI 9:707, 2023: a sample that is acquired
+  with probability P and then seen with probability Q stands for all scans in which it is not seen,
+  and weighs (1 - Q P) / (P (1 - Q));
+- Millard and Chiew, Clean self-supervised MRI reconstruction from noisy, sub-sampled training data
+  with Robust SSDU, Bioengineering 11:1305, 2024: further noise is added to what is seen, and what
+  was seen is judged too. We write it as Recorrupted-to-Recorrupted (Pang et al., CVPR 2021), which
+  is the same loss with its correction inside: of a sample y and drawn noise n of the same strength,
+  the network sees y + a n and is compared with y - n / a. The noise of one is independent of that
+  of the other, so the network can only learn the signal, and nothing is to be corrected afterwards.
 """
 
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.geometry import cartesian
+from activemri.mri.noise import estimated_sigma
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
 KEPT_SIDE = 4  # samples around the origin that the reconstructor always sees
@@ -50,16 +66,17 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
     return ((rank < wanted).reshape(mask.shape) & free).to(mask.device)
 
 
-def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, CartesianOperator]:
-    """What the reconstructor sees, and the operator of the samples that are held out.
+def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Operator]:
+    """The measurement that the reconstructor sees, and the operator of the held-out samples.
 
     Args:
         measurement: all that was acquired.
         out: held-out samples, bool (batch, height, width).
     """
     operator = measurement.operator
-    seen = CartesianOperator(operator.mask & ~out, operator.sensitivity)
-    return Measurement.of(measurement.kspace, seen), CartesianOperator(out, operator.sensitivity)
+    shape, maps = operator.transform.shape, operator.sensitivity
+    seen = Operator.on_grid(operator.grid_mask & ~out, shape, maps)
+    return Measurement.of_grid(measurement.kspace, seen), Operator.on_grid(out, shape, maps)
 
 
 def self_supervised_loss(
@@ -81,14 +98,75 @@ def self_supervised_loss(
         n_splits: draws to average over (multi-mask SSDU, Yaman et al., NMR Biomed. 35:e4798, 2022).
         generator: of the draws.
     """
-    mask = measurement.operator.mask.expand(-1, *measurement.kspace.shape[-2:])
+    kspace = measurement.kspace
+    mask = measurement.operator.grid_mask.expand(-1, *kspace.shape[-2:])
     losses = []
     for _ in range(n_splits):
         out = held_out(mask, share=share, generator=generator)
         seen, operator = divided(measurement, out)
         predicted = operator.forward(reconstructor(seen).image)
-        measured = measurement.kspace * out.unsqueeze(1)
+        measured = operator.transform.of_grid(kspace) * operator.mask[:, :, None, None]
         losses.append(_relative(predicted - measured, measured))
+    return torch.stack(losses).mean(dim=0)
+
+
+def sample_weights(acquired: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Weight of every held-out sample, from how often samples are acquired and seen.
+
+    Args:
+        acquired: samples of many scans, bool (n, height, width).
+        share: of samples that are held out.
+        generator: of the draws.
+
+    Returns:
+        float32 (height, width); 0 where nothing was ever held out.
+    """
+    out = held_out(acquired, share=share, generator=generator).float().mean(dim=0)
+    probability = acquired.float().mean(dim=0)
+    seen = probability - out  # P Q: acquired and seen
+    return torch.where(out > 0, (1 - seen) / out, 0.0)
+
+
+def robust_loss(
+    reconstructor: Reconstructor,
+    measurement: Measurement,
+    *,
+    weights: Tensor,
+    share: float,
+    n_splits: int,
+    more_noise: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Weighted squared error of what is held out and of what is seen, relative: (batch,).
+
+    Args:
+        reconstructor: to be judged.
+        measurement: all that was acquired.
+        weights: of held-out samples, (height, width).
+        share: of samples to hold out.
+        n_splits: draws to average over.
+        more_noise: strength of the noise that is added, over that of the scan's own.
+        generator: of the draws.
+    """
+    kspace, operator = measurement.kspace, measurement.operator
+    shape, maps = operator.transform.shape, operator.sensitivity
+    mask = operator.grid_mask.expand(-1, *shape)
+    sigma = estimated_sigma(kspace)[..., None, None]
+    energy = kspace.abs().square().flatten(1).sum(dim=1)
+    losses = []
+    for _ in range(n_splits):
+        out = held_out(mask, share=share, generator=generator)
+        noise = sigma * torch.randn(kspace.shape, dtype=kspace.dtype, generator=generator).to(
+            kspace.device
+        )
+        seen = Operator.on_grid(mask & ~out, shape, maps)
+        image = reconstructor(Measurement.of_grid(kspace + more_noise * noise, seen)).image
+        whole = Operator.on_grid(mask, shape, maps)
+        everywhere = cartesian(whole.transform).grid(whole.forward(image))
+        wanted = torch.where(out.unsqueeze(1), kspace, kspace - noise / more_noise)
+        error = torch.view_as_real(everywhere - wanted).square().sum(dim=(1, -1))
+        weighted = torch.where(out, weights.to(error.device) * error, error) * mask
+        losses.append(weighted.flatten(1).sum(dim=1) / energy)
     return torch.stack(losses).mean(dim=0)
 
 

@@ -1,4 +1,4 @@
-"""How good a reconstructor is on fixed scans at fixed moments of an episode."""
+"""Scores of a reconstructor on fixed scans at fixed moments of an episode."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from activemri import metrics
-from activemri.mri.sensitivity import FROM_START, CoilMaps
+from activemri.agents.episode_masks import MomentSource
+from activemri.data.slices import SliceDataset
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.training.batches import Batch, InMemory, make_batch, to_device
-from activemri.training.masks import MaskSource
+from activemri.training.batches import Batch, infos_of, make_batch
 
 N_SCANS = 32  # spread evenly over the validation split
 N_MOMENTS = 4  # of an episode, from its first to its last
@@ -25,7 +24,7 @@ class ValidationScore:
 
     Attributes:
         ssim: mean over all moments; decides which weights are best.
-        ssim_at: by lines acquired since the start of the episode.
+        ssim_at: by readouts since the start of the episode.
     """
 
     ssim: float
@@ -33,33 +32,22 @@ class ValidationScore:
 
 
 class Validation:
-    """The same scans and masks every time, drawn once from the seed.
+    """The same scans and moments every time, drawn once from the seed.
 
     Args:
         scans: of the validation split.
-        masks: where masks come from.
-        seed: of the masks.
-        device: where to compute.
-        coil_maps: how they are estimated where scans bring none.
+        moments: source of the moments of episodes.
+        seed: of the draws.
     """
 
-    def __init__(
-        self,
-        scans: InMemory,
-        masks: MaskSource,
-        *,
-        seed: int,
-        device: torch.device,
-        coil_maps: CoilMaps = FROM_START,
-    ) -> None:
+    def __init__(self, scans: SliceDataset, moments: MomentSource, *, seed: int) -> None:
         self.scans = scans
-        self.masks = masks
+        self.infos = infos_of(scans)
+        self.moments = moments
         self.seed = seed
-        self.device = device
-        self.coil_maps = coil_maps
         places = np.linspace(0, len(scans) - 1, min(N_SCANS, len(scans)))
         self.indices = [int(i) for i in np.unique(places.round())]
-        self.steps = [int(s) for s in np.unique(np.linspace(0, masks.budget, N_MOMENTS).round())]
+        self.steps = [int(s) for s in np.unique(np.linspace(0, moments.budget, N_MOMENTS).round())]
 
     @torch.no_grad()
     def score(self, reconstructor: Reconstructor) -> ValidationScore:
@@ -90,23 +78,20 @@ class Validation:
 
     def batches(self) -> Iterator[Batch]:
         """Each scan at all moments, one after the other."""
-        for index in tqdm(self.indices, desc="validate", unit="scan", leave=False):
-            yield self.batch(index)
+        return (self.batch(index) for index in self.indices)
 
     def batch(self, index: int, *, steps: Sequence[int] | None = None) -> Batch:
         """One scan at all moments, or some; every scan has its own draw of masks."""
-        scan, info = self.scans[index], self.scans.infos[index]
-        masks = [
-            self.masks(info, np.random.default_rng([self.seed, index, step]), step=step)
-            for step in (self.steps if steps is None else steps)
+        steps = self.steps if steps is None else steps
+        drawn = [np.random.default_rng([self.seed, index, step]) for step in steps]
+        moments = [
+            self.moments(self.infos[index], generator, step=step)
+            for generator, step in zip(drawn, steps, strict=True)
         ]
-        batch = make_batch(
-            [scan] * len(masks),
-            masks,
-            n_center_lines=self.masks.n_center_lines,
-            coil_maps=self.coil_maps,
+        seeds = torch.tensor([int(generator.integers(2**62)) for generator in drawn])
+        return make_batch(
+            self.moments.scan, [self.scans[index]] * len(moments), moments, seeds=seeds
         )
-        return to_device(batch, self.device)
 
     def _ssim(self, batch: Batch, reconstructor: Reconstructor) -> Tensor:
         image = batch.magnitude(reconstructor)

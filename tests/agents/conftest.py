@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import Unsure
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +55,8 @@ def make_protocol() -> MakeProtocol:
         n_center_lines: int = 2,
         n_random_lines: int = 0,
         unsure: bool = False,
-    ) -> Acquisition:
-        return Acquisition(
+    ) -> Scan:
+        return Scan(
             make_geometry(geometry, frame, lines_per_action=lines_per_action),
             Unsure() if unsure else ZeroFilled(),
             budget=budget,

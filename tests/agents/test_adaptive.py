@@ -16,13 +16,13 @@ from activemri.agents.adaptive import (
 )
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.scan import Scan, View
 from activemri.evaluator import Evaluator
 from activemri.mri import fourier
 from activemri.reconstruction.reconstructor import Reconstruction
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
 def some_evaluator(width: int) -> Evaluator:
@@ -31,7 +31,7 @@ def some_evaluator(width: int) -> Evaluator:
         return Evaluator(width, channels=2, layers=1).eval()
 
 
-def view_of(protocol: Acquisition, scans: list[Slice]) -> View:
+def view_of(protocol: Scan, scans: list[Slice]) -> View:
     return protocol.view(protocol.start(scans))
 
 

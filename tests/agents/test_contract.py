@@ -15,13 +15,13 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit, traits_of
 from activemri.agents.rollout import Episodes, rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.imperfections import Spikes
+from activemri.envs.scan import Scan
+from activemri.envs.scanner import Spiking
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 # Examples change with the fixtures only, which hold functions.
 QUICK = settings(
@@ -32,9 +32,9 @@ QUICK = settings(
 )
 
 
-def ready(name: str, acquisition: Acquisition, scans: list[Slice]) -> Policy:
+def ready(name: str, acquisition: Scan, scans: list[Slice]) -> Policy:
     """The policy; a learned one is fitted to the scans."""
-    n_lines = max(3, acquisition.geometry.groups.shape[1])  # one action at least
+    n_lines = max(3, acquisition.geometry.readouts_per_action)  # one action at least
     order = LEARNERS[name](acquisition, scans, n_lines=n_lines) if needs_fit(name) else None
     return make_policy(
         name,
@@ -177,13 +177,13 @@ def test_without_networks_only_oracles_look_at_the_scan(
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if not asks_networks(name)])
-@pytest.mark.parametrize("imperfection", [None, Spikes(0.3, 2)])
+@pytest.mark.parametrize("scanner", [None, Spiking(0.3, 2)])
 def test_an_order_and_nothing_else_is_the_same_for_all_scans(
-    make_scan: MakeScan, make_protocol: MakeProtocol, name: str, imperfection: Spikes | None
+    make_scan: MakeScan, make_protocol: MakeProtocol, name: str, scanner: Spiking | None
 ) -> None:
-    if imperfection is not None and name == "re-acquire":
+    if scanner is not None and name == "re-acquire":
         pytest.skip("it is an order as long as nothing looks suspicious")
-    protocol = replace(make_protocol(budget=7), imperfection=imperfection)
+    protocol = replace(make_protocol(budget=7), scanner=scanner)
     scans = [make_scan(seed) for seed in range(6)]
     policy = ready(name, protocol, scans)
     assert policy.traits == traits_of(name)

@@ -18,13 +18,13 @@ from activemri.agents.entropy import (
 from activemri.agents.policy import choose
 from activemri.agents.posterior import N_DRAWN, posterior_samples
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, View
+from activemri.envs.scan import Scan, View
 from activemri.mri import fourier
 from activemri.reconstruction.reconstructor import Reconstruction
 from tests.envs.scans import Unsure
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 N_SAMPLES = 4
 
 
@@ -79,7 +79,7 @@ def test_for_small_sigma_only_the_form_of_the_code_tells_distant_samples_apart()
     )
 
 
-def seen(protocol: Acquisition, scans: list[Slice], *, seed: int = 0) -> View:
+def seen(protocol: Scan, scans: list[Slice], *, seed: int = 0) -> View:
     """A view with samples of the posterior that random numbers make up."""
     view = protocol.view(protocol.start(scans))
     image = view.reconstruction.image
@@ -166,7 +166,7 @@ def test_a_deviation_alone_is_drawn_from_and_leaves_acquired_lines_as_they_are(
     assert bool((error[view.mask] < 1e-5).all()) and bool((error[~view.mask] > 1e-3).all())
     assert view.reconstruction.uncertainty is not None
     # Nothing is acquired: then the deviation is the one that was asked for.
-    nothing = replace(view.operator, mask=torch.zeros_like(view.operator.mask))
+    nothing = replace(view.operator, mask=torch.zeros_like(view.operator.grid_mask))
     drawn = posterior_samples(replace(view, operator=nothing)) - view.reconstruction.image[:, None]
     deviation = torch.view_as_real(drawn).square().mean(dim=(1, -1)).sqrt()
     ratio = deviation.mean() / view.reconstruction.uncertainty.mean()

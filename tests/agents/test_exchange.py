@@ -17,10 +17,10 @@ from activemri.agents.order import FixedOrder
 from activemri.agents.policy import Policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 GEOMETRIES = [("columns", 1), ("columns", 2), ("columns", 3), ("points", 1), ("rows", 2)]
 GEOMETRIES += [("conjugate-columns", 1), ("conjugate-columns", 2)]
@@ -66,8 +66,8 @@ def test_no_single_swap_of_the_result_helps(
     for row, scan in enumerate(scans):
         taken = episodes.actions[row].tolist()
         state = protocol.start([scan])
-        others = [line for line in range(13) if not state.mask[0, line] and line not in taken]
-        masks = state.mask.repeat(len(taken) * len(others), 1)
+        others = [line for line in range(13) if not state.view.mask[0, line] and line not in taken]
+        masks = state.view.mask.repeat(len(taken) * len(others), 1)
         for mask, (drop, add) in zip(masks, itertools.product(taken, others), strict=True):
             mask[[add, *(line for line in taken if line != drop)]] = True
         swapped = protocol.preview_masks(state, masks[None], ("ssim",))["ssim"]

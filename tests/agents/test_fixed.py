@@ -10,13 +10,13 @@ from activemri.agents.greedy import oracle
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
-def score(protocol: Acquisition, scan: Slice, lines: list[int], metric: str) -> float:
+def score(protocol: Scan, scan: Slice, lines: list[int], metric: str) -> float:
     """Score with the start lines and some others, from scratch."""
     mask = protocol.start([scan]).start_mask
     mask[0, lines] = True
@@ -26,7 +26,7 @@ def score(protocol: Acquisition, scan: Slice, lines: list[int], metric: str) -> 
 
 
 def lbcs_slowly(
-    protocol: Acquisition, scans: list[Slice], *, n_lines: int, metric: str, sign: int
+    protocol: Scan, scans: list[Slice], *, n_lines: int, metric: str, sign: int
 ) -> list[int]:
     chosen: list[int] = []
     started = protocol.start(scans[:1]).start_mask[0].nonzero().flatten().tolist()

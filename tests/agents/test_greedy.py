@@ -9,11 +9,11 @@ from activemri.agents import greedy
 from activemri.agents.greedy import Greedy, oracle, score_actions
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, Truth
+from activemri.envs.scan import Scan, Truth
 from activemri.metrics import METRICS
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
 @pytest.mark.parametrize("metric", ["ssim", "nmse", "psnr_volume"])
@@ -27,8 +27,8 @@ def test_the_oracle_takes_the_action_after_which_the_score_is_best(
     sign = 1 if METRICS[metric].higher_is_better else -1
     for row in range(2):
         tried = {}
-        for action in state.legal[row].nonzero().flatten().tolist():
-            mask = protocol.geometry.acquire(state.mask[row : row + 1], torch.tensor([action]))
+        for action in state.view.legal[row].nonzero().flatten().tolist():
+            mask = protocol.geometry.acquire(state.view.mask[row : row + 1], torch.tensor([action]))
             after = protocol.preview_masks(state.select([row]), mask[None], (metric,))[metric]
             tried[action] = sign * float(after)
         assert tried[int(chosen[row])] == pytest.approx(max(tried.values()), rel=1e-6)
@@ -37,7 +37,7 @@ def test_the_oracle_takes_the_action_after_which_the_score_is_best(
 def test_only_wanted_actions_have_scores(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     protocol = make_protocol()
     state = protocol.start([make_scan(0), make_scan(1)])
-    wanted = torch.zeros_like(state.legal)
+    wanted = torch.zeros_like(state.view.legal)
     wanted[0, [0, 3, 9]] = True
     wanted[1, 12] = True
     scores = score_actions(Truth(protocol, state), wanted, "mse")
@@ -49,7 +49,7 @@ def test_only_wanted_actions_have_scores(make_scan: MakeScan, make_protocol: Mak
 def test_no_wanted_action_has_no_score(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     protocol = make_protocol()
     state = protocol.start([make_scan(0)])
-    scores = score_actions(Truth(protocol, state), torch.zeros_like(state.legal), "ssim")
+    scores = score_actions(Truth(protocol, state), torch.zeros_like(state.view.legal), "ssim")
     assert scores.tolist() == [[-torch.inf] * 13]
 
 
@@ -58,9 +58,9 @@ def test_little_memory_gives_the_same_scores(
 ) -> None:
     protocol = make_protocol()
     state = protocol.start([make_scan(0), make_scan(1)])
-    at_once = score_actions(Truth(protocol, state), state.legal, "ssim")
+    at_once = score_actions(Truth(protocol, state), state.view.legal, "ssim")
     monkeypatch.setattr(greedy, "_MEMORY", 1.0)
-    assert torch.equal(score_actions(Truth(protocol, state), state.legal, "ssim"), at_once)
+    assert torch.equal(score_actions(Truth(protocol, state), state.view.legal, "ssim"), at_once)
 
 
 def test_the_default_oracle_plays_a_single_scan(

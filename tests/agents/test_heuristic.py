@@ -10,10 +10,10 @@ from activemri.agents import heuristic
 from activemri.agents.policy import Policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 Play = Callable[..., list[int]]
 
 

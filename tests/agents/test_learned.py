@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from activemri.agents.learned import LearnedPolicy, load_policy
-from activemri.agents.line_network import LineNetwork
+from activemri.agents.networks import LineNetwork
 from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout
 from activemri.checkpoints import CheckpointError
 from activemri.envs.line_features import N_FEATURES
 from activemri.envs.observation import Frame
-from activemri.envs.state import STOP
+from activemri.envs.scan import STOP
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from tests.agents.conftest import MakeProtocol, MakeScan
 
@@ -30,7 +30,7 @@ def test_it_takes_the_legal_action_of_highest_score(
     make_protocol: MakeProtocol, make_scan: MakeScan
 ) -> None:
     policy, acquisition = line_policy(), make_protocol()
-    view = acquisition.view(acquisition.start([make_scan(0), make_scan(1)]))
+    view = acquisition.start([make_scan(0), make_scan(1)]).view
     scores = policy.scores(view).masked_fill(~view.legal, -torch.inf)
     assert policy.act(view, []).tolist() == scores.argmax(dim=1).tolist()
 
@@ -44,7 +44,7 @@ def test_it_stops_where_the_network_wants_to(
     assert policy.network.stop is not None
     policy.network.stop.weight.zero_()
     policy.network.stop.bias.fill_(urge)
-    view = acquisition.view(acquisition.start([make_scan(0)]))
+    view = acquisition.start([make_scan(0)]).view
     assert (policy.act(view, []).tolist() == [STOP]) is stops
 
 

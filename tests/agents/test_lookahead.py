@@ -13,15 +13,15 @@ from activemri.agents.greedy import oracle, score_actions, signed
 from activemri.agents.lookahead import LookAhead
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, Truth, View
-from activemri.envs.imperfections import Noise
-from activemri.mri.operators import CartesianOperator
+from activemri.envs.scan import Scan, Truth, View
+from activemri.envs.scanner import Noisy
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import Unsure, with_other_unacquired
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 NO_DRAWS = [np.random.default_rng(0)] * 2
 
 
@@ -36,7 +36,7 @@ class Clairvoyant(Reconstructor):
     def forward(self, measurement: Measurement) -> Reconstruction:
         mask, maps = measurement.operator.mask, measurement.operator.sensitivity
         kspace = torch.stack([scan.kspace for scan in self.scans])
-        truth = CartesianOperator(torch.ones_like(mask), maps).adjoint(kspace)
+        truth = Operator(torch.ones_like(mask), maps).adjoint(kspace)
         samples = torch.stack([truth] * self.n_samples, dim=1)
         return Reconstruction(measurement.zero_filled, samples=samples)
 
@@ -68,7 +68,7 @@ def test_with_the_truth_as_sample_it_takes_the_actions_of_the_oracle(
 ) -> None:
     scans = [make_scan(seed, n_coils=n_coils) for seed in (0, 1)]
     if n_coils > 1:  # the target is what the coils show together under their maps
-        whole = CartesianOperator(torch.ones(2, 1, 13), torch.stack([_maps(s) for s in scans]))
+        whole = Operator(torch.ones(2, 1, 13), torch.stack([_maps(s) for s in scans]))
         images = whole.adjoint(torch.stack([scan.kspace for scan in scans])).abs()
         scans = [replace(s, target=image) for s, image in zip(scans, images, strict=True)]
         scans = [replace(s, kspace=whole.forward(images + 0j)[i]) for i, s in enumerate(scans)]
@@ -88,7 +88,7 @@ def test_values_are_mean_scores_over_samples_of_reconstructions_one_by_one(
 ) -> None:
     protocol = make_protocol(lines_per_action=2)
     view = protocol.view(protocol.start([make_scan(0), make_scan(1)]))
-    drawn = Drawing()(Measurement(view.kspace, view.operator, view.zero_filled)).samples
+    drawn = Drawing()(Measurement(view.measurement.kspace, view.operator, view.zero_filled)).samples
     assert drawn is not None
     best = []
     for row in range(2):
@@ -104,9 +104,9 @@ def _nmse(view: View, truth: Tensor, row: int, action: int) -> float:
     """Error if a sample is the truth and an action is taken, with plain means."""
     mask = view.mask[row].clone()
     mask[view.geometry.groups[action]] = True
-    operator = CartesianOperator(mask[None, None])
-    full = CartesianOperator(torch.ones(1, 1, 13)).forward(truth[None])
-    kspace = torch.where(view.mask[row], view.kspace[row], full[0])
+    operator = Operator(mask[None, None])
+    full = Operator(torch.ones(1, 1, 13)).forward(truth[None])
+    kspace = torch.where(view.mask[row], view.measurement.kspace[row], full[0])
     image = operator.adjoint(kspace[None]).abs()[0]
     target = truth.abs()
     return float((image - target).square().sum() / target.square().sum())
@@ -133,11 +133,11 @@ def test_two_steps_ahead_is_the_best_pair_of_actions(
     state = protocol.start(scans)
     pairs = torch.full((2, 13, 13), -torch.inf, dtype=torch.float64)
     for row in range(2):
-        for action in state.legal[row].nonzero().flatten().tolist():
+        for action in state.view.legal[row].nonzero().flatten().tolist():
             after = protocol.acquire(state.select([row]), torch.tensor([action]))
-            pairs[row, action] = score_actions(Truth(protocol, after), after.legal, "mse")[0]
+            pairs[row, action] = score_actions(Truth(protocol, after), after.view.legal, "mse")[0]
     ahead = LookAhead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=20, depth=2)
-    taken = ahead.act(protocol.view(state), NO_DRAWS)
+    taken = ahead.act(state.view, NO_DRAWS)
     best = pairs.amax(dim=2)  # of a pair, either action may come first
     torch.testing.assert_close(best.gather(1, taken[:, None])[:, 0], best.amax(dim=1))
     assert not torch.equal(
@@ -161,7 +161,7 @@ def test_what_was_not_acquired_changes_no_action(
     protocol = replace(make_protocol(), reconstructor=Drawing())
     one = make_scan(0)
     view = protocol.view(protocol.start([one]))
-    other = with_other_unacquired(one, view.operator.mask[0], scale=hidden)
+    other = with_other_unacquired(one, view.operator.grid_mask[0], scale=hidden)
     theirs = protocol.view(protocol.start([other]))
     ahead = LookAhead(Unsure(), depth=2)
     taken = ahead.act(view, NO_DRAWS[:1])
@@ -178,7 +178,7 @@ def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) 
     truth = protocol.view(protocol.start(scans), for_oracle=True).truth
     assert truth is not None
     scores = signed(truth.scores_of_actions(taken[:, None], "mse"), "mse")[:, 0]
-    assert torch.equal(scores, score_actions(truth, truth.state.legal, "mse").amax(dim=1))
+    assert torch.equal(scores, score_actions(truth, truth.state.view.legal, "mse").amax(dim=1))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_unusable_settings_are_refused(settings: dict[str, int], message: str) -
 def test_where_lines_may_be_measured_again_all_are_measured_once_before(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
-    protocol = replace(make_protocol(budget=14), reconstructor=Unsure(), imperfection=Noise())
+    protocol = replace(make_protocol(budget=14), reconstructor=Unsure(), scanner=Noisy())
     for depth in (1, 2):
         actions = rollout(protocol, LookAhead(Unsure(), depth=depth), [make_scan(0)]).actions[0]
         assert len(set(actions[:11].tolist())) == 11  # two of the 13 lines come with the start

@@ -10,10 +10,10 @@ import pytest
 from activemri.agents.order import FixedOrder, Order, OrderError
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
 @pytest.fixture

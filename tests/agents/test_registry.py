@@ -12,12 +12,12 @@ from activemri.agents.order import FixedOrder, Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.settings import benchmark as settings
 
 
 @pytest.fixture
-def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Acquisition]) -> Order:
+def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Scan]) -> Order:
     return learn_lbcs_order(make_protocol(), [make_scan(0)], n_lines=2)
 
 
@@ -57,6 +57,12 @@ def test_a_file_is_a_policy_named_after_it(order: Order, tmp_path: Path) -> None
 def test_a_policy_is_returned_as_it_is() -> None:
     policy = heuristic.equispaced()
     assert make_policy(policy) is policy
+
+
+@pytest.mark.parametrize(("policy", "lacks"), [(3, "name, traits, act"), (lambda view: 0, "name")])
+def test_what_is_no_policy_is_refused_with_what_it_lacks(policy: object, lacks: str) -> None:
+    with pytest.raises(ValueError, match=f"policy: expected a name.* has no {lacks}"):
+        make_policy(policy)  # type: ignore[arg-type]
 
 
 def test_the_exchange_oracle_starts_from_the_order(order: Order) -> None:

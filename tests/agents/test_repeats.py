@@ -16,16 +16,15 @@ from activemri.agents.order import FixedOrder
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout
-from activemri.envs.acquisition import View
-from activemri.envs.imperfections import Imperfection, Noise, Spikes
-from activemri.envs.state import State
-from tests.envs.imperfect import KINDS, imperfect, scans
+from activemri.envs.scan import State, View
+from activemri.envs.scanner import Noisy, Scanner, Spiking
+from tests.envs.scanners import ARTEFACTS, scan_with, scans
 from tests.envs.scans import Unsure
 
 
-def taken_again(policy: Policy, imperfection: Imperfection, **options: Any) -> list[int]:
-    """Lines that a policy takes in one imperfect scan of 14 lines, from line 7 on."""
-    acquisition = imperfect(imperfection, **{"n_center_lines": 1, **options})
+def taken_again(policy: Policy, scanner: Scanner, **options: Any) -> list[int]:
+    """Lines that a policy takes in one scan_with scan of 14 lines, from line 7 on."""
+    acquisition = scan_with(scanner, **{"n_center_lines": 1, **options})
     return rollout(acquisition, policy, scans(1)).actions[0].tolist()
 
 
@@ -40,13 +39,13 @@ def taken_again(policy: Policy, imperfection: Imperfection, **options: Any) -> l
     ids=lambda policy: policy.name,
 )
 def test_orders_measure_every_line_before_they_measure_one_again(policy: Policy) -> None:
-    taken = taken_again(policy, Noise(repeats=2), budget=None)
+    taken = taken_again(policy, Noisy(repeats=2), budget=None)
     assert sorted(taken[:13]) == [line for line in range(14) if line != 7]
     assert sorted(taken[13:]) == list(range(14))
 
 
 def test_repeating_the_centre_follows_the_density() -> None:
-    taken = taken_again(heuristic.repeat_centre(), Noise(repeats=4), budget=19)
+    taken = taken_again(heuristic.repeat_centre(), Noisy(repeats=4), budget=19)
     counts = np.bincount([7, *taken], minlength=14)
     right = counts[7:].tolist()
     assert right == sorted(right, reverse=True)
@@ -55,12 +54,12 @@ def test_repeating_the_centre_follows_the_density() -> None:
 
 def test_without_repeats_the_centre_is_acquired_outwards() -> None:
     for policy in (heuristic.repeat_centre(), heuristic.re_acquire()):
-        expected = rollout(imperfect(None), heuristic.low_frequency_first(), scans(1)).actions
-        assert torch.equal(rollout(imperfect(None), policy, scans(1)).actions, expected)
+        expected = rollout(scan_with(IDEAL), heuristic.low_frequency_first(), scans(1)).actions
+        assert torch.equal(rollout(scan_with(IDEAL), policy, scans(1)).actions, expected)
 
 
 def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> None:
-    acquisition = imperfect(Spikes(0.4, strength=50.0, repeats=5), budget=20, n_center_lines=1)
+    acquisition = scan_with(Spiking(0.4, strength=50.0, repeats=5), budget=20, n_center_lines=1)
     ends: list[View] = []
 
     def keep(step: int, state: State) -> None:
@@ -69,17 +68,19 @@ def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> No
     rollout(acquisition, heuristic.re_acquire(), scans(4), on_step=keep)
     for before, after in pairwise(ends):
         assert before.record is not None and after.record is not None
-        objected = before.record.suspicion > 1
+        objected = before.record.outlier_score > 1
         again = after.record.n_measured - before.record.n_measured
         repaired = (again.bool() & objected).any(dim=1)
-        assert bool((repaired == (objected & before.legal).any(dim=1))[before.budget > 0].all())
+        assert bool(
+            (repaired == (objected & before.view.legal).any(dim=1))[before.view.budget > 0].all()
+        )
     assert bool((ends[-1].n_measured > 1).any())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTEFACTS)
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_orders_are_learned_and_begun_anew(learner: str, kind: str) -> None:
-    acquisition = imperfect(KINDS[kind], budget=20)
+    acquisition = scan_with(ARTEFACTS[kind], budget=20)
     order = LEARNERS[learner](acquisition, scans(3), n_lines=20)
     assert sorted(order.actions) == list(range(14))
     taken = rollout(acquisition, FixedOrder(order, learner), scans(1)).actions[0].tolist()
@@ -88,9 +89,9 @@ def test_orders_are_learned_and_begun_anew(learner: str, kind: str) -> None:
     assert taken[11:] == list(order.actions[:9])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTEFACTS)
 def test_every_episode_is_the_same_in_every_batch(kind: str) -> None:
-    acquisition = imperfect(KINDS[kind], reconstructor=Unsure())
+    acquisition = scan_with(ARTEFACTS[kind], reconstructor=Unsure())
     slices = scans(2)
     policies = [make_policy(name) for name in ("random", "variable-density", "re-acquire")]
     for policy in [*policies, uncertainty_greedy(), oracle(), ExchangeOracle()]:
@@ -102,7 +103,7 @@ def test_every_episode_is_the_same_in_every_batch(kind: str) -> None:
 
 
 def test_all_policies_meet_the_same_noise() -> None:
-    acquisition = imperfect(Noise(0.5, repeats=2))
+    acquisition = scan_with(Noisy(0.5, repeats=2))
     first = [
         rollout(acquisition, make_policy(name), scans(2), seed=1).scores["ssim"][:, 0]
         for name in ("random", "low-frequency-first")
@@ -113,7 +114,7 @@ def test_all_policies_meet_the_same_noise() -> None:
 
 
 def test_the_oracle_measures_again_what_was_spoilt_and_ends_above_all_others() -> None:
-    acquisition = imperfect(Spikes(0.3, strength=1.0), budget=8)
+    acquisition = scan_with(Spiking(0.3, strength=1.0), budget=8)
     best = rollout(acquisition, oracle(), scans(4))
     assert any(len(set(row)) < len(row) for row in best.actions.tolist())
     for name in ("random", "low-frequency-first", "repeat-centre"):

@@ -15,11 +15,10 @@ from activemri.agents import heuristic
 from activemri.agents.policy import Traits, choose
 from activemri.agents.rollout import PADDING, episode_generator, rollout, rollout_dataset
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.state import IDLE, STOP, State
+from activemri.envs.scan import IDLE, STOP, Scan, State, View
 
 MakeScan = Callable[..., Slice]
-MakeProtocol = Callable[..., Acquisition]
+MakeProtocol = Callable[..., Scan]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def test_episodes_record_what_happened_at_every_step(
     seen: list[tuple[int, list[int], list[float]]] = []
 
     def watch(step: int, state: State) -> None:
-        seen.append((step, state.n_acquired.tolist(), state.scores["nmse"].tolist()))
+        seen.append((step, state.view.n_acquired.tolist(), state.scores["nmse"].tolist()))
 
     episodes = rollout(protocol, heuristic.random(), scans, on_step=watch)
     assert episodes.policy == "random"

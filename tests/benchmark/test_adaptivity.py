@@ -17,7 +17,7 @@ import torch
 from activemri.agents.greedy import Greedy
 from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.policy import Policy
-from activemri.agents.registry import POLICIES, Ingredients
+from activemri.agents.registry import POLICIES, PolicyContext
 from activemri.agents.rollout import PADDING, Episodes
 from activemri.benchmark import adaptivity
 from activemri.benchmark.adaptivity import (
@@ -51,7 +51,7 @@ def sloped(slopes: Mapping[str, float], *, n_subjects: int = 4, **options: Any) 
     def value(policy: str, subject: int, index: int, step: int, seed: int) -> float:
         return 0.3 + 0.1 * subject + (slopes[policy] + 0.01 * seed) * step * (1 + 0.5 * index)
 
-    sizes = {"n_subjects": n_subjects, "n_slices": 2, "n_steps": BUDGET}
+    sizes: Row = {"n_subjects": n_subjects, "n_slices": 2, "n_steps": BUDGET}
     table = long_table(value, policies=list(slopes), **sizes, **options)
     return table.sample(frac=1, random_state=0)
 
@@ -83,7 +83,7 @@ def test_best_order_is_chosen_and_worse_ones_close_less_than_nothing() -> None:
 
 
 def test_of_equal_orders_the_first_is_held_against_and_the_tie_is_told() -> None:
-    rows = gaps_closed(sloped({"equispaced": 0.02, **SLOPES, "ours": 0.03}))
+    rows: list[Row] = gaps_closed(sloped({"equispaced": 0.02, **SLOPES, "ours": 0.03}))
     assert {row["order"] for row in rows if row["policy"] == "ours"} <= {"equispaced", "lbcs"}
     assert all("equal means" in row["why"] for row in rows)
 
@@ -187,7 +187,7 @@ def test_registering_a_policy_changes_no_gap_and_an_order_of_any_name_counts_as_
 
     before = gaps()
 
-    def adaptive(given: Ingredients) -> Policy:
+    def adaptive(given: PolicyContext) -> Policy:
         return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
 
     monkeypatch.setitem(POLICIES, "adaptive", adaptive)

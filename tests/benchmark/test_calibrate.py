@@ -108,24 +108,12 @@ def test_a_single_factor_scales_the_deviations(checkpoints: list[str], tmp_path:
 )
 def test_scans_of_every_protocol_are_judged_at_their_moments(protocol: dict[str, Any]) -> None:
     settings = CalibrateSettings(protocol=replace(PROTOCOL, **protocol), max_slices=2)
-    scans, _ = open_scans(settings, Unsure())
-    state = scans.at_moments(scans.positions[0], Unsure())
-    spent = (state.start_budget - state.budget).tolist()
-    assert spent[0] == 0 and spent[-1] == int(state.start_budget[-1])
-    assert all(0 <= a - b < 2 for a, b in zip(spent[:-1], scans.steps, strict=False))
-    again = scans.at_moments(scans.positions[0], Unsure())
-    assert torch.equal(state.reconstruction.image, again.reconstruction.image)
+    scans, _ = open_scans(settings)
+    one, again = scans.batch(scans.positions[0]), scans.batch(scans.positions[0])
+    assert torch.equal(one.measurement.zero_filled, again.measurement.zero_filled)
+    n_acquired = one.acquired.sum(dim=1).tolist()
+    assert len(n_acquired) == 4 and n_acquired[0] < n_acquired[-1]
     assert all(np.isfinite(case.error).all() for case in collect(Unsure(), scans))
-
-
-def test_masks_are_those_of_the_four_policies() -> None:
-    settings = CalibrateSettings(protocol=PROTOCOL, max_slices=40)
-    scans, _ = open_scans(settings, Unsure())
-    masks = [scans._played(position, 6).mask[0] for position in scans.positions]
-    acquired = [set(mask.nonzero().flatten().tolist()) for mask in masks]
-    assert all(set(range(10, 14)) < lines and len(lines) == 10 for lines in acquired)
-    n_low = sum(lines == set(range(7, 17)) for lines in acquired)
-    assert 3 < n_low < 20  # a quarter of the scans is acquired from the centre outwards
 
 
 @pytest.mark.parametrize(
@@ -175,18 +163,20 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], said: st
 
 
 def test_errors_and_uncertainties_of_the_central_part_are_relative_to_the_whole_image() -> None:
+    batch = open_scans(CalibrateSettings(protocol=PROTOCOL, max_slices=1))[0].batch(0)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 16, 20, dtype=torch.complex64, generator=generator)
+    image = torch.randn(4, 24, 24, dtype=torch.complex64, generator=generator)
     result = Reconstruction(image, image.abs() / 10)
-    target = torch.rand(16, 20, generator=generator)
-    predicted, error = relative_maps(result, target)
+    predicted, error = relative_maps(batch, result)
     scale = np.sqrt(np.square(image.abs().double().numpy()).mean(axis=(1, 2), keepdims=True))
     assert np.allclose(predicted, image.abs().numpy() / 10 / scale, rtol=1e-4)
-    assert np.allclose(error, (image.abs() - target).abs().numpy() / scale, rtol=1e-4)
-    parts = relative_maps(result, target[4:12, 5:15])
+    assert np.allclose(error, (image.abs() - batch.target).abs().numpy() / scale, rtol=1e-4)
+    parts = relative_maps(replace(batch, target=batch.target[:, 4:20, 6:18]), result)
     for whole, part in zip((predicted, error), parts, strict=True):
-        assert np.allclose(whole[:, 4:12, 5:15], part)
-    black = relative_maps(Reconstruction(0 * image, 0 * image.abs()), 0 * target)
+        assert np.allclose(whole[:, 4:20, 6:18], part)
+    black = relative_maps(
+        replace(batch, target=0 * batch.target), Reconstruction(0 * image, 0 * image.abs())
+    )
     assert all(np.isfinite(values).all() for values in black)
 
 
@@ -195,7 +185,7 @@ def test_scans_are_measured_on_their_foreground_or_everywhere(
 ) -> None:
     settings = CalibrateSettings(protocol=PROTOCOL, max_slices=2)
     reconstructor = assembled(settings)
-    scans, others = open_scans(settings, reconstructor)
+    scans, others = open_scans(settings)
     assert isinstance(scans, Scans) and not scans.subjects & others.subjects
     cases = collect(reconstructor, scans)
     target = scans.dataset[scans.positions[0]].target

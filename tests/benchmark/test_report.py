@@ -228,7 +228,7 @@ def test_so_few_subjects_give_no_verdict_and_eight_that_agree_do() -> None:
 
     few = shown(4)
     assert "no p below 0.375" in few.notes[0]
-    assert not any(cell.style for cells in few.cells() for cell in cells[2:])
+    assert not any(cell.style for cells in lines_of(few).values() for cell in cells[2:])
     for metric in ("ssim", "mse"):
         cells = lines_of(shown(8, metric))
         verdicts = {policy: row[3].style for (policy, _), row in cells.items()}

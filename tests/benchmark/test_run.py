@@ -28,8 +28,8 @@ from activemri.benchmark.plan import (
 )
 from activemri.benchmark.run import benchmark, run_benchmark
 from activemri.benchmark.statistics import policies_that, summarise
-from activemri.envs.acquisition import View
 from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import View
 from activemri.evaluator import Evaluator, save_evaluator
 from activemri.options import RunOptions
 from activemri.reconstruction.diffusion import Diffusion
@@ -82,7 +82,7 @@ def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> 
     curves = own.pivot(index=["volume", "slice"], columns="step", values="value").to_numpy()
     assert row["auc"] == pytest.approx(np.trapezoid(curves, axis=1).mean() / 4, rel=1e-12)
     assert (row["n_slices"], row["n_subjects"]) == (3, 3)
-    page, text = (out / "report.html").read_text(), outcome.text()
+    page, text = (out / "report.html").read_text(), str(outcome)
     assert page.lower().startswith("<!doctype html>")
     for words in ("exchange-oracle", "Best fixed order, area: ", "of 4"):
         assert words in page and words in text
@@ -119,8 +119,8 @@ def test_trainings_of_one_policy_play_with_a_seed_each_and_are_told_apart(tmp_pa
     found = outcome.report.json()["adaptivity"]
     assert {row["policy"] for row in found["seeds"]} == {"ours"}
     assert ("return", "final") in {(row["metric"], row["quantity"]) for row in found["gaps"]}
-    actions = {row["policy"]: row for row in found["actions"]}
-    assert actions["ours"]["mean_bits"] == 0 and actions["random"]["mean_bits"] is None
+    acted = {row["policy"]: row for row in found["actions"]}
+    assert acted["ours"]["mean_bits"] == 0 and acted["random"]["mean_bits"] is None
 
 
 def test_an_interrupted_benchmark_continues_to_the_same_table(
@@ -354,7 +354,7 @@ class Twice(ZeroFilled):
 
 
 def test_objects_are_compared_in_memory(tmp_path: Path) -> None:
-    policies = ["random", Last()]
+    policies: list[Any] = ["random", Last()]
     table = activemri.benchmark(
         replace(PROTOCOL, split="train"),
         policies=policies,
@@ -378,7 +378,13 @@ def test_objects_can_be_played_by_several_processes() -> None:
 
 
 def test_names_stay_and_paths_and_objects_get_short_labels() -> None:
-    given = ["random", "runs/mine/best.safetensors", "orders/lbcs-unet.json", "a/b", Last()]
+    given: list[Any] = [
+        "random",
+        "runs/mine/best.safetensors",
+        "orders/lbcs-unet.json",
+        "a/b",
+        Last(),
+    ]
     assert list(label_policies(given)) == ["random", "mine", "lbcs-unet", "b", "last"]
     assert list(label_policies(["package.module:Mine"])) == ["Mine"]
     assert label_policies(["runs/lr=1/best"]) == {"lr=1": ("runs/lr=1/best",)}
@@ -427,6 +433,10 @@ def test_digests_are_of_the_contents_of_files(tmp_path: Path) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for wrong, said in (({"policies": ()}, "--policies"), ({"n_seeds": 0}, "--n-seeds")):
+    mistakes: dict[str, dict[str, Any]] = {
+        "--policies": {"policies": ()},
+        "--n-seeds": {"n_seeds": 0},
+    }
+    for said, wrong in mistakes.items():
         with pytest.raises(ValueError, match=said):
-            BenchmarkSettings(**wrong)  # type: ignore[arg-type]
+            BenchmarkSettings(**wrong)

@@ -269,7 +269,7 @@ def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
     ]
     assert all(row["refused"] is None and row["n_units"] == 24 for row in rows)
     assert set(outcome.table["metric"]) == set(METRICS)  # features are none
-    text = outcome.text()
+    text = str(outcome)
     assert "Stop at SSIM 0.85 (alpha 0.2" in text and "24 calibration subjects" in text
     assert "Promised: of a new subject" in text + (outcome.out / "report.html").read_text()
 
@@ -379,7 +379,7 @@ def test_cross_fitting_calibrates_on_predictions_for_other_folds(tmp_path: Path)
     both = Curves.join([played["zero-filled", "random", split] for split in ("train", "val")])
     known = rule.predictor(both.features)
     assert calibrate(rule.predictor, known, both, target=0.85, alpha=0.2) != rule.threshold
-    assert "Aimed at, not promised" in found.text()
+    assert "Aimed at, not promised" in str(found)
 
 
 @pytest.mark.parametrize("predictor", ["evaluator", "regression"])
@@ -445,4 +445,4 @@ def test_a_budget_that_cannot_reach_the_target_leaves_the_policy_without_a_rule(
     stop = StopSettings(target=0.99, alpha=0.3, max_slices=5)
     found = run_benchmark(settings(tmp_path, stop, protocol={"budget": 2}, max_slices=3))
     assert all(row["refused"] for row in rules_of(tmp_path))
-    assert "no rule: no threshold keeps misses below alpha=0.3" in found.text()
+    assert "no rule: no threshold keeps misses below alpha=0.3" in str(found)

@@ -161,7 +161,7 @@ def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
     write_kspace(tmp_path / "scans" / "b.h5", shape=(2, 2, 12, 12))
     done = convert(ConvertSettings(tmp_path / "scans", tmp_path / "out"))
     assert done.written == ("b.h5",)
-    assert "same name" in done.text()
+    assert "same name" in str(done)
 
 
 def test_a_killed_conversion_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None:

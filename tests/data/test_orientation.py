@@ -7,7 +7,7 @@ import torch
 
 from activemri.data.orientation import MixedOrientations, oriented, swapped
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import Acquisition
+from activemri.envs.scan import Scan
 from activemri.mri.geometry import columns, rows
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import equal_scans, scan
@@ -24,7 +24,7 @@ def test_columns_of_a_swapped_scan_are_rows_of_the_scan() -> None:
     turned = swapped(full(one))
     assert (turned.shape, turned.target.shape) == ((18, 16), (12, 10))
 
-    def curves(protocol: Acquisition, data: Slice) -> list[torch.Tensor]:
+    def curves(protocol: Scan, data: Slice) -> list[torch.Tensor]:
         state = protocol.start([data])
         scores = [state.scores["nmse"]]
         for line in (0, 13, 5):
@@ -32,8 +32,8 @@ def test_columns_of_a_swapped_scan_are_rows_of_the_scan() -> None:
             scores.append(state.scores["nmse"])
         return scores
 
-    by_row = Acquisition(rows((16, 18)), ZeroFilled(), n_center_lines=3)
-    by_column = Acquisition(columns((18, 16)), ZeroFilled(), n_center_lines=3)
+    by_row = Scan(rows((16, 18)), ZeroFilled(), n_center_lines=3)
+    by_column = Scan(columns((18, 16)), ZeroFilled(), n_center_lines=3)
     for ours, theirs in zip(curves(by_row, full(one)), curves(by_column, turned), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5)
 

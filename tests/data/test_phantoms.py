@@ -26,7 +26,7 @@ from activemri.data.phantoms.shapes import (
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.coils import combine
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 
 ROWS, COLUMNS = np.arange(-5.0, 6), np.arange(-7.0, 8)
 PENTAGON = np.array([[-0.30, -0.20], [0.10, -0.25], [0.25, 0.10], [0.0, 0.30], [-0.20, 0.05]])
@@ -321,7 +321,7 @@ def test_acquiring_everything_gives_the_target() -> None:
     for n_coils in (1, 3):
         scan = small(n_coils=n_coils)[1]
         maps = None if scan.sensitivity is None else scan.sensitivity[None]
-        operator = CartesianOperator(torch.ones(1, 1, 24, dtype=torch.bool), maps)
+        operator = Operator(torch.ones(1, 1, 24, dtype=torch.bool), maps)
         image = operator.adjoint(scan.kspace[None])[0].abs()
         torch.testing.assert_close(image, scan.target, atol=1e-6, rtol=1e-5)
         assert scan.kspace.dtype == torch.complex64 and scan.target.dtype == torch.float32

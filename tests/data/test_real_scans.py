@@ -20,14 +20,20 @@ def index(real_data: Path) -> Index:
     return index_path(real_data, all_readers())
 
 
-def test_everything_but_the_radial_scan_is_read(index: Index) -> None:
-    assert [problem.file for problem in index.problems] == ["unstated/utah_cardiac_radial_3ch.h5"]
-    assert len(index.entries) == 52
+def files_in(folder: Path) -> set[str]:
+    """Whatever scans there are by now: more may be added at any time."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.h5")}
+
+
+def test_everything_but_the_radial_scan_is_read(index: Index, real_data: Path) -> None:
+    radial = "unstated/utah_cardiac_radial_3ch.h5"
+    assert [problem.file for problem in index.problems] == [radial]
+    assert {entry.file for entry in index.entries} == files_in(real_data) - {radial}
 
 
 def test_splits_are_those_of_the_files_and_divide_no_subject(index: Index, real_data: Path) -> None:
     splits = assign_splits(index.entries, index.root)
-    assert set(splits.values()) == {"train", "val", "test", "ood"}
+    assert set(splits.values()) >= {"train", "val", "test", "ood"}
     for split in set(splits.values()):
         for entry in select(index.entries, splits, split):
             with h5py.File(real_data / entry.file) as file:
@@ -52,7 +58,11 @@ def test_raw_scans_reconstruct_to_the_stored_images(index: Index, real_data: Pat
             )
             assert scan.measured.all()
             checked += 1
-    assert checked == 6
+    with_image = 0
+    for name in files_in(real_data) - {problem.file for problem in index.problems}:
+        with h5py.File(real_data / name) as file:
+            with_image += "reconstruction_rss" in file
+    assert checked == with_image > 0
 
 
 def test_magnitude_only_scans_get_a_phase_and_complex_ones_keep_theirs(

@@ -1,15 +1,18 @@
 """Small scans of random k-space, and a reconstructor that gives an uncertainty."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
+from activemri.batched import Batched
 from activemri.data.slices import Slice, SliceList, measured_samples
+from activemri.envs.scan import State
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
+from activemri.mri.geometry import Geometry, make_geometry
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
-from activemri.scoring import center_crop
 
 
 def scan(
@@ -88,9 +91,54 @@ class Unsure(Reconstructor):
         self.settings = {}
 
     def forward(self, measurement: Measurement) -> Reconstruction:
-        missing = 1 - measurement.operator.mask.float().mean(dim=(1, 2))
+        mask, transform = measurement.operator.mask, measurement.operator.transform
+        own = transform.measurable(torch.ones(1, *transform.shape, dtype=torch.bool)).sum()
+        missing = 1 - mask.sum(dim=1) / own
         uncertainty = measurement.zero_filled.abs() * missing[:, None, None]
         return Reconstruction(measurement.zero_filled, uncertainty)
+
+
+def grouped(name: str, shape: tuple[int, int], n: int = 1) -> Geometry:
+    """A geometry by name; n readouts an action, n along both sides of a tile."""
+    option = "tile" if name == "tiles" else "lines_per_action"
+    return make_geometry(name, shape, **{option: n})
+
+
+def is_served(reconstructor: str, geometry: str) -> bool:
+    """The reconstructor of that name can serve the geometry of that name."""
+    return not geometry.startswith("radial") or "grid" not in RECONSTRUCTORS[reconstructor].needs
+
+
+def tensors_of(record: Batched, name: str = "") -> dict[str, Tensor]:
+    """All tensors of a record by their path, its own records' included."""
+    found: dict[str, Tensor] = {}
+    for field in fields(record):  # type: ignore[arg-type]  # subclasses are dataclasses
+        value = getattr(record, field.name)
+        path = f"{name}.{field.name}"
+        if isinstance(value, Tensor):
+            found[path] = value
+        elif isinstance(value, Batched):
+            found |= tensors_of(value, path)
+        elif isinstance(value, dict):
+            found |= {f"{path}.{key}": item for key, item in value.items()}
+    return found
+
+
+def assert_same(one: Batched, other: Batched) -> None:
+    """Two records are bitwise the same."""
+    theirs = tensors_of(other)
+    for name, value in tensors_of(one).items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def full_kspace(state: State) -> Tensor:
+    """The fully sampled scans, complex (batch, coil, height, width)."""
+    return torch.stack([one.kspace for one in state.secret.slices])
+
+
+def full_samples(state: State) -> Tensor:
+    """The same as readouts, complex (batch, readout, coil, sample)."""
+    return state.view.transform.of_grid(full_kspace(state))
 
 
 def with_other_unacquired(one: Slice, acquired: Tensor, *, scale: float, seed: int = 99) -> Slice:

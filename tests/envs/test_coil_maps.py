@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.imperfections import Noise
-from activemri.envs.state import State
-from activemri.mri.geometry import GEOMETRIES, make_geometry
+from activemri.envs.scan import Scan, State
+from activemri.envs.scanner import IDEAL, Noisy, Scanner
+from activemri.mri.geometry import GEOMETRIES
 from activemri.mri.sensitivity import ESTIMATORS, CoilMaps, make_coil_maps
 from activemri.reconstruction.cg_sense import CGSense
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.envs.scans import scan
+from tests.envs.scans import full_kspace, full_samples, grouped, scan
 
 UPDATED = [f"{name}-updated" for name in ESTIMATORS]
 NEAR = (6, 12)  # lines around the centre of 18 that no start has
@@ -25,9 +24,9 @@ NEAR = (6, 12)  # lines around the centre of 18 that no start has
 
 def protocol(
     maps: str, reconstructor: Reconstructor | None = None, *, geometry: str = "columns"
-) -> Acquisition:
-    return Acquisition(
-        make_geometry(geometry, (16, 18)),
+) -> Scan:
+    return Scan(
+        grouped(geometry, (16, 18)),
         reconstructor or ZeroFilled(),
         budget=9,
         n_center_lines=4,
@@ -40,11 +39,11 @@ def batch(n: int = 2) -> list[Slice]:
 
 
 def maps_of(state: State) -> Tensor:
-    assert state.sensitivity is not None
-    return state.sensitivity
+    assert state.view.sensitivity is not None
+    return state.view.sensitivity
 
 
-def acquire(acquisition: Acquisition, state: State, *actions: int) -> State:
+def acquire(acquisition: Scan, state: State, *actions: int) -> State:
     for action in actions:
         state = acquisition.acquire(state, torch.full((len(state),), action))
     return state
@@ -55,7 +54,8 @@ def test_maps_of_the_start_stay(maps: str) -> None:
     acquisition = protocol(maps)
     state = acquisition.start(batch())
     first = maps_of(state).clone()
-    expected = ESTIMATORS[maps](state.scan, acquisition.view(state).operator.mask)
+    acquired = full_kspace(state) * state.view.operator.grid_mask.unsqueeze(1)
+    expected = ESTIMATORS[maps](acquired, state.view.operator.grid_mask)
     torch.testing.assert_close(first, expected)
     assert torch.equal(maps_of(acquire(acquisition, state, *NEAR)), first)
 
@@ -67,22 +67,22 @@ def test_updated_maps_are_those_of_all_that_was_acquired(maps: str, geometry: st
     state = acquisition.start(batch())
     generator = np.random.default_rng(0)
     for _ in range(4):
-        actions = [int(generator.choice(np.flatnonzero(row))) for row in state.legal.numpy()]
+        actions = [int(generator.choice(np.flatnonzero(row))) for row in state.view.legal.numpy()]
         state = acquisition.acquire(state, torch.tensor(actions))
-        operator = acquisition.view(state).operator
-        acquired = state.scan * operator.mask.unsqueeze(1)
-        expected = acquisition.coil_maps.estimate(acquired, operator.mask)
+        view = state.view
+        calibration = view.transform.calibration(view.log.samples, view.mask)
+        expected = acquisition.coil_maps.estimate(*calibration)
         torch.testing.assert_close(maps_of(state), expected, atol=1e-4, rtol=1e-4)
-        image = replace(operator, sensitivity=maps_of(state)).adjoint(acquired)
-        torch.testing.assert_close(state.zero_filled, image, atol=1e-4, rtol=1e-4)
+        image = view.operator.zero_filled(full_samples(state))
+        torch.testing.assert_close(state.view.zero_filled, image, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("reconstructor", [ZeroFilled(), CGSense()])
-@pytest.mark.parametrize("imperfection", [None, Noise(0.1, repeats=2)])
+@pytest.mark.parametrize("scanner", [IDEAL, Noisy(0.1, repeats=2)])
 def test_a_preview_knows_the_maps_that_would_be(
-    reconstructor: Reconstructor, imperfection: Noise | None
+    reconstructor: Reconstructor, scanner: Scanner
 ) -> None:
-    acquisition = replace(protocol("walsh-updated", reconstructor), imperfection=imperfection)
+    acquisition = replace(protocol("walsh-updated", reconstructor), scanner=scanner)
     state = acquisition.start(batch(), seeds=torch.tensor([1, 2]))
     actions = torch.tensor([[6, 1, 12], [12, 2, 0]])
     preview = acquisition.preview(state, actions)
@@ -100,25 +100,25 @@ def test_maps_that_scans_bring_along_stay() -> None:
     assert torch.equal(maps_of(acquire(acquisition, state, *NEAR)), first)
 
 
-@pytest.mark.parametrize("imperfection", [None, Noise(0.1, repeats=2)])
+@pytest.mark.parametrize("scanner", [IDEAL, Noisy(0.1, repeats=2)])
 def test_a_scan_brought_to_a_mask_has_the_maps_of_one_that_came_there(
-    imperfection: Noise | None,
+    scanner: Scanner,
 ) -> None:
-    acquisition = replace(protocol("low-resolution-updated"), imperfection=imperfection)
+    acquisition = replace(protocol("low-resolution-updated"), scanner=scanner)
     seeds = torch.tensor([3, 4])
     start = acquisition.start(batch(), seeds=seeds)
-    first = start.mask.clone()
+    first = start.view.mask.clone()
     state = acquire(acquisition, start, *NEAR, 0)
     there = acquisition.resume(
         batch(),
         start_masks=first,
-        masks=state.mask,
-        budgets=state.budget,
+        masks=state.view.mask,
+        budgets=state.view.budget,
         seeds=seeds,
-        log=None if state.course is None else state.course.log,
+        order=state.view.log.order,
     )
     torch.testing.assert_close(maps_of(there), maps_of(state))
-    torch.testing.assert_close(there.zero_filled, state.zero_filled, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(there.view.zero_filled, state.view.zero_filled, atol=1e-4, rtol=1e-4)
 
 
 def test_more_of_the_centre_makes_better_maps() -> None:
@@ -127,7 +127,7 @@ def test_more_of_the_centre_makes_better_maps() -> None:
     one = replace(env.episodes.dataset[3], sensitivity=None)
     ends = {}
     for maps in ("low-resolution", "low-resolution-updated"):
-        protocol = replace(env.episodes.acquisition, coil_maps=make_coil_maps(maps))
+        protocol = replace(env.episodes.scan, coil_maps=make_coil_maps(maps))
         state = protocol.start([one])
         width = one.shape[1]
         for step in range(20):

@@ -90,14 +90,13 @@ def test_info_tells_the_scan_the_scores_and_what_is_legal() -> None:
     env = make(stop_action=True)
     steps = play(env, options={"index": 2})
     expected = {"ssim", "psnr", "nmse", "nrmse", "mse", "action_mask", "volume", "slice"}
-    expected |= {"subject", "n_acquired", "acceleration", "budget", "scale"}
-    expected |= {"illegal_action"}
-    for step in steps[:-1]:
+    expected |= {"subject", "n_acquired", "acceleration", "remaining", "scale"}
+    expected |= {"illegal_action", "auc"}
+    for step in steps:
         assert step[-1].keys() == expected
-    assert steps[-1][-1].keys() == expected | {"auc"}
     first = steps[0][1]
     assert (first["volume"], first["slice"], first["subject"]) == ("volume-2", 2, "subject-2")
-    assert (first["n_acquired"], first["budget"]) == (3, 5)
+    assert (first["n_acquired"], first["remaining"]) == (3, 5)
     assert first["acceleration"] == pytest.approx(6)
     mask = first["action_mask"]
     assert mask.dtype == np.int8
@@ -180,7 +179,7 @@ def test_a_spent_budget_terminates() -> None:
     steps = play(make(budget=4))
     assert len(steps) == 1 + 4
     assert [step[2:4] for step in steps[1:]] == [(False, False)] * 3 + [(True, False)]
-    assert steps[-1][-1]["budget"] == 0
+    assert steps[-1][-1]["remaining"] == 0
 
 
 def test_all_lines_acquired_terminates() -> None:
@@ -199,7 +198,7 @@ def test_stopping_terminates_and_earns_nothing() -> None:
     assert (reward, terminated, truncated) == (0.0, True, False)
     assert_same(observation, before[0])
     assert info["ssim"] == before[1]["ssim"]
-    assert (info["n_acquired"], info["budget"]) == (3, 5)
+    assert (info["n_acquired"], info["remaining"]) == (3, 5)
 
 
 def test_a_time_limit_truncates() -> None:
@@ -245,8 +244,9 @@ def test_every_action_but_stop_costs_its_price() -> None:
 def test_the_area_under_the_curve_is_its_mean_height() -> None:
     steps = play(make(reward="delta_psnr"))
     curve = np.array([step[-1]["psnr"] for step in steps])
-    expected = ((curve[1:] + curve[:-1]) / 2).mean()
-    assert steps[-1][-1]["auc"] == pytest.approx(expected)
+    assert steps[0][-1]["auc"] == curve[0]
+    for n, step in enumerate(steps[1:], 1):
+        assert step[-1]["auc"] == pytest.approx(np.trapezoid(curve[: n + 1]) / n)
 
 
 def test_a_reward_that_the_reconstructor_cannot_serve_is_refused() -> None:
@@ -308,7 +308,7 @@ def test_as_a_noop_an_illegal_action_wastes_one_line_of_the_budget() -> None:
     observation, reward, terminated, _, after = env.step(9)
     assert (reward, terminated) == (-0.1, False)
     np.testing.assert_array_equal(observation["mask"], start["mask"])
-    assert (after["budget"], after["n_acquired"]) == (1, 3)
+    assert (after["remaining"], after["n_acquired"]) == (1, 3)
     assert after["ssim"] == info["ssim"]
     assert env.step(9)[2]
     for impossible in (-1, 18):
@@ -552,7 +552,8 @@ def test_closing_twice_does_no_harm() -> None:
         ({"reconstructor": "magic"}, "unknown reconstructor 'magic'"),
         ({"invalid_action": "ignore"}, 'invalid_action must be "raise" or "noop"'),
         ({"budget": 0}, "budget must be a whole number of at least 1; got 0"),
-        ({"budget": 2.5}, r"budget must be a whole number of at least 1; got 2\.5"),
+        ({"budget": 2.5}, r"budget must be a whole number .*between 0 and 1 .*; got 2\.5"),
+        ({"budget": 0.0}, r"budget must be a whole number .*between 0 and 1 .*; got 0\.0"),
         ({"budget": True}, "budget must be a whole number of at least 1; got True"),
         ({"n_random_lines": -3}, "n_random_lines must be a whole number of at least 0; got -3"),
         ({"n_center_lines": "8"}, "n_center_lines must be a whole number of at least 0; got '8'"),

@@ -5,8 +5,16 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.line_features import N_FEATURES, NAMES, line_features, mirror_image, mirror_of
+from activemri.envs.line_features import (
+    N_FEATURES,
+    NAMES,
+    feature_names,
+    line_features,
+    mirror_image,
+    mirror_of,
+    readout_features,
+)
+from activemri.envs.scan import Scan, View
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -22,11 +30,11 @@ def view_of(
     unsure: bool = True,
 ) -> View:
     made = make_geometry(geometry, frame)
-    acquisition = Acquisition(made, Unsure() if unsure else ZeroFilled(), n_center_lines=3)
+    acquisition = Scan(made, Unsure() if unsure else ZeroFilled(), n_center_lines=3)
     state = acquisition.start(slices)
     for action in taken:
         state = acquisition.acquire(state, torch.full((len(slices),), action))
-    return acquisition.view(state)
+    return state.view
 
 
 def feature(features: Tensor, name: str) -> Tensor:
@@ -70,9 +78,9 @@ def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
     here = line_features(view_of([one], frame=(15, width), taken=(3,), unsure=False))
     # An even number of columns starts with a block that is not its own mirror image.
     start = view_of([one], frame=(15, width)).mask[:, mirror_of(width)]
-    acquisition = Acquisition(make_geometry("columns", (15, width)), ZeroFilled())
+    acquisition = Scan(make_geometry("columns", (15, width)), ZeroFilled())
     state = acquisition.start([seen_from_the_other_side(one)], start_masks=start)
-    there = line_features(acquisition.view(acquisition.acquire(state, torch.tensor([opposite]))))
+    there = line_features(acquisition.acquire(state, torch.tensor([opposite])).view)
     inner = slice(1, None) if width % 2 == 0 else slice(None)
     kept = [i for i, name in enumerate(NAMES) if not name.startswith("lines to")]
     turned = mirror_image(here)
@@ -155,6 +163,31 @@ def test_a_smaller_scan_lies_in_the_centre_of_the_frame() -> None:
     assert not framed[..., 15:].any()
 
 
-def test_points_are_refused() -> None:
-    with pytest.raises(ValueError, match="need whole lines; geometry 'points' acquires points"):
-        line_features(view_of([scan(0, shape=(15, 17))], geometry="points"))
+@pytest.mark.parametrize("geometry", ["points", "radial"])
+def test_readouts_that_are_no_lines_are_refused_and_have_features_of_their_own(
+    geometry: str,
+) -> None:
+    view = view_of([scan(i, shape=(15, 17)) for i in range(2)], geometry=geometry, taken=(9,))
+    with pytest.raises(ValueError, match=f"need whole lines; geometry '{geometry}'"):
+        line_features(view)
+    features = dict(zip(feature_names(False), readout_features(view).unbind(1), strict=True))
+    assert all(value.shape == view.mask.shape for value in features.values())
+    assert all(
+        bool(value.isfinite().all()) and value.abs().max() < 4 for value in features.values()
+    )
+    assert torch.equal(features["acquired"].bool(), view.mask)
+    assert torch.equal(features["nearest acquired"] == 0, view.mask)
+    strength = view.log.samples.abs().square().sum(dim=(2, 3))
+    share = 10 ** (3 * (features["energy"] - 1)) - 1e-7
+    expected = strength / strength.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(share, expected, rtol=1e-3, atol=1e-6)
+    turn = features["cosine"].square() + features["sine"].square()
+    torch.testing.assert_close(turn, torch.ones_like(turn))
+    assert bool((features["distance"] > 0).any()) == (geometry == "points")
+
+
+@pytest.mark.parametrize("geometry", ["columns", "points", "radial"])
+def test_scans_that_begin_with_nothing_have_features_too(geometry: str) -> None:
+    acquisition = Scan(make_geometry(geometry, (15, 17)), ZeroFilled(), n_center_lines=0)
+    features = readout_features(acquisition.start([scan(0, shape=(15, 17))]).view)
+    assert bool(features.isfinite().all()) and features.abs().max() < 4

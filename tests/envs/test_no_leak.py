@@ -18,19 +18,18 @@ from activemri.agents.order import Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.imperfections import (
-    Asked,
-    Conditions,
-    Imperfection,
-    Motion,
-    Noise,
-    Spikes,
-    Start,
-)
 from activemri.envs.observation import OBSERVATIONS, Frame, Image
 from activemri.envs.protocol import EnvOptions
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State, View
+from activemri.envs.scanner import (
+    Conditions,
+    Moving,
+    Noisy,
+    Requests,
+    Scanner,
+    Spiking,
+    Start,
+)
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import GEOMETRIES, make_geometry
 from activemri.mri.sensitivity import ESTIMATORS, CoilMaps
@@ -56,40 +55,40 @@ def original(coils: str) -> Slice:
     return scan(3, shape=(11, 13), target_shape=(9, 10), n_coils=n_coils, maps=maps, padding=1)
 
 
-def made(geometry: str, reconstructor: Reconstructor) -> Acquisition:
-    return Acquisition(
-        make_geometry(geometry, FRAME), reconstructor, budget=BUDGET, n_center_lines=4
-    )
+def made(geometry: str, reconstructor: Reconstructor) -> Scan:
+    return Scan(make_geometry(geometry, FRAME), reconstructor, budget=BUDGET, n_center_lines=4)
 
 
-def begin(acquisition: Acquisition, one: Slice) -> State:
+def begin(acquisition: Scan, one: Slice) -> State:
     return acquisition.start([one], seeds=torch.tensor([7]))
 
 
-def legal_plan(acquisition: Acquisition, one: Slice) -> list[int]:
+def legal_plan(acquisition: Scan, one: Slice) -> list[int]:
     legal = begin(acquisition, one).legal[0].nonzero().flatten().tolist()
     chosen = np.random.default_rng(0).permutation(legal)[:STEPS]
-    n_again = 0 if acquisition.imperfection is None else 1
+    n_again = 0 if acquisition.scanner is None else 1
     return [int(action) for action in (*chosen, *chosen[:n_again])]
 
 
-def views(acquisition: Acquisition, one: Slice, plan: list[int]) -> Iterator[View]:
+def views(acquisition: Scan, one: Slice, plan: list[int]) -> Iterator[View]:
     state = begin(acquisition, one)
-    yield acquisition.view(state)
+    yield state.view
     for action in plan:
         state = acquisition.acquire(state, torch.tensor([action]))
-        yield acquisition.view(state)
+        yield state.view
 
 
 def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
     """All that anybody gets to see of a view."""
     repeats = 1 if view.record is None else REPEATS
-    frame = Frame(FRAME, (9, 10), view.kspace.shape[1], view.geometry.n_lines, repeats)
+    frame = Frame(
+        FRAME, (9, 10), view.measurement.kspace.shape[1], view.geometry.n_readouts, repeats
+    )
     maps, uncertainty = view.operator.sensitivity, view.reconstruction.uncertainty
     parts = {
         "reconstruction": view.reconstruction.image,
         "zero_filled": view.zero_filled,
-        "kspace": view.kspace,
+        "kspace": view.measurement.kspace,
         "scale": view.scale,
         "legal": view.legal,
         "mask": view.mask,
@@ -98,11 +97,11 @@ def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
         "acceleration": view.acceleration,
         "maps": torch.zeros(1) if maps is None else maps,
         "uncertainty": torch.zeros(1) if uncertainty is None else uncertainty,
-        "measured": view.n_measured,
+        "measured": view.log.n_measured,
         "due": view.due,
     }
     if view.record is not None:
-        parts |= {"when": view.record.last_measured, "suspicion": view.record.suspicion}
+        parts |= {"when": view.log.last_measured, "suspicion": view.log.outlier_score}
     for kind, observation in kinds.items():
         seen = observation(view, frame)
         seen = seen if isinstance(seen, dict) else {"": seen}
@@ -111,11 +110,11 @@ def shown(view: View, *, kinds: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def check_no_leak(
-    acquisition: Acquisition,
+    acquisition: Scan,
     one: Slice,
     *,
     kinds: dict[str, Any] | None = None,
-    other_acquisition: Acquisition | None = None,
+    other_acquisition: Scan | None = None,
 ) -> None:
     """Compare a scan, action by action, with others that share what is acquired in the end.
 
@@ -153,21 +152,21 @@ def test_nothing_seen_depends_on_what_was_not_acquired(
     check_no_leak(made(geometry, method), original(coils), kinds=kinds)
 
 
-@pytest.mark.parametrize("imperfection", [None, Noise(0.2, REPEATS)])
+@pytest.mark.parametrize("scanner", [None, Noisy(0.2, REPEATS)])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_maps_that_are_updated_show_nothing_of_what_was_not_acquired(
-    estimator: str, imperfection: Imperfection | None
+    estimator: str, scanner: Scanner | None
 ) -> None:
     maps = CoilMaps(ESTIMATORS[estimator], updated=True)
-    acquisition = replace(made("columns", Unsure()), coil_maps=maps, imperfection=imperfection)
+    acquisition = replace(made("columns", Unsure()), coil_maps=maps, scanner=scanner)
     check_no_leak(acquisition, original("estimated maps"))
 
 
 @dataclass(frozen=True)
 class Watched:
-    """An imperfection that notes which line was measured of the object in which pose."""
+    """An scanner that notes which line was measured of the object in which pose."""
 
-    inner: Motion
+    inner: Moving
     asked: set[tuple[int, int]]
     forged: Conditions | None = None
     repeats: int = REPEATS
@@ -176,59 +175,59 @@ class Watched:
     def conditions(self, start: Start) -> Conditions:
         return self.forged or self.inner.conditions(start)
 
-    def measure(self, conditions: Conditions, asked: Asked) -> Tensor:
+    def measure(self, conditions: Conditions, asked: Requests) -> Tensor:
         poses = self.inner._pose(conditions, asked).tolist()
         # The navigator measures the central line along with every other.
-        center = conditions.lines.shape[2] // 2
+        center = conditions.samples.shape[2] // 2
         self.asked.update(zip(poses, asked.line.tolist(), strict=True))
         self.asked.update((pose, center) for pose in poses)
         return self.inner.measure(conditions, asked)
 
-    def suspicion(self, conditions: Conditions, asked: Asked, samples: Tensor) -> Tensor:
+    def suspicion(self, conditions: Conditions, asked: Requests, samples: Tensor) -> Tensor:
         return self.inner.suspicion(conditions, asked, samples)
 
 
 def forged(conditions: Conditions, asked: set[tuple[int, int]]) -> Conditions:
     """The same where it was measured; anything for other lines and poses."""
     generator = torch.Generator().manual_seed(5)
-    shape = conditions.lines.shape
-    lines = 10 * torch.randn(shape, dtype=conditions.lines.dtype, generator=generator)
+    shape = conditions.samples.shape
+    lines = 10 * torch.randn(shape, dtype=conditions.samples.dtype, generator=generator)
     for pose, line in asked:
-        lines[:, pose, line] = conditions.lines[:, pose, line]
+        lines[:, pose, line] = conditions.samples[:, pose, line]
     return replace(conditions, lines=lines)
 
 
 @pytest.mark.parametrize("coils", COILS)
 @pytest.mark.parametrize("reconstructor", ["zero-filled", "with uncertainty", "cresnet"])
-@pytest.mark.parametrize("imperfection", [Noise(0.2, REPEATS), Spikes(0.5, REPEATS), "motion"])
+@pytest.mark.parametrize("scanner", [Noisy(0.2, REPEATS), Spiking(0.5, REPEATS), "motion"])
 def test_imperfect_scans_show_nothing_of_what_was_not_measured(
-    imperfection: Imperfection | str, reconstructor: str, coils: str
+    scanner: Scanner | str, reconstructor: str, coils: str
 ) -> None:
     method = Unsure() if reconstructor == "with uncertainty" else random_weights(reconstructor)
     ideal, one = made("columns", method), original(coils)
-    if not isinstance(imperfection, str):
-        check_no_leak(replace(ideal, imperfection=imperfection), one)
+    if not isinstance(scanner, str):
+        check_no_leak(replace(ideal, scanner=scanner), one)
         return
-    watched = Watched(Motion(0.1, REPEATS, n_moves=2, duration=2), set())
-    acquisition = replace(ideal, imperfection=watched)
+    watched = Watched(Moving(0.1, REPEATS, n_moves=2, duration=2), set())
+    acquisition = replace(ideal, scanner=watched)
     *_, last = views(acquisition, one, legal_plan(acquisition, one))
     course = begin(acquisition, one).course
     assert last.record is not None and course is not None
     assert {pose for pose, _ in watched.asked} > {0}  # it moved
-    other = replace(watched, forged=forged(course.conditions, watched.asked))
-    check_no_leak(acquisition, one, other_acquisition=replace(ideal, imperfection=other))
+    other = replace(watched, forged=forged(secret.conditions, watched.asked))
+    check_no_leak(acquisition, one, other_acquisition=replace(ideal, scanner=other))
 
 
 def test_noise_in_proportion_to_the_whole_scan_is_caught() -> None:
     @dataclass(frozen=True)
-    class Loud(Noise):
+    class Loud(Noisy):
         """Leaks: as loud as the largest sample of the scan, acquired or not."""
 
         def conditions(self, start: Start) -> Conditions:
             loudest = start.kspace.abs().double().amax(dim=(1, 2, 3))
             return replace(super().conditions(start), level=loudest)
 
-    loud = replace(made("columns", random_weights("zero-filled")), imperfection=Loud(0.2, REPEATS))
+    loud = replace(made("columns", random_weights("zero-filled")), scanner=Loud(0.2, REPEATS))
     with pytest.raises(Leak):
         check_no_leak(loud, original("one coil"))
 
@@ -249,12 +248,12 @@ class Peeking(Reconstructor):
 def test_a_reconstructor_that_peeks_is_caught() -> None:
     one = original("one coil")
 
-    class Protocol(Acquisition):
+    class Protocol(Scan):
         def start(self, slices: Any, **options: Any) -> Any:
             return replace(self, reconstructor=Peeking(slices[0]))._honest(slices, **options)
 
         def _honest(self, slices: Any, **options: Any) -> Any:
-            return Acquisition.start(self, slices, **options)
+            return Scan.start(self, slices, **options)
 
     plain = made("columns", Peeking(one))
     leaky = Protocol(plain.geometry, Peeking(one), budget=BUDGET, n_center_lines=4)
@@ -278,7 +277,7 @@ def test_an_observation_scaled_by_the_full_scan_is_caught() -> None:
         )
 
 
-def choices(acquisition: Acquisition, policy: Policy, one: Slice) -> list[int]:
+def choices(acquisition: Scan, policy: Policy, one: Slice) -> list[int]:
     state, taken = acquisition.start([one]), []
     generators = [np.random.default_rng(5)]
     for _ in range(STEPS):
@@ -295,8 +294,8 @@ def some_order(name: str) -> Order:
     return Order(name, tuple(actions), 4, "columns", 1, FRAME, "ssim", "unet", "nothing", 1)
 
 
-def acquired_by(acquisition: Acquisition, one: Slice, actions: list[int]) -> Tensor:
-    mask = acquisition.start([one]).mask.clone()
+def acquired_by(acquisition: Scan, one: Slice, actions: list[int]) -> Tensor:
+    mask = acquisition.start([one]).view.mask.clone()
     for action in actions:
         mask = acquisition.geometry.acquire(mask, torch.tensor([action]))
     return acquisition.geometry.kspace_mask(mask, one.shape)[0]
@@ -325,7 +324,7 @@ def test_policies_choose_alike_whatever_was_not_acquired_unless_they_are_oracles
 def test_policies_that_are_no_oracles_get_no_truth() -> None:
     acquisition = made("columns", random_weights("zero-filled"))
     state = acquisition.start([original("one coil")])
-    assert acquisition.view(state).truth is None
+    assert state.view.truth is None
     assert acquisition.view(state, for_oracle=True).truth is not None
 
 
@@ -337,7 +336,7 @@ def test_environments_show_the_same_in_reset_step_and_action_mask(kind: str) -> 
     acquisition = made("columns", random_weights("zero-filled"))
     plan = legal_plan(acquisition, one)
     other = with_other_unacquired(one, acquired_by(acquisition, one, plan), scale=10.0)
-    target_free = ("action_mask", "n_acquired", "acceleration", "budget", "scale")
+    target_free = ("action_mask", "n_acquired", "acceleration", "remaining", "scale")
 
     def tell(data: Slice) -> Iterator[Any]:
         env = ActiveMRIEnv(
@@ -355,8 +354,8 @@ def test_environments_show_the_same_in_reset_step_and_action_mask(kind: str) -> 
         assert all(np.array_equal(x, y) for x, y in zip(info_a, info_b, strict=True))
 
 
-def _protocol_of(env: Any) -> Acquisition:
-    protocol: Acquisition = env.episodes.acquisition
+def _protocol_of(env: Any) -> Scan:
+    protocol: Scan = env.episodes.scan
     return protocol
 
 

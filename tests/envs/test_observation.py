@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
-from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.observation import (
     BOUND,
     OBSERVATIONS,
@@ -18,6 +17,7 @@ from activemri.envs.observation import (
     make_observation,
     to_uint8,
 )
+from activemri.envs.scan import Scan, View
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from tests.envs.scans import Unsure, mixed_scans, scan
@@ -27,12 +27,12 @@ def seen(scans: list[Slice], kind: str, *, steps: int = 0) -> tuple[Any, View, F
     """The observation of scans in the frame of all, after some actions."""
     data = mixed_scans()
     geometry = make_geometry("columns", data.shape)
-    acquisition = Acquisition(geometry, Unsure(), n_center_lines=3)
+    acquisition = Scan(geometry, Unsure(), n_center_lines=3)
     observation, frame = make_observation(kind), Frame.of(data, acquisition)
     state = acquisition.start(scans)
     for _ in range(steps):
-        state = acquisition.acquire(state, state.legal.long().argmax(dim=1))
-    view = acquisition.view(state)
+        state = acquisition.acquire(state, state.view.legal.long().argmax(dim=1))
+    view = state.view
     return observation(view, frame), view, frame
 
 
@@ -103,7 +103,9 @@ def test_kspace_and_coil_images_tell_the_same(first: int, n_coils: int) -> None:
     expected = torch.complex(coils[:n_coils], coils[3 : 3 + n_coils])
     assert torch.allclose(fourier.ifft2(samples), expected, atol=1e-4)
     assert (kspace[n_coils:3] == 0).all()
-    assert torch.allclose(samples * view.scale, view.kspace[0], atol=1e-4 * float(view.scale))
+    assert torch.allclose(
+        samples * view.scale, view.measurement.kspace[0], atol=1e-4 * float(view.scale)
+    )
 
 
 def test_mask_and_budget_count_what_was_done() -> None:

@@ -89,17 +89,17 @@ def test_every_id_plays_to_the_end_in_its_spaces(made: tuple[str, dict[str, Any]
     env = gymnasium.make(name, **options)
     observation, info = env.reset(seed=0)
     env.action_space.seed(0)
-    task = env.get_wrapper_attr("task")
-    budget, steps, ended = info["budget"], 0, False
+    protocol = env.get_wrapper_attr("options")
+    budget, steps, ended = info["remaining"], 0, False
     while not ended:
         assert env.observation_space.contains(observation)
         legal = info["action_mask"]
-        if task.stop_action:
+        if protocol.stop_action:
             legal[-1] = 0
         observation, _, ended, truncated, info = env.step(env.action_space.sample(legal))
         assert not truncated
         steps += 1
-    assert steps * task.lines_per_action == budget
+    assert steps * protocol.lines_per_action == budget
     assert info["auc"] < 1
 
 
@@ -157,6 +157,34 @@ def test_a_spec_with_options_survives_json(tmp_path: Path) -> None:
     assert_same(again.reset(seed=0), env.reset(seed=0))
     assert again.unwrapped.options.reward == "delta_psnr"  # type: ignore[attr-defined]
     assert again.observation_space == env.observation_space
+
+
+def test_a_quarter_of_the_lines_is_the_default_so_that_orders_differ(tmp_path: Path) -> None:
+    data = str(generic_files(tmp_path / "data"))
+    env = gymnasium.make(PREFIX + "HDF5-v0", data=data, split="all", n_center_lines=2)
+    n_lines = int(env.action_space.n)  # type: ignore[attr-defined]
+
+    def returns(order: int) -> float:
+        _, info = env.reset(seed=0)
+        assert info["remaining"] == round(n_lines / 4)
+        total, ended = 0.0, False
+        while not ended:
+            action = np.flatnonzero(info["action_mask"])[::order][0]
+            _, reward, ended, _, info = env.step(int(action))
+            total += float(reward)
+        return total
+
+    assert returns(1) != pytest.approx(returns(-1), abs=1e-4)
+
+
+@pytest.mark.parametrize(("budget", "lines"), [(0.25, 4), (0.5, 9), (0.01, 1), (7, 7)])
+def test_a_budget_may_be_a_share_of_the_lines(budget: float, lines: int) -> None:
+    env = gymnasium.make(PREFIX + "HDF5-v0", data=equal_scans(), n_center_lines=4, budget=budget)
+    assert env.reset(seed=0)[1]["remaining"] == lines
+    vector = gymnasium.make_vec(
+        PREFIX + "HDF5-v0", 2, data=equal_scans(), n_center_lines=4, budget=budget
+    )
+    assert vector.reset(seed=0)[1]["remaining"].tolist() == [lines, lines]
 
 
 def test_a_matrix_size_brings_all_scans_to_one_action_space(tmp_path: Path) -> None:

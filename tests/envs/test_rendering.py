@@ -38,6 +38,12 @@ def frame(
     return dataclasses.replace(plain, **changes)
 
 
+def column(place: int, shape: tuple[int, int]) -> Any:
+    latest = np.zeros(shape, dtype=bool)
+    latest[:, place] = True
+    return latest
+
+
 def panel(picture: rendering.Pixels, column: int, row: int, *, size: int) -> rendering.Pixels:
     page = rendering._Page.of(size)
     top, left = page.top(row), page.left(column)
@@ -50,7 +56,9 @@ def test_shape_is_even_and_depends_on_the_size_alone(
     shape: tuple[int, int], target_shape: tuple[int, int], size: int
 ) -> None:
     picture = draw(frame(shape, target_shape), size=size)
-    later = frame((8, 10), scores=[0.1], latest=3, uncertainty=np.ones((8, 10)), title="")
+    later = frame(
+        (8, 10), scores=[0.1], latest=column(3, (8, 10)), uncertainty=np.ones((8, 10)), title=""
+    )
     assert picture.dtype == np.uint8
     assert picture.shape == draw(later, size=size).shape
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
@@ -113,7 +121,7 @@ def test_only_acquired_samples_are_drawn() -> None:
 def test_latest_column_is_marked_where_it_is() -> None:
     plain, marked = (
         panel(draw(frame((32, 32), latest=latest), size=128), 0, 0, size=128)
-        for latest in (None, 5)
+        for latest in (None, column(5, (32, 32)))
     )
     changed = np.flatnonzero((plain != marked).any(axis=(0, 2)))
     np.testing.assert_array_equal(changed, np.arange(5 * 4, 6 * 4))
@@ -155,7 +163,7 @@ def test_more_steps_than_the_budget_and_a_long_title_stay_inside() -> None:
 
 
 def test_drawing_changes_nothing_it_was_given() -> None:
-    given = frame(latest=2)
+    given = frame(latest=column(2, frame().mask.shape))
     for value in (given.kspace, given.mask, given.reconstruction, given.target):
         value.setflags(write=False)
     first = draw(given)
@@ -171,7 +179,7 @@ def test_description_shows_the_mask_and_the_latest_line() -> None:
     mask = np.zeros((3, 6), dtype=bool)
     mask[:, [0, 3]] = True
     mask[1, 5] = True
-    text = describe(frame((3, 6), mask=mask, latest=3)).splitlines()
+    text = describe(frame((3, 6), mask=mask, latest=column(3, (3, 6)))).splitlines()
     assert text[:3] == ["random, volume 3", "#..#.+", "   ^"]
     assert text[3] == "step 2/6, 4/6 lines, SSIM 0.6500 (+0.1500 since the start)"
 
@@ -179,7 +187,7 @@ def test_description_shows_the_mask_and_the_latest_line() -> None:
 def test_description_of_a_wide_mask_fits_into_its_width() -> None:
     mask = np.zeros((2, 200), dtype=bool)
     mask[:, :100] = True
-    text = describe(frame((2, 200), mask=mask, latest=199), width=50).splitlines()
+    text = describe(frame((2, 200), mask=mask, latest=column(199, (2, 200))), width=50).splitlines()
     assert text[1] == "#" * 25 + "." * 25
     assert text[2] == " " * 49 + "^"
 

@@ -182,9 +182,9 @@ def test_rebuilding_leaves_the_environment_as_it_is() -> None:
     env = vector_env()
     replay = Replay(100, env.episodes)
     fill(env, replay, steps=5)
-    before = env._observe()
+    before = env.episodes.observe()
     replay.sample(8, np.random.default_rng(0))
-    after = env._observe()
+    after = env.episodes.observe()
     assert all(np.array_equal(after[key], before[key]) for key in before)
 
 

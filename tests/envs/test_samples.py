@@ -3,23 +3,20 @@
 import torch
 from torch import Tensor
 
-from activemri.envs.acquisition import Acquisition
-from activemri.envs.state import State
+from activemri.envs.scan import Scan, State
 from activemri.mri import geometry
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.registry import make_reconstructor
 from tests.envs.scans import Unsure, scan
 
 
-def protocol() -> Acquisition:
+def protocol() -> Scan:
     whole = Ensemble([Unsure(), make_reconstructor("zero-filled")]).eval()
-    return Acquisition(
-        geometry.columns((18, 20)), whole, budget=7, n_center_lines=3, metrics=("ssim",)
-    )
+    return Scan(geometry.columns((18, 20)), whole, budget=7, n_center_lines=3, metrics=("ssim",))
 
 
 def samples(state: State) -> Tensor:
-    found = state.reconstruction.samples
+    found = state.view.reconstruction.samples
     assert found is not None
     return found
 
@@ -44,9 +41,9 @@ def test_samples_follow_what_is_acquired_and_are_seen() -> None:
     before = samples(state).clone()
     state = acquisition.acquire(state, torch.tensor([4, 5]))
     assert not torch.equal(samples(state), before)
-    assert acquisition.view(state).reconstruction.samples is samples(state)
+    assert state.view.reconstruction.samples is samples(state)
 
 
 def test_a_method_that_draws_no_samples_has_none_to_carry() -> None:
-    acquisition = Acquisition(geometry.columns((16, 18)), Unsure(), budget=3, metrics=("ssim",))
-    assert acquisition.start([scan(0)]).reconstruction.samples is None
+    acquisition = Scan(geometry.columns((16, 18)), Unsure(), budget=3, metrics=("ssim",))
+    assert acquisition.start([scan(0)]).view.reconstruction.samples is None

@@ -14,15 +14,15 @@ from activemri.agents.greedy import oracle
 from activemri.agents.rollout import rollout
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice, SliceList
-from activemri.envs.acquisition import Acquisition
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.observation import OBSERVATIONS
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.reward import TaskLoss
+from activemri.envs.scan import Scan
 from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import columns
 from activemri.reconstruction.zero_filled import ZeroFilled
-from activemri.scoring import center_crop
 from tests.envs.scans import equal_scans, random_weights, scan
 from tests.envs.test_no_leak import check_no_leak
 
@@ -41,13 +41,13 @@ def marked_scans(n: int = 3) -> SliceList:
     return SliceList([marked(i) for i in range(n)])
 
 
-def protocol(**options: Any) -> Acquisition:
+def protocol(**options: Any) -> Scan:
     known: dict[str, Any] = {"budget": 5, "n_center_lines": 3, "metrics": ("roi_ssim", "roi_nmse")}
-    return Acquisition(columns((16, 18)), ZeroFilled(), **(known | options))
+    return Scan(columns((16, 18)), ZeroFilled(), **(known | options))
 
 
 def magnitudes(state: Any) -> Tensor:
-    image: Tensor = center_crop(state.reconstruction.image, state.target_shape).abs()
+    image: Tensor = center_crop(state.view.reconstruction.image, state.view.target_shape).abs()
     return image
 
 
@@ -126,7 +126,7 @@ def test_where_no_region_is_its_channel_is_black() -> None:
 @pytest.mark.parametrize("reconstructor", ["zero-filled", "cresnet"])
 def test_a_region_lets_nothing_be_seen_that_was_not_acquired(reconstructor: str) -> None:
     one = marked(0, shape=(11, 13), target_shape=(9, 10))
-    made = Acquisition(
+    made = Scan(
         columns((11, 13)),
         random_weights(reconstructor),
         budget=6,
@@ -188,8 +188,8 @@ def test_a_networks_loss_is_rewarded_by_its_drop() -> None:
     _, before = env.reset(options={"index": 2})
     _, reward, _, _, after = env.step(1)
     assert reward == pytest.approx(before["task_loss"] - after["task_loss"])
-    state = env.episodes.groups[0].state
-    unit = state.slices[0].target.max()
+    state = env.episodes.buckets[0].state
+    unit = state.secret.slices[0].target.max()
     assert after["task_loss"] == pytest.approx(
         abs(float((magnitudes(state) / unit).mean()) - 0.2), rel=1e-5
     )
@@ -202,7 +202,7 @@ def test_an_oracle_can_minimise_a_networks_loss(reconstructor: str) -> None:
     )
     state = made.start(labelled().slices)
     actions = torch.arange(18).repeat(3, 1)
-    tried = made.preview(state, actions)["task_loss"].masked_fill(~state.legal, torch.inf)
+    tried = made.preview(state, actions)["task_loss"].masked_fill(~state.view.legal, torch.inf)
     chosen = oracle("task_loss").act(made.view(state, for_oracle=True), [])
     assert torch.equal(chosen, tried.argmin(dim=1))
     after = made.acquire(state, chosen).scores["task_loss"]
@@ -291,14 +291,14 @@ def test_users_data_can_be_mixed_as_well() -> None:
         num_envs=4, data=task.data, orientation="mixed", roi="center", n_center_lines=3, budget=3
     )
     env.reset(options={"index": np.arange(4)})
-    assert len(env.episodes.groups) == 2
+    assert len(env.episodes.buckets) == 2
     env.step(np.zeros(4, np.int64) + 2)
 
 
 def test_in_a_free_budget_a_line_has_a_price_and_stopping_has_none() -> None:
     env = small("FreeBudget-v0")
     _, info = env.reset(seed=0)
-    assert info["budget"] > 15
+    assert info["remaining"] > 15
     before = info["ssim"]
     _, reward, _, _, info = env.step(int(np.argmax(info["action_mask"])))
     assert reward == pytest.approx(info["ssim"] - before - 0.0015)

@@ -201,15 +201,15 @@ def test_rewards_flags_and_infos_have_gymnasiums_types() -> None:
 def test_one_illegal_action_is_refused_and_no_scan_goes_on(data: SliceList) -> None:
     env = ActiveMRIVectorEnv(num_envs=N, **options(data=data, invalid_action="raise"))
     env.reset(seed=3)
-    before, infos = env._observe(), env.episodes.infos(range(N))
+    before, infos = env.episodes.observe(), env.episodes.infos()
     for row in range(N):
         actions = random_legal(env, np.random.default_rng(0))
         mask = env.action_masks()[row]
         actions[row] = int(np.flatnonzero(~mask)[-1])
         with pytest.raises(ValueError, match="legal actions"):
             env.step(actions)
-        assert_same(env._observe(), before)
-        assert_same(env.episodes.infos(range(N)), infos)
+        assert_same(env.episodes.observe(), before)
+        assert_same(env.episodes.infos(), infos)
         assert [len(taken) for taken in env.episodes.actions] == [0] * N
     env.step(random_legal(env, np.random.default_rng(0)))
 
@@ -277,7 +277,7 @@ def test_options_of_a_partial_reset_are_those_of_all_scans() -> None:
 
 
 def _rows(env: ActiveMRIVectorEnv) -> list[dict[str, Any]]:
-    infos = env.episodes.infos(range(env.num_envs))
+    infos = env.episodes.infos()
     return [{key: value[row] for key, value in infos.items()} for row in range(env.num_envs)]
 
 
@@ -287,9 +287,9 @@ def test_simulating_equals_that_of_single_environments(reconstructor: str) -> No
     env = ActiveMRIVectorEnv(num_envs=3, **given)
     env.reset(seed=3)
     trials = np.tile(np.arange(6, 10), (3, 1))
-    before = env._observe()
+    before = env.episodes.observe()
     scores = env.simulate(trials)
-    assert_same(env._observe(), before)
+    assert_same(env.episodes.observe(), before)
     for row in range(3):
         single = ActiveMRIEnv(**given)
         single.reset(seed=3 + row)
@@ -303,7 +303,7 @@ def test_a_saved_point_of_all_scans_comes_back_to_the_bit_with_its_future() -> N
     rng = np.random.default_rng(0)
     for _ in range(3):
         env.step(random_legal(env, rng))
-    saved, here = env.state_dict(), env._observe()
+    saved, here = env.state_dict(), env.episodes.observe()
 
     def future(one: ActiveMRIVectorEnv) -> tuple[Any, ...]:
         rng = np.random.default_rng(1)
@@ -311,7 +311,7 @@ def test_a_saved_point_of_all_scans_comes_back_to_the_bit_with_its_future() -> N
 
     first = future(env)
     env.load_state_dict(saved)
-    assert_same(env._observe(), here)
+    assert_same(env.episodes.observe(), here)
     assert_same(future(env), first)
     other = ActiveMRIVectorEnv(num_envs=N, **options(stop_action=True))
     other.load_state_dict(saved)
@@ -371,3 +371,19 @@ def test_statistics_of_episodes_are_recorded_as_gymnasium_does() -> None:
 def test_fewer_than_one_scan_is_refused() -> None:
     with pytest.raises(ValueError, match="num_envs must be at least 1; got 0"):
         ActiveMRIVectorEnv(num_envs=0, **options())
+
+
+def test_scans_that_begin_anew_beside_others_are_shown_as_they_are() -> None:
+    env = ActiveMRIVectorEnv(
+        **options(data=equal_scans(), stop_action=True, observation="mask"),
+        num_envs=N,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    rng = np.random.default_rng(0)
+    seen, _ = env.reset(seed=0)
+    for _ in range(20):
+        seen, *_ = env.step(random_legal(env, rng))
+        view = env.episodes.buckets[0].state.view
+        np.testing.assert_array_equal(seen["mask"], (view.log.n_measured > 0).numpy())
+        np.testing.assert_array_equal(seen["budget"][:, 0], view.budget / view.start_budget)
+        assert (view.start_budget >= view.budget).all()

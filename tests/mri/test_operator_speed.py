@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 
 
 @pytest.mark.long
@@ -17,7 +17,7 @@ def test_the_gram_of_a_line_mask_is_twice_as_fast_as_four_centred_transforms() -
     maps = torch.randn(4, 8, 320, 320, dtype=torch.complex64, generator=generator)
     image = torch.randn(4, 320, 320, dtype=torch.complex64, generator=generator)
     mask = torch.rand(4, 1, 320, generator=generator) < 0.25
-    operator = CartesianOperator(mask, maps)
+    operator = Operator.on_grid(mask, (320, 320), maps)
 
     def plain() -> Tensor:
         axes = (-2, -1)

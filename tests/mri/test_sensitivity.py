@@ -9,7 +9,6 @@ from torch import Tensor
 
 from activemri.mri import fourier
 from activemri.mri.coils import biot_savart_sensitivity, combine, root_sum_of_squares
-from activemri.mri.operators import CartesianOperator
 from activemri.mri.sensitivity import (
     ESTIMATORS,
     SensitivityEstimator,
@@ -93,8 +92,7 @@ def test_estimates_have_unit_norm_and_combine_to_the_whole_image(
     found = estimate(kspace, masks()[kind])
     assert torch.allclose(root_sum_of_squares(found), torch.ones(1, HEIGHT, WIDTH), atol=1e-5)
     if kind != "one line":
-        everything = CartesianOperator(torch.ones(1, 1, WIDTH, dtype=torch.bool), found)
-        error = everything.adjoint(kspace).abs()[0] - image.abs()
+        error = combine(fourier.ifft2(kspace), found).abs()[0] - image.abs()
         assert float(error.abs().max()) < 0.05
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from activemri.mri import fourier, trajectories
 from activemri.mri.conjugate_gradient import conjugate_gradient
+from activemri.mri.lanczos import largest_eigenvalue
 from activemri.mri.nufft import NUFFT
-from activemri.mri.power_iteration import largest_eigenvalue
 
 SIZE = 64
 SHAPE = (SIZE, SIZE)

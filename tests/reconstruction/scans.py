@@ -6,7 +6,7 @@ from torch import Tensor
 
 from activemri.mri import fourier
 from activemri.mri.coils import biot_savart_sensitivity
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement
 
 
@@ -43,7 +43,7 @@ def undersampled(
     for row in range(batch):
         mask[row, :, row % every :: every] = True
     mask[..., width // 2 - 3 : width // 2 + 3] = True
-    return Measurement.of(kspace, CartesianOperator(mask, maps)), image
+    return Measurement.of(kspace, Operator(mask, maps)), image
 
 
 def nmse(image: Tensor, truth: Tensor) -> float:

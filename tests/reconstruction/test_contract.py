@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from activemri.mri import fourier
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.reconstruction.registry import (
     RECONSTRUCTORS,
@@ -51,7 +51,7 @@ def reconstructor(request: pytest.FixtureRequest) -> Reconstructor:
 
 def measured(
     size: tuple[int, int], *, batch: int = 2, n_coils: int = 1, seed: int = 0
-) -> tuple[Tensor, CartesianOperator]:
+) -> tuple[Tensor, Operator]:
     """Fully sampled k-space, and an operator that takes some columns, others for each scan."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
@@ -63,7 +63,7 @@ def measured(
     if n_coils > 1:
         maps = torch.randn(kspace.shape, dtype=torch.complex64, generator=generator)
         sensitivity = maps / maps.abs().square().sum(dim=1, keepdim=True).sqrt()
-    return kspace, CartesianOperator(mask, sensitivity)
+    return kspace, Operator(mask, sensitivity)
 
 
 @pytest.mark.parametrize("n_coils", [1, 3])
@@ -119,7 +119,7 @@ def test_a_scan_is_reconstructed_alike_alone_and_in_any_batch(
     together = reconstructor(Measurement.of(kspace, operator))
     for i in range(7):
         maps = None if operator.sensitivity is None else operator.sensitivity[i : i + 1]
-        alone = CartesianOperator(operator.mask[i : i + 1], maps)
+        alone = Operator(operator.mask[i : i + 1], maps)
         result = reconstructor(Measurement.of(kspace[i : i + 1], alone))
         for name in ("image", "uncertainty", "samples"):
             one, all_ = getattr(result, name), getattr(together, name)
@@ -157,7 +157,7 @@ def test_a_completely_measured_scan_comes_back_where_data_is_kept(
     if not getattr(reconstructor, "keeps_data", False):
         pytest.skip(f"{type(reconstructor).__name__} does not promise data consistency")
     kspace, operator = measured((9, 14), n_coils=3)
-    everything = CartesianOperator(torch.ones_like(operator.mask), operator.sensitivity)
+    everything = Operator(torch.ones_like(operator.mask), operator.sensitivity)
     image = reconstructor(Measurement.of(kspace, everything)).image
     assert torch.allclose(image, everything.adjoint(kspace), atol=1e-4)
 
@@ -214,7 +214,7 @@ def test_every_wrapper_is_tested_and_none_shares_a_name_with_a_method() -> None:
 def test_the_image_stays_on_the_device_of_the_measurement(reconstructor: Reconstructor) -> None:
     kspace, operator = measured((8, 10))
     expected = reconstructor(Measurement.of(kspace, operator)).image
-    on_gpu = CartesianOperator(operator.mask.cuda())
+    on_gpu = Operator(operator.mask.cuda())
     image = reconstructor.cuda()(Measurement.of(kspace.cuda(), on_gpu)).image
     assert image.is_cuda
     assert torch.allclose(image.cpu(), expected, atol=1e-3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from activemri.mri import fourier
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.diffusion import LARGEST, SMALLEST, Diffusion, noise_levels
 from activemri.reconstruction.reconstructor import Measurement
 
@@ -21,7 +21,7 @@ def measured(*, batch: int = 1, n_coils: int = 1, seed: int = 0) -> Measurement:
     sensitivity = None
     if n_coils > 1:
         sensitivity = kspace / kspace.abs().square().sum(dim=1, keepdim=True).sqrt()
-    return Measurement.of(kspace, CartesianOperator(mask, sensitivity))
+    return Measurement.of(kspace, Operator(mask, sensitivity))
 
 
 class Ideal(Diffusion):
@@ -29,9 +29,7 @@ class Ideal(Diffusion):
 
     deviation = 0.7
 
-    def _denoise(
-        self, noisy: Tensor, level: Tensor, start: Tensor, operator: CartesianOperator
-    ) -> Tensor:
+    def _denoise(self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator) -> Tensor:
         level = level[:, None, None]
         return noisy * self.deviation**2 / (self.deviation**2 + level**2)
 
@@ -67,7 +65,7 @@ def test_it_learns_the_only_image_that_there_is() -> None:
     def measure() -> Measurement:
         mask = torch.rand(4, 1, SHAPE[1], generator=generator) < 0.2
         mask[..., 10:15] = True
-        return Measurement.of(fourier.fft2(image).unsqueeze(1), CartesianOperator(mask))
+        return Measurement.of(fourier.fft2(image).unsqueeze(1), Operator(mask))
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.ensemble import Ensemble, pooled
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
@@ -30,7 +30,7 @@ def images(n: int, *, batch: int = 2) -> list[Tensor]:
 
 def nothing() -> Measurement:
     mask = torch.ones(2, 1, SIZE[1], dtype=torch.bool)
-    return Measurement.of(torch.zeros(2, 1, *SIZE, dtype=torch.complex64), CartesianOperator(mask))
+    return Measurement.of(torch.zeros(2, 1, *SIZE, dtype=torch.complex64), Operator(mask))
 
 
 def test_image_and_spread_are_those_of_the_members() -> None:

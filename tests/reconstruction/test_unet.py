@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import CartesianOperator
+from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement
 from activemri.reconstruction.unet import UNet
 
@@ -20,7 +20,7 @@ def measurement(batch: int, height: int = 12, width: int = 18) -> Measurement:
     generator = torch.Generator().manual_seed(1)
     kspace = torch.randn(batch, 1, height, width, dtype=torch.complex64, generator=generator)
     mask = torch.rand(batch, 1, width, generator=generator) < 0.5
-    return Measurement.of(kspace, CartesianOperator(mask))
+    return Measurement.of(kspace, Operator(mask))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +13,10 @@ from torch import Tensor
 
 from activemri.agents.policy import Traits
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import PADDING, Episodes, rollout, start_scans
+from activemri.agents.rollout import PADDING, Episodes, rollout
 from activemri.data.slices import SliceList
-from activemri.envs.acquisition import Acquisition, View
 from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.state import STOP
+from activemri.envs.scan import STOP, Scan, View
 from activemri.mri.geometry import make_geometry
 from activemri.registration import find_protocol
 from activemri.stopping.features import Curves, Features, quality_curves, unit_of
@@ -37,10 +36,8 @@ SCANS = equal_scans(6)
 POLICIES = ("random", "low-frequency-first", "oracle")
 
 
-def protocol(budget: int | None = 8) -> Acquisition:
-    return Acquisition(
-        make_geometry("columns", SCANS.shape), Unsure(), budget=budget, n_center_lines=4
-    )
+def protocol(budget: int | None = 8) -> Scan:
+    return Scan(make_geometry("columns", SCANS.shape), Unsure(), budget=budget, n_center_lines=4)
 
 
 def rule(predictor: Predictor, threshold: float, **changes: object) -> StoppingRule:
@@ -163,32 +160,6 @@ def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy:
         assert torch.equal(online.actions[row, :n_steps], plain.actions[row, :n_steps])
 
 
-@pytest.mark.parametrize("name", ["Motion", "Lesion", "LowField", "Spikes"])
-def test_a_view_of_some_scans_holds_their_rows_of_everything(name: str) -> None:
-    protocol = replace(find_protocol(f"ActiveMRI/{name}-v0"), reconstructor="cresnet")
-    scans = protocol.dataset()
-    acquisition = protocol.scan(scans)
-    state = start_scans(acquisition, [scans[i] for i in (0, 40, 80)], seed=0)
-    view = acquisition.view(state, for_oracle=True)
-    some = view.select([2, 0])
-    assert some.geometry is view.geometry and some.target_shape == view.target_shape
-    assert some.truth is not None and [s.volume for s in some.truth.state.slices] == [
-        scans[80].volume,
-        scans[0].volume,
-    ]
-    compared = 0
-    for field in fields(view):
-        mine, theirs = getattr(some, field.name), getattr(view, field.name)
-        assert (mine is None) == (theirs is None)
-        if isinstance(theirs, Tensor):
-            assert torch.equal(mine, theirs[[2, 0]])
-            compared += 1
-    assert compared >= 10
-    assert torch.equal(some.kspace, view.kspace[[2, 0]])
-    assert torch.equal(some.n_measured, view.n_measured[[2, 0]])
-    assert torch.equal(some.due, view.due[[2, 0]])
-
-
 def stop_at_once(threshold: float = 0.0) -> StoppingRule:
     always = Predictor("uncertainty", "ssim", ("acquired",), Monotone((0.0, 1.0), (0.0, 1.0)))
     return rule(always, threshold)
@@ -217,7 +188,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
         n_actions = env.episodes.n_actions
         steps, ended = 0, False
         while not ended:
-            view = env.episodes.views[0]
+            view = env.episodes.locate(0)[0].view
             action = int(policy.act(view, [np.random.default_rng(0)])[0])
             _, _, ended, _, _ = env.step(n_actions - 1 if action == STOP else action)
             steps += action != STOP
@@ -226,9 +197,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
 
 def test_scans_of_several_coils_and_sizes_can_stop() -> None:
     scans = mixed_scans()
-    acquisition = Acquisition(
-        make_geometry("columns", scans.shape), Unsure(), budget=5, n_center_lines=4
-    )
+    acquisition = Scan(make_geometry("columns", scans.shape), Unsure(), budget=5, n_center_lines=4)
     curves = quality_curves(acquisition, make_policy("random"), Features(), scans, batch_size=2)
     assert curves.n_acquired.shape == (len(scans), 6)
     half = rule(stop_at_once().predictor, 0.4)

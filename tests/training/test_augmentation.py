@@ -1,17 +1,14 @@
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from activemri.data.slices import Slice, SliceList
+from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.training.augmentation import AUGMENTATIONS, dephased, make_augmentation, turned
-from activemri.training.batches import make_batch
-
-MakeScans = Callable[..., SliceList]
+from tests.training.scans import discs, measured
 
 EVERYTHING = torch.ones(16, dtype=torch.bool)
 
@@ -24,21 +21,19 @@ def changed(scan: Slice, names: list[str], n: int = 16) -> list[Slice]:
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("n_coils", [1, 3])
-def test_a_changed_scan_leads_to_its_changed_target(
-    make_scans: MakeScans, name: str, n_coils: int
-) -> None:
-    scan = make_scans(["a"], shape=(16, 16), target_shape=(10, 10), n_coils=n_coils, maps=True)[0]
+def test_a_changed_scan_leads_to_its_changed_target(name: str, n_coils: int) -> None:
+    scan = discs(["a"], shape=(16, 16), target_shape=(10, 10), n_coils=n_coils, maps=True)[0]
     scans = changed(scan, [name])
     for one in scans:
-        batch = make_batch([one], [EVERYTHING], n_center_lines=4)
+        batch = measured([one], EVERYTHING)
         image = batch.magnitude(ZeroFilled())
         assert torch.allclose(image, batch.target, atol=1e-5)
         assert one.volume_max == pytest.approx(one.target.max().item())
     assert any(not torch.equal(one.kspace, scan.kspace) for one in scans)
 
 
-def test_a_turned_scan_measures_the_turned_object(make_scans: MakeScans) -> None:
-    scan = make_scans(["a"], shape=(16, 16), n_coils=2, maps=True)[0]
+def test_a_turned_scan_measures_the_turned_object() -> None:
+    scan = discs(["a"], shape=(16, 16), n_coils=2, maps=True)[0]
     once = turned(scan)
     assert torch.allclose(
         fourier.ifft2(once.kspace), fourier.ifft2(scan.kspace).rot90(-1, (-2, -1)), atol=1e-5
@@ -54,22 +49,22 @@ def test_a_turned_scan_measures_the_turned_object(make_scans: MakeScans) -> None
     ("shape", "target_shape"), [((12, 16), None), ((16, 16), (10, 8)), ((16, 16), (9, 9))]
 )
 def test_scans_that_cannot_be_turned_exactly_stay_as_they_are(
-    make_scans: MakeScans, shape: tuple[int, int], target_shape: tuple[int, int] | None
+    shape: tuple[int, int], target_shape: tuple[int, int] | None
 ) -> None:
-    scan = make_scans(["a"], shape=shape, target_shape=target_shape)[0]
+    scan = discs(["a"], shape=shape, target_shape=target_shape)[0]
     assert turned(scan) is scan
 
 
-def test_a_scan_with_lines_that_were_never_measured_is_not_turned(make_scans: MakeScans) -> None:
-    scan = make_scans(["a"], shape=(16, 16))[0]
+def test_a_scan_with_lines_that_were_never_measured_is_not_turned() -> None:
+    scan = discs(["a"], shape=(16, 16))[0]
     measured = torch.ones(16, 16, dtype=torch.bool)
     measured[:, :2] = False
     padded = replace(scan, kspace=scan.kspace * measured, measured=measured)
     assert turned(padded) is padded
 
 
-def test_a_phase_changes_no_magnitude_and_leaves_empty_lines_empty(make_scans: MakeScans) -> None:
-    scan = make_scans(["a"], shape=(16, 16))[0]
+def test_a_phase_changes_no_magnitude_and_leaves_empty_lines_empty() -> None:
+    scan = discs(["a"], shape=(16, 16))[0]
     kspace = scan.kspace.clone()
     kspace[..., :3] = 0
     scan = replace(scan, kspace=kspace, measured=(kspace != 0).any(dim=0))
@@ -80,21 +75,19 @@ def test_a_phase_changes_no_magnitude_and_leaves_empty_lines_empty(make_scans: M
     assert torch.equal(one.target, scan.target)
 
 
-def test_flips_and_turns_make_eight_scans_of_one(make_scans: MakeScans) -> None:
-    scan = make_scans(["a"], shape=(16, 16))[0]
+def test_flips_and_turns_make_eight_scans_of_one() -> None:
+    scan = discs(["a"], shape=(16, 16))[0]
     seen = {tuple(s.target.flatten().tolist()) for s in changed(scan, ["flip", "rotate90"], 80)}
     assert len(seen) == 8
 
 
-def test_none_changes_nothing(make_scans: MakeScans) -> None:
-    scan = make_scans(["a"])[0]
+def test_none_changes_nothing() -> None:
+    scan = discs(["a"])[0]
     assert all(one is scan for one in changed(scan, ["none"], 3))
 
 
-def test_off_resonance_turns_pixels_of_all_coils_and_keeps_magnitudes(
-    make_scans: MakeScans,
-) -> None:
-    scan = make_scans(["a"], shape=(16, 16), n_coils=3, maps=True)[0]
+def test_off_resonance_turns_pixels_of_all_coils_and_keeps_magnitudes() -> None:
+    scan = discs(["a"], shape=(16, 16), n_coils=3, maps=True)[0]
     before = fourier.ifft2(scan.kspace)
     phases = []
     for one in changed(scan, ["off-resonance"], 8):
@@ -108,11 +101,11 @@ def test_off_resonance_turns_pixels_of_all_coils_and_keeps_magnitudes(
     assert all(phase.std() > 0.01 for phase in phases)  # not all pixels by one angle
 
 
-def test_off_resonance_has_edges_where_brightness_has(make_scans: MakeScans) -> None:
+def test_off_resonance_has_edges_where_brightness_has() -> None:
     bright = torch.zeros(16, 16)
     bright[:, 8:] = 1
     image = torch.complex(0.3 + 0.7 * bright, torch.zeros(16, 16))
-    scan = make_scans(["a"], shape=(16, 16))[0]
+    scan = discs(["a"], shape=(16, 16))[0]
     scan = replace(scan, kspace=fourier.fft2(image[None]), target=image.abs())
     edges, rest = [], []
     for seed in range(20):
@@ -123,8 +116,8 @@ def test_off_resonance_has_edges_where_brightness_has(make_scans: MakeScans) -> 
     assert torch.stack(edges).mean() > 3 * torch.stack(rest).mean()
 
 
-def test_off_resonance_leaves_scans_with_empty_lines_alone(make_scans: MakeScans) -> None:
-    scan = make_scans(["a"], shape=(16, 16))[0]
+def test_off_resonance_leaves_scans_with_empty_lines_alone() -> None:
+    scan = discs(["a"], shape=(16, 16))[0]
     measured = torch.ones(16, 16, dtype=torch.bool)
     measured[:, :2] = False
     padded = replace(scan, kspace=scan.kspace * measured, measured=measured)

@@ -1,349 +1,254 @@
+"""Training of reconstructors."""
+
 import itertools
-import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from activemri import checkpoints, losses
+from activemri import checkpoints
 from activemri.data.slices import SliceList
-from activemri.losses import MissingUncertaintyError, Prediction
-from activemri.reconstruction.registry import make_reconstructor
-from activemri.settings import TrainReconstructorSettings
-from activemri.training.batches import InMemory
+from activemri.metrics import losses
+from activemri.metrics.losses import MissingUncertaintyError, Prediction
+from activemri.reconstruction.cresnet import CResNet
+from activemri.reconstruction.modl import MoDL
+from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
+from activemri.training.construction import new_reconstructor, trainable
 from activemri.training.descent import learning_rate
-from activemri.training.reconstructor import (
-    TrainingDivergedError,
-    TrainingResult,
-    check_settings,
-    train_reconstructor,
-)
+from activemri.training.loop import DivergedError
+from activemri.training.pictures import draw
+from activemri.training.reconstructor import MASK_POLICIES, train_reconstructor
 from activemri.training.validation import Validation
-from tests.training.mixture import HeuristicMasks, StoppingMasks
+from tests.training.scans import (
+    StoppingMoments,
+    assert_same_runs,
+    changed,
+    discs,
+    log_of,
+    random_moments,
+    resumed,
+    tiny,
+    train,
+)
 
-MakeScans = Callable[..., SliceList]
-MakeSettings = Callable[..., TrainReconstructorSettings]
-
-
-@pytest.fixture
-def train(make_scans: MakeScans) -> Callable[..., TrainingResult]:
-    def run(settings: TrainReconstructorSettings, **changes: object) -> TrainingResult:
-        given: dict[str, object] = {
-            "train": make_scans(["a", "b", "c"]),
-            "validation": make_scans(["dd"]),
-            "masks": HeuristicMasks(settings.n_center_lines, budget=settings.budget),
-            **changes,
-        }
-        return train_reconstructor(settings, **given)  # type: ignore[arg-type]
-
-    return run
+SMALL_MODL = {"channels": 4, "layers": 2, "iterations": 1}
 
 
-Train = Callable[..., TrainingResult]
-
-
-def log_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def without_times(entries: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
-
-
-def assert_same_runs(one: Path, other: Path) -> None:
-    assert (one / "best.safetensors").read_bytes() == (other / "best.safetensors").read_bytes()
-    states = [torch.load(f / "last.pt", weights_only=True) for f in (one, other)]
-    assert states[0]["step"] == states[1]["step"]
-    for name, weights in states[0]["network"].items():
-        assert torch.equal(weights, states[1]["network"][name]), name
-    assert without_times(log_of(one)) == without_times(log_of(other))
-
-
-def test_training_beats_zero_filling_and_leaves_a_checkpoint_that_loads(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings(
-        max_steps=60, validate_every=20, network=("channels=4", "pools=1"), n_center_lines=2
-    )
-    result = train(settings)
-    assert result.best_ssim > result.zero_filled_ssim + 0.02
-    assert result.best_step > 0
-    made = make_reconstructor(result.checkpoint)
-    assert made.settings == {"channels": 4, "pools": 1}
-    info = checkpoints.load(settings.out).info
-    assert info["metrics"]["ssim"] == result.best_ssim  # type: ignore[index]
-    assert info["masks"] == "HeuristicMasks"
-    assert info["command"] == (
-        "activemri train reconstructor --name unet --network channels=4 pools=1 --max-steps 60 "
-        "--batch-size 2 --lr 0.01 --n-center-lines 2 --budget 6 --validate-every 20"
-    )
-
-
-def test_the_best_weights_are_those_that_validate_best(
-    train: Train, make_settings: MakeSettings, make_scans: MakeScans
-) -> None:
-    settings = make_settings()
-    result = train(settings)
-    entries = log_of(settings.out)
-    assert [entry["step"] for entry in entries] == [0, 2, 4, 6]
+def test_training_beats_zero_filling_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    network = {"channels": 4, "pools": 1}
+    settings = tiny(tmp_path, max_steps=60, validate_every=20, network=network, n_center_lines=2)
+    moments = random_moments(n_center_lines=2)
+    result = train(settings, moments=moments)
+    assert result.baseline is not None and result.best_score > result.baseline + 0.02
+    entries = log_of(tmp_path)
+    assert [entry["step"] for entry in entries] == [0, 20, 40, 60]
     best = max(entries, key=lambda entry: entry["validation_ssim"])
-    assert (result.best_step, result.best_ssim) == (best["step"], best["validation_ssim"])
-    masks = HeuristicMasks(4, budget=6)
-    checks = Validation(InMemory(make_scans(["dd"])), masks, seed=0, device=torch.device("cpu"))
-    assert checks.score(make_reconstructor(settings.out)).ssim == result.best_ssim
+    assert (result.best_step, result.best_score) == (best["step"], best["validation_ssim"])
+    made = make_reconstructor(result.checkpoint)
+    assert made.settings == network
+    assert Validation(discs(["dd"]), moments, seed=0).score(made).ssim == result.best_score
+    info: Any = checkpoints.load(tmp_path).info
+    assert info["metrics"]["ssim"] == result.best_score
+    assert info["command"] == (
+        "activemri train reconstructor --reconstructor unet --n-center-lines 2 --budget 6 "
+        "--network.channels 4 --network.pools 1 --max-steps 60 --batch-size 2 --lr 0.01 "
+        "--validate-every 20"
+    )
 
 
-def test_a_training_killed_outright_and_resumed_ends_with_the_same_bits(
-    train: Train, make_settings: MakeSettings, tmp_path: Path
-) -> None:
-    whole = make_settings()
-    train(whole)
-    killed = replace(whole, out=tmp_path / "killed")
+def test_a_training_killed_outright_and_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    train(tiny(tmp_path / "whole"))
+    killed = tmp_path / "killed"
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path\n"
-        "from conftest import discs\n"
-        "from mixture import StoppingMasks\n"
-        "from activemri.settings import StudySettings, TrainReconstructorSettings\n"
-        "from activemri.training.reconstructor import train_reconstructor\n"
-        f"settings = TrainReconstructorSettings(**{dict_of(killed)!r})\n"
-        "train_reconstructor(settings, train=discs(['a', 'b', 'c']), validation=discs(['dd']),\n"
-        "    masks=StoppingMasks(stop_at=8, kill=True))\n"
-    ).replace("PosixPath", "Path")
-    here = Path(__file__).parent
+        "from tests.training.scans import StoppingMoments, tiny, train\n"
+        f"train(tiny(Path({str(killed)!r})), moments=StoppingMoments(stop_at=8, kill=True))\n"
+    )
     run = subprocess.run(
-        [sys.executable, "-c", code, str(here), str(here.parents[1])],
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         timeout=120,
     )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert [entry["step"] for entry in log_of(killed.out)] == [0, 2]  # killed within step 3
-    train(replace(killed, resume=True))
-    assert_same_runs(whole.out, killed.out)
-
-
-def dict_of(settings: TrainReconstructorSettings) -> dict[str, object]:
-    return dict(vars(settings))
+    assert [entry["step"] for entry in log_of(killed)] == [0, 2]  # killed within step 3
+    train(resumed(tiny(killed)))
+    assert_same_runs(tmp_path / "whole", killed)
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 11])
 def test_a_training_interrupted_anywhere_and_resumed_ends_with_the_same_bits(
-    train: Train, make_settings: MakeSettings, tmp_path: Path, stop_at: int
+    tmp_path: Path, stop_at: int
 ) -> None:
-    whole = make_settings()
-    train(whole)
-    stopped = replace(whole, out=tmp_path / "stopped")
+    whole = train(tiny(tmp_path / "whole"))
+    stopped = tiny(tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
-        train(stopped, masks=StoppingMasks(stop_at=stop_at))
-    train(replace(stopped, resume=True))
-    assert_same_runs(whole.out, stopped.out)
+        train(stopped, moments=StoppingMoments(stop_at=stop_at))
+    result = train(resumed(stopped))
+    assert replace(result, checkpoint=whole.checkpoint) == whole
+    assert_same_runs(tmp_path / "whole", tmp_path / "stopped")
+    before = {p.name: p.read_bytes() for p in stopped.run.out.iterdir()}
+    assert train(resumed(stopped)) == result  # there is nothing left to do
+    assert {p.name: p.read_bytes() for p in stopped.run.out.iterdir()} == before
 
 
-def test_resuming_a_finished_training_changes_nothing(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings()
-    result = train(settings)
-    before = {p.name: p.read_bytes() for p in settings.out.iterdir()}
-    assert train(replace(settings, resume=True)) == result
-    assert {p.name: p.read_bytes() for p in settings.out.iterdir()} == before
-
-
-def test_a_folder_with_a_training_is_not_overwritten(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings(max_steps=1)
-    train(settings)
-    before = (settings.out / "best.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"add --resume to continue it, or choose another --out"):
-        train(replace(settings, seed=1))
-    assert (settings.out / "best.safetensors").read_bytes() == before
-
-
-def test_a_folder_with_a_foreign_checkpoint_is_not_overwritten(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings()
-    checkpoints.save(settings.out / "best", kind="x", settings={}, state_dict={}, info={})
-    with pytest.raises(ValueError, match="a checkpoint of something else"):
-        train(settings)
-
-
-def test_resuming_with_other_settings_shows_the_difference(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings(max_steps=1)
-    train(settings)
-    with pytest.raises(ValueError, match=r"\(max_steps: 1 then, 9 now; lr: 0\.01 then, 0\.5 now\)"):
-        train(replace(settings, resume=True, max_steps=9, lr=0.5))
-
-
-def test_resuming_with_other_scans_or_masks_shows_the_difference(
-    train: Train, make_settings: MakeSettings, make_scans: MakeScans
-) -> None:
-    settings = make_settings(max_steps=1)
-    train(settings)
-    again = replace(settings, resume=True)
-    with pytest.raises(ValueError, match="n_train_scans: 6 then, 2 now"):
-        train(again, train=make_scans(["a"]))
-    with pytest.raises(ValueError, match="masks: 'HeuristicMasks' then, 'OtherMasks' now"):
-        train(again, masks=OtherMasks(4, budget=6))
-
-
-class OtherMasks(HeuristicMasks):
+class OtherMoments(StoppingMoments):
     """Of another name."""
 
 
-def test_nothing_to_resume_is_an_error(train: Train, make_settings: MakeSettings) -> None:
-    with pytest.raises(ValueError, match="there is no training in"):
-        train(make_settings(resume=True))
-
-
-def test_a_damaged_state_is_named(train: Train, make_settings: MakeSettings) -> None:
-    settings = make_settings(max_steps=1)
+def test_only_the_same_training_is_continued(tmp_path: Path) -> None:
+    settings = tiny(tmp_path / "run", max_steps=1)
+    with pytest.raises(ValueError, match="there is no run in"):
+        train(resumed(settings))
+    settings.check()
+    assert not settings.run.out.exists()  # a check makes nothing
     train(settings)
-    state = settings.out / "last.pt"
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"last\.pt cannot be read"):
-        train(replace(settings, resume=True))
+    again = resumed(settings)
+    again.check()
+    with pytest.raises(ValueError, match="add --resume"):
+        train(changed(settings, seed=1))
+    with pytest.raises(ValueError, match=r"max_steps: 1 then, 9 now; lr: 0\.01 then, 0\.5 now"):
+        changed(again, max_steps=9, lr=0.5).check()
+    with pytest.raises(ValueError, match="geometry: 'columns' then, 'rows' now"):
+        train(changed(again, geometry="rows"))
+    with pytest.raises(ValueError, match="n_train_scans: 6 then, 2 now"):
+        train(again, train=discs(["a"]))
+    with pytest.raises(ValueError, match="masks: 'EpisodeMasks' then, 'OtherMoments' now"):
+        train(again, moments=OtherMoments(stop_at=-1))
+    with pytest.raises(ValueError, match=r"loss_object: None then, 'l1' now"):
+        train(again, loss=losses.l1)
 
 
-@pytest.mark.parametrize("content", [b"no pickle at all", b"junk\n", b"", b"\x80\x02K\x07."])
-def test_a_state_that_is_none_is_named(
-    train: Train, make_settings: MakeSettings, content: bytes
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "foo"}, "device 'foo' cannot be used here; there is: cpu"),
+        ({"loss": "l3"}, "unknown loss 'l3'"),
+        ({"loss": "l1+adversarial"}, "the loss 'adversarial' in .* needs an evaluator"),
+        ({"reconstructor": "zero-filled", "network": {}}, "--reconstructor zero-filled: expected"),
+        ({"reconstructor": "nothing/here"}, "nothing/here"),
+        ({"network": {"channel": 2}}, r"--network\.channel: .* unet: channels, pools"),
+        ({"augment": ("flop",)}, "--augment flop: expected some of flip, rotate90, phase, scale"),
+        ({"augment": ("none", "flip")}, "or none alone"),
+        ({"precision": "16"}, "--precision 16 needs a GPU"),
+        ({"perceptual_weights": Path("nothing/here")}, "found no checkpoint at nothing/here"),
+    ],
+)
+def test_mistakes_are_refused_before_the_folder_is_made(
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    settings = make_settings(max_steps=1)
-    train(settings)
-    (settings.out / "last.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.pt cannot be read: damaged"):
-        train(replace(settings, resume=True))
-
-
-@pytest.mark.parametrize("content", ["{", "7", "[1]"])
-def test_settings_that_are_none_are_named(
-    train: Train, make_settings: MakeSettings, content: str
-) -> None:
-    settings = make_settings(max_steps=1)
-    train(settings)
-    (settings.out / "settings.json").write_text(content)
-    with pytest.raises(ValueError, match=r"run/settings\.json cannot be read: expected the"):
-        train(replace(settings, resume=True))
-
-
-def test_a_device_that_is_not_there_is_refused_before_the_folder_is_made(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings(device="foo")
-    with pytest.raises(ValueError, match="device 'foo' cannot be used here; there is: cpu"):
+    settings = changed(tiny(tmp_path / "run"), **changes)
+    with pytest.raises(ValueError, match=message):
         train(settings)
-    assert not settings.out.exists()
+    assert not settings.run.out.exists()
 
 
-def test_checking_the_settings_claims_nothing(train: Train, make_settings: MakeSettings) -> None:
-    settings = make_settings(max_steps=1)
-    check_settings(settings)
-    assert list(settings.out.iterdir()) == []
-    train(settings)
-    check_settings(replace(settings, resume=True))
-    with pytest.raises(ValueError, match=r"lr: 0\.01 then, 0\.5 now"):
-        check_settings(replace(settings, resume=True, lr=0.5))
-    with pytest.raises(ValueError, match="holds a training already"):
-        check_settings(settings)
-
-
-def test_an_output_folder_that_cannot_be_made_is_named_before_training(
-    train: Train, make_settings: MakeSettings, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"the output folder .*file/run cannot be written"):
-        train(make_settings(out=tmp_path / "file" / "run"))
-
-
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_best_weights(
-    train: Train, make_settings: MakeSettings, make_scans: MakeScans
-) -> None:
-    scans = make_scans(["a"]).slices
-    scans[1] = replace(scans[1], target=scans[1].target * float("nan"))
-    settings = make_settings(batch_size=2)
-    with pytest.raises(
-        TrainingDivergedError, match=r"step 0: loss nan, .*volume-a\[1\].*smaller --lr"
-    ):
-        train(settings, train=SliceList(scans))
-    make_reconstructor(settings.out)
-
-
-def test_a_subject_in_both_splits_is_refused(
-    train: Train, make_settings: MakeSettings, make_scans: MakeScans
-) -> None:
+def test_splits_that_are_empty_or_share_a_subject_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found in both: b"):
-        train(make_settings(), validation=make_scans(["b"]))
-
-
-def test_an_empty_split_is_refused(
-    train: Train, make_settings: MakeSettings, make_scans: MakeScans
-) -> None:
-    empty = make_scans(["e"])
+        train(tiny(tmp_path), validation=discs(["b"]))
+    empty = discs(["e"])
     empty.slices.clear()
     with pytest.raises(ValueError, match="there are no validation scans"):
-        train(make_settings(), validation=empty)
+        train(tiny(tmp_path), validation=empty)
 
 
-def test_an_unknown_loss_is_refused_before_the_folder_is_made(
-    train: Train, make_settings: MakeSettings
-) -> None:
-    settings = make_settings(loss="l3")
-    with pytest.raises(ValueError, match="unknown loss 'l3'"):
-        train(settings)
-    assert not settings.out.exists()
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    scans = discs(["a"]).slices
+    scans[1] = replace(scans[1], target=scans[1].target * float("nan"))
+    with pytest.raises(DivergedError, match=r"step 0: loss nan, .*smaller --lr.*volume-a\[1\]"):
+        train(tiny(tmp_path), train=SliceList(scans))
+    make_reconstructor(tmp_path)
 
 
-def test_a_loss_may_be_an_object_and_must_be_the_same_one_to_continue(
-    train: Train, make_settings: MakeSettings, tmp_path: Path
-) -> None:
+def test_a_loss_may_be_an_object(tmp_path: Path) -> None:
     def my_loss(prediction: Prediction) -> torch.Tensor:
         return 2 * losses.l1(prediction)
 
-    settings = make_settings(max_steps=2)
-    train(settings, loss=my_loss)
-    named = make_settings(max_steps=2, loss="2*l1", out=tmp_path / "named")
-    train(named)
-    weights = [(s.out / "last.pt") for s in (settings, named)]
-    one, other = (torch.load(w, weights_only=True)["network"] for w in weights)
+    train(tiny(tmp_path / "object", max_steps=2), loss=my_loss)
+    train(tiny(tmp_path / "named", max_steps=2, loss="2*l1"))
+    one, other = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["trainee"]["network"]
+        for name in ("object", "named")
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(ValueError, match=r"loss_object: '.*my_loss' then, None now"):
-        train(replace(settings, resume=True))
-
-
-def test_a_loss_that_needs_an_uncertainty_says_so_where_there_is_none(
-    train: Train, make_settings: MakeSettings
-) -> None:
     with pytest.raises(MissingUncertaintyError, match="'nll' needs an uncertainty, and this rec"):
-        train(make_settings(loss="l1+nll"))
+        train(tiny(tmp_path / "nll", loss="l1+nll"))
 
 
 @pytest.mark.parametrize("maps", [True, False])
-def test_several_coils_and_sizes_train_with_and_without_maps(
-    train: Train, make_settings: MakeSettings, make_scans: MakeScans, maps: bool
-) -> None:
+def test_several_coils_and_sizes_train_with_and_without_maps(tmp_path: Path, maps: bool) -> None:
     scans = [
-        *make_scans(["a"], n_coils=3, maps=maps).slices,
-        *make_scans(["b"], n_coils=2, maps=maps, shape=(11, 17), target_shape=(9, 12)).slices,
+        *discs(["a"], n_coils=3, maps=maps).slices,
+        *discs(["b"], n_coils=2, maps=maps, shape=(11, 17), target_shape=(9, 12)).slices,
     ]
-    result = train(make_settings(max_steps=2), train=SliceList(scans))
-    assert np.isfinite(result.best_ssim)
+    assert np.isfinite(train(tiny(tmp_path, max_steps=2), train=SliceList(scans)).best_score)
 
 
-def test_training_leaves_the_global_random_state_alone(
-    train: Train, make_settings: MakeSettings
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"geometry": "rows", "lines_per_action": 2},
+        {"geometry": "points", "budget": 40},
+        {"geometry": "conjugate-columns"},
+        {"geometry": "columns", "lines_per_action": 3, "n_random_lines": 2},
+        {"geometry": "radial"},
+        {"geometry": "tiles", "budget": 40},
+        {"scanner": "noisy", "repeats": 2},
+        {"scanner": "moving"},
+    ],
+)
+def test_reconstructors_train_on_episodes_of_every_geometry_and_scanner(
+    tmp_path: Path, options: dict[str, Any]
 ) -> None:
+    settings = tiny(tmp_path, max_steps=2, **options)
+    result = train(settings, moments=None)  # policies play
+    assert np.isfinite(result.best_score)
+    stopped = tiny(tmp_path / "stopped", max_steps=2, **options)
+
+    def stop(step: int, _: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, moments=None, on_validation=stop)
+    train(resumed(stopped), moments=None)
+    assert_same_runs(tmp_path, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reconstructor": "varnet", "network": {}},
+        {"reconstructor": "modl", "network": SMALL_MODL, "supervision": "ssdu"},
+    ],
+)
+def test_trainings_that_need_a_grid_are_refused_without_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="grid"):
+        train(tiny(tmp_path / "run", geometry="radial", **changes), moments=None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_scans_may_be_larger_than_those_to_learn_from(tmp_path: Path) -> None:
+    settings = tiny(tmp_path, max_steps=1)
+    train(settings, moments=None, validation=discs(["dd"], shape=(12, 20)))
+
+
+def test_the_mask_policies_do_not_follow_the_registry() -> None:
+    assert len(MASK_POLICIES) == 10  # another choice is another training: say so in the changelog
+
+
+def test_training_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
-    train(make_settings(max_steps=1))
+    train(tiny(tmp_path, max_steps=1))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -356,3 +261,101 @@ def test_the_learning_rate_rises_once_and_falls_to_zero() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[5:]))
     assert 0 < rates[-1] < 0.002
     assert learning_rate(0, n_steps=1, largest=0.2) == 0.2
+
+
+def test_a_training_may_begin_with_weights_and_change_what_leaves_them(tmp_path: Path) -> None:
+    first = new_reconstructor("modl", SMALL_MODL, seed=3)
+    path = save_reconstructor(tmp_path / "first", first, info={})
+    longer = new_reconstructor(path, {"iterations": 6}, seed=0)
+    assert isinstance(longer, MoDL) and longer.training
+    assert longer.settings == {**first.settings, "iterations": 6}
+    for name, weight in first.state_dict().items():
+        assert torch.equal(longer.state_dict()[name], weight)
+    with pytest.raises(ValueError, match=r"do not fit .* tensor 'network.layers.0.weight'"):
+        new_reconstructor(path, {"channels": 8}, seed=0)
+
+
+@pytest.mark.parametrize("name", trainable())
+def test_a_new_reconstructor_has_its_seed(name: str) -> None:
+    one, same, other = (new_reconstructor(name, {}, seed=seed) for seed in (1, 1, 2))
+    weights = [torch.cat([w.flatten() for w in r.parameters()]) for r in (one, same, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_every_validation_leaves_a_picture(tmp_path: Path) -> None:
+    train(tiny(tmp_path, images=2))
+    names = [f"reconstructor-{step:06}.png" for step in (0, 2, 4, 6)]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == names
+    with Image.open(tmp_path / "images" / names[0]) as picture:
+        assert picture.size[0] > 4 * 200
+
+
+def test_a_picture_has_a_row_a_scan_and_a_column_more_with_uncertainty() -> None:
+    scans = discs(["a", "b"], target_shape=(10, 14))
+    validation = Validation(scans, random_moments(), seed=0)
+    one, three = (draw(validation, ZeroFilled(), n_scans=n) for n in (1, 3))
+    assert three.shape == (3 * one.shape[0], one.shape[1], 3)
+    network = CResNet(2, blocks=1).train()
+    assert draw(validation, network, n_scans=1).shape[1] * 4 == one.shape[1] * 5
+    assert network.training
+    width = one.shape[1] // 4
+    below = slice(20, one.shape[0])  # without the titles
+    assert np.array_equal(one[below, :width], one[below, width : 2 * width])
+    assert not np.array_equal(one[below, :width], one[below, 2 * width : 3 * width])
+
+
+def test_tensorboard_shows_losses_scores_and_pictures(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tiny(tmp_path, tensorboard=True, images=1))
+    path = tmp_path / "tensorboard" / "reconstructor"
+    events = accumulator.EventAccumulator(str(path)).Reload()
+    scores = [(e.step, e.value) for e in events.Scalars("reconstructor/validation_ssim")]
+    assert scores == [(e["step"], pytest.approx(e["validation_ssim"])) for e in log_of(tmp_path)]
+    assert [e.step for e in events.Scalars("reconstructor/loss")] == [2, 4, 6]
+    assert len(events.Images("reconstructor/validation")) == 4
+
+
+def test_tensorboard_that_is_not_installed_is_named_before_the_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    settings = tiny(tmp_path / "run", tensorboard=True)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "activemri\[log\]"'):
+        settings.check()
+    assert not settings.run.out.exists()
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "last.pt", "log.jsonl"])
+def test_a_full_disk_ends_the_training_and_leaves_the_old_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    network = {"channels": 4, "pools": 1}
+    changes: dict[str, Any] = {
+        "max_steps": 30,
+        "validate_every": 10,
+        "network": network,
+        "n_center_lines": 2,
+    }
+    moments = random_moments(n_center_lines=2)
+    result = train(tiny(tmp_path / "whole", **changes), moments=moments)
+    settings = tiny(tmp_path / "full", **changes)
+    real_open, n_writes = Path.open, 0
+
+    def full(path: Path, mode: str = "r", *args: object, **kwargs: object) -> object:
+        nonlocal n_writes
+        if path.name == f"{file}.next":
+            n_writes += 1
+            if n_writes == 2:
+                raise OSError(28, "No space left on device", str(path))
+        return real_open(path, mode, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(settings, moments=moments)
+    monkeypatch.undo()
+    assert list(settings.run.out.glob("*.next")) == []
+    make_reconstructor(settings.run.out)
+    again = train_reconstructor(
+        resumed(settings), train=discs(["a", "b", "c"]), validation=discs(["dd"]), moments=moments
+    )
+    assert replace(again, checkpoint=result.checkpoint) == result

@@ -11,8 +11,8 @@ from activemri.data.formats.stored import refuse_unusable
 from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import Volume
 from activemri.data.slices import Slice
+from activemri.metrics.reference import center_crop
 from activemri.mri import fourier
-from activemri.scoring import center_crop
 
 #: Standard deviation of the noise that magnitude-only images get (real and imaginary part
 #: together), as a share of the largest magnitude of the volume. Complex images that were published

@@ -1,0 +1,566 @@
+"""Scores of a batch of reconstructions, fast enough for every step of every episode.
+
+All that depends on the target alone is computed once per episode (:class:`Reference`). On the CPU
+one pass, compiled with numba on first use and cached, then gives every score: sums that SSIM needs
+run down the columns, where a window's 7 rows are one row added and one row dropped, so a pixel
+costs a few additions instead of 49. Sums are kept in float64. On other devices plain torch does the
+same. Both equal :mod:`activemri.metrics`, and scikit-image to 1e-7.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from activemri import metrics
+from activemri.batched import Batched
+from activemri.metrics import SSIM_K1, SSIM_K2
+from activemri.mri.geometry import Increment
+
+#: A downstream network's loss: magnitudes (batch, h, w) in units of the targets' largest values,
+#: and labels (batch, ...), to a loss of each image, (batch,).
+TaskFunction = Callable[[Tensor, Tensor], Tensor]
+
+# Trials whose images are made at once for a downstream network.
+_IMAGES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Reference(Batched):
+    """Targets and everything about them that scores need, per item of a batch.
+
+    Attributes:
+        target: float32 (batch, h, w), in units of the slice's data range.
+        mean, variance: its window means and variances, float32 (batch, h - 6, w - 6).
+        energy: sum of squares of the target, float64 (batch,), in the target's own unit.
+        data_range: largest value of the slice's target, float64 (batch,); 1 for a black target.
+        volume_range: the same for the volume.
+        region: regions of interest, bool (batch, h, w), or None.
+        label: what a downstream network should find, (batch, ...), or None for the target.
+    """
+
+    target: Tensor
+    mean: Tensor
+    variance: Tensor
+    energy: Tensor
+    data_range: Tensor
+    volume_range: Tensor
+    region: Tensor | None = None
+    label: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: Tensor,
+        volume_range: Tensor,
+        *,
+        region: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> "Reference":
+        """Prepare targets.
+
+        Args:
+            target: float32 magnitudes, (batch, h, w), each side at least 7.
+            volume_range: largest value of each target's volume, (batch,).
+            region: regions of interest, bool (batch, h, w); each holds the centre of a window.
+            label: what a downstream network should find, (batch, ...).
+        """
+        if min(target.shape[-2:]) < metrics.SSIM_WINDOW:
+            raise ValueError(
+                f"targets must be at least {metrics.SSIM_WINDOW} pixels wide and high; "
+                f"got {tuple(target.shape[-2:])}"
+            )
+        data_range = target.amax(dim=(-2, -1)).double()
+        data_range = torch.where(data_range > 0, data_range, torch.ones_like(data_range))
+        scaled = (target / data_range[:, None, None]).float()
+        mean, variance = _window_statistics(scaled)
+        return cls(
+            target=scaled,
+            mean=mean,
+            variance=variance,
+            energy=target.double().square().sum(dim=(-2, -1)),
+            data_range=data_range,
+            volume_range=torch.maximum(volume_range.double(), data_range),
+            region=_checked_region(region),
+            label=label,
+        )
+
+    def scores(
+        self,
+        image: Tensor,
+        names: tuple[str, ...],
+        *,
+        task: TaskFunction | None = None,
+        owner: Tensor | None = None,
+        increment: Increment | None = None,
+        sensitivity: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Score images, or images to which readouts have been added on trial; none is changed.
+
+        Args:
+            image: complex (batch, height, width).
+            names: names of metrics.
+            task: a downstream network's loss, for "task_loss".
+            owner: which image each trial starts from, int64 (trial,); None for one trial each.
+            increment: what each trial adds, batched by trial, or None.
+            sensitivity: coil maps (batch, coil, height, width), or None for a unit map.
+
+        Returns:
+            float64 (trial,) for each name.
+
+        Raises:
+            ValueError: for scores of a region where there is none, or of a task that is not given.
+        """
+        if owner is None:
+            owner = torch.arange(len(image), device=image.device)
+        trials = _Trials(image, owner, increment, sensitivity)
+        measure = _measure_on_cpu if image.device.type == "cpu" else _measure_with_torch
+        needs, values = _needs(names), {}
+        if None in needs:
+            ssim, squared_error = measure(self, trials, torch.ones_like(self.data_range), None)
+            mse = squared_error / (self.target.shape[-2] * self.target.shape[-1])
+            # Formulas as of metrics.normalise and metrics.decibels.
+            nmse = torch.where(squared_error == 0, 0.0, squared_error / self.energy[owner])
+            values = {"ssim": ssim, "mse": mse, "nmse": nmse, "nrmse": nmse.sqrt()}
+            values["psnr"] = 10 * torch.log10(self.data_range[owner] ** 2 / mse)
+            if "psnr_volume" in names:
+                values["psnr_volume"] = metrics.decibels(mse, self.volume_range[owner])
+            if "ssim_volume" in names:
+                ratio = self.volume_range / self.data_range
+                values["ssim_volume"] = measure(self, trials, ratio, None)[0]
+        if "region" in needs:
+            values |= self._region_scores(trials, measure)
+        if "task" in needs:
+            values["task_loss"] = self._task_loss(trials, task)
+        scores = {}
+        for name in names:
+            scores[name] = values[name]
+        return scores
+
+    def _region_scores(self, trials: "_Trials", measure: "_Measure") -> dict[str, Tensor]:
+        if self.region is None:
+            raise ValueError(
+                "roi_ssim and roi_nmse need a region of interest in every slice: take data that "
+                'have them ("phantom-lesion", or files with annotations), or set one, e.g. '
+                'roi="center"'
+            )
+        ssim, squared_error = measure(self, trials, torch.ones_like(self.data_range), self.region)
+        energy = (self.target * self.region).double().square().sum(dim=(-2, -1))
+        energy *= self.data_range**2
+        nmse = metrics.normalise(squared_error, energy[trials.owner])
+        return {"roi_ssim": ssim, "roi_nmse": nmse}
+
+    def _task_loss(self, trials: "_Trials", task: TaskFunction | None) -> Tensor:
+        if task is None:
+            raise ValueError("task_loss needs a downstream network: pass reward=TaskLoss(...)")
+        shape = (self.target.shape[-2], self.target.shape[-1])
+        label = self.target if self.label is None else self.label
+        losses = []
+        for part in trials.split(_IMAGES_AT_ONCE):
+            unit = self.data_range[part.owner, None, None].float()
+            magnitude = center_crop(part.images(), shape).abs() / unit
+            with torch.no_grad():
+                loss = task(magnitude, label[part.owner])
+            if loss.shape != part.owner.shape:
+                raise ValueError(
+                    f"a task must give one loss for each of {len(part.owner)} images; got shape "
+                    f"{tuple(loss.shape)}; average over pixels, not over images"
+                )
+            losses.append(loss.double())
+        return torch.cat(losses)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Images to which lines have been added on trial, not yet made; as for `trial_scores`."""
+
+    image: Tensor
+    owner: Tensor
+    increment: Increment | None
+    sensitivity: Tensor | None
+
+    def images(self) -> Tensor:
+        """Complex (trial, height, width)."""
+        trial = self.image[self.owner]
+        if self.increment is None:
+            return trial
+        maps = None if self.sensitivity is None else self.sensitivity[self.owner]
+        return trial + self.increment.image(maps)
+
+    def split(self, size: int) -> Iterator["_Trials"]:
+        """The same in parts of at most so many trials."""
+        for start in range(0, len(self.owner), size):
+            part, increment = slice(start, start + size), self.increment
+            if increment is not None:
+                increment = increment.select(part)
+            yield _Trials(self.image, self.owner[part], increment, self.sensitivity)
+
+
+def add_increment(image: Tensor, increment: Increment, sensitivity: Tensor | None) -> None:
+    """Add newly acquired readouts to zero-filled images (batch, height, width), in place."""
+    if image.device.type != "cpu" or increment.right is None:
+        image += increment.image(sensitivity)
+        return
+    maps = np.empty((len(image), 0, *image.shape[1:]), np.complex64)
+    if sensitivity is not None:
+        maps = sensitivity.numpy()
+    left, right = increment.left.contiguous(), increment.right.contiguous()
+    _add_lines_kernel(image.numpy(), left.numpy(), right.numpy(), maps)
+
+
+def largest_magnitude(image: Tensor) -> Tensor:
+    """Of each complex image (batch, height, width): float32 (batch,)."""
+    if image.device.type != "cpu":
+        return image.abs().amax(dim=(-2, -1))
+    return torch.from_numpy(_largest_kernel(image.contiguous().numpy()))
+
+
+def to_uint8(image: Tensor, gain: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Magnitudes of the centre times a gain, cut off at 255: uint8 (batch, *shape).
+
+    Args:
+        image: real or complex, (batch, height, width).
+        gain: float32 (batch,).
+        shape: height and width of the central part.
+    """
+    if image.device.type == "cpu" and image.is_complex():
+        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
+        values = image.resolve_conj().contiguous().numpy()
+        _to_uint8_kernel(values, gain.numpy(), pixels.numpy())
+        return pixels
+    magnitude = center_crop(image, shape).abs()
+    return (magnitude * gain[:, None, None]).clamp(max=255).to(torch.uint8)
+
+
+def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The central (height, width) of the last two axes; the pixel at n // 2 stays at n // 2."""
+    height, width = shape
+    top = image.shape[-2] // 2 - height // 2
+    left = image.shape[-1] // 2 - width // 2
+    return image[..., top : top + height, left : left + width]
+
+
+def _measure_on_cpu(
+    reference: Reference, trials: _Trials, relative_range: Tensor, region: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """SSIM and squared error, everywhere or in a region: float64 (trial,).
+
+    The data range of the SSIM is given in units of the slice's, float64 (batch,).
+    """
+    image, owner, increment = trials.image, trials.owner, trials.increment
+    if increment is not None and increment.right is None:  # no factors: images are made at once
+        image, increment = trials.images(), None
+        trials, reference = replace(trials, image=image), reference.select(owner)
+        relative_range = relative_range[owner]
+        region = None if region is None else region[owner]
+        owner = torch.arange(len(image))
+    n_trials = len(owner)
+    if increment is None:
+        left = np.empty((n_trials, 1, image.shape[1], 0), np.complex64)
+        right = np.empty((n_trials, 1, 0, image.shape[2]), np.complex64)
+    else:
+        assert increment.right is not None
+        left = increment.left.contiguous().numpy()
+        right = increment.right.contiguous().numpy()
+    if region is None:
+        region = torch.empty((len(image), 0, 0), dtype=torch.bool)
+    maps = np.empty((len(image), 0, *image.shape[1:]), np.complex64)
+    if trials.sensitivity is not None:
+        maps = trials.sensitivity.numpy()
+    ssim, squared_error = np.empty(n_trials), np.empty(n_trials)
+    _score_kernel(
+        image.numpy(),
+        owner.numpy(),
+        left,
+        right,
+        maps,
+        reference.target.numpy(),
+        reference.mean.numpy(),
+        reference.variance.numpy(),
+        reference.data_range.numpy(),
+        relative_range.numpy(),
+        region.numpy(),
+        ssim,
+        squared_error,
+    )
+    unit = reference.data_range[owner] ** 2
+    return torch.from_numpy(ssim), torch.from_numpy(squared_error) * unit
+
+
+def _measure_with_torch(
+    reference: Reference, trials: _Trials, relative_range: Tensor, region: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same in plain torch, for any device."""
+    owner = trials.owner
+    unit, target = reference.data_range[owner], reference.target[owner].double()
+    shape = (target.shape[-2], target.shape[-1])
+    magnitude = center_crop(trials.images(), shape).abs().double() / unit[:, None, None]
+    error, data_range = (magnitude - target).square(), relative_range[owner]
+    if region is None:
+        ssim = metrics.ssim(magnitude, target, data_range=data_range)
+    else:
+        within = region[owner]
+        ssim = metrics.roi_ssim(magnitude, target, region=within, data_range=data_range)
+        error = error * within
+    return ssim, error.sum(dim=(-2, -1)) * unit**2
+
+
+def _checked_region(region: Tensor | None) -> Tensor | None:
+    """Refuse regions in which no window of SSIM has its centre."""
+    if region is None:
+        return None
+    empty = ~metrics.window_centers(region).any(dim=(-2, -1))
+    if bool(empty.any()):
+        raise ValueError(
+            f"a region of interest must hold a pixel at least {metrics.SSIM_WINDOW // 2} away from "
+            f"the edges of the image; that of scan {int(empty.nonzero()[0])} does not"
+        )
+    return region.contiguous()
+
+
+def _window_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample variance of every window: float32 (batch, h - 6, w - 6) each."""
+    if target.device.type == "cpu":
+        size = metrics.SSIM_WINDOW - 1
+        shape = (len(target), target.shape[1] - size, target.shape[2] - size)
+        mean, variance = torch.empty(shape), torch.empty(shape)
+        _window_statistics_kernel(target.contiguous().numpy(), mean.numpy(), variance.numpy())
+        return mean, variance
+    exact = target.double()
+    mean = metrics.box_mean(exact)
+    variance = metrics.sample_scale() * (metrics.box_mean(exact**2) - mean**2)
+    return mean.float(), variance.float()
+
+
+_Measure = Callable[["Reference", "_Trials", Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+@lru_cache(maxsize=64)
+def _needs(names: tuple[str, ...]) -> frozenset[str | None]:
+    """What metrics of these names take besides image and target."""
+    return frozenset(metrics.find_metric(name).needs for name in names)
+
+
+Complex = NDArray[np.complex64]
+Single = NDArray[np.float32]
+Double = NDArray[np.float64]
+
+_compile = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+
+
+@_compile
+def _add_to_row(row: Complex, r: int, left: Complex, right: Complex, sensitivity: Complex) -> None:
+    """row += sum over coils of conj(sensitivity) * left @ right, at image row r.
+
+    left (coil, height, k) and right (coil, k, width) are one batch item's; `sensitivity`
+    (coil, height, width) has no coils where there is one unit map.
+    """
+    n_coils, _, n_lines = left.shape
+    for c in range(n_coils):
+        for k in range(n_lines):
+            factor = left[c, r, k]
+            wave = right[c, k]
+            if len(sensitivity) == 0:
+                for j in range(len(row)):
+                    row[j] += factor * wave[j]
+            else:
+                coil = sensitivity[c, r]
+                for j in range(len(row)):
+                    row[j] += np.conj(coil[j]) * (factor * wave[j])
+
+
+@_compile
+def _add_lines_kernel(image: Complex, left: Complex, right: Complex, sensitivity: Complex) -> None:
+    """Add newly acquired lines to the zero-filled images, in place.
+
+    Args:
+        image: (batch, height, width).
+        left: (batch, coil, height, k); `left @ right` is the lines' share of each coil image.
+        right: (batch, coil, k, width).
+        sensitivity: (batch, coil, height, width), or (batch, 0, height, width) for a unit map.
+    """
+    for b in range(image.shape[0]):
+        for r in range(image.shape[1]):
+            _add_to_row(image[b, r], r, left[b], right[b], sensitivity[b])
+
+
+@_compile
+def _score_kernel(
+    image: Complex,
+    owner: NDArray[np.int64],
+    left: Complex,
+    right: Complex,
+    sensitivity: Complex,
+    target: Single,
+    target_mean: Single,
+    target_variance: Single,
+    data_range: Double,
+    relative_range: Double,
+    region: NDArray[np.bool_],
+    ssim: Double,
+    squared_error: Double,
+) -> None:
+    """SSIM and squared error of images to which lines have been added on trial.
+
+    Item i is image ``owner[i]`` plus ``left[i] @ right[i]``; with no lines (k = 0) it is the image
+    itself. Images are cropped around their centre to the target's size. Targets and their window
+    means and variances are in units of `data_range`; the range that SSIM itself is to use is given
+    relative to it.
+
+    Args:
+        image: (batch, height, width).
+        owner: image of each item, (item,).
+        left, right, sensitivity: as for :func:`add_lines`; the first two by item.
+        target: (batch, h, w).
+        target_mean, target_variance: (batch, h - 6, w - 6).
+        data_range, relative_range: (batch,).
+        region: (batch, h, w): where to sum errors, and SSIM by the windows' centres; or
+            (batch, 0, 0) for everywhere.
+        ssim, squared_error: results, (item,); the error in units of the data range.
+    """
+    h, w = target.shape[1], target.shape[2]
+    top = image.shape[1] // 2 - h // 2
+    first = image.shape[2] // 2 - w // 2
+    n_windows = w - 6
+    sample_scale = 49.0 / 48.0
+    row = np.empty(image.shape[2], np.complex64)
+    magnitude = np.empty((7, w), np.float32)
+    sum_x = np.empty(w, np.float64)
+    sum_xx = np.empty(w, np.float64)
+    sum_xy = np.empty(w, np.float64)
+    similarity = np.empty(n_windows, np.float64)
+    everywhere = region.shape[1] == 0
+    for i in range(len(owner)):
+        b = owner[i]
+        magnitude[:] = 0
+        sum_x[:] = 0
+        sum_xx[:] = 0
+        sum_xy[:] = 0
+        total, error, n_counted = 0.0, 0.0, 0
+        k1 = (SSIM_K1 * relative_range[b]) ** 2
+        k2 = (SSIM_K2 * relative_range[b]) ** 2
+        scale = np.float32(1.0 / data_range[b])
+        for r in range(h):
+            if left.shape[3] == 0:
+                visible = image[b, r + top, first : first + w]
+            else:
+                row[:] = image[b, r + top]
+                _add_to_row(row, r + top, left[i], right[i], sensitivity[b])
+                visible = row[first : first + w]
+            present = target[b, r]
+            past = target[b, max(r - 7, 0)]  # its partner is zero in the first seven rows
+            kept = magnitude[r % 7]
+            for j in range(w):
+                z = visible[j]
+                m = np.sqrt(z.real * z.real + z.imag * z.imag) * scale
+                new, old = np.float64(m), np.float64(kept[j])
+                kept[j] = m
+                y = np.float64(present[j])
+                if everywhere or region[b, r, j]:
+                    error += (new - y) * (new - y)
+                sum_x[j] += new - old
+                sum_xx[j] += new * new - old * old
+                sum_xy[j] += new * y - old * np.float64(past[j])
+            if r < 6:
+                continue
+            mean, variance = target_mean[b, r - 6], target_variance[b, r - 6]
+            for j in range(n_windows):
+                x = (
+                    ((sum_x[j] + sum_x[j + 1]) + (sum_x[j + 2] + sum_x[j + 3]))
+                    + ((sum_x[j + 4] + sum_x[j + 5]) + sum_x[j + 6])
+                ) / 49.0
+                xx = (
+                    ((sum_xx[j] + sum_xx[j + 1]) + (sum_xx[j + 2] + sum_xx[j + 3]))
+                    + ((sum_xx[j + 4] + sum_xx[j + 5]) + sum_xx[j + 6])
+                ) / 49.0
+                xy = (
+                    ((sum_xy[j] + sum_xy[j + 1]) + (sum_xy[j + 2] + sum_xy[j + 3]))
+                    + ((sum_xy[j + 4] + sum_xy[j + 5]) + sum_xy[j + 6])
+                ) / 49.0
+                y = np.float64(mean[j])
+                product, square = x * y, x * x
+                similarity[j] = ((2 * product + k1) * (2 * sample_scale * (xy - product) + k2)) / (
+                    (square + y * y + k1)
+                    * (sample_scale * (xx - square) + np.float64(variance[j]) + k2)
+                )
+            for j in range(n_windows):
+                if everywhere or region[b, r - 3, j + 3]:
+                    total += similarity[j]
+                    n_counted += 1
+        ssim[i] = total / n_counted
+        squared_error[i] = error
+
+
+@_compile
+def _window_statistics_kernel(image: Single, mean: Single, variance: Single) -> None:
+    """Mean and sample variance of every 7 x 7 window that fits.
+
+    Args:
+        image: (batch, h, w).
+        mean: result, (batch, h - 6, w - 6).
+        variance: result, the same shape.
+    """
+    n_rows, n_columns = image.shape[1], image.shape[2]
+    total = np.empty(n_columns, np.float64)
+    squares = np.empty(n_columns, np.float64)
+    for b in range(image.shape[0]):
+        total[:] = 0
+        squares[:] = 0
+        for r in range(n_rows):
+            present, past = image[b, r], image[b, max(r - 7, 0)]
+            kept = 1.0 if r >= 7 else 0.0
+            for j in range(n_columns):
+                new, old = np.float64(present[j]), kept * np.float64(past[j])
+                total[j] += new - old
+                squares[j] += new * new - old * old
+            if r < 6:
+                continue
+            for j in range(n_columns - 6):
+                x, xx = 0.0, 0.0
+                for k in range(7):
+                    x += total[j + k]
+                    xx += squares[j + k]
+                m = x / 49.0
+                mean[b, r - 6, j] = m
+                variance[b, r - 6, j] = 49.0 / 48.0 * (xx / 49.0 - m * m)
+
+
+@_compile
+def _to_uint8_kernel(image: Complex, gain: Single, pixels: NDArray[np.uint8]) -> None:
+    """Magnitudes times a gain, cut off at 255 and rounded down.
+
+    Args:
+        image: (batch, height, width).
+        gain: (batch,).
+        pixels: result, (batch, h, w): the image's centre.
+    """
+    h, w = pixels.shape[1], pixels.shape[2]
+    top = image.shape[1] // 2 - h // 2
+    first = image.shape[2] // 2 - w // 2
+    for b in range(image.shape[0]):
+        for r in range(h):
+            row, result = image[b, r + top, first : first + w], pixels[b, r]
+            for j in range(w):
+                z = row[j]
+                value = np.sqrt(z.real * z.real + z.imag * z.imag) * gain[b]
+                result[j] = np.uint8(min(value, np.float32(255.0)))
+
+
+@_compile
+def _largest_kernel(image: Complex) -> Single:
+    """Largest magnitude of each image (batch, height, width): (batch,)."""
+    result = np.empty(image.shape[0], np.float32)
+    for b in range(image.shape[0]):
+        most = np.float32(0)
+        for r in range(image.shape[1]):
+            row = image[b, r]
+            for j in range(len(row)):
+                z = row[j]
+                most = max(most, z.real * z.real + z.imag * z.imag)
+        result[b] = np.sqrt(most)
+    return result

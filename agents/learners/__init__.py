@@ -1,0 +1,87 @@
+"""Algorithms that learn policies, one a file, and their registry.
+
+Settings are records, for :func:`activemri.agents.training.train_policy`::
+
+    policy = train_policy(protocol, learners.DoubleDQN(lr=1e-4))
+
+at the command line ``activemri train policy --algo ddqn --learner.lr 1e-4``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from activemri.agents.learners.ddqn import DatasetDoubleDQN as DatasetDoubleDQN
+    from activemri.agents.learners.ddqn import DoubleDQN as DoubleDQN
+    from activemri.agents.learners.greedy_pg import GreedyPG as GreedyPG
+    from activemri.agents.learners.imitation import Imitation as Imitation
+    from activemri.agents.learners.learner import LearnerSettings
+    from activemri.agents.learners.loupe import Loupe as Loupe
+    from activemri.agents.learners.sb3 import DQN as DQN
+    from activemri.agents.learners.sb3 import PPO as PPO
+    from activemri.agents.learners.sb3 import QRDQN as QRDQN
+    from activemri.agents.learners.sb3 import MaskablePPO as MaskablePPO
+    from activemri.agents.learners.straight_through import SeqMRI as SeqMRI
+    from activemri.agents.learners.straight_through import StraightThrough as StraightThrough
+
+#: Settings of the algorithms by name, "module:class", imported when they are needed.
+LEARNERS: dict[str, str] = {
+    "imitation": "activemri.agents.learners.imitation:Imitation",
+    "ppo": "activemri.agents.learners.sb3:PPO",
+    "maskable-ppo": "activemri.agents.learners.sb3:MaskablePPO",
+    "dqn": "activemri.agents.learners.sb3:DQN",
+    "qrdqn": "activemri.agents.learners.sb3:QRDQN",
+    "greedy-pg": "activemri.agents.learners.greedy_pg:GreedyPG",
+    "loupe": "activemri.agents.learners.loupe:Loupe",
+    "straight-through": "activemri.agents.learners.straight_through:StraightThrough",
+    "seqmri": "activemri.agents.learners.straight_through:SeqMRI",
+    "ddqn": "activemri.agents.learners.ddqn:DoubleDQN",
+    "ds-ddqn": "activemri.agents.learners.ddqn:DatasetDoubleDQN",
+}
+
+_NAMES = {path.rpartition(":")[2]: name for name, path in LEARNERS.items()}
+
+
+def find_learner(name: str) -> "type[LearnerSettings]":
+    """Settings of an algorithm.
+
+    Args:
+        name: a registered one, or "package.module:class" of the user's own, see
+            :class:`activemri.agents.learners.learner.LearnerSettings`.
+
+    Raises:
+        ValueError: an unknown name, or one that is no class of settings.
+        ModuleNotFoundError: the algorithm needs an extra that is not installed.
+    """
+    if name not in LEARNERS and ":" not in name:
+        raise ValueError(
+            f"--algo {name}: expected one of {', '.join(LEARNERS)}, or package.module:class"
+        )
+    module, _, attribute = LEARNERS.get(name, name).partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in LEARNERS:
+            raise
+        raise ValueError(f"--algo {name}: {error}") from error
+    if not (isinstance(found, type) and callable(getattr(found, "start", None))):
+        raise ValueError(
+            f"--algo {name}: expected a class of settings with a method `start`; got {found!r}"
+        )
+    return found
+
+
+def learner_name(settings: object) -> str:
+    """The name by which :func:`find_learner` finds the class of these settings."""
+    path = f"{type(settings).__module__}:{type(settings).__qualname__}"
+    return next((name for name, known in LEARNERS.items() if known == path), path)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return find_learner(_NAMES[name])
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

@@ -1,0 +1,273 @@
+"""The problem that a learner is given, and the protocols of learners and their settings.
+
+A learner is one file: a frozen dataclass of settings, whose `start` begins to learn, and the class
+of what learns. One of the user's own needs nothing else: ``--algo package.module:Settings``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from activemri.agents.learned import LearnedPolicy
+from activemri.agents.networks import ActionNetwork, copied, make_network
+from activemri.agents.policy import Policy, require_played
+from activemri.agents.rollout import rows_of_a_kind
+from activemri.data.orientation import STORED
+from activemri.data.slices import Slice, SliceDataset
+from activemri.envs.observation import Frame
+from activemri.envs.protocol import EnvOptions
+from activemri.envs.vector_env import ActiveMRIVectorEnv
+from activemri.mri.geometry import Geometry
+
+
+class Report(Protocol):
+    """Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``."""
+
+    def __call__(self, **numbers: float) -> None: ...
+
+
+def silent(**numbers: float) -> None:
+    """Report nothing."""
+
+
+class SavedPolicy(Policy, Protocol):
+    """A policy that can be written to disk, for :func:`activemri.agents.registry.make_policy`."""
+
+    def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path: ...
+
+
+class Learner(Protocol):
+    """An algorithm at work.
+
+    Attributes:
+        step: steps taken, in the algorithm's own unit.
+    """
+
+    @property
+    def step(self) -> int: ...
+
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        """Go on for so many steps (or a few more); numbers for the log, e.g. the mean loss.
+
+        Raises:
+            FloatingPointError: a loss or a weight that is not finite.
+        """
+        ...
+
+    def policy(self) -> SavedPolicy:
+        """The policy as it stands, without exploration; learning on does not change it."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain Python: all that :meth:`restore` needs to go on bit for bit."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class LearnerSettings(Protocol):
+    """Settings of an algorithm: a frozen dataclass whose defaults work.
+
+    Attributes:
+        max_steps: length of the training, in the algorithm's own steps.
+    """
+
+    @property
+    def max_steps(self) -> int: ...
+
+    def start(self, problem: "Problem") -> Learner:
+        """Begin to learn.
+
+        Raises:
+            ValueError: for a problem that the algorithm cannot learn.
+        """
+        ...
+
+
+class Problem:
+    """A scan protocol with its training scans, and the score to improve.
+
+    Args:
+        protocol: its data are the scans to learn from.
+        seed: of all draws.
+        warm_start: policy to begin with.
+        name: of the policy, as in tables.
+
+    Attributes:
+        protocol: with the data opened, the reconstructor loaded, and no scores but those needed.
+        scans: to learn from.
+        scan: what acquires them.
+        metric: score to improve.
+    """
+
+    def __init__(
+        self,
+        protocol: EnvOptions,
+        *,
+        seed: int = 0,
+        warm_start: Policy | None = None,
+        name: str = "learned",
+    ) -> None:
+        self.seed, self.warm_start, self.name = seed, warm_start, name
+        self.metric = protocol.metric
+        self.scans: SliceDataset = protocol.dataset()
+        # What the protocol does to its data is done.
+        opened = replace(
+            protocol.lean(self.metric),
+            data=self.scans,
+            orientation=STORED,
+            roi=None,
+            annotations=None,
+        )
+        self.scan = opened.scan(self.scans, device=protocol.device)
+        self.protocol = replace(opened, reconstructor=self.scan.reconstructor)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Sizes that hold every scan."""
+        return Frame.of(self.scans, self.scan)
+
+    def environment(self, observation: str, *, num_envs: int) -> ActiveMRIVectorEnv:
+        """Scans side by side that begin anew in the step in which they end."""
+        options = vars(replace(self.protocol, observation=observation, to_numpy=True))
+        return ActiveMRIVectorEnv(
+            num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
+        )
+
+    def network(
+        self,
+        kind: str,
+        *,
+        channels: int,
+        blocks: int,
+        observation: str = "image",
+        stops: bool | None = None,
+    ) -> ActionNetwork:
+        """A copy of the warm start's network, or a new one; ready to learn.
+
+        Args:
+            kind: see :func:`activemri.agents.networks.make_network`, also for what follows.
+            channels: of a new network.
+            blocks: of a new network.
+            observation: of a new network of images.
+            stops: score STOP; None where the protocol has it.
+
+        Raises:
+            ValueError: a network that does not fit.
+        """
+        stops = self.protocol.stop_action if stops is None else stops
+        if self.warm_start is not None:
+            network = copied(_checked(self.warm_start, kind, self.scan.geometry, stops))
+        else:
+            network = make_network(
+                kind,
+                self.scan.geometry,
+                self.frame,
+                budget=self.scan.budget,
+                observation=observation,
+                channels=channels,
+                blocks=blocks,
+                stops=stops,
+                seed=self.seed,
+            )
+        return network.to(self.scan.device)
+
+    def policy(self, network: ActionNetwork) -> LearnedPolicy:
+        """A copy of the network as it stands, as a policy."""
+        copy = copied(network).eval().requires_grad_(False)
+        return LearnedPolicy(copy, self.name, self.frame)
+
+    def batch(
+        self, step: int, size: int
+    ) -> tuple[list[list[Slice]], np.random.Generator, torch.Generator]:
+        """Scans of a step, those of one kind together, and generators for all else in it.
+
+        They follow from seed and step alone: a resumed training sees what an uninterrupted one
+        would have seen.
+        """
+        generator = np.random.default_rng([self.seed, step])
+        drawn = [self.scans[position] for position in self._draw(size, generator)]
+        parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
+        draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
+        return parts, generator, draws
+
+    @cached_property
+    def _draw(self) -> "ScanDraw":
+        return ScanDraw(self.scans)
+
+
+class ScanDraw:
+    """Draws positions of scans: half of the time a subject first, else a volume first.
+
+    So half of the scans are drawn evenly over subjects, half over volumes: large volumes do not
+    drown small ones.
+    """
+
+    def __init__(self, scans: SliceDataset) -> None:
+        volumes: dict[tuple[str, str], list[int]] = {}
+        for position in range(len(scans)):
+            info = scans.describe(position)
+            volumes.setdefault((info.subject, info.volume), []).append(position)
+        subjects: dict[str, list[list[int]]] = {}
+        for (subject, _), positions in volumes.items():
+            subjects.setdefault(subject, []).append(positions)
+        self.volumes = list(volumes.values())
+        self.subjects = list(subjects.values())
+
+    def __call__(self, n: int, generator: np.random.Generator) -> list[int]:
+        return [self._one(generator) for _ in range(n)]
+
+    def _one(self, generator: np.random.Generator) -> int:
+        volumes = self.volumes
+        if generator.random() < 0.5:
+            volumes = self.subjects[generator.integers(len(self.subjects))]
+        volume = volumes[generator.integers(len(volumes))]
+        return volume[generator.integers(len(volume))]
+
+
+def falling(lr: float, step: int, max_steps: int) -> float:
+    """Learning rate that falls along a line to a twentieth at the end of the training."""
+    return lr * (1 - 0.95 * min(1.0, step / max(1, max_steps)))
+
+
+def require_positive(settings: object, *names: str) -> None:
+    """Refuse settings of a learner that are not above 0."""
+    for name in names:
+        if not (value := getattr(settings, name)) > 0:
+            raise ValueError(
+                f"--learner.{name.replace('_', '-')}: expected a number above 0; got {value}"
+            )
+
+
+def _checked(policy: Policy, kind: str, geometry: Geometry, stops: bool) -> ActionNetwork:
+    """The network of a warm start."""
+    if not isinstance(policy, LearnedPolicy):
+        raise ValueError(
+            f"--warm-start: expected a policy with a network, as 'activemri train policy' makes; "
+            f"got {policy.name!r}"
+        )
+    network = policy.network
+    if network.kind != kind:
+        raise ValueError(
+            f"--warm-start: expected a network of the kind {kind!r}, which --learner.network or "
+            f"--learner.observation choose; got {network.kind!r}"
+        )
+    require_played(policy, geometry)
+    if network.n_actions != geometry.n_actions:
+        raise ValueError(
+            f"--warm-start: the network scores {network.n_actions} actions; these scans have "
+            f"{geometry.n_actions}"
+        )
+    if network.stops != stops:
+        raise ValueError(
+            "--warm-start: the policy that is to be learned "
+            + ("may stop, and the network never does" if stops else "never stops, the network may")
+            + "; begin with one that was trained in the same way"
+        )
+    return network

@@ -1,0 +1,427 @@
+"""Algorithms of Stable-Baselines3 around networks of this package.
+
+Proximal policy optimisation (`ppo`, Schulman et al. 2017; over legal actions `maskable-ppo`, Huang
+and Ontañón 2022) and deep Q-learning (`dqn`, Mnih et al. 2015; of quantiles of the return `qrdqn`,
+Dabney et al. 2018). All but `maskable-ppo` know no masks: illegal actions waste a line of the
+budget, and the network learns that they are worth nothing; once trained, the policy takes legal
+actions only. `ddqn` knows what is legal while it learns, and has a memory a hundred times smaller.
+
+A step is one action. Every call of :meth:`SB3Learner.learn` begins new scans, seeded by how far
+the training has come, and draws from generators of its own: a training that is resumed after a
+validation goes on as if it had never stopped. Only the memory of `dqn` and `qrdqn` is not kept: it
+is filled again, with the policy as it is, before learning goes on.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from activemri.agents.learned import LearnedPolicy
+from activemri.agents.learners.learner import Problem, Report, require_positive, silent
+from activemri.agents.sb3 import (
+    ActiveMRIVecEnv,
+    NetworkDQNPolicy,
+    ScoringNetwork,
+    actor_critic_options,
+    contrib,
+    quantile_policy,
+    use_scores,
+)
+
+_LAST_RATE = 0.05  # of the learning rate, as a share of the first
+
+#: Makes an algorithm at work from an environment, a network and options that all of them share.
+MakeModel = Callable[[ActiveMRIVecEnv, ScoringNetwork, dict[str, Any]], BaseAlgorithm]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3Settings:
+    """Settings that all these algorithms share."""
+
+    max_steps: int = 20_000
+    """Actions to learn from; schedules end there."""
+    observation: Literal["lines", "image", "uncertainty", "roi", "complex"] = "lines"
+    """Observation of the network: features of lines, or an image."""
+    lr: float = 1e-3
+    """Learning rate of Adam; it falls to a twentieth."""
+    gamma: float = 0.5
+    """Discount of later rewards."""
+    n_envs: int = 16
+    """Scans side by side."""
+    reward_scale: float = 50.0
+    """Rewards are multiplied by it: gains of SSIM are small numbers."""
+    spread: float = 20.0
+    """Spread of a new network's first scores, by which the centre is ahead of the edge; 0 begins
+    with scores that mean nothing."""
+    channels: int = 32
+    """Numbers that the network keeps for each line."""
+    blocks: int = 2
+    """Residual blocks of the network."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_steps", "lr", "n_envs", "channels", "blocks", "batch")
+
+    def start(self, problem: Problem) -> "SB3Learner":
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO(SB3Settings):
+    """PPO of Stable-Baselines3; illegal actions waste lines while it learns."""
+
+    n_steps: int = 64
+    """Actions in each scan between updates."""
+    batch: int = 256
+    """Actions in a step of descent; divides n_envs * n_steps."""
+    n_epochs: int = 4
+    """Passes of an update through all actions."""
+    gae_lambda: float = 0.9
+    """Trade-off of bias against variance in advantages; 1 takes whole returns."""
+    clip: float = 0.2
+    """Bound of how much likelier an action may become in an update."""
+    ent_coef: float = 0.003
+    """Weight of the entropy, which keeps the policy exploring."""
+    vf_coef: float = 0.5
+    """Weight of the value's loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are no larger than that."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 2 or self.n_envs * self.n_steps % self.batch:
+            raise ValueError(
+                "--learner.batch: expected at least 2, and a divisor of n_envs * n_steps = "
+                f"{self.n_envs * self.n_steps}; got {self.batch}"
+            )
+
+    def start(self, problem: Problem) -> "SB3Learner":
+        return self._start(problem, stable_baselines3.PPO)
+
+    def _start(self, problem: Problem, algorithm: Any) -> "SB3Learner":
+        def make(
+            env: ActiveMRIVecEnv, network: ScoringNetwork, options: dict[str, Any]
+        ) -> BaseAlgorithm:
+            model: BaseAlgorithm = algorithm(
+                "MultiInputPolicy",
+                env,
+                policy_kwargs=actor_critic_options(network),
+                n_steps=self.n_steps,
+                batch_size=self.batch,
+                n_epochs=self.n_epochs,
+                gamma=self.gamma,
+                gae_lambda=self.gae_lambda,
+                clip_range=self.clip,
+                ent_coef=self.ent_coef,
+                vf_coef=self.vf_coef,
+                max_grad_norm=self.max_grad_norm,
+                **options,
+            )
+            use_scores(model.policy, lr=model.lr_schedule(1))
+            return model
+
+        return SB3Learner(
+            self,
+            problem,
+            make_model=make,
+            network_of=lambda model: model.policy.pi_features_extractor.network,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskablePPO(PPO):
+    """PPO over legal actions, of sb3-contrib."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contrib()
+
+    def start(self, problem: Problem) -> "SB3Learner":
+        return self._start(problem, contrib().MaskablePPO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQN(SB3Settings):
+    """DQN of Stable-Baselines3; illegal actions waste lines while it learns."""
+
+    spread: float = 1.0
+    """Spread of a new network's first scores, by which the centre is ahead of the edge."""
+    memory: int = 10_000
+    """Actions that are remembered; 28 kB each for 128 lines."""
+    burn_in: int = 1000
+    """Random actions before anything is learned."""
+    batch: int = 64
+    """Actions in a step of descent."""
+    updates: int = 4
+    """Steps of descent after every action of all scans."""
+    target_every: int = 500
+    """Actions after which the network of the targets is renewed."""
+    exploration: float = 0.4
+    """Share of the training in which random actions become rare."""
+    epsilon_last: float = 0.05
+    """Share of random actions from then on."""
+    max_grad_norm: float = 10.0
+    """Gradients are no larger than that."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "memory", "updates", "target_every", "exploration")
+
+    def start(self, problem: Problem) -> "SB3Learner":
+        return self._start(
+            problem, stable_baselines3.DQN, NetworkDQNPolicy, lambda model: model.q_net.q_net
+        )
+
+    def _start(
+        self, problem: Problem, algorithm: Any, policy: Any, network_of: Callable[[Any], Any]
+    ) -> "SB3Learner":
+        def make(
+            env: ActiveMRIVecEnv, network: ScoringNetwork, options: dict[str, Any]
+        ) -> BaseAlgorithm:
+            model: BaseAlgorithm = algorithm(
+                policy,
+                env,
+                policy_kwargs={"network": network, **self._more},
+                gamma=self.gamma,
+                buffer_size=max(self.memory, self.n_envs),
+                learning_starts=self.burn_in,
+                batch_size=self.batch,
+                train_freq=1,
+                gradient_steps=self.updates,
+                target_update_interval=max(self.target_every, self.n_envs),
+                max_grad_norm=self.max_grad_norm,
+                **options,
+            )
+            return model
+
+        learner = SB3Learner(self, problem, make_model=make, network_of=network_of)
+
+        def epsilon(_: float) -> float:
+            """Random actions become rare over the whole training, not over one call of learn()."""
+            done = min(1.0, learner.done / self.exploration)
+            return 1 - done * (1 - self.epsilon_last)
+
+        learner.model.exploration_schedule = epsilon  # type: ignore[attr-defined]
+        return learner
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QRDQN(DQN):
+    """DQN of quantiles of the return, of sb3-contrib; illegal actions waste lines."""
+
+    n_quantiles: int = 16
+    """Quantiles of the return of each action."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "n_quantiles")
+        contrib()
+
+    def start(self, problem: Problem) -> "SB3Learner":
+        return self._start(
+            problem,
+            contrib().QRDQN,
+            quantile_policy(),
+            lambda model: model.quantile_net.quantile_net,
+        )
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        return {"n_quantiles": self.n_quantiles}
+
+
+class SB3Learner:
+    """An algorithm of Stable-Baselines3 at work; see the module.
+
+    Args:
+        settings: of the algorithm.
+        problem: to be learned.
+        make_model: makes the algorithm, without a logger.
+        network_of: finds the network that learns in it.
+    """
+
+    def __init__(
+        self,
+        settings: SB3Settings,
+        problem: Problem,
+        *,
+        make_model: MakeModel,
+        network_of: Callable[[Any], Any],
+    ) -> None:
+        self.settings, self.problem, self._network_of = settings, problem, network_of
+        self.draws = OwnDraws(problem.seed)
+        network = problem.network(
+            "lines" if settings.observation == "lines" else "image",
+            observation=settings.observation,
+            channels=settings.channels,
+            blocks=settings.blocks,
+        )
+        assert isinstance(network, ScoringNetwork)
+        if problem.warm_start is None and settings.spread != 0:
+            network.point_outwards(settings.spread)
+        env = problem.environment(network.observation, num_envs=settings.n_envs)
+        self.env = ActiveMRIVecEnv(env, reward_scale=settings.reward_scale)
+        device = problem.protocol.device
+        options = {"learning_rate": self._rate, "seed": problem.seed, "device": device}
+        with self.draws.in_place():
+            self.model = make_model(self.env, network, options)
+        self.model.set_logger(Logger(None, []))
+
+    @property
+    def step(self) -> int:
+        return self.model.num_timesteps
+
+    @property
+    def done(self) -> float:
+        """Share of the training that is behind it."""
+        model = getattr(self, "model", None)  # read while the model is being made, too
+        return 0.0 if model is None else min(1.0, model.num_timesteps / self.settings.max_steps)
+
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        self._begin_anew()
+        callback = _Reporting(report)
+        with self.draws.in_place():
+            self.model.learn(n_steps, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        weights = self.model.policy.parameters()
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+            raise FloatingPointError("a weight is no longer a finite number")
+        return self._recorded()
+
+    def policy(self) -> LearnedPolicy:
+        return self.problem.policy(self._network_of(self.model))
+
+    def state(self) -> dict[str, Any]:
+        model: Any = self.model
+        return {
+            "step": self.step,
+            "n_updates": model._n_updates,
+            "n_calls": getattr(model, "_n_calls", 0),
+            "policy": model.policy.state_dict(),
+            "optimizer": model.policy.optimizer.state_dict(),
+            "draws": self.draws.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        model: Any = self.model
+        model.policy.load_state_dict(state["policy"])
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+        model.num_timesteps, model._n_updates = state["step"], state["n_updates"]
+        if isinstance(model, OffPolicyAlgorithm):
+            model._n_calls = state["n_calls"]  # type: ignore[attr-defined]
+            self._fill_memory(model)
+            model.num_timesteps = state["step"]
+            model._n_calls = state["n_calls"]  # type: ignore[attr-defined]
+        self.draws.restore(state["draws"])
+
+    def _rate(self, _: float) -> float:
+        """Learning rate: it falls over the whole training, not over one call of learn()."""
+        return self.settings.lr * max(_LAST_RATE, 1 - self.done)
+
+    def _begin_anew(self) -> None:
+        """Have the next call of learn() begin new scans."""
+        seed = np.random.SeedSequence([self.problem.seed, self.step]).generate_state(1)
+        self.env.seed(int(seed[0]))
+        self.model.action_space.seed(int(seed[0]))
+        self.model._last_obs, self.model.ep_info_buffer = None, None
+
+    def _fill_memory(self, model: OffPolicyAlgorithm) -> None:
+        """As many actions as were taken before learning began, by the policy as it is."""
+        n_calls = min(model.learning_starts, self.step) // self.env.num_envs
+        if n_calls == 0 or model.replay_buffer is None:
+            return
+        self._begin_anew()
+        with self.draws.in_place():
+            _, callback = model._setup_learn(0, _Reporting(silent), reset_num_timesteps=False)
+            model.collect_rollouts(
+                self.env,
+                callback,
+                TrainFreq(n_calls, TrainFrequencyUnit.STEP),
+                model.replay_buffer,
+                learning_starts=0,
+            )
+
+    def _recorded(self) -> dict[str, float]:
+        """Numbers that the algorithm recorded last, and the mean return of finished episodes."""
+        recorded = self.model.logger.name_to_value
+        numbers = {
+            name.removeprefix("train/"): float(value)
+            for name, value in recorded.items()
+            if name.startswith("train/")
+        }
+        recorded.clear()
+        if episodes := self.model.ep_info_buffer:
+            numbers["episode_return"] = float(np.mean([one["r"] for one in episodes]))
+        return numbers
+
+
+class OwnDraws:
+    """The global generators of one learner, for code that draws from nothing else.
+
+    Outside :meth:`in_place` they are what they would be without it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._python = random.Random(seed).getstate()
+        self._numpy: Any = np.random.RandomState(seed).get_state()
+        self._torch = torch.Generator().manual_seed(seed).get_state()
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put them in place of the global ones."""
+        outside = _global_states()
+        _set_global_states((self._python, self._numpy, self._torch))
+        try:
+            yield
+        finally:
+            self._python, self._numpy, self._torch = _global_states()
+            _set_global_states(outside)
+
+    def state(self) -> dict[str, Any]:
+        """As tensors and plain Python."""
+        name, keys, *rest = self._numpy
+        return {
+            "python": self._python,
+            "numpy": (str(name), np.asarray(keys).tolist(), *rest),
+            "torch": self._torch,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._python, self._torch = state["python"], state["torch"]
+        name, keys, *rest = state["numpy"]
+        self._numpy = (name, np.array(keys, dtype=np.uint32), *rest)
+
+
+class _Reporting(BaseCallback):
+    """Shows that the training moves."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+    def _on_step(self) -> bool:
+        self.report()
+        return True
+
+
+def _global_states() -> tuple[Any, Any, Any]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def _set_global_states(states: tuple[Any, Any, Any]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])

@@ -1,1 +1,0 @@
-"""Policies that learn: one algorithm a file, one registry, one run."""

@@ -1,0 +1,200 @@
+"""Choosing lines in a way that can be differentiated: soft masks, and draws of exactly k actions.
+
+A mask's entries are real numbers, 0 or 1 in value. With m the mask, y the k-space and R the frozen
+reconstructor, the loss of R(m y, m) is differentiated with respect to m: through the samples that
+R gets, through data consistency, (1 - m) F x + m y, and through any other use that R makes of m.
+All of our reconstructors but `diffusion`, which draws, let gradients pass.
+
+LOUPE (Bahadir et al., IEEE Trans Comput Imaging 2020) draws every line by itself with a
+probability p, m = 1 where p > U, and gets k lines only on average; adaptive VarNet (Bakker et al.,
+2022) draws until the number is right. Here p > U is read as logit p + noise > 0 with logistic
+noise, and the threshold is moved to where exactly k actions lie above it: the k largest of
+score + noise. That is Rosen's Pareto sampling (On sampling with probability proportional to size,
+J Stat Plan Inference 62:159-191, 1997); it never fails, needs one draw, and every action is in the
+sample with very nearly the probability
+
+    p = sigmoid(score - t),   with t such that all p add up to k,
+
+which also takes the place of LOUPE's rescaling. (The k largest with Gumbel noise in place of the
+logistic one are a draw without replacement with weights exp(score); their probabilities have no
+such form.) Going back, the sample counts as p (straight-through): its gradient is handed on to p,
+and from there to the scores, t included.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activemri.envs.scan import Scan, State
+from activemri.metrics import losses
+from activemri.metrics.losses import Loss, Prediction
+from activemri.metrics.reference import center_crop
+from activemri.mri.geometry import Geometry
+from activemri.mri.operators import Operator
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+
+_HALVINGS, _LIMIT = 60, 4.0
+
+#: What stands for a metric while learning: a loss, and whether it goes by the volume's range.
+_LOSSES: dict[str, tuple[Loss, bool]] = {
+    "ssim": (losses.ssim, False),
+    "ssim_volume": (losses.ssim, True),
+    **dict.fromkeys(["mse", "nmse", "nrmse", "psnr", "psnr_volume"], (losses.mse, False)),
+}
+
+
+class SoftMasks:
+    """Scans whose lines may be acquired in part.
+
+    Args:
+        scan: the scan protocol, of an ideal scanner and a Cartesian geometry.
+        metric: what the loss stands for.
+
+    Raises:
+        ValueError: a metric without a loss that can be differentiated, or another scan.
+    """
+
+    def __init__(self, scan: Scan, metric: str) -> None:
+        if metric not in _LOSSES:
+            raise ValueError(
+                f"--reward of {metric}: gradients through the reconstructor need the score "
+                f"{', '.join(_LOSSES)}"
+            )
+        if scan.horizon:  # readouts may be measured again, or something is drawn
+            raise ValueError(
+                "--scanner: gradients with respect to masks need an ideal scanner, which measures "
+                "every line once; choose another --algo"
+            )
+        if not scan.geometry.transform.is_cartesian:
+            raise ValueError(
+                f"--geometry {scan.geometry.name}: gradients with respect to masks need samples on "
+                "a Cartesian grid; choose another --algo"
+            )
+        self.scan = scan
+        self.loss, self.by_volume = _LOSSES[metric]
+
+    def __call__(self, state: State, lines: Tensor) -> Tensor:
+        """Loss of every scan with such a mask, float (batch,): 1 - SSIM, or relative mse.
+
+        Args:
+            state: whose scans they are.
+            lines: float (batch, n_lines), 0 to 1; see :func:`lines_of`.
+
+        Raises:
+            ValueError: the reconstructor lets no gradient pass.
+        """
+        image = reconstruct(self.scan.reconstructor, state, lines)
+        if lines.requires_grad and not image.requires_grad:
+            name = type(self.scan.reconstructor).__name__
+            raise ValueError(
+                f"{name} lets no gradient pass from images to masks; choose another reconstructor"
+            )
+        reference = state.secret.reference
+        unit = reference.data_range.float()[:, None, None]
+        magnitude = center_crop(image, state.view.target_shape).abs() / unit
+        data_range = torch.ones_like(reference.data_range)
+        if self.by_volume:
+            data_range = reference.volume_range / reference.data_range
+        return self.loss(Prediction(magnitude, reference.target, data_range.float()))
+
+
+def reconstruct(reconstructor: Reconstructor, state: State, lines: Tensor) -> Tensor:
+    """Images of scans with a real-valued mask: complex (batch, height, width)."""
+    view = state.view
+    samples = state.secret.conditions.samples[:, 0] * lines[:, :, None, None]
+    # The samples hold the mask once already; the adjoint with the same mask would square it, and
+    # its derivative would be 0 where nothing has been acquired.
+    everything = Operator(view.transform, torch.ones_like(lines), view.sensitivity)
+    operator = Operator(view.transform, lines, view.sensitivity)
+    return reconstructor(Measurement(samples, operator, everything.adjoint(samples))).image
+
+
+def lines_of(taken: Tensor, state: State, geometry: Geometry, before: Tensor) -> Tensor:
+    """Masks after actions: float (batch, n_lines).
+
+    Args:
+        taken: share of each action, float (batch, n_actions).
+        state: scans before these actions.
+        geometry: what each action acquires.
+        before: mask before, float (batch, n_lines), for the sake of its gradient.
+    """
+    lines = geometry.by_readout(taken)
+    return torch.where(state.view.mask, before, lines.clamp(max=1) * state.view.measurable)
+
+
+def bounded(scores: Tensor) -> Tensor:
+    """Scores to draw by, between -4 and 4, in the same order.
+
+    So no action is ever out of the question: all go on to be tried now and then, and a policy that
+    has become sure of itself too early can still be put right.
+    """
+    return _LIMIT * torch.tanh(scores / _LIMIT)
+
+
+def probabilities(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
+    """Probability of each action to be among the k: (batch, n), adding up to k.
+
+    Args:
+        scores: float (batch, n); finite.
+        allowed: actions that may be drawn, bool (batch, n).
+        k: how many are drawn, int64 (batch,); all that are allowed if those are fewer.
+    """
+    k = torch.minimum(k, allowed.sum(dim=1))
+    threshold = _threshold(scores.detach().double(), allowed, k)
+    # A step of Newton's method from the solution changes nothing, and has the right derivative.
+    at = torch.sigmoid(scores - threshold.to(scores.dtype)[:, None]) * allowed
+    slope = (at * (1 - at)).sum(dim=1).detach()
+    excess = at.sum(dim=1) - at.sum(dim=1).detach()
+    step = excess / slope.clamp(min=torch.finfo(scores.dtype).tiny)
+    shifted = scores - (threshold.to(scores.dtype) + step)[:, None]
+    inside = torch.sigmoid(shifted) * allowed
+    every = (k == allowed.sum(dim=1))[:, None]
+    return torch.where(every, allowed.to(scores.dtype), inside)
+
+
+def draw(scores: Tensor, allowed: Tensor, k: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Exactly k actions: 1 for those drawn, 0 for the others, float (batch, n).
+
+    Its gradient is that of :func:`probabilities`, which has the arguments.
+    """
+    soft = probabilities(scores, allowed, k)
+    uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
+    noise = torch.logit(uniform, eps=1e-12).to(scores.device)
+    hard = largest(scores.detach().double() + noise, allowed, k).to(scores.dtype)
+    drawn: Tensor = _StraightThrough.apply(soft, hard)  # type: ignore[no-untyped-call]
+    return drawn
+
+
+def largest(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
+    """The k best of the allowed actions: bool (batch, n)."""
+    order = scores.masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1)
+    return (rank < k[:, None]) & allowed
+
+
+def _threshold(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
+    """The t where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
+    n = scores.shape[1]
+    margin = 2 + torch.log(torch.tensor(float(n), dtype=scores.dtype))
+    low = scores.masked_fill(~allowed, torch.inf).amin(dim=1) - margin
+    high = scores.masked_fill(~allowed, -torch.inf).amax(dim=1) + margin
+    nothing = ~allowed.any(dim=1)
+    low, high = low.masked_fill(nothing, 0.0), high.masked_fill(nothing, 0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        too_many = (torch.sigmoid(scores - middle[:, None]) * allowed).sum(dim=1) > k
+        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+    return (low + high) / 2
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The hard sample on the way forth, the soft one's gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, soft: Tensor, hard: Tensor) -> Tensor:
+        return hard.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None

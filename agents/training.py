@@ -1,0 +1,336 @@
+"""Train a policy: learn, validate, keep the best, go on."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
+
+from activemri.agents.learners import learner_name
+from activemri.agents.learners.imitation import Imitation
+from activemri.agents.learners.learner import LearnerSettings, Problem, Report
+from activemri.agents.policy import Policy
+from activemri.agents.registry import make_policy
+from activemri.agents.rollout import Episodes, rollout_dataset
+from activemri.data.orientation import STORED
+from activemri.data.slices import SliceDataset, SliceList
+from activemri.data.volumes import evenly_spaced
+from activemri.envs.protocol import EnvOptions, ScanProtocol
+from activemri.envs.scan import Scan
+from activemri.metrics import find_metric
+from activemri.options import (
+    Compute,
+    RunOptions,
+    command_line,
+    described,
+    require_positive,
+)
+from activemri.registration import find_protocol
+from activemri.training import loop
+from activemri.training.folder import RunFolder
+from activemri.training.loop import DivergedError, Evaluation, OnValidation, Trained
+
+if TYPE_CHECKING:
+    LearnerLike = LearnerSettings
+else:  # the command line reads the fields of the default's own class
+    LearnerLike = Any
+
+Select = Literal["auto", "area", "final", "return"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPolicySettings:
+    """Train a policy that decides which line to acquire next.
+
+    ``--algo NAME`` chooses the algorithm: imitation, ppo, maskable-ppo, dqn, qrdqn, ddqn, ds-ddqn,
+    greedy-pg, loupe, straight-through, seqmri, or package.module:class of your own. Its settings
+    follow as ``--learner.lr 1e-4`` and so on; ``--algo NAME --help`` shows them.
+
+    Writes a checkpoint (safetensors and JSON) of the policy that did best on validation subjects,
+    a log, and what `--resume` needs to continue after an interruption. The checkpoint can be given
+    wherever a policy is named, e.g. `activemri benchmark --policies lbcs PATH`.
+    """
+
+    protocol: OmitArgPrefixes[ScanProtocol] = field(
+        default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
+    )
+    run: OmitArgPrefixes[RunOptions] = field(
+        default_factory=lambda: RunOptions(out=Path("runs/policy"))
+    )
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    learner: LearnerLike = field(default_factory=Imitation)
+    """Settings of the algorithm."""
+    warm_start: str | None = None
+    """Policy whose network (or order) the training begins with."""
+    validate_every: int | None = None
+    """Steps between validations; None takes a tenth of the training."""
+    validation_scans: int = 32
+    """Scans, spread evenly over the validation split, that choose the best policy."""
+    select: Select = "auto"
+    """Score that makes a policy the best: the area under the score's curve, the score at the end,
+    or the sum of rewards; auto takes the sum of rewards where lines have a price, else the area."""
+    patience: int | None = None
+    """Stop after this many validations without a better one; None trains to the end."""
+    tensorboard: FlagCreatePairsOff[bool] = False
+    """Show losses and scores in TensorBoard as well."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            validate_every=self.validate_every,
+            validation_scans=self.validation_scans,
+            patience=self.patience,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPolicy(Trained):
+    """Result of a training.
+
+    Attributes:
+        policy: the best one.
+    """
+
+    policy: Policy
+
+
+def train_policy(
+    protocol: ScanProtocol,
+    learner: LearnerSettings,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    warm_start: str | Path | Policy | None = None,
+    validation: SliceDataset | None = None,
+    validate_every: int | None = None,
+    validation_scans: int = 32,
+    patience: int | None = None,
+    device: str = "cpu",
+) -> Policy:
+    """Train a policy; the one that did best on validation scans.
+
+    ::
+
+        protocol = ScanProtocol(data="phantom", budget=24)
+        policy = train_policy(protocol, learners.Imitation(states=500))
+
+    Args:
+        protocol: its data are the scans to learn from.
+        learner: settings of the algorithm.
+        seed: of all draws.
+        out: folder for checkpoint, log and state to continue from; None keeps nothing on disk.
+        resume: continue what is in that folder, with the same settings.
+        warm_start: policy to begin with, or its name or path.
+        validation: scans that choose the best policy; None takes the split "val" of the data.
+        validate_every: steps between validations; None takes a tenth of the training.
+        validation_scans: so many of them, spread evenly.
+        patience: stop after so many validations without a better one.
+        device: where to compute.
+
+    Raises:
+        ValueError: parts that do not fit, subjects in both splits, a folder that is taken.
+        DivergedError: a loss that is not finite.
+    """
+
+    def trained(folder: Path) -> Policy:
+        settings = TrainPolicySettings(
+            protocol=protocol,
+            run=RunOptions(out=folder, seed=seed, resume=resume),
+            compute=Compute(device=device),
+            learner=learner,
+            warm_start=None if warm_start is None else _text(warm_start),
+            validate_every=validate_every,
+            validation_scans=validation_scans,
+            patience=patience,
+        )
+        return run_training(settings, validation=validation, warm_start=warm_start).policy
+
+    if out is not None:
+        return trained(Path(out))
+    with tempfile.TemporaryDirectory() as folder:
+        return trained(Path(folder) / learner_name(learner).rpartition(":")[2])
+
+
+def run_training(
+    settings: TrainPolicySettings,
+    *,
+    train: SliceDataset | None = None,
+    validation: SliceDataset | None = None,
+    warm_start: str | Path | Policy | None = None,
+    on_validation: OnValidation | None = None,
+) -> TrainedPolicy:
+    """Train a policy in a folder; continue after a kill.
+
+    Args:
+        settings: of the command.
+        train: scans to learn from instead of the protocol's.
+        validation: scans instead of the split "val".
+        warm_start: policy instead of the one that the settings name.
+        on_validation: called with step and score after every validation; what it raises ends the
+            training.
+
+    Raises:
+        ValueError: as :func:`train_policy`.
+        OSError: the folder cannot be written.
+        DivergedError: a loss that is not finite; the best policy so far is kept.
+    """
+    run, learner = settings.run, settings.learner
+    device = str(settings.compute.prepare())
+    same = {"algo": learner_name(learner), **described(settings)}
+    folder = RunFolder(run.out, tensorboard=settings.tensorboard)
+    folder.check(same, resume=run.resume)  # before data are read
+    begin = settings.warm_start if warm_start is None else warm_start
+    protocol = as_environment(settings.protocol, device=device)
+    if train is not None:  # as the protocol opens scans
+        protocol = replace(protocol, data=train, orientation=STORED, roi=None, annotations=None)
+    problem = Problem(
+        protocol,
+        seed=run.seed,
+        warm_start=None if begin is None else make_policy(begin),
+        name=run.out.name,
+    )
+    scans = validation_of(settings.protocol, validation, settings.validation_scans)
+    _refuse_shared_subjects(problem.scans, scans)
+    training = _Training(settings, problem, scans)
+    same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
+    best = loop.train(
+        training,
+        folder,
+        name="policy",
+        n_steps=learner.max_steps,
+        validate_every=settings.validate_every or max(1, learner.max_steps // 10),
+        patience=settings.patience,
+        state=folder.open(same, resume=run.resume),  # when nothing more can be refused
+        on_validation=on_validation,
+    )
+    return TrainedPolicy(
+        checkpoint=folder.best,
+        best_step=best.step,
+        best_score=best.score,
+        score=training.select,
+        policy=make_policy(folder.path) if training.best is None else training.best,
+    )
+
+
+class _Training:
+    """A learner and its validation, for the loop."""
+
+    def __init__(
+        self, settings: TrainPolicySettings, problem: Problem, validation: SliceDataset
+    ) -> None:
+        self.settings, self.problem, self.validation = settings, problem, validation
+        self.learner = settings.learner.start(problem)
+        self.policy = self.learner.policy()
+        self.best: Policy | None = None
+        self.select = settings.select
+        if self.select == "auto":
+            self.select = "return" if problem.protocol.step_cost > 0 else "area"
+
+    @property
+    def step(self) -> int:
+        return self.learner.step
+
+    def learn(self, n_steps: int, report: Report, /) -> Mapping[str, Any]:
+        try:
+            return self.learner.learn(n_steps, report)
+        except FloatingPointError as error:
+            raise DivergedError(f"{error}; try a smaller --learner.lr") from error
+
+    def validate(self) -> Evaluation:
+        self.policy = self.learner.policy()
+        results = evaluate(
+            self.problem.scan,
+            self.policy,
+            self.validation,
+            metric=self.problem.metric,
+            step_cost=self.problem.protocol.step_cost,
+        )
+        entries = {f"validation_{name}": value for name, value in results.items()}
+        return Evaluation(score=results[self.select], entries=entries)
+
+    def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
+        algo = learner_name(self.settings.learner)
+        info = {
+            "algo": algo,
+            **described(self.settings),
+            "step": self.step,
+            **entries,
+            "command": command_line(f"train policy --algo {algo}", self.settings),
+        }
+        self.policy.save(path, info=info)
+        self.best = self.policy
+
+    def state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def restore(self, state: Mapping[str, Any], /) -> None:
+        self.learner.restore(state)
+
+
+def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions:
+    """A protocol as options of an environment; where actions have a price, it may be stopped."""
+    options = {f.name: getattr(protocol, f.name) for f in fields(protocol)} | {"device": device}
+    if protocol.step_cost > 0:
+        options["stop_action"] = True
+    return EnvOptions.of(options)
+
+
+def evaluate(
+    scan: Scan,
+    policy: Policy,
+    scans: SliceDataset,
+    *,
+    metric: str,
+    step_cost: float = 0.0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Means over scans: `area` under the score's curve, `final` score, `return`, `n_actions`.
+
+    The return is the gain of the score minus the price of all actions. Errors count negatively.
+    """
+    parts = [
+        _outcomes(episodes, metric, step_cost)
+        for _, episodes in rollout_dataset(scan, policy, scans, seed=seed)
+    ]
+    return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
+
+
+def _outcomes(episodes: Episodes, metric: str, step_cost: float) -> dict[str, Any]:
+    sign = 1.0 if find_metric(metric).higher_is_better else -1.0
+    curve = sign * episodes.scores[metric]
+    n_actions = episodes.n_steps.double()
+    gain = curve[:, -1] - curve[:, 0]
+    return {
+        "area": sign * episodes.area(metric).numpy(),
+        "final": curve[:, -1].numpy(),
+        "return": (gain - step_cost * n_actions).numpy(),
+        "n_actions": n_actions.numpy(),
+    }
+
+
+def validation_of(protocol: ScanProtocol, given: SliceDataset | None, n: int) -> SliceList:
+    """So many validation scans, spread evenly."""
+    if given is None and not isinstance(protocol.data, str | Path):
+        raise ValueError("expected validation scans as well: the protocol's data are objects")
+    chosen = replace(protocol, split="val") if given is None else replace(protocol, data=given)
+    scans = chosen.dataset()
+    places = evenly_spaced(range(len(scans)), n)
+    return SliceList([scans[i] for i in places], scans.name)
+
+
+def _refuse_shared_subjects(train: SliceDataset, validation: SliceDataset) -> None:
+    subjects = [
+        {scans.describe(i).subject for i in range(len(scans))} for scans in (train, validation)
+    ]
+    if shared := subjects[0] & subjects[1]:
+        raise ValueError(
+            "train and validation scans must come from different subjects; found in both: "
+            + ", ".join(sorted(shared)[:5])
+        )
+
+
+def _text(policy: str | Path | Policy) -> str:
+    return str(policy) if isinstance(policy, str | Path) else policy.name

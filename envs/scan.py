@@ -1,0 +1,831 @@
+"""The scan as a batched state machine: start, acquire, preview.
+
+Written once and used by every environment, policy and benchmark. It is pure: what comes out
+depends on what goes in and on nothing else. One exception of ownership, for speed: `acquire`
+takes over the buffers of the state that it is given; keep a `clone()` to go back.
+
+No leak: a :class:`View` is all that policies, observations and reconstructors get to see: acquired
+samples, and what a scanner knows before the scan. Only oracles are handed :class:`Truth`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.batched import Batched
+from activemri.data.slices import Slice, SliceDataset
+from activemri.envs.protocol import STANDARD_METRICS, ScanProtocol
+from activemri.envs.reward import TaskLoss, make_reward
+from activemri.envs.scanner import (
+    IDEAL,
+    Conditions,
+    MeasurementLog,
+    Readings,
+    Scanner,
+    Start,
+    make_scanner,
+)
+from activemri.metrics import REGION_METRICS, find_metric
+from activemri.metrics.reference import (
+    Reference,
+    TaskFunction,
+    add_increment,
+    center_crop,
+    largest_magnitude,
+)
+from activemri.mri import fourier
+from activemri.mri.geometry import Geometry, Transform, make_geometry
+from activemri.mri.operators import Operator
+from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
+from activemri.reconstruction.reconstructor import (
+    Measurement,
+    Reconstruction,
+    Reconstructor,
+    checked,
+    require_served,
+)
+from activemri.reconstruction.registry import make_reconstructor
+
+#: Actions below zero acquire nothing.
+STOP = -1  # ends the episode
+IDLE = -2  # changes nothing
+WASTE = -3  # costs one readout of the budget
+
+# Trials that are reconstructed at once: more only costs memory.
+_TRIALS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class View(Batched):
+    """What is known during a scan, for a batch of scans of one size.
+
+    ::
+
+        legal, image = view.legal, view.reconstruction.image
+        energy = view.log.samples.abs().square().sum(dim=(2, 3))  # of every readout
+
+    Attributes:
+        geometry: what one action acquires.
+        transform: from images of this size to the geometry's readouts.
+        measurable: readouts that the scan has at all, bool (batch, n_readouts).
+        n_measurable: how many these are, int64 (batch,).
+        start_mask: readouts that the scan began with, bool (batch, n_readouts).
+        start_budget: the budget at the start, int64 (batch,).
+        scale: largest magnitude of the zero-filled image at the start, float32 (batch,).
+        sensitivity: coil maps, complex (batch, coil, height, width), or None for a unit map.
+        target_shape: height and width of the central part that is scored.
+        region: regions of interest, bool (batch, *target_shape), or None; known before the scan.
+        log: what was measured, how often and when, and what the scanner noticed.
+        budget: readouts still to acquire, int64 (batch,).
+        legal: actions that may be taken, bool (batch, n_actions).
+        zero_filled: the image that the samples show by themselves, complex (batch, height, width).
+        reconstruction: current image and uncertainty.
+        truth: for oracles, else None.
+    """
+
+    geometry: Geometry
+    transform: Transform
+    measurable: Tensor = field(metadata={"fixed": True})
+    n_measurable: Tensor = field(metadata={"fixed": True})
+    start_mask: Tensor = field(metadata={"fixed": True})
+    start_budget: Tensor = field(metadata={"fixed": True})
+    scale: Tensor = field(metadata={"fixed": True})
+    sensitivity: Tensor | None
+    target_shape: tuple[int, int]
+    region: Tensor | None = field(metadata={"fixed": True})
+    log: MeasurementLog
+    budget: Tensor
+    legal: Tensor
+    zero_filled: Tensor
+    reconstruction: Reconstruction
+    truth: "Truth | None" = None
+
+    def __len__(self) -> int:
+        return len(self.budget)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Readouts acquired so far, bool (batch, n_readouts)."""
+        return self.log.n_measured > 0
+
+    @cached_property
+    def n_acquired(self) -> Tensor:
+        """Readouts acquired so far, each as often as it was measured, int64 (batch,)."""
+        return self.log.n_measured.sum(dim=1)
+
+    @cached_property
+    def operator(self) -> Operator:
+        """How an image leads to the acquired samples."""
+        return Operator(self.transform, self.mask, self.sensitivity)
+
+    @property
+    def measurement(self) -> Measurement:
+        """What reconstructors get."""
+        return Measurement(self.log.samples, self.operator, self.zero_filled)
+
+    @cached_property
+    def due(self) -> Tensor:
+        """Legal actions whose readouts were measured least: bool (batch, n_actions).
+
+        Policies that know no reason to measure a readout again choose among these: they go through
+        all actions before they begin anew. In ideal scans they are the legal ones.
+        """
+        last = torch.iinfo(torch.int64).max  # rank of what does not exist
+        n_measured = self.log.n_measured.masked_fill(~self.measurable, last)
+        rounds = self.geometry.by_action(n_measured, "amin")
+        fewest = rounds.masked_fill(~self.legal, last).amin(dim=1, keepdim=True)
+        return self.legal & (rounds == fewest)
+
+    @property
+    def acceleration(self) -> Tensor:
+        """Readouts that the scan has over those acquired, float64 (batch,)."""
+        return self.n_measurable.double() / self.n_acquired.clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Secret(Batched):
+    """What nobody but the simulation and oracles may know.
+
+    Attributes:
+        slices: who is scanned.
+        reference: targets.
+        conditions: what the scanner meets; holds the fully sampled scan.
+    """
+
+    slices: list[Slice]
+    reference: Reference = field(metadata={"fixed": True})
+    conditions: Conditions = field(metadata={"fixed": True})
+
+
+@dataclass(eq=False)
+class State(Batched):
+    """A batch of scans under way. Rows are independent of each other.
+
+    Attributes:
+        view: what is known.
+        secret: the rest.
+        scores: float64 (batch,) by metric, and "uncertainty" if the reconstructor gives one: its
+            mean over the pixels in units of the scale.
+        stopped: bool (batch,): ended by choice.
+    """
+
+    view: View
+    secret: Secret
+    scores: dict[str, Tensor]
+    stopped: Tensor
+
+    def __len__(self) -> int:
+        return len(self.stopped)
+
+    @property
+    def rows(self) -> Tensor:
+        """Numbers of the scans, int64 (batch,)."""
+        return torch.arange(len(self), device=self.stopped.device)
+
+    @property
+    def finished(self) -> Tensor:
+        """Stopped, budget spent, or nothing left to acquire: bool (batch,)."""
+        return self.stopped | ~self.view.legal.any(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What happens in a scan: what may be acquired, how it is reconstructed and scored.
+
+    ::
+
+        scan = protocol.scan(scans)
+        state = scan.start([scans[0]])
+        state = scan.acquire(state, torch.tensor([60]))
+        print(state.scores["ssim"])
+
+    Attributes:
+        geometry: what one action acquires, for frames that hold every scan.
+        reconstructor: measurement -> image.
+        budget: readouts to acquire after the start, or None for all that there are.
+        n_center_lines: readouts around the centre that every scan starts with.
+        n_random_lines: further readouts to start with, drawn at random for each scan.
+        metrics: names of the scores kept at every step.
+        device: where scans are simulated.
+        task: a downstream network's loss, for the score "task_loss".
+        scanner: what comes out when a readout is measured.
+        coil_maps: how maps of several coils are estimated where scans bring none along.
+
+    Raises:
+        ValueError: for parts that do not fit together.
+    """
+
+    geometry: Geometry
+    reconstructor: Reconstructor
+    budget: int | None = None
+    n_center_lines: int = 8
+    n_random_lines: int = 0
+    metrics: tuple[str, ...] = STANDARD_METRICS
+    device: torch.device | str = "cpu"
+    task: TaskFunction | None = None
+    scanner: Scanner = IDEAL
+    coil_maps: CoilMaps = FROM_START
+
+    def __post_init__(self) -> None:
+        _check_counts(self.budget, center=self.n_center_lines, random=self.n_random_lines)
+        for name in self.metrics:
+            find_metric(name)
+        self.geometry.center_lines(self.n_center_lines)
+        require_served(self.reconstructor, self.geometry)
+        object.__setattr__(self, "geometry", self.geometry.to(self.device))
+
+    @classmethod
+    def of(
+        cls, protocol: ScanProtocol, dataset: SliceDataset, *, device: torch.device | str = "cpu"
+    ) -> "Scan":
+        """The scans of a data set under a protocol."""
+        reward = make_reward(protocol.reward)
+        wanted = [n for n in (*protocol.metrics, *reward.scores) if n != "uncertainty"]
+        if any(find_metric(name).needs == "region" for name in wanted):
+            wanted += REGION_METRICS  # one pass gives all of them
+        geometry = make_geometry(
+            protocol.geometry,
+            dataset.shape,
+            lines_per_action=protocol.lines_per_action,
+            tile=protocol.tile,
+            n_spokes=protocol.n_spokes,
+        )
+        return cls(
+            geometry=geometry,
+            reconstructor=make_reconstructor(protocol.reconstructor, device=device),
+            budget=lines_of_budget(protocol.budget, geometry.n_readouts),
+            n_center_lines=protocol.n_center_lines,
+            n_random_lines=protocol.n_random_lines,
+            metrics=tuple(dict.fromkeys(wanted)),
+            device=device,
+            task=reward.loss if isinstance(reward, TaskLoss) else None,
+            scanner=make_scanner(
+                protocol.scanner, severity=protocol.severity, repeats=protocol.repeats
+            ),
+            coil_maps=make_coil_maps(protocol.sensitivity),
+        )
+
+    @property
+    def horizon(self) -> int:
+        """Length of the order that is kept of measurements after the start; 0 if masks tell all."""
+        repeats = self.scanner.repeats
+        if repeats == 1 and not self.scanner.is_random:
+            return 0
+        return self.budget or repeats * self.geometry.n_readouts
+
+    def start(
+        self,
+        slices: Sequence[Slice],
+        *,
+        start_masks: Tensor | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+        seeds: Tensor | None = None,
+    ) -> State:
+        """Begin scans of one kind.
+
+        Args:
+            slices: who is scanned.
+            start_masks: readouts to begin with, bool (batch, n_readouts), instead of the
+                protocol's.
+            generators: one for each scan; needed only for random readouts and random scanners.
+            seeds: what scanners draw from instead, one for each scan, int64 (batch,).
+
+        Raises:
+            ValueError: for slices of different kinds, or masks that leave nothing to acquire.
+        """
+        state = self._begin(slices, start_masks, generators=generators, seeds=seeds)
+        self._update(state, self.metrics)
+        return state
+
+    def resume(
+        self,
+        slices: Sequence[Slice],
+        *,
+        start_masks: Tensor,
+        masks: Tensor,
+        budgets: Tensor,
+        seeds: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> State:
+        """Scans brought to given masks in one go, as if acquired action by action.
+
+        Args:
+            slices: who is scanned; of one kind.
+            start_masks: readouts that the scans began with, bool (batch, n_readouts).
+            masks: those and all readouts acquired since, bool (batch, n_readouts).
+            budgets: readouts still to acquire, int64 (batch,).
+            seeds, order: where there is a :attr:`horizon`: `secret.conditions.seed` and
+                `view.log.order` of the state. Without an order, readouts are measured once, from
+                the centre outwards.
+
+        Raises:
+            ValueError: as for :meth:`start`, and for masks without the readouts of the start.
+        """
+        state = self._begin(slices, start_masks, generators=None, seeds=seeds)
+        view, log = state.view, state.view.log
+        masks = _checked_masks(view.measurable, masks, holding=view.start_mask)
+        if order is None or not self.horizon:
+            state = self.with_masks(state, masks)
+        elif order.shape != log.order.shape:
+            raise ValueError(
+                f"expected an order of shape {tuple(log.order.shape)}; got {tuple(order.shape)}"
+            )
+        else:
+            for readout in order.to(masks.device).T[:, :, None]:
+                if not bool((readout >= 0).any()):
+                    break
+                readings = Readings(state.rows, readout.clamp(min=0), readout >= 0)
+                log.measure(self.scanner, state.secret.conditions, readings)
+        state.view = self._after(state, view.start_mask, budgets.to(masks.device))
+        state.view = self._zero_filled(state.view)
+        self._update(state, self.metrics)
+        return state
+
+    def with_masks(self, state: State, masks: Tensor) -> State:
+        """Copies of scans with further readouts measured, as far as trials need them.
+
+        They are measured once, from the centre outwards. Reconstruction and scores stay as they
+        were.
+
+        Args:
+            state: scans under way; left as it is.
+            masks: bool (batch, n_readouts).
+        """
+        state, before = state.clone(), state.view.mask
+        readings = self._outwards(state.rows, masks & ~before)
+        state.view.log.measure(self.scanner, state.secret.conditions, readings)
+        budget = state.view.budget - readings.new.sum(dim=1)
+        state.view = self._zero_filled(self._after(state, before, budget))
+        return state
+
+    def acquire(self, state: State, actions: Tensor) -> State:
+        """Take one action in every scan. The given state's buffers pass to the result.
+
+        Args:
+            state: scans under way.
+            actions: int64 (batch,); STOP, IDLE and WASTE acquire nothing.
+
+        Raises:
+            ValueError: for an illegal action; the state is then unchanged.
+        """
+        self.check_actions(state, actions)
+        acting, wasted = actions >= 0, (actions == WASTE).long()
+        state = replace(state, stopped=state.stopped | (actions == STOP))
+        view, before = state.view, state.view.mask
+        if not bool(acting.any()):
+            state.view = self._after(state, before, view.budget - wasted)
+            return state
+        rows = torch.arange(len(actions), device=actions.device)
+        readings = self._readings(state, rows, actions.clamp(min=0))
+        readings = replace(readings, new=readings.new & acting[:, None])
+        change = view.log.measure(self.scanner, state.secret.conditions, readings)
+        if self._is_additive:
+            increment = view.transform.increment(change, readings.readouts)
+            add_increment(view.zero_filled, increment, view.sensitivity)
+        budget = view.budget - readings.new.sum(dim=1) - wasted
+        state.view = self._after(state, before, budget)
+        self._update(state, self.metrics)
+        return state
+
+    def preview(
+        self, state: State, actions: Tensor, metrics: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Scores after each of several actions, none of which is taken.
+
+        Args:
+            state: scans under way; left as it is.
+            actions: what to try in each scan, int64 (batch, trial).
+            metrics: names of the scores wanted (default: all of the protocol).
+
+        Returns:
+            float64 (batch, trial) by metric. Actions that acquire nothing new keep the score.
+        """
+        names = tuple(metrics or self.metrics)
+        _check_trials(self.geometry, actions)
+        owner, view = state.rows.repeat_interleave(actions.shape[1]), state.view
+        readings = self._readings(state, owner, actions.flatten())
+        if (
+            self.reconstructor.is_zero_filled
+            and self._is_additive
+            and not self._updates_maps(state)
+        ):
+            change = view.log.change(self.scanner, state.secret.conditions, readings)
+            scores = state.secret.reference.scores(
+                view.zero_filled,
+                names,
+                task=self.task,
+                owner=owner,
+                increment=view.transform.increment(change, readings.readouts),
+                sensitivity=view.sensitivity,
+            )
+        else:
+            masks = self.geometry.acquire(view.mask[owner], actions.flatten())
+            scores = self._trial_scores(state, readings, masks & view.measurable[owner], names)
+        return {name: value.view(actions.shape) for name, value in scores.items()}
+
+    def preview_masks(
+        self, state: State, masks: Tensor, metrics: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Scores of whole masks, for oracles that plan.
+
+        Further readouts are measured once, now, from the centre outwards.
+
+        Args:
+            state: scans under way; left as it is.
+            masks: bool (batch, trial, n_readouts).
+            metrics: names of the scores wanted (default: all of the protocol).
+
+        Returns:
+            float64 (batch, trial) by metric.
+        """
+        names = tuple(metrics or self.metrics)
+        owner = state.rows.repeat_interleave(masks.shape[1])
+        flat = masks.flatten(0, 1) & state.view.measurable[owner]
+        readings = self._outwards(owner, flat & ~state.view.mask[owner])
+        scores = self._trial_scores(state, readings, flat, names)
+        return {name: value.view(masks.shape[:2]) for name, value in scores.items()}
+
+    def check_actions(self, state: State, actions: Tensor) -> None:
+        """Refuse illegal actions.
+
+        Raises:
+            ValueError: with the first scan whose action is illegal, and why it is.
+        """
+        if actions.shape != state.stopped.shape:
+            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
+        possible = actions.clamp(0, self.geometry.n_actions - 1)
+        legal = state.view.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
+        refused = (actions >= 0) & (~legal | state.stopped)
+        if bool(refused.any()):
+            row = int(refused.nonzero()[0])
+            raise ValueError(self._refusal(state, row, int(actions[row])))
+
+    @cached_property
+    def _is_additive(self) -> bool:
+        """The zero-filled image of readouts is the sum of theirs."""
+        return self.geometry.transform.is_cartesian
+
+    def _readings(self, state: State, owner: Tensor, actions: Tensor) -> Readings:
+        """Readouts that actions would measure in the scans of their owners."""
+        view = state.view
+        readouts, mentioned = self.geometry.readouts(actions)
+        at = (owner[:, None], readouts)
+        new = view.measurable[at] & (view.log.n_measured[at] < self.scanner.repeats) & mentioned
+        return Readings(owner, readouts, new)
+
+    def _outwards(self, owner: Tensor, new: Tensor) -> Readings:
+        """New readouts, bool (n, n_readouts), from the centre of k-space outwards."""
+        order = self.geometry.outwards.expand(len(new), -1)
+        return Readings(owner, order, new.gather(1, order))
+
+    def _after(self, state: State, before: Tensor, budget: Tensor) -> View:
+        """The view after measurements, but for the reconstruction.
+
+        Args:
+            state: scans whose log was written.
+            before: masks until then, bool (batch, n_readouts).
+            budget: readouts still to acquire, int64 (batch,).
+        """
+        view = replace(
+            state.view,
+            budget=budget,
+            legal=self.geometry.legal(
+                state.view.log.n_measured >= self.scanner.repeats, state.view.measurable, budget
+            ),
+        )
+        if self.coil_maps.updated and self._updates_maps(state):
+            operator = self._with_maps(view.operator, view.log.samples, before)
+            if operator is view.operator:
+                return view
+            view = replace(view, sensitivity=operator.sensitivity)
+        elif self._is_additive:
+            return view
+        return self._zero_filled(view)
+
+    def _zero_filled(self, view: View) -> View:
+        """The view with its zero-filled images made of all samples."""
+        zero_filled = view.operator.zero_filled(view.log.samples)
+        return replace(view, zero_filled=zero_filled.contiguous())
+
+    def _begin(
+        self,
+        slices: Sequence[Slice],
+        start_masks: Tensor | None,
+        *,
+        generators: Sequence[np.random.Generator] | None,
+        seeds: Tensor | None,
+    ) -> State:
+        """Scans at their start, not yet reconstructed."""
+        kspace, measured = _loaded(slices, self.device)
+        transform = self.geometry.transform.fitted((kspace.shape[-2], kspace.shape[-1]))
+        measurable = transform.measurable(measured)
+        if start_masks is None:
+            start_masks = self.geometry.start_masks(
+                measurable, self.n_center_lines, n_random=self.n_random_lines, generators=generators
+            )
+        mask = _checked_masks(measurable, start_masks)
+        if seeds is None:
+            seeds = (
+                _drawn_seeds(generators)
+                if self.scanner.is_random
+                else mask.new_zeros(len(mask), dtype=torch.int64)
+            )
+        samples, rows = transform.of_grid(kspace), torch.arange(len(mask), device=mask.device)
+        beginning = Start(kspace, samples, mask, seeds.to(mask.device), self.horizon, transform)
+        conditions = self.scanner.begin(beginning)
+        log = MeasurementLog.empty(samples)
+        log.measure(self.scanner, conditions, self._outwards(rows, mask))
+        log = replace(log, order=torch.full((len(mask), self.horizon), -1, device=mask.device))
+        reference = _references(slices, kspace, transform)
+        sensitivity = self._start_maps(slices, transform, log)
+        zero_filled = Operator(transform, mask, sensitivity).zero_filled(log.samples).contiguous()
+        left = ((self.scanner.repeats - log.n_measured) * measurable).sum(dim=1)
+        budget = left.clamp(max=self.budget or int(left.max()))
+        view = View(
+            geometry=self.geometry,
+            transform=transform,
+            measurable=measurable,
+            n_measurable=measurable.sum(dim=1),
+            start_mask=mask,
+            start_budget=budget,
+            scale=largest_magnitude(zero_filled),
+            sensitivity=sensitivity,
+            target_shape=(reference.target.shape[-2], reference.target.shape[-1]),
+            region=reference.region,
+            log=log,
+            budget=budget.clone(),
+            legal=self.geometry.legal(log.n_measured >= self.scanner.repeats, measurable, budget),
+            zero_filled=zero_filled,
+            reconstruction=Reconstruction(zero_filled),
+        )
+        secret = Secret(list(slices), reference, conditions)
+        state = State(view, secret, {}, torch.zeros_like(budget, dtype=torch.bool))
+        _check_begun(state)
+        return state
+
+    def _start_maps(
+        self, slices: Sequence[Slice], transform: Transform, log: MeasurementLog
+    ) -> Tensor | None:
+        """Given coil maps, or maps estimated from the start; None for a unit map."""
+        if slices[0].sensitivity is not None:
+            given = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
+            return given.to(log.samples.device, torch.complex64)
+        if log.samples.shape[2] == 1:
+            return None
+        calibration = transform.calibration(log.samples, log.n_measured > 0)
+        return self.coil_maps.estimate(*calibration).contiguous()
+
+    def _update(self, state: State, metrics: tuple[str, ...]) -> None:
+        """Bring reconstruction and scores up to date with the samples."""
+        view = state.view
+        if self.reconstructor.is_zero_filled:
+            result = Reconstruction(view.zero_filled)
+        else:
+            result = self._reconstruct(view.measurement)
+        state.view = replace(view, reconstruction=result)
+        state.scores = state.secret.reference.scores(result.image, metrics, task=self.task)
+        if result.uncertainty is not None:  # its mean, in units of the scale
+            unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
+            state.scores["uncertainty"] = result.uncertainty.double().mean(dim=(-2, -1)) / unit
+
+    def _reconstruct(self, measurement: Measurement) -> Reconstruction:
+        with torch.no_grad():
+            result = self.reconstructor(measurement)
+        return checked(result, measurement.zero_filled, by=self.reconstructor)
+
+    def _trial_scores(
+        self, state: State, readings: Readings, masks: Tensor, names: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        """Scores of masks that are not acquired, float64 (trial,) by metric.
+
+        Args:
+            state: scans under way; left as it is.
+            readings: readouts to be measured for it, those of the mask that are not acquired at
+                least.
+            masks: bool (trial, n_readouts).
+            names: of the scores.
+        """
+        view, chunks = state.view, []
+        for trials in torch.arange(len(masks), device=masks.device).split(_TRIALS_AT_ONCE):
+            row = readings.row[trials]
+            samples = view.log.on_trial(
+                self.scanner, state.secret.conditions, readings.select(trials)
+            )
+            maps = None if view.sensitivity is None else view.sensitivity[row]
+            operator = Operator(view.transform, masks[trials], maps)
+            if self._updates_maps(state):
+                operator = self._with_maps(operator, samples, view.mask[row])
+            result = self._reconstruct(Measurement.of(samples, operator))
+            reference = state.secret.reference.select(row)
+            chunks.append(reference.scores(result.image, names, task=self.task))
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+
+    def _updates_maps(self, state: State) -> bool:
+        """Coil maps are estimated, and again with what is acquired."""
+        return (
+            self.coil_maps.updated
+            and state.view.sensitivity is not None
+            and state.secret.slices[0].sensitivity is None
+        )
+
+    def _with_maps(self, operator: Operator, samples: Tensor, before: Tensor) -> Operator:
+        """The operator with the maps that its mask gives, where they may differ from those before.
+
+        Scanners that measure again may have measured at the centre again.
+        """
+        transform, mask = operator.transform, operator.mask
+        if self.horizon:
+            changed = torch.arange(len(mask), device=mask.device)
+        else:
+            old, new = transform.calibration_mask(before), transform.calibration_mask(mask)
+            changed = self.coil_maps.may_change(old, new).nonzero()[:, 0]
+        if len(changed) == 0:
+            return operator
+        assert operator.sensitivity is not None
+        acquired = samples[changed] * mask[changed][:, :, None, None]
+        maps = self.coil_maps.estimate(*transform.calibration(acquired, mask[changed]))
+        return replace(operator, sensitivity=operator.sensitivity.index_copy(0, changed, maps))
+
+    def _refusal(self, state: State, row: int, action: int) -> str:
+        view, n_actions = state.view.select([row]), self.geometry.n_actions
+        if action >= n_actions:
+            why = f"is out of range; there are {n_actions} actions"
+        elif bool(state.finished[row]):
+            why = "comes after the end of the scan; reset first"
+        elif bool(
+            self.geometry.by_action(view.log.n_measured >= self.scanner.repeats, "any")[0, action]
+        ):
+            once = self.scanner.repeats == 1
+            why = "was acquired " + ("already" if once else "as often as a line may be measured")
+        elif not bool(self.geometry.by_action(view.measurable, "any")[0, action]):
+            why = "was never measured (zero padding)"
+        else:
+            why = f"needs more lines than the budget has left ({int(view.budget)})"
+        legal = view.legal[0].nonzero().flatten().tolist()
+        return f"action {action} of scan {row} {why}; legal actions: {_shorten(legal)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Truth(Batched):
+    """What only an oracle may ask: scores of actions and masks that were not acquired."""
+
+    scan: Scan
+    state: State
+
+    def scores_of_actions(self, actions: Tensor, metric: str) -> Tensor:
+        """Score after each action: int64 (batch, trial) -> float64 (batch, trial)."""
+        return self.scan.preview(self.state, actions, (metric,))[metric]
+
+    def scores_of_masks(self, masks: Tensor, metric: str) -> Tensor:
+        """Score of each mask: bool (batch, trial, n_readouts) -> float64 (batch, trial)."""
+        return self.scan.preview_masks(self.state, masks, (metric,))[metric]
+
+
+def kind(scan: Slice) -> tuple[object, ...]:
+    """What scans of one batch must have in common: sizes, and which of maps, roi, label it has."""
+    return (
+        tuple(scan.kspace.shape),
+        tuple(scan.target.shape),
+        scan.sensitivity is not None,
+        scan.roi is not None,
+        None if scan.label is None else tuple(scan.label.shape),
+    )
+
+
+def _loaded(slices: Sequence[Slice], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """k-space of slices of one kind, and which of its samples exist.
+
+    Returns:
+        complex64 (batch, coil, height, width), and bool (batch, height, width).
+    """
+    if len({kind(scan) for scan in slices}) != 1:
+        raise ValueError(
+            "scans of one batch must agree in size, coils, maps, roi and label; got "
+            f"{sorted({str(kind(scan)) for scan in slices})}"
+        )
+    kspace = torch.stack([s.kspace for s in slices]).to(device).to(torch.complex64)
+    # A sum is finite if all samples are, and costs a fraction of looking at each.
+    finite = torch.view_as_real(kspace).flatten(1).sum(dim=1).isfinite()
+    if not bool(finite.all()):  # 0 * NaN = NaN: they would be seen even where not acquired
+        wrong = slices[int((~finite).nonzero()[0])]
+        raise ValueError(
+            f"k-space must be finite; that of {wrong.volume}, slice {wrong.index} holds NaN or Inf"
+        )
+    return kspace, torch.stack([s.measured for s in slices]).to(device)
+
+
+def _references(slices: Sequence[Slice], kspace: Tensor, transform: Transform) -> Reference:
+    """Targets of slices of one kind, and all about them that scores need."""
+    device = kspace.device
+
+    def stack(tensors: list[Tensor | None]) -> Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        return torch.stack(given).to(device) if given else None
+
+    targets = torch.stack([s.target for s in slices]).to(device)
+    if not transform.is_cartesian:
+        targets = _within_reach(targets, kspace, transform)
+    return Reference.of(
+        targets,
+        torch.tensor([s.volume_max for s in slices], device=device),
+        region=stack([s.roi for s in slices]),
+        label=stack([s.label for s in slices]),
+    )
+
+
+def _within_reach(targets: Tensor, kspace: Tensor, transform: Transform) -> Tensor:
+    """Targets without the detail that no readout reaches, (batch, h, w).
+
+    They have the phase of the fully sampled image, as far as its coils agree on one.
+    """
+    coils = fourier.ifft2(kspace)
+    image = (coils * coils[:, :1].conj()).sum(dim=1) if coils.shape[1] > 1 else coils[:, 0]
+    magnitude = coils.abs().square().sum(dim=1).sqrt()
+    center_crop(magnitude, (targets.shape[-2], targets.shape[-1])).copy_(targets)
+    whole = transform.within_reach(torch.polar(magnitude, image.angle()))
+    return center_crop(whole, (targets.shape[-2], targets.shape[-1])).abs()
+
+
+def _drawn_seeds(generators: Sequence[np.random.Generator] | None) -> Tensor:
+    """Seeds of random scanners, int64 (batch,)."""
+    if generators is None:
+        raise ValueError("a random scanner needs one generator, or one seed, for each scan")
+    return torch.tensor([int(generator.integers(2**62)) for generator in generators])
+
+
+def lines_of_budget(budget: int | float | None, n_readouts: int) -> int | None:
+    """Readouts that a budget stands for, a number or a fraction of those of the frame.
+
+    Raises:
+        ValueError: for another fraction.
+    """
+    if not isinstance(budget, float | np.floating):
+        return budget
+    if not 0 < budget < 1:
+        raise ValueError(
+            "budget must be a whole number of at least 1, or a fraction between 0 and 1 of the "
+            f"frame's lines; got {budget!r}"
+        )
+    return max(1, round(float(budget) * n_readouts))
+
+
+def _check_counts(budget: int | None, *, center: int, random: int) -> None:
+    """Refuse numbers of readouts that are none: fractions, text, truth values, too small ones."""
+    counts = [("n_center_lines", center, 0), ("n_random_lines", random, 0)]
+    if budget is not None:
+        counts.append(("budget", budget, 1))
+    for name, count, least in counts:
+        is_whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not is_whole or count < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}; got {count!r}")
+
+
+def _check_begun(state: State) -> None:
+    """Refuse scans that end before their first action."""
+    if bool(state.finished.any()):
+        raise ValueError(
+            "nothing is left to acquire after the start: expected a start mask that leaves at "
+            f"least one measurable line; got {state.view.n_acquired.tolist()} of "
+            f"{state.view.measurable.sum(dim=1).tolist()} lines acquired"
+        )
+
+
+def _check_trials(geometry: Geometry, actions: Tensor) -> None:
+    """Refuse actions, of any shape, that do not exist at all."""
+    if not bool(((actions >= 0) & (actions < geometry.n_actions)).all()):
+        raise ValueError(
+            f"actions must be in 0 to {geometry.n_actions - 1}; got "
+            f"{actions.min().item()} to {actions.max().item()}"
+        )
+
+
+def _checked_masks(measurable: Tensor, given: Tensor, *, holding: Tensor | None = None) -> Tensor:
+    """Masks from outside, copied; bool (batch, n_readouts) like `measurable`.
+
+    Raises:
+        ValueError: for another shape or type, readouts that were never measured, or masks without
+            all readouts of the start, `holding`.
+    """
+    if given.dtype != torch.bool or given.shape != measurable.shape:
+        raise ValueError(
+            f"a mask must be boolean with {measurable.shape[1]} lines for each of "
+            f"{len(measurable)} scans; got {given.dtype} {tuple(given.shape)}"
+        )
+    given = given.to(measurable.device)
+    if bool((given & ~measurable).any()):
+        missing = (given & ~measurable).any(dim=0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the mask holds lines that were never measured: {_shorten(missing)}; leave them out"
+        )
+    if holding is not None and bool((holding & ~given).any()):
+        raise ValueError("expected masks that hold all lines of the start masks; some do not")
+    return given.clone()
+
+
+def _shorten(numbers: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "") or "none"

@@ -1,0 +1,508 @@
+"""Scanners: what comes out when a readout is measured.
+
+The ideal scanner gives just the samples of the object. Others add noise, move the object, or catch
+spikes; they let readouts be measured again, and average the measurements or keep the last one.
+Time is the number of measurements so far, those of the start included; they are made from the
+centre of k-space outwards. Whatever is drawn at random follows from the episode's seed and from
+readout, repetition and time alone: an episode is the same in every batch, and trying an action
+tells what taking it would give.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri import plugins
+from activemri.batched import Batched
+from activemri.mri.geometry import Transform
+from activemri.mri.motion import moved
+from activemri.mri.noise import complex_noise
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Scans before anything is measured.
+
+    Attributes:
+        kspace: of the object at rest, complex (batch, coil, height, width).
+        samples: the same as readouts, complex (batch, readout, coil, sample).
+        mask: readouts that the start will measure, bool (batch, n_readouts).
+        seeds: one for each episode, int64 (batch,); zeros if the scanner is not random.
+        horizon: measurements after the start, at most.
+        transform: from images to samples.
+    """
+
+    kspace: Tensor
+    samples: Tensor
+    mask: Tensor
+    seeds: Tensor
+    horizon: int
+    transform: Transform
+
+    def coil_images(self) -> Tensor:
+        """What the starting readouts show without artefacts: (batch, coil, height, width)."""
+        density = self.transform.density(self.mask)
+        weights = self.mask[..., None] if density is None else density
+        return self.transform.adjoint(self.samples * weights[:, :, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions(Batched):
+    """What scans will meet, drawn at the start and never changed. Secret; rows are independent.
+
+    Attributes:
+        samples: of the object at rest, then in the pose of each move, complex
+            (batch, 1 + n_moves, readout, coil, sample).
+        seed: of everything drawn later, int64 (batch,).
+        level: what strengths are relative to, float64 (batch,).
+        moments: when each move begins, int64 (batch, n_moves).
+        navigator: number of the readout that goes along with others, through the centre.
+    """
+
+    samples: Tensor
+    seed: Tensor
+    level: Tensor
+    moments: Tensor
+    navigator: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """Single measurements to be made, int64 (n,) each.
+
+    Attributes:
+        row: of the batch.
+        readout: which one.
+        nth: how often it was measured before.
+        time: measurements made before.
+        place: in the flattened table of :class:`Readings`.
+    """
+
+    row: Tensor
+    readout: Tensor
+    nth: Tensor
+    time: Tensor
+    place: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """Readouts to be measured, one action a row.
+
+    Attributes:
+        row: which scan of the batch, int64 (n,).
+        readouts: int64 (n, k).
+        new: which of them to measure, bool (n, k).
+    """
+
+    row: Tensor
+    readouts: Tensor
+    new: Tensor
+
+    def select(self, part: Tensor) -> "Readings":
+        """Some of the rows."""
+        return Readings(self.row[part], self.readouts[part], self.new[part])
+
+
+class Scanner(Protocol):
+    """What lies between the object and its samples.
+
+    Attributes:
+        repeats: how often a readout may be measured.
+        averages: repeated measurements are averaged; else the last one counts.
+        is_random: something is drawn, so that every episode needs a seed.
+    """
+
+    @property
+    def repeats(self) -> int: ...
+    @property
+    def averages(self) -> bool: ...
+    @property
+    def is_random(self) -> bool: ...
+
+    def begin(self, start: Start) -> Conditions:
+        """Draw what scans will meet. May depend on the object only as far as it is measured."""
+        ...
+
+    def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
+        """What the coils receive: complex (n, coil, sample)."""
+        ...
+
+    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
+        """What the scanner notices by itself: float32 (n,), above 1 where it would object."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MeasurementLog(Batched):
+    """What a scanner has measured, and knows of it. Its tensors are written in place.
+
+    Attributes:
+        samples: what was acquired, zero elsewhere, complex (batch, readout, coil, sample).
+        n_measured: how often each readout was measured, int64 (batch, n_readouts).
+        last_measured: measurements made before its last one, -1 for none, int64
+            (batch, n_readouts).
+        outlier_score: what the scanner noticed at its last measurement, float32
+            (batch, n_readouts): above 1 where it would object.
+        order: readouts measured after the start, in order, -1 for those to come, int64
+            (batch, horizon); of length 0 where the counts tell all.
+    """
+
+    samples: Tensor = field(repr=False)
+    n_measured: Tensor
+    last_measured: Tensor
+    outlier_score: Tensor
+    order: Tensor
+
+    @classmethod
+    def empty(cls, samples: Tensor) -> "MeasurementLog":
+        """Nothing measured yet, of samples like these."""
+        n_measured = torch.zeros(samples.shape[:2], dtype=torch.int64, device=samples.device)
+        return cls(
+            samples=torch.zeros_like(samples, memory_format=torch.contiguous_format),
+            n_measured=n_measured,
+            last_measured=torch.full_like(n_measured, -1),
+            outlier_score=torch.zeros_like(n_measured, dtype=torch.float32),
+            order=n_measured[:, :0],
+        )
+
+    def measure(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
+        """Measure readouts, in place; one row for each scan.
+
+        Returns:
+            What that adds to the samples: complex (batch, k, coil, sample), zero where nothing is
+            measured.
+        """
+        requests, received, total = self.outcome(scanner, conditions, readings)
+        change = self._change(readings, requests, total)
+        at = requests.row * self.samples.shape[1] + requests.readout
+        if self.order.shape[1]:
+            row = requests.row
+            n_before = (self.order >= 0).sum(dim=1)[row]
+            nth_now = (readings.new.cumsum(dim=1) - 1).flatten()[requests.place]
+            self.order[row, n_before + nth_now] = requests.readout
+        self.samples.flatten(0, 1).index_copy_(0, at, total)
+        self.n_measured.flatten().index_copy_(0, at, requests.nth + 1)
+        self.last_measured.flatten().index_copy_(0, at, requests.time)
+        outlier_score = scanner.outlier_score(conditions, requests, received)
+        self.outlier_score.flatten().index_copy_(0, at, outlier_score)
+        return change
+
+    def change(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
+        """What :meth:`measure` would return for any number of rows, none of which is measured."""
+        requests, _, total = self.outcome(scanner, conditions, readings)
+        return self._change(readings, requests, total)
+
+    def on_trial(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
+        """Samples of scans with more readouts: complex (n, readout, coil, sample)."""
+        requests, _, total = self.outcome(scanner, conditions, readings)
+        samples = self.samples[readings.row]
+        samples[requests.place // readings.new.shape[1], requests.readout] = total
+        return samples
+
+    def outcome(
+        self, scanner: Scanner, conditions: Conditions, readings: Readings
+    ) -> tuple[Requests, Tensor, Tensor]:
+        """Single measurements, what is received, and what readouts then hold: (n, coil, sample)."""
+        new, place = readings.new, readings.new.flatten().nonzero().squeeze(1)
+        row = readings.row[place // new.shape[1]]
+        readout = readings.readouts.flatten()[place]
+        before = self.n_measured.sum(dim=1)[row]
+        requests = Requests(
+            row=row,
+            readout=readout,
+            nth=self.n_measured.take(row * self.n_measured.shape[1] + readout),
+            time=before if new.shape[1] == 1 else before + new.cumsum(dim=1).take(place) - 1,
+            place=place,
+        )
+        received = scanner.measure(conditions, requests)
+        if not scanner.averages:
+            return requests, received, received
+        average = self.samples[row, readout]
+        weight = (1 / (requests.nth + 1).to(torch.float32))[:, None, None]
+        return requests, received, average + (received - average) * weight
+
+    def _change(self, readings: Readings, requests: Requests, total: Tensor) -> Tensor:
+        """What new contents of readouts add to the samples, in the table of the readings."""
+        before = self.samples[requests.row, requests.readout]
+        shape = (*readings.new.shape, *total.shape[1:])
+        if len(total) == readings.new.numel():
+            return (total - before).view(shape)
+        change = total.new_zeros((readings.new.numel(), *total.shape[1:]))
+        return change.index_copy_(0, requests.place, total - before).view(shape)
+
+
+@dataclass(frozen=True)
+class Ideal:
+    """Gives the samples of the object, each readout once."""
+
+    repeats: int = 1
+    averages: bool = False
+    is_random: bool = False
+
+    def begin(self, start: Start) -> Conditions:
+        return _at_rest(start, start.seeds.new_ones(len(start.seeds), dtype=torch.float64))
+
+    def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
+        return conditions.samples[requests.row, 0, requests.readout]
+
+    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
+        return samples.new_zeros(len(samples), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Thermal noise, as at low field, where scans are repeated and averaged.
+
+    The n-th measurement of line l is y_n = F_l x + e_n, with circular complex Gaussian noise e_n of
+    standard deviation s in every sample of every coil, independent of all others. What counts is
+    the average of the measurements so far: r of them leave s / sqrt(r), so that the line's
+    signal-to-noise ratio grows as sqrt(r) with scan time, as with the repetitions of M4Raw, three
+    or two of them at 0.3 T (Lyu et al., Sci Data 10:264, 2023). The target is the data set's own,
+    without this noise.
+
+    Attributes:
+        severity: s in units of the scale, the largest magnitude of the image of the starting lines
+            before noise (root of sum of squares over coils). As transforms are orthonormal, s is
+            also the noise of a pixel of the image if every line is measured once.
+        repeats: how often a line may be measured.
+    """
+
+    severity: float = 0.1
+    repeats: int = 4
+    averages: bool = True
+    is_random: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.severity, self.repeats)
+
+    def begin(self, start: Start) -> Conditions:
+        _check_start(start, "noise is measured in units of the starting readouts' image")
+        energy = start.coil_images().abs().double().square().sum(dim=1)
+        return _at_rest(start, energy.amax(dim=(-2, -1)).sqrt())
+
+    def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
+        received = conditions.samples[requests.row, 0, requests.readout]
+        sigma = (self.severity * conditions.level[requests.row]).tolist()
+        keys = torch.stack(
+            [conditions.seed[requests.row], requests.readout, requests.nth], dim=1
+        ).tolist()
+        for samples, key, one in zip(received, keys, sigma, strict=True):
+            generator = np.random.default_rng(key)
+            noise = complex_noise(tuple(samples.shape), sigma=one, generator=generator)
+            samples += noise.to(samples.device)
+        return received
+
+    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
+        return samples.new_zeros(len(samples), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Sudden short movements: a cough, a swallow, a twitch, after which the rest pose returns.
+
+    A line measured at time t is that of the object in its pose at that time,
+    y = F_l T_p(t) x, with T a rotation about the centre and a shift in the image plane; see
+    :func:`activemri.mri.motion.moved`. Each of `n_moves` movements begins at a moment drawn
+    uniformly over the budget (they may overlap; the later number wins) and lasts for `duration`
+    measurements. The start is measured at rest, and the target is the image at rest. A line may be
+    measured again; the new measurement replaces the old one. Inconsistent lines make ghosts:
+    Zaitsev, Maclaren and Herbst, J Magn Reson Imaging 42:887-901 (2015).
+
+    With every measurement goes a navigator, a readout through the centre at the same moment, as
+    scanners acquire it to gate breathing (Ehman and Felmlee, Radiology 173:255-263, 1989). The
+    outlier score of a measurement is the relative change of its navigator since the scan began,
+    over 10 %. It sees rotations, and shifts along the readout; not those along the phase encode,
+    which leave the central line as it is.
+
+    Attributes:
+        severity: standard deviation of the shift along either axis, in fields of view; the
+            rotation's is twice the number, in radians.
+        repeats: how often a line may be measured.
+        n_moves: movements in an episode.
+        duration: of a movement, in measurements.
+    """
+
+    severity: float = 0.04
+    repeats: int = 3
+    n_moves: int = 3
+    duration: int = 4
+    averages: bool = False
+    is_random: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.severity, self.repeats)
+        if self.n_moves < 1 or self.duration < 1:
+            raise ValueError(
+                f"n_moves and duration must be at least 1; got {self.n_moves} and {self.duration}"
+            )
+
+    def begin(self, start: Start) -> Conditions:
+        moments, poses, n_started = [], [], start.mask.sum(dim=1).tolist()
+        for row, seed in enumerate(start.seeds.tolist()):
+            generator = np.random.default_rng(seed)
+            after = generator.integers(start.horizon, size=self.n_moves)
+            moments.append(torch.from_numpy(after) + int(n_started[row]))
+            kspace = start.kspace[row]
+            angles = generator.normal(0, 2 * self.severity, self.n_moves)
+            shifts = generator.normal(0, self.severity, (self.n_moves, 2)) * kspace.shape[1:]
+            others = [
+                moved(kspace, angle=float(angle), shift=(float(down), float(right)))
+                for angle, (down, right) in zip(angles, shifts, strict=True)
+            ]
+            poses.append(start.transform.of_grid(torch.stack([kspace, *others])))
+        level = torch.ones(len(poses), dtype=torch.float64, device=start.kspace.device)
+        when = torch.stack(moments).to(start.kspace.device)
+        navigator = int(start.transform.outwards[0])
+        return Conditions(torch.stack(poses), start.seeds, level, when, navigator)
+
+    def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
+        return conditions.samples[requests.row, self._pose(conditions, requests), requests.readout]
+
+    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
+        pose, center = self._pose(conditions, requests), conditions.navigator
+        navigator = conditions.samples[requests.row, pose, center]
+        first = conditions.samples[requests.row, 0, center]
+        change = _energy(navigator - first) / _energy(first).clamp(min=1e-30)
+        return (change.sqrt() / 0.1).float()
+
+    def _pose(self, conditions: Conditions, requests: Requests) -> Tensor:
+        """0 at rest, else the number of the movement: int64 (n,)."""
+        since = requests.time[:, None] - conditions.moments[requests.row]
+        number = torch.arange(1, self.n_moves + 1, device=since.device)
+        return (number * ((since >= 0) & (since < self.duration))).amax(dim=1)
+
+
+@dataclass(frozen=True)
+class Spiking:
+    """Radio-frequency interference: now and then one sample of a line is far too large.
+
+    At every measurement, those of the start included, a spark falls with a probability onto one
+    sample of the readout, drawn uniformly, in all coils with a random phase each:
+    y = F_l x + a e_j. In the image that is a pattern of stripes all over (herringbone; Foo et al.,
+    SNORE: spike noise removal and detection, IEEE Trans Med Imaging 13:133-136, 1994). A line may
+    be measured again; the new measurement replaces the old one.
+
+    The outlier score of a measurement is how far its largest sample stands out from the larger of
+    its neighbours along the readout, over 5.
+
+    Attributes:
+        severity: probability of a spike at each measurement.
+        repeats: how often a line may be measured.
+        strength: |a| in units of the largest sample of the starting lines.
+    """
+
+    severity: float = 0.2
+    repeats: int = 3
+    strength: float = 0.3
+    averages: bool = False
+    is_random: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.severity, self.repeats)
+        if self.severity > 1 or not (self.strength >= 0 and math.isfinite(self.strength)):
+            raise ValueError(
+                "spikes need a probability (severity) of at most 1 and a strength of at least 0; "
+                f"got {self.severity} and {self.strength}"
+            )
+
+    def begin(self, start: Start) -> Conditions:
+        _check_start(start, "spikes are measured in units of the starting lines' largest sample")
+        acquired = start.samples * start.mask[:, :, None, None]
+        largest = acquired.abs().amax(dim=(1, 2, 3))
+        return _at_rest(start, largest.double())
+
+    def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
+        received = conditions.samples[requests.row, 0, requests.readout]
+        seeds, times = conditions.seed[requests.row].tolist(), requests.time.tolist()
+        height = (self.strength * conditions.level[requests.row]).tolist()
+        for i, samples in enumerate(received):
+            generator = np.random.default_rng((seeds[i], times[i]))
+            if generator.random() >= self.severity:
+                continue
+            place = int(generator.integers(samples.shape[-1]))
+            turn = torch.from_numpy(generator.uniform(0, 2 * math.pi, len(samples)))
+            spark = torch.polar(torch.full_like(turn, height[i]), turn)
+            samples[:, place] += spark.to(samples.device, samples.dtype)
+        return received
+
+    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
+        magnitude = samples.abs().square().sum(dim=1).sqrt()
+        if magnitude.shape[1] < 3:  # a point has no neighbours
+            return magnitude.new_zeros(len(magnitude), dtype=torch.float32)
+        place = magnitude.argmax(dim=1, keepdim=True)
+        around = torch.maximum(magnitude.roll(1, dims=1), magnitude.roll(-1, dims=1))
+        ratio = magnitude.gather(1, place) / around.gather(1, place).clamp(min=1e-30)
+        return (ratio.squeeze(1) / 5).clamp(max=100).float()
+
+
+IDEAL = Ideal()
+
+#: Scanners by name; all but the ideal one are made of `severity` and `repeats`.
+SCANNERS: dict[str, Callable[..., Scanner]] = {
+    "ideal": Ideal,
+    "noisy": Noisy,
+    "moving": Moving,
+    "spiking": Spiking,
+}
+
+
+def make_scanner(
+    scanner: str | Scanner, *, severity: float | None = None, repeats: int | None = None
+) -> Scanner:
+    """The scanner of that name, or of ``package.module:object``; an object is taken as it is.
+
+    Args:
+        scanner: name or object.
+        severity: strength of its artefacts, see the classes; None for the usual one.
+        repeats: how often a readout may be measured; None for the usual number.
+
+    Raises:
+        ValueError: for an unknown name, or numbers that it does not take.
+    """
+    numbers = {"severity": severity, "repeats": repeats}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if given and (scanner == "ideal" or not isinstance(scanner, str)):
+        raise ValueError(
+            f"{' and '.join(given)} go with the name of a scanner that has artefacts, e.g. noisy; "
+            f"got scanner={scanner!r}"
+        )
+    if not isinstance(scanner, str):
+        return scanner
+    found = plugins.find(scanner, SCANNERS, what="scanner")
+    made: Any = found(**given) if isinstance(found, type) or given else found
+    if not callable(getattr(made, "measure", None)):
+        raise ValueError(
+            f"scanner {scanner!r}: expected an object or class with begin, measure and "
+            f"outlier_score; got {type(made).__name__}"
+        )
+    scanner_made: Scanner = made
+    return scanner_made
+
+
+def _at_rest(start: Start, level: Tensor) -> Conditions:
+    """Conditions of an object that keeps still."""
+    never = start.seeds.new_zeros((len(level), 0))
+    return Conditions(start.samples.unsqueeze(1), start.seeds, level, never)
+
+
+def _energy(samples: Tensor) -> Tensor:
+    return samples.abs().double().square().sum(dim=(1, 2))
+
+
+def _check(severity: float, repeats: int) -> None:
+    if not (severity >= 0 and math.isfinite(severity)):
+        raise ValueError(f"severity must be a finite number of at least 0; got {severity!r}")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"repeats must be a whole number of at least 1; got {repeats!r}")
+
+
+def _check_start(start: Start, why: str) -> None:
+    n_started = start.mask.sum(dim=1)
+    if not bool((n_started > 0).all()):
+        raise ValueError(f"{why}: every scan must start with one; got {n_started.tolist()}")
