@@ -17,7 +17,7 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout
 from activemri.envs.scan import State, View
-from activemri.envs.scanner import IDEAL, Noisy, Scanner, Spiking
+from activemri.envs.scanner import Noisy, Scanner, Spiking
 from tests.envs.scanners import ARTEFACTS, scan_with, scans
 from tests.envs.scans import Unsure
 
