@@ -20,7 +20,7 @@ from activemri.benchmark.resampling import (
     resampling_weights,
 )
 from activemri.benchmark.stopping import Verdict
-from activemri.ranks import spearman
+from activemri.metrics import spearman
 from activemri.settings.stopping import StopSettings
 
 Floats = NDArray[np.float64]

@@ -17,8 +17,8 @@ from tyro.conf import OmitArgPrefixes
 
 from activemri import checkpoints
 from activemri.agents.episode_masks import MomentSource
-from activemri.construction import seeded
 from activemri.data.slices import SliceDataset
+from activemri.devices import seeded
 from activemri.evaluator import Evaluator, save_evaluator
 from activemri.metrics.losses import Loss, make_loss, names_in
 from activemri.options import RunOptions, require_not_negative, require_positive

@@ -21,7 +21,7 @@ from activemri.agents.networks import (
     most_layers,
 )
 from activemri.agents.rollout import rollout
-from activemri.construction import seeded
+from activemri.devices import seeded
 from activemri.data.slices import Slice
 from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
 from activemri.envs.observation import Frame
