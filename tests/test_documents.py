@@ -36,7 +36,7 @@ def commands(path: Path) -> list[str]:
         text = "\n".join("".join(cell["source"]) for cell in cells)
     text = re.sub(r" *\\\n\s*", " ", text)
     lines = re.findall(r"^\s*(activemri .*)$", text, flags=re.MULTILINE)
-    inline = [" ".join(found.split()) for found in re.findall(r"`(activemri [^`]* --[^`]+)`", text)]
+    inline = [" ".join(found.split()) for found in re.findall(r"`(activemri [^`]*\s--[^`]+)`", text)]
     return [line for line in dict.fromkeys([*lines, *inline]) if not re.search(r"\.\.\.|--help", line)]
 
 
