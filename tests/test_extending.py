@@ -1,4 +1,4 @@
-"""Parts of a user's own, as docs/extending.md has them, in files outside of the package."""
+"""Parts of a user's own, as the documents have them, in files outside of the package."""
 
 import re
 import shlex
@@ -13,8 +13,13 @@ import activemri as am
 from activemri import cli
 from tests.data.files import write_image
 
-TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "extending.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```",
+    TEXT + (DOCS / "geometries.md").read_text(encoding="utf-8"),
+    flags=re.DOTALL | re.MULTILINE,
+)
 FILES = {b.split("\n")[0].removeprefix("# "): b for b in BLOCKS if b.startswith("# ")}
 COMMANDS = re.findall(r"^    (activemri .*)$", TEXT, flags=re.MULTILINE)
 
@@ -97,7 +102,18 @@ def test_environments_take_parts_of_ones_own() -> None:
 @pytest.mark.usefixtures("_own_parts")
 @pytest.mark.parametrize("example", [b for b in BLOCKS if not b.startswith("# ")])
 def test_the_other_examples_run(example: str) -> None:
-    exec(compile(example, "extending.md", "exec"), {"__name__": "example"})
+    exec(compile(example, "document", "exec"), {"__name__": "example"})
+
+
+@pytest.mark.usefixtures("_own_parts")
+def test_a_trajectory_of_ones_own_gives_the_image_of_the_target() -> None:
+    protocol = am.ScanProtocol(
+        matrix_size=32, geometry="spirals:spirals", n_spokes=16, n_center_lines=4, budget=12
+    )
+    scans = protocol.dataset("val")
+    played = am.rollout(protocol, am.make_policy("equispaced"), [scans[0]])
+    ssim = played.scores["ssim"][0]
+    assert ssim[-1] > 0.9 > ssim[0] + 0.2
 
 
 @pytest.mark.parametrize("path", ["farthest:nearest", "nowhere:part", "farthest:"])
