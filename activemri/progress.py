@@ -10,6 +10,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 LINE_EVERY_S = 15.0  # between lines in a log file
+DELAY_S = 1.0  # of work that is done before it is worth a word
 
 
 class Progress:
@@ -35,7 +36,12 @@ class Progress:
         self._started = self._last = time.monotonic()
         self._lines = show and not sys.stderr.isatty()
         self._bar: tqdm[Any] = tqdm(
-            total=total, initial=done, desc=label, unit=unit, disable=not show or self._lines
+            total=total,
+            initial=done,
+            desc=label,
+            unit=unit,
+            delay=DELAY_S,
+            disable=not show or self._lines,
         )
 
     def __enter__(self) -> "Progress":
@@ -43,7 +49,8 @@ class Progress:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
-        if self._lines and kind is None and self._printed < self.at:
+        spent = time.monotonic() - self._started
+        if self._lines and kind is None and spent > DELAY_S and self._printed < self.at:
             self._print()
 
     def __call__(self, at: int, **numbers: float) -> None:

@@ -72,8 +72,8 @@ class TrainJointSettings(TrainReconstructorSettings):
     evaluator: Arguments = field(default_factory=dict)
     """Arguments of the evaluator."""
     gamma: float = 3.0
-    """How fast an evaluator's scores shall fall with a line's error, which is in units of the
-    image's mean square: as exp(-gamma error)."""
+    """Rate at which an evaluator's scores fall with a line's error, in units of the image's
+    mean square: as exp(-gamma error)."""
     adversarial_weight: float = 0.1
     """Weight of the evaluator's opinion in the reconstructor's loss (alternating only), unless
     --loss names adversarial itself."""

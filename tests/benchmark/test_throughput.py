@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from activemri.benchmark import straightforward, throughput
-from activemri.benchmark.throughput import CASES, Case, run_throughput
+from activemri.benchmark.throughput import CASES, Case, ThroughputSettings, run_throughput
 from activemri.data.slices import SliceList
 from activemri.envs.env import ActiveMRIEnv
-from activemri.settings import ThroughputSettings
 
 CASE = Case("small", (40, 24), (20, 22))
 
