@@ -50,23 +50,23 @@ _RESUME = "start the same command with --resume to continue"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "acquire phantom scans with every policy, and report",
-        "activemri.settings:DemoSettings",
+        "activemri.benchmark.demo:DemoSettings",
         "activemri.benchmark.demo:run_demo",
     ),
     "benchmark": Command(
         "compare policies and reconstructors on the scans of one split",
-        "activemri.settings:BenchmarkSettings",
+        "activemri.benchmark.plan:BenchmarkSettings",
         "activemri.benchmark.run:run_benchmark",
         _AGAIN,
     ),
     "calibrate": Command(
         "recalibrate a reconstructor's uncertainty, and report",
-        "activemri.settings:CalibrateSettings",
+        "activemri.benchmark.calibrate:CalibrateSettings",
         "activemri.benchmark.calibrate:run_calibration",
     ),
     "curves": Command(
         "draw learning curves of trainings",
-        "activemri.settings:CurvesSettings",
+        "activemri.benchmark.learning_curves:CurvesSettings",
         "activemri.benchmark.learning_curves:draw_learning_curves",
     ),
     "train reconstructor": Command(
@@ -205,7 +205,10 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     if env is not None:
         from activemri.registration import find_protocol
 
-        default = replace(default, protocol=find_protocol(env))
+        protocol = find_protocol(env)
+        if "split" not in protocol.changes:  # a command has a split of its own
+            protocol = replace(protocol, split=default.protocol.split)
+        default = replace(default, protocol=protocol)
     algo, rest = _take("algo", rest, known=known, field="learner")
     if algo is not None:
         from activemri.agents.learners import find_learner
