@@ -9,7 +9,7 @@ import pytest
 
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 
 DOCUMENTS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 

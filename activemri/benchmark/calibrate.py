@@ -23,13 +23,13 @@ from activemri.agents.episode_masks import MomentSource, record_episodes
 from activemri.benchmark.calibration import Calibration, Case, foreground, measure
 from activemri.benchmark.calibration_report import Example, table, write_json, write_plot
 from activemri.benchmark.resampling import Floats
-from activemri.data.index import progress
 from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
 from activemri.devices import usable
 from activemri.envs.protocol import ScanProtocol
 from activemri.metrics.reference import center_crop
+from activemri.progress import track
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
@@ -170,7 +170,7 @@ def collect(
         ValueError: the reconstructor gives no uncertainty.
     """
     cases: list[Case] = []
-    for position in progress(scans.positions, f"Measuring {scans.dataset.name}", unit="slice"):
+    for position in track(scans.positions, f"Measuring {scans.dataset.name}", unit="slice"):
         batch = scans.batch(position)
         result = reconstructor(batch.measurement)
         if result.uncertainty is None:

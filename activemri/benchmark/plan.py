@@ -28,11 +28,11 @@ from activemri.benchmark.entrants import (
 from activemri.benchmark.free_budget import Returns
 from activemri.benchmark.scenario import Scenario
 from activemri.benchmark.stopping import StoppingScans
-from activemri.data.index import progress
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.scan import Scan, View
 from activemri.metrics import find_metric
+from activemri.progress import track
 from activemri.reconstruction.registry import describe
 from activemri.settings import BenchmarkSettings
 from activemri.settings.stopping import parse_stop
@@ -359,7 +359,7 @@ class Plan:
                 "pass --matrix to bring all scans to one size"
             )
         chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
-        bar = progress(chosen, f"Loading {train.name}", unit="slice")
+        bar = track(chosen, f"Loading {train.name}", unit="slice")
         return SliceList([train[i] for i in bar], name=train.name)
 
 
