@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from activemri.agents.fixed import learn_lbcs_order
-from activemri.agents.order import FixedOrder
+from activemri.agents.order import FixedOrder, learn_lbcs_order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout

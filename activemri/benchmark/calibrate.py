@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from activemri import metrics
-from activemri.agents.episode_masks import MomentSource, record_episodes
+from activemri.agents.episode_masks import EpisodeMasks, record_episodes
 from activemri.benchmark.calibration import Calibration, Case, foreground, measure
 from activemri.benchmark.calibration_report import Example, table, write_json, write_plot
 from activemri.benchmark.resampling import Floats
@@ -64,7 +64,7 @@ class Scans:
 
     dataset: SliceDataset
     positions: Sequence[int]
-    moments: MomentSource
+    moments: EpisodeMasks
     steps: Sequence[int]
     seed: int
 

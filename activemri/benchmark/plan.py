@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from activemri import __version__
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.order import LEARNERS, FixedOrder, Order
 from activemri.agents.policy import Policy, Traits
 from activemri.agents.quality import Features
 from activemri.agents.registry import POLICIES, make_policy, needs_fit

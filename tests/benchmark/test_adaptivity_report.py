@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from activemri.agents.greedy import Greedy
 from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.order import Order
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Greedy, Policy
 from activemri.agents.registry import POLICIES as POLICIES_BY_NAME
-from activemri.agents.registry import Ingredients
 from activemri.benchmark import adaptivity_report
 from activemri.benchmark.action_maps import action_map_figure, information_figure
 from activemri.benchmark.run import Outcome, run_benchmark
@@ -109,12 +107,12 @@ def test_registering_policies_changes_no_gap_and_an_order_of_any_name_counts_as_
 
     before = gaps("before")
 
-    def adaptive(given: Ingredients) -> Policy:
+    def adaptive() -> Policy:
         return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
 
     monkeypatch.setitem(POLICIES_BY_NAME, "adaptive", adaptive)
     monkeypatch.setitem(
-        POLICIES_BY_NAME, "mine", lambda given: replace(low_frequency_first(), name="mine")
+        POLICIES_BY_NAME, "mine", lambda: replace(low_frequency_first(), name="mine")
     )
     assert gaps("registered") == before
     assert gaps("played", "adaptive") == before

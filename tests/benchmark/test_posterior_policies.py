@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from activemri.agents.lookahead import LookAhead
+from activemri.agents.adaptive import LookAhead
 from activemri.benchmark.plan import Plan
 from activemri.benchmark.run import run_benchmark
 from activemri.reconstruction.diffusion import Diffusion
