@@ -85,8 +85,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "train order": Command(
         "learn a fixed order of actions",
-        "activemri.training.order:TrainOrderSettings",
-        "activemri.training.order:train_order",
+        "activemri.agents.order:TrainOrderSettings",
+        "activemri.agents.order:train_order",
     ),
     "train policy": Command(
         "train a policy",

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from activemri.agents import greedy
-from activemri.agents.greedy import Greedy, oracle, score_actions
+from activemri.agents.oracles import oracle
+from activemri.agents.policy import Greedy, score_actions
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, Truth

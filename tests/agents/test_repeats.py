@@ -9,10 +9,8 @@ import torch
 
 from activemri.agents import heuristic
 from activemri.agents.adaptive import uncertainty_greedy
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS
-from activemri.agents.greedy import oracle
-from activemri.agents.order import FixedOrder
+from activemri.agents.oracles import ExchangeOracle, oracle
+from activemri.agents.order import LEARNERS, FixedOrder
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout

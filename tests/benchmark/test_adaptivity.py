@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from activemri.agents.greedy import Greedy
 from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Greedy, Policy
 from activemri.agents.registry import POLICIES, PolicyContext
 from activemri.agents.rollout import PADDING, Episodes
 from activemri.benchmark import adaptivity
