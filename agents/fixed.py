@@ -4,14 +4,13 @@ An order is the best that a policy can do which does not look at the subject. On
 from data is hard to beat: any adaptive policy should be compared with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from activemri.agents.greedy import score_actions, signed
 from activemri.agents.order import Order
@@ -20,6 +19,8 @@ from activemri.agents.rollout import rows_of_a_kind, start_scans
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, State, Truth
 from activemri.metrics import find_metric
+
+OnStep = Callable[[float], object]
 
 
 class Slices(Protocol):
@@ -41,7 +42,7 @@ class Learner(Protocol):
         n_lines: int | None = ...,
         n_scans: int | None = ...,
         seed: int = ...,
-        progress: bool = ...,
+        on_step: OnStep | None = ...,
         data: str = ...,
     ) -> Order: ...
 
@@ -54,7 +55,7 @@ def learn_lbcs_order(
     n_lines: int | None = None,
     n_scans: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    on_step: OnStep | None = None,
     data: str = "unknown",
 ) -> Order:
     """Greedy order: next comes the action after which the mean score of the scans is best.
@@ -71,7 +72,7 @@ def learn_lbcs_order(
         n_lines: how many lines to learn (default: the protocol's budget, or all).
         n_scans: scans to decide each step on (default: all).
         seed: of random start lines and of the scans drawn.
-        progress: show a progress bar.
+        on_step: called after every step, with its share of the work.
         data: name of the training data, for the record.
     """
     find_metric(metric)
@@ -79,14 +80,15 @@ def learn_lbcs_order(
     groups = _start(protocol, slices, range(len(slices)), seed)
     generator = np.random.default_rng(seed)
     chosen: list[int] = []
-    with _bar(groups, "Learning an order", progress) as bar:
-        while bool((open_actions := _open(groups, chosen)).any()):
-            drawn = _draw(groups, n_scans, generator)
-            total = sum(_total_score(protocol, state, open_actions, metric) for state in drawn)
-            assert isinstance(total, Tensor)
-            chosen.append(int(choose(total[None], open_actions[None])))
-            groups = [_acquire(protocol, state, chosen[-1]) for state in groups]
-            bar.update()
+    n_steps = _n_steps(groups)
+    while bool((open_actions := _open(groups, chosen)).any()):
+        drawn = _draw(groups, n_scans, generator)
+        total = sum(_total_score(protocol, state, open_actions, metric) for state in drawn)
+        assert isinstance(total, Tensor)
+        chosen.append(int(choose(total[None], open_actions[None])))
+        groups = [_acquire(protocol, state, chosen[-1]) for state in groups]
+        if on_step is not None:
+            on_step(1 / n_steps)
     seen = sum(len(state) for state in groups)
     return _order("lbcs", chosen, protocol, metric=metric, data=data, n_scans=seen)
 
@@ -99,7 +101,7 @@ def learn_average_oracle_order(
     n_lines: int | None = None,
     n_scans: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    on_step: OnStep | None = None,
     data: str = "unknown",
 ) -> Order:
     """What the scans' own greedy oracles prefer, averaged over the scans.
@@ -118,7 +120,7 @@ def learn_average_oracle_order(
         n_lines: how many lines to learn (default: the protocol's budget, or all).
         n_scans: use that many scans, drawn once (default: all).
         seed: of random start lines and of the scans drawn.
-        progress: show a progress bar.
+        on_step: called after every step, with its share of the work.
         data: name of the training data, for the record.
     """
     find_metric(metric)
@@ -129,16 +131,17 @@ def learn_average_oracle_order(
         for state in _start(protocol, slices, sorted(drawn.tolist()), seed)
     ]
     chosen: list[int] = []
-    with _bar([f.state for f in followers], "Following oracles", progress) as bar:
-        while not all(bool(f.state.finished.all()) for f in followers):
-            followers = [f.follow(protocol, metric) for f in followers]
-            total = torch.stack([f.gain.sum(dim=0) for f in followers]).sum(dim=0)
-            free = torch.ones_like(total, dtype=torch.bool)
-            free[chosen] = False
-            if not bool(free.any()):  # lines may be measured again, but an order names them once
-                break
-            chosen.append(int(choose(total[None], free[None])))
-            bar.update()
+    n_steps = _n_steps([f.state for f in followers])
+    while not all(bool(f.state.finished.all()) for f in followers):
+        followers = [f.follow(protocol, metric) for f in followers]
+        total = torch.stack([f.gain.sum(dim=0) for f in followers]).sum(dim=0)
+        free = torch.ones_like(total, dtype=torch.bool)
+        free[chosen] = False
+        if not bool(free.any()):  # lines may be measured again, but an order names them once
+            break
+        chosen.append(int(choose(total[None], free[None])))
+        if on_step is not None:
+            on_step(1 / n_steps)
     seen = sum(len(f.state) for f in followers)
     return _order("average-oracle", chosen, protocol, metric=metric, data=data, n_scans=seen)
 
@@ -249,6 +252,6 @@ def _order(
     )
 
 
-def _bar(groups: list[State], what: str, progress: bool) -> "tqdm[None]":
-    steps = max(int(state.view.start_budget.max()) for state in groups)
-    return tqdm(desc=what, total=steps, unit="step", delay=1, disable=None if progress else True)
+def _n_steps(groups: list[State]) -> int:
+    """Most actions of a scan."""
+    return max(int(state.view.start_budget.max()) for state in groups)

@@ -6,7 +6,6 @@ which a slice lies in one piece: read in about the time that a copy of its bytes
 
 import errno
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from activemri.data.formats.registry import all_readers
@@ -26,6 +24,8 @@ from activemri.data.reference import magnitude_reference
 from activemri.data.simulated_coils import CoilReader
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
+from activemri.files import replacing
+from activemri.progress import Progress
 
 #: Most coils that are simulated.
 MOST_COILS = 32
@@ -113,9 +113,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         if name is not None and _is_converted(out / name, _origin(index.root, entry, split)):
             kept.append(name)
     sizes = sum(_expected_bytes(e) for e in index.entries if destinations[e.file] not in kept)
-    with tqdm(
-        total=sizes, desc="Converting", unit="B", unit_scale=True, delay=1, disable=None
-    ) as bar:
+    with Progress("convert", sizes, unit="") as progress:
         for entry in index.entries:
             name = destinations[entry.file]
             if name is None:
@@ -123,7 +121,7 @@ def convert(settings: ConvertSettings) -> Conversion:
             elif name not in kept:
                 split = splits[entry.volume.subject]
                 try:
-                    problems += _write_volume(out / name, index.root, entry, split, bar)
+                    problems += _write_volume(out / name, index.root, entry, split, progress)
                     written.append(name)
                 except UnreadableError as error:
                     problems.append(f"{entry.file}: {error}")
@@ -199,32 +197,29 @@ def _expected_bytes(entry: Entry) -> int:
     return volume.n_slices * volume.n_coils * volume.shape[0] * volume.shape[1] * 8
 
 
-def _write_volume(path: Path, root: Path, entry: Entry, split: str, bar: "tqdm[None]") -> list[str]:
+def _write_volume(
+    path: Path, root: Path, entry: Entry, split: str, progress: Progress
+) -> list[str]:
     """Write one file under another name and rename it when it is whole; returns the problems."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     problems: list[str] = []
-    try:
-        with (
-            entry.reader.container.open(root / entry.file) as source,
-            h5py.File(partial, "w") as file,
-        ):
-            file.attrs.update(_attributes(root, entry, split))
-            writer = _Writer(file, entry)
-            for index in range(entry.volume.n_slices):
-                try:
-                    scan = entry.reader.read(source, entry.volume, index)
-                except READ_FAILURES as error:
-                    problems.append(f"{entry.file}, slice {index}: {error}")
-                else:
-                    writer.write(index, scan)
-                bar.update(_expected_bytes(entry) // entry.volume.n_slices)
-            if not writer.started:
-                raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
-            writer.finish()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        entry.reader.container.open(root / entry.file) as source,
+        h5py.File(partial, "w") as file,
+    ):
+        file.attrs.update(_attributes(root, entry, split))
+        writer = _Writer(file, entry)
+        for index in range(entry.volume.n_slices):
+            try:
+                scan = entry.reader.read(source, entry.volume, index)
+            except READ_FAILURES as error:
+                problems.append(f"{entry.file}, slice {index}: {error}")
+            else:
+                writer.write(index, scan)
+            progress(progress.at + _expected_bytes(entry) // entry.volume.n_slices)
+        if not writer.started:
+            raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
+        writer.finish()
     return problems
 
 

@@ -5,16 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import Any
 
 from activemri.data.cache import FileFacts
 from activemri.data.containers import Container
 from activemri.data.formats.registry import containers, reader_for
 from activemri.data.readers import READ_FAILURES, Reader, UnreadableError, Volume
-
-Item = TypeVar("Item")
+from activemri.progress import track
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     entries: list[Entry] = []
     problems: list[Problem] = []
     try:
-        for name in progress(files, "Indexing", unit="file"):
+        for name in track(files, "index", unit="file"):
             match _describe(root, name, readers, cache):
                 case Entry() as entry:
                     entries.append(entry)
@@ -80,11 +77,6 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     if not entries:
         raise UnreadableError(f"nothing usable in {path}: {_first(problems)}")
     return Index(root, _distinct_names(entries), tuple(problems))
-
-
-def progress(items: Sequence[Item], what: str, *, unit: str) -> Iterator[Item]:
-    """The items, with a progress bar on a terminal if it takes more than a second."""
-    yield from tqdm(items, desc=what, unit=unit, delay=1, disable=None)
 
 
 def _find_files(path: Path, kinds: Sequence[Container]) -> tuple[Path, list[str]]:

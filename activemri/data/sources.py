@@ -91,9 +91,9 @@ def open_dataset(
 
 def load(dataset: SliceDataset) -> SliceList:
     """Read all slices of a data set into memory."""
-    from activemri.data.index import progress
+    from activemri.progress import track
 
-    positions = progress(range(len(dataset)), f"Loading {dataset.name}", unit="slice")
+    positions = track(range(len(dataset)), f"load {dataset.name}", unit="slice")
     return SliceList([dataset[position] for position in positions], name=dataset.name)
 
 

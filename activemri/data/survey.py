@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from activemri.data.annotations import Finding
 from activemri.data.cache import FileFacts
@@ -18,6 +17,7 @@ from activemri.data.regions import region_of
 from activemri.data.slices import Slice
 from activemri.data.standard import to_matrix
 from activemri.metrics import SSIM_WINDOW
+from activemri.progress import Progress
 
 #: A stored reference may differ this much (root mean square, relative) from the image of its
 #: k-space. More means another convention of the Fourier transform, or another image.
@@ -81,12 +81,10 @@ def survey(
     sizes = [(root / entry.file).stat().st_size for entry in entries]
     surveys: list[Survey] = []
     try:
-        with tqdm(
-            total=sum(sizes), desc="Checking", unit="B", unit_scale=True, delay=1, disable=None
-        ) as bar:
+        with Progress("check", sum(sizes), unit="") as progress:
             for entry, size in zip(entries, sizes, strict=True):
                 surveys.append(_remembered(root, entry, matrix_size, cache))
-                bar.update(size)
+                progress(progress.at + size)
     finally:
         cache.save()
     return surveys

@@ -14,7 +14,7 @@ from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.files import make_writable
 from activemri.options import Compute, RunOptions, require_positive
-from activemri.progress import track
+from activemri.progress import Progress, track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +79,17 @@ def learn_order(
     more = {} if slices_per_volume is None else {"slices_per_volume": slices_per_volume}
     scans = protocol.dataset("train", **more)
     chosen = evenly_spaced(range(len(scans)), max_fit_slices)
-    order = LEARNERS[kind](
-        replace(protocol.scan(scans, device=device), metrics=(protocol.metric,)),
-        SliceList([scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]),
-        metric=protocol.metric,
-        n_scans=n_fit_scans,
-        seed=seed,
-        progress=show,
-        data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
-    )
+    loaded = [scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]
+    with Progress("learn an order", 1, unit="", show=show) as progress:
+        order = LEARNERS[kind](
+            replace(protocol.scan(scans, device=device), metrics=(protocol.metric,)),
+            SliceList(loaded),
+            metric=protocol.metric,
+            n_scans=n_fit_scans,
+            seed=seed,
+            on_step=lambda share: progress(progress.at + share),
+            data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
+        )
     return FixedOrder(order, kind)
 
 

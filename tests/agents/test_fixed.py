@@ -1,4 +1,4 @@
-"""Learning fixed orders, checked against straightforward loops."""
+"""Learning fixed orders, checked against slow loops."""
 
 from collections.abc import Callable
 
