@@ -13,7 +13,6 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan
-from activemri.settings import benchmark as settings
 
 
 @pytest.fixture
@@ -23,10 +22,6 @@ def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Scan]) -
 
 def made(name: str, **ingredients: Order) -> Policy:
     return make_policy(name, reconstructor="zero-filled", **ingredients)  # type: ignore[arg-type]
-
-
-def test_all_policies_of_the_command_line_exist() -> None:
-    assert set(settings.POLICIES) <= set(POLICIES)
 
 
 def test_names_are_those_of_the_policies(order: Order) -> None:
