@@ -8,6 +8,7 @@ every error keeps it.
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -228,11 +229,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _unboxed(text: str) -> str:
-    """The message in a box that tyro draws."""
-    lines = [line.strip("╭╮╰╯─│ ") for line in text.splitlines()]
-    words = " ".join(line for line in lines[1:] if line).split("Argument helptext:")[0]
-    words = words.split("For full helptext")[0].removeprefix("Error parsing ").strip()
-    return f"{words}; --help shows all options"
+    """The message in a box that tyro draws, of lines or of ASCII."""
+    lines = [re.sub(r"[─-]{4,}|[╭╮╰╯│|+]", " ", line).strip("─ ") for line in text.splitlines()]
+    words = " ".join(" ".join(lines[1:]).split())
+    words = re.split("Argument helptext:|For full helptext", words)[0]
+    return f"{words.removeprefix('Error parsing ').strip()}; --help shows all options"
 
 
 def _named_first(arguments: Sequence[str]) -> str | None:
@@ -303,7 +304,7 @@ def _load(path: str) -> Any:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a module of this package is missing: no extra would help."""
+    """True if a module of this package is missing: no extra would help."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     return name is not None and name.split(".")[0] == "activemri"
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 LINE_EVERY_S = 5.0  # between lines in a log file
+DELAY_S = 1.0  # of work that is done before it is worth a word
 
 
 class Progress:
@@ -44,6 +45,7 @@ class Progress:
             initial=done,
             desc=label,
             unit=unit,
+            delay=DELAY_S,
             disable=not show or self._lines,
             bar_format=None if unit else percent,
         )
@@ -53,7 +55,8 @@ class Progress:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
-        if self._lines and kind is None and self._printed < self.at:
+        spent = time.monotonic() - self._started
+        if self._lines and kind is None and spent > DELAY_S and self._printed < self.at:
             self._print()
 
     def __call__(self, at: float, **numbers: float) -> None:

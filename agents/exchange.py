@@ -166,7 +166,7 @@ class _Search:
     def _mask(self, actions: list[int]) -> Tensor:
         """Lines after some actions: bool (1, n_lines)."""
         mask = self.start.view.mask.clone()
-        readouts, _ = self.acquisition.geometry.readouts(torch.tensor(actions))
+        readouts, _ = self.acquisition.geometry.readouts(torch.tensor(actions, dtype=torch.int64))
         mask[:, readouts.flatten()] = True
         return mask & self.start.view.measurable
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from activemri.construction import seeded
+from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.evaluator import Evaluator

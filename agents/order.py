@@ -1,7 +1,6 @@
 """A fixed order of actions, as it is learned from data and kept in a file."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri import __version__
+from activemri import __version__, files
 from activemri.agents.policy import Traits, choose
 from activemri.envs.scan import View
 from activemri.mri.geometry import Geometry
@@ -82,9 +81,7 @@ class Order:
         if target.suffix != ".json":
             target = target.with_name(target.name + ".json")
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(target.name + ".part")
-        unfinished.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
-        os.replace(unfinished, target)
+        files.write_json(target, {"format": _FORMAT, **asdict(self)})
         return target
 
     @classmethod

@@ -29,6 +29,8 @@ IDS = {
     "ActiveMRI/LowField-v0",
     "ActiveMRI/Motion-v0",
     "ActiveMRI/Spikes-v0",
+    "ActiveMRI/Radial-v0",
+    "ActiveMRI/Volume-v0",
     "ActiveMRI/HDF5-v0",
 }
 

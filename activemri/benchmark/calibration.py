@@ -27,7 +27,7 @@ from activemri.benchmark.resampling import (
     percentile_intervals,
     resampling_weights,
 )
-from activemri.ranks import spearman
+from activemri.metrics import spearman
 
 #: Pixels of the target above this share of its maximum are foreground.
 FOREGROUND = 0.1

@@ -21,8 +21,7 @@ from activemri.benchmark.resampling import (
 )
 from activemri.benchmark.statistics import metric_name
 from activemri.data.slices import SliceInfo
-from activemri.metrics import METRICS
-from activemri.ranks import spearman
+from activemri.metrics import METRICS, spearman
 from activemri.stopping import conformal
 from activemri.stopping.features import Curves
 from activemri.stopping.predictor import PredictorError

@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from activemri.files import replacing
 
 FORMAT = 3  # raise it when readers give other results for the same files
 SAVE_INTERVAL = 5.0  # seconds; what an interruption may cost
@@ -67,7 +68,9 @@ class FileFacts:
         if not self._changed:
             return
         try:
-            _write(self.path, json.dumps({"format": FORMAT, "files": self._files}))
+            with replacing(self.path) as partial:  # readers see the old file or the new one
+                content = json.dumps({"format": FORMAT, "files": self._files})
+                partial.write_text(content, encoding="utf-8")
         except OSError as error:
             log.warning("working without an index cache: %s", error)
         self._changed = False
@@ -88,16 +91,3 @@ def _load(path: Path) -> dict[str, Any]:
         log.warning("rebuilding the index cache %s: %s", path, error)
         return {}
     return files if isinstance(files, dict) else {}
-
-
-def _write(path: Path, content: str) -> None:
-    """Write next to the destination, then rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

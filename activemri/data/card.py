@@ -47,7 +47,7 @@ class CardSettings:
     path: Positional[Path]
     """A folder of scans, or one file."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Where to write; None prints it."""
+    """File to write; None prints it."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
 

@@ -6,7 +6,6 @@ which a slice lies in one piece: read in about the time that a copy of its bytes
 
 import errno
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from activemri.data.reference import magnitude_reference
 from activemri.data.simulated_coils import CoilReader
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
+from activemri.files import replacing
 from activemri.progress import Progress
 
 #: Most coils that are simulated.
@@ -201,30 +201,25 @@ def _write_volume(
     path: Path, root: Path, entry: Entry, split: str, progress: Progress
 ) -> list[str]:
     """Write one file under another name and rename it when it is whole; returns the problems."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     problems: list[str] = []
-    try:
-        with (
-            entry.reader.container.open(root / entry.file) as source,
-            h5py.File(partial, "w") as file,
-        ):
-            file.attrs.update(_attributes(root, entry, split))
-            writer = _Writer(file, entry)
-            for index in range(entry.volume.n_slices):
-                try:
-                    scan = entry.reader.read(source, entry.volume, index)
-                except READ_FAILURES as error:
-                    problems.append(f"{entry.file}, slice {index}: {error}")
-                else:
-                    writer.write(index, scan)
-                progress(progress.at + _expected_bytes(entry) // entry.volume.n_slices)
-            if not writer.started:
-                raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
-            writer.finish()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        entry.reader.container.open(root / entry.file) as source,
+        h5py.File(partial, "w") as file,
+    ):
+        file.attrs.update(_attributes(root, entry, split))
+        writer = _Writer(file, entry)
+        for index in range(entry.volume.n_slices):
+            try:
+                scan = entry.reader.read(source, entry.volume, index)
+            except READ_FAILURES as error:
+                problems.append(f"{entry.file}, slice {index}: {error}")
+            else:
+                writer.write(index, scan)
+            progress(progress.at + _expected_bytes(entry) // entry.volume.n_slices)
+        if not writer.started:
+            raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
+        writer.finish()
     return problems
 
 

@@ -26,7 +26,7 @@ class SplitSettings:
     stratify: Literal["contrast", "field-strength", "scanner"] | None = None
     """Balance the slices of every contrast, field strength or scanner over the splits."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Where to write; None means splits.json in the folder, where every command finds it."""
+    """File to write; None means splits.json in the folder, where every command finds it."""
     redraw: FlagCreatePairsOff[bool] = False
     """Draw although the data name splits of their own."""
     seed: int = 0

@@ -65,7 +65,7 @@ def test_the_exchange_oracle_starts_from_the_order(order: Order) -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"'rnadom'; expected one of random, .* 'activemri train"):
+    with pytest.raises(ValueError, match=r"'rnadom'; choose from random, .*activemri train"):
         make_policy("rnadom")
 
 
