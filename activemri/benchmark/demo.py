@@ -38,7 +38,7 @@ class DemoSettings:
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("demo"))
     n_scans: Annotated[int, arg(metavar="INT")] = 3
     """Held-out phantom scans to acquire, each of another subject."""
-    budget: int = 10
+    budget: int = 8
     """Lines still to acquire when a scan starts."""
     train: FlagCreatePairsOff[bool] = False
     """Train a policy now, as well; some minutes more."""

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
 from activemri.benchmark.figures import colours
-from activemri.benchmark.resampling import Floats, interquartile_means, resampling_weights
+from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,6 @@ def learning_curve(
     name: str,
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> LearningCurve:
     """Inter-quartile mean and interval of a group at every step that a run was validated at.
 
@@ -205,8 +204,7 @@ def learning_curve(
     if len(values) > 1:
         weights = resampling_weights(len(values), rng=rng, n_resamples=n_resamples)
         resampled = np.stack([interquartile_means(column, weights) for column in values.T])
-        tail = (1 - level) / 2
-        low, high = np.quantile(resampled, [tail, 1 - tail], axis=1)
+        low, high = np.quantile(resampled, TAILS, axis=1)
     return LearningCurve(name, steps, values, iqm, low, high)
 
 

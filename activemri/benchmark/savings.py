@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
+    TAILS,
     percentile_intervals,
     resampled_means,
     resampling_weights,
@@ -40,7 +41,6 @@ Floats = NDArray[np.float64]
 #: Beginning of the names of features among the metrics of a long table.
 FEATURE = "feature "
 _THRESHOLDS = 2000  # points of the trade-off curve
-_LEVEL = 0.95
 _NONE = "\u2013"
 
 
@@ -475,10 +475,10 @@ def _resampled(
     budget = cheapest(miss[:, 2:], miss[:, 0])
     saved = np.take_along_axis(used[:, 2:], budget[:, None], axis=1)[:, 0] - used[:, 0]
     columns = np.stack([miss[:, 0], saved], axis=1)
-    misses_, saving = percentile_intervals(columns.mean(axis=0), columns, level=_LEVEL)
+    misses_, saving = percentile_intervals(columns.mean(axis=0), columns)
     high = misses_.high
     if not losses[:, 0].any():  # resampling nothing but zeros shows no doubt: use the exact limit
-        high = 1 - ((1 - _LEVEL) / 2) ** (1 / n_subjects)
+        high = 1 - TAILS[0] ** (1 / n_subjects)
     return {
         "miss_lo": misses_.low,
         "miss_hi": high,
