@@ -31,13 +31,17 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
-from activemri.agents.networks import ImageNetwork, LineNetwork, Observations, copied, of_actions
+from activemri.agents.networks import (
+    ImageNetwork,
+    LineNetwork,
+    Observations,
+    ScoringNetwork,
+    copied,
+    of_actions,
+)
 from activemri.envs.protocol import ScanProtocol, typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
 from activemri.registration import find_spec
-
-#: Networks that know something of every line, and make scores of it.
-ScoringNetwork = LineNetwork | ImageNetwork
 
 _CRITIC_WIDTH = 64
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import activemri as am
-from activemri.agents.fixed import learn_lbcs_order
-from activemri.agents.order import FixedOrder
+from activemri.agents.order import FixedOrder, learn_lbcs_order
 from activemri.envs import rendering
 from activemri.envs.scan import State
 

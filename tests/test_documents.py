@@ -12,7 +12,7 @@ import pytest
 from activemri import cli
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 

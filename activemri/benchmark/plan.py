@@ -13,9 +13,8 @@ from torch import nn
 from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, checkpoints, files
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS, OnStep
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.order import LEARNERS, FixedOrder, OnStep, Order
 from activemri.agents.policy import Policy, Traits
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.adaptive import uncertainty_greedy
-from activemri.agents.greedy import oracle, score_actions, signed
-from activemri.agents.lookahead import LookAhead
+from activemri.agents.adaptive import LookAhead, uncertainty_greedy
+from activemri.agents.oracles import oracle
+from activemri.agents.policy import score_actions, signed
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, Truth, View

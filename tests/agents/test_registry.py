@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from activemri.agents import heuristic
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS, learn_lbcs_order
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.order import LEARNERS, FixedOrder, Order, learn_lbcs_order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
+from activemri.benchmark.plan import DEFAULT_POLICIES
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan
-from activemri.settings import benchmark as settings
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def made(name: str, **ingredients: Order) -> Policy:
 
 
 def test_all_policies_of_the_command_line_exist() -> None:
-    assert set(settings.POLICIES) <= set(POLICIES)
+    assert set(DEFAULT_POLICIES) <= set(POLICIES)
 
 
 def test_names_are_those_of_the_policies(order: Order) -> None:

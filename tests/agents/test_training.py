@@ -15,8 +15,8 @@ import torch
 from activemri import cli
 from activemri.agents import learners
 from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
+from activemri.agents.networks import LearnedPolicy
 from activemri.agents.order import FixedOrder, Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout

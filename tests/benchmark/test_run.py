@@ -14,7 +14,7 @@ from torch import Tensor
 
 import activemri.benchmark
 from activemri import checkpoints, cli
-from activemri.agents.lookahead import LookAhead
+from activemri.agents.adaptive import LookAhead
 from activemri.agents.order import Order
 from activemri.agents.policy import Traits
 from activemri.agents.rollout import rollout

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from activemri.cli import main
-from activemri.data.card import CardSettings, write_card
 from activemri.data.conversion import ConvertSettings, convert
+from activemri.data.inspection import CardSettings, write_card
 from activemri.data.simulated_coils import NOISE, with_coils
 from activemri.data.slices import Slice
 from activemri.data.sources import open_dataset

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners import LEARNERS, find_learner, learner_name
+from activemri.agents.networks import LearnedPolicy
 from activemri.agents.order import FixedOrder
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from activemri import cli
-from activemri.agents.greedy import oracle
 from activemri.agents.learners.demonstrations import (
     Collector,
     Demonstrations,
@@ -20,6 +19,7 @@ from activemri.agents.learners.demonstrations import (
     write_demonstrations,
 )
 from activemri.agents.learners.learner import Problem
+from activemri.agents.oracles import oracle
 from activemri.agents.registry import make_policy
 from activemri.data.slices import SliceList
 from activemri.envs.scan import State, Truth, View
