@@ -333,7 +333,8 @@ def look_ahead(
         samples = samples[:, :n_samples]
         of_all = tried.repeat_interleave(samples.shape[1], dim=0)
         values = _values(_imagined(view, samples, tries, metric), of_all, metric, depth=depth)
-        return values.unflatten(0, samples.shape[:2]).mean(dim=1)
+        means: Tensor = values.unflatten(0, samples.shape[:2]).mean(dim=1)
+        return means
 
     needs = frozenset({"samples", "reconstructor", "grid"})
     return Greedy("look-ahead", score, Traits(needs=needs))

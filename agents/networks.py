@@ -95,7 +95,7 @@ class LearnedPolicy:
             ValueError: as :meth:`check`.
         """
         self.check(view.geometry)
-        network = self.network
+        network = self.network.to(view.legal.device)
         was_training = network.training
         network.eval()
         with torch.no_grad():
