@@ -1,6 +1,12 @@
-"""Where to compute."""
+"""Devices, and first weights that follow from a seed."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def usable(device: str | torch.device) -> torch.device:
@@ -19,6 +25,13 @@ def usable(device: str | torch.device) -> torch.device:
     if found.type not in _accelerators() or (found.index or 0) >= _accelerators()[found.type]:
         raise _refusal(device)
     return found
+
+
+def seeded(make: Callable[[], N], seed: int) -> N:
+    """A module whose first weights come from a seed; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state
+        torch.manual_seed(seed)
+        return make()
 
 
 def _accelerators() -> dict[str, int]:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from activemri import checkpoints
 from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import CheckpointError
-from activemri.construction import seeded
+from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.scan import STOP, View

@@ -13,22 +13,24 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes
 
 from activemri import __version__, files
 from activemri.agents.policy import Traits, choose, score_actions, signed
 from activemri.agents.rollout import rows_of_a_kind, start_scans
-from activemri.data.slices import Slice, SliceDataset, SliceList
+from activemri.data.slices import Slice, SliceDataset
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, State, Truth, View
 from activemri.metrics import find_metric
 from activemri.mri.geometry import Geometry
 from activemri.options import Compute, RunOptions, require_positive
-from activemri.progress import track
+from activemri.progress import Progress, track
 
 _FORMAT = "activemri-order"
+
+#: Called after every step of a search, with its share of the work.
+OnStep = Callable[[float], object]
 
 
 class OrderError(ValueError):
@@ -186,7 +188,7 @@ def fit_order(
     n_lines: int | None = None,
     n_scans: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    on_step: OnStep | None = None,
     data: str = "unknown",
 ) -> Order:
     """Learn an order from training scans.
@@ -213,7 +215,7 @@ def fit_order(
         n_lines: how many lines to learn (default: the protocol's budget, or all).
         n_scans: scans to decide on (default: all).
         seed: of random start lines and of the scans drawn.
-        progress: show a progress bar.
+        on_step: called after every step, with its share of the work.
         data: name of the training data, for the record.
 
     Raises:
@@ -234,9 +236,11 @@ def fit_order(
     else:
         steps = _lbcs_steps(scan, states, metric, n_scans=n_scans, generator=generator)
     n_steps = max(int(state.view.start_budget.max()) for state in states)
-    disable = None if progress else True
-    title = f"learn {kind}"
-    actions = list(tqdm(steps, title, n_steps, unit="step", delay=1, disable=disable))
+    actions = []
+    for action in steps:
+        actions.append(action)
+        if on_step is not None:
+            on_step(1 / n_steps)
     return order_of(kind, actions, scan, metric=metric, data=data, n_scans=len(chosen))
 
 
@@ -391,13 +395,16 @@ def learn_order(
     more = {} if slices_per_volume is None else {"slices_per_volume": slices_per_volume}
     scans = protocol.dataset("train", **more)
     chosen = evenly_spaced(range(len(scans)), max_fit_slices)
-    order = LEARNERS[kind](
-        protocol.scan(scans, device=device),
-        SliceList([scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]),
-        metric=protocol.metric,
-        n_scans=n_fit_scans,
-        seed=seed,
-        progress=show,
-        data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
-    )
+    loaded = [scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]
+    with Progress("learn an order", 1, unit="", show=show) as progress:
+        order = fit_order(
+            kind,
+            protocol.scan(scans, device=device),
+            loaded,
+            metric=protocol.metric,
+            n_scans=n_fit_scans,
+            seed=seed,
+            on_step=lambda share: progress(progress.at + share),
+            data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
+        )
     return FixedOrder(order, kind)

@@ -16,8 +16,8 @@ from activemri.agents.learners.learner import LearnerSettings, Problem, Report
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
-from activemri.data.orientation import STORED
 from activemri.data.slices import SliceDataset, SliceList
+from activemri.data.views import STORED
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import EnvOptions, ScanProtocol
 from activemri.envs.scan import Scan

@@ -11,10 +11,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from activemri.data.slices import SliceDataset
 from activemri.devices import usable
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
-from activemri.envs.reset_options import choose_scans, start_masks
 from activemri.envs.reward import earned, make_reward
 from activemri.envs.scan import IDLE, STOP, WASTE, State, kind
 from activemri.registration import find_protocol
@@ -268,8 +268,8 @@ class Episodes:
         """
         options = dict(options or {})
         mask = options.pop("initial_mask", None)
-        masks = start_masks(mask, len(rows), n_lines=self.geometry.n_readouts)
-        chosen = choose_scans(self.dataset, options, generators)
+        masks = _start_masks(mask, len(rows), n_lines=self.geometry.n_readouts)
+        chosen = _chosen_scans(self.dataset, options, generators)
         scans = [self.dataset[i] for i in chosen]
         kinds = [kind(scan) for scan in scans]
         for one in dict.fromkeys(kinds):
@@ -441,7 +441,7 @@ class Episodes:
         self._recall(row, index, actions, scores)
 
     def shown(self, row: int) -> dict[str, Any]:
-        """What :func:`activemri.envs.rendering.frame_of` shows of an episode."""
+        """Arguments of :func:`activemri.envs.rendering.frame_of` for an episode."""
         state, place = self.locate(row)
         return {
             "view": state.view.select([place]),
@@ -476,7 +476,7 @@ class Episodes:
     def _plan(
         self, bucket: Bucket, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> Tensor:
-        """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""
+        """Plan for each scan of a batch: an action, STOP, IDLE or WASTE."""
         wanted, awake = actions[bucket.rows], active[bucket.rows]
         outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
         if outside.any():
@@ -547,3 +547,75 @@ def _in_order(parts: list[tuple[list[int], Any]], n: int) -> Any:
     for rows, values in parts:
         result[rows] = values
     return result
+
+
+def _chosen_scans(
+    dataset: SliceDataset, options: dict[str, Any], generators: Sequence[np.random.Generator]
+) -> list[int]:
+    """Positions of the scans of new episodes in the data set.
+
+    Args:
+        dataset: where they come from.
+        options: `index`, or `volume` and `slice`; nothing else.
+        generators: one for each episode; draws where the options leave it open.
+
+    Raises:
+        ValueError: for options that are unknown or name no scan.
+    """
+    index = options.pop("index", None)
+    volume, place = options.pop("volume", None), options.pop("slice", None)
+    if options:
+        raise ValueError(
+            f"unknown reset option {', '.join(options)}; "
+            "choose from index, volume, slice, initial_mask"
+        )
+    if volume is not None or place is not None:
+        if index is not None:
+            raise ValueError("reset takes either an index or a volume and slice; got both")
+        index = _find(dataset, volume, place)
+    if index is None:
+        return [int(generator.integers(len(dataset))) for generator in generators]
+    given = np.asarray(index)
+    if given.shape not in ((), (len(generators),)):
+        raise ValueError(
+            f"index must be one number, or one for each of {len(generators)} scan(s); got {index!r}"
+        )
+    chosen: list[int] = np.broadcast_to(given, (len(generators),)).tolist()
+    for one in chosen:
+        if not isinstance(one, int) or not 0 <= one < len(dataset):
+            raise ValueError(f"index must be in 0 to {len(dataset) - 1}; got {one!r}")
+    return chosen
+
+
+def _start_masks(mask: Any, n: int, *, n_lines: int) -> Tensor | None:
+    """The masks that new episodes begin with, bool (n, n_lines), or None where none is given.
+
+    Raises:
+        ValueError: for what is no mask, or one of another length.
+    """
+    if mask is None:
+        return None
+    try:
+        masks = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists
+        raise ValueError(
+            f"initial_mask must be boolean with {n_lines} lines; got {mask!r}"
+        ) from error
+    if masks.shape not in ((n_lines,), (n, n_lines)):
+        raise ValueError(
+            f"initial_mask must be boolean with {n_lines} lines; "
+            f"got {masks.dtype} {tuple(masks.shape)}"
+        )
+    return masks.expand(n, -1)
+
+
+def _find(dataset: SliceDataset, volume: Any, place: Any) -> int:
+    infos = [dataset.describe(i) for i in range(len(dataset))]
+    for position, info in enumerate(infos):
+        if info.volume == volume and place in (None, info.index):
+            return position
+    slices = [info.index for info in infos if info.volume == volume]
+    if not slices:
+        some = ", ".join(sorted({info.volume for info in infos})[:5])
+        raise ValueError(f"there is no volume {volume!r} in {dataset.name}; e.g. {some}")
+    raise ValueError(f"volume {volume!r} has the slices {slices}; got {place!r}")

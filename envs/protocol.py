@@ -49,7 +49,7 @@ STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScanProtocol:
-    """What is acquired, and how: scans, geometry, scanner, reconstruction, observation, reward.
+    """Scans, geometry, scanner, reconstruction, observation, reward.
 
     ::
 
@@ -150,10 +150,9 @@ class ScanProtocol:
         import numpy as np
         from torch import Tensor
 
-        from activemri.data.arrays import slices_of_images
-        from activemri.data.orientation import oriented
-        from activemri.data.regions import WithRegion
+        from activemri.data.images import slices_of_images
         from activemri.data.sources import matrix_shape, open_dataset
+        from activemri.data.views import oriented, with_region
 
         if self.data is None:
             raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
@@ -177,11 +176,11 @@ class ScanProtocol:
         else:
             dataset = self.data
         if self.roi is not None:
-            dataset = WithRegion(dataset, self.roi)
+            dataset = with_region(dataset, self.roi)
         return oriented(dataset, self.orientation)
 
     def scan(self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu") -> "Scan":
-        """What scans those of a data set.
+        """The scans of a data set under this protocol.
 
         Raises:
             ValueError: for parts that do not fit together or do not fit the scans.

@@ -46,6 +46,32 @@ def higher_is_better(metric: str) -> bool:
     return metric == RETURN or find_metric(metric).higher_is_better
 
 
+def metric_name(metric: str) -> str:
+    """For people: ``psnr_volume`` becomes "PSNR (volume range)"."""
+    first, _, second = metric.partition("_")
+    if first == "roi":
+        return f"{second.upper()} (region of interest)"
+    return f"{first.upper()} ({second} range)" if second == "volume" else metric.upper()
+
+
+def direction(metric: str) -> str:
+    """Better values in words, with the unit where there is one."""
+    words = "higher is better" if higher_is_better(metric) else "lower is better"
+    return f"dB, {words}" if metric.startswith("psnr") else words
+
+
+def formatted(value: object, metric: str, *, signed: bool = False) -> str:
+    """A number with the digits that suit its metric, a dash for None."""
+    if value is None:
+        return "–"
+    number = float(str(value))
+    sign = "+" if signed else ""
+    kind = metric.removeprefix("roi_").split("_")[0]
+    if kind in {"psnr", "ssim"}:
+        return f"{number:{sign}.{2 if kind == 'psnr' else 4}f}".replace("-", "\u2212")
+    return f"{number:{sign}#.3g}".rstrip(".").replace("-", "\u2212")
+
+
 def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
     """Labels of the policies that have a trait, as they first appear: those of ``TRAITS``."""
     if trait not in table:
@@ -247,6 +273,35 @@ def compare(
             for test, p in zip(rivals, corrected, strict=True):
                 test["p_holm"] = p
             rows += [{"p_holm": None} | test for test in tests]
+    return rows
+
+
+def seed_spread(table: pd.DataFrame, *, budget: int | None = None) -> list[dict[str, object]]:
+    """Mean over scans of each seed, and the spread of these means: between trainings, or draws.
+
+    Intervals elsewhere tell how sure one may be about other subjects; they say nothing about
+    another training.
+
+    Returns:
+        Dictionaries ready for JSON, one per policy with several seeds, reconstructor, metric and
+        quantity ("auc" or "final"): ``seeds``, their ``means`` in the same order, ``mean``, ``sd``
+        (of means, n - 1 in the denominator), ``lowest``, ``highest``.
+    """
+    rows: list[dict[str, object]] = []
+    scores = seed_scores(table, budget=budget)
+    for result, part in groups(scores, ["policy", "reconstructor", "metric"]):
+        means = part.groupby("seed")[["auc", "final"]].mean()
+        if len(means) < 2:
+            continue
+        for quantity in means:
+            column = means[quantity]
+            rows.append(
+                result
+                | {"quantity": str(quantity), "seeds": [int(seed) for seed in means.index]}
+                | {"means": column.tolist(), "mean": float(column.mean())}
+                | {"sd": float(column.std()), "lowest": float(column.min())}
+                | {"highest": float(column.max())}
+            )
     return rows
 
 

@@ -16,7 +16,9 @@ lies in the region. ``task_loss`` is the loss of a downstream network; see
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SSIM_WINDOW = 7
@@ -208,6 +210,19 @@ def normalise(error: Tensor, energy: Tensor) -> Tensor:
 def decibels(mean_squared_error: Tensor, data_range: Tensor) -> Tensor:
     """PSNR of a mean squared error; infinite where there is no error."""
     return 10 * torch.log10(data_range**2 / mean_squared_error)
+
+
+def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Rank correlation, equal values sharing their mean rank; NaN if one of them is constant.
+
+    scipy.stats.spearmanr gives the same, but warns about constants.
+    """
+    from scipy.stats import rankdata  # here, because it takes half a second to import
+
+    x, y = rankdata(a), rankdata(b)
+    x, y = x - x.mean(), y - y.mean()
+    size = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / size if size > 0 else float("nan")
 
 
 def _as_float64(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from activemri.agents.episode_masks import EpisodeMasks, Moment
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
-from activemri.data.views import Remembered
+from activemri.data.views import SliceView, remembered
 from activemri.envs.scan import Scan
 from activemri.metrics.losses import Prediction, WholeImages
 from activemri.metrics.reference import center_crop
@@ -221,7 +221,8 @@ class TrainingBatches:
 def in_memory(dataset: SliceDataset, *, limit: int = MEMORY_BYTES) -> SliceDataset:
     """The data set, whose slices are kept after their first use if all of them fit."""
     fits = sum(map(_n_bytes, infos_of(dataset))) <= limit
-    return Remembered(dataset) if fits and not isinstance(dataset, Remembered) else dataset
+    kept = isinstance(dataset, SliceView) and dataset.keeps
+    return remembered(dataset) if fits and not kept else dataset
 
 
 def infos_of(dataset: SliceDataset) -> list[SliceInfo]:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import torch
 
 from activemri import checkpoints, plugins
-from activemri.construction import seeded
+from activemri.devices import seeded
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
 

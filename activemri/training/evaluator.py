@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from activemri.evaluator import Evaluator, column_errors, kernel_targets
+from activemri.metrics import spearman
 from activemri.metrics.losses import Loss, Prediction, feature_distance, whole_images
-from activemri.ranks import spearman
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.training.batches import Batch
 from activemri.training.validation import Validation

@@ -17,8 +17,8 @@ from tyro.conf import OmitArgPrefixes
 
 from activemri import checkpoints
 from activemri.agents.episode_masks import EpisodeMasks
-from activemri.construction import seeded
 from activemri.data.slices import SliceDataset
+from activemri.devices import seeded
 from activemri.evaluator import Evaluator, save_evaluator
 from activemri.metrics.losses import Loss, make_loss, names_in
 from activemri.options import RunOptions, require_not_negative, require_positive
@@ -72,8 +72,8 @@ class TrainJointSettings(TrainReconstructorSettings):
     evaluator: Arguments = field(default_factory=dict)
     """Arguments of the evaluator."""
     gamma: float = 3.0
-    """How fast an evaluator's scores shall fall with a line's error, which is in units of the
-    image's mean square: as exp(-gamma error)."""
+    """Rate at which an evaluator's scores fall with a line's error, in units of the image's
+    mean square: as exp(-gamma error)."""
     adversarial_weight: float = 0.1
     """Weight of the evaluator's opinion in the reconstructor's loss (alternating only), unless
     --loss names adversarial itself."""

@@ -18,8 +18,8 @@ from activemri import options
 from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied, make_network
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
-from activemri.data.orientation import STORED
 from activemri.data.slices import Slice, SliceDataset
+from activemri.data.views import STORED
 from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.vector_env import ActiveMRIVectorEnv

@@ -22,8 +22,8 @@ from activemri.agents.networks import (
     most_layers,
 )
 from activemri.agents.rollout import rollout
-from activemri.construction import seeded
 from activemri.data.slices import Slice
+from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
 from activemri.envs.observation import Frame
 from activemri.envs.scan import Scan

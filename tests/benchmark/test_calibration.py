@@ -15,7 +15,7 @@ from activemri.benchmark.calibration import (
     measure,
     sparsification,
 )
-from activemri.ranks import spearman
+from activemri.metrics import spearman
 
 
 def gaussian_cases(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.annotations import Finding, read_findings
-from activemri.data.regions import region_of
+from activemri.data.regions import read_findings, region_of, upright
 from activemri.data.sources import open_dataset
 from activemri.envs.env import ActiveMRIEnv
 from tests.data.files import write_fastmri
@@ -30,11 +29,8 @@ def test_findings_are_read_by_volume_and_slice(tmp_path: Path) -> None:
         "file2.h5,1,No,1.0,2.0,3.0,4.0,Cyst",
     )
     assert read_findings(path) == {
-        ("file1", 3): (
-            Finding(91, 132, 7, 6, "Meniscus Tear"),
-            Finding(10, 20, 30, 40, "Bone, subchondral edema"),
-        ),
-        ("file2", 1): (Finding(1, 2, 3, 4, "Cyst"),),
+        ("file1", 3): ((132, 91, 6, 7), (20, 10, 40, 30)),
+        ("file2", 1): ((2, 1, 4, 3),),
     }
 
 
@@ -43,7 +39,7 @@ def test_a_box_marks_what_it_marked_in_the_image_turned_upside_down() -> None:
     image[2:5, 6:8] = 1  # a finding in the stored image
     seen = image[::-1]  # what the radiologist saw
     top, left = (int(index.min()) for index in seen.nonzero())
-    box = Finding(x=left, y=top, width=2, height=3).box(12)
+    box = upright((top, left, 3, 2), 12)
     assert torch.equal(region_of([box], (12, 10)), torch.from_numpy(image > 0))
 
 

@@ -125,7 +125,7 @@ def test_files_that_do_not_match_or_miss_their_header_are_named(tmp_path: Path) 
     (tmp_path / "binary.hdr").write_bytes(b"\xff\xfe\x00")
     index = index_path(tmp_path, all_readers())
     assert [entry.file for entry in index.entries] == ["good.cfl"]
-    assert [problem.reason.split(":")[0] for problem in index.problems] == [
+    assert [reason.split(":")[0] for reason in index.problems.values()] == [
         "no header alone.hdr beside it",
         "the header binary.hdr is not text",
         "8 x 10 x 2 x 3 complex numbers, as the header says, are 3840 bytes; got 3832",

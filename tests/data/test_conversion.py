@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from activemri.cli import main
-from activemri.data.conversion import convert
+from activemri.data.conversion import ConvertSettings, convert
 from activemri.data.readers import UnreadableError
 from activemri.data.slices import SliceDataset
 from activemri.data.sources import open_dataset
-from activemri.settings import ConvertSettings
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
 from tests.data.test_readers import CASES, WRITERS, reader_of
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.formats.fastmri_breast import FastMRIBreastReader
+from activemri.data.formats.fastmri import FastMRIBreastReader
 from activemri.data.formats.registry import all_readers, reader_for
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError
@@ -17,9 +17,9 @@ from tests.data.files import write_fastmri, write_kspace
 def test_radial_files_are_a_named_problem_that_says_what_to_do(tmp_path: Path) -> None:
     write_breast(tmp_path / "fastMRI_breast_003_2.h5")
     write_kspace(tmp_path / "other.h5")
-    [problem] = index_path(tmp_path, all_readers()).problems
-    assert problem.file == "fastMRI_breast_003_2.h5"
-    assert "not Cartesian" in problem.reason and "Reconstruct images" in problem.reason
+    [(file, reason)] = index_path(tmp_path, all_readers()).problems.items()
+    assert file == "fastMRI_breast_003_2.h5"
+    assert "not Cartesian" in reason and "Reconstruct images" in reason
 
 
 @pytest.mark.parametrize("renamed", [True, False])

@@ -6,8 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.formats.fastmri import SCALE
-from activemri.data.formats.fastmri_prostate import FastMRIProstateReader
+from activemri.data.formats.fastmri import SCALE, FastMRIProstateReader
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
@@ -109,8 +108,8 @@ def test_diffusion_weighted_files_are_a_named_problem(tmp_path: Path) -> None:
         file["coil_sens_maps"] = np.ones((3, 2, 20, 9), np.complex64)
     index = index_path(tmp_path, all_readers())
     assert [entry.file for entry in index.entries] == ["file_prostate_AXT2_001.h5"]
-    [problem] = index.problems
-    assert "diffusion-weighted" in problem.reason
+    [(file, reason)] = index.problems.items()
+    assert "diffusion-weighted" in reason
 
 
 def test_lines_that_do_not_fit_the_header_are_refused(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from activemri.data.folds import (
+from activemri.data.slices import Slice, SliceList
+from activemri.data.splits import (
     Fold,
+    draw_splits,
     k_fold,
     leave_one_subject_out,
     strata_of,
     stratified_splits,
 )
-from activemri.data.slices import Slice, SliceList
-from activemri.data.splits import draw_splits
 
 Strata = Mapping[str, Mapping[str, int]]
 

@@ -11,11 +11,11 @@ import torch
 
 from activemri.data.formats.hdf5 import HDF5Reader
 from activemri.data.formats.registry import all_readers
+from activemri.data.images import with_synthetic_phase
 from activemri.data.index import index_path
-from activemri.data.phase import with_synthetic_phase
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 from activemri.mri import fourier
 from tests.data.files import random_kspace, rss, to_image, write_image, write_kspace
 

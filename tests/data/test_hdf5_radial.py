@@ -12,7 +12,7 @@ from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 from tests.data.files import rss
 from tests.data.radial_scans import GOLDEN, cartesian, spectrum, spokes, write_radial
 

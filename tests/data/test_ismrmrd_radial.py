@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from activemri.data.formats.ismrmrd_raw import ISMRMRDReader
+from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 from tests.data.files import Array
 from tests.data.published_files import Line
 from tests.data.radial_scans import (

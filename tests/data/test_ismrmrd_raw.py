@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats import ismrmrd_raw
-from activemri.data.formats.ismrmrd_raw import ISMRMRDReader
+from activemri.data.formats import ismrmrd
+from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.phantoms import PhantomDataset
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
@@ -404,22 +404,18 @@ def test_headers_of_lines_are_read_once_for_all_slices(
 ) -> None:
     write_ismrmrd(tmp_path / "a.h5")
     calls: list[str] = []
-    original = ismrmrd_raw._read_lines
+    original = ismrmrd.read_acquisitions
 
-    def counted(file: h5py.File) -> Any:
+    def counted(file: h5py.File, header: Any) -> Any:
         calls.append(file.filename)
-        return original(file)
+        return original(file, header)
 
-    monkeypatch.setattr(ismrmrd_raw, "_read_lines", counted)
+    monkeypatch.setattr(ismrmrd, "read_acquisitions", counted)
     for index in range(3):
         read(tmp_path / "a.h5", index)
     assert len(calls) == 1
     write_ismrmrd(tmp_path / "a.h5", n_slices=2)
     assert read(tmp_path / "a.h5")[0].n_slices == 2
-    for number in range(20):
-        write_ismrmrd(tmp_path / f"{number}.h5", n_slices=1)
-        read(tmp_path / f"{number}.h5")
-    assert len(ismrmrd_raw._REMEMBERED) == ismrmrd_raw.REMEMBERED
 
 
 def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:

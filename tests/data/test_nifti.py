@@ -164,7 +164,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     index = index_path(tmp_path, all_readers())
     assert [entry.file for entry in index.entries] == ["good.nii.gz"]
     assert len(index.problems) == 5
-    assert all("damaged or not NIfTI" in problem.reason for problem in index.problems)
+    assert all("damaged or not NIfTI" in reason for reason in index.problems.values())
 
 
 def test_slices_that_are_empty_or_not_numbers_are_left_out(tmp_path: Path) -> None:
@@ -191,4 +191,4 @@ def test_without_nibabel_only_these_files_are_left_out(
     monkeypatch.setattr(builtins, "__import__", missing)
     index = index_path(tmp_path, all_readers())
     assert [entry.file for entry in index.entries] == ["b.h5"]
-    assert 'pip install "activemri[formats]"' in index.problems[0].reason
+    assert 'pip install "activemri[formats]"' in next(iter(index.problems.values()))

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from activemri.data.orientation import MixedOrientations, oriented, swapped
 from activemri.data.slices import Slice, SliceList
+from activemri.data.views import oriented, swapped
 from activemri.envs.scan import Scan
 from activemri.mri.geometry import columns, rows
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -59,7 +59,7 @@ def volume(n: int, name: str) -> list[Slice]:
 
 def test_every_other_slice_of_a_volume_is_turned_and_descriptions_agree() -> None:
     plain = SliceList([*volume(4, "a"), *volume(4, "b"), *volume(4, "c"), *volume(4, "d")])
-    mixed = MixedOrientations(plain)
+    mixed = oriented(plain, "mixed")
     assert (len(mixed), mixed.shape, mixed.n_coils) == (16, (18, 18), 1)
     turned = [mixed[i].shape == (18, 16) for i in range(16)]
     for start in range(0, 16, 4):
@@ -73,9 +73,9 @@ def test_every_other_slice_of_a_volume_is_turned_and_descriptions_agree() -> Non
 
 def test_a_slice_keeps_its_orientation_whatever_else_is_in_the_data_set() -> None:
     plain = volume(4, "a")
-    shapes = [MixedOrientations(SliceList(plain))[i].shape for i in range(4)]
-    assert MixedOrientations(SliceList(plain[3:]))[0].shape == shapes[3]
-    assert MixedOrientations(SliceList(plain[::2]))[1].shape == shapes[2]
+    shapes = [oriented(SliceList(plain), "mixed")[i].shape for i in range(4)]
+    assert oriented(SliceList(plain[3:]), "mixed")[0].shape == shapes[3]
+    assert oriented(SliceList(plain[::2]), "mixed")[1].shape == shapes[2]
 
 
 def test_unknown_orientations_are_refused() -> None:

@@ -12,9 +12,8 @@ import torch
 from scipy import special
 
 from activemri.data.phantoms import PhantomDataset, scanner
-from activemri.data.phantoms.anatomy import DRAW, Subject
+from activemri.data.phantoms.anatomy import DRAW, Subject, add_lesion, lesion_box
 from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
-from activemri.data.phantoms.lesion import add_lesion, lesion_box
 from activemri.data.phantoms.shapes import (
     TABLE_STEPS,
     Array,
@@ -33,13 +32,17 @@ PENTAGON = np.array([[-0.30, -0.20], [0.10, -0.25], [0.25, 0.10], [0.0, 0.30], [
 CROOKED = np.array([[0.9, 0.3], [-0.2, 1.1]])
 
 
+def rectangle(width: float, height: float) -> Array:
+    return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [width / 2, height / 2]
+
+
 def drawing_of_everything() -> Drawing:
     drawing = Drawing()
     drawing.polygon(1.3, PENTAGON)
-    drawing.rectangle(0.4, (-0.1, 0.2), sides=(0.2, 0.1), angle=0.4)
+    drawing.polygon(0.4, rectangle(0.2, 0.1) @ rotation(0.4).T + [-0.1, 0.2])
     drawing.ellipse(0.7, (0.05, -0.1), radii=(0.2, 0.07), angle=0.5)
     drawing.wave(0.5, (0.1, 0.1), widths=(0.05, 0.07), frequency=(5, -3), phase=0.7, angle=0.3)
-    drawing.gaussian(0.6, (-0.1, -0.1), widths=(0.04, 0.06), angle=-0.2)
+    drawing.wave(0.6, (-0.1, -0.1), widths=(0.04, 0.06), frequency=(0, 0), phase=0, angle=-0.2)
     return drawing
 
 
@@ -86,7 +89,7 @@ def test_spectra_are_the_fourier_integrals_of_the_shapes() -> None:
 
 def test_a_rectangle_is_a_product_of_sincs_and_a_circle_a_jinc() -> None:
     drawing = Drawing()
-    drawing.rectangle(2.0, (0, 0), sides=(0.3, 0.2))
+    drawing.polygon(2.0, rectangle(0.3, 0.2))
     truth = 2 * 0.06 * np.sinc(0.2 * ROWS)[:, None] * np.sinc(0.3 * COLUMNS)
     np.testing.assert_allclose(drawing.spectrum(ROWS, COLUMNS), truth, atol=1e-14)
     disc = Drawing()
@@ -321,8 +324,10 @@ def test_acquiring_everything_gives_the_target() -> None:
     for n_coils in (1, 3):
         scan = small(n_coils=n_coils)[1]
         maps = None if scan.sensitivity is None else scan.sensitivity[None]
-        operator = Operator(torch.ones(1, 1, 24, dtype=torch.bool), maps)
-        image = operator.adjoint(scan.kspace[None])[0].abs()
+        mask = torch.ones(1, 1, 24, dtype=torch.bool)
+        operator = Operator.on_grid(mask, (20, 24), maps)
+        samples = operator.transform.of_grid(scan.kspace[None])
+        image = operator.adjoint(samples)[0].abs()
         torch.testing.assert_close(image, scan.target, atol=1e-6, rtol=1e-5)
         assert scan.kspace.dtype == torch.complex64 and scan.target.dtype == torch.float32
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.containers import HDF5
 from activemri.data.formats.registry import all_readers, containers, reader_for
-from activemri.data.readers import Reader, UnreadableError
-from activemri.data.reference import magnitude_reference
+from activemri.data.readers import HDF5, Reader, UnreadableError
+from activemri.data.standard import magnitude_reference
 from activemri.metrics.reference import center_crop
 from tests.data.collection_files import write_m4raw, write_prostate, write_skm_tea
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.data.regions import WithRegion, center_box, region_of, resampled
+from activemri.data.regions import center_box, region_of, resampled
 from activemri.data.slices import Slice
 from activemri.data.standard import to_matrix
+from activemri.data.views import with_region
 from tests.envs.scans import equal_scans, scan
 
 SIZES = [(8, 10), (7, 10), (12, 6), (5, 17), (9, 9)]
@@ -75,9 +76,9 @@ def test_a_region_stays_on_what_it_marks_in_the_standard_form() -> None:
 
 
 def test_every_slice_of_a_data_set_gets_the_region_that_was_asked_for() -> None:
-    data = WithRegion(equal_scans(3), "center")
+    data = with_region(equal_scans(3), "center")
     assert (len(data), data.shape, data.describe(1)) == (3, (16, 18), equal_scans().describe(1))
-    boxed = WithRegion(data, (2, 3, 5, 4))
+    boxed = with_region(data, (2, 3, 5, 4))
     for given, box in ((data, (4, 5, 8, 9)), (boxed, (2, 3, 5, 4))):
         for position in range(3):
             roi = given[position].roi
@@ -88,7 +89,7 @@ def test_every_slice_of_a_data_set_gets_the_region_that_was_asked_for() -> None:
 @pytest.mark.parametrize("region", ["middle", (1, 2, 3)])
 def test_other_words_and_tuples_are_refused(region: object) -> None:
     with pytest.raises(ValueError, match=r'roi must be "center" or \(top, left, height, width\)'):
-        WithRegion(equal_scans(), region)  # type: ignore[arg-type]
+        with_region(equal_scans(), region)  # type: ignore[arg-type]
 
 
 def test_a_region_must_be_boolean_and_as_large_as_the_target() -> None:

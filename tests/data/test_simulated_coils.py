@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from activemri.cli import main
-from activemri.data.card import write_card
-from activemri.data.conversion import convert
+from activemri.data.conversion import ConvertSettings, convert
+from activemri.data.inspection import CardSettings, write_card
 from activemri.data.simulated_coils import NOISE, with_coils
 from activemri.data.slices import Slice
 from activemri.data.sources import open_dataset
 from activemri.mri import fourier
 from activemri.mri.coils import root_sum_of_squares
 from activemri.mri.noise import estimated_sigma
-from activemri.settings import CardSettings, ConvertSettings
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
 
 

@@ -12,7 +12,7 @@ from activemri.data.formats.skm_tea import SCALE, SEGMENTATIONS, SKMTEAReader
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError, Volume
 from activemri.data.slices import Slice
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 from tests.data.collection_files import write_skm_tea
 from tests.data.files import Array, to_image, write_kspace
 from tests.data.image_files import write_nifti
@@ -149,8 +149,8 @@ def test_segmentations_are_no_images(tmp_path: Path) -> None:
     path = write_segmentation(tmp_path / "files" / "MTR_013.h5", segmentation())
     index = index_path(tmp_path, all_readers())
     assert [entry.file for entry in index.entries] == ["files/MTR_013.h5"]
-    [problem] = index.problems
-    assert problem.file.endswith(path.name) and "segmentation_masks" in problem.reason
+    [(file, reason)] = index.problems.items()
+    assert file.endswith(path.name) and "segmentation_masks" in reason
 
 
 def test_the_survey_finds_nothing_suspicious(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from activemri.data import volumes
-from activemri.data.containers import HDF5
+from activemri.data.readers import HDF5
 from activemri.data.slices import Slice, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import VolumeDataset, evenly_spaced

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from activemri.data.sources import open_dataset
-from activemri.data.split_file import draw_split_file
-from activemri.settings import SplitSettings
+from activemri.data.splits import SplitSettings, draw_split_file
 from tests.data.files import write_image
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from activemri.data.slices import Slice, SliceList
-from activemri.data.views import Remembered, pooled, subjects_of, subset
+from activemri.data.views import pooled, remembered, subjects_of, subset
 
 
 def scan(subject: str, index: int, *, shape: tuple[int, int] = (8, 10), n_coils: int = 1) -> Slice:
@@ -89,7 +89,7 @@ class Counting(SliceList):
 
 def test_remembered_slices_are_read_once(scans: list[Slice]) -> None:
     data = Counting(scans, "all")
-    kept = Remembered(data)
+    kept = remembered(data)
     assert [kept[i] for i in (3, 0, 3, 0)] == [scans[3], scans[0], scans[3], scans[0]]
     assert data.n_reads == 2
     assert (len(kept), kept.name, kept.shape, kept.n_coils) == (4, "all", (12, 10), 3)

@@ -190,4 +190,4 @@ def test_readouts_that_are_no_lines_are_refused_and_have_features_of_their_own(
 def test_scans_that_begin_with_nothing_have_features_too(geometry: str) -> None:
     acquisition = Scan(make_geometry(geometry, (15, 17)), ZeroFilled(), n_center_lines=0)
     features = readout_features(acquisition.start([scan(0, shape=(15, 17))]).view)
-    assert bool(features.isfinite().all()) and features.abs().max() < 4
+    assert bool((features.abs() < 4).all())

@@ -1,17 +1,15 @@
 """The M4Raw data set: brain at 0.3 T, every repetition of a scan a file (Lyu et al. 2023)."""
 
 import re
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import h5py
 
-from activemri.data.containers import HDF5, Container
 from activemri.data.formats import stored
 from activemri.data.formats.fastmri import FastMRIReader
-from activemri.data.formats.headers import KEY, header_text, read_header
-from activemri.data.readers import UnreadableError, Volume
+from activemri.data.formats.stored import HEADER, header_text, read_header
+from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 #: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
@@ -43,19 +41,32 @@ class M4RawReader:
     container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
-        if "kspace" not in file or KEY not in file:
+        if "kspace" not in file or HEADER not in file:
             return False
-        return bool(FILE_NAME.fullmatch(stored.stem(file))) or SCANNER in _header_bytes(file)
+        value = file[HEADER][()] if isinstance(file[HEADER], h5py.Dataset) else b""
+        scanned = isinstance(value, bytes) and SCANNER in value
+        return scanned or FILE_NAME.fullmatch(stored.stem(file)) is not None
 
     def describe(self, file: h5py.File) -> Volume:
         volume = FASTMRI.describe(file)
-        contrast = _contrast(file)
+        named = FILE_NAME.fullmatch(stored.stem(file))
+        contrast = stored.text(file, "acquisition")  # e.g. "AXT2"
+        if contrast is not None:
+            contrast = contrast.upper().removeprefix("AX")
+        elif named:
+            contrast = named["contrast"]
         if contrast == "GRE":
             raise UnreadableError(
                 "gradient-echo scan of M4Raw: its readout lies along the width and its echo far "
                 "from the centre of k-space; expected T1, T2 or FLAIR"
             )
-        return replace(volume, subject=_subject(file, read_header(file)), contrast=contrast)
+        study = header_text(read_header(file), STUDY) or (named and named["study"])
+        if study is None:
+            raise UnreadableError(
+                "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says "
+                "who was scanned: splits could divide the repetitions of one person"
+            )
+        return replace(volume, subject=study, contrast=contrast or "unknown")
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         scan = FASTMRI.read(file, volume, index)
@@ -65,29 +76,3 @@ class M4RawReader:
                 "in full, and the phase encodes along the width"
             )
         return scan
-
-
-def _header_bytes(file: h5py.File) -> bytes:
-    value = file[KEY][()] if isinstance(file[KEY], h5py.Dataset) else b""
-    return value if isinstance(value, bytes) else b""
-
-
-def _contrast(file: h5py.File) -> str:
-    """The contrast, T2 of the attribute "AXT2", or of the file's name where there is none."""
-    acquisition = stored.text(file, "acquisition")
-    if acquisition is not None:
-        return acquisition.upper().removeprefix("AX")
-    named = FILE_NAME.fullmatch(stored.stem(file))
-    return named["contrast"] if named else "unknown"
-
-
-def _subject(file: h5py.File, header: ElementTree.Element) -> str:
-    study = header_text(header, STUDY)
-    if study is not None:
-        return study
-    if named := FILE_NAME.fullmatch(stored.stem(file)):
-        return named["study"]
-    raise UnreadableError(
-        "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says who was "
-        "scanned: splits could divide the repetitions of one person"
-    )

@@ -5,41 +5,33 @@ import math
 import numpy as np
 
 from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
-from activemri.data.phantoms.shapes import Array, Drawing
-from activemri.data.phantoms.texture import add_texture
-from activemri.data.phantoms.tissue import Tissues
+from activemri.data.phantoms.shapes import Array
+from activemri.data.phantoms.sketch import Sketch
 
 CORTEX = 0.017  # thickness of the grey matter
 
 
-def draw_brain(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
-    """One slice of a head.
-
-    Args:
-        generator: the subject; drawn from equally for every place.
-        place: of the slice through the head, -1 to 1.
-        tissue: signal of the tissues.
-    """
+def draw_brain(sketch: Sketch) -> None:
+    """One slice of a head."""
+    generator = sketch.generator
     view = generator.random()
     if view < 0.3:
-        return _sagittal(generator, place, tissue)
-    return _transverse(generator, place, tissue, coronal=view > 0.7)
+        return _sagittal(sketch)
+    return _transverse(sketch, coronal=view > 0.7)
 
 
-def _transverse(
-    generator: np.random.Generator, place: float, tissue: Tissues, *, coronal: bool
-) -> Drawing:
+def _transverse(sketch: Sketch, *, coronal: bool) -> None:
     """Axial (the face upwards) or coronal (the crown upwards)."""
-    drawing = Drawing()
+    generator, place = sketch.generator, sketch.place
     size = math.sqrt(1 - (0.5 * place) ** 2)
     wide = size * generator.uniform(0.33, 0.37)
     tall = size * (generator.uniform(0.37, 0.40) if coronal else generator.uniform(0.41, 0.45))
     head = blob(generator, (wide, tall), roughness=0.014, n=72)
-    brain = _head(drawing, generator, head, tissue)
+    brain = _head(sketch, head)
     low, high = brain.min(axis=0), brain.max(axis=0)
     reach = (high - low) / 2
     n = 2 * int(generator.integers(14, 18))
-    sulci = _sulci(generator, place, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
+    sulci = _sulci(sketch, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
     lateral = generator.uniform(0.30, 0.42, 2) * reach[0]
     sulci += [
         Sulcus(0.003, lateral[0], 0.4, -0.2, 0.012),
@@ -51,31 +43,28 @@ def _transverse(
         Sulcus(0.25, back * reach[1] * (0.3 if coronal else 1), width=0.010),
     ]
     grey, white = fold(brain, sulci, thickness=CORTEX * size)
-    drawing.polygon(tissue.step("grey", "csf"), grey)
-    drawing.polygon(tissue.step("white", "grey"), white)
-    _deep(drawing, generator, reach, place, tissue)
-    _lesions(drawing, generator, 0.5 * reach, place, tissue)
-    _fibres(drawing, generator, 0.62 * reach, tissue)
-    return drawing
+    sketch.fill("grey", "csf", grey)
+    sketch.fill("white", "grey", white)
+    _deep(sketch, reach)
+    _lesions(sketch, 0.5 * reach)
+    _fibres(sketch, 0.62 * reach)
 
 
-def _head(
-    drawing: Drawing, generator: np.random.Generator, outline: Array, tissue: Tissues
-) -> Array:
+def _head(sketch: Sketch, outline: Array) -> Array:
     """Scalp, skull and the fluid within; returns the outline that the brain touches."""
+    generator = sketch.generator
     scalp, skull = generator.uniform(0.016, 0.026), generator.uniform(0.020, 0.028)
-    drawing.polygon(tissue["skin"], outline)
-    drawing.polygon(tissue.step("fat", "skin"), inset(outline, 0.006))
-    drawing.polygon(tissue.step("bone", "fat"), inset(outline, scalp))
-    drawing.polygon(0.6 * tissue.step("marrow", "bone"), inset(outline, scalp + 0.30 * skull))
-    drawing.polygon(0.6 * tissue.step("bone", "marrow"), inset(outline, scalp + 0.62 * skull))
-    drawing.polygon(tissue.step("csf", "bone"), inset(outline, scalp + skull))
+    sketch.fill("skin", "air", outline)
+    sketch.fill("fat", "skin", inset(outline, 0.006))
+    sketch.fill("bone", "fat", inset(outline, scalp))
+    sketch.fill("marrow", "bone", inset(outline, scalp + 0.30 * skull), 0.6)
+    sketch.fill("bone", "marrow", inset(outline, scalp + 0.62 * skull), 0.6)
+    sketch.fill("csf", "bone", inset(outline, scalp + skull))
     return inset(outline, scalp + skull + generator.uniform(0.004, 0.010))
 
 
 def _sulci(
-    generator: np.random.Generator,
-    place: float,
+    sketch: Sketch,
     *,
     n: int,
     scale: float = 1.0,
@@ -83,6 +72,7 @@ def _sulci(
     span: tuple[float, float] = (0.0, 1.0),
 ) -> list[Sulcus]:
     """Deep and shallow furrows in turn, unevenly spaced, none near the openings to skip."""
+    generator, place = sketch.generator, sketch.place
     sulci = []
     for i in range(n):
         spread, depth, lean, bend, width, moving, growing = generator.uniform(-1, 1, 7)
@@ -95,14 +85,9 @@ def _sulci(
     return sulci
 
 
-def _deep(
-    drawing: Drawing,
-    generator: np.random.Generator,
-    reach: Array,
-    place: float,
-    tissue: Tissues,
-) -> None:
+def _deep(sketch: Sketch, reach: Array) -> None:
     """Ventricles and the nuclei beside them, in units of half the brain."""
+    generator, place = sketch.generator, sketch.place
     swell = generator.uniform(0.7, 1.5) * (1.05 - 0.75 * abs(place + 0.1))
     jitter = generator.normal(0, 0.012, (2, 4, 2))
     scales = generator.uniform(0.88, 1.1, (2, 4))
@@ -110,7 +95,7 @@ def _deep(
         horn = np.array([(0.17, -0.34), (0.085, -0.20), (0.10, -0.02), (0.26, 0.30)])
         path = curve((horn + moved) * [side * reach[0], reach[1]])
         width = np.interp(np.linspace(0, 1, 16), [0, 0.2, 0.5, 0.85, 1], [0.5, 3.2, 2.0, 3.4, 0.5])
-        drawing.polygon(tissue.step("csf", "white"), band(path, 0.009 * swell * width))
+        sketch.fill("csf", "white", band(path, 0.009 * swell * width))
         for (x, y, a, b, turn), factor in zip(
             (
                 (0.235, -0.24, 0.055, 0.10, -0.3),  # caudate
@@ -124,36 +109,33 @@ def _deep(
             centre = np.array([side * x, y]) * reach
             radii = (factor * a * reach[0], factor * b * reach[1])
             shape = blob(generator, radii, centre=centre, angle=side * turn, roughness=0.06, n=20)
-            drawing.polygon(tissue.step("nucleus", "white"), shape)
+            sketch.fill("nucleus", "white", shape)
     third = curve([(0, 0.06 * reach[1]), (0, 0.26 * reach[1])], n=6)
-    drawing.polygon(tissue.step("csf", "white"), band(third, 0.004 + 0.006 * swell))
+    sketch.fill("csf", "white", band(third, 0.004 + 0.006 * swell))
 
 
-def _sagittal(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
+def _sagittal(sketch: Sketch) -> None:
     """From the side, the face at the left."""
-    drawing = Drawing()
+    generator, place = sketch.generator, sketch.place
     size = math.sqrt(1 - (0.35 * place) ** 2)
     outline = spline(_PROFILE, generator=generator, wobble=0.006)
-    drawing.polygon(tissue["skin"], size * outline)
-    drawing.polygon(tissue.step("fat", "skin"), size * inset(outline, 0.008))
+    sketch.fill("skin", "air", size * outline)
+    sketch.fill("fat", "skin", size * inset(outline, 0.008))
     cavity = spline(_CAVITY, generator=generator, wobble=0.003)
     skull = generator.uniform(0.018, 0.026)
-    drawing.polygon(tissue.step("bone", "fat"), size * inset(cavity, -skull))
-    drawing.polygon(0.6 * tissue.step("marrow", "bone"), size * inset(cavity, -0.66 * skull))
-    drawing.polygon(0.6 * tissue.step("bone", "marrow"), size * inset(cavity, -0.36 * skull))
-    drawing.polygon(tissue.step("csf", "bone"), size * cavity)
-    _face(drawing, generator, size, tissue)
+    sketch.fill("bone", "fat", size * inset(cavity, -skull))
+    sketch.fill("marrow", "bone", size * inset(cavity, -0.66 * skull), 0.6)
+    sketch.fill("bone", "marrow", size * inset(cavity, -0.36 * skull), 0.6)
+    sketch.fill("csf", "bone", size * cavity)
+    _face(sketch, size)
     cerebrum = spline(_CEREBRUM, generator=generator, wobble=0.003)
-    sulci = _sulci(
-        generator, place, n=int(generator.integers(19, 24)), scale=0.72, span=(0.02, 0.66)
-    )
+    sulci = _sulci(sketch, n=int(generator.integers(19, 24)), scale=0.72, span=(0.02, 0.66))
     grey, white = fold(cerebrum, sulci, thickness=CORTEX)
-    drawing.polygon(tissue.step("grey", "csf"), size * grey)
-    drawing.polygon(tissue.step("white", "grey"), size * white)
-    _midline(drawing, generator, size, place, tissue)
-    _cerebellum(drawing, generator, size, tissue)
-    _fibres(drawing, generator, size * np.array([0.2, 0.12]), tissue, centre=(0.0, -0.16))
-    return drawing
+    sketch.fill("grey", "csf", size * grey)
+    sketch.fill("white", "grey", size * white)
+    _midline(sketch, size)
+    _cerebellum(sketch, size)
+    _fibres(sketch, size * np.array([0.2, 0.12]), centre=(0.0, -0.16))
 
 
 #: Outlines from the side, the face at the left; x, y in fields of view.
@@ -176,24 +158,24 @@ _CEREBRUM = [
 ]  # fmt: skip
 
 
-def _face(drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues) -> None:
+def _face(sketch: Sketch, size: float) -> None:
     """Airways, tongue and the muscles of the neck, all within fat."""
+    generator = sketch.generator
     nose = [(-0.36, 0.035), (-0.25, -0.015), (-0.13, 0.03), (-0.10, 0.075), (-0.22, 0.075)]
     throat = [(-0.105, 0.10), (-0.08, 0.18), (-0.075, 0.34), (-0.055, 0.34), (-0.055, 0.18)]
     tongue = [(-0.33, 0.135), (-0.24, 0.10), (-0.145, 0.135), (-0.13, 0.22), (-0.23, 0.245)]
     nape = [(0.155, 0.20), (0.215, 0.18), (0.185, 0.28), (0.18, 0.43), (0.150, 0.43)]
     for points, name in ((nose, "air"), (throat, "air"), (tongue, "muscle"), (nape, "muscle")):
         shape = spline(points, generator=generator, wobble=0.004)
-        drawing.polygon(tissue.step(name, "fat"), size * shape)
+        sketch.fill(name, "fat", size * shape)
     for y in (0.005, 0.035):
         concha = curve([(-0.29, y), (-0.21, y + 0.012), (-0.15, y + 0.02)], n=8)
-        drawing.polygon(0.7 * tissue["muscle"], size * band(concha, 0.011))
+        sketch.fill("muscle", "air", size * band(concha, 0.011), 0.7)
 
 
-def _midline(
-    drawing: Drawing, generator: np.random.Generator, size: float, place: float, tissue: Tissues
-) -> None:
+def _midline(sketch: Sketch, size: float) -> None:
     """Corpus callosum over the ventricle, thalamus, brainstem and spinal cord."""
+    generator, place = sketch.generator, sketch.place
     swell = generator.uniform(0.8, 1.5) * (1.1 - 0.5 * abs(place))
     beam = [(-0.115, -0.095), (-0.135, -0.14), (-0.07, -0.188), (0.03, -0.192), (0.105, -0.145)]
     beam += [(0.112, -0.105)]
@@ -201,20 +183,19 @@ def _midline(
     under = [(-0.108, -0.10), (-0.10, -0.135), (-0.05, -0.160), (0.03, -0.162), (0.085, -0.13)]
     grey = blob(generator, (0.055, 0.034), centre=(0.0, -0.105), angle=0.15, n=24)
     around = curve(np.array(beam) * [1.22, 1.0] + [0.0, -0.022], n=20)
-    drawing.polygon(tissue.step("grey", "white"), size * band(around, 0.016))
-    drawing.polygon(0.25 * tissue["white"], size * band(curve(beam, n=20), thick))
+    sketch.fill("grey", "white", size * band(around, 0.016))
+    sketch.fill("white", "air", size * band(curve(beam, n=20), thick), 0.25)
     ventricle = band(curve(under, n=20), 0.008 + 0.010 * swell * np.sin(np.linspace(0.3, 2.8, 20)))
-    drawing.polygon(tissue.step("csf", "white"), size * ventricle)
-    drawing.polygon(tissue.step("nucleus", "white"), size * grey)
+    sketch.fill("csf", "white", size * ventricle)
+    sketch.fill("nucleus", "white", size * grey)
     stem = [(0.045, 0.012), (0.040, 0.07), (0.070, 0.15), (0.089, 0.25), (0.090, 0.41)]
     width = np.interp(np.linspace(0, 1, 24), [0, 0.22, 0.45, 1], [0.045, 0.078, 0.040, 0.026])
-    drawing.polygon(tissue.step("white", "csf"), size * band(curve(stem, n=24), width))
+    sketch.fill("white", "csf", size * band(curve(stem, n=24), width))
 
 
-def _cerebellum(
-    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
-) -> None:
+def _cerebellum(sketch: Sketch, size: float) -> None:
     """A grey lump with a tree of white matter; its leaves are cut by fine furrows."""
+    generator = sketch.generator
     points = [(0.105, 0.055), (0.15, -0.005), (0.24, 0.0), (0.295, 0.035), (0.235, 0.105)]
     points += [(0.15, 0.135)]
     outline = spline(points, generator=generator, wobble=0.003)
@@ -223,12 +204,10 @@ def _cerebellum(
         for i in range(15)
     ]
     grey, _ = fold(outline, leaves, thickness=0.01)
-    drawing.polygon(tissue.step("grey", "csf"), size * grey)
-    add_texture(
-        drawing,
-        generator,
-        [size * np.array(spot) for spot in ((0.18, 0.05), (0.225, 0.05))],
-        amplitude=0.45 * abs(tissue.step("grey", "csf")),
+    sketch.fill("grey", "csf", size * grey)
+    sketch.weave(
+        size * np.array([(0.18, 0.05), (0.225, 0.05)]),
+        amplitude=0.45 * abs(sketch.signal["grey"] - sketch.signal["csf"]),
         width=0.026,
         pitch=(26, 46),
     )
@@ -238,17 +217,12 @@ def _cerebellum(
         tip = root + length * np.array([math.cos(angle), math.sin(angle)])
         branch = curve([root, (root + tip) / 2 + generator.normal(0, 0.004, 2), tip], n=6)
         leaf = band(branch, np.linspace(0.012, 0.004, 6))
-        drawing.polygon(0.8 * tissue.step("white", "grey"), size * leaf)
+        sketch.fill("white", "grey", size * leaf, 0.8)
 
 
-def _lesions(
-    drawing: Drawing,
-    generator: np.random.Generator,
-    reach: Array,
-    place: float,
-    tissue: Tissues,
-) -> None:
+def _lesions(sketch: Sketch, reach: Array) -> None:
     """Bright spots in the white matter, each seen in some of the slices."""
+    generator, place = sketch.generator, sketch.place
     for _ in range(int(generator.integers(0, 6))):
         angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.55, 1)
         middle, radius, turn = generator.uniform((-1, 0.006, 0), (1, 0.020, math.pi))
@@ -256,23 +230,14 @@ def _lesions(
         if seen > 0.2:
             centre = reach * distance * [math.cos(angle), math.sin(angle)]
             radii = (1.4 * radius * seen, radius * seen)
-            drawing.ellipse(0.8 * tissue.step("lesion", "white"), centre, radii=radii, angle=turn)
+            sketch.spot("lesion", "white", centre, radii=radii, angle=turn, share=0.8)
 
 
-def _fibres(
-    drawing: Drawing,
-    generator: np.random.Generator,
-    reach: Array,
-    tissue: Tissues,
-    *,
-    centre: tuple[float, float] = (0.0, 0.0),
-) -> None:
+def _fibres(sketch: Sketch, reach: Array, *, centre: tuple[float, float] = (0.0, 0.0)) -> None:
     """Fine vessels of the white matter, in the subject's own direction and spacing."""
-    add_texture(
-        drawing,
-        generator,
-        [np.asarray(centre) + reach * generator.uniform(-0.8, 0.8, 2) for _ in range(5)],
-        amplitude=0.06 * tissue["white"],
+    sketch.weave(
+        centre + reach * sketch.generator.uniform(-0.8, 0.8, (5, 2)),
+        amplitude=0.06 * sketch.signal["white"],
         width=0.085,
         pitch=(17, 36),
     )

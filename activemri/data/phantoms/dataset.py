@@ -6,9 +6,7 @@ import numpy as np
 import torch
 
 from activemri.data.phantoms import scanner
-from activemri.data.phantoms.anatomy import FAMILIES, Subject
-from activemri.data.phantoms.lesion import add_lesion, lesion_box
-from activemri.data.phantoms.shapes import Drawing
+from activemri.data.phantoms.anatomy import FAMILIES, Subject, add_lesion, lesion_box
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice, SliceInfo
 from activemri.mri import fourier
@@ -110,7 +108,7 @@ class PhantomDataset:
         return self._volumes[volume][position]
 
     def describe(self, index: int) -> SliceInfo:
-        """What a slice will be, without making it."""
+        """Labels and sizes of a slice, without making it."""
         volume, position = self._locate(index)
         subject = self.subjects[volume]
         return SliceInfo(
@@ -131,7 +129,13 @@ class PhantomDataset:
     def _scan(self, subject: Subject) -> list[Slice]:
         """Make all slices of a subject."""
         view = scanner.field_of_view(self.shape)
-        drawings = [self._draw(subject, place) for place in _places(self.slices_per_subject)]
+        # Places from -1 to 1: the middles of equal parts of the body's inner 80 %.
+        n_slices = self.slices_per_subject
+        places = [float(p) for p in 0.8 * ((2 * np.arange(n_slices) + 1) / n_slices - 1)]
+        drawings = [subject.draw(p, view=view, widest=self.widest_view) for p in places]
+        if self.lesions:
+            for drawing, place in zip(drawings, places, strict=True):
+                add_lesion(drawing, subject.generator("lesion"), place)
         coils = scanner.coil_polynomials(
             self.n_coils, self.shape, generator=subject.generator("coils")
         )
@@ -142,24 +146,19 @@ class PhantomDataset:
             fade=drawings[0].extent()[1][1] > view[0] / 2 - 1e-6,
         )
         sensitivity = scanner.sensitivity_maps(coils, self.shape)
-        scans = torch.stack(
-            [
-                scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
-                for drawing in drawings
-            ]
-        )  # (slice, coil, height, width)
+        exact = [
+            scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
+            for drawing in drawings
+        ]
+        scans = torch.stack(exact)  # (slice, coil, height, width)
         images = combine(fourier.ifft2(scans), sensitivity).abs()
         body = images > 0.1 * images.max()
         sigma = 0.0 if math.isinf(self.snr) else float(images[body].mean()) / self.snr
-        noisy = torch.stack(
-            [
-                scan.to(torch.complex64)
-                + complex_noise(
-                    scan.shape, sigma=sigma, generator=subject.generator("noise", position)
-                )
-                for position, scan in enumerate(scans)
-            ]
-        )
+        noise = [
+            complex_noise(scan.shape, sigma=sigma, generator=subject.generator("noise", position))
+            for position, scan in enumerate(scans)
+        ]
+        noisy = scans.to(torch.complex64) + torch.stack(noise)
         targets = combine(fourier.ifft2(noisy), sensitivity).abs()
         return [
             Slice(
@@ -172,29 +171,14 @@ class PhantomDataset:
                 contrast=subject.contrast,
                 sensitivity=sensitivity if self.n_coils > 1 else None,
                 measured=torch.ones(self.shape, dtype=torch.bool),
-                roi=self._region(drawing),
+                roi=region_of([lesion_box(drawing, self.shape)], self.shape)
+                if self.lesions
+                else None,
             )
             for position, (kspace, target, drawing) in enumerate(
                 zip(noisy, targets, drawings, strict=True)
             )
         ]
-
-    def _draw(self, subject: Subject, place: float) -> Drawing:
-        view = scanner.field_of_view(self.shape)
-        drawing = subject.draw(place, view=view, widest=self.widest_view)
-        if self.lesions:
-            add_lesion(drawing, subject.generator("lesion"), place)
-        return drawing
-
-    def _region(self, drawing: Drawing) -> torch.Tensor | None:
-        if not self.lesions:
-            return None
-        return region_of([lesion_box(drawing, self.shape)], self.shape)
-
-
-def _places(n_slices: int) -> list[float]:
-    """Where the slices lie, -1 to 1: the middles of equal parts of the body's inner 80 %."""
-    return [float(place) for place in 0.8 * ((2 * np.arange(n_slices) + 1) / n_slices - 1)]
 
 
 def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:

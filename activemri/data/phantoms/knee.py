@@ -5,43 +5,37 @@ import math
 import numpy as np
 
 from activemri.data.phantoms.contour import band, blob, curve, inset, spline
-from activemri.data.phantoms.shapes import Array, Drawing
-from activemri.data.phantoms.texture import add_texture
-from activemri.data.phantoms.tissue import Tissues
+from activemri.data.phantoms.shapes import Array
+from activemri.data.phantoms.sketch import Sketch
 
 LEG_END = 1.1  # the leg goes on beyond the field of view, which cuts it off
 
 
-def draw_knee(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
-    """One slice of a knee, the front at the left (sagittal) or above (axial).
-
-    Args:
-        generator: the subject; drawn from equally for every place.
-        place: of the slice through the joint, -1 to 1.
-        tissue: signal of the tissues.
-    """
+def draw_knee(sketch: Sketch) -> None:
+    """One slice of a knee, the front at the left (sagittal) or above (axial)."""
+    generator = sketch.generator
     draw = _sagittal if generator.random() < 0.65 else _axial
-    return draw(generator, place, tissue)
+    return draw(sketch)
 
 
-def _sagittal(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
-    drawing = Drawing()
+def _sagittal(sketch: Sketch) -> None:
+    generator, place = sketch.generator, sketch.place
     slim = generator.uniform(0.92, 1.06)
-    leg = _closed(_LEFT_SKIN, _RIGHT_SKIN) * [slim, 1]
-    drawing.polygon(tissue["skin"], leg)
-    drawing.polygon(tissue.step("fat", "skin"), inset(leg, 0.007))
-    _bellies(drawing, generator, slim, tissue)
+    leg = np.concatenate([curve(_LEFT_SKIN, n=40), curve(_RIGHT_SKIN, n=40)[::-1]]) * [slim, 1]
+    sketch.fill("skin", "air", leg)
+    sketch.fill("fat", "skin", inset(leg, 0.007))
+    _bellies(sketch, slim)
     middle = max(0.0, 1 - abs(place) / 0.45)  # between the condyles
     flex = generator.uniform(-0.02, 0.02, 2)
     femur = _femur(generator, middle, flex[0])
     tibia = _tibia(generator, flex[1])
-    _cartilage(drawing, femur, tibia, tissue)
+    _cartilage(sketch, femur, tibia)
     for outline, scar in ((femur, -0.215), (tibia, 0.185)):
-        _bone(drawing, generator, outline, scar=scar, tissue=tissue)
-    _front(drawing, generator, slim, tissue)
-    _between(drawing, generator, middle, tissue)
-    _trabeculae(drawing, generator, tissue)
-    return drawing
+        _bone(sketch, outline, scar=scar)
+    _front(sketch, slim)
+    _between(sketch, middle)
+    struts = [(-0.07, -0.10), (0.03, -0.11), (-0.02, -0.20), (-0.05, 0.15), (0.05, 0.15), (0, 0.24)]
+    sketch.weave(struts, amplitude=0.17 * sketch.signal["marrow"], width=0.048)
 
 
 #: Skin from the top down, x at y in fields of view.
@@ -55,15 +49,9 @@ _RIGHT_SKIN = [
 ]  # fmt: skip
 
 
-def _closed(left: list[tuple[float, float]], right: list[tuple[float, float]]) -> Array:
-    return np.concatenate([curve(left, n=40), curve(right, n=40)[::-1]])
-
-
-def _bellies(
-    drawing: Drawing, generator: np.random.Generator, slim: float, tissue: Tissues
-) -> None:
+def _bellies(sketch: Sketch, slim: float) -> None:
     """Muscles above and behind the joint, with septa of fat and fibres."""
-    step = tissue.step("muscle", "fat")
+    generator = sketch.generator
     hamstring = [(0.07, -LEG_END), (0.27, -LEG_END), (0.245, -0.40), (0.20, -0.18), (0.165, -0.10)]
     hamstring += [(0.15, -0.20), (0.09, -0.36)]
     calf = [(0.16, -0.02), (0.20, 0.0), (0.225, 0.14), (0.265, 0.30), (0.25, LEG_END)]
@@ -72,7 +60,7 @@ def _bellies(
     shin = [(-0.155, LEG_END), (-0.10, LEG_END), (-0.105, 0.42), (-0.125, 0.33), (-0.15, 0.42)]
     for points in (hamstring, calf, thigh, shin):
         shape = spline(np.array(points) * [slim, 1], generator=generator, wobble=0.004)
-        drawing.polygon(step, shape)
+        sketch.fill("muscle", "fat", shape)
     for ends in (
         [(0.155, -0.52), (0.165, -0.33), (0.165, -0.17)],
         [(0.205, -0.52), (0.205, -0.36), (0.18, -0.20)],
@@ -80,16 +68,10 @@ def _bellies(
         [(0.205, 0.14), (0.225, 0.30), (0.215, 0.52)],
     ):
         path = curve(np.array(ends) * [slim, 1], generator=generator, wobble=0.007)
-        drawing.polygon(-0.8 * step, band(path, generator.uniform(0.003, 0.007)))
+        sketch.fill("muscle", "fat", band(path, generator.uniform(0.003, 0.007)), -0.8)
     patches = [(0.19, -0.45), (0.18, -0.30), (0.20, 0.15), (0.21, 0.28), (0.18, 0.42)]
-    add_texture(
-        drawing,
-        generator,
-        [np.array(patch) * [slim, 1] for patch in patches],
-        amplitude=0.34 * tissue["muscle"],
-        width=0.038,
-        pitch=(17, 38),
-    )
+    spots = np.array(patches) * [slim, 1]
+    sketch.weave(spots, amplitude=0.34 * sketch.signal["muscle"], width=0.038)
 
 
 def _femur(generator: np.random.Generator, middle: float, flex: float) -> Array:
@@ -119,120 +101,90 @@ def _tibia(generator: np.random.Generator, flex: float) -> Array:
     return spline(points, generator=generator, wobble=0.003)
 
 
-def _bone(
-    drawing: Drawing,
-    generator: np.random.Generator,
-    outline: Array,
-    *,
-    scar: float,
-    tissue: Tissues,
-) -> None:
+def _bone(sketch: Sketch, outline: Array, *, scar: float) -> None:
     """Dark cortical shell around bright marrow, with the scar of the growth plate."""
-    drawing.polygon(tissue.step("bone", "fat"), outline)
-    drawing.polygon(tissue.step("marrow", "bone"), inset(outline, generator.uniform(0.008, 0.012)))
+    generator = sketch.generator
+    sketch.fill("bone", "fat", outline)
+    sketch.fill("marrow", "bone", inset(outline, generator.uniform(0.008, 0.012)))
     bow = generator.uniform(-0.02, 0.02)
     path = curve(
         [(-0.10, scar), (-0.02, scar + bow), (0.07, scar)], generator=generator, wobble=0.006
     )
-    drawing.polygon(-0.4 * tissue["marrow"], band(path, 0.005))
+    sketch.fill("marrow", "air", band(path, 0.005), -0.4)
 
 
-def _cartilage(drawing: Drawing, femur: Array, tibia: Array, tissue: Tissues) -> None:
+def _cartilage(sketch: Sketch, femur: Array, tibia: Array) -> None:
     """Caps on both bones; they lie beneath the bones, so only their rims are added."""
-    step = tissue.step("cartilage", "fat")
     cap = inset(femur, -0.009)[(femur[:, 1] > -0.15)]
-    drawing.polygon(step, band(cap, 0.014))
+    sketch.fill("cartilage", "fat", band(cap, 0.014))
     table = inset(tibia, -0.007)[(tibia[:, 1] < 0.094)]
     order = np.argsort(table[:, 0])
-    drawing.polygon(step, band(table[order], 0.011))
+    sketch.fill("cartilage", "fat", band(table[order], 0.011))
 
 
-def _front(drawing: Drawing, generator: np.random.Generator, slim: float, tissue: Tissues) -> None:
+def _front(sketch: Sketch, slim: float) -> None:
     """Kneecap, its cartilage, and the tendons above and below."""
+    generator = sketch.generator
     x, y = -0.245 * slim, -0.165 + generator.normal(0, 0.015)
     shape = [(0.0, -0.075), (0.030, -0.045), (0.034, 0.025), (0.0, 0.075), (-0.030, 0.03)]
     shape += [(-0.032, -0.045)]
     cap = spline(np.add(shape, [x, y]), generator=generator, wobble=0.003)
-    drawing.polygon(tissue.step("bone", "fat"), cap)
-    drawing.polygon(tissue.step("marrow", "bone"), inset(cap, 0.009))
+    sketch.fill("bone", "fat", cap)
+    sketch.fill("marrow", "bone", inset(cap, 0.009))
     back = curve([(x + 0.038, y - 0.05), (x + 0.047, y), (x + 0.038, y + 0.04)], n=8)
-    drawing.polygon(tissue.step("cartilage", "fat"), band(back, 0.012))
+    sketch.fill("cartilage", "fat", band(back, 0.012))
     for ends in (
         [(x - 0.010, y + 0.085), (x + 0.02, 0.05), (-0.155, 0.185)],
         [(x - 0.002, y - 0.085), (x + 0.005, -0.33), (-0.245 * slim, -0.60)],
     ):
         path = curve(ends, generator=generator, wobble=0.003)
-        drawing.polygon(tissue.step("tendon", "fat"), band(path, generator.uniform(0.013, 0.019)))
+        sketch.fill("tendon", "fat", band(path, generator.uniform(0.013, 0.019)))
     swelling = generator.uniform(0.003, 0.014)
     pouch = curve([(-0.185, -0.13), (-0.165, -0.245), (-0.150, -0.30)], n=8)
-    drawing.polygon(tissue.step("fluid", "fat"), band(pouch, swelling))
+    sketch.fill("fluid", "fat", band(pouch, swelling))
 
 
-def _between(
-    drawing: Drawing, generator: np.random.Generator, middle: float, tissue: Tissues
-) -> None:
+def _between(sketch: Sketch, middle: float) -> None:
     """Menisci at the sides, cruciate ligaments in the middle; vessels behind."""
-    dark = tissue.step("tendon", "fat")
+    generator = sketch.generator
     tears = generator.uniform(0.8, 1.2, 2)
     lean = generator.uniform(-0.01, 0.01, 2)
     if middle < 0.5:
         for side, size in zip((-1, 1), tears, strict=True):
             base, low, rise = side * 0.150, 0.072, 0.055 * size
             tip = side * (0.150 - 0.085 * size)
-            drawing.polygon(dark, [(base, low), (base, low - rise), (tip, low - 0.012)])
+            sketch.fill("tendon", "fat", [(base, low), (base, low - rise), (tip, low - 0.012)])
     else:
         anterior = curve([(-0.045, 0.068), (0.01 + lean[0], 0.040), (0.055, 0.025)], n=8)
         posterior = curve([(0.150, 0.085), (0.155 + lean[1], 0.02), (0.130, -0.045)], n=8)
-        drawing.polygon(dark, band(anterior, 0.018))
-        drawing.polygon(dark, band(posterior, 0.018))
+        sketch.fill("tendon", "fat", band(anterior, 0.018))
+        sketch.fill("tendon", "fat", band(posterior, 0.018))
     for x, width in ((0.150, 0.010), (0.166, 0.006)):
         ends = [(x - 0.006, -0.05), (x + 0.004, 0.01), (x - 0.002, 0.07)]
         path = curve(ends, generator=generator, wobble=0.003)
-        drawing.polygon(0.8 * tissue.step("blood", "fat"), band(path, width))
+        sketch.fill("blood", "fat", band(path, width), 0.8)
 
 
-def _trabeculae(drawing: Drawing, generator: np.random.Generator, tissue: Tissues) -> None:
-    """Spongy bone: struts of the subject's own pitch and direction."""
-    add_texture(
-        drawing,
-        generator,
-        [(-0.07, -0.10), (0.03, -0.11), (-0.02, -0.20), (-0.05, 0.15), (0.05, 0.15), (0.0, 0.24)],
-        amplitude=0.17 * tissue["marrow"],
-        width=0.048,
-        pitch=(17, 38),
-    )
-
-
-def _axial(generator: np.random.Generator, place: float, tissue: Tissues) -> Drawing:
+def _axial(sketch: Sketch) -> None:
     """Across the leg at the kneecap; the front is above."""
-    drawing = Drawing()
+    generator, place = sketch.generator, sketch.place
     size = generator.uniform(0.95, 1.1) * (1 - 0.06 * place)
     leg = size * blob(generator, (0.36, 0.39), roughness=0.025, n=64)
-    drawing.polygon(tissue["skin"], leg)
-    drawing.polygon(tissue.step("fat", "skin"), inset(leg, 0.008))
+    sketch.fill("skin", "air", leg)
+    sketch.fill("fat", "skin", inset(leg, 0.008))
     femur = size * spline(_CONDYLES, generator=generator, wobble=0.006)
     femur = femur * [1 - 0.08 * place**2, 1 - 0.10 * place]
-    drawing.polygon(tissue.step("cartilage", "fat"), band(inset(femur, -0.010)[:30], 0.015))
-    drawing.polygon(tissue.step("bone", "fat"), femur)
-    drawing.polygon(tissue.step("marrow", "bone"), inset(femur, 0.010))
+    sketch.fill("cartilage", "fat", band(inset(femur, -0.010)[:30], 0.015))
+    sketch.fill("bone", "fat", femur)
+    sketch.fill("marrow", "bone", inset(femur, 0.010))
     cap = size * spline(_PATELLA, generator=generator, wobble=0.004)
-    drawing.polygon(tissue.step("bone", "fat"), cap)
-    drawing.polygon(tissue.step("marrow", "bone"), inset(cap, 0.010))
+    sketch.fill("bone", "fat", cap)
+    sketch.fill("marrow", "bone", inset(cap, 0.010))
     under = size * curve([(-0.10, -0.212), (0.0, -0.178), (0.10, -0.212)], n=10)
-    drawing.polygon(tissue.step("fluid", "fat"), band(under, generator.uniform(0.004, 0.012)))
-    _back_of_knee(drawing, generator, size, tissue)
-    add_texture(
-        drawing,
-        generator,
-        [
-            size * np.array(p)
-            for p in ((-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06))
-        ],
-        amplitude=0.17 * tissue["marrow"],
-        width=0.045,
-        pitch=(17, 38),
-    )
-    return drawing
+    sketch.fill("fluid", "fat", band(under, generator.uniform(0.004, 0.012)))
+    _back_of_knee(sketch, size)
+    spots = size * np.array([(-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06)])
+    sketch.weave(spots, amplitude=0.17 * sketch.signal["marrow"], width=0.045)
 
 
 _CONDYLES = [
@@ -246,11 +198,9 @@ _PATELLA = [
 ]  # fmt: skip
 
 
-def _back_of_knee(
-    drawing: Drawing, generator: np.random.Generator, size: float, tissue: Tissues
-) -> None:
+def _back_of_knee(sketch: Sketch, size: float) -> None:
     """Muscles and tendons around the vessels and the nerve."""
-    step = tissue.step("muscle", "fat")
+    generator = sketch.generator
     patches = []
     for x, y, a, b, turn in (
         (-0.115, 0.225, 0.072, 0.050, 0.3),
@@ -260,11 +210,9 @@ def _back_of_knee(
     ):
         centre = size * (np.array([x, y]) + generator.normal(0, 0.005, 2))
         radii = (size * a * generator.uniform(0.9, 1.1), size * b * generator.uniform(0.9, 1.1))
-        drawing.polygon(step, blob(generator, radii, centre=centre, angle=turn, n=32))
+        sketch.fill("muscle", "fat", blob(generator, radii, centre=centre, angle=turn, n=32))
         patches.append(centre)
-    add_texture(
-        drawing, generator, patches, amplitude=0.34 * tissue["muscle"], width=0.026, pitch=(17, 38)
-    )
+    sketch.weave(patches, amplitude=0.34 * sketch.signal["muscle"], width=0.026)
     for x, y, radius, name in (
         (0.0, 0.185, 0.019, "blood"),
         (0.005, 0.232, 0.022, "blood"),
@@ -274,12 +222,12 @@ def _back_of_knee(
         (0.205, 0.258, 0.011, "tendon"),
     ):
         spot = size * np.array([x, y])
-        drawing.ellipse(tissue.step(name, "fat"), spot, radii=(size * radius, 0.85 * size * radius))
+        sketch.spot(name, "fat", spot, radii=(size * radius, 0.85 * size * radius))
     for side in (-1, 1):
         strap = curve([(side * 0.125, -0.285), (side * 0.225, -0.18), (side * 0.268, -0.03)], n=12)
-        drawing.polygon(0.8 * tissue.step("tendon", "fat"), band(size * strap, 0.011))
+        sketch.fill("tendon", "fat", band(size * strap, 0.011), 0.8)
     for _ in range(9):
         angle = generator.uniform(0, 2 * math.pi)
         out = np.array([math.cos(angle) * 0.355, math.sin(angle) * 0.385]) * size
         septum = curve([0.88 * out, 0.97 * out], n=4)
-        drawing.polygon(-0.3 * tissue["fat"], band(septum, 0.004))
+        sketch.fill("fat", "air", band(septum, 0.004), -0.3)

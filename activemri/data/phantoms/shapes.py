@@ -55,14 +55,6 @@ class Drawing:
             raise ValueError(f"a polygon needs vertices (3 or more, 2); got {points.shape}")
         self.polygons.append((amplitude, points))
 
-    def rectangle(
-        self, amplitude: float, centre: ArrayLike, *, sides: ArrayLike, angle: float = 0.0
-    ) -> None:
-        """Add a rectangle with sides (x, y) before it is turned by `angle` radians."""
-        corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-        points = (corners * np.asarray(sides, float)) @ rotation(angle).T
-        self.polygon(amplitude, points + np.asarray(centre, float))
-
     def ellipse(
         self, amplitude: float, centre: ArrayLike, *, radii: ArrayLike, angle: float = 0.0
     ) -> None:
@@ -70,12 +62,6 @@ class Drawing:
         x, y = np.asarray(centre, float)
         matrix = rotation(angle) * np.asarray(radii, float)
         self.ellipses.append((amplitude, x, y, *matrix.ravel()))
-
-    def gaussian(
-        self, amplitude: float, centre: ArrayLike, *, widths: ArrayLike, angle: float = 0.0
-    ) -> None:
-        """Add a Gaussian with standard deviations `widths` (x, y) before it is turned."""
-        self.wave(amplitude, centre, widths=widths, frequency=(0, 0), phase=0, angle=angle)
 
     def wave(
         self,
@@ -148,7 +134,7 @@ class Drawing:
             origin = square == 0
             factor = 1 / (2 * math.pi * np.where(origin, 1, square))
             parts += np.stack((-factor * sums[1], factor * sums[0]))
-            parts[0] += origin * self._polygon_integral()
+            parts[0] += origin * sum(weight * abs(signed_area(p)) for weight, p in self.polygons)
         if self.ellipses:
             rows_of_ellipses = np.array(self.ellipses)
             longest = np.linalg.norm(rows_of_ellipses[:, 3:7], axis=1).max()
@@ -168,9 +154,6 @@ class Drawing:
             blocks.append(np.hstack((signed, start, np.roll(start, -1, axis=0))))
         return np.concatenate(blocks)
 
-    def _polygon_integral(self) -> float:
-        return sum(weight * abs(signed_area(points)) for weight, points in self.polygons)
-
 
 def rotation(angle: float) -> Array:
     """Matrix that turns (x, y) by `angle` radians from x towards y."""
@@ -179,7 +162,7 @@ def rotation(angle: float) -> Array:
 
 
 def cut(points: Array, *, axis: int, sign: int, limit: float) -> Array:
-    """What a polygon has in common with a half plane, sign * coordinate <= limit.
+    """The part of a polygon that lies in a half plane, sign * coordinate <= limit.
 
     A polygon that falls into parts stays one, joined along the cut: its integral is right.
     (Sutherland and Hodgman 1974)
@@ -206,7 +189,7 @@ def signed_area(points: Array) -> float:
 
 
 def jinc_table(largest: float) -> Array:
-    """Values and slopes of 2 J1(s) / s for s from 0 to at least `largest`."""
+    """Values and slopes of 2 J1(s) / s for s from 0 to at least `largest`, (n, 2)."""
     return _jinc_table(1 << max(8, math.ceil(math.log2(largest + 1))))
 
 
