@@ -1,10 +1,15 @@
-"""Writes small scans in the published layouts."""
+"""Reads and changes scans; writes small ones in the layout of fastMRI and the generic one."""
 
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from activemri.data.formats.registry import all_readers, reader_for
+from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.slices import Slice
 
 #: The parts of a fastMRI header that matter here, as the data set publishes them.
 HEADER = """<?xml version="1.0" encoding="utf-8"?>
@@ -148,3 +153,28 @@ def write_image(
         file.attrs["phase"] = "magnitude only" if magnitude else "complex"
         file.attrs.update(attributes)
     return stored
+
+
+def read(path: Path, index: int = 0, reader: Reader | None = None) -> tuple[Volume, Slice]:
+    """What a file says of its volume, and one slice; by default by the reader that takes it."""
+    readers = [r for r in all_readers() if r.container.holds(path.name)]
+    with readers[0].container.open(path) as file:
+        reader = reader or reader_for(file, readers)
+        volume = reader.describe(file)
+        return volume, reader.read(file, volume, index)
+
+
+def refused(path: Path, reason: str, index: int = 0) -> None:
+    """Reading fails for a reason."""
+    with pytest.raises(UnreadableError, match=reason):
+        read(path, index)
+
+
+def edit(path: Path, **data_sets: object) -> None:
+    """Replace data sets of an HDF5 file, or by None delete them."""
+    with h5py.File(path, "a") as file:
+        for key, values in data_sets.items():
+            if key in file:
+                del file[key]
+            if values is not None:
+                file[key] = values
