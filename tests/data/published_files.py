@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.data.files import HEADER, Array, random_kspace, rss, to_image
+from tests.data.files import Array, ismrmrd_header, random_kspace, rss, to_image
 
 #: The compound types of an ISMRMRD file, version 1, as the format publishes them.
 COUNTERS = np.dtype(
@@ -55,40 +55,6 @@ ACQUISITION = np.dtype(
     ]
 )
 
-ISMRMRD_HEADER = """<?xml version="1.0" encoding="UTF-8"?>
-<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
-  <subjectInformation><patientID>{patient}</patientID></subjectInformation>
-  <measurementInformation>
-    <patientPosition>HFS</patientPosition>
-    <protocolName>t1_fl2d</protocolName>
-  </measurementInformation>
-  <acquisitionSystemInformation>
-    <systemVendor>{vendor}</systemVendor>
-    <systemModel>Skyra</systemModel>
-    <systemFieldStrength_T>2.89362</systemFieldStrength_T>
-  </acquisitionSystemInformation>
-  <experimentalConditions>
-    <H1resonanceFrequency_Hz>123249951</H1resonanceFrequency_Hz>
-  </experimentalConditions>
-  <encoding>
-    <encodedSpace>
-      <matrixSize><x>{shape[0]}</x><y>{shape[1]}</y><z>1</z></matrixSize>
-      <fieldOfView_mm><x>{field[0]}</x><y>{field[1]}</y><z>5</z></fieldOfView_mm>
-    </encodedSpace>
-    <reconSpace>
-      <matrixSize><x>{recon[0]}</x><y>{recon[1]}</y><z>1</z></matrixSize>
-      <fieldOfView_mm><x>{recon_field[0]}</x><y>{recon_field[1]}</y><z>5</z></fieldOfView_mm>
-    </reconSpace>
-    <encodingLimits>{limits}</encodingLimits>
-    <trajectory>{trajectory}</trajectory>
-    {more}
-  </encoding>
-  {parameters}
-</ismrmrdHeader>"""
-LIMITS = """<kspace_encoding_step_1>
-      <minimum>0</minimum><maximum>{last}</maximum><center>{center}</center>
-    </kspace_encoding_step_1>"""
-
 
 @dataclass
 class Line:
@@ -122,38 +88,6 @@ def lines_of(
         )
         for column in (range(width) if columns is None else columns)
     ]
-
-
-def ismrmrd_header(
-    shape: tuple[int, int],
-    *,
-    recon: tuple[int, int] | None = None,
-    center: int | None = None,
-    last: int | None = None,
-    limits: str = LIMITS,
-    vendor: str = "SIEMENS",
-    patient: str = "patient-1",
-    trajectory: str = "cartesian",
-    more: str = "",
-    parameters: str = "",
-) -> str:
-    """A header of square pixels of 2 mm."""
-    recon = recon or shape
-    return ISMRMRD_HEADER.format(
-        shape=shape,
-        recon=recon,
-        field=tuple(2 * n for n in shape),
-        recon_field=tuple(2 * n for n in recon),
-        limits=limits.format(
-            last=shape[1] - 1 if last is None else last,
-            center=shape[1] // 2 if center is None else center,
-        ),
-        vendor=vendor,
-        patient=patient,
-        trajectory=trajectory,
-        more=more,
-        parameters=parameters,
-    )
 
 
 def write_acquisitions(path: Path, header: str, lines: Sequence[Line]) -> None:
@@ -406,16 +340,8 @@ def write_prostate(
     for average in range(averages):
         start = 1 - average % 2
         kspace[average, ..., start::2] = lines[..., start::2]
-    header = HEADER.format(
-        tesla=2.8936200141906738,
-        height=height,
-        width=width,
-        recon_height=recon[0],
-        recon_width=recon[1],
-        last_row=height - 1,
-        center_row=height // 2,
-        last=n_lines - 1,
-        center=center,
+    header = ismrmrd_header(
+        (height, width), recon=recon, last=n_lines - 1, center=center, model="Prisma_fit"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
