@@ -95,7 +95,7 @@ class HDF5Reader:
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         if "trajectory" in file:
             samples, trajectory = _radial_data_sets(file)
-            spokes = stored.read_slice(samples, index)
+            spokes = stored.read(samples, index)
             positions = np.asarray(trajectory[index], np.float64)
             kspace, measured, done = resample(spokes, positions, volume.shape)
             processing = (*_processing(file), *done)
@@ -105,7 +105,7 @@ class HDF5Reader:
         return slice_of_image(
             volume,
             index,
-            stored.read_slice(file["image"], index),
+            stored.read(file["image"], index),
             file=stored.stem(file),
             synthetic_phase=self.synthetic_phase,
             noise=self.noise,
@@ -187,9 +187,9 @@ def _describe(
 
 
 def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
-    kspace = stored.read_slice(file["kspace"], index)
-    maps = stored.read_slice(file["sensitivity"], index) if "sensitivity" in file else None
-    target = stored.read_slice(file["target"], index) if "target" in file else None
+    kspace = stored.read(file["kspace"], index)
+    maps = stored.read(file["sensitivity"], index) if "sensitivity" in file else None
+    target = stored.read(file["target"], index) if "target" in file else None
     measured = torch.from_numpy(file["measured"][index] != 0) if "measured" in file else None
     return volume.slice(
         index,
