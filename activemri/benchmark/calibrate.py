@@ -160,7 +160,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
         OSError: the output folder cannot be written.
     """
     out = settings.run.out
-    files.make_writable(out)
+    files.require_writable(out)
     device = settings.compute.prepare()
     reconstructor = assembled(settings).to(device)
     scans, fit_scans = open_scans(settings, device=device)

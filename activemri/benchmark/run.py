@@ -82,7 +82,7 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         OSError: if the folder cannot be written.
     """
     out = settings.run.out
-    files.make_writable(out)
+    files.require_writable(out)
     plan = Plan(settings)
     manifest = _manifest(plan)
     known = _refuse_other_settings(out, manifest)
