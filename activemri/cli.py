@@ -85,8 +85,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "train order": Command(
         "learn a fixed order of actions",
-        "activemri.training.order:TrainOrderSettings",
-        "activemri.training.order:train_order",
+        "activemri.agents.order:TrainOrderSettings",
+        "activemri.agents.order:train_order",
     ),
     "train policy": Command(
         "train a policy",
@@ -120,8 +120,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "data split": Command(
         "split subjects into train, val and test",
-        "activemri.data.split_file:SplitSettings",
-        "activemri.data.split_file:draw_split_file",
+        "activemri.data.splits:SplitSettings",
+        "activemri.data.splits:draw_split_file",
     ),
     "data convert": Command(
         "convert scans of any format to the one that is read fastest",
@@ -131,8 +131,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "data card": Command(
         "describe a data folder in a document",
-        "activemri.data.card:CardSettings",
-        "activemri.data.card:write_card",
+        "activemri.data.inspection:CardSettings",
+        "activemri.data.inspection:write_card",
     ),
     "throughput": Command(
         "measure steps a second",

@@ -150,10 +150,9 @@ class ScanProtocol:
         import numpy as np
         from torch import Tensor
 
-        from activemri.data.arrays import slices_of_images
-        from activemri.data.orientation import oriented
-        from activemri.data.regions import WithRegion
+        from activemri.data.images import slices_of_images
         from activemri.data.sources import matrix_shape, open_dataset
+        from activemri.data.views import oriented, with_region
 
         if self.data is None:
             raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
@@ -177,7 +176,7 @@ class ScanProtocol:
         else:
             dataset = self.data
         if self.roi is not None:
-            dataset = WithRegion(dataset, self.roi)
+            dataset = with_region(dataset, self.roi)
         return oriented(dataset, self.orientation)
 
     def scan(self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu") -> "Scan":

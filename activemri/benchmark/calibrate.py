@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, files, metrics
-from activemri.agents.episode_masks import MomentSource, record_episodes
+from activemri.agents.episode_masks import EpisodeMasks, record_episodes
 from activemri.benchmark.calibration import (
     FRACTIONS,
     NUMBERS,
@@ -128,7 +128,7 @@ class Scans:
 
     dataset: SliceDataset
     positions: Sequence[int]
-    moments: MomentSource
+    moments: EpisodeMasks
     steps: Sequence[int]
     seed: int
 

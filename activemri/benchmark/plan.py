@@ -13,10 +13,9 @@ from torch import nn
 from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, checkpoints, files
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS, OnStep
-from activemri.agents.order import FixedOrder, Order
-from activemri.agents.policy import Policy, Traits
+from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.order import LEARNERS, FixedOrder, OnStep, Order
+from activemri.agents.policy import Policy, Traits, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
@@ -355,9 +354,7 @@ class Plan:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""
         seed = self.settings.run.seed + member
         policy = self.policy(label, reconstructor, order=None, seed=seed)
-        if isinstance(policy, FixedOrder):
-            for acquisition in self.acquisitions.values():
-                policy.order.check(acquisition.geometry)
+        require_played(policy, self.acquisitions[reconstructor].geometry)
         if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
             log.warning(
                 "%s: no evaluator lies beside reconstructor %s; the one that comes with the "

@@ -6,10 +6,12 @@ which a slice lies in one piece: read in about the time that a copy of its bytes
 
 import errno
 import json
+import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
@@ -18,13 +20,12 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from activemri.data.formats.registry import all_readers
-from activemri.data.index import Entry, Index, index_path
-from activemri.data.readers import READ_FAILURES, UnreadableError
-from activemri.data.reference import magnitude_reference
-from activemri.data.simulated_coils import CoilReader
+from activemri.data.index import Entry, index_path
+from activemri.data.readers import READ_FAILURES, UnreadableError, Volume
+from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
-from activemri.files import replacing
+from activemri.data.standard import magnitude_reference
 from activemri.progress import Progress
 
 #: Most coils that are simulated.
@@ -59,7 +60,7 @@ class ConvertSettings:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of the scans under a path.
+    """Outcome of a conversion.
 
     Attributes:
         out: the folder with the converted files.
@@ -95,78 +96,57 @@ def convert(settings: ConvertSettings) -> Conversion:
         ValueError: if the splits contradict each other, or `out` lies where the scans are.
     """
     source, out = settings.path.expanduser(), settings.out.expanduser()
-    _refuse_inside(out, source)
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"--out must lie outside of {source}; got {out}")
     # Magnitudes stay bare, and get their synthetic phase when the converted file is read; but what
     # coils receive has a phase.
     index = index_path(source, all_readers(synthetic_phase=settings.coils is not None))
-    if settings.coils is not None:
-        seen = tuple(_seen_by_coils(entry, settings.coils) for entry in index.entries)
-        index = replace(index, entries=seen)
     splits = assign_splits(index.entries, index.root, split_file=settings.split_file)
-    problems = [str(problem) for problem in index.problems]
+    names = [f"{entry.reader.container.stem(entry.file)}.h5" for entry in index.entries]
+    counts = Counter(names)
+    problems = [f"{file}: {reason}" for file, reason in index.problems.items()]
     written: list[str] = []
     kept: list[str] = []
-    destinations = _destinations(index)
-    for entry in index.entries:
-        name = destinations[entry.file]
-        split = splits[entry.volume.subject]
-        if name is not None and _is_converted(out / name, _origin(index.root, entry, split)):
+    pending: list[tuple[str, Entry, Volume, dict[str, str | int]]] = []
+    for name, entry in zip(names, index.entries, strict=True):
+        volume, reader = entry.volume, entry.reader.name
+        if settings.coils is not None and volume.n_coils == 1:
+            made = "phase and coils" if volume.magnitude_only else "coils"
+            volume = replace(volume, n_coils=settings.coils, magnitude_only=False, simulated=made)
+            reader = f"{reader}, {settings.coils} simulated coils"
+        status = (index.root / entry.file).stat()
+        origin: dict[str, str | int] = {  # all that a converted file depends on; kept in it
+            "source": entry.file,
+            "reader": reader,
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "split": splits[volume.subject],
+            "version": VERSION,
+        }
+        if counts[name] > 1:
+            problems.append(f"{entry.file}: another file would be converted to the same name")
+        elif _is_converted(out / name, origin):
             kept.append(name)
-    sizes = sum(_expected_bytes(e) for e in index.entries if destinations[e.file] not in kept)
-    with Progress("convert", sizes, unit="") as progress:
-        for entry in index.entries:
-            name = destinations[entry.file]
-            if name is None:
-                problems.append(f"{entry.file}: another file would be converted to the same name")
-            elif name not in kept:
-                split = splits[entry.volume.subject]
-                try:
-                    problems += _write_volume(out / name, index.root, entry, split, progress)
-                    written.append(name)
-                except UnreadableError as error:
-                    problems.append(f"{entry.file}: {error}")
+        else:
+            pending.append((name, entry, volume, origin))
+    sizes = [v.n_slices * v.n_coils * v.shape[0] * v.shape[1] * 8 for _, _, v, _ in pending]
+    with Progress("convert", sum(sizes), unit="") as progress:
+        for (name, entry, volume, origin), size in zip(pending, sizes, strict=True):
+            try:
+                problems += _write_volume(
+                    out / name, index.root / entry.file, entry, volume, origin
+                )
+                written.append(name)
+            except UnreadableError as error:
+                problems.append(f"{entry.file}: {error}")
+            progress(progress.at + size)
     if not written and not kept:
         raise UnreadableError(f"nothing could be converted: {'; '.join(problems[:5])}")
     return Conversion(out, tuple(written), tuple(kept), tuple(problems))
 
 
-def _seen_by_coils(entry: Entry, n_coils: int) -> Entry:
-    """The same scan with simulated coils, if it has but one."""
-    if entry.volume.n_coils != 1:
-        return entry
-    reader = CoilReader(entry.reader, entry.volume, n_coils)
-    return replace(entry, reader=reader, volume=reader.volume)
-
-
-def _refuse_inside(out: Path, source: Path) -> None:
-    """Converted files must not be found as scans of their own source."""
-    folder = source if source.is_dir() else source.parent
-    if source.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"--out must lie outside of {source}; got {out}")
-
-
-def _destinations(index: Index) -> dict[str, str | None]:
-    """File -> name of its converted file, or None where two would be the same."""
-    names = {entry.file: f"{entry.reader.container.stem(entry.file)}.h5" for entry in index.entries}
-    counts = Counter(names.values())
-    return {file: name if counts[name] == 1 else None for file, name in names.items()}
-
-
-def _origin(root: Path, entry: Entry, split: str) -> dict[str, str | int]:
-    """What a converted file depends on; kept in it."""
-    status = (root / entry.file).stat()
-    return {
-        "source": entry.file,
-        "reader": entry.reader.name,
-        "bytes": status.st_size,
-        "modified_ns": status.st_mtime_ns,
-        "split": split,
-        "version": VERSION,
-    }
-
-
 def _is_converted(path: Path, origin: dict[str, str | int]) -> bool:
-    """Whether the file is there and made from this source.
+    """True for a file that was made from this source, False where there is none.
 
     Raises:
         FileExistsError: if it is another file, with what differs.
@@ -192,105 +172,95 @@ def _is_converted(path: Path, origin: dict[str, str | int]) -> bool:
     return True
 
 
-def _expected_bytes(entry: Entry) -> int:
-    volume = entry.volume
-    return volume.n_slices * volume.n_coils * volume.shape[0] * volume.shape[1] * 8
-
-
 def _write_volume(
-    path: Path, root: Path, entry: Entry, split: str, progress: Progress
+    path: Path, source: Path, entry: Entry, volume: Volume, origin: dict[str, str | int]
 ) -> list[str]:
-    """Write one file under another name and rename it when it is whole; returns the problems."""
+    """Write one file under another name and rename it when it is whole; returns the problems.
+
+    Where the volume has other coils than that of the entry, they are simulated.
+    """
     problems: list[str] = []
-    with (
-        replacing(path) as partial,
-        entry.reader.container.open(root / entry.file) as source,
-        h5py.File(partial, "w") as file,
-    ):
-        file.attrs.update(_attributes(root, entry, split))
-        writer = _Writer(file, entry)
-        for index in range(entry.volume.n_slices):
-            try:
-                scan = entry.reader.read(source, entry.volume, index)
-            except READ_FAILURES as error:
-                problems.append(f"{entry.file}, slice {index}: {error}")
-            else:
-                writer.write(index, scan)
-            progress(progress.at + _expected_bytes(entry) // entry.volume.n_slices)
-        if not writer.started:
-            raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
-        writer.finish()
+    measured: dict[int, Tensor] = {}  # where k-space does not tell it by itself
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")  # what a killed run leaves is overwritten
+    try:
+        with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
+            started = False
+            largest = _largest(opened, entry) if volume.n_coils != entry.volume.n_coils else None
+            for index in range(volume.n_slices):
+                try:
+                    scan = entry.reader.read(opened, entry.volume, index)
+                    if largest is not None:
+                        scan = with_coils(scan, volume.n_coils, largest=largest)
+                except READ_FAILURES as error:
+                    problems.append(f"{entry.file}, slice {index}: {error}")
+                else:
+                    if not started:
+                        file.attrs.update(_attributes(volume, origin, scan))
+                        started = True
+                    for key, values in _data_sets(volume, scan):
+                        _put(file, key, volume.n_slices, index, values)
+                    if not torch.equal(scan.measured, measured_samples(scan.kspace)):
+                        measured[index] = scan.measured
+            if not started:
+                raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
+            if measured and not volume.magnitude_only:
+                for index in range(volume.n_slices):
+                    usual = measured_samples(torch.from_numpy(file["kspace"][index]))
+                    _put(file, "measured", volume.n_slices, index, measured.get(index, usual))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return problems
 
 
-def _attributes(root: Path, entry: Entry, split: str) -> dict[str, str | float]:
-    volume = entry.volume
-    found: dict[str, str | float] = {
+def _largest(opened: Any, entry: Entry) -> float:
+    """Largest magnitude of the slices that can be read; the others are named when written."""
+    largest = 0.0
+    for index in range(entry.volume.n_slices):
+        with suppress(*READ_FAILURES):
+            largest = max(largest, entry.reader.read(opened, entry.volume, index).volume_max)
+    return largest
+
+
+def _attributes(
+    volume: Volume, origin: dict[str, str | int], scan: Slice
+) -> dict[str, str | float | int]:
+    found: dict[str, str | float | int] = {
         "subject_id": volume.subject,
         "contrast": volume.contrast,
         "scanner": volume.scanner,
-        "split": split,
-        "converted_from": json.dumps(_origin(root, entry, split)),
+        "split": origin["split"],
+        "converted_from": json.dumps(origin),
+        "processing": json.dumps(list(scan.processing)),
     }
     if volume.field_strength is not None:
         found["field_strength"] = volume.field_strength
     if volume.magnitude_only:
         found["phase"] = "magnitude only"
+        if scan.target.shape != scan.shape:
+            found["readout_oversampling"] = scan.shape[0] / scan.target.shape[0]
     if volume.simulated is not None:
         found["simulated"] = volume.simulated
     return found
 
 
-class _Writer:
-    """Fills the data sets of a file slice by slice; they are made by the first slice."""
+def _data_sets(volume: Volume, scan: Slice) -> list[tuple[str, Tensor]]:
+    """Data sets of the generic layout that hold a slice."""
+    if volume.magnitude_only:
+        whole = scan.target.shape == scan.shape
+        return [("image", scan.target if whole else magnitude_reference(scan.kspace))]
+    found = [("kspace", scan.kspace), ("target", scan.target)]
+    further = (("sensitivity", scan.sensitivity), ("label", scan.label))
+    return found + [(key, values) for key, values in further if values is not None]
 
-    def __init__(self, file: h5py.File, entry: Entry) -> None:
-        self._file = file
-        self._volume = entry.volume
-        self._padding: dict[int, Tensor] = {}
-        self.started = False
 
-    def write(self, index: int, scan: Slice) -> None:
-        if not self.started:
-            self._file.attrs["processing"] = json.dumps(list(scan.processing))
-            self.started = True
-        if self._volume.magnitude_only:
-            self._write_image(index, scan)
-            return
-        self._put("kspace", index, scan.kspace)
-        self._put("target", index, scan.target)
-        if scan.sensitivity is not None:
-            self._put("sensitivity", index, scan.sensitivity)
-        if scan.label is not None:
-            self._put("label", index, scan.label)
-        if not torch.equal(scan.measured, measured_samples(scan.kspace)):
-            self._padding[index] = scan.measured
-
-    def _write_image(self, index: int, scan: Slice) -> None:
-        if scan.target.shape == scan.shape:
-            self._put("image", index, scan.target)
-        else:
-            self._file.attrs["readout_oversampling"] = scan.shape[0] / scan.target.shape[0]
-            self._put("image", index, magnitude_reference(scan.kspace))
-
-    def finish(self) -> None:
-        """Write which samples were measured, if k-space does not tell it by itself."""
-        if not self._padding:
-            return
-        for index in range(self._volume.n_slices):
-            measured = self._padding.get(index)
-            if measured is None:
-                kspace = torch.from_numpy(self._file["kspace"][index])
-                measured = measured_samples(kspace)
-            self._put("measured", index, measured)
-
-    def _put(self, key: str, index: int, values: Tensor) -> None:
-        array: np.ndarray = values.numpy()
-        if key not in self._file:
-            shape = (self._volume.n_slices, *array.shape)
-            self._file.create_dataset(key, shape=shape, dtype=array.dtype)
-        if self._file[key].shape[1:] != array.shape:
-            raise UnreadableError(
-                f"{key} has the shape {array.shape}; slices before it {self._file[key].shape[1:]}"
-            )
-        self._file[key][index] = array
+def _put(file: h5py.File, key: str, n_slices: int, index: int, values: Tensor) -> None:
+    array: np.ndarray = values.numpy()
+    if key not in file:
+        file.create_dataset(key, shape=(n_slices, *array.shape), dtype=array.dtype)
+    if file[key].shape[1:] != array.shape:
+        raise UnreadableError(
+            f"{key} has the shape {array.shape}; slices before it {file[key].shape[1:]}"
+        )
+    file[key][index] = array

@@ -1,30 +1,33 @@
-"""Finds the readable scans under a path, and says what is wrong with the rest."""
+"""Finds the readable scans under a path, and says what is wrong with the rest.
 
+Facts about data files are kept on disk, so that they are found out once: one JSON file a data
+folder, in the user's cache folder (data folders may be read-only), keyed by the files' names, sizes
+and modification times. Losing it costs time, never data: an unreadable or foreign cache is rebuilt,
+and where nothing can be written all goes on without.
+"""
+
+import hashlib
+import json
+import logging
 import os
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from activemri.data.cache import FileFacts
-from activemri.data.containers import Container
 from activemri.data.formats.registry import containers, reader_for
-from activemri.data.readers import READ_FAILURES, Reader, UnreadableError, Volume
+from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
+from activemri.files import replacing
 from activemri.progress import track
 
+FORMAT = 3  # raise it when readers give other results for the same files
+SAVE_INTERVAL = 5.0  # seconds; what an interruption may cost
 
-@dataclass(frozen=True)
-class Problem:
-    """A file, or a slice of a file, that is left out, and why."""
-
-    file: str
-    reason: str
-    index: int | None = None
-
-    def __str__(self) -> str:
-        where = self.file if self.index is None else f"{self.file}, slice {self.index}"
-        return f"{where}: {self.reason}"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,12 @@ class Index:
     Attributes:
         root: the folder (of the file, if the path was a file).
         entries: the readable files, sorted by name.
-        problems: what is left out.
+        problems: files that are left out, and why.
     """
 
     root: Path
     entries: tuple[Entry, ...]
-    problems: tuple[Problem, ...]
+    problems: Mapping[str, str]
 
 
 def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
@@ -64,19 +67,89 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     root, files = _find_files(path, containers(readers))
     cache = FileFacts(root, f"headers {readers}")
     entries: list[Entry] = []
-    problems: list[Problem] = []
+    problems: dict[str, str] = {}
     try:
         for name in track(files, "index", unit="file"):
-            match _describe(root, name, readers, cache):
-                case Entry() as entry:
-                    entries.append(entry)
-                case problem:
-                    problems.append(problem)
+            try:
+                entries.append(_describe(root, name, readers, cache))
+            except (UnreadableError, OSError) as error:
+                # Problems are not cached: they may be gone with the next try or a newer reader.
+                problems[name] = str(error)
     finally:
         cache.save()
     if not entries:
-        raise UnreadableError(f"nothing usable in {path}: {_first(problems)}")
-    return Index(root, _distinct_names(entries), tuple(problems))
+        first = "; ".join(f"{name}: {reason}" for name, reason in islice(problems.items(), 5))
+        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UnreadableError(f"nothing usable in {path}: {first}{rest}")
+    # Volumes that would share a name get their folder into it.
+    names = Counter(entry.volume.name for entry in entries)
+    for place, entry in enumerate(entries):
+        if names[entry.volume.name] > 1:
+            name = entry.reader.container.stem(entry.file)
+            entries[place] = replace(entry, volume=replace(entry.volume, name=name))
+    return Index(root, tuple(entries), problems)
+
+
+class FileFacts:
+    """Cached facts about the files of one folder, forgotten when a file changes.
+
+    Args:
+        root: the data folder or file.
+        settings: text that says how the facts were found out; other settings, other facts.
+    """
+
+    def __init__(self, root: Path, settings: str) -> None:
+        key = hashlib.blake2b(f"{FORMAT}\n{root.resolve()}\n{settings}".encode(), digest_size=12)
+        self.path = cache_folder() / f"index-{key.hexdigest()}.json"
+        self._files: dict[str, Any] = {}
+        self._changed = False
+        self._saved = time.monotonic()
+        try:
+            files = json.loads(self.path.read_text(encoding="utf-8"))["files"]
+            self._files = files if isinstance(files, dict) else {}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("rebuilding the index cache %s: %s", self.path, error)
+
+    def of(self, name: str, status: os.stat_result) -> dict[str, Any]:
+        """Facts about a file in its present state: JSON values, empty if nothing is known."""
+        known = self._files.get(name)
+        if isinstance(known, dict) and known.get("state") == [status.st_size, status.st_mtime_ns]:
+            facts = known.get("facts")
+            if isinstance(facts, dict):
+                return facts
+        return {}
+
+    def keep(self, name: str, status: os.stat_result, facts: dict[str, Any]) -> None:
+        """Remember facts about a file; written to disk every few seconds and by :meth:`save`."""
+        self._files[name] = {"state": [status.st_size, status.st_mtime_ns], "facts": facts}
+        self._changed = True
+        if time.monotonic() - self._saved > SAVE_INTERVAL:
+            self.save()
+
+    def save(self) -> None:
+        """Write to disk, all or nothing. An unwritable folder is logged, not an error."""
+        if not self._changed:
+            return
+        try:
+            with replacing(self.path) as partial:
+                content = json.dumps({"format": FORMAT, "files": self._files})
+                partial.write_text(content, encoding="utf-8")
+        except OSError as error:
+            log.warning("working without an index cache: %s", error)
+        self._changed = False
+        self._saved = time.monotonic()
+
+
+def cache_folder() -> Path:
+    """The platform's folder for caches: $XDG_CACHE_HOME, or what the system uses."""
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "activemri"
+    if sys.platform == "win32" and (root := os.environ.get("LOCALAPPDATA")):
+        return Path(root) / "activemri" / "Cache"
+    home = Path.home()
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "activemri"
 
 
 def _find_files(path: Path, kinds: Sequence[Container]) -> tuple[Path, list[str]]:
@@ -112,57 +185,36 @@ def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(folder), names
 
 
-def _describe(
-    root: Path, name: str, readers: tuple[Reader, ...], cache: FileFacts
-) -> Entry | Problem:
-    try:
-        status = (root / name).stat()
-    except OSError as error:
-        return Problem(name, str(error))
-    if (known := _from_json(name, cache.of(name, status), readers)) is not None:
-        return known
-    # Problems are not remembered: they may be gone with the next try or a newer reader.
+def _describe(root: Path, name: str, readers: tuple[Reader, ...], cache: FileFacts) -> Entry:
+    """The scan in a file, as cached or read from its header.
+
+    Raises:
+        UnreadableError: if nothing in the file can be used.
+        OSError: if the file is gone.
+    """
+    status = (root / name).stat()
+    facts = cache.of(name, status)
+    known = next((reader for reader in readers if reader.name == facts.get("reader")), None)
+    if known is not None:
+        try:
+            return Entry(name, known, _volume_from_json(facts["volume"]))
+        except (KeyError, TypeError, AttributeError):  # of another version
+            pass
     kind = next((kind for kind in containers(readers) if kind.holds(name)), None)
     if kind is None:
-        return Problem(name, f"expected a name ending in {_suffixes(containers(readers))}")
+        raise UnreadableError(f"expected a name ending in {_suffixes(containers(readers))}")
     try:
         with kind.open(root / name) as file:
             reader = reader_for(file, [reader for reader in readers if reader.container == kind])
             volume = reader.describe(file)
-    except UnreadableError as error:
-        return Problem(name, str(error))
+    except UnreadableError:
+        raise
     except READ_FAILURES as error:
-        return Problem(name, f"damaged or not {kind.name}: {error}")
+        raise UnreadableError(f"damaged or not {kind.name}: {error}") from error
     cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
     return Entry(name, reader, volume)
-
-
-def _from_json(name: str, facts: dict[str, Any], readers: tuple[Reader, ...]) -> Entry | None:
-    """What was remembered of a file; None if that is nothing, or of another version."""
-    reader = next((reader for reader in readers if reader.name == facts.get("reader")), None)
-    try:
-        return None if reader is None else Entry(name, reader, _volume_from_json(facts["volume"]))
-    except (KeyError, TypeError, AttributeError):
-        return None
 
 
 def _volume_from_json(fields: dict[str, Any]) -> Volume:
     pairs = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
     return Volume(**(fields | pairs))
-
-
-def _distinct_names(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Put the folder into the name of volumes that would share it."""
-    names = Counter(entry.volume.name for entry in entries)
-    return tuple(
-        replace(entry, volume=replace(entry.volume, name=entry.reader.container.stem(entry.file)))
-        if names[entry.volume.name] > 1
-        else entry
-        for entry in entries
-    )
-
-
-def _first(problems: Sequence[Problem], count: int = 5) -> str:
-    lines = [str(problem) for problem in problems[:count]]
-    rest = len(problems) - count
-    return "; ".join(lines) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,4 +1,7 @@
-"""What a folder of scans holds, as a text for people: `activemri data inspect PATH`."""
+"""The contents of a folder of scans, as text (`data inspect`) or as a Markdown card (`data card`).
+
+The card tells what somebody must know before training on a data set.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -9,13 +12,27 @@ from typing import Annotated, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from activemri.data.formats.registry import all_readers
-from activemri.data.index import Entry, Index, index_path
+from activemri.data.index import Entry, index_path
 from activemri.data.splits import assign_splits, usual_order
-from activemri.data.survey import Survey, survey
-from activemri.tables import format_table
+from activemri.data.volumes import Survey, survey
+from activemri.tables import format_markdown, format_table
 
 MAX_FILES = 24  # more files than this are shown in groups
 MAX_PROBLEMS = 12
+MAX_PROBLEMS_OF_CARD = 30
+SPLIT_HEADER = ("split", "subjects", "files", "slices")
+
+MAGNITUDE_ONLY = (
+    "{which} magnitude-only. The k-space of a real image is conjugate-symmetric: every line tells "
+    "its mirror image, and half of all lines are free information. Such images are given a smooth "
+    "synthetic phase and noise, seeded by file and slice, unless `synthetic_phase` is off. Do not "
+    "compare results on them with results on complex data."
+)
+
+SIMULATED = (
+    "{which} simulated in part ({what}), only the rest is of scans. Do not mix results on them "
+    "with results on raw data."
+)
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -34,31 +51,44 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
+class CardSettings:
+    """Write a data-set card in Markdown: subjects, contrasts, field strengths, splits, problems."""
+
+    path: Positional[Path]
+    """A folder of scans, or one file."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Where to write; None prints it."""
+    split_file: Annotated[Path | None, arg(metavar="PATH")] = None
+    """JSON or CSV file with the split of every subject."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file, facts from reading it, its subject's split ("?" if they contradict), its bytes."""
+
+    entry: Entry
+    survey: Survey
+    split: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
 class Inspection:
     """Everything that was found under a path.
 
     Attributes:
         path: as it was asked for.
-        index: files and their headers.
-        surveys: what reading all samples has shown, one an entry of the index.
-        splits: subject -> split; empty if the splits contradict each other.
-        split_problem: what is wrong with the splits, or None.
+        rows: the readable files.
+        problems: files and slices that are left out, a line each.
+        warnings: suspicious files, a line each.
+        split_problem: a contradiction between the splits, or None.
     """
 
     path: Path
-    index: Index
-    surveys: tuple[Survey, ...]
-    splits: dict[str, str]
+    rows: list[Row]
+    problems: list[str]
+    warnings: list[str]
     split_problem: str | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A file, what reading it has shown, and its subject's split ("?" if they contradict)."""
-
-    entry: Entry
-    survey: Survey
-    split: str
 
 
 def inspect(path: str | Path, *, split_file: str | Path | None = None) -> Inspection:
@@ -70,16 +100,28 @@ def inspect(path: str | Path, *, split_file: str | Path | None = None) -> Inspec
     """
     path = Path(path).expanduser()
     index = index_path(path, all_readers())
-    surveys = tuple(survey(index.root, index.entries))
+    surveys = survey(index.root, index.entries)
     splits: dict[str, str] = {}
-    split_problem = None
+    problems, split_problem = [], None
     try:
-        splits = assign_splits(
-            index.entries, index.root, split_file=None if split_file is None else Path(split_file)
-        )
+        listed = None if split_file is None else Path(split_file)
+        splits = assign_splits(index.entries, index.root, split_file=listed)
     except ValueError as error:
         split_problem = str(error)
-    return Inspection(path, index, surveys, splits, split_problem)
+        problems.append(f"splits: {split_problem}")
+    problems += [f"{file}: {reason}" for file, reason in index.problems.items()]
+    rows, warnings = [], []
+    for entry, found in zip(index.entries, surveys, strict=True):
+        n_bytes = (index.root / entry.file).stat().st_size
+        rows.append(Row(entry, found, splits.get(entry.volume.subject, "?"), n_bytes))
+        for reason, members in grouped(found.problems, lambda problem: problem[1]).items():
+            which = ", ".join(str(position) for position, _ in members[:8])
+            more = f" and {len(members) - 8} more" if len(members) > 8 else ""
+            noun = "slice" if len(members) == 1 else "slices"
+            problems.append(f"{entry.file}, {noun} {which}{more}: {reason}")
+        if found.warning is not None:
+            warnings.append(f"{entry.file}: {found.warning}")
+    return Inspection(path, rows, problems, warnings, split_problem)
 
 
 def run_inspection(settings: InspectSettings) -> str:
@@ -92,66 +134,109 @@ def format_inspection(inspection: Inspection, *, files: bool = False) -> str:
     """A summary, the splits, the files, and the problems.
 
     Args:
-        inspection: what was found.
+        inspection: of a path.
         files: list every file with its subject; else many files are shown in groups.
     """
-    rows = rows_of(inspection)
-    parts = [_summary(inspection, rows), _split_table(rows)]
+    rows = inspection.rows
+    size = sum(row.n_bytes for row in rows) / 1e6
+    counts = [
+        count(len(rows), "file"),
+        count(_n_subjects(rows), "subject"),
+        count(usable(rows), "usable slice"),
+        f"{size:,.0f} MB" if size >= 1 else f"{size * 1e3:,.0f} kB",
+    ]
+    parts = [
+        f"{inspection.path}\n{', '.join(counts)}",
+        format_table(SPLIT_HEADER, _split_lines(rows)),
+    ]
     if files or len(rows) <= MAX_FILES:
         parts.append(_file_table(rows))
     else:
         hint = f"These are {len(rows):,} files in groups; --files lists every one with its subject."
         parts.append(f"{_group_table(rows)}\n{hint}")
-    return "\n\n".join([*parts, _problem_list(inspection, rows)])
-
-
-def rows_of(inspection: Inspection) -> list[Row]:
-    """One row a file."""
-    return [
-        Row(entry, found, inspection.splits.get(entry.volume.subject, "?"))
-        for entry, found in zip(inspection.index.entries, inspection.surveys, strict=True)
+    found, warnings = inspection.problems, inspection.warnings
+    listed = [
+        *_listed(f"{count(len(found), 'problem')}, left out:", found),
+        *_listed(f"{count(len(warnings), 'warning')}:", warnings),
     ]
+    return "\n\n".join([*parts, "\n".join(listed) or "No problems."])
 
 
-def _summary(inspection: Inspection, rows: Sequence[Row]) -> str:
-    size = sum((inspection.index.root / row.entry.file).stat().st_size for row in rows) / 1e6
-    subjects = {row.entry.volume.subject for row in rows}
-    counts = [
-        count(len(rows), "file"),
-        count(len(subjects), "subject"),
-        count(usable(rows), "usable slice"),
-        f"{size:,.0f} MB" if size >= 1 else f"{size * 1e3:,.0f} kB",
-    ]
-    return f"{inspection.path}\n{', '.join(counts)}"
+def write_card(settings: CardSettings) -> str:
+    """Write the card of a folder; returns the card, or where it was written.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        UnreadableError: if nothing is usable.
+        ValueError: if the file to write is there already.
+    """
+    out = None if settings.out is None else settings.out.expanduser()
+    if out is not None and out.exists():
+        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    card = format_card(inspect(settings.path, split_file=settings.split_file))
+    if out is None:
+        return card
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(card + "\n", encoding="utf-8")
+    return str(out)
 
 
-def _split_table(rows: Sequence[Row]) -> str:
-    groups = grouped(rows, lambda row: row.split)
-    lines = [
+def format_card(inspection: Inspection) -> str:
+    """The card of a folder, in Markdown."""
+    rows = inspection.rows
+    volumes = [row.entry.volume for row in rows]
+    # Columns that no scan can measure, the least and the most of a file.
+    shares = [row.survey.never_acquired / row.entry.volume.shape[1] for row in rows]
+    least, most = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    overview = [
+        ("subjects", f"{_n_subjects(rows):,}"),
+        ("files", f"{len(rows):,} ({sum(row.n_bytes for row in rows) / 1e6:,.1f} MB)"),
+        ("usable slices", f"{usable(rows):,}"),
+        ("formats", ", ".join(sorted({row.entry.reader.name for row in rows}))),
+        ("height x width", shapes(volume.shape for volume in volumes)),
+        ("reference", shapes(volume.target_shape for volume in volumes)),
+        ("coils", span(volume.n_coils for volume in volumes)),
         (
-            split,
-            len({row.entry.volume.subject for row in groups[split]}),
-            len(groups[split]),
-            usable(groups[split]),
-        )
+            "never acquired",
+            f"{least if min(shares) == max(shares) else f'{least} to {most}'} of columns",
+        ),
+    ]
+    splits = format_markdown(SPLIT_HEADER, _split_lines(rows))
+    if inspection.split_problem is not None:
+        splits = f"These contradict each other: {inspection.split_problem}"
+    left_out = [f"- {line}" for line in inspection.problems]
+    left_out += [f"- Suspicious, but used: {warning}" for warning in inspection.warnings]
+    rest = len(left_out) - MAX_PROBLEMS_OF_CARD
+    left_out = left_out[:MAX_PROBLEMS_OF_CARD] + ([f"- and {rest} more"] if rest > 0 else [])
+    parts = [
+        f"# {inspection.path.resolve().name}",
+        format_markdown(("", "all files"), overview),
+        "## Splits\n\n" + splits,
+        "## Contrasts\n\n" + _stratification(rows, "contrast", lambda r: r.entry.volume.contrast),
+        "## Field strengths\n\n" + _stratification(rows, "tesla", _tesla),
+        "## Scanners\n\n" + _stratification(rows, "scanner", lambda r: r.entry.volume.scanner),
+        "## Before you train\n\n" + _advice(rows),
+        "## Left out\n\n" + ("\n".join(left_out) or "Nothing."),
+    ]
+    return "\n\n".join(parts)
+
+
+def _split_lines(rows: Sequence[Row]) -> list[tuple[str, int, int, int]]:
+    """Subjects, files and usable slices of every split."""
+    groups = grouped(rows, lambda row: row.split)
+    return [
+        (split, _n_subjects(groups[split]), len(groups[split]), usable(groups[split]))
         for split in sorted(groups, key=usual_order)
     ]
-    return format_table(("split", "subjects", "files", "slices"), lines)
 
 
 def _file_table(rows: Sequence[Row]) -> str:
     header = ("file", "subject", "split", "contrast", "slices", *_PROPERTIES)
-    lines = [
-        (
-            row.entry.file,
-            row.entry.volume.subject,
-            row.split,
-            row.entry.volume.contrast,
-            len(row.survey.usable),
-            *_properties([row]),
-        )
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        volume = row.entry.volume
+        named = row.entry.file, volume.subject, row.split, volume.contrast
+        lines.append((*named, len(row.survey.usable), *_properties([row])))
     return format_table(header, lines)
 
 
@@ -166,16 +251,10 @@ def _group_table(rows: Sequence[Row]) -> str:
     header = ("contrast", "files", "subjects", "slices", *_PROPERTIES)
     groups = list(grouped(rows, kind).values())
     groups.sort(key=lambda group: (group[0].entry.volume.contrast, -len(group)))
-    lines = [
-        (
-            group[0].entry.volume.contrast,
-            len(group),
-            len({row.entry.volume.subject for row in group}),
-            usable(group),
-            *_properties(group),
-        )
-        for group in groups
-    ]
+    lines = []
+    for group in groups:
+        counts = len(group), _n_subjects(group), usable(group)
+        lines.append((group[0].entry.volume.contrast, *counts, *_properties(group)))
     return format_table(header, lines)
 
 
@@ -198,29 +277,63 @@ def _properties(rows: Sequence[Row]) -> tuple[str, ...]:
     )
 
 
-def problems(inspection: Inspection, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """What is left out, and what is suspicious, a line each."""
-    found = [str(problem) for problem in inspection.index.problems]
-    for row in rows:
-        for reason, indices in grouped(row.survey.problems, lambda problem: problem[1]).items():
-            which = ", ".join(str(index) for index, _ in indices[:8])
-            more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
-            noun = "slice" if len(indices) == 1 else "slices"
-            found.append(f"{row.entry.file}, {noun} {which}{more}: {reason}")
-    if inspection.split_problem is not None:
-        found.insert(0, f"splits: {inspection.split_problem}")
-    warnings = [
-        f"{row.entry.file}: {row.survey.warning}" for row in rows if row.survey.warning is not None
+def _stratification(rows: Sequence[Row], name: str, label: Callable[[Row], str]) -> str:
+    """Slices (and subjects) of every label in every split."""
+    splits = sorted({row.split for row in rows}, key=usual_order)
+    cells = grouped(rows, lambda row: (label(row), row.split))
+
+    def cell(members: Sequence[Row]) -> str:
+        return f"{usable(members):,} ({_n_subjects(members)})" if members else "-"
+
+    lines = [
+        (
+            value,
+            *(cell(cells.get((value, split), [])) for split in splits),
+            cell([row for row in rows if label(row) == value]),
+        )
+        for value in sorted({label(row) for row in rows})
     ]
-    return found, warnings
+    table = format_markdown((name, *splits, "all"), lines)
+    return f"Slices, with the number of subjects in brackets.\n\n{table}"
 
 
-def _problem_list(inspection: Inspection, rows: Sequence[Row]) -> str:
-    found, warnings = problems(inspection, rows)
-    if not found and not warnings:
-        return "No problems."
-    left_out = _listed(f"{count(len(found), 'problem')}, left out:", found)
-    return "\n".join([*left_out, *_listed(f"{count(len(warnings), 'warning')}:", warnings)])
+def _tesla(row: Row) -> str:
+    strength = row.entry.volume.field_strength
+    return "unknown" if strength is None else f"{strength:.3g}"
+
+
+def _n_subjects(rows: Sequence[Row]) -> int:
+    return len({row.entry.volume.subject for row in rows})
+
+
+def _advice(rows: Sequence[Row]) -> str:
+
+    def files_are(n: int) -> str:
+        return f"{'All' if n == len(rows) else f'{n} of {len(rows)}'} files are"
+
+    points = []
+    bare = [row for row in rows if row.entry.volume.magnitude_only]
+    if bare:
+        points.append(MAGNITUDE_ONLY.format(which=files_are(len(bare))))
+    made = [row.entry.volume.simulated for row in rows if row.entry.volume.simulated is not None]
+    if made:
+        what = "; ".join(sorted({*made}))
+        points.append(SIMULATED.format(which=files_are(len(made)), what=what))
+    padded = sum(row.survey.never_acquired > 0 for row in rows)
+    if padded:
+        points.append(
+            f"Files with columns that the scanner never acquired: {padded} of {len(rows)}; "
+            "no action can acquire them, and the reference lacks them too."
+        )
+    if len({row.entry.volume.shape for row in rows}) > 1:
+        points.append(
+            "Sizes differ. Give a matrix size to bring all scans to one, so that they share "
+            "their actions."
+        )
+    unknown = sum(row.entry.volume.contrast == "unknown" for row in rows)
+    if unknown:
+        points.append(f"Files that name no contrast: {unknown} of {len(rows)}.")
+    return "\n".join(f"- {point}" for point in points) or "Nothing special."
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:

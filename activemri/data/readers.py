@@ -1,12 +1,16 @@
-"""What a reader of a file format has to answer. The formats are in `formats.py`."""
+"""Kinds of files that scans come in, and the protocol of a reader of one layout within them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
+import h5py
 from torch import Tensor
 
-from activemri.data.containers import Container
 from activemri.data.slices import Slice, measured_samples
+from activemri.data.standard import magnitude_reference
 
 #: What h5py raises for truncated, damaged or foreign files, and readers for unusable ones.
 READ_FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
@@ -17,8 +21,76 @@ class UnreadableError(ValueError):
 
 
 @dataclass(frozen=True)
+class Container:
+    """One kind of file.
+
+    Attributes:
+        name: as users call it.
+        suffixes: how names of such files end, in lower case and with the dot.
+        open: opens a file for reading. What it returns is a context manager with a method
+            `close`, and is handed to the readers of this kind. Raises
+            :class:`UnreadableError` or OSError.
+        scans: given a folder and the names of its files of this kind, those that stand for a
+            scan, where a scan has several files. Failures to read belong to `open`, not here.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    open: Callable[[Path], Any]
+    scans: Callable[[Path, Sequence[str]], Sequence[str]] = lambda folder, names: names
+
+    def holds(self, name: str) -> bool:
+        """True for the name of a file of this kind."""
+        return name.lower().endswith(self.suffixes) and not name.startswith(".")
+
+    def stem(self, name: str) -> str:
+        """A file's name without its suffix; folders stay."""
+        ending = max((end for end in self.suffixes if name.lower().endswith(end)), key=len)
+        return name[: -len(ending)]
+
+
+#: MATLAB's files are HDF5 from version 7.3 on, ISMRMRD's (.mrd) always.
+HDF5 = Container("HDF5", (".h5", ".hdf5", ".mrd", ".mat"), lambda path: h5py.File(path, "r"))
+
+
+T = TypeVar("T")
+
+
+def cached_by_file(n_files: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Decorator: keep results of a function of a path until the file changes, for a few files."""
+
+    def decorate(function: Callable[[Path], T]) -> Callable[[Path], T]:
+        @lru_cache(n_files)
+        def known(path: Path, modified_ns: int, size: int) -> T:
+            return function(path)
+
+        def call(path: Path) -> T:
+            status = path.stat()
+            return known(path.resolve(), status.st_mtime_ns, status.st_size)
+
+        return call
+
+    return decorate
+
+
+class OpenedFile:
+    """A file without a handle that would have to be closed."""
+
+    path: Path
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
 class Volume:
-    """What a file says about the scan in it. Kept in the index.
+    """Labels and sizes of the scan in a file. Kept in the index.
 
     Attributes:
         name: the file's stem; the index adds folders where two files would have one name.
@@ -58,13 +130,15 @@ class Volume:
         index: int,
         *,
         kspace: Tensor,
-        target: Tensor,
+        target: Tensor | None = None,
         processing: tuple[str, ...] = (),
         measured: Tensor | None = None,
         sensitivity: Tensor | None = None,
         label: Tensor | None = None,
     ) -> Slice:
-        """A slice of this volume, with its labels."""
+        """A slice of this volume, with its labels; by default the target is computed."""
+        if target is None:
+            target = magnitude_reference(kspace, self.target_shape, sensitivity=sensitivity)
         return Slice(
             kspace=kspace,
             target=target,
@@ -99,11 +173,11 @@ class Reader(Protocol):
     def container(self) -> Container: ...
 
     def recognises(self, file: Any) -> bool:
-        """Whether the file is of this format, even if it turns out to be damaged."""
+        """True for files of this format, even if they turn out to be damaged."""
         ...
 
     def describe(self, file: Any) -> Volume:
-        """What the file holds, as far as possible without reading its samples.
+        """Labels and sizes, as far as possible without reading samples.
 
         Raises:
             UnreadableError: if nothing in the file can be used.

@@ -1,16 +1,19 @@
-"""Regions of interest: boxes and masks in pixels of the target, and data sets that have them."""
+"""Regions of interest: boxes and masks in pixels of the target, and boxes around findings."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from activemri.data.slices import Slice, SliceDataset, SliceInfo
-
 #: Top, left, height and width in pixels of the target.
 Box = tuple[int, int, int, int]
 CENTER = "center"
+
+#: Boxes by volume (the file's stem) and slice, in the image turned upside down.
+Findings = Mapping[tuple[str, int], tuple[Box, ...]]
+COLUMNS = ("file", "slice", "x", "y", "width", "height")
 
 
 def region_of(boxes: Sequence[Box], shape: tuple[int, int]) -> Tensor:
@@ -51,39 +54,54 @@ def resampled(region: Tensor, shape: tuple[int, int]) -> Tensor:
     return down @ region.float() @ right.T > 0
 
 
-class WithRegion:
-    """A data set in which every slice has the same region of interest.
+def read_findings(path: str | Path) -> Findings:
+    """Read a CSV file in the layout of fastMRI+.
+
+    Columns are ``file, slice, study_level, x, y, width, height, label``: the file's stem, the slice
+    from 0, and a box in pixels of the reference image (`reconstruction_rss`, mostly 320 x 320). The
+    images were turned upside down before radiologists drew on them, so `y` counts from the last row
+    of the stored image. Rows about a whole study have no box. A box says that one radiologist saw
+    something there; a slice without one may hold findings all the same.
+
+    Zhao et al., fastMRI+, Clinical pathology annotations for knee and brain fully sampled magnetic
+    resonance imaging data, Scientific Data 9:152 (2022); https://github.com/microsoft/fastmri-plus.
 
     Args:
-        dataset: whose slices to take; regions of their own are replaced.
-        region: "center", or (top, left, height, width) in pixels of the target.
+        path: of the file, e.g. `knee.csv` of fastMRI+.
 
     Raises:
-        ValueError: if it is neither.
+        FileNotFoundError: if there is no such file.
+        ValueError: if columns are missing, a number is none, or no row has a box.
     """
-
-    def __init__(self, dataset: SliceDataset, region: str | Box) -> None:
-        if region != CENTER and (isinstance(region, str) or len(region) != 4):
+    found: dict[tuple[str, int], tuple[Box, ...]] = {}
+    with Path(path).expanduser().open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(
-                f'roi must be "{CENTER}" or (top, left, height, width) in pixels; got {region!r}'
+                f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing"
             )
-        self.name = dataset.name
-        self.shape = dataset.shape
-        self.n_coils = dataset.n_coils
-        self._dataset = dataset
-        self._region = region
+        for row in rows:
+            if not (row["x"] or "").strip():
+                continue  # about the whole study
+            try:
+                index = int(row["slice"])
+                x, y, width, height = (round(float(row[name])) for name in COLUMNS[2:])
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: expected numbers for {', '.join(COLUMNS[1:])}; "
+                    f"got {', '.join(repr(row[name]) for name in COLUMNS[1:])}"
+                ) from None
+            key = (row["file"].removesuffix(".h5"), index)
+            found[key] = (*found.get(key, ()), (y, x, height, width))
+    if not found:
+        raise ValueError(f"{path}: expected at least one row with a box; found none")
+    return found
 
-    def __len__(self) -> int:
-        return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Slice:
-        scan = self._dataset[index]
-        shape = (scan.target.shape[0], scan.target.shape[1])
-        box = center_box(shape) if isinstance(self._region, str) else self._region
-        return replace(scan, roi=region_of([box], shape))
-
-    def describe(self, index: int) -> SliceInfo:
-        return self._dataset.describe(index)
+def upright(box: Box, n_rows: int) -> Box:
+    """A box of a finding in the stored image of so many rows."""
+    top, left, height, width = box
+    return n_rows - top - height, left, height, width
 
 
 def _overlap(old: int, new: int) -> Tensor:

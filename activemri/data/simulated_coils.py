@@ -7,15 +7,13 @@ each coil adds its own.
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from activemri.data.phase import stable_hash
-from activemri.data.readers import READ_FAILURES, Reader, Volume
-from activemri.data.reference import magnitude_reference
+from activemri.data.images import stable_hash
 from activemri.data.slices import Slice
+from activemri.data.standard import magnitude_reference
 from activemri.mri import fourier
 from activemri.mri.coils import biot_savart_sensitivity
 from activemri.mri.noise import complex_noise
@@ -76,53 +74,3 @@ def _array(seed: int, n_coils: int, height: int, width: int) -> tuple[Tensor, fl
     share = float(np.exp(generator.uniform(*np.log(NOISE))))
     maps = biot_savart_sensitivity(n_coils, height, width, generator=generator, distance=distance)
     return maps, share
-
-
-class CoilReader:
-    """Reads a volume of one coil as if several coils had seen it.
-
-    Args:
-        reader: of the file.
-        volume: what it says about the file.
-        n_coils: of the simulated array.
-
-    Attributes:
-        volume: as the coils see it.
-    """
-
-    def __init__(self, reader: Reader, volume: Volume, n_coils: int) -> None:
-        self.name = f"{reader.name}, {n_coils} simulated coils"
-        self.container = reader.container
-        self._reader = reader
-        self._one_coil = volume
-        self.volume = replace(
-            volume,
-            n_coils=n_coils,
-            magnitude_only=False,
-            simulated="phase and coils" if volume.magnitude_only else "coils",
-        )
-        self._n_coils = n_coils
-        self._largest: float | None = None
-
-    def recognises(self, file: Any) -> bool:
-        return self._reader.recognises(file)
-
-    def describe(self, file: Any) -> Volume:
-        return self.volume
-
-    def read(self, file: Any, volume: Volume, index: int) -> Slice:
-        scan = self._reader.read(file, self._one_coil, index)
-        if self._largest is None:
-            self._largest = self._find_largest(file)
-        return with_coils(scan, self._n_coils, largest=self._largest)
-
-    def _find_largest(self, file: Any) -> float:
-        """Largest magnitude of the slices that can be read."""
-        largest = 0.0
-        for index in range(self._one_coil.n_slices):
-            try:
-                scan = self._reader.read(file, self._one_coil, index)
-            except READ_FAILURES:  # the conversion names it when it comes to that slice
-                continue
-            largest = max(largest, scan.volume_max)
-        return largest

@@ -126,7 +126,7 @@ class SliceDataset(Protocol):
 
 @dataclass(frozen=True)
 class SliceInfo:
-    """What is known of a slice without reading its samples."""
+    """Labels and sizes of a slice, known without reading its samples."""
 
     volume: str
     index: int

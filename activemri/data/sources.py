@@ -1,13 +1,14 @@
-"""The one way to open data: phantoms by name, files and folders by path."""
+"""Opens data: phantoms by name, files and folders by path."""
 
 import logging
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from activemri.data.annotations import Findings, read_findings
-from activemri.data.orientation import MixedOrientations
+from activemri.data.regions import read_findings
 from activemri.data.slices import SliceDataset, SliceList
+from activemri.data.views import MIXED, oriented
+from activemri.progress import track
 
 #: How each kind of phantoms differs from the plain ones.
 PHANTOMS: dict[str, dict[str, Any]] = {
@@ -17,7 +18,6 @@ PHANTOMS: dict[str, dict[str, Any]] = {
     "phantom-mixed-multicoil": {"widest_view": 1.8, "n_coils": 8},
     "phantom-lesion": {"lesions": True},
 }
-MIXED = ("phantom-mixed", "phantom-mixed-multicoil")
 PHANTOM_SIZE = 128
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def open_dataset(
         split_file: JSON or CSV, subject -> split; for files only.
         synthetic_phase: give magnitude-only images a phase and noise; for files only.
         n_subjects: how many subjects the split shall have; for phantoms only.
-        annotations: boxes of findings, see :mod:`activemri.data.annotations`; only slices that
+        annotations: boxes, see :func:`activemri.data.regions.read_findings`; only slices that
             have one are taken, and it is their region of interest; for files only.
 
     Raises:
@@ -71,61 +71,25 @@ def open_dataset(
             raise ValueError(
                 f"slices_per_volume, split_file and annotations are for files; got {data}"
             )
-        dataset = _open_phantom(str(data), split, size, n_subjects)
-    else:
-        if n_subjects is not None:
-            raise ValueError(
-                f"n_subjects is for phantoms; the subjects of {data} are what they are"
-            )
-        dataset = _open_files(
-            Path(data).expanduser(),
-            split,
-            matrix_size=size,
-            slices_per_volume=slices_per_volume,
-            split_file=None if split_file is None else Path(split_file).expanduser(),
-            synthetic_phase=synthetic_phase,
-            findings=None if annotations is None else read_findings(annotations),
+        from activemri.data.phantoms import PhantomDataset
+
+        dataset: SliceDataset = PhantomDataset(
+            split=split,
+            matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE),
+            n_subjects=n_subjects,
+            **PHANTOMS[str(data)],
         )
-    return load(dataset) if preload else dataset
-
-
-def load(dataset: SliceDataset) -> SliceList:
-    """Read all slices of a data set into memory."""
-    from activemri.progress import track
-
-    positions = track(range(len(dataset)), f"load {dataset.name}", unit="slice")
-    return SliceList([dataset[position] for position in positions], name=dataset.name)
-
-
-def _open_phantom(
-    name: str, split: str, size: tuple[int, int] | None, n_subjects: int | None
-) -> SliceDataset:
-    from activemri.data.phantoms import PhantomDataset
-
-    dataset = PhantomDataset(
-        split=split,
-        matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE),
-        n_subjects=n_subjects,
-        **PHANTOMS[name],
-    )
-    return MixedOrientations(dataset) if name in MIXED else dataset
-
-
-def _open_files(
-    path: Path,
-    split: str,
-    *,
-    matrix_size: tuple[int, int] | None,
-    slices_per_volume: int | None,
-    split_file: Path | None,
-    synthetic_phase: bool,
-    findings: Findings | None,
-) -> SliceDataset:
+        dataset = oriented(dataset, MIXED) if "widest_view" in PHANTOMS[str(data)] else dataset
+        return load(dataset) if preload else dataset
+    if n_subjects is not None:
+        raise ValueError(f"n_subjects is for phantoms; the subjects of {data} are what they are")
     from activemri.data.formats.registry import all_readers
     from activemri.data.index import index_path
     from activemri.data.splits import assign_splits, select
     from activemri.data.volumes import VolumeDataset
 
+    findings = None if annotations is None else read_findings(annotations)
+    path = Path(data).expanduser()
     if not path.exists():
         raise FileNotFoundError(
             f"expected {', '.join(PHANTOMS)}, or the path of a scan or of a folder of scans; "
@@ -133,16 +97,25 @@ def _open_files(
         )
     index = index_path(path, all_readers(synthetic_phase=synthetic_phase))
     if index.problems:
-        log.warning("left out %d file(s), the first: %s", len(index.problems), index.problems[0])
-    splits = assign_splits(index.entries, index.root, split_file=split_file)
-    return VolumeDataset(
+        first = ": ".join(next(iter(index.problems.items())))
+        log.warning("left out %d file(s), the first: %s", len(index.problems), first)
+    listed = None if split_file is None else Path(split_file).expanduser()
+    splits = assign_splits(index.entries, index.root, split_file=listed)
+    dataset = VolumeDataset(
         index.root,
         select(index.entries, splits, split),
         name=path.stem if split == "all" else f"{path.stem} {split}",
-        matrix_size=matrix_size,
+        matrix_size=size,
         slices_per_volume=slices_per_volume,
         findings=findings,
     )
+    return load(dataset) if preload else dataset
+
+
+def load(dataset: SliceDataset) -> SliceList:
+    """Read all slices of a data set into memory."""
+    positions = track(range(len(dataset)), f"load {dataset.name}", unit="slice")
+    return SliceList([dataset[position] for position in positions], name=dataset.name)
 
 
 def matrix_shape(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

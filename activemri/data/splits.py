@@ -1,27 +1,43 @@
-"""Which subject is for training, validation or testing. Splits never divide a subject.
+"""Splits and folds, by subject: none is ever divided.
 
-In order of precedence:
+In order of precedence, a split is given by
 
-1. a split file given by the user, or `splits.json` / `splits.csv` in the data folder: subject ->
-   split. Subjects that it does not list form the split "unlisted", so that they leak nowhere;
-2. what the files themselves say (HDF5 attribute `split`);
+1. a split file of the user, or `splits.json` / `splits.csv` in the data folder: subject -> split.
+   Subjects that it does not list form the split "unlisted", so that they leak nowhere;
+2. the files themselves (HDF5 attribute `split`);
 3. the name of the file or of a folder that ends in train, val or test (`singlecoil_train`);
 4. a seeded draw by subject, 70 : 15 : 15. It goes by a hash of the subject, so that it is the same
    on every machine and hardly changes when subjects are added.
 
 Any other name found in 1 and 2 (e.g. "ood") is a split too. "all" is every subject.
+
+`activemri data split PATH` draws a split file. Strata are counted in slices: a subject with 30 T1
+and 10 T2 slices adds 30 to one contrast and 10 to the other. So a subject of several contrasts
+needs no label of its own, and what is balanced is what scores are averaged over.
 """
 
 import csv
 import hashlib
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
-from activemri.data.index import Entry
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from activemri.data.formats.registry import all_readers
+from activemri.data.index import Entry, index_path
+from activemri.data.readers import Volume
+from activemri.data.slices import SliceDataset, SliceInfo
+from activemri.options import require_not_negative
+from activemri.tables import format_table
+
+Strata = Mapping[str, Mapping[str, int]]  # subject: label: number of slices
 
 ALL = "all"
 UNLISTED = "unlisted"
@@ -29,9 +45,41 @@ SPLIT_FILES = ("splits.json", "splits.csv")
 SHARES = {"val": 0.15, "test": 0.15}  # the rest is for training
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 NAME_ENDING = re.compile(
-    r"(?:^|[_\-. ])(train|training|val|valid|validation|test|testing)(?:_v\d+|_full)?$",
-    flags=re.IGNORECASE,
+    r"(?:^|[_\-. ])(train|training|val|valid|validation|test|testing)(?:_v\d+|_full)?$", re.I
 )
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Draw which subjects train, validate and test (70 : 15 : 15), and write a split file."""
+
+    path: Positional[Path]
+    """A folder of scans."""
+    stratify: Literal["contrast", "field-strength", "scanner"] | None = None
+    """Balance the slices of every contrast, field strength or scanner over the splits."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Where to write; None means splits.json in the folder, where every command finds it."""
+    redraw: FlagCreatePairsOff[bool] = False
+    """Draw although the data name splits of their own."""
+    seed: int = 0
+    """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Subjects of one training; both sorted, none in both.
+
+    Attributes:
+        train: to learn from.
+        validation: to choose weights by, and to report.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
 
 
 def assign_splits(
@@ -64,25 +112,20 @@ def select(entries: Sequence[Entry], splits: Mapping[str, str], split: str) -> l
     """The files of one split.
 
     Raises:
-        ValueError: if there is no such split, with those that there are.
+        ValueError: if there is no such split, with those that there are, and their sizes.
     """
     if split == ALL:
         return list(entries)
     chosen = [entry for entry in entries if splits[entry.volume.subject] == split]
     if not chosen:
-        raise ValueError(f"no split {split!r}; expected one of: {describe_splits(entries, splits)}")
+        subjects = Counter(splits[s] for s in {entry.volume.subject for entry in entries})
+        volumes = Counter(splits[entry.volume.subject] for entry in entries)
+        found = [
+            f"{name} ({subjects[name]} subjects, {volumes[name]} volumes)"
+            for name in sorted(subjects, key=usual_order)
+        ]
+        raise ValueError(f"no split {split!r}; expected one of: {', '.join([*found, ALL])}")
     return chosen
-
-
-def describe_splits(entries: Sequence[Entry], splits: Mapping[str, str]) -> str:
-    """The splits with their numbers of subjects and volumes, in one line."""
-    subjects = Counter(splits[s] for s in {entry.volume.subject for entry in entries})
-    volumes = Counter(splits[entry.volume.subject] for entry in entries)
-    found = [
-        f"{name} ({subjects[name]} subjects, {volumes[name]} volumes)"
-        for name in sorted(subjects, key=usual_order)
-    ]
-    return ", ".join([*found, ALL])
 
 
 def read_split_file(path: Path) -> dict[str, str]:
@@ -95,7 +138,21 @@ def read_split_file(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"split file {path} cannot be read: {error}") from error
-    pairs = _csv_pairs(text, path) if path.suffix.lower() == ".csv" else _json_pairs(text, path)
+    if path.suffix.lower() == ".csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        if not rows or not {"subject", "split"} <= set(rows[0]):
+            raise ValueError(
+                f"split file {path}: expected a header line with the columns subject,split"
+            )
+        pairs = [((row["subject"] or "").strip(), (row["split"] or "").strip()) for row in rows]
+    else:
+        try:
+            # Pairs, because a plain dict would keep the last of two entries silently.
+            pairs = json.loads(text, object_pairs_hook=list)
+        except ValueError as error:
+            raise ValueError(f"split file {path} is not JSON: {error}") from error
+        if not text.lstrip().startswith("{") or not all(isinstance(v, str) for _, v in pairs):
+            raise ValueError(f'split file {path}: expected {{"subject": "split", ...}}')
     splits: dict[str, str] = {}
     for subject, split in pairs:
         if splits.setdefault(subject, split) != split:
@@ -136,6 +193,137 @@ def split_sizes(n_subjects: int) -> dict[str, int]:
     return {**sizes, "train": n_subjects - sum(sizes.values())}
 
 
+def usual_order(name: str) -> tuple[int, str]:
+    """Sorts train, val, test first, then the rest by name."""
+    usual = ("train", "val", "test")
+    return (usual.index(name) if name in usual else len(usual), name)
+
+
+def k_fold(
+    subjects: Iterable[str], k: int, *, seed: int, strata: Strata | None = None
+) -> list[Fold]:
+    """Every subject validates once; folds differ by at most one subject.
+
+    Args:
+        subjects: who may train and validate. The order and repetitions do not matter.
+        k: number of folds, at least 2.
+        seed: of the draw, which is the same on every machine.
+        strata: balance these labels over the folds; see :func:`strata_of`. Subjects with large
+            shares of a label are dealt first, each to where its labels are short.
+
+    Raises:
+        ValueError: if there are not 2 to as many folds as subjects.
+    """
+    names = set(subjects)
+    if not 2 <= k <= len(names):
+        raise ValueError(f"expected 2 folds up to one for each of {len(names)} subjects; got {k}")
+    sizes = [len(names) // k + (fold < len(names) % k) for fold in range(k)]
+    dealt = _deal(names, sizes, seed=seed, strata=strata)
+    return [Fold(tuple(sorted(names - {*some})), tuple(sorted(some))) for some in dealt]
+
+
+def leave_one_subject_out(subjects: Iterable[str]) -> list[Fold]:
+    """As many folds as subjects, in their order: each validates alone.
+
+    Raises:
+        ValueError: if there are fewer than two subjects.
+    """
+    names = set(subjects)
+    if len(names) < 2:
+        raise ValueError(f"expected at least 2 subjects to leave one out; got {len(names)}")
+    return [Fold(tuple(sorted(names - {name})), (name,)) for name in sorted(names)]
+
+
+def stratified_splits(
+    subjects: Iterable[str], *, seed: int, strata: Strata | None = None
+) -> dict[str, str]:
+    """Draw train, val and test with strata balanced over them: subject -> split.
+
+    Sizes are those of :func:`draw_splits`.
+    """
+    names = set(subjects)
+    sizes = split_sizes(len(names))
+    dealt = _deal(names, list(sizes.values()), seed=seed, strata=strata)
+    return {
+        name: split for split, members in zip(sizes, dealt, strict=True) for name in sorted(members)
+    }
+
+
+def strata_of(dataset: SliceDataset, by: str) -> dict[str, Counter[str]]:
+    """Slices of every subject by label, without reading them.
+
+    Args:
+        dataset: of all subjects.
+        by: "contrast", "field-strength" or "scanner".
+
+    Raises:
+        ValueError: if there is no such label, or no slice says it.
+    """
+    return count_strata(((dataset.describe(i), 1) for i in range(len(dataset))), by)
+
+
+def count_strata(
+    scans: Iterable[tuple[SliceInfo | Volume, int]], by: str
+) -> dict[str, Counter[str]]:
+    """As :func:`strata_of`, from anything labelled and how many slices it stands for."""
+    if by not in LABELS:
+        raise ValueError(f"cannot stratify by {by!r}; expected one of {', '.join(LABELS)}")
+    strata: dict[str, Counter[str]] = {}
+    for scan, n_slices in scans:
+        strata.setdefault(scan.subject, Counter())[LABELS[by](scan)] += n_slices
+    if all(set(counts) == {UNKNOWN} for counts in strata.values()):
+        raise ValueError(f"cannot stratify by {by}: the files do not say it")
+    return strata
+
+
+def draw_split_file(settings: SplitSettings) -> str:
+    """Draw, write and describe the splits of a folder's subjects.
+
+    Returns:
+        A table: subjects and slices of every split, by label where it is stratified.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the file is there already, the data name splits of their own and `redraw`
+            is off, or no file says what to stratify by.
+    """
+    root = settings.path.expanduser()
+    if root.is_file():
+        raise ValueError(f"expected a folder of scans; {root} is a file")
+    out = root / SPLIT_FILES[0] if settings.out is None else settings.out.expanduser()
+    if out.exists():
+        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    index = index_path(root, all_readers())
+    if not settings.redraw:  # a published test split must not be drawn away by accident
+        found = next((root / n for n in SPLIT_FILES if (root / n).is_file()), None)
+        if found is not None:
+            raise ValueError(f"the data have splits already: {found}; --redraw draws others")
+        for entry in index.entries:
+            split = entry.volume.split or split_of_name(entry.file, index.root)
+            if split is not None:
+                raise ValueError(
+                    f"the data name splits themselves ({entry.file}: {split}); "
+                    "--redraw draws others"
+                )
+    volumes = [(entry.volume, entry.volume.n_slices) for entry in index.entries]
+    subjects = {volume.subject for volume, _ in volumes}
+    strata = None if settings.stratify is None else count_strata(volumes, settings.stratify)
+    splits = stratified_splits(subjects, seed=settings.seed, strata=strata)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
+    if strata is None:
+        strata = {subject: Counter[str]() for subject in subjects}
+        for volume, n_slices in volumes:
+            strata[volume.subject]["slices"] += n_slices
+    labels = sorted({label for counts in strata.values() for label in counts})
+    lines = []
+    for split in ("train", "val", "test"):
+        members = [subject for subject, where in splits.items() if where == split]
+        totals = (sum(strata[subject][label] for subject in members) for label in labels)
+        lines.append((split, len(members), *totals))
+    return f"{format_table(('split', 'subjects', *labels), lines)}\n\n{out}"
+
+
 def _one_split_each(found: Iterable[tuple[Entry, str | None]]) -> dict[str, str]:
     splits: dict[str, tuple[str, str]] = {}
     for entry, split in found:
@@ -150,27 +338,56 @@ def _one_split_each(found: Iterable[tuple[Entry, str | None]]) -> dict[str, str]
     return {subject: split for subject, (split, _) in splits.items()}
 
 
-def _json_pairs(text: str, path: Path) -> list[tuple[str, str]]:
-    try:
-        # Pairs, because a plain dict would keep the last of two entries silently.
-        pairs = json.loads(text, object_pairs_hook=list)
-    except ValueError as error:
-        raise ValueError(f"split file {path} is not JSON: {error}") from error
-    if not text.lstrip().startswith("{") or not all(isinstance(v, str) for _, v in pairs):
-        raise ValueError(f'split file {path}: expected {{"subject": "split", ...}}')
-    return [(str(subject), str(split)) for subject, split in pairs]
+def _field_strength(scan: SliceInfo | Volume) -> str:
+    """Nominal field strength: scanners of "3 T" have 2.89 T, those of "1.5 T" 1.49 T."""
+    tesla = scan.field_strength
+    if tesla is None:
+        return UNKNOWN
+    return f"{round(2 * tesla) / 2 if tesla > 0.75 else round(tesla, 2):g} T"
 
 
-def _csv_pairs(text: str, path: Path) -> list[tuple[str, str]]:
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or not {"subject", "split"} <= set(rows[0]):
-        raise ValueError(
-            f"split file {path}: expected a header line with the columns subject,split"
-        )
-    return [((row["subject"] or "").strip(), (row["split"] or "").strip()) for row in rows]
+LABELS: dict[str, Callable[[SliceInfo | Volume], str]] = {
+    "contrast": lambda scan: scan.contrast,
+    "field-strength": _field_strength,
+    "scanner": lambda scan: scan.scanner,
+}
 
 
-def usual_order(name: str) -> tuple[int, str]:
-    """Sorts train, val, test first, then the rest by name."""
-    usual = ("train", "val", "test")
-    return (usual.index(name) if name in usual else len(usual), name)
+def _deal(
+    names: set[str], sizes: Sequence[int], *, seed: int, strata: Strata | None
+) -> list[list[str]]:
+    """Deal subjects into groups of given sizes, each label in proportion to the sizes.
+
+    Greedy. The imbalance is the sum over groups g and labels l of (p_gl - s_g)^2 / s_g, where p_gl
+    is the share of the label's slices that the group has, s_g the share of subjects it shall have.
+    Each subject goes where that grows least; among equals, where most places are left.
+    """
+    groups: list[list[str]] = [[] for _ in sizes]
+    have: list[Counter[str]] = [Counter() for _ in sizes]
+    own = {name: {} for name in names} if strata is None else {n: strata[n] for n in names}
+    total = sum((Counter(counts) for counts in own.values()), Counter[str]())
+    shares = {  # of every subject, its part of all slices with a label
+        name: {label: n / total[label] for label, n in sorted(counts.items())}
+        for name, counts in own.items()
+    }
+
+    def cost(group: int, name: str) -> tuple[float, float]:
+        room = sizes[group] - len(groups[group])
+        if room == 0:
+            return math.inf, 0.0
+        grown = sum(p * (2 * have[group][label] + p) for label, p in shares[name].items())
+        # Rounded, so that equal costs stay equal whatever the order of the sums.
+        return round(grown * len(names) / sizes[group], 9), -room / sizes[group]
+
+    order = in_drawn_order(names, seed)
+
+    def turn(name: str) -> tuple[float, list[tuple[str, float]]]:
+        # Rare labels first. Subjects alike come one after the other: taken in turns with others,
+        # the last ones would have to go where room was left.
+        return -sum(shares[name].values()), list(shares[name].items())
+
+    for name in sorted(order, key=turn):
+        chosen = min(range(len(sizes)), key=lambda group: cost(group, name))
+        groups[chosen].append(name)
+        have[chosen].update(shares[name])
+    return groups

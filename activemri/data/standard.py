@@ -1,4 +1,4 @@
-"""A standard form: scans of different sizes brought to one matrix size, hence one action space."""
+"""References, and a standard form: scans of different sizes brought to one matrix size."""
 
 import math
 from dataclasses import replace
@@ -6,11 +6,37 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from activemri.data.reference import magnitude_reference
 from activemri.data.regions import resampled
 from activemri.data.slices import Slice
 from activemri.metrics.reference import center_crop
-from activemri.mri import fourier
+from activemri.mri import coils, fourier
+
+
+def magnitude_reference(
+    kspace: Tensor,
+    target_shape: tuple[int, int] | None = None,
+    *,
+    sensitivity: Tensor | None = None,
+) -> Tensor:
+    """Magnitude image of fully sampled k-space.
+
+    Args:
+        kspace: complex, (coil, height, width).
+        target_shape: crop the image around its centre to this (height, width).
+        sensitivity: coil maps like `kspace`; given, the coils are combined with them,
+            otherwise by the root of the sum of squares.
+
+    Returns:
+        float32, (target height, target width).
+    """
+    images = fourier.ifft2(kspace)
+    if sensitivity is not None:
+        image = coils.combine(images, sensitivity).abs()
+    elif kspace.shape[0] == 1:
+        image = images[0].abs()
+    else:
+        image = coils.root_sum_of_squares(images)
+    return image if target_shape is None else center_crop(image, target_shape).contiguous()
 
 
 def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:

@@ -1,26 +1,52 @@
-"""Parts and unions of data sets, without reading or copying a slice."""
+"""Data sets made from others: parts, unions, other orientations, regions of interest.
 
-from collections.abc import Collection, Sequence
+A technologist chooses which axis of the body is encoded in phase, by the shape of the body and by
+where motion is to smear. What a line is worth depends on it: a leg has sharp edges across and
+hardly any along. In mixed orientations every other slice has readout and phase encode exchanged.
+"""
 
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor
+
+from activemri.data.regions import CENTER, Box, center_box, region_of
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
+
+STORED, MIXED = "stored", "mixed"
 
 
 class SliceView:
-    """Some slices of some data sets, in a given order.
+    """Some slices of some data sets, in a given order; making it reads and copies none.
 
     Args:
         members: data set and position in it of every slice.
         name: short name for reports.
+        change: applied to every slice that is read.
+        describe: the same for what is known without reading.
+        keep: keep slices in memory after their first use.
 
     Raises:
         ValueError: if there are no slices.
     """
 
-    def __init__(self, members: Sequence[tuple[SliceDataset, int]], *, name: str) -> None:
+    def __init__(
+        self,
+        members: Sequence[tuple[SliceDataset, int]],
+        *,
+        name: str,
+        change: Callable[[Slice], Slice] | None = None,
+        describe: Callable[[SliceInfo], SliceInfo] | None = None,
+        keep: bool = False,
+    ) -> None:
         if not members:
             raise ValueError(f"there is no slice in {name}")
         self.name = name
         self._members = list(members)
+        self._change, self._describe = change, describe
+        self._kept: dict[int, Slice] | None = {} if keep else None
         infos = [self.describe(position) for position in range(len(self))]
         self.shape = (max(i.shape[0] for i in infos), max(i.shape[1] for i in infos))
         self.n_coils = max(i.n_coils for i in infos)
@@ -29,13 +55,26 @@ class SliceView:
         return len(self._members)
 
     def __getitem__(self, index: int) -> Slice:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
         dataset, position = self._members[index]
-        return dataset[position]
+        scan = dataset[position]
+        if self._change is not None:
+            scan = self._change(scan)
+        if self._kept is not None:
+            self._kept[index] = scan
+        return scan
 
     def describe(self, index: int) -> SliceInfo:
-        """What is known of a slice; reads nothing."""
+        """Labels and sizes of a slice; reads nothing."""
         dataset, position = self._members[index]
-        return dataset.describe(position)
+        info = dataset.describe(position)
+        return info if self._describe is None else self._describe(info)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether slices stay in memory."""
+        return self._kept is not None
 
 
 def subset(
@@ -43,55 +82,111 @@ def subset(
 ) -> SliceView:
     """The slices of some subjects, in the data set's order.
 
-    Args:
-        dataset: to choose from.
-        subjects: whose slices to keep.
-        name: for reports; by default the data set's.
-
     Raises:
         ValueError: if the data set lacks one of the subjects, or none is given.
     """
-    positions = range(len(dataset))
-    found = [(position, dataset.describe(position).subject) for position in positions]
+    found = [(position, dataset.describe(position).subject) for position in range(len(dataset))]
     missing = sorted(set(subjects) - {subject for _, subject in found})
     if missing:
         raise ValueError(f"{dataset.name} has no subject {', '.join(missing[:5])}")
-    kept = frozenset(subjects)
-    members = [(dataset, position) for position, subject in found if subject in kept]
+    members = [(dataset, position) for position, subject in found if subject in subjects]
     return SliceView(members, name=name or dataset.name)
 
 
 def pooled(datasets: Sequence[SliceDataset], *, name: str) -> SliceView:
     """All slices of several data sets, one after the other."""
-    return SliceView([(data, i) for data in datasets for i in range(len(data))], name=name)
+    return SliceView([member for data in datasets for member in _members(data)], name=name)
 
 
 def subjects_of(dataset: SliceDataset) -> list[str]:
-    """Who was scanned: every subject once, sorted."""
+    """Every subject once, sorted."""
     return sorted({dataset.describe(position).subject for position in range(len(dataset))})
 
 
-class Remembered:
-    """A data set whose slices are kept in memory after their first use.
+def remembered(dataset: SliceDataset) -> SliceView:
+    """The data set, whose slices stay in memory after their first use: it must be small enough."""
+    return SliceView(_members(dataset), name=dataset.name, keep=True)
+
+
+def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
+    """The data set with the same region of interest in every slice.
 
     Args:
-        dataset: small enough for that.
+        dataset: whose slices to take; regions of their own are replaced.
+        region: "center", or (top, left, height, width) in pixels of the target.
+
+    Raises:
+        ValueError: if it is neither.
     """
+    if region != CENTER and (isinstance(region, str) or len(region) != 4):
+        raise ValueError(
+            f'roi must be "{CENTER}" or (top, left, height, width) in pixels; got {region!r}'
+        )
+    change = partial(_marked, box=None if isinstance(region, str) else region)
+    return SliceView(_members(dataset), name=dataset.name, change=change)
 
-    def __init__(self, dataset: SliceDataset) -> None:
-        self.name = dataset.name
-        self.shape = dataset.shape
-        self.n_coils = dataset.n_coils
-        self._dataset = dataset
-        self._kept: dict[int, Slice] = {}
 
-    def __len__(self) -> int:
-        return len(self._dataset)
+def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
+    """The data set as it is ("stored"), or with every other slice of a volume turned ("mixed").
 
-    def __getitem__(self, index: int) -> Slice:
-        if index not in self._kept:
-            self._kept[index] = self._dataset[index]
-        return self._kept[index]
+    Whether the even or the odd slices are turned is drawn by the volume's name, so that a slice has
+    the same orientation whatever else is in the data set. Bring slices to one size before that
+    (`matrix_size`): the oversampled readout of a native scan would become hundreds of encodes.
 
-    def describe(self, index: int) -> SliceInfo:
-        return self._dataset.describe(index)
+    Raises:
+        ValueError: for another word.
+    """
+    if orientation not in (STORED, MIXED):
+        raise ValueError(f'orientation must be "{STORED}" or "{MIXED}"; got {orientation!r}')
+    if orientation == STORED:
+        return dataset
+    name = f"{dataset.name} in mixed orientations"
+    return SliceView(_members(dataset), name=name, change=_mixed, describe=_mixed_info)
+
+
+def swapped(scan: Slice) -> Slice:
+    """The slice with height and width exchanged in k-space, and with it in the image.
+
+    A label of the target's size is turned with it.
+    """
+    label = scan.label
+    image = label is not None and label.shape[-2:] == scan.target.shape
+    return replace(
+        scan,
+        kspace=_turn(scan.kspace),
+        target=_turn(scan.target),
+        sensitivity=None if scan.sensitivity is None else _turn(scan.sensitivity),
+        measured=_turn(scan.measured),
+        roi=None if scan.roi is None else _turn(scan.roi),
+        label=_turn(label) if label is not None and image else label,
+        processing=(*scan.processing, "readout and phase encode exchanged"),
+    )
+
+
+def _members(dataset: SliceDataset) -> list[tuple[SliceDataset, int]]:
+    return [(dataset, position) for position in range(len(dataset))]
+
+
+def _marked(scan: Slice, *, box: Box | None) -> Slice:
+    shape = (scan.target.shape[0], scan.target.shape[1])
+    return replace(scan, roi=region_of([center_box(shape) if box is None else box], shape))
+
+
+def _mixed(scan: Slice) -> Slice:
+    return swapped(scan) if _is_turned(scan) else scan
+
+
+def _mixed_info(info: SliceInfo) -> SliceInfo:
+    if not _is_turned(info):
+        return info
+    (height, width), (rows, columns) = info.shape, info.target_shape
+    return replace(info, shape=(width, height), target_shape=(columns, rows))
+
+
+def _is_turned(scan: Slice | SliceInfo) -> bool:
+    first = hashlib.blake2b(scan.volume.encode(), digest_size=1).digest()[0]
+    return (first + scan.index) % 2 == 1
+
+
+def _turn(values: Tensor) -> Tensor:
+    return values.transpose(-2, -1).contiguous()

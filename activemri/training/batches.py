@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.episode_masks import Moment, MomentSource
+from activemri.agents.episode_masks import EpisodeMasks, Moment
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
-from activemri.data.views import Remembered
+from activemri.data.views import SliceView, remembered
 from activemri.envs.scan import Scan
 from activemri.metrics.losses import Prediction, WholeImages
 from activemri.metrics.reference import center_crop
@@ -150,7 +150,7 @@ class TrainingBatches:
     def __init__(
         self,
         scans: SliceDataset,
-        moments: MomentSource,
+        moments: EpisodeMasks,
         *,
         batch_size: int,
         seed: int,
@@ -221,7 +221,8 @@ class TrainingBatches:
 def in_memory(dataset: SliceDataset, *, limit: int = MEMORY_BYTES) -> SliceDataset:
     """The data set, whose slices are kept after their first use if all of them fit."""
     fits = sum(map(_n_bytes, infos_of(dataset))) <= limit
-    return Remembered(dataset) if fits and not isinstance(dataset, Remembered) else dataset
+    kept = isinstance(dataset, SliceView) and dataset.keeps
+    return remembered(dataset) if fits and not kept else dataset
 
 
 def infos_of(dataset: SliceDataset) -> list[SliceInfo]:

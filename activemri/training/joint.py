@@ -16,7 +16,7 @@ from torch import Tensor
 from tyro.conf import OmitArgPrefixes
 
 from activemri import checkpoints
-from activemri.agents.episode_masks import MomentSource
+from activemri.agents.episode_masks import EpisodeMasks
 from activemri.data.slices import SliceDataset
 from activemri.devices import seeded
 from activemri.evaluator import Evaluator, save_evaluator
@@ -150,7 +150,7 @@ def train_joint(
     *,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-    moments: MomentSource | None = None,
+    moments: EpisodeMasks | None = None,
     on_validation: OnValidation | None = None,
 ) -> JointlyTrained:
     """Train a reconstructor and its evaluator; continue after a kill.

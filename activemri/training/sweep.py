@@ -19,8 +19,8 @@ import numpy as np
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Suppress, arg
 
 from activemri import files
-from activemri.data.folds import k_fold, leave_one_subject_out, strata_of
 from activemri.data.slices import SliceDataset
+from activemri.data.splits import k_fold, leave_one_subject_out, strata_of
 from activemri.data.views import pooled, subjects_of, subset
 from activemri.options import RunOptions, command_line, described
 from activemri.tables import format_table

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from activemri.agents.fixed import LEARNERS
+from activemri.agents.order import LEARNERS
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit, traits_of
 from activemri.agents.rollout import Episodes, rollout

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.entropy import (
+from activemri.agents.adaptive import (
+    N_DRAWN,
     SIGMA,
     entropy_greedy,
     mixture_entropy,
+    posterior_samples,
     sample_distances,
 )
 from activemri.agents.policy import choose
-from activemri.agents.posterior import N_DRAWN, posterior_samples
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, View
 from activemri.mri import fourier

@@ -5,9 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from activemri.agents.fixed import LEARNERS, learn_average_oracle_order, learn_lbcs_order
-from activemri.agents.greedy import oracle
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.oracles import oracle
+from activemri.agents.order import (
+    LEARNERS,
+    FixedOrder,
+    Order,
+    learn_average_oracle_order,
+    learn_lbcs_order,
+)
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.scan import Scan

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from activemri.agents import greedy
-from activemri.agents.greedy import Greedy, oracle, score_actions
+from activemri.agents import policy
+from activemri.agents.oracles import oracle
+from activemri.agents.policy import Greedy, score_actions
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, Truth
@@ -62,7 +63,7 @@ def test_little_memory_gives_the_same_scores(
     protocol = make_protocol()
     state = protocol.start([make_scan(0), make_scan(1)])
     at_once = score_actions(Truth(protocol, state), state.view.legal, "ssim")
-    monkeypatch.setattr(greedy, "_MEMORY", 1.0)
+    monkeypatch.setattr(policy, "_MEMORY", 1.0)
     assert torch.equal(score_actions(Truth(protocol, state), state.view.legal, "ssim"), at_once)
 
 

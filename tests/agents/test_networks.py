@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.learned import LearnedPolicy, load_policy
 from activemri.agents.networks import (
     NETWORKS,
     ActionNetwork,
     EvaluatorNetwork,
     ImageNetwork,
+    LearnedPolicy,
     LineNetwork,
     ScheduleNetwork,
     VarNetNetwork,
+    load_policy,
     make_network,
     most_layers,
 )

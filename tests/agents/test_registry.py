@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from activemri.agents import heuristic
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS, learn_lbcs_order
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.order import LEARNERS, FixedOrder, Order, learn_lbcs_order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice

@@ -14,10 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from activemri.agents.greedy import Greedy
 from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.policy import Policy
-from activemri.agents.registry import POLICIES, PolicyContext
+from activemri.agents.policy import Greedy, Policy
+from activemri.agents.registry import POLICIES
 from activemri.agents.rollout import PADDING, Episodes
 from activemri.benchmark import adaptivity
 from activemri.benchmark.adaptivity import (
@@ -187,12 +186,12 @@ def test_registering_a_policy_changes_no_gap_and_an_order_of_any_name_counts_as_
 
     before = gaps()
 
-    def adaptive(given: PolicyContext) -> Policy:
+    def adaptive() -> Policy:
         return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
 
     monkeypatch.setitem(POLICIES, "adaptive", adaptive)
     mine = replace(low_frequency_first(), name="mine")
-    monkeypatch.setitem(POLICIES, "mine", lambda given: mine)
+    monkeypatch.setitem(POLICIES, "mine", lambda: mine)
     assert gaps("adaptive") == before
     assert {row["order"] for row in before} == {"equispaced"}
     assert all("the only fixed order" in row["why"] for row in before)

@@ -9,13 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import all_readers
-from activemri.data.index import index_path
+from activemri.data.index import cache_folder, index_path
 from activemri.data.readers import UnreadableError
 from activemri.data.sources import open_dataset
 from activemri.data.standard import to_matrix
-from activemri.data.survey import survey
+from activemri.data.volumes import survey
 from tests.data.files import write_fastmri, write_image, write_kspace
 
 READERS = all_readers()
@@ -53,7 +52,7 @@ def test_all_files_below_a_folder_are_found_and_others_ignored(folder: Path) -> 
     index = index_path(folder, READERS)
     assert [entry.file for entry in index.entries] == ["a.h5", "c.h5", "deep/b.hdf5"]
     assert [entry.reader.name for entry in index.entries] == ["hdf5", "fastmri", "hdf5"]
-    assert index.problems == ()
+    assert index.problems == {}
 
 
 def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_broken_files_are_named_and_the_others_used(folder: Path) -> None:
     (folder / "gone.h5").symlink_to(folder / "nothing")
     index = index_path(folder, READERS)
     assert len(index.entries) == 3
-    reasons = {problem.file: problem.reason for problem in index.problems}
+    reasons = dict(index.problems)
     assert set(reasons) == {
         "truncated.h5",
         "text.h5",
@@ -163,7 +162,7 @@ def test_a_repaired_file_is_noticed_even_with_the_same_time(folder: Path) -> Non
     (folder / "d.h5").write_bytes(b"x")
     assert len(index_path(folder, READERS).problems) == 1
     write_image(folder / "d.h5")
-    assert index_path(folder, READERS).problems == ()
+    assert index_path(folder, READERS).problems == {}
 
 
 def test_broken_slices_are_named_and_the_others_used(

@@ -324,8 +324,10 @@ def test_acquiring_everything_gives_the_target() -> None:
     for n_coils in (1, 3):
         scan = small(n_coils=n_coils)[1]
         maps = None if scan.sensitivity is None else scan.sensitivity[None]
-        operator = Operator(torch.ones(1, 1, 24, dtype=torch.bool), maps)
-        image = operator.adjoint(scan.kspace[None])[0].abs()
+        mask = torch.ones(1, 1, 24, dtype=torch.bool)
+        operator = Operator.on_grid(mask, (20, 24), maps)
+        samples = operator.transform.of_grid(scan.kspace[None])
+        image = operator.adjoint(samples)[0].abs()
         torch.testing.assert_close(image, scan.target, atol=1e-6, rtol=1e-5)
         assert scan.kspace.dtype == torch.complex64 and scan.target.dtype == torch.float32
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.reference import magnitude_reference
 from activemri.data.slices import Slice
-from activemri.data.standard import resize_centered, to_matrix
+from activemri.data.standard import magnitude_reference, resize_centered, to_matrix
 from activemri.mri import fourier
 from tests.data.files import random_kspace
 

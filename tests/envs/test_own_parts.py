@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.data.arrays import slices_of_images
+from activemri.data.images import slices_of_images
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.reward import Scores
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from activemri import metrics
-from activemri.agents.greedy import oracle
+from activemri.agents.oracles import oracle
 from activemri.agents.rollout import rollout
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice, SliceList

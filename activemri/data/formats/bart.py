@@ -4,16 +4,14 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from activemri.data.containers import Container
-from activemri.data.formats.images import largest_magnitude, slice_of_image
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.reference import magnitude_reference
+from activemri.data.images import largest_magnitude, slice_of_image
+from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 READOUT, PHASE, PARTITION, COIL, MAPS = range(5)
@@ -29,11 +27,7 @@ NO_SCAN = re.compile(
 PEAKED = 4.0
 
 
-def _open(path: Path) -> "BARTFile":
-    return BARTFile(path)
-
-
-BART = Container("BART", (".cfl",), _open)
+BART = Container("BART", (".cfl",), lambda path: BARTFile(path))
 
 
 @dataclass(frozen=True)
@@ -59,22 +53,41 @@ class BARTReader:
         return True
 
     def describe(self, file: "BARTFile") -> Volume:
-        stem = BART.stem(file.path.name)
-        _refuse_no_scan(file, stem)
+        stem, sizes = BART.stem(file.path.name), file.sizes
+        is_image = _is_image(stem)
+        if found := NO_SCAN.search(stem.lower()):
+            raise UnreadableError(f"named {found.group(2)!r}; expected k-space or images")
+        if sizes[MAPS] > 1:
+            raise UnreadableError(
+                f"{sizes[MAPS]} sets of maps (size 4); expected k-space or images"
+            )
+        if sizes[READOUT] > 1 and sizes[PARTITION] > 1 and not is_image:
+            raise UnreadableError(
+                "3-D k-space; transform the readout and make it slices: `bart fft -u -i 1 in tmp`, "
+                "`bart transpose 0 13 tmp out`"
+            )
+        height, width = (sizes[axis] for axis in file.plane_axes)
+        if min(height, width) == 1:
+            raise UnreadableError(f"expected a plane; got the sizes {sizes[:4]}")
+        if is_image and sizes[COIL] > 1:
+            raise UnreadableError(f"an image of {sizes[COIL]} coils; combine them, or give k-space")
+        if file.plane_axes[0] == PHASE and not is_image:
+            energy = np.sum(np.abs(file.slice(file.n_slices // 2)) ** 2, axis=(0, 1))
+            if energy.max() < PEAKED * np.median(energy):
+                raise UnreadableError(
+                    "not Cartesian: all lines have about the same energy, as the spokes of a "
+                    "radial scan; expected k-space on a grid"
+                )
         folder = file.path.parent.name
-        height, width = (file.sizes[axis] for axis in file.plane_axes)
-        volume = Volume(
+        return Volume(
             name=stem,
             subject=folder if folder.startswith("sub-") else stem,
             n_slices=file.n_slices,
             shape=(height, width),
             target_shape=(height, width),
-            n_coils=file.sizes[COIL],
-            largest=_unit(file.slice(0), image=_is_image(stem)),
+            n_coils=sizes[COIL],
+            largest=_unit(file.slice(0), image=is_image),
         )
-        if file.plane_axes[0] == PHASE and not _is_image(stem):
-            _refuse_radial(file.slice(file.n_slices // 2))
-        return volume
 
     def read(self, file: "BARTFile", volume: Volume, index: int) -> Slice:
         assert volume.largest is not None  # describe() sets it
@@ -89,15 +102,10 @@ class BARTReader:
                 synthetic_phase=False,
                 processing=processing,
             )
-        return volume.slice(
-            index,
-            kspace=samples,
-            target=magnitude_reference(samples),
-            processing=processing,
-        )
+        return volume.slice(index, kspace=samples, processing=processing)
 
 
-class BARTFile:
+class BARTFile(OpenedFile):
     """An open pair of files; samples stay on disk until they are asked for.
 
     Attributes:
@@ -132,15 +140,6 @@ class BARTFile:
         plane = self._samples[tuple(chosen)]  # (height, width, coil)
         return np.array(np.moveaxis(plane, -1, 0), order="C")
 
-    def close(self) -> None:
-        """The map is closed with the last array that looks into it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
 
 def _sizes(path: Path) -> tuple[int, ...]:
     if not path.is_file():
@@ -158,32 +157,6 @@ def _sizes(path: Path) -> tuple[int, ...]:
 
 def _is_image(stem: str) -> bool:
     return IMAGES.search(stem.lower()) is not None
-
-
-def _refuse_no_scan(file: BARTFile, stem: str) -> None:
-    if found := NO_SCAN.search(stem.lower()):
-        raise UnreadableError(f"named {found.group(2)!r}; expected k-space or images")
-    sizes = file.sizes
-    if sizes[MAPS] > 1:
-        raise UnreadableError(f"{sizes[MAPS]} sets of maps (size 4); expected k-space or images")
-    if sizes[READOUT] > 1 and sizes[PARTITION] > 1 and not _is_image(stem):
-        raise UnreadableError(
-            "3-D k-space; transform the readout and make it slices: `bart fft -u -i 1 in tmp`, "
-            "`bart transpose 0 13 tmp out`"
-        )
-    if min(sizes[axis] for axis in file.plane_axes) == 1:
-        raise UnreadableError(f"expected a plane; got the sizes {sizes[:4]}")
-    if _is_image(stem) and sizes[COIL] > 1:
-        raise UnreadableError(f"an image of {sizes[COIL]} coils; combine them, or give k-space")
-
-
-def _refuse_radial(kspace: NDArray[np.complex64]) -> None:
-    energy = np.sum(np.abs(kspace) ** 2, axis=(0, 1))
-    if energy.max() < PEAKED * np.median(energy):
-        raise UnreadableError(
-            "not Cartesian: all lines have about the same energy, as the spokes of a radial scan; "
-            "expected k-space on a grid"
-        )
 
 
 def _unit(samples: NDArray[np.complex64], *, image: bool) -> float:

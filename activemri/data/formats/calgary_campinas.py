@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data.containers import HDF5, Container
 from activemri.data.formats import stored
-from activemri.data.formats.undersampling import refuse_undersampled
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.reference import magnitude_reference
+from activemri.data.formats.stored import refuse_undersampled
+from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 
@@ -84,7 +82,6 @@ class CalgaryCampinasReader:
         return volume.slice(
             index,
             kspace=kspace,
-            target=magnitude_reference(kspace),
             measured=(kspace != 0).any(dim=0),
             processing=(
                 "phase of a centred Fourier transform",
@@ -95,13 +92,13 @@ class CalgaryCampinasReader:
 
 
 def _acquired(n_encodes: int) -> int:
-    """How many of the slice encodes were acquired, rounded up."""
+    """Number of slice encodes that were acquired, rounded up."""
     return -(-n_encodes * ACQUIRED_PERCENT // 100)
 
 
 def _samples(file: h5py.File, index: int) -> Tensor:
     """One slice as it is stored, complex64 (coil, height, width)."""
-    parts = stored.read_slice(file["kspace"], index)
+    parts = stored.read(file["kspace"], index)
     pairs = parts.reshape(*parts.shape[:2], -1, 2)
     return torch.view_as_complex(pairs).permute(2, 0, 1).contiguous()
 

@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data.containers import HDF5, Container
 from activemri.data.formats import stored
-from activemri.data.formats.undersampling import refuse_undersampled
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.reference import magnitude_reference
+from activemri.data.formats.stored import refuse_undersampled
+from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 #: Names of fully sampled k-space, and whether it has an axis of coils.
 FULL = {"kspace_full": True, "kspace_single_full": False, "kspace": True}
-UNDERSAMPLED = re.compile(r"kspace(_single)?_sub\d+|kus")
+KSPACE = re.compile(rf"kspace(_single)?_sub\d+|kus|{'|'.join(FULL)}")
 MASK = re.compile(r"mask\d*")
 
 #: Folders that tell people apart: numbers begin anew in each set, centre and scanner.
@@ -52,9 +50,9 @@ class CMRxReconReader:
     container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
-        named = [key for key in file if _is_kspace(key)]
+        named = [key for key in file if KSPACE.fullmatch(key)]
         if named:
-            return any(key != "kspace" or _is_compound(file[key]) for key in named)
+            return any(key != "kspace" or _has_parts(file[key]) for key in named)
         return len(file) > 0 and all(MASK.fullmatch(key) for key in file)
 
     def describe(self, file: h5py.File) -> Volume:
@@ -81,26 +79,16 @@ class CMRxReconReader:
         stored.refuse_unusable(kspace, "k-space")
         refuse_undersampled(kspace)
         kspace *= SCALE
-        return volume.slice(
-            index,
-            kspace=kspace,
-            target=magnitude_reference(kspace),
-            processing=(f"multiplied by {SCALE:g}",),
-        )
+        return volume.slice(index, kspace=kspace, processing=(f"multiplied by {SCALE:g}",))
 
 
-def _is_kspace(key: str) -> bool:
-    return key in FULL or UNDERSAMPLED.fullmatch(key) is not None
-
-
-def _is_compound(found: object) -> bool:
-    names = found.dtype.names if isinstance(found, h5py.Dataset) else None
-    return names == ("real", "imag")
+def _has_parts(found: object) -> bool:
+    return isinstance(found, h5py.Dataset) and found.dtype.names == ("real", "imag")
 
 
 def _key(file: h5py.File) -> str:
     """The one fully sampled k-space of a file."""
-    found = [str(key) for key in file if _is_kspace(key)]
+    found = [str(key) for key in file if KSPACE.fullmatch(key)]
     if not found:
         raise UnreadableError(
             f"a sampling mask without k-space; found {', '.join(sorted(file)) or 'nothing'}"
@@ -114,7 +102,7 @@ def _key(file: h5py.File) -> str:
 
 def _axes(kspace: h5py.Dataset, *, with_coils: bool) -> tuple[tuple[int, ...], int, int, int]:
     """Numbers of frames and slices, of coils, of ky and of kx."""
-    if not _is_compound(kspace):
+    if not _has_parts(kspace):
         raise UnreadableError(f"{kspace.name[1:]!r} must have real and imaginary parts; {kspace!r}")
     most = 5 if with_coils else 4
     if not most - 2 <= kspace.ndim <= most:

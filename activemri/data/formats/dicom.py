@@ -1,43 +1,33 @@
 """DICOM: series of magnitude images as hospitals keep them."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from activemri.data.containers import Container
-from activemri.data.formats.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import UnreadableError, Volume
+from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
+from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume, cached_by_file
 from activemri.data.slices import Slice
 
 #: Parts of complex images; only magnitudes are read.
 NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
 
-REMEMBERED = 64  # folders whose series are kept
-
-
-def _open(path: Path) -> "DICOMSeries":
-    return DICOMSeries(path)
-
 
 def _series(folder: Path, names: Sequence[str]) -> list[str]:
     """The first file of every series, and the files that belong to none: to be named."""
-    groups = _grouped(folder, tuple(sorted(names)))
-    return sorted(members[0] for members in groups)
+    return sorted(members[0] for members in _grouped(folder)) if names else []
 
 
-DICOM = Container("DICOM", (".dcm", ".ima"), _open, _series)
+DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series)
 
 
 @dataclass(frozen=True)
 class DICOMReader:
-    """Reads series of magnitude images; see :mod:`activemri.data.formats.images`.
+    """Reads series of magnitude images; see :mod:`activemri.data.images`.
 
     A series, the files of one folder with one SeriesInstanceUID, is a volume, named like the first
     of them. Slices are sorted by echo, time and position along their normal. Values are rescaled as
@@ -95,7 +85,7 @@ class DICOMReader:
         )
 
 
-class DICOMSeries:
+class DICOMSeries(OpenedFile):
     """The images of the series that a file belongs to.
 
     Attributes:
@@ -105,21 +95,17 @@ class DICOMSeries:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        names = (p.name for p in path.parent.iterdir() if DICOM.holds(p.name))
-        groups = _grouped(path.parent, tuple(sorted(names)))
-        members = next(group for group in groups if path.name in group)
+        members = next(group for group in _grouped(path.parent) if path.name in group)
         headers = {name: _header(path.parent / name) for name in members}
-        for header in headers.values():
+        images = []
+        for name, header in headers.items():
             _refuse_no_magnitude(header)
+            for frame in range(int(header.get("NumberOfFrames", 1) or 1)):
+                images.append((_place(header, frame), name, frame))
         sizes = {(header.Rows, header.Columns) for header in headers.values()}
         if len(sizes) > 1:
             shown = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
             raise UnreadableError(f"images of several sizes in one series: {shown}")
-        images = [
-            (_place(header, frame), name, frame)
-            for name, header in headers.items()
-            for frame in range(int(header.get("NumberOfFrames", 1) or 1))
-        ]
         self._images = [(name, frame) for _, name, frame in sorted(images)]
         self.header = headers[self._images[0][0]]
         self._decoded: tuple[str, NDArray[np.float32]] | None = None
@@ -135,66 +121,36 @@ class DICOMSeries:
         image: NDArray[np.float32] = self._decoded[1][frame]
         return image
 
-    def close(self) -> None:
-        """Nothing stays open."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-_GROUPS: OrderedDict[tuple[str, int, tuple[str, ...]], list[list[str]]] = OrderedDict()
-
-
-def _grouped(folder: Path, names: tuple[str, ...]) -> list[list[str]]:
+@cached_by_file(64)
+def _grouped(folder: Path) -> list[list[str]]:
     """File names of one series together; what cannot be read stands alone."""
-    if not names:
-        return []
-    key = (str(folder.resolve()), folder.stat().st_mtime_ns, names)
-    groups = _GROUPS.pop(key, None)
-    if groups is None:
-        series: dict[str, list[str]] = {}
-        for name in names:
-            try:
-                uid = str(_header(folder / name, only="SeriesInstanceUID").SeriesInstanceUID)
-            except (UnreadableError, AttributeError):  # opening it will say why
-                uid = f"file {name}"
-            series.setdefault(uid, []).append(name)
-        groups = list(series.values())
-    _GROUPS[key] = groups
-    if len(_GROUPS) > REMEMBERED:
-        _GROUPS.popitem(last=False)
-    return groups
+    series: dict[str, list[str]] = {}
+    for name in sorted(path.name for path in folder.iterdir() if DICOM.holds(path.name)):
+        try:
+            uid = str(_header(folder / name, only="SeriesInstanceUID").SeriesInstanceUID)
+        except (UnreadableError, AttributeError):  # opening it will say why
+            uid = f"file {name}"
+        series.setdefault(uid, []).append(name)
+    return list(series.values())
 
 
 def _header(path: Path, *, only: str | None = None) -> Any:
-    pydicom = _pydicom()
-    with _failures_named():
-        return pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=None if only is None else [only]
-        )
+    """The parsed file, without its pixels; failures of pydicom as the error that readers raise."""
+    tags = None if only is None else [only]
+    return _parsed(path, stop_before_pixels=True, specific_tags=tags)
 
 
-def _pydicom() -> Any:
+def _parsed(path: Path, **options: Any) -> Any:
     try:
         import pydicom
     except ModuleNotFoundError as error:
-        raise UnreadableError('DICOM files need pydicom: pip install "activemri[formats]"') from (
-            error
-        )
-    return pydicom
-
-
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """What pydicom raises for damaged files, as the error that readers raise."""
-    from pydicom.errors import InvalidDicomError
-
+        reason = 'DICOM files need pydicom: pip install "activemri[formats]"'
+        raise UnreadableError(reason) from error
+    failures = (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError)
     try:
-        yield
-    except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        return pydicom.dcmread(path, **options)
+    except (*failures, KeyError, AttributeError) as error:
         raise UnreadableError(f"damaged or not DICOM: {error}") from error
 
 
@@ -203,13 +159,10 @@ def _refuse_no_magnitude(header: Any) -> None:
         raise UnreadableError(f"expected the modality MR; got {modality}")
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableError("no images: a report or another document")
-    if header.get("SamplesPerPixel", 1) != 1 or header.get("PhotometricInterpretation") not in (
-        None,
-        "MONOCHROME2",
-    ):
+    colours, n_samples = header.get("PhotometricInterpretation"), header.get("SamplesPerPixel", 1)
+    if n_samples != 1 or colours not in (None, "MONOCHROME2"):
         raise UnreadableError(
-            "expected grey values (MONOCHROME2); got "
-            f"{header.get('PhotometricInterpretation')}, {header.get('SamplesPerPixel')} a pixel"
+            f"expected grey values (MONOCHROME2); got {colours}, {n_samples} a pixel"
         )
     kinds = {str(kind).upper() for kind in header.get("ImageType", [])[2:]}
     kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
@@ -218,15 +171,21 @@ def _refuse_no_magnitude(header: Any) -> None:
 
 
 def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
-    """Echo, time, position along the normal, number: what slices are sorted by."""
+    """Echo, time, position along the normal, number: the order of slices.
+
+    Enhanced files say it for each frame, for all frames, or as ordinary files do.
+    """
     frames = header.get("PerFrameFunctionalGroupsSequence")
-    own = frames[frame] if frames is not None and frame < len(frames) else None
-    position = _of_frame(own, "PlanePositionSequence", "ImagePositionPatient")
-    shared = header.get("SharedFunctionalGroupsSequence")
-    orientation = _of_frame(own, "PlaneOrientationSequence", "ImageOrientationPatient")
-    if orientation is None and shared:
-        orientation = _of_frame(shared[0], "PlaneOrientationSequence", "ImageOrientationPatient")
+    own = frames[frame] if frames is not None and frame < len(frames) else {}
+    shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
+
+    def known(sequence: str, name: str, *groups: Any) -> Any:
+        found = (group.get(sequence) for group in groups)
+        return next((f[0].get(name) for f in found if f and f[0].get(name) is not None), None)
+
+    position = known("PlanePositionSequence", "ImagePositionPatient", own)
     position = header.get("ImagePositionPatient") if position is None else position
+    orientation = known("PlaneOrientationSequence", "ImageOrientationPatient", own, shared)
     orientation = header.get("ImageOrientationPatient") if orientation is None else orientation
     along = 0.0
     if position is not None and orientation is not None:
@@ -237,16 +196,9 @@ def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
     return float(header.get("EchoTime") or 0), float(time or 0), along, number
 
 
-def _of_frame(frame: Any, sequence: str, name: str) -> Any:
-    found = None if frame is None else frame.get(sequence)
-    return found[0].get(name) if found else None
-
-
 def _pixels(path: Path) -> NDArray[np.float32]:
     """All frames of a file, rescaled: float32 (frame, height, width)."""
-    pydicom = _pydicom()
-    with _failures_named():
-        header = pydicom.dcmread(path)
+    header = _parsed(path)
     syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     try:
         pixels = header.pixel_array

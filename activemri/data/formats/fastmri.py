@@ -1,30 +1,29 @@
-"""The fastMRI data set: knee and brain, single- and multi-coil (Zbontar et al. 2018)."""
+"""The fastMRI data sets (knee and brain, prostate, breast), and M4Raw: brain at 0.3 T."""
 
+import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, NoReturn
 
 import h5py
 import torch
 from torch import Tensor
 
-from activemri.data.containers import HDF5, Container
 from activemri.data.formats import stored
-from activemri.data.formats.headers import (
-    ENCODED,
-    FIELD_STRENGTH,
-    FRAME,
-    LIMITS,
-    header_number,
-    header_text,
-    read_header,
-    scanner,
-)
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.reference import magnitude_reference
+from activemri.data.formats.stored import ENCODED, FRAME, LIMITS, header_number
+from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice, measured_samples
 
 KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
+PROSTATE_AXES = "(average, slice, coil, readout, phase encode)"
+IMAGE_AXES = "(slice, height, width)"
+BREAST_NAME = re.compile(r"fastMRI_breast_\d+_\d+", flags=re.IGNORECASE)
+
+#: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
+M4RAW_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
+M4RAW_STUDY = "studyInformation/studyUID"
+M4RAW_SCANNER = b"OPER-0.3"
+
 
 #: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
 #: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
@@ -38,7 +37,7 @@ PADDING_ENERGY = 1e-6
 
 @dataclass(frozen=True)
 class FastMRIReader:
-    """Reads fastMRI HDF5 files, in which k-space is centred and orthonormal as here.
+    """Reads knee and brain files (Zbontar et al. 2018), k-space centred and orthonormal as here.
 
     The reference is `reconstruction_rss` (several coils) or `reconstruction_esc` (one coil). Where
     a file has none, or one that does not fit into the image, it is the magnitude (root of the sum
@@ -59,50 +58,232 @@ class FastMRIReader:
     container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
-        signs = (
-            "ismrmrd_header" in file,
-            "reconstruction_esc" in file,
-            "acquisition" in file.attrs,
-        )
+        signs = (stored.HEADER in file, "reconstruction_esc" in file, "acquisition" in file.attrs)
         return "kspace" in file and any(signs)
 
     def describe(self, file: h5py.File) -> Volume:
-        kspace = stored.samples(file, "kspace", ndim=(3, 4), axes=KSPACE_AXES)
-        if kspace.dtype.kind != "c":
-            raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
+        kspace = stored.samples(file, "kspace", ndim=(3, 4), axes=KSPACE_AXES, kind="complex")
         if "mask" in file:
             raise UnreadableError("undersampled (the file holds a mask): no fully sampled truth")
-        header = read_header(file)
+        header = stored.read_header(file)
         height, width = kspace.shape[-2:]
+        key = _reference_key(file)
+        place = _place(header)
+        if place is not None and header_number(header, f"{ENCODED}/y") == width:
+            place = max(place[0], 0), min(place[1], width)
+        else:
+            place = None
         return Volume(
-            name=stored.stem(file),
-            subject=stored.text(file, "patient_id") or stored.stem(file),
             n_slices=kspace.shape[0],
             shape=(height, width),
-            target_shape=_target_shape(file, header, (height, width)),
+            target_shape=_target_shape(file, key, header, (height, width)),
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
-            contrast=stored.text(file, "acquisition") or "unknown",
-            field_strength=stored.tesla(header_text(header, FIELD_STRENGTH)),
-            scanner=scanner(header),
-            encoded_columns=_encoded_columns(header, width),
+            encoded_columns=place,
+            **stored.labels(file, header),
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        kspace = stored.read_slice(file["kspace"], index)
+        kspace = stored.read(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
         kspace *= self.scale
         key = _reference_key(file)
-        if key is None:
-            target = magnitude_reference(kspace, volume.target_shape)
-        else:
-            target = stored.read_slice(file[key], index) * self.scale
+        target = None if key is None else stored.read(file[key], index) * self.scale
+        measured = measured_samples(kspace)
+        if volume.encoded_columns is not None:
+            energy = kspace.abs().square().sum(dim=(0, 1))
+            beyond = torch.ones_like(energy, dtype=torch.bool)
+            beyond[slice(*volume.encoded_columns)] = False
+            measured &= ~(beyond & (energy < PADDING_ENERGY * energy.max()))
         return volume.slice(
             index,
             kspace=kspace,
             target=target,
-            measured=_measured(kspace, volume.encoded_columns),
+            measured=measured,
             processing=(f"multiplied by {self.scale:g}",) if self.scale != 1 else (),
         )
+
+
+#: Values are around 100; they need no scale as those of fastMRI do.
+UNSCALED = FastMRIReader(scale=1.0)
+
+
+@dataclass(frozen=True)
+class M4RawReader:
+    """Reads M4Raw files (Lyu et al. 2023), laid out like those of fastMRI's multi-coil brain.
+
+    - Each repetition is a volume, named like its file ("2022061003_T201"). The subject is the
+      study ("2022061003"), so that no split divides the repetitions and contrasts of a person;
+      `patient_id` is not used, as nothing says that it is the same in all files of a person.
+    - The contrast is T1, T2 or FLAIR.
+    - The reference is that of one repetition, noise included.
+    - k-space is stored (slice, coil, readout, phase encode), 195 of 256 columns acquired, whatever
+      the header's `kspaceDimension` says. A slice with padding along the height instead is
+      refused.
+    - The gradient-echo files (GRE) of version 1.5 have the readout along the width and the echo
+      far from the centre, and are refused.
+    """
+
+    name: str = "m4raw"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        if "kspace" not in file or stored.HEADER not in file:
+            return False
+        value = file[stored.HEADER][()] if isinstance(file[stored.HEADER], h5py.Dataset) else b""
+        scanned = isinstance(value, bytes) and M4RAW_SCANNER in value
+        return scanned or M4RAW_NAME.fullmatch(stored.stem(file)) is not None
+
+    def describe(self, file: h5py.File) -> Volume:
+        volume = UNSCALED.describe(file)
+        named = M4RAW_NAME.fullmatch(stored.stem(file))
+        contrast = stored.text(file, "acquisition")  # e.g. "AXT2"
+        if contrast is not None:
+            contrast = contrast.upper().removeprefix("AX")
+        elif named:
+            contrast = named["contrast"]
+        if contrast == "GRE":
+            raise UnreadableError(
+                "gradient-echo scan of M4Raw: its readout lies along the width and its echo far "
+                "from the centre of k-space; expected T1, T2 or FLAIR"
+            )
+        study = stored.header_text(stored.read_header(file), M4RAW_STUDY) or (
+            named and named["study"]
+        )
+        if study is None:
+            raise UnreadableError(
+                "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says "
+                "who was scanned: splits could divide the repetitions of one person"
+            )
+        return replace(volume, subject=study, contrast=contrast or "unknown")
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        scan = UNSCALED.read(file, volume, index)
+        if scan.measured.any(dim=0).all() and not scan.measured.any(dim=1).all():
+            raise UnreadableError(
+                "k-space is padded with zeros along the height alone; expected the readout there, "
+                "in full, and the phase encodes along the width"
+            )
+        return scan
+
+
+@dataclass(frozen=True)
+class FastMRIProstateReader:
+    """Reads the T2-weighted files of fastMRI prostate (Tibrewala et al. 2024).
+
+    `kspace` is (average, slice, coil, readout, phase encode). Each of the three averages has every
+    second line only: two have the odd lines, one the even ones. Together they are complete: every
+    line becomes the mean of the averages that have it. A file in which a line is in no average is
+    refused. Motion between the averages, and that odd lines have less noise than even ones, stay.
+
+    The lines are put where the header says that they belong in the encoded matrix; columns beyond
+    were never measured.
+
+    The reference is the root of the sum of squares of this k-space, as large as the stored
+    `reconstruction_rss` or the header's matrix. The stored image is not used: it is flipped, and
+    was made by filling in lines of each average with GRAPPA.
+
+    Diffusion-weighted files are refused: echo-planar readouts sampled on gradient ramps, and every
+    second line in no average.
+
+    Values are multiplied by the same constant as those of fastMRI.
+    """
+
+    name: str = "fastmri-prostate"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        return "kspace" in file and "calibration_data" in file
+
+    def describe(self, file: h5py.File) -> Volume:
+        if "coil_sens_maps" in file:
+            raise UnreadableError(
+                "diffusion-weighted scan of fastMRI prostate: its echo-planar k-space is not on a "
+                "grid and undersampled; expected a T2 scan (file_prostate_AXT2_...)"
+            )
+        kspace = stored.samples(file, "kspace", ndim=(5,), axes=PROSTATE_AXES, kind="complex")
+        _, n_slices, n_coils, height, n_lines = kspace.shape
+        header = stored.read_header(file)
+        width, place = header_number(header, f"{ENCODED}/y"), _place(header)
+        if width is None or place is None:
+            raise UnreadableError(
+                "ismrmrd_header: expected encodedSpace matrixSize y, and center and maximum of "
+                "kspace_encoding_step_1, to place the lines"
+            )
+        first, end = place
+        if end - first != n_lines or first < 0 or end > width:
+            raise UnreadableError(
+                f"{n_lines} lines do not fit the header: lines 0 to {end - first - 1} around "
+                f"{width // 2 - first} in a matrix of {width}"
+            )
+        _averages_of_lines(stored.read(kspace, (slice(None), n_slices // 2, slice(0, 1))))
+        key = "reconstruction_rss" if "reconstruction_rss" in file else None
+        return Volume(
+            n_slices=n_slices,
+            shape=(height, width),
+            target_shape=_target_shape(file, key, header, (height, width)),
+            n_coils=n_coils,
+            encoded_columns=place,
+            **stored.labels(file, header),
+        )
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        averages = stored.read(file["kspace"], (slice(None), index))
+        count = _averages_of_lines(averages)
+        assert volume.encoded_columns is not None  # describe() sets it
+        columns = slice(*volume.encoded_columns)
+        kspace = averages.new_zeros((volume.n_coils, *volume.shape))
+        kspace[..., columns] = averages.sum(dim=0) / count.clamp_min(1) * SCALE
+        measured = torch.zeros(volume.shape, dtype=torch.bool)
+        measured[:, columns] = count > 0
+        return volume.slice(
+            index,
+            kspace=kspace,
+            measured=measured,
+            processing=(
+                f"lines averaged over the {len(averages)} interleaved averages that have them",
+                f"multiplied by {SCALE:g}",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class FastMRIBreastReader:
+    """Recognises the files of fastMRI breast (Solomon et al. 2025), and refuses them.
+
+    Their `kspace`, real with real and imaginary part along the first of five axes, are spokes at
+    golden angles in a stack of stars, under a contrast agent: there is no grid, and no fully
+    sampled image at one time.
+    """
+
+    name: str = "fastmri-breast"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        kspace = file.get("kspace")
+        if not isinstance(kspace, h5py.Dataset):
+            return False
+        parts = kspace.ndim == 5 and kspace.shape[0] == 2 and kspace.dtype.kind == "f"
+        return parts or BREAST_NAME.fullmatch(stored.stem(file)) is not None
+
+    def describe(self, file: h5py.File) -> NoReturn:
+        raise UnreadableError(
+            "not Cartesian: radial k-space of fastMRI breast (stack of stars); expected k-space on "
+            "a grid. Reconstruct images from it and store them as 'image' (slice, height, width) "
+            "in an HDF5 file of their own, which the generic reader takes"
+        )
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> NoReturn:
+        self.describe(file)
+
+
+def _place(header: ElementTree.Element) -> tuple[int, int] | None:
+    """First column and one past the last of the encoded matrix that the header calls acquired."""
+    width = header_number(header, f"{ENCODED}/y")
+    center = header_number(header, f"{LIMITS}/center")
+    last = header_number(header, f"{LIMITS}/maximum")
+    if width is None or center is None or last is None:
+        return None
+    return width // 2 - center, width // 2 - center + last + 1
 
 
 def _reference_key(file: h5py.File) -> str | None:
@@ -111,47 +292,43 @@ def _reference_key(file: h5py.File) -> str | None:
     key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
     if key not in file:
         return None
-    stored.samples(file, key, ndim=(3,), axes="(slice, height, width)")
-    n_slices, height, width = file[key].shape
+    stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES)
+    n_slices, *sizes = file[key].shape
     if n_slices != kspace.shape[0]:
         raise UnreadableError(f"{key} has {n_slices} slices, k-space has {kspace.shape[0]}")
-    frame = kspace.shape[-2:]
-    return key if _fits(height, frame[0]) and _fits(width, frame[1]) else None
-
-
-def _fits(size: int, frame: int) -> bool:
-    """Whether fastMRI's central crop and ours, which keeps n // 2 at n // 2, are the same."""
-    return size <= frame and (frame - size) // 2 == frame // 2 - size // 2
+    # fastMRI's central crop and ours, which keeps n // 2 at n // 2, must be the same.
+    fits = (
+        size <= frame and (frame - size) // 2 == frame // 2 - size // 2
+        for size, frame in zip(sizes, kspace.shape[-2:], strict=True)
+    )
+    return key if all(fits) else None
 
 
 def _target_shape(
-    file: h5py.File, header: ElementTree.Element, shape: tuple[int, int]
+    file: h5py.File, key: str | None, header: ElementTree.Element, shape: tuple[int, int]
 ) -> tuple[int, int]:
-    key = _reference_key(file)
+    """Size of the stored reference of that name, else that of the header, within the frame."""
     if key is not None:
-        return file[key].shape[1], file[key].shape[2]
-    height, width = (header_number(header, f"{FRAME}/{axis}") for axis in "xy")
-    if height is None or width is None or min(height, width) < 1:
+        height, width = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES).shape[1:]
+    else:
+        height, width = (header_number(header, f"{FRAME}/{axis}") or 0 for axis in "xy")
+    if min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])
 
 
-def _encoded_columns(header: ElementTree.Element, width: int) -> tuple[int, int] | None:
-    """Columns that the header calls acquired, as (first, one past the last)."""
-    encoded = header_number(header, f"{ENCODED}/y")
-    center = header_number(header, f"{LIMITS}/center")
-    last = header_number(header, f"{LIMITS}/maximum")
-    if encoded is None or center is None or last is None or encoded != width:
-        return None
-    first = encoded // 2 - center
-    return max(first, 0), min(first + last + 1, width)
+def _averages_of_lines(averages: Tensor) -> Tensor:
+    """Number of averages that have each line, of averages (average, coil, readout, phase encode).
 
-
-def _measured(kspace: Tensor, encoded: tuple[int, int] | None) -> Tensor:
-    measured = measured_samples(kspace)
-    if encoded is None:
-        return measured
-    energy = kspace.abs().square().sum(dim=(0, 1))
-    beyond = torch.ones_like(energy, dtype=torch.bool)
-    beyond[encoded[0] : encoded[1]] = False
-    return measured & ~(beyond & (energy < PADDING_ENERGY * energy.max()))
+    Raises:
+        UnreadableError: if a line between others is in none.
+    """
+    count = (averages != 0).any(dim=1).any(dim=1).sum(dim=0)
+    present = (count > 0).nonzero()
+    extent = int(present[-1] - present[0]) + 1 if len(present) else 0
+    if extent > len(present):
+        raise UnreadableError(
+            f"undersampled: {extent - len(present)} of {extent} lines are in none of the "
+            f"{len(averages)} averages; filling them in (GRAPPA) would be no measurement"
+        )
+    return count

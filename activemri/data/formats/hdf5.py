@@ -1,21 +1,23 @@
 """The generic HDF5 layout: a data set `image` or `kspace`, and a few attributes."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import h5py
+import numpy as np
 import torch
 
-from activemri.data.containers import HDF5, Container
-from activemri.data.formats import hdf5_radial, stored
-from activemri.data.formats.images import NOISE, contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.reference import magnitude_reference
+from activemri.data.formats import stored
+from activemri.data.formats.radial import refuse_incomplete, resample
+from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
+from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 IMAGE_AXES = "(slice, height, width)"
 KSPACE_AXES = "(slice, coil, height, width)"
+RADIAL_AXES = "(frame, coil, spoke, sample)"
+TRAJECTORY_AXES = "(frame, spoke, sample, 2)"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class HDF5Reader:
     what was done to the data before), `simulated` (what no scanner has measured, e.g. "coils").
 
     Magnitude-only images get a smooth phase and noise by default, see
-    :func:`activemri.data.formats.images.slice_of_image`.
+    :func:`activemri.data.images.slice_of_image`.
 
     With `trajectory` (frame, spoke, sample, 2), real, beside `kspace` (frame, coil, spoke, sample)
     the scan is radial. Positions are in cycles per pixel, along the height first. A frame is a
@@ -63,22 +65,47 @@ class HDF5Reader:
         return "image" in file or "kspace" in file
 
     def describe(self, file: h5py.File) -> Volume:
-        if hdf5_radial.is_radial(file):
-            return _describe_radial(file)
-        return _describe_kspace(file) if "kspace" in file else _describe_image(file)
+        if "trajectory" in file:
+            kspace, _ = _radial_data_sets(file)
+            shape = (round(kspace.shape[3] / _oversampling(file)),) * 2
+            _refuse_incomplete_frames(file, shape)
+            n_frames, n_coils = kspace.shape[:2]
+            return _describe(
+                file, shape=shape, n_slices=n_frames, n_coils=n_coils, target_shape=shape
+            )
+        if "kspace" in file:
+            kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES, kind="complex")
+            n_slices, n_coils, *shape = kspace.shape
+            return _describe(
+                file,
+                shape=tuple(shape),
+                n_slices=n_slices,
+                n_coils=n_coils,
+                target_shape=_stored_target_shape(file, kspace.shape),
+            )
+        image = stored.samples(file, "image", ndim=(3,), axes=IMAGE_AXES)
+        magnitude_only = image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only"
+        volume = _describe(file, shape=image.shape[1:], n_slices=image.shape[0])
+        return replace(
+            volume,
+            magnitude_only=magnitude_only,
+            largest=_largest(image) if magnitude_only else None,
+        )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        if hdf5_radial.is_radial(file):
-            return _read_radial(file, volume, index)
+        if "trajectory" in file:
+            samples, trajectory = _radial_data_sets(file)
+            spokes = stored.read(samples, index)
+            positions = np.asarray(trajectory[index], np.float64)
+            kspace, measured, done = resample(spokes, positions, volume.shape)
+            processing = (*_processing(file), *done)
+            return volume.slice(index, kspace=kspace, measured=measured, processing=processing)
         if "kspace" in file:
             return _read_kspace(file, volume, index)
-        return self._read_image(file, volume, index)
-
-    def _read_image(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         return slice_of_image(
             volume,
             index,
-            stored.read_slice(file["image"], index),
+            stored.read(file["image"], index),
             file=stored.stem(file),
             synthetic_phase=self.synthetic_phase,
             noise=self.noise,
@@ -86,43 +113,28 @@ class HDF5Reader:
         )
 
 
-def _describe_image(file: h5py.File) -> Volume:
-    image = stored.samples(file, "image", ndim=(3,), axes=IMAGE_AXES)
-    magnitude_only = image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only"
-    return _describe(
-        file,
-        shape=(image.shape[1], image.shape[2]),
-        n_slices=image.shape[0],
-        n_coils=1,
-        magnitude_only=magnitude_only,
-        largest=_largest(image) if magnitude_only else None,
-    )
+def _refuse_incomplete_frames(file: h5py.File, shape: tuple[int, int]) -> None:
+    """Refuse a file none of whose frames is fully sampled, with the reason of the first."""
+    first: UnreadableError | None = None
+    for trajectory in _radial_data_sets(file)[1]:
+        try:
+            return refuse_incomplete(trajectory.astype(np.float64), shape)
+        except UnreadableError as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
-def _describe_radial(file: h5py.File) -> Volume:
-    kspace = _complex_kspace(file, axes=hdf5_radial.KSPACE_AXES)
-    n_frames, n_coils, _, n_samples = kspace.shape
-    shape = (round(n_samples / _oversampling(file)),) * 2
-    hdf5_radial.refuse_incomplete_frames(file, shape)
-    return _describe(file, shape=shape, n_slices=n_frames, n_coils=n_coils, target_shape=shape)
-
-
-def _describe_kspace(file: h5py.File) -> Volume:
-    kspace = _complex_kspace(file, axes=KSPACE_AXES)
-    return _describe(
-        file,
-        shape=(kspace.shape[2], kspace.shape[3]),
-        n_slices=kspace.shape[0],
-        n_coils=kspace.shape[1],
-        target_shape=_stored_target_shape(file, kspace.shape),
-    )
-
-
-def _complex_kspace(file: h5py.File, *, axes: str) -> h5py.Dataset:
-    kspace = stored.samples(file, "kspace", ndim=(4,), axes=axes)
-    if kspace.dtype.kind != "c":
-        raise UnreadableError(f"'kspace' must be complex; got {kspace.dtype}")
-    return kspace
+def _radial_data_sets(file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
+    kspace = stored.samples(file, "kspace", ndim=(4,), axes=RADIAL_AXES, kind="complex")
+    trajectory = stored.samples(file, "trajectory", ndim=(4,), axes=TRAJECTORY_AXES)
+    expected = (kspace.shape[0], *kspace.shape[2:], 2)
+    if trajectory.shape != expected or trajectory.dtype.kind == "c":
+        raise UnreadableError(
+            f"'trajectory' must be real with the axes {TRAJECTORY_AXES}, {expected} as 'kspace' "
+            f"has {kspace.shape}; got {trajectory.dtype} {trajectory.shape}"
+        )
+    return kspace, trajectory
 
 
 def _stored_target_shape(file: h5py.File, kspace: tuple[int, ...]) -> tuple[int, int] | None:
@@ -152,11 +164,13 @@ def _describe(
     *,
     shape: tuple[int, int],
     n_slices: int,
-    n_coils: int,
+    n_coils: int = 1,
     target_shape: tuple[int, int] | None = None,
-    magnitude_only: bool = False,
-    largest: float | None = None,
 ) -> Volume:
+    # Files that `activemri data convert` wrote hold the contrast's short name already.
+    contrast = stored.text(file, "contrast")
+    if "converted_from" not in file.attrs:
+        contrast = contrast_of(contrast)
     return Volume(
         name=stored.stem(file),
         subject=stored.text(file, "subject_id") or stored.stem(file),
@@ -164,23 +178,18 @@ def _describe(
         shape=shape,
         target_shape=target_shape or (round(shape[0] / _oversampling(file)), shape[1]),
         n_coils=n_coils,
-        contrast=_contrast(file),
+        contrast=contrast or "unknown",
         field_strength=stored.tesla(stored.text(file, "field_strength")),
         scanner=stored.text(file, "scanner") or "unknown",
         split=stored.text(file, "split"),
-        magnitude_only=magnitude_only,
         simulated=stored.text(file, "simulated"),
-        largest=largest,
     )
 
 
 def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
-    kspace = stored.read_slice(file["kspace"], index)
-    maps = stored.read_slice(file["sensitivity"], index) if "sensitivity" in file else None
-    if "target" in file:
-        target = stored.read_slice(file["target"], index)
-    else:
-        target = magnitude_reference(kspace, volume.target_shape, sensitivity=maps)
+    kspace = stored.read(file["kspace"], index)
+    maps = stored.read(file["sensitivity"], index) if "sensitivity" in file else None
+    target = stored.read(file["target"], index) if "target" in file else None
     measured = torch.from_numpy(file["measured"][index] != 0) if "measured" in file else None
     return volume.slice(
         index,
@@ -190,17 +199,6 @@ def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
         sensitivity=maps,
         label=torch.as_tensor(file["label"][index]) if "label" in file else None,
         processing=_processing(file),
-    )
-
-
-def _read_radial(file: h5py.File, volume: Volume, index: int) -> Slice:
-    frame = hdf5_radial.read_frame(file, index, volume.shape)
-    return volume.slice(
-        index,
-        kspace=frame.kspace,
-        target=magnitude_reference(frame.kspace),
-        measured=frame.measured,
-        processing=(*_processing(file), *frame.processing),
     )
 
 
@@ -236,9 +234,3 @@ def _largest(image: h5py.Dataset) -> float:
         except OSError:  # a damaged chunk: read() will name this slice
             continue
     return largest
-
-
-def _contrast(file: h5py.File) -> str:
-    """The contrast; files that `activemri data convert` wrote hold its short name already."""
-    found = stored.text(file, "contrast")
-    return found or "unknown" if "converted_from" in file.attrs else contrast_of(found)

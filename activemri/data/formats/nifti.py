@@ -3,20 +3,18 @@
 import json
 import re
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from activemri.data.containers import Container
-from activemri.data.formats.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import UnreadableError, Volume
+from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
+from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume, cached_by_file
 from activemri.data.slices import Slice
 
 #: Names of files that hold no images: masks, segmentations, phase.
@@ -32,19 +30,13 @@ NO_IMAGES = ("segmentation_masks",)
 #: A magnitude has no negative values but those that interpolation leaves.
 MOST_NEGATIVE = 0.1
 
-DECODED = 4  # compressed volumes that are kept decoded
 
-
-def _open(path: Path) -> "NIfTIFile":
-    return NIfTIFile(path)
-
-
-NIFTI = Container("NIfTI", (".nii.gz", ".nii"), _open)
+NIFTI = Container("NIfTI", (".nii.gz", ".nii"), lambda path: NIfTIFile(path))
 
 
 @dataclass(frozen=True)
 class NIfTIReader:
-    """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.formats.images`.
+    """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.images`.
 
     Slices lie along the axis of the coarsest voxels; if all are alike, they are axial. They are
     shown as a radiologist sees them: anterior or superior up, the patient's right (or anterior, in
@@ -74,7 +66,8 @@ class NIfTIReader:
             raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
         if folder := next((name for name in NO_IMAGES if name in file.path.parts), None):
             raise UnreadableError(f"in the folder {folder!r}; expected images")
-        parts = [file.part(index) for index in range(file.n_volumes)]
+        whole = slice(None)
+        parts = [file.stored((whole, whole, whole), index) for index in range(file.n_volumes)]
         largest = max(largest_magnitude(part) for part in parts)
         if largest == 0:
             raise UnreadableError("the image is all zero")
@@ -84,17 +77,21 @@ class NIfTIReader:
                 raise UnreadableError(
                     f"values from {lowest:g} to {largest:g}; expected magnitudes, not phases or CT"
                 )
+        named = (pattern.search(stem) for pattern in SUBJECTS)
+        subject = next((found.group(1) for found in named if found), None)
+        words = re.sub(r"[_\-.]", " ", stem)
+        contrast = contrast_of(words)
         labels = _sidecar(file.path)
         maker = (labels.get("Manufacturer"), labels.get("ManufacturersModelName"))
         strength = labels.get("MagneticFieldStrength")
         return Volume(
             name=stem,
-            subject=_subject(stem),
+            subject=subject or CONTRAST_AT_END.sub("", stem) or stem,
             n_slices=file.n_volumes * file.n_positions,
             shape=file.shape,
             target_shape=file.shape,
             n_coils=1,
-            contrast=_contrast(stem),
+            contrast="unknown" if contrast == words else contrast,
             field_strength=float(strength) if isinstance(strength, int | float) else None,
             scanner=" ".join(str(name) for name in maker if name) or "unknown",
             magnitude_only=not file.is_complex,
@@ -114,7 +111,7 @@ class NIfTIReader:
         )
 
 
-class NIfTIFile:
+class NIfTIFile(OpenedFile):
     """An open NIfTI file.
 
     Attributes:
@@ -156,14 +153,15 @@ class NIfTIFile:
         self._axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
         self._upwards = [bool(orientation[axis, 1] > 0) for axis in self._axes]
         sizes = [shape[axis] for axis in self._axes]
-        self._along = _slice_axis(sizes, [spacing[axis] for axis in self._axes])
+        # Slices lie along the axis of one slice, else of the coarsest voxels, else foot to head.
+        spacing = [spacing[axis] for axis in self._axes]
+        self._along = max(range(3), key=lambda axis: spacing[axis])
+        if spacing[self._along] <= 1.01 * spacing[2]:
+            self._along = 2
+        self._along = max((axis for axis in range(3) if sizes[axis] == 1), default=self._along)
         self.n_positions = sizes[self._along]
         columns, rows = (axis for axis in range(3) if axis != self._along)
         self.shape = (sizes[rows], sizes[columns])
-
-    def part(self, volume: int) -> NDArray[Any]:
-        """One volume as stored, float32 or complex64."""
-        return self.stored((slice(None), slice(None), slice(None)), volume)
 
     def plane(self, index: int) -> NDArray[Any]:
         """One slice, (height, width)."""
@@ -184,40 +182,26 @@ class NIfTIFile:
         """Part of a volume along the axes as they are stored, float32 or complex64."""
         kind = np.complex64 if self.is_complex else np.float32
         compressed = self.path.name.lower().endswith(".gz")
-        values = self._decoded() if compressed else self._image.dataobj
+        values = _decoded(self.path) if compressed else self._image.dataobj
         further = [volume, *[0] * (len(values.shape) - 4)] if len(values.shape) > 3 else []
         with _failures_named():
             return np.asarray(values[(*chosen, *further)]).astype(kind)
 
-    def _decoded(self) -> NDArray[Any]:
-        status = self.path.stat()
-        key = (str(self.path.resolve()), status.st_mtime_ns, status.st_size)
-        values = _DECODED.pop(key, None)
-        if values is None:
-            kind = np.complex64 if self.is_complex else np.float32
-            with _failures_named():
-                values = np.asarray(self._image.dataobj).astype(kind)
-        _DECODED[key] = values
-        if len(_DECODED) > DECODED:
-            _DECODED.popitem(last=False)
-        return values
 
-    def close(self) -> None:
-        """Nothing stays open."""
+@cached_by_file(4)
+def _decoded(path: Path) -> NDArray[Any]:
+    """All volumes of a compressed file, float32 or complex64."""
+    import nibabel
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-_DECODED: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
+    with _failures_named():
+        image: Any = nibabel.load(path)
+        kind = np.complex64 if image.get_data_dtype().kind == "c" else np.float32
+        return np.asarray(image.dataobj).astype(kind)
 
 
 @contextmanager
 def _failures_named() -> Iterator[None]:
-    """What nibabel raises for damaged files, as the error that readers raise."""
+    """Failures of nibabel on damaged files, as the error that readers raise."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
@@ -225,27 +209,6 @@ def _failures_named() -> Iterator[None]:
         yield
     except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError) as error:
         raise UnreadableError(f"damaged or not NIfTI: {error}") from error
-
-
-def _slice_axis(sizes: list[int], spacing: list[float]) -> int:
-    """The axis of one slice, else that of the coarsest voxels, else from foot to head."""
-    if 1 in sizes:
-        return max(axis for axis in range(3) if sizes[axis] == 1)
-    coarsest = max(range(3), key=lambda axis: spacing[axis])
-    return coarsest if spacing[coarsest] > 1.01 * spacing[2] else 2
-
-
-def _subject(stem: str) -> str:
-    for pattern in SUBJECTS:
-        if found := pattern.search(stem):
-            return found.group(1)
-    return CONTRAST_AT_END.sub("", stem) or stem
-
-
-def _contrast(stem: str) -> str:
-    words = re.sub(r"[_\-.]", " ", stem)
-    found = contrast_of(words)
-    return "unknown" if found == words else found
 
 
 def _sidecar(path: Path) -> dict[str, Any]:

@@ -25,24 +25,9 @@ LARGEST = 0.5 * 1.001  # cycles per pixel, with rounding
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Resampled:
-    """What is made of a radial scan.
-
-    Attributes:
-        kspace: complex64 (coil, height, width), as of :class:`activemri.data.slices.Slice`.
-        measured: bool (height, width), True in the disc that the spokes reach.
-        processing: what was done.
-    """
-
-    kspace: Tensor
-    measured: Tensor
-    processing: tuple[str, ...]
-
-
 def resample(
     samples: Tensor, trajectory: NDArray[np.floating], shape: tuple[int, int]
-) -> Resampled:
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Cartesian k-space of the images that fit the spokes best.
 
     Images are solved for by weighted least squares and transformed. Beyond the disc that the spokes
@@ -55,6 +40,10 @@ def resample(
             (spoke, sample, 2).
         shape: (height, width) of the grid.
 
+    Returns:
+        k-space, complex64 (coil, height, width); bool (height, width), True in the disc that the
+        spokes reach, where it was measured; what was done.
+
     Raises:
         UnreadableError: if the samples are NaN, Inf or zero; and as :func:`refuse_incomplete`.
     """
@@ -65,10 +54,23 @@ def resample(
             f"the trajectory must have the shape {(*samples.shape[1:], 2)} (spoke, sample, 2), as "
             f"k-space has {tuple(samples.shape)}; got {positions.shape}"
         )
-    solver, measured = _prepared(positions.tobytes(), positions.shape[1], shape)
-    kspace = fourier.fft2(solver.solve(samples.flatten(1))) * measured
-    done = f"resampled from {len(positions)} radial spokes onto a grid"
-    return Resampled(kspace, measured.clone(), (done,))
+    transform, weights, kernel, support, measured = _prepared(
+        positions.tobytes(), positions.shape[1], shape
+    )
+
+    def normal(images: Tensor) -> Tensor:
+        return transform.gram(images, kernel) * support + REGULARIZATION * images
+
+    # Minimizes |W^(1/2) (A x - y)|^2 + regularization |x|^2 for images (coil, 1, height, width).
+    # With the area that a sample stands for in k-space as its weight A^H W A is close to one, and
+    # few steps are enough.
+    flat = samples.flatten(1)
+    largest = flat.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    weighted = flat / largest * weights  # squares fit float32
+    right = transform.adjoint(weighted[:, None]) * support
+    images = largest * conjugate_gradient(normal, right)[:, 0]  # every coil with its own steps
+    kspace = fourier.fft2(images) * measured
+    return kspace, measured.clone(), (f"resampled from {len(positions)} radial spokes onto a grid",)
 
 
 def refuse_incomplete(trajectory: NDArray[np.floating], shape: tuple[int, int]) -> None:
@@ -119,7 +121,7 @@ def refuse_incomplete(trajectory: NDArray[np.floating], shape: tuple[int, int]) 
 
 @dataclass(frozen=True, eq=False)
 class _Spokes:
-    """How spokes lie. A spoke has two sides, (spoke, 2); lengths are in cycles per pixel.
+    """Places of spokes. A spoke has two sides, (spoke, 2); lengths are in cycles per pixel.
 
     Attributes:
         angles: of the sides, in radians.
@@ -177,59 +179,28 @@ def _spokes(positions: Floats) -> _Spokes:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Inversion:
-    """Images from samples by weighted least squares with conjugate gradients.
-
-    Minimizes |W^(1/2) (A x - y)|^2 + regularization |x|^2. With what a sample stands for in
-    k-space as its weight A^H W A is close to one and few steps are enough.
-
-    Attributes:
-        transform: A.
-        weights: W, (sample,).
-        kernel: of A^H W A.
-        support: bool (height, width), False where the image is known to be zero.
-    """
-
-    transform: NUFFT
-    weights: Tensor
-    kernel: Tensor
-    support: Tensor
-
-    def solve(self, samples: Tensor) -> Tensor:
-        """Complex64 samples (coil, sample) to images (coil, height, width)."""
-        largest = samples.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        weighted = samples / largest * self.weights  # squares fit float32
-        right = self.transform.adjoint(weighted[:, None]) * self.support
-        images = conjugate_gradient(self._normal, right)  # every coil with steps of its own
-        return largest * images[:, 0]
-
-    def _normal(self, images: Tensor) -> Tensor:
-        seen = self.transform.gram(images, self.kernel) * self.support
-        return seen + REGULARIZATION * images
-
-
 @lru_cache(maxsize=REMEMBERED)
 def _prepared(
     positions: bytes, n_samples: int, shape: tuple[int, int]
-) -> tuple[_Inversion, Tensor]:
-    """What slices of the same trajectory share, and the disc that it reaches."""
+) -> tuple[NUFFT, Tensor, Tensor, Tensor, Tensor]:
+    """All that slices of the same trajectory share.
+
+    Returns:
+        The transform A; the weights W, (sample,); the kernel of A^H W A; bool (height, width),
+        False where the image is known to be zero; the disc that the spokes reach.
+    """
     trajectory = np.frombuffer(positions, np.float32).reshape(-1, n_samples, 2)
     refuse_incomplete(trajectory, shape)
     spokes = _spokes(trajectory.astype(np.float64))
     weights = torch.from_numpy((_areas(spokes) * math.prod(shape)).astype(np.float32)).flatten()
     transform = NUFFT(torch.from_numpy(trajectory.copy()), shape)
-    solver = _Inversion(
-        transform,
-        weights,
-        transform.gram_kernel(weights[None]),
-        _within(shape, 0.5 / spokes.step, unit=(1, 1)),
-    )
-    return solver, _within(shape, spokes.reach, unit=shape)
+    kernel = transform.gram_kernel(weights[None])
+    support = _within(shape, 0.5 / spokes.step, unit=(1, 1))
+    return transform, weights, kernel, support, _within(shape, spokes.reach, unit=shape)
 
 
 def _areas(spokes: _Spokes) -> Floats:
-    """What each sample stands for, in square cycles per pixel, (spoke, sample)."""
+    """The area that each sample stands for, in square cycles per pixel, (spoke, sample)."""
     angles, there = spokes.angles.ravel(), spokes.ends.ravel() > 0
     order = np.flatnonzero(there)[np.argsort(angles[there])]
     gaps = np.diff(angles[order], append=angles[order[0]] + 2 * math.pi)

@@ -7,20 +7,21 @@ line in :func:`all_readers`. The contract tests then run over it.
 from collections.abc import Iterable
 from typing import Any
 
-from activemri.data.containers import Container
 from activemri.data.formats.bart import BARTReader
 from activemri.data.formats.calgary_campinas import CalgaryCampinasReader
 from activemri.data.formats.cmrxrecon import CMRxReconReader
 from activemri.data.formats.dicom import DICOMReader
-from activemri.data.formats.fastmri import FastMRIReader
-from activemri.data.formats.fastmri_breast import FastMRIBreastReader
-from activemri.data.formats.fastmri_prostate import FastMRIProstateReader
+from activemri.data.formats.fastmri import (
+    FastMRIBreastReader,
+    FastMRIProstateReader,
+    FastMRIReader,
+    M4RawReader,
+)
 from activemri.data.formats.hdf5 import HDF5Reader
-from activemri.data.formats.ismrmrd_raw import ISMRMRDReader
-from activemri.data.formats.m4raw import M4RawReader
+from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.nifti import NIfTIReader
 from activemri.data.formats.skm_tea import SKMTEAReader
-from activemri.data.readers import Reader, UnreadableError
+from activemri.data.readers import Container, Reader, UnreadableError
 
 
 def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
@@ -28,7 +29,7 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
 
     Args:
         synthetic_phase: give magnitude-only images a phase and noise; see
-            :mod:`activemri.data.phase`.
+            :mod:`activemri.data.images`.
     """
     return (
         SKMTEAReader(),

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data.containers import HDF5, Container
 from activemri.data.formats import stored
 from activemri.data.formats.nifti import NIfTIFile
-from activemri.data.readers import UnreadableError, Volume
+from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import coils, fourier
 
@@ -78,9 +77,18 @@ class SKMTEAReader:
         return "kspace" in file and "maps" in file
 
     def describe(self, file: h5py.File) -> Volume:
-        kspace = _complex(file, "kspace", KSPACE_AXES)
+        kspace = stored.samples(file, "kspace", ndim=(5,), axes=KSPACE_AXES, kind="complex")
         n_x, height, width, n_echoes, n_coils = kspace.shape
-        _refuse_other_shapes(file, kspace.shape)
+        expected = {"maps": (MAPS_AXES, (n_x, height, width, n_coils, 1))}
+        if "target" in file:
+            expected["target"] = (TARGET_AXES, (n_x, height, width, n_echoes, 1))
+        for key, (axes, shape) in expected.items():
+            found = stored.samples(file, key, ndim=(5,), axes=axes, kind="complex")
+            if found.shape != shape:
+                raise UnreadableError(
+                    f"{key!r} must have the shape {shape}, as 'kspace' has {kspace.shape}; "
+                    f"got {found.shape}"
+                )
         volume = Volume(
             name=stored.stem(file),
             subject=stored.stem(file),
@@ -96,14 +104,13 @@ class SKMTEAReader:
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         whole = slice(None)
         echo, x = divmod(index, file["kspace"].shape[0])
-        samples = stored.read_part(file["kspace"], (x, whole, whole, echo, whole))
+        samples = stored.read(file["kspace"], (x, whole, whole, echo, whole))
         kspace = samples.permute(2, 0, 1).contiguous()
         kspace *= SCALE
-        sensitivity = _unit_norm(stored.read_part(file["maps"], (x, whole, whole, whole, 0)))
+        sensitivity = _unit_norm(stored.read(file["maps"], (x, whole, whole, whole, 0)))
         return volume.slice(
             index,
             kspace=kspace,
-            target=coils.combine(fourier.ifft2(kspace), sensitivity).abs(),
             measured=(kspace != 0).any(dim=0),
             sensitivity=sensitivity,
             label=_segmentation(file, x),
@@ -113,26 +120,6 @@ class SKMTEAReader:
                 "coil maps divided by their norm",
             ),
         )
-
-
-def _complex(file: h5py.File, key: str, axes: str) -> h5py.Dataset:
-    found = stored.samples(file, key, ndim=(5,), axes=axes)
-    if found.dtype.kind != "c":
-        raise UnreadableError(f"{key!r} must be complex; got {found.dtype}")
-    return found
-
-
-def _refuse_other_shapes(file: h5py.File, kspace: tuple[int, ...]) -> None:
-    n_x, height, width, n_echoes, n_coils = kspace
-    wanted = {"maps": (n_x, height, width, n_coils, 1)}
-    if "target" in file:
-        wanted["target"] = (n_x, height, width, n_echoes, 1)
-    for key, shape in wanted.items():
-        found = _complex(file, key, MAPS_AXES if key == "maps" else TARGET_AXES)
-        if found.shape != shape:
-            raise UnreadableError(
-                f"{key!r} must have the shape {shape}, as 'kspace' has {kspace}; got {found.shape}"
-            )
 
 
 def _unit_norm(maps: Tensor) -> Tensor:
@@ -152,20 +139,17 @@ def _segmentation(file: h5py.File, x: int) -> Tensor | None:
     if not path.exists():
         return None
     try:
-        return _tissues(NIfTIFile(path), file["kspace"].shape[:3], x)
+        segmentation, shape = NIfTIFile(path), file["kspace"].shape[:3]
+        if segmentation.stored_shape != shape:
+            raise UnreadableError(
+                f"expected the shape {shape}, as of 'kspace'; got {segmentation.stored_shape}"
+            )
+        values = segmentation.stored((x, slice(None), slice(None)))
+        if not np.isin(values, range(len(TISSUES) + 1)).all():
+            raise UnreadableError(f"expected whole numbers from 0 to {len(TISSUES)}")
+        return torch.from_numpy(values).long()
     except UnreadableError as error:
         raise UnreadableError(f"the segmentation {path.name}: {error}") from error
-
-
-def _tissues(segmentation: NIfTIFile, shape: tuple[int, ...], x: int) -> Tensor:
-    if segmentation.stored_shape != shape:
-        raise UnreadableError(
-            f"expected the shape {shape}, as of 'kspace'; got {segmentation.stored_shape}"
-        )
-    values = segmentation.stored((x, slice(None), slice(None)))
-    if not np.isin(values, range(len(TISSUES) + 1)).all():
-        raise UnreadableError(f"expected whole numbers from 0 to {len(TISSUES)}")
-    return torch.from_numpy(values).long()
 
 
 def _check(file: h5py.File, scan: Slice, x: int) -> None:
@@ -181,7 +165,7 @@ def _check(file: h5py.File, scan: Slice, x: int) -> None:
     if "target" not in file or scan.sensitivity is None:
         return
     whole = slice(None)
-    target = stored.read_part(file["target"], (x, whole, whole, 0, 0))
+    target = stored.read(file["target"], (x, whole, whole, 0, 0))
     image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
     norm = torch.linalg.vector_norm
     agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())
