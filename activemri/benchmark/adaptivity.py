@@ -179,7 +179,7 @@ def gaps_closed(
 
     Args:
         table: the long table.
-        oracle_of: which policy bounds "auc" and "final"; without it in the table there are no rows.
+        oracle_of: policy that bounds "auc" and "final"; without it in the table there are no rows.
         seed: of the bootstrap.
         n_resamples: of the bootstrap.
 
@@ -493,26 +493,26 @@ def _needed(
 
 
 def first_crossing(
-    heights: Floats, lines: Floats, wanted: Floats
+    heights: Floats, lines: Floats, levels: Floats
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Where curves first reach a height, between two steps interpolated: (n_curves,).
+    """Places where curves first reach a height, between two steps interpolated: (n_curves,).
 
     Args:
         heights: (n_curves, n_steps).
-        lines: what to tell of the place, alike.
-        wanted: (n_curves,).
+        lines: values to interpolate there, alike.
+        levels: (n_curves,).
 
     Returns:
         Lines, those of the last step where a curve stays below, and whether it gets there.
     """
-    above = heights >= wanted[:, None]
+    above = heights >= levels[:, None]
     reached: NDArray[np.bool_] = np.asarray(above.any(axis=1))
     after = np.where(reached, above.argmax(axis=1), heights.shape[1] - 1)
     before = np.maximum(after - 1, 0)
     rows = np.arange(len(heights))
     low, high = heights[rows, before], heights[rows, after]
     rise = np.where(high > low, high - low, 1.0)
-    share = np.where(reached, np.clip((wanted - low) / rise, 0, 1), 1.0)
+    share = np.where(reached, np.clip((levels - low) / rise, 0, 1), 1.0)
     found = lines[rows, before] + share * (lines[rows, after] - lines[rows, before])
     return np.asarray(found), reached
 

@@ -27,6 +27,9 @@ _POLICIES = (
 )
 
 
+_N_WORKERS = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """Acquire held-out phantom scans with a learned policy and others, and report.
@@ -58,7 +61,7 @@ def run_demo(settings: DemoSettings) -> str:
             run=settings.run,
             policies=(*_POLICIES, *trained),
             max_slices=settings.n_scans,
-            workers=2,
+            workers=_N_WORKERS,
         )
     )
     files.write(out / "episode.gif", outcome.report.gif())

@@ -61,11 +61,11 @@ class CurvesSettings:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one training wrote down.
+    """Log of one training.
 
     Attributes:
         folder: where.
-        settings: what it was started with.
+        settings: of its start.
         entries: one for each validation, in order of steps.
     """
 
@@ -107,7 +107,7 @@ class LearningCurve:
     """Runs of one group.
 
     Attributes:
-        name: what sets the group apart.
+        name: of the group.
         steps: (n_steps,).
         runs: value of each run, (n_runs, n_steps).
         iqm: inter-quartile mean over runs, (n_steps,).
@@ -263,7 +263,7 @@ def _limits(curves: Sequence[LearningCurve]) -> tuple[float | None, float | None
 
 
 def _names(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """What sets groups apart: the algorithm, and the settings that differ."""
+    """Names that set groups apart: the algorithm, and the settings that differ."""
     keys = dict.fromkeys(key for one in settings for key in one if key not in (*_FREE, "algo"))
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
     return [

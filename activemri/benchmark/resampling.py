@@ -168,7 +168,7 @@ def sign_flip_p_value(
 
 
 def smallest_p_value(n_subjects: int, *, n_flips: int = 20000) -> float:
-    """What :func:`sign_flip_p_value` returns when every subject agrees."""
+    """Value of :func:`sign_flip_p_value` when every subject agrees."""
     return 2.0 ** -(n_subjects - 1) if n_subjects <= EXACT_SUBJECTS else 1 / n_flips
 
 

@@ -42,7 +42,7 @@ _QUANTITIES = ["auc", "final"]
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of that metric is better."""
+    """True where a larger value of that metric is better."""
     return metric == RETURN or find_metric(metric).higher_is_better
 
 
@@ -194,7 +194,7 @@ def summarise(
 
 
 def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """What every other policy gains over the reference, slice by slice.
+    """Gain of every other policy over the reference, slice by slice.
 
     Returns:
         As :func:`slice_scores`, where ``auc`` and ``final`` are policy minus reference with the
@@ -292,7 +292,7 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
-    """How many acquired lines it takes to reach a score.
+    """Lines to acquire until a score is reached.
 
     Args:
         table: the long table.
@@ -326,9 +326,9 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
 def episode_lines_to_reach(paths: Trajectories, scores: Mapping[str, float]) -> Floats:
     """Acquired lines when each episode first reached its metric's score; NaN if it never did."""
     metrics = paths.episodes["metric"].astype(str)
-    wanted = metrics.map(scores).to_numpy(np.float64)[:, None]
+    levels = metrics.map(scores).to_numpy(np.float64)[:, None]
     sign = np.where(metrics.map(higher_is_better).to_numpy(bool), 1.0, -1.0)[:, None]
-    reached: NDArray[np.bool_] = sign * paths.scores >= sign * wanted
+    reached: NDArray[np.bool_] = sign * paths.scores >= sign * levels
     first = reached.argmax(axis=1)
     lines = paths.n_acquired[np.arange(len(first)), first]
     return np.where(reached.any(axis=1), lines, np.nan)
