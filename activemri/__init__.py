@@ -21,6 +21,7 @@ from activemri.registration import register_environments
 
 if TYPE_CHECKING:
     from activemri.agents import learners as learners
+    from activemri.agents.order import learn_order as learn_order
     from activemri.agents.policy import Policy as Policy
     from activemri.agents.policy import Traits as Traits
     from activemri.agents.registry import make_policy as make_policy
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from activemri.reconstruction.reconstructor import Reconstructor as Reconstructor
     from activemri.reconstruction.registry import make_reconstructor as make_reconstructor
     from activemri.registration import find_protocol as find_protocol
-    from activemri.training.order import learn_order as learn_order
 
 __version__ = "0.2.0"
 
@@ -59,7 +59,7 @@ _LAZY = {
     "Policy": "agents.policy",
     "Traits": "agents.policy",
     "make_policy": "agents.registry",
-    "learn_order": "training.order",
+    "learn_order": "agents.order",
     "train_policy": "agents.training",
     "learners": "agents.learners",
     "rollout": "agents.rollout",

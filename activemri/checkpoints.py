@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes:
         path: of both files, without suffix.
@@ -154,7 +154,7 @@ def find(path: str | Path) -> Path:
 
 
 def without_suffix(path: str | Path) -> Path:
-    """What the two files of a checkpoint have in common."""
+    """The part that the paths of both files of a checkpoint share."""
     path = Path(path)
     return path.with_suffix("") if path.suffix in (_WEIGHTS, _JSON) else path
 

@@ -8,6 +8,7 @@ every error keeps it.
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -49,23 +50,23 @@ _RESUME = "start the same command with --resume to continue"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "acquire phantom scans with every policy, and report",
-        "activemri.settings:DemoSettings",
+        "activemri.benchmark.demo:DemoSettings",
         "activemri.benchmark.demo:run_demo",
     ),
     "benchmark": Command(
         "compare policies and reconstructors on the scans of one split",
-        "activemri.settings:BenchmarkSettings",
+        "activemri.benchmark.plan:BenchmarkSettings",
         "activemri.benchmark.run:run_benchmark",
         _AGAIN,
     ),
     "calibrate": Command(
         "recalibrate a reconstructor's uncertainty, and report",
-        "activemri.settings:CalibrateSettings",
+        "activemri.benchmark.calibrate:CalibrateSettings",
         "activemri.benchmark.calibrate:run_calibration",
     ),
     "curves": Command(
         "draw learning curves of trainings",
-        "activemri.settings:CurvesSettings",
+        "activemri.benchmark.learning_curves:CurvesSettings",
         "activemri.benchmark.learning_curves:draw_learning_curves",
     ),
     "train reconstructor": Command(
@@ -84,8 +85,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "train order": Command(
         "learn a fixed order of actions",
-        "activemri.training.order:TrainOrderSettings",
-        "activemri.training.order:train_order",
+        "activemri.agents.order:TrainOrderSettings",
+        "activemri.agents.order:train_order",
     ),
     "train policy": Command(
         "train a policy",
@@ -204,7 +205,10 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     if env is not None:
         from activemri.registration import find_protocol
 
-        default = replace(default, protocol=find_protocol(env))
+        protocol = find_protocol(env)
+        if "split" not in protocol.changes:  # a command has a split of its own
+            protocol = replace(protocol, split=default.protocol.split)
+        default = replace(default, protocol=protocol)
     algo, rest = _take("algo", rest, known=known, field="learner")
     if algo is not None:
         from activemri.agents.learners import find_learner
@@ -225,11 +229,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _unboxed(text: str) -> str:
-    """The message in a box that tyro draws."""
-    lines = [line.strip("╭╮╰╯─│ ") for line in text.splitlines()]
-    words = " ".join(line for line in lines[1:] if line).split("Argument helptext:")[0]
-    words = words.split("For full helptext")[0].removeprefix("Error parsing ").strip()
-    return f"{words}; --help shows all options"
+    """The message in a box that tyro draws, of lines or of ASCII."""
+    lines = [re.sub(r"[─-]{4,}|[╭╮╰╯│|+]", " ", line).strip("─ ") for line in text.splitlines()]
+    words = " ".join(" ".join(lines[1:]).split())
+    words = re.split("Argument helptext:|For full helptext", words)[0]
+    return f"{words.removeprefix('Error parsing ').strip()}; --help shows all options"
 
 
 def _named_first(arguments: Sequence[str]) -> str | None:
@@ -300,7 +304,7 @@ def _load(path: str) -> Any:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a module of this package is missing: no extra would help."""
+    """True if a module of this package is missing: no extra would help."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     return name is not None and name.split(".")[0] == "activemri"
 

@@ -1,4 +1,4 @@
-"""Where to compute, and first weights that follow from a seed."""
+"""Devices, and first weights that follow from a seed."""
 
 from collections.abc import Callable
 from typing import TypeVar

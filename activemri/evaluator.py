@@ -67,7 +67,7 @@ def column_errors(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def kernel_targets(errors: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
-    """What the evaluator should say of a reconstruction: exp(-gamma error), 1 where acquired.
+    """Targets of the evaluator for a reconstruction: exp(-gamma error), 1 where acquired.
 
     Args:
         errors: of :func:`column_errors`, (batch, line).
@@ -165,7 +165,7 @@ class Evaluator(nn.Module):
         return torch.cat([self._score(one, its_mask) for one, its_mask in rows])
 
     def features(self, image: Tensor, mask: Tensor) -> list[Tensor]:
-        """What each convolution makes of the image, for perceptual losses: first to last."""
+        """Response of each convolution to the image, for perceptual losses: first to last."""
         lines, acquired = self._lines(image, mask)
         return self._features(lines, acquired)
 
@@ -206,7 +206,7 @@ class Evaluator(nn.Module):
         return whole, acquired
 
     def _part(self, size: int) -> slice:
-        """Where an object of that many lines lies among those of the evaluator."""
+        """Place of an object of that many lines among those of the evaluator."""
         first = self.width // 2 - size // 2
         return slice(first, first + size)
 

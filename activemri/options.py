@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where to compute."""
+    """Device and threads."""
 
     device: str = "cpu"
     """Device, e.g. cpu or cuda. Under torchrun cuda means one GPU a process."""
@@ -130,7 +130,7 @@ def _usual(settings: Any) -> Any:
 
 
 def is_bare(hint: Any) -> bool:
-    """Whether options of a nested dataclass are given without its name before them."""
+    """True if options of a nested dataclass are given without its name before them."""
     return _OMITS in getattr(hint, "__metadata__", ())
 
 

@@ -63,7 +63,7 @@ def load_module(module: str, *, what: str) -> Any:
 
 
 def is_object_path(name: str) -> bool:
-    """Whether a text has the form ``package.module:object``."""
+    """A text has the form ``package.module:object``."""
     module, colon, attribute = name.partition(":")
     words = [*module.split("."), *attribute.split(".")]
     return bool(colon) and all(word.isidentifier() for word in words)

@@ -9,33 +9,45 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-LINE_EVERY_S = 15.0  # between lines in a log file
+LINE_EVERY_S = 5.0  # between lines in a log file
+DELAY_S = 1.0  # of work that is done before it is worth a word
 
 
 class Progress:
     """Progress of something that takes a while, on stderr.
 
-    Use as a context manager, and call it as often as anything has moved.
+    Use as a context manager, and call it as often as anything has moved. Where stderr is no
+    terminal, lines tell the count, the time taken and the time that is left::
+
+        acquire: 43 %, 0:12, about 0:16 left, 40 of 120 scans
 
     Args:
         label: activity, e.g. "train reconstructor".
         total: units when it is done.
         done: units that were done before.
-        unit: a unit, e.g. "step".
+        unit: a unit, e.g. "step"; empty shows percents.
         show: False is silent.
     """
 
     def __init__(
-        self, label: str, total: int, *, done: int = 0, unit: str = "step", show: bool = True
+        self, label: str, total: float, *, done: float = 0, unit: str = "step", show: bool = True
     ) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.at = self._first = done
         self._shown: dict[str, float] = {}
-        self._printed = -1
+        self._note = ""
+        self._printed = -1.0
         self._started = self._last = time.monotonic()
         self._lines = show and not sys.stderr.isatty()
+        percent = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
         self._bar: tqdm[Any] = tqdm(
-            total=total, initial=done, desc=label, unit=unit, disable=not show or self._lines
+            total=total,
+            initial=done,
+            desc=label,
+            unit=unit,
+            delay=DELAY_S,
+            disable=not show or self._lines,
+            bar_format=None if unit else percent,
         )
 
     def __enter__(self) -> "Progress":
@@ -43,10 +55,11 @@ class Progress:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
-        if self._lines and kind is None and self._printed < self.at:
+        spent = time.monotonic() - self._started
+        if self._lines and kind is None and spent > DELAY_S and self._printed < self.at:
             self._print()
 
-    def __call__(self, at: int, **numbers: float) -> None:
+    def __call__(self, at: float, **numbers: float) -> None:
         """Show that `at` units are done, and numbers, of which the last ones stay.
 
         Args:
@@ -59,7 +72,7 @@ class Progress:
             if self._lines and time.monotonic() - self._last >= LINE_EVERY_S:
                 self._print()
             return
-        self._bar.set_postfix_str(_text(self._shown), refresh=False)
+        self._bar.set_postfix_str(self._words(), refresh=False)
         if at == self.at:
             now = time.monotonic()
             if now - self._last > 0.1:  # numbers move, units do not
@@ -68,17 +81,30 @@ class Progress:
         self._bar.update(at - self.at)
         self.at = at
 
+    def note(self, words: str) -> None:
+        """Show words beside the numbers from the next call on."""
+        self._note = words
+
     def _print(self) -> None:
         self._last, self._printed = time.monotonic(), self.at
         spent = self._last - self._started
         moved = self.at - self._first
-        left = f", {_clock(spent / moved * (self.total - self.at))} left" if moved > 0 else ""
-        numbers = f", {_text(self._shown)}" if self._shown else ""
-        units = f"{self.unit[:-1]}ies" if self.unit.endswith("y") else f"{self.unit}s"
-        sys.stderr.write(
-            f"{self.label}: {self.at} of {self.total} {units}, {_clock(spent)}{left}{numbers}\n"
-        )
+        count = f"{100 * self.at / self.total:.0f} %" if self.total else "100 %"
+        if self.unit:
+            plural = f"{self.unit[:-1]}ies" if self.unit.endswith("y") else f"{self.unit}s"
+            count = f"{self.at:g} of {self.total:g} {plural}"
+        words = [f"{self.label}: {count}", _clock(spent)]
+        if moved > 0 and self.at < self.total:
+            words.append(f"about {_clock(spent / moved * (self.total - self.at))} left")
+        sys.stderr.write(", ".join([*words, *filter(None, [self._words()])]) + "\n")
         sys.stderr.flush()
+
+    def _words(self) -> str:
+        numbers = (
+            f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
+            for name, value in self._shown.items()
+        )
+        return ", ".join([*numbers, *filter(None, [self._note])])
 
 
 def track(items: Sequence[Item], label: str, *, unit: str, show: bool = True) -> Iterator[Item]:
@@ -87,13 +113,6 @@ def track(items: Sequence[Item], label: str, *, unit: str, show: bool = True) ->
         for number, item in enumerate(items, start=1):
             yield item
             progress(number)
-
-
-def _text(numbers: dict[str, float]) -> str:
-    return ", ".join(
-        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
-        for name, value in numbers.items()
-    )
 
 
 def _clock(seconds: float) -> str:

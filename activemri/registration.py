@@ -167,7 +167,7 @@ def find_spec(id: str) -> EnvSpec:
 
 
 def _is_ours(spec: EnvSpec) -> bool:
-    """Whether an environment is made by our class, named or given."""
+    """An environment is made by our class, named or given."""
     made_by = spec.entry_point
     if isinstance(made_by, type):
         made_by = f"{made_by.__module__}:{made_by.__qualname__}"

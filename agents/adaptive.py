@@ -1,48 +1,66 @@
-"""Policies that look at this scan's reconstruction: the evaluator's, and the uncertainty's."""
+"""Policies that look at this scan's reconstruction, and at images that could be behind it.
 
-from functools import partial
+They ask an evaluator, the reconstruction's uncertainty, the entropy of posterior samples, or, with
+samples in place of the truth, what actions would lead to.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from activemri.agents.greedy import Greedy
-from activemri.agents.policy import Traits
-from activemri.envs.scan import View
-from activemri.evaluator import Evaluator
+from activemri.agents.policy import Greedy, Traits, score_actions, signed
+from activemri.data.slices import Slice
+from activemri.envs.scan import Scan, Truth, View
+from activemri.evaluator import Evaluator, make_evaluator
+from activemri.metrics import find_metric
+from activemri.metrics.reference import center_crop
+from activemri.mri import fourier
 from activemri.mri.geometry import cartesian
+from activemri.mri.operators import Operator
 from activemri.mri.spectrum import line_distances, power_law
+from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
+from activemri.reconstruction.registry import make_reconstructor
 
 _AXES = (-2, -1)
 
+#: Images drawn where a reconstructor gives a standard deviation alone.
+N_DRAWN = 8
 
-def evaluator_greedy(evaluator: Evaluator) -> Greedy:
+#: Standard deviation of the components of `entropy-greedy`, per real number, in units of the scan's
+#: scale (the largest magnitude of its first image). It is the 50 of the paper, whose images of
+#: 128 x 128 lie in [-1, 1] and whose Fourier transform is not normalised: 50 / 128 with an
+#: orthonormal one.
+SIGMA = 50 / 128
+
+#: How distances become a score; see :func:`mixture_entropy`.
+Form = Literal["mixture", "repo"]
+FORMS: tuple[Form, ...] = ("mixture", "repo")
+
+
+def evaluator_greedy(evaluator: str | Path | Evaluator | None = None) -> Greedy:
     """Takes the line that looks least real to the evaluator.
 
     Zhang et al., CVPR 2019: argmin over the legal columns of e_i(reconstruction). An action that
     acquires several lines counts what all of them lack to a score of 1.
 
     Args:
-        evaluator: for as many lines as the scans have, or more.
+        evaluator: for as many lines as the scans have, or more; see
+            :func:`activemri.evaluator.make_evaluator`.
     """
-    traits = Traits(needs=frozenset({"lines", "evaluator"}))
-    return Greedy("evaluator-greedy", partial(_evaluator_gain, evaluator), traits)
+    asked = make_evaluator(evaluator)
 
+    def score(view: View) -> Tensor:
+        return action_gains(1 - line_scores(asked, view), view)
 
-def uncertainty_greedy() -> Greedy:
-    """Takes the line about which the reconstruction is least certain.
-
-    Where the reconstructor gives posterior samples (ensembles, Monte-Carlo dropout), that is the
-    line whose samples vary most. Else the standard deviation of the pixels is carried over to the
-    lines; see :func:`line_variance`.
-    """
-    traits = Traits(needs=frozenset({"uncertainty", "grid"}))
-    return Greedy(
-        "uncertainty-greedy", lambda view: action_gains(line_variance(view), view), traits
-    )
+    return Greedy("evaluator-greedy", score, Traits(needs=frozenset({"lines", "evaluator"})))
 
 
 def line_scores(evaluator: Evaluator, view: View) -> Tensor:
-    """What the evaluator says of every line, float (batch, n_lines).
+    """Scores of every line by the evaluator, float (batch, n_lines).
 
     Raises:
         ValueError: if the geometry acquires points, or has more lines than the evaluator.
@@ -57,6 +75,20 @@ def line_scores(evaluator: Evaluator, view: View) -> Tensor:
             image.transpose(1, 2) if view.geometry.are_rows else image, view.mask
         )
     return scores
+
+
+def uncertainty_greedy() -> Greedy:
+    """Takes the line about which the reconstruction is least certain.
+
+    Where the reconstructor gives posterior samples (ensembles, Monte-Carlo dropout), that is the
+    line whose samples vary most. Else the standard deviation of the pixels is carried over to the
+    lines; see :func:`line_variance`.
+    """
+
+    def score(view: View) -> Tensor:
+        return action_gains(line_variance(view), view)
+
+    return Greedy("uncertainty-greedy", score, Traits(needs=frozenset({"uncertainty", "grid"})))
 
 
 def line_variance(view: View) -> Tensor:
@@ -96,8 +128,9 @@ def line_variance(view: View) -> Tensor:
 
 
 def action_gains(per_line: Tensor, view: View) -> Tensor:
-    """What actions gain, from what each new line does: (batch, n_lines) to (batch, n_actions)."""
+    """Gains of actions from those of new lines: (batch, ..., n) to (batch, ..., n_actions)."""
     new = view.measurable & ~view.mask
+    new = new.view(len(new), *(1,) * (per_line.ndim - 2), -1)
     return view.geometry.by_action(per_line.double() * new, "sum")
 
 
@@ -112,5 +145,258 @@ def noise_spectrum(view: View) -> Tensor:
     return expected.view_as(share).masked_fill(known, 0)
 
 
-def _evaluator_gain(evaluator: Evaluator, view: View) -> Tensor:
-    return action_gains(1 - line_scores(evaluator, view), view)
+def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tensor:
+    """Plausible images of every scan, complex (batch, sample, height, width).
+
+    They are those that a reconstructor gives, where it draws any: ensembles, Monte-Carlo dropout,
+    diffusion. Of a reconstructor with a standard deviation s per pixel alone, they are
+
+        reconstruction + s n,
+
+    without what that adds to acquired lines, whose samples are known. The noise n is stationary,
+    Gaussian, of unit variance (for real and imaginary part each), and its spectrum is the one that
+    :func:`line_variance` takes errors to have. Its draws are the same for every scan and every
+    time. Such errors know nothing of edges and aliasing, so expect less of them than of samples.
+
+    Args:
+        view: what is known of the scans.
+        sampler: asked for the samples; None takes what comes with the scans' own reconstructions.
+
+    Raises:
+        ValueError: if the reconstructor gives neither.
+    """
+    if sampler is not None:
+        with torch.no_grad():
+            drawn = sampler(view.measurement)
+        view = replace(view, reconstruction=drawn)
+    image, deviation = view.reconstruction.image, view.reconstruction.uncertainty
+    if view.reconstruction.samples is not None:
+        return view.reconstruction.samples
+    if deviation is None:
+        raise ValueError(
+            "this policy needs a reconstructor that draws samples (an ensemble, Monte-Carlo "
+            "dropout, diffusion), or at least one with an uncertainty, such as cresnet"
+        )
+    spectrum = noise_spectrum(view)
+    mean = spectrum.mean(dim=_AXES, keepdim=True)
+    filtered = (spectrum / torch.where(mean > 0, mean, torch.ones_like(mean))).sqrt().float()
+    axes = tuple(axis for axis in fourier.IMAGE_AXES if filtered.shape[axis] > 1)
+    generator = torch.Generator().manual_seed(0)  # of its own: the policy is not random
+    draws = []
+    for _ in range(N_DRAWN):
+        white = torch.randn(image.shape[1:], dtype=image.dtype, generator=generator)
+        noise = fourier.ifft(2**0.5 * filtered * white.to(image.device), axes)
+        error = deviation * noise
+        draws.append(image + error - view.operator.gram(error))
+    return torch.stack(draws, dim=1)
+
+
+def entropy_greedy(
+    sampler: Reconstructor | None = None, *, sigma: float = SIGMA, form: Form = "mixture"
+) -> Greedy:
+    """Takes the lines about which posterior samples carry most information.
+
+    The rule of Nolan et al., "Active Diffusion Subsampling", 2025: every sample of the posterior
+    (of any reconstructor that draws some, see :func:`posterior_samples`) predicts what a line would
+    measure; with Gaussian noise of standard deviation `sigma` these predictions are a Gaussian
+    mixture, and the line whose mixture has the largest entropy is taken. Ours differs: an action
+    of several lines is judged by the mixture of all its new lines together; with several coils
+    predictions are those of every coil, under the maps of the scan.
+
+    `uncertainty-greedy` is the cheaper rule on the same samples: their variance, which is what
+    remains of the entropy if sigma is large.
+
+    Args:
+        sampler: draws the samples; None takes those of the scans' own reconstructions.
+        sigma: standard deviation of the components, in units of the scan's scale. The smaller, the
+            sooner samples count as entirely different, and lines beyond that as equals.
+        form: "mixture", or "repo" for what the authors' code computes.
+
+    Raises:
+        ValueError: a sigma that is not above 0, or another form.
+    """
+    if not sigma > 0 or form not in FORMS:
+        raise ValueError(
+            f"expected a sigma above 0 and one of {', '.join(FORMS)}; got {sigma} and {form!r}"
+        )
+
+    def score(view: View) -> Tensor:
+        samples = posterior_samples(view, sampler)
+        distances = action_gains(sample_distances(view, samples), view)
+        unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
+        return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
+
+    return Greedy("entropy-greedy", score, Traits(needs=frozenset({"samples", "grid"})))
+
+
+def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") -> Tensor:
+    """Entropy of equal Gaussians around samples, beyond that of a single one, in nats.
+
+    With squared distances d_ij^2 between N samples
+
+        H = - 1/N sum_i log 1/N sum_j exp(-d_ij^2 / (2 sigma^2)),
+
+    0 where all samples agree, log N where all are far apart, in between at most twice the true
+    value and never below it (Kolchinsky and Tracey, Entropy 2017). The authors' code has the
+    opposite sign in the exponent and none in front ("repo"): no entropy, but where distances are
+    small against sigma it ranks lines alike, by their sum of squares. It does not level off.
+
+    Args:
+        distances: squared, float64 (batch, sample, sample, item).
+        sigma: standard deviation of each Gaussian along every axis, in the unit of the distances.
+        form: see above.
+
+    Returns:
+        float64 (batch, item).
+    """
+    n_samples = distances.shape[1]
+    exponent = distances / (2 * sigma**2)
+    if form == "repo":
+        return torch.logsumexp(exponent, dim=2).sum(dim=1)
+    density = torch.logsumexp(-exponent, dim=2) - math.log(n_samples)
+    return -density.mean(dim=1)
+
+
+def sample_distances(view: View, samples: Tensor) -> Tensor:
+    """Squared distances of samples on every line of k-space.
+
+    Summed over the readout and the coils: float64 (batch, sample, sample, n_lines).
+    """
+    maps, n_samples = view.sensitivity, samples.shape[1]
+    coils = samples.unsqueeze(2) if maps is None else samples.unsqueeze(2) * maps.unsqueeze(1)
+    found = None
+    for one in range(n_samples):
+        for other in range(one):
+            apart = coils[:, one] - coils[:, other]
+            energy = torch.stack([view.transform.energy(coil) for coil in apart.unbind(1)]).sum(0)
+            if found is None:
+                found = energy.new_zeros(len(energy), n_samples, n_samples, energy.shape[1])
+            found[:, one, other] = found[:, other, one] = energy
+    assert found is not None, "one sample tells nothing"
+    return found
+
+
+def look_ahead(
+    reconstructor: str | Path | Reconstructor | None,
+    sampler: Reconstructor | None = None,
+    *,
+    metric: str = "ssim",
+    n_actions: int = 8,
+    n_samples: int = 4,
+    depth: int = 1,
+) -> Greedy:
+    """Takes the action that would raise the score most if a posterior sample were the truth.
+
+    For every sample x_s: what has been acquired stays, all else is what would be measured of x_s;
+    each of the most promising actions is tried, the result reconstructed, and scored against the
+    magnitude of x_s. The action with the best mean score over the samples is taken. With the truth
+    as only sample it is the one-step oracle.
+
+    It imagines ideal scans: where lines may be measured again, it takes new ones as long as there
+    are any. It costs ``n_actions * n_samples`` reconstructions an action, and with a depth of two
+    about ``n_actions`` times that.
+
+    Args:
+        reconstructor: of the scans.
+        sampler: draws the samples; None takes those of the scans' own reconstructions. See
+            :func:`posterior_samples` for what is taken of a reconstructor without samples. A
+            sampler that knows more than the reconstructor makes looking ahead worth while.
+        metric: what it maximises.
+        n_actions: how many actions are tried: those on whose new lines the samples vary most.
+        n_samples: how many samples are taken for the truth: the first ones.
+        depth: actions to look ahead. After the first one, each sample's best of the remaining is
+            taken, as if it were known by then which sample is the truth: an upper bound.
+
+    Raises:
+        ValueError: without a reconstructor, or for settings that make no sense.
+    """
+    if reconstructor is None:
+        raise ValueError(
+            "policy 'look-ahead' tries actions with the reconstructor of the scans: give it as "
+            "reconstructor"
+        )
+    tries = make_reconstructor(reconstructor)
+    if find_metric(metric).needs == "task":
+        raise ValueError(f"look-ahead cannot maximise {metric!r}: samples have no label")
+    if min(n_actions, n_samples, depth) < 1:
+        raise ValueError(
+            "expected at least one action, one sample and a depth of 1; got "
+            f"n_actions={n_actions}, n_samples={n_samples}, depth={depth}"
+        )
+
+    def score(view: View) -> Tensor:
+        samples = posterior_samples(view, sampler)
+        drawn = replace(view, reconstruction=Reconstruction(samples.mean(dim=1), samples=samples))
+        variance = action_gains(line_variance(drawn), drawn).masked_fill(~view.due, -torch.inf)
+        best = variance.argsort(dim=1, descending=True, stable=True)[:, :n_actions]
+        tried = torch.zeros_like(view.legal).scatter(1, best, True) & view.due
+        samples = samples[:, :n_samples]
+        of_all = tried.repeat_interleave(samples.shape[1], dim=0)
+        values = _values(_imagined(view, samples, tries, metric), of_all, metric, depth=depth)
+        means: Tensor = values.unflatten(0, samples.shape[:2]).mean(dim=1)
+        return means
+
+    needs = frozenset({"samples", "reconstructor", "grid"})
+    return Greedy("look-ahead", score, Traits(needs=needs))
+
+
+def _imagined(view: View, samples: Tensor, reconstructor: Reconstructor, metric: str) -> Truth:
+    """Scans as far as these, in which samples are the truth: one row a scan and sample."""
+    transform, maps, n_samples = cartesian(view.transform), view.sensitivity, samples.shape[1]
+    whole = Operator(transform, torch.ones_like(view.mask), maps)
+    known = view.mask[:, :, None, None]
+    kspace = torch.stack(
+        [
+            transform.grid(torch.where(known, view.log.samples, whole.forward(image)))
+            for image in samples.unbind(1)
+        ],
+        dim=1,
+    )
+    targets = center_crop(samples, view.target_shape).abs()
+    exists = transform.grid_mask(view.measurable)
+    slices = [
+        Slice(
+            kspace[row, sample],
+            targets[row, sample],
+            volume=f"sample {sample}",
+            index=row,
+            subject="imagined",
+            volume_max=float(targets[row, sample].max()),
+            sensitivity=None if maps is None else maps[row],
+            measured=exists[row].expand(samples.shape[2:]),
+            roi=None if view.region is None else view.region[row],
+        )
+        for row in range(len(samples))
+        for sample in range(n_samples)
+    ]
+    scan = Scan(
+        view.geometry,
+        reconstructor,
+        n_center_lines=0,
+        metrics=(metric,),
+        device=view.mask.device,
+    )
+    state = scan.resume(
+        slices,
+        start_masks=view.start_mask.repeat_interleave(n_samples, dim=0),
+        masks=view.mask.repeat_interleave(n_samples, dim=0),
+        budgets=view.budget.repeat_interleave(n_samples, dim=0),
+    )
+    return Truth(scan, state)
+
+
+def _values(imagined: Truth, tried: Tensor, metric: str, *, depth: int) -> Tensor:
+    """Best score that actions can lead to within so many steps: float64 (batch, n_actions)."""
+    values = score_actions(imagined, tried, metric)
+    if depth == 1:
+        return values
+    tried = tried & imagined.state.view.legal
+    for action in tried.any(dim=0).nonzero().flatten().tolist():
+        rows = tried[:, action].nonzero().flatten()
+        taken = torch.full_like(rows, action)
+        state = imagined.scan.acquire(imagined.state.select(rows), taken)
+        left = tried[rows] & state.view.legal
+        then = _values(Truth(imagined.scan, state), left, metric, depth=depth - 1)
+        so_far = signed(state.scores[metric], metric)
+        values[rows, action] = torch.where(left.any(dim=1), then.amax(dim=1), so_far)
+    return values

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.fixed import LEARNERS
 from activemri.agents.heuristic import density
-from activemri.agents.order import Order
+from activemri.agents.order import LEARNERS, Order
+from activemri.agents.policy import unmet
 from activemri.agents.registry import make_policy, needs_fit, traits_of
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.envs.scan import Scan
-from activemri.mri.geometry import Geometry
 from activemri.progress import track
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -50,31 +48,6 @@ class Moment:
         return mask
 
 
-class MomentSource(Protocol):
-    """Draws moments of episodes.
-
-    Attributes:
-        scan: scan protocol of the episodes; its geometry numbers the readouts.
-        budget: length of an episode in readouts after the start.
-    """
-
-    @property
-    def scan(self) -> Scan: ...
-    @property
-    def budget(self) -> int: ...
-    def __call__(
-        self, info: SliceInfo, generator: np.random.Generator, *, step: int | None = None
-    ) -> Moment:
-        """One moment.
-
-        Args:
-            info: of the slice that is scanned.
-            generator: source of all randomness.
-            step: readouts since the start; None draws it uniformly from 0 to the budget.
-        """
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class RecordedEpisode:
     """One episode that a policy has played.
@@ -104,8 +77,11 @@ class EpisodeMasks:
 
     Args:
         episodes: by name of the policy.
-        scan: scan protocol of the episodes.
+        scan: scan protocol of the episodes; its geometry numbers the readouts.
         drawn: random policies that are mixed in.
+
+    Attributes:
+        budget: length of an episode in readouts after the start.
     """
 
     def __init__(
@@ -123,7 +99,14 @@ class EpisodeMasks:
     def __call__(
         self, info: SliceInfo, generator: np.random.Generator, *, step: int | None = None
     ) -> Moment:
-        """See :class:`MomentSource`. Actions of several readouts may give fewer than `step`."""
+        """Draw a moment.
+
+        Args:
+            info: of the slice that is scanned.
+            generator: source of all randomness.
+            step: readouts since the start; None draws it uniformly from 0 to the budget. Actions of
+                several readouts may give fewer.
+        """
         policy = self.policies[generator.integers(len(self.policies))]
         n = int(generator.integers(self.budget + 1)) if step is None else step
         if policy in _DRAWN:
@@ -185,7 +168,13 @@ def record_episodes(
     lean = replace(scan, reconstructor=ZeroFilled(), metrics=("ssim",), task=None)
     episodes: dict[str, list[RecordedEpisode]] = {}
     orders: dict[str, Order] = {}
-    names = [name for name in policies if name not in _DRAWN and _can_play(name, scan.geometry)]
+    names = []
+    for name in policies:
+        traits = traits_of(name)
+        scores_all = traits.is_oracle or needs_fit(name)
+        too_many = scores_all and scan.geometry.n_actions > MOST_SCORED
+        if name not in _DRAWN and not too_many and not unmet(traits, scan.geometry):
+            names.append(name)
     for name in track(names, "play policies", unit="policy", show=show):
         if needs_fit(name):
             orders[name] = LEARNERS[name](lean, scans, seed=seed, data=dataset.name)
@@ -216,12 +205,3 @@ def recorded_episodes(episodes: Episodes, scan: Scan) -> list[RecordedEpisode]:
             RecordedEpisode(info, start, torch.cat([none, *log]), torch.cat([none, *after]))
         )
     return found
-
-
-def _can_play(name: str, geometry: Geometry) -> bool:
-    traits = traits_of(name)
-    lacks = {"lines"} if not geometry.has_lines else set()
-    lacks |= {"grid"} if not geometry.transform.is_cartesian else set()
-    scores_all = traits.is_oracle or needs_fit(name)
-    too_many = scores_all and geometry.n_actions > MOST_SCORED
-    return not (lacks & traits.needs) and not too_many

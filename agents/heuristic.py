@@ -1,6 +1,6 @@
 """Heuristics: an order of the actions, or a probability over them, the same for every subject.
 
-They know the geometry and which lines a scan has, and look at no image.
+They know the geometry and the lines that a scan has, and look at no image.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Traits, choose
+from activemri.agents.policy import Greedy, Traits, choose
 from activemri.envs.scan import View
 from activemri.mri.geometry import cartesian
 
@@ -20,28 +20,7 @@ from activemri.mri.geometry import cartesian
 DENSITY_POWER = 3
 DENSITY_FLOOR = 0.01
 
-_SYMMETRIC = Traits(is_order=True, needs=frozenset({"grid"}))
-
 _ORDER = Traits(is_order=True)
-
-
-@dataclass(frozen=True)
-class Ordered:
-    """Takes the action of highest priority.
-
-    Attributes:
-        name: as in tables.
-        priority: view -> float (batch, n_actions) or (n_actions,).
-        traits: where it repeats, lines are measured again whenever the priority says so; else
-            only after all others.
-    """
-
-    name: str
-    priority: Callable[[View], Tensor]
-    traits: Traits = _ORDER
-
-    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        return choose(self.priority(view), view.legal if self.traits.repeats else view.due)
 
 
 @dataclass(frozen=True)
@@ -74,31 +53,32 @@ def variable_density() -> Sampled:
     return Sampled("variable-density", polynomial_density)
 
 
-def low_frequency_first() -> Ordered:
+def low_frequency_first() -> Greedy:
     """From the centre outwards; of two at one distance the negative frequency first."""
-    return Ordered("low-frequency-first", lambda view: -view.geometry.frequency)
+    return Greedy("low-frequency-first", lambda view: -view.geometry.frequency, _ORDER)
 
 
-def high_frequency_first() -> Ordered:
+def high_frequency_first() -> Greedy:
     """From the edge inwards."""
-    return Ordered("high-frequency-first", lambda view: view.geometry.frequency)
+    return Greedy("high-frequency-first", lambda view: view.geometry.frequency, _ORDER)
 
 
-def equispaced() -> Ordered:
+def equispaced() -> Greedy:
     """The lines of an equispaced mask, spread out from the first to the last of them."""
-    return Ordered("equispaced", equispaced_priority)
+    return Greedy("equispaced", equispaced_priority, _ORDER)
 
 
-def conjugate_symmetric() -> Ordered:
+def conjugate_symmetric() -> Greedy:
     """From the centre outwards, one side of k-space first.
 
     The k-space of a real image has equal magnitudes at opposite frequencies, so a line whose
     opposite is acquired says little that is new, and comes last.
     """
-    return Ordered("conjugate-symmetric", conjugate_priority, _SYMMETRIC)
+    traits = Traits(is_order=True, needs=frozenset({"grid"}))
+    return Greedy("conjugate-symmetric", conjugate_priority, traits)
 
 
-def repeat_centre() -> Ordered:
+def repeat_centre() -> Greedy:
     """Averages the centre of k-space most, where lines may be measured again.
 
     After every action the numbers of measurements are as near as they can be to proportions of
@@ -110,23 +90,23 @@ def repeat_centre() -> Ordered:
     def priority(view: View) -> Tensor:
         return polynomial_density(view) / (_fewest_measurements(view) + 1)
 
-    return Ordered("repeat-centre", priority, Traits(is_order=True, repeats=True))
+    return Greedy("repeat-centre", priority, Traits(is_order=True, repeats=True))
 
 
-def re_acquire() -> Ordered:
+def re_acquire() -> Greedy:
     """From the centre outwards; what the scanner objects to is measured again at once.
 
     The accept-or-reject rule of navigators, see :class:`activemri.envs.scanner.Moving`.
     Where nothing is suspicious, and in ideal scans, it is `low-frequency-first`. It is no order:
     what looks suspicious differs from scan to scan.
     """
-    return Ordered("re-acquire", _repair_priority, Traits(repeats=True))
 
+    def priority(view: View) -> Tensor:
+        outwards = -view.geometry.frequency - 10.0 * _fewest_measurements(view)
+        objected = view.geometry.by_action(view.log.outlier_score > 1, "any")
+        return torch.where(objected, 10.0, outwards)
 
-def _repair_priority(view: View) -> Tensor:
-    outwards = -view.geometry.frequency - 10.0 * _fewest_measurements(view)
-    objected = view.geometry.by_action(view.log.outlier_score > 1, "any")
-    return torch.where(objected, 10.0, outwards)
+    return Greedy("re-acquire", priority, Traits(repeats=True))
 
 
 def _fewest_measurements(view: View) -> Tensor:
@@ -192,13 +172,10 @@ def conjugate_priority(view: View) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _spread(n: int, k: int) -> Tensor:
-    """k of n places, evenly spaced and ordered so that every first few are spread out."""
-    place = ((2 * torch.arange(k) + 1) * n) // (2 * k)
-    return place[_bit_reversed(k)]
+    """k of n places, evenly spaced and ordered so that every first few are spread out.
 
-
-def _bit_reversed(k: int) -> Tensor:
-    """0 to k - 1 in van der Corput's order: the binary digits are read backwards."""
+    That is van der Corput's order, in which the binary digits of 0 to k - 1 are read backwards.
+    """
     n_bits = max(k - 1, 1).bit_length()
-    backwards = (int(f"{i:0{n_bits}b}"[::-1], 2) for i in range(1 << n_bits))
-    return torch.tensor([i for i in backwards if i < k])
+    backwards = [int(f"{i:0{n_bits}b}"[::-1], 2) for i in range(1 << n_bits)]
+    return ((2 * torch.tensor([i for i in backwards if i < k]) + 1) * n) // (2 * k)

@@ -1,23 +1,32 @@
-"""Networks that score actions, by what they look at: lines, images, the time, or complex images.
+"""Networks that score actions, and the policies that they are.
 
-All are for readouts that are lines, or score actions by their number. :func:`make_network` makes
-one that fits a scan.
+Networks differ by what they look at: lines, images, the time, or complex images. All are for
+readouts that are lines, or score actions by their number. :func:`make_network` makes one that fits
+a scan, :class:`LearnedPolicy` acts by it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from activemri import checkpoints
+from activemri.agents.policy import Traits, choose
+from activemri.checkpoints import CheckpointError
 from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
+from activemri.envs.scan import STOP, View
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import Geometry
 
+_KIND = "policy/"
 _KERNEL = 5
 _ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")
 
@@ -33,28 +42,119 @@ Groups = Sequence[Sequence[int]] | None
 Observations = Mapping[str, Tensor]
 
 
-class ActionNetwork(nn.Module):
-    """Scores every action: logits, values or predicted gains; higher is better.
+@dataclass(frozen=True, eq=False)
+class LearnedPolicy:
+    """Takes the legal action that a network scores highest.
 
     Attributes:
-        kind: in :data:`NETWORKS`.
-        observation: name of its input, see :mod:`activemri.envs.observation`.
-        n_actions: actions of the geometry, without STOP.
-        stops: one more score, the last one, is that of STOP.
-        needs: traits of the policy that it is, see :class:`activemri.agents.policy.Traits`.
-        settings: arguments that make the same network, as JSON holds them.
+        network: scores actions.
+        name: as in tables.
+        frame: sizes that the network was made for.
     """
 
-    kind: ClassVar[str]
-    observation: str
-    n_actions: int
-    stops: bool
-    needs: frozenset[str] = frozenset({"lines"})
-    settings: dict[str, Any]
+    network: "ActionNetwork"
+    name: str
+    frame: Frame
 
-    def forward(self, observation: Observations) -> Tensor:
-        """Scores of all actions, illegal ones too: float (batch, n_actions + stops)."""
-        raise NotImplementedError
+    @property
+    def traits(self) -> Traits:
+        """An order if all that the network sees is the mask, whose course does not vary."""
+        repeats = self.frame.repeats > 1
+        return Traits(
+            is_order=self.network.observation == "mask" and not repeats,
+            repeats=repeats,
+            needs=self.network.needs,
+        )
+
+    def check(self, geometry: Geometry) -> None:
+        """Refuse scans with other actions than those that were learned.
+
+        Raises:
+            ValueError: for another number of actions.
+        """
+        if geometry.n_actions != self.network.n_actions:
+            raise ValueError(
+                f"policy {self.name!r} was trained for {self.network.n_actions} actions; these "
+                f"scans have {geometry.n_actions} (geometry {geometry.name!r}): bring them to the "
+                "size that it was trained for, e.g. with --matrix-size, or train another"
+            )
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        scores = self.scores(view)
+        n_actions = self.network.n_actions
+        actions = choose(scores[:, :n_actions], view.legal)
+        if not self.network.stops:
+            return actions
+        best = scores[:, :n_actions].masked_fill(~view.legal, -torch.inf).amax(dim=1)
+        return torch.where(scores[:, n_actions] > best, STOP, actions)
+
+    def scores(self, view: View) -> Tensor:
+        """Scores of every action by the network: float (batch, n_actions + stops).
+
+        Raises:
+            ValueError: as :meth:`check`.
+        """
+        self.check(view.geometry)
+        network = self.network.to(view.legal.device)
+        was_training = network.training
+        network.eval()
+        with torch.no_grad():
+            scores: Tensor = network(observed(network, view, self.frame))
+        network.train(was_training)
+        return scores
+
+    def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path:
+        """Write weights and settings; the path without suffix. See :func:`load_policy`."""
+        return checkpoints.save(
+            path,
+            kind=_KIND + self.network.kind,
+            settings={
+                "network": self.network.settings,
+                "frame": asdict(self.frame),
+                "name": self.name,
+            },
+            state_dict=self.network.state_dict(),
+            info=info,
+        )
+
+
+def observed(network: "ActionNetwork", view: View, frame: Frame) -> Observations:
+    """The observation of scans that a network takes."""
+    seen = make_observation(network.observation)(view, frame)
+    return seen if isinstance(seen, Mapping) else {"observation": seen}
+
+
+def load_policy(path: str | Path, *, name: str | None = None) -> LearnedPolicy:
+    """The policy of a checkpoint.
+
+    Args:
+        path: what :meth:`LearnedPolicy.save` wrote; see :func:`activemri.checkpoints.load`.
+        name: as in tables; None keeps the name it was saved with.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a policy.
+        ModuleNotFoundError: the network needs an extra that is not installed.
+    """
+    checkpoint = checkpoints.load(path)
+    kind = checkpoint.kind.removeprefix(_KIND)
+    if not checkpoint.kind.startswith(_KIND) or kind not in NETWORKS:
+        raise CheckpointError(
+            f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no policy; expected one made "
+            "by 'activemri train policy'"
+        )
+    try:
+        settings: dict[str, Any] = dict(checkpoint.settings)
+        network = NETWORKS[kind](**settings["network"])
+        sizes: dict[str, Any] = settings["frame"]
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+        frame = Frame(**sizes)
+        stored = str(settings["name"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the settings in {checkpoint.path}.json do not make a policy: {error}"
+        ) from error
+    checkpoint.fill(network)
+    return LearnedPolicy(network.eval().requires_grad_(False), name or stored, frame)
 
 
 def make_network(
@@ -68,7 +168,7 @@ def make_network(
     blocks: int = 2,
     stops: bool = False,
     seed: int = 0,
-) -> ActionNetwork:
+) -> "ActionNetwork":
     """A new network for the actions of a geometry.
 
     Args:
@@ -85,88 +185,183 @@ def make_network(
     Raises:
         ValueError: an unknown kind, or one that does not fit.
     """
-    groups = None if geometry.readouts_per_action == 1 else geometry.groups.tolist()
-    along_height = geometry.are_rows
+    n_readouts = geometry.n_readouts
     if kind in ("image", "evaluator", "varnet") and not geometry.has_lines:
         raise ValueError(
             f"geometry {geometry.name!r}: a network of the kind {kind!r} scores whole lines "
             "(columns or rows); choose --learner.network lines or schedule"
         )
-    common: dict[str, Any] = {"groups": groups, "channels": channels}
+    if kind in ("evaluator", "varnet") and stops:
+        raise ValueError(
+            f"--learner.network {kind}: it cannot stop; choose another network, or scans "
+            "without STOP"
+        )
+    groups = None if geometry.readouts_per_action == 1 else geometry.groups.tolist()
+    of_lines: dict[str, Any] = {"groups": groups, "channels": channels}
+    scoring: dict[str, Any] = {**of_lines, "blocks": blocks, "stops": stops}
 
     def make() -> ActionNetwork:
-        if kind == "schedule":
-            most = budget or geometry.n_readouts
-            return ScheduleNetwork(geometry.n_actions, most, hidden=channels, stops=stops)
-        if kind == "lines":
-            n_features = len(feature_names(geometry.has_lines))
-            return LineNetwork(
-                n_features, geometry.n_readouts, blocks=blocks, stops=stops, **common
-            )
-        if kind == "image":
-            parts: Any = make_observation(observation).space(frame)
-            if "image" not in getattr(parts, "spaces", ()):
-                raise ValueError(
-                    f"--learner.observation {observation}: expected one of lines, image, "
-                    "uncertainty, roi, complex"
-                )
-            return ImageNetwork(
-                parts["image"].shape,
-                geometry.n_readouts,
-                observation=observation,
-                repeats="repeats" in parts.spaces,
-                blocks=blocks,
-                stops=stops,
-                **common,
-            )
-        if kind not in ("evaluator", "varnet"):
-            raise ValueError(
-                f"--learner.network {kind}: expected one of lines, varnet, evaluator, schedule"
-            )
-        if stops:
-            raise ValueError(
-                f"--learner.network {kind}: it cannot stop; choose another network, or scans "
-                "without STOP"
-            )
-        if kind == "evaluator":
-            layers = most_layers(geometry.n_readouts)
-            return EvaluatorNetwork(
-                geometry.n_readouts, along_height=along_height, layers=layers, **common
-            )
-        return VarNetNetwork(
-            geometry.shape,
-            along_height=along_height,
-            groups=groups,
-            pools=most_pools(geometry.shape),
+        match kind:
+            case "schedule":
+                most = budget or n_readouts
+                return ScheduleNetwork(geometry.n_actions, most, hidden=channels, stops=stops)
+            case "lines":
+                return LineNetwork(len(feature_names(geometry.has_lines)), n_readouts, **scoring)
+            case "image":
+                space: Any = make_observation(observation).space(frame)
+                if "image" not in getattr(space, "spaces", ()):
+                    raise ValueError(
+                        f"--learner.observation {observation}: expected one of lines, image, "
+                        "uncertainty, roi, complex"
+                    )
+                scoring.update(observation=observation, repeats="repeats" in space.spaces)
+                return ImageNetwork(space["image"].shape, n_readouts, **scoring)
+            case "evaluator":
+                layers, rows = most_layers(n_readouts), geometry.are_rows
+                return EvaluatorNetwork(n_readouts, along_height=rows, layers=layers, **of_lines)
+            case "varnet":
+                rows = geometry.are_rows
+                pools = max(1, min(4, min(geometry.shape).bit_length() - 2))  # 4 in the paper
+                return VarNetNetwork(geometry.shape, along_height=rows, groups=groups, pools=pools)
+        raise ValueError(
+            f"--learner.network {kind}: expected one of lines, varnet, evaluator, schedule"
         )
 
     return seeded(make, seed)
 
 
-def copied(network: ActionNetwork) -> ActionNetwork:
+def copied(network: "ActionNetwork") -> "ActionNetwork":
     """Another network with the same weights, ready to learn."""
-    copy = type(network)(**network.settings)
+    copy = NETWORKS[network.kind](**network.settings)
     copy.load_state_dict(network.state_dict())
     device = next(network.parameters()).device
     return copy.to(device).train().requires_grad_(True)
 
 
-class LineNetwork(ActionNetwork):
-    """Residual one-dimensional convolutions along the lines, or other readouts, of k-space.
+class ActionNetwork(nn.Module):
+    """Scores every action: logits, values or predicted gains; higher is better.
 
-    Every line sees its neighbours, its mirror image, and the mean over all lines. The weights are
-    shared by all lines, so that a few subjects teach a lot; distance from the centre is one of the
-    features. An action's score is the mean of its lines' scores. With `stops` the last score is
-    that of STOP: the best score of a line not yet acquired, plus a number made of the mean over
-    all lines, which says by its sign whether to stop.
+    Args:
+        n_lines: length of a mask.
+        **settings: arguments that make the same network, as JSON holds them. In all networks
+            `groups` are the lines of each action (None where action i acquires line i); with
+            `stops` there is one more score, the last one, which is that of STOP.
+
+    Attributes:
+        kind: in :data:`NETWORKS`.
+        observation: name of its input, see :mod:`activemri.envs.observation`.
+        n_actions: actions of the geometry, without STOP.
+        needs: traits of the policy that it is, see :class:`activemri.agents.policy.Traits`.
+    """
+
+    kind: ClassVar[str]
+    observation: str
+    needs: frozenset[str] = frozenset({"lines"})
+
+    def __init__(self, n_lines: int, /, **settings: Any) -> None:
+        super().__init__()
+        if settings.get("groups") is not None:
+            settings["groups"] = [list(group) for group in settings["groups"]]
+        self.settings = settings
+        self.groups: Groups = settings.get("groups")
+        self.stops: bool = settings.get("stops", False)
+        self.n_actions = n_lines if self.groups is None else len(self.groups)
+
+    def forward(self, observation: Observations) -> Tensor:
+        """Scores of all actions, illegal ones too: float (batch, n_actions + stops)."""
+        raise NotImplementedError
+
+
+class ScoringNetwork(ActionNetwork):
+    """Makes numbers of every line, and of these the scores.
+
+    Residual one-dimensional convolutions run along the lines, or other readouts, of k-space. Every
+    line sees its neighbours, its mirror image, and the mean over all lines. The weights are shared
+    by all lines, so that a few subjects teach a lot. An action's score is the mean of its lines'
+    scores. That of STOP is the best score of a line not yet acquired, plus a number made of the
+    mean over all lines, which says by its sign whether to stop.
+
+    Attributes:
+        channels: numbers that the network keeps for each line.
+        blocks: residual blocks along the lines.
+        places: of a line's distance from the centre, and of whether it was acquired, among its
+            features.
+    """
+
+    channels: int
+    places: tuple[int, int]
+
+    def build(self, n_features: int, *, channels: int, blocks: int) -> None:
+        """Make the layers that lead from features of lines to scores; last of all layers."""
+        self.channels = channels
+        self.enter = nn.Conv1d(2 * n_features, channels, 1)
+        self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
+        self.leave = nn.Conv1d(channels, 1, 1)
+        self.stop = nn.Linear(channels, 1) if self.stops else None
+
+    def features(self, observation: Observations) -> Tensor:
+        """Known numbers of every line: float (batch, n_features, n_lines)."""
+        raise NotImplementedError
+
+    def new(self, observation: Observations) -> Tensor:
+        """Lines that are worth something: bool (batch, n_lines)."""
+        raise NotImplementedError
+
+    def forward(self, observation: Observations) -> Tensor:
+        return self.score(self.embed(observation), observation)
+
+    def embed(self, observation: Observations) -> Tensor:
+        """Numbers of every line: float (batch, channels, n_lines)."""
+        known = self.features(observation)
+        hidden: Tensor = self.enter(torch.cat([known, mirrored(known)], dim=1))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+    def score(self, hidden: Tensor, observation: Observations) -> Tensor:
+        """Scores of all actions, STOP included, from what :meth:`embed` gives."""
+        scores = of_actions(self.leave(hidden).squeeze(1), self.groups)
+        if self.stop is None:
+            return scores
+        urge = self.stop(hidden.mean(dim=-1))
+        return torch.cat([scores, self.best_new(scores, observation) + urge], dim=1)
+
+    def best_new(self, scores: Tensor, observation: Observations) -> Tensor:
+        """Largest score of an action that acquires a new line: (batch, 1); 0 where none does."""
+        new = self.new(observation)
+        if self.groups is not None:
+            new = new[:, torch.tensor(self.groups, device=new.device)].any(dim=-1)
+        lowest = torch.finfo(scores.dtype).min
+        best = scores.masked_fill(~new, lowest).amax(dim=1, keepdim=True)
+        return best.masked_fill(~new.any(dim=1, keepdim=True), 0.0)
+
+    def point_outwards(self, spread: float) -> None:
+        """Begin as low-frequency-first: what a learner has no need to find out again.
+
+        Two of the numbers that the network keeps for each line become its distance from the centre
+        and whether it was acquired, and its score ``-spread * (distance + acquired)``. Everything
+        else is left to learn.
+        """
+        assert self.enter.bias is not None and self.leave.bias is not None
+        with torch.no_grad():
+            for place, feature in enumerate(self.places):
+                self.enter.weight[place], self.enter.bias[place] = 0.0, 0.0
+                self.enter.weight[place, feature] = 1.0
+            for block in self.blocks:
+                assert isinstance(block, LineBlock) and block.out.bias is not None
+                block.out.weight[:2], block.out.bias[:2] = 0.0, 0.0
+            self.leave.weight[:], self.leave.bias[:] = 0.0, 0.0
+            self.leave.weight[0, :2] = -spread
+
+
+class LineNetwork(ScoringNetwork):
+    """Looks at features of every line of k-space, and the share of the budget that is left.
 
     Args:
         n_features: of each line; see :mod:`activemri.envs.line_features`.
         n_lines: length of a mask.
-        groups: lines of each action; None where action i acquires line i.
-        channels: numbers that the network keeps for each line.
-        blocks: residual blocks.
-        stops: score STOP as well.
+        groups, stops: see :class:`ActionNetwork`.
+        channels, blocks: see :class:`ScoringNetwork`.
     """
 
     kind = "lines"
@@ -182,75 +377,47 @@ class LineNetwork(ActionNetwork):
         blocks: int = 4,
         stops: bool = False,
     ) -> None:
-        super().__init__()
-        self.groups, self.channels, self.stops = _listed(groups), channels, stops
-        self.names = feature_names(n_features == N_FEATURES)
-        self.needs = frozenset({"lines"} if self.names == NAMES else ())
-        self.settings = {
-            "n_features": n_features,
-            "n_lines": n_lines,
-            "groups": self.groups,
-            "channels": channels,
-            "blocks": blocks,
-            "stops": stops,
-        }
-        self.n_actions = n_lines if groups is None else len(groups)
-        # One more feature: the share of the budget that is left.
-        self.enter = nn.Conv1d(2 * (n_features + 1), channels, 1)
-        self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
-        self.leave = nn.Conv1d(channels, 1, 1)
-        self.stop = nn.Linear(channels, 1) if stops else None
+        super().__init__(
+            n_lines,
+            n_features=n_features,
+            n_lines=n_lines,
+            groups=groups,
+            channels=channels,
+            blocks=blocks,
+            stops=stops,
+        )
+        names = feature_names(n_features == N_FEATURES)
+        self.needs = frozenset({"lines"} if names == NAMES else ())
+        self.places = (names.index("distance"), _ACQUIRED)
+        self.build(n_features + 1, channels=channels, blocks=blocks)
 
-    def forward(self, observation: Observations) -> Tensor:
-        return self.score(self.embed(observation), observation)
-
-    def embed(self, observation: Observations) -> Tensor:
-        """Numbers of every line: float (batch, channels, n_lines)."""
+    def features(self, observation: Observations) -> Tensor:
         lines, budget = observation["lines"].float(), observation["budget"].float()
-        left = budget[:, :, None].expand(-1, 1, lines.shape[-1])
-        known = torch.cat([lines, left], dim=1)
-        hidden: Tensor = self.enter(torch.cat([known, mirrored(known)], dim=1))
-        for block in self.blocks:
-            hidden = block(hidden)
-        return hidden
+        return torch.cat([lines, budget[:, :, None].expand(-1, 1, lines.shape[-1])], dim=1)
 
-    def score(self, hidden: Tensor, observation: Observations) -> Tensor:
-        """Scores of all actions, STOP included, from what :meth:`embed` gives."""
-        scores = of_actions(self.leave(hidden).squeeze(1), self.groups)
-        if self.stop is None:
-            return scores
-        urge = self.stop(hidden.mean(dim=-1))
-        return torch.cat([scores, self.best_new(scores, observation["lines"]) + urge], dim=1)
-
-    def best_new(self, scores: Tensor, lines: Tensor) -> Tensor:
-        """Largest score of an action that acquires something new: (batch, 1)."""
-        new = (lines[:, _MEASURABLE] > 0) & (lines[:, _ACQUIRED] <= 0)
-        return best_of_new(scores, new, self.groups)
-
-    def point_outwards(self, spread: float) -> None:
-        """Have new lines near the centre score highest; see the function of that name."""
-        point_outwards(self, spread, distance=self.names.index("distance"), acquired=_ACQUIRED)
+    def new(self, observation: Observations) -> Tensor:
+        lines = observation["lines"]
+        return (lines[:, _MEASURABLE] > 0) & (lines[:, _ACQUIRED] <= 0)
 
 
-class ImageNetwork(ActionNetwork):
-    """Strided convolutions over the image, whose summary speaks of every line of k-space.
+class ImageNetwork(ScoringNetwork):
+    """Looks at the image by strided convolutions, whose summary speaks of every line of k-space.
 
     Lines of k-space are no places in the image: a summary of the whole image is turned into a few
     numbers for each line by a dense layer, and joined with what was acquired, the budget and the
-    distance from the centre. From there on it is :class:`LineNetwork`, weights shared by all lines.
+    distance from the centre. Images of bytes are brought to 0 to 1; others are taken as they are.
 
     Args:
         shape: channels, height and width of the image.
         n_lines: length of a mask.
         observation: which image: "image", "uncertainty", "roi" or "complex".
-        groups: lines of each action; None where action i acquires line i.
+        groups, stops: see :class:`ActionNetwork`.
         repeats: lines may be measured again, and the observation says how often they were.
-        channels: numbers that the network keeps for each line.
-        blocks: residual blocks along the lines.
-        stops: score STOP as well.
+        channels, blocks: see :class:`ScoringNetwork`.
     """
 
     kind = "image"
+    places = (_CONTEXT + 2, _CONTEXT)
 
     def __init__(
         self,
@@ -264,36 +431,24 @@ class ImageNetwork(ActionNetwork):
         blocks: int = 2,
         stops: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            n_lines,
+            shape=list(shape),
+            n_lines=n_lines,
+            observation=observation,
+            groups=groups,
+            repeats=repeats,
+            channels=channels,
+            blocks=blocks,
+            stops=stops,
+        )
         self.observation, self.n_lines, self.repeats = observation, n_lines, repeats
-        self.groups, self.channels, self.stops = _listed(groups), channels, stops
-        self.settings = {
-            "shape": list(shape),
-            "n_lines": n_lines,
-            "observation": observation,
-            "groups": self.groups,
-            "repeats": repeats,
-            "channels": channels,
-            "blocks": blocks,
-            "stops": stops,
-        }
-        self.n_actions = n_lines if groups is None else len(groups)
         self.look = _summary(shape[0])
         self.speak = nn.Linear(_SUMMARY, _CONTEXT * n_lines)
         # Acquired, budget, distance; how often and how well, where lines repeat.
-        self.enter = nn.Conv1d(2 * (_CONTEXT + 3 + 2 * repeats), channels, 1)
-        self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
-        self.leave = nn.Conv1d(channels, 1, 1)
-        self.stop = nn.Linear(channels, 1) if stops else None
+        self.build(_CONTEXT + 3 + 2 * repeats, channels=channels, blocks=blocks)
 
-    def forward(self, observation: Observations) -> Tensor:
-        return self.score(self.embed(observation), observation)
-
-    def embed(self, observation: Observations) -> Tensor:
-        """Numbers of every line: float (batch, channels, n_lines).
-
-        Images of bytes are brought to 0 to 1; others are taken as they are.
-        """
+    def features(self, observation: Observations) -> Tensor:
         image = observation["image"]
         image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         context = self.speak(self.look(image)).unflatten(1, (_CONTEXT, self.n_lines))
@@ -304,23 +459,10 @@ class ImageNetwork(ActionNetwork):
         parts = [context, mask, left, (place / half).abs().expand_as(mask)]
         if self.repeats:
             parts.append(observation["repeats"].float())
-        known = torch.cat(parts, dim=1)
-        hidden: Tensor = self.enter(torch.cat([known, mirrored(known)], dim=1))
-        for block in self.blocks:
-            hidden = block(hidden)
-        return hidden
+        return torch.cat(parts, dim=1)
 
-    def score(self, hidden: Tensor, observation: Observations) -> Tensor:
-        """Scores of all actions, STOP included, from what :meth:`embed` gives."""
-        scores = of_actions(self.leave(hidden).squeeze(1), self.groups)
-        if self.stop is None:
-            return scores
-        best = best_of_new(scores, observation["mask"] <= 0, self.groups)
-        return torch.cat([scores, best + self.stop(hidden.mean(dim=-1))], dim=1)
-
-    def point_outwards(self, spread: float) -> None:
-        """Have new lines near the centre score highest; see the function of that name."""
-        point_outwards(self, spread, distance=_CONTEXT + 2, acquired=_CONTEXT)
+    def new(self, observation: Observations) -> Tensor:
+        return observation["mask"] <= 0
 
 
 class ScheduleNetwork(ActionNetwork):
@@ -336,7 +478,7 @@ class ScheduleNetwork(ActionNetwork):
         budget: lines to acquire in a whole scan.
         hidden: width of a layer.
         layers: hidden layers.
-        stops: score STOP as well.
+        stops: see :class:`ActionNetwork`.
     """
 
     kind = "schedule"
@@ -352,17 +494,12 @@ class ScheduleNetwork(ActionNetwork):
         layers: int = 3,
         stops: bool = False,
     ) -> None:
-        super().__init__()
-        self.settings = {
-            "n_actions": n_actions,
-            "budget": budget,
-            "hidden": hidden,
-            "layers": layers,
-            "stops": stops,
-        }
+        super().__init__(
+            n_actions, n_actions=n_actions, budget=budget, hidden=hidden, layers=layers, stops=stops
+        )
         if min(n_actions, budget, hidden, layers) < 1:
             raise ValueError(f"a schedule has at least one of each; got {self.settings}")
-        self.n_actions, self.budget, self.stops = n_actions, budget, stops
+        self.budget = budget
         widths = [budget + 1] + layers * [hidden]
         parts: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -387,14 +524,13 @@ class EvaluatorNetwork(ActionNetwork):
     Args:
         width: lines of k-space of the largest scan.
         along_height: lines are rows; else columns.
-        groups: lines of each action; None where action i acquires line i.
+        groups: see :class:`ActionNetwork`.
         channels: width of the first convolution.
         layers: strided convolutions; each halves the image.
     """
 
     kind = "evaluator"
     observation = "complex"
-    stops = False
 
     def __init__(
         self,
@@ -405,17 +541,16 @@ class EvaluatorNetwork(ActionNetwork):
         channels: int = 16,
         layers: int = 4,
     ) -> None:
-        super().__init__()
-        self.along_height, self.groups = along_height, _listed(groups)
-        self.settings = {
-            "width": width,
-            "along_height": along_height,
-            "groups": self.groups,
-            "channels": channels,
-            "layers": layers,
-        }
+        super().__init__(
+            width,
+            width=width,
+            along_height=along_height,
+            groups=groups,
+            channels=channels,
+            layers=layers,
+        )
+        self.along_height = along_height
         self.evaluator = Evaluator(width, channels=channels, layers=layers)
-        self.n_actions = width if groups is None else len(groups)
 
     def forward(self, observation: Observations) -> Tensor:
         real, imaginary = observation["image"].float().unbind(1)
@@ -437,7 +572,7 @@ class VarNetNetwork(ActionNetwork):
     Args:
         shape: height and width of the frame.
         along_height: lines are rows; else columns.
-        groups: lines of each action; None where action i acquires line i.
+        groups: see :class:`ActionNetwork`.
         channels: of the first block.
         pools: how often the image is halved; at least two pixels must be left.
         hidden: width of the fully connected layers.
@@ -445,7 +580,6 @@ class VarNetNetwork(ActionNetwork):
 
     kind = "varnet"
     observation = "complex"
-    stops = False
 
     def __init__(
         self,
@@ -457,30 +591,29 @@ class VarNetNetwork(ActionNetwork):
         pools: int = 4,
         hidden: int = 256,
     ) -> None:
-        super().__init__()
         from fastmri.models.policy import LineConvSampler  # here: it takes a second to import
 
         height, width = shape
+        super().__init__(
+            height if along_height else width,
+            shape=[height, width],
+            along_height=along_height,
+            groups=groups,
+            channels=channels,
+            pools=pools,
+            hidden=hidden,
+        )
         if min(height, width) < 2 ** (pools + 1):
             raise ValueError(
                 f"{pools} poolings need images of at least {2 ** (pools + 1)} pixels a side; got "
                 f"{height} x {width}"
             )
-        self.along_height, self.groups = along_height, _listed(groups)
-        self.settings = {
-            "shape": [height, width],
-            "along_height": along_height,
-            "groups": self.groups,
-            "channels": channels,
-            "pools": pools,
-            "hidden": hidden,
-        }
+        self.along_height = along_height
         size = (2, width, height) if along_height else (2, height, width)
         sampler = LineConvSampler(size, chans=channels, num_pool_layers=pools, fc_size=hidden)
         # These two are all that its heat map needs; the sampler holds the first one's parts twice.
         self.features: nn.Module = sampler.feature_extractor
         self.head: nn.Module = sampler.fc_out
-        self.n_actions = size[-1] if groups is None else len(groups)
 
     def forward(self, observation: Observations) -> Tensor:
         image = observation["image"].float()
@@ -489,7 +622,7 @@ class VarNetNetwork(ActionNetwork):
 
 
 #: Classes by the kind that checkpoints name.
-NETWORKS: dict[str, type[ActionNetwork]] = {
+NETWORKS: dict[str, Callable[..., ActionNetwork]] = {
     network.kind: network
     for network in (LineNetwork, ImageNetwork, ScheduleNetwork, EvaluatorNetwork, VarNetNetwork)
 }
@@ -522,49 +655,6 @@ def of_actions(values: Tensor, groups: Groups) -> Tensor:
     return values[..., torch.tensor(groups, device=values.device)].mean(dim=-1)
 
 
-def best_of_new(scores: Tensor, new: Tensor, groups: Groups) -> Tensor:
-    """Largest score of an action that acquires a new line: (batch, 1); 0 where none does.
-
-    Args:
-        scores: of actions, (batch, n_actions).
-        new: lines that are worth something, bool (batch, n_lines).
-        groups: lines of each action; None where action i acquires line i.
-    """
-    if groups is not None:
-        new = new[:, torch.tensor(groups, device=new.device)].any(dim=-1)
-    lowest = torch.finfo(scores.dtype).min
-    best = scores.masked_fill(~new, lowest).amax(dim=1, keepdim=True)
-    return best.masked_fill(~new.any(dim=1, keepdim=True), 0.0)
-
-
-def point_outwards(
-    network: LineNetwork | ImageNetwork, spread: float, *, distance: int, acquired: int
-) -> None:
-    """Begin as low-frequency-first: what a learner has no need to find out again.
-
-    Two of the numbers that the network keeps for each line become its distance from the centre
-    and whether it was acquired, and its score ``-spread * (distance + acquired)``. Everything
-    else is left to learn.
-
-    Args:
-        network: to change.
-        spread: by how much the centre is ahead of the edge.
-        distance: place of that feature among the numbers of a line.
-        acquired: place of that one.
-    """
-    enter, leave = network.enter, network.leave
-    assert enter.bias is not None and leave.bias is not None
-    with torch.no_grad():
-        for place, feature in enumerate((distance, acquired)):
-            enter.weight[place], enter.bias[place] = 0.0, 0.0
-            enter.weight[place, feature] = 1.0
-        for block in network.blocks:
-            assert isinstance(block, LineBlock) and block.out.bias is not None
-            block.out.weight[:2], block.out.bias[:2] = 0.0, 0.0
-        leave.weight[:], leave.bias[:] = 0.0, 0.0
-        leave.weight[0, :2] = -spread
-
-
 def mirrored(values: Tensor) -> Tensor:
     """Values of the lines at the opposite side of the centre, (batch, channel, line).
 
@@ -573,14 +663,9 @@ def mirrored(values: Tensor) -> Tensor:
     return values[..., mirror_of(values.shape[-1], values.device)]
 
 
-def most_layers(width: int, *, wanted: int = 4) -> int:
-    """Convolutions of the evaluator that a number of lines allows, up to those of the paper."""
-    return max(1, min(wanted, width.bit_length() - 1))
-
-
-def most_pools(shape: Sequence[int], *, wanted: int = 4) -> int:
-    """Poolings of VarNet's policy that a size allows, up to those of the paper."""
-    return max(1, min(wanted, min(shape).bit_length() - 2))
+def most_layers(width: int) -> int:
+    """Convolutions of the evaluator that a number of lines allows, up to the paper's 4."""
+    return max(1, min(4, width.bit_length() - 1))
 
 
 def _summary(n_channels: int) -> nn.Sequential:
@@ -595,7 +680,3 @@ def _summary(n_channels: int) -> nn.Sequential:
         nn.Linear(_WIDTHS[-1] * _GRID**2, _SUMMARY),
         nn.SiLU(),
     )
-
-
-def _listed(groups: Groups) -> list[list[int]] | None:
-    return None if groups is None else [list(group) for group in groups]

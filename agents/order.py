@@ -1,22 +1,36 @@
-"""A fixed order of actions, as it is learned from data and kept in a file."""
+"""Fixed orders of actions: the record, the policy that follows it, and how it is learned.
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+An order is the best that a policy can do which does not look at the subject. One that is learned
+from data is hard to beat: any adaptive policy should be compared with it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from tyro.conf import OmitArgPrefixes
 
-from activemri import __version__
-from activemri.agents.policy import Traits, choose
-from activemri.envs.scan import View
+from activemri import __version__, files
+from activemri.agents.policy import Traits, choose, score_actions, signed
+from activemri.agents.rollout import rows_of_a_kind, start_scans
+from activemri.data.slices import Slice, SliceDataset
+from activemri.data.volumes import evenly_spaced
+from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import Scan, State, Truth, View
+from activemri.metrics import find_metric
 from activemri.mri.geometry import Geometry
+from activemri.options import Compute, RunOptions, require_positive
+from activemri.progress import Progress, track
 
 _FORMAT = "activemri-order"
+
+#: Called after every step of a search, with its share of the work.
+OnStep = Callable[[float], object]
 
 
 class OrderError(ValueError):
@@ -68,12 +82,13 @@ class Order:
         Raises:
             OrderError: if not.
         """
-        learned = (self.geometry, self.lines_per_action, len(self.actions))
-        asked = (geometry.name, geometry.readouts_per_action, geometry.n_actions)
-        if learned != asked:
+        learned = (len(self.actions), self.geometry, self.lines_per_action)
+        given = (geometry.n_actions, geometry.name, geometry.readouts_per_action)
+        if learned != given:
+            words = "{} actions of geometry {!r} with {} lines each".format
             raise OrderError(
-                f"the order {self.kind!r} was learned for {_words(*learned)}, "
-                f"the scans have {_words(*asked)}; learn an order on scans of this size"
+                f"the order {self.kind!r} was learned for {words(*learned)}, the scans have "
+                f"{words(*given)}; learn an order on scans of this size"
             )
 
     def save(self, path: str | Path) -> Path:
@@ -82,9 +97,7 @@ class Order:
         if target.suffix != ".json":
             target = target.with_name(target.name + ".json")
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(target.name + ".part")
-        unfinished.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
-        os.replace(unfinished, target)
+        files.write_json(target, {"format": _FORMAT, **asdict(self)})
         return target
 
     @classmethod
@@ -98,26 +111,21 @@ class Order:
         if not Path(path).is_file():
             raise FileNotFoundError(f"expected a file with an order of actions; none is at {path}")
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            record: dict[str, Any] = {"info": {}, **files.read_json(Path(path))}
         except ValueError as error:
-            raise OrderError(f"{path} is not a JSON file: {error}") from error
-        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
+            raise OrderError(f"{path} holds no order of actions: {error}") from error
+        if record.pop("format", None) != _FORMAT:
             raise OrderError(
                 f'{path} holds no order of actions (expected "format": "{_FORMAT}"); '
                 "make one with 'activemri train order'"
             )
-        return cls._of(record, path)
-
-    @classmethod
-    def _of(cls, record: dict[str, Any], path: str | Path) -> "Order":
-        expected = {entry.name for entry in fields(cls)}
-        record.setdefault("info", {})  # files of earlier versions have none
-        if set(record) != expected or not isinstance(record["info"], dict):
-            wrong = sorted(expected ^ set(record))
+        if wrong := sorted({entry.name for entry in fields(cls)} ^ set(record)):
             raise OrderError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
-        if not _are_whole_numbers(record["actions"]) or not _are_whole_numbers(record["shape"]):
-            raise OrderError(f"{path}: 'actions' and 'shape' must be lists of whole numbers")
-        record["actions"], record["shape"] = tuple(record["actions"]), tuple(record["shape"])
+        for name in ("actions", "shape"):
+            numbers = record[name]
+            if not isinstance(numbers, list) or any(type(value) is not int for value in numbers):
+                raise OrderError(f"{path}: 'actions' and 'shape' must be lists of whole numbers")
+            record[name] = tuple(numbers)
         try:
             return cls(**record)
         except OrderError as error:
@@ -129,7 +137,7 @@ class FixedOrder:
     """Takes the first legal action of an order; through with it, begins anew where that is legal.
 
     Attributes:
-        order: which one; it must have been learned for the geometry of the scans.
+        order: it must have been learned for the geometry of the scans.
         name: as in tables.
     """
 
@@ -137,22 +145,266 @@ class FixedOrder:
     name: str
     traits: ClassVar[Traits] = Traits(is_order=True)
 
+    def check(self, geometry: Geometry) -> None:
+        """Refuse another geometry; see :meth:`Order.check`."""
+        self.order.check(geometry)
+
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        self.order.check(view.geometry)
+        self.check(view.geometry)
         actions = torch.tensor(self.order.actions, device=view.legal.device)
-        priority = torch.empty(len(actions), dtype=torch.float64, device=view.legal.device)
-        priority[actions] = -torch.arange(len(actions), device=priority.device).double()
-        return choose(priority, view.due)
+        return choose(-actions.argsort().double(), view.due)
 
     def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path:
         """Write the order with `info` in it; see :meth:`Order.save`."""
         return replace(self.order, info=dict(info)).save(path)
 
 
-def _are_whole_numbers(values: object) -> bool:
-    # A bool is an int to Python, but not here.
-    return isinstance(values, list) and all(type(value) is int for value in values)
+def order_of(
+    kind: str, chosen: Sequence[int], scan: Scan, *, metric: str, data: str, n_scans: int
+) -> Order:
+    """The order of learned actions, then the others from the centre outwards."""
+    geometry = scan.geometry
+    outwards = geometry.frequency.argsort(stable=True).tolist()
+    return Order(
+        kind=kind,
+        actions=tuple(dict.fromkeys([*chosen, *outwards])),
+        n_learned=len(chosen),
+        geometry=geometry.name,
+        lines_per_action=geometry.readouts_per_action,
+        shape=geometry.shape,
+        metric=metric,
+        reconstructor=type(scan.reconstructor).__name__,
+        data=data,
+        n_scans=n_scans,
+    )
 
 
-def _words(geometry: str, lines_per_action: int, n_actions: int) -> str:
-    return f"{n_actions} actions of geometry {geometry!r} with {lines_per_action} lines each"
+def fit_order(
+    kind: str,
+    scan: Scan,
+    slices: Sequence[Slice] | SliceDataset,
+    *,
+    metric: str = "ssim",
+    n_lines: int | None = None,
+    n_scans: int | None = None,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    data: str = "unknown",
+) -> Order:
+    """Learn an order from training scans.
+
+    `lbcs` is the greedy order: next comes the action after which the mean score of the scans is
+    best. Gözcü et al., Learning-based compressive MRI, IEEE Trans Med Imaging 37:1394-1406 (2018).
+    Every step costs (actions left) x (scans) reconstructions. With `n_scans` each step is decided
+    on that many scans, drawn anew, as in Sanchez et al., Scalable learning-based sampling
+    optimization for compressive dynamic MRI, ICASSP 2020 (who draw candidate actions as well).
+
+    `average-oracle` is what the scans' own greedy oracles prefer, averaged over the scans, in the
+    spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS 2020. Every scan follows
+    its own one-step oracle. An action's gain in a scan at a step is the change of the score that it
+    brings there; once the scan's oracle has taken the action, the gain that it had then. Step t of
+    the order takes, of the actions that are not in it yet, the one of the largest mean gain at step
+    t. Where `lbcs` scores all scans with the same lines acquired, this one scores each with the
+    lines that suit it best. With `n_scans` it uses that many scans, drawn once.
+
+    Args:
+        kind: one of :data:`LEARNERS`.
+        scan: the scan protocol; its budget is not used if `n_lines` is given.
+        slices: training scans, of any sizes that fit the frame. All are held in memory.
+        metric: what to maximise (errors: minimise).
+        n_lines: how many lines to learn (default: the protocol's budget, or all).
+        n_scans: scans to decide on (default: all).
+        seed: of random start lines and of the scans drawn.
+        on_step: called after every step, with its share of the work.
+        data: name of the training data, for the record.
+
+    Raises:
+        ValueError: without scans, or for an unknown metric.
+    """
+    budget = scan.budget if n_lines is None else n_lines
+    scan = replace(scan, budget=budget, metrics=(find_metric(metric).name,))
+    generator, places = np.random.default_rng(seed), np.arange(len(slices))
+    if kind == "average-oracle":
+        places = np.sort(generator.permutation(len(slices))[:n_scans])
+    chosen = [slices[place] for place in places.tolist()]
+    if not chosen:
+        raise ValueError("an order is learned from at least one scan; got none")
+    groups = [[chosen[row] for row in rows] for rows in rows_of_a_kind(chosen)]
+    states = [start_scans(scan, group, seed=seed) for group in groups]
+    if kind == "average-oracle":
+        steps = _average_oracle_steps(scan, states, metric)
+    else:
+        steps = _lbcs_steps(scan, states, metric, n_scans=n_scans, generator=generator)
+    n_steps = max(int(state.view.start_budget.max()) for state in states)
+    actions = []
+    for action in steps:
+        actions.append(action)
+        if on_step is not None:
+            on_step(1 / n_steps)
+    return order_of(kind, actions, scan, metric=metric, data=data, n_scans=len(chosen))
+
+
+learn_lbcs_order = partial(fit_order, "lbcs")
+learn_average_oracle_order = partial(fit_order, "average-oracle")
+
+#: Functions that learn an order from training scans, by its kind.
+LEARNERS: dict[str, Callable[..., Order]] = {
+    "lbcs": learn_lbcs_order,
+    "average-oracle": learn_average_oracle_order,
+}
+
+
+def _lbcs_steps(
+    scan: Scan,
+    states: list[State],
+    metric: str,
+    *,
+    n_scans: int | None,
+    generator: np.random.Generator,
+) -> Iterator[int]:
+    """Actions after which the mean score of the scans is best, one after the other."""
+    free = torch.ones_like(states[0].view.legal[0])
+    while bool((possible := torch.cat([s.view.legal for s in states]).any(dim=0) & free).any()):
+        total = torch.zeros(len(possible), dtype=torch.float64, device=possible.device)
+        for state in _drawn(states, n_scans, generator):
+            tried = state.view.legal & possible
+            scores = score_actions(Truth(scan, state), tried, metric)
+            # A scan in which an action is not legal keeps its score.
+            now = signed(state.scores[metric], metric)[:, None]
+            total = total + torch.where(tried, scores, now).sum(dim=0)
+        action = choose(total[None], possible[None])
+        free[action] = False
+        yield int(action)
+        for place, state in enumerate(states):
+            legal = torch.zeros_like(state.view.legal)
+            legal[:, action] = state.view.legal[:, action]
+            states[place] = scan.acquire(state, choose(legal.double(), legal))
+
+
+def _average_oracle_steps(scan: Scan, states: list[State], metric: str) -> Iterator[int]:
+    """Actions of the largest mean gain while every scan follows its own oracle."""
+    gains = [torch.zeros_like(state.view.legal, dtype=torch.float64) for state in states]
+    free = torch.ones_like(states[0].view.legal[0])
+    # Lines may be measured again, but an order names them once.
+    while bool(free.any()) and not all(bool(state.finished.all()) for state in states):
+        for place, state in enumerate(states):
+            legal = state.view.legal
+            scores = score_actions(Truth(scan, state), legal, metric)
+            now = signed(state.scores[metric], metric)[:, None]
+            gains[place] = torch.where(legal, scores - now, gains[place])
+            states[place] = scan.acquire(state, choose(scores, legal))
+        total = torch.stack([gain.sum(dim=0) for gain in gains]).sum(dim=0)
+        action = choose(total[None], free[None])
+        free[action] = False
+        yield int(action)
+
+
+def _drawn(states: list[State], n: int | None, generator: np.random.Generator) -> list[State]:
+    """So many of the scans."""
+    owner = np.repeat(np.arange(len(states)), [len(state) for state in states])
+    if n is None or n >= len(owner):
+        return states
+    row = np.concatenate([np.arange(len(state)) for state in states])
+    drawn = np.sort(generator.choice(len(row), n, replace=False))
+    return [
+        states[i].select(row[drawn[owner[drawn] == i]].tolist()) for i in np.unique(owner[drawn])
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOrderSettings:
+    """Learn a fixed order of actions from the train split and write it to a file.
+
+    It is learned for --reconstructor, and for the score that --reward is about.
+    """
+
+    protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(budget=24)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/order"))
+    compute: OmitArgPrefixes[Compute] = Compute()
+    kind: Literal["lbcs", "average-oracle"] = "lbcs"
+    """Greedy order on the train scans (lbcs), or mean preference of their greedy oracles."""
+    slices_per_volume: int | None = None
+    """Take this many evenly spaced slices of each volume; None takes all."""
+    n_fit_scans: int | None = 64
+    """Scans that each step is decided on, drawn anew; None takes all."""
+    max_fit_slices: int | None = 256
+    """Train scans, spread evenly, that are seen at all; None takes all."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            slices_per_volume=self.slices_per_volume,
+            n_fit_scans=self.n_fit_scans,
+            max_fit_slices=self.max_fit_slices,
+        )
+        if self.run.resume:
+            raise ValueError("--resume: an order is learned in one go; leave --resume out")
+
+
+def train_order(settings: TrainOrderSettings) -> Path:
+    """Learn an order and write it; the path of its file.
+
+    Raises:
+        ValueError: unusable settings or data.
+        OSError: the output folder cannot be written.
+    """
+    device = settings.compute.prepare()
+    files.make_writable(settings.run.out)  # an error comes now rather than after hours
+    policy = learn_order(
+        settings.kind,
+        settings.protocol,
+        seed=settings.run.seed,
+        n_fit_scans=settings.n_fit_scans,
+        max_fit_slices=settings.max_fit_slices,
+        slices_per_volume=settings.slices_per_volume,
+        device=device,
+        show=True,
+    )
+    return policy.order.save(settings.run.out / settings.kind)
+
+
+def learn_order(
+    kind: Literal["lbcs", "average-oracle"],
+    protocol: ScanProtocol,
+    *,
+    seed: int = 0,
+    n_fit_scans: int | None = 64,
+    max_fit_slices: int | None = 256,
+    slices_per_volume: int | None = None,
+    device: torch.device | str = "cpu",
+    show: bool = False,
+) -> FixedOrder:
+    """Learn a fixed order of actions from the train split.
+
+    ::
+
+        order = learn_order("lbcs", ScanProtocol(budget=24))
+
+    Args:
+        kind: greedy order on the train scans (lbcs), or mean preference of their greedy oracles.
+        protocol: its reconstructor and the score of its reward are those that it is learned for.
+        seed: of all draws.
+        n_fit_scans: scans that each step is decided on, drawn anew; None takes all.
+        max_fit_slices: train scans, spread evenly, that are seen at all; None takes all.
+        slices_per_volume: take so many evenly spaced slices of each volume; None takes all.
+        device: where to compute.
+        show: show progress.
+
+    Raises:
+        ValueError: for data or parts that do not fit.
+    """
+    more = {} if slices_per_volume is None else {"slices_per_volume": slices_per_volume}
+    scans = protocol.dataset("train", **more)
+    chosen = evenly_spaced(range(len(scans)), max_fit_slices)
+    loaded = [scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]
+    with Progress("learn an order", 1, unit="", show=show) as progress:
+        order = fit_order(
+            kind,
+            protocol.scan(scans, device=device),
+            loaded,
+            metric=protocol.metric,
+            n_scans=n_fit_scans,
+            seed=seed,
+            on_step=lambda share: progress(progress.at + share),
+            data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
+        )
+    return FixedOrder(order, kind)

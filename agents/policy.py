@@ -1,6 +1,6 @@
-"""What every policy takes and gives."""
+"""Policies: what they take, give and are; the greedy one, and scores of single trial actions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.envs.scan import IDLE, View
+from activemri.envs.scan import IDLE, Truth, View
+from activemri.metrics import find_metric
 from activemri.mri.geometry import Geometry
+
+# Memory that trial actions of one call may take, in bytes; more saves no time.
+_MEMORY = 64e6
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class Traits:
         repeats: has a rule of its own for measuring lines again; in ideal scans, where each is
             measured once, nothing is left of it.
         needs: "lines" (readouts that are whole lines), "grid" (samples on a Cartesian grid),
-            "uncertainty" (a reconstructor that gives
-            one), "samples" (a reconstructor that draws from the posterior, or gives an
-            uncertainty at least), "evaluator", "reconstructor" (to try actions with).
+            "uncertainty" (a reconstructor that gives one), "samples" (a reconstructor that draws
+            from the posterior, or gives an uncertainty at least), "evaluator", "reconstructor"
+            (to try actions with).
     """
 
     is_order: bool = False
@@ -77,23 +81,52 @@ class Policy(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Greedy:
+    """Takes the legal action of highest score; of equals the first.
+
+    Readouts that may be measured again are, whenever they score best, by oracles and by policies
+    that repeat; by others only after all have been measured.
+
+    Attributes:
+        name: as in tables.
+        score: worth of every action, higher is better: view -> float (batch, n_actions) or
+            (n_actions,).
+        traits: facts about the score.
+    """
+
+    name: str
+    score: Callable[[View], Tensor]
+    traits: Traits = Traits()
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        repeats = self.traits.repeats or self.traits.is_oracle
+        return choose(self.score(view), view.legal if repeats else view.due)
+
+
 def require_played(policy: Policy, geometry: Geometry) -> None:
     """Refuse a policy that cannot decide on the readouts of a geometry.
+
+    Policies of a fixed number of actions say so themselves, by a method ``check(geometry)``.
 
     Raises:
         ValueError: says what it needs.
     """
-    needs = policy.traits.needs
-    if "lines" in needs and not geometry.has_lines:
+    if lacking := unmet(policy.traits, geometry):
         raise ValueError(
-            f"policy {policy.name!r} decides on whole lines (columns or rows); geometry "
-            f"{geometry.name!r} has none"
+            f"policy {policy.name!r} needs {lacking}; geometry {geometry.name!r} has none"
         )
-    if "grid" in needs and not geometry.transform.is_cartesian:
-        raise ValueError(
-            f"policy {policy.name!r} needs samples on a Cartesian grid; geometry "
-            f"{geometry.name!r} has none"
-        )
+    if (check := getattr(policy, "check", None)) is not None:
+        check(geometry)
+
+
+def unmet(traits: Traits, geometry: Geometry) -> str:
+    """Readouts that a policy needs and a geometry does not have, in words; empty for none."""
+    if "lines" in traits.needs and not geometry.has_lines:
+        return "whole lines (columns or rows)"
+    if "grid" in traits.needs and not geometry.transform.is_cartesian:
+        return "samples on a Cartesian grid"
+    return ""
 
 
 def choose(priority: Tensor, legal: Tensor) -> Tensor:
@@ -111,3 +144,33 @@ def choose(priority: Tensor, legal: Tensor) -> Tensor:
     finite = priority.double().nan_to_num(nan=lowest, posinf=-lowest, neginf=lowest)
     best = torch.where(legal, finite, -torch.inf).argmax(dim=1)
     return best.masked_fill(~legal.any(dim=1), IDLE)
+
+
+def score_actions(truth: Truth, wanted: Tensor, metric: str) -> Tensor:
+    """True scores after single actions, higher is better.
+
+    Args:
+        truth: of scans under way.
+        wanted: actions to try in each scan, bool (batch, n_actions).
+        metric: name of the score; the sign of errors is turned.
+
+    Returns:
+        float64 (batch, n_actions), -inf where not wanted.
+    """
+    result = torch.full(wanted.shape, -torch.inf, dtype=torch.float64, device=wanted.device)
+    most = int(wanted.sum(dim=1).max())
+    if most == 0:
+        return result
+    # Scans want different numbers of trials: the shorter lists are filled up with unwanted ones.
+    trials = wanted.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
+    view, n_readouts = truth.state.view, truth.scan.geometry.readouts_per_action
+    n_bytes = 8 * len(view) * view.log.samples.shape[2] * n_readouts * sum(view.transform.shape)
+    parts = trials.split(max(1, int(_MEMORY / n_bytes)), dim=1)
+    scores = torch.cat([truth.scores_of_actions(part, metric) for part in parts], dim=1)
+    result.scatter_(1, trials, signed(scores, metric))
+    return result.masked_fill(~wanted, -torch.inf)
+
+
+def signed(scores: Tensor, metric: str) -> Tensor:
+    """Scores of which a larger one is a better image."""
+    return scores if find_metric(metric).higher_is_better else -scores

@@ -21,7 +21,7 @@ such form.) Going back, the sample counts as p (straight-through): its gradient 
 and from there to the scores, t included.
 """
 
-from typing import Any
+import math
 
 import torch
 from torch import Tensor
@@ -141,14 +141,13 @@ def probabilities(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
         k: how many are drawn, int64 (batch,); all that are allowed if those are fewer.
     """
     k = torch.minimum(k, allowed.sum(dim=1))
-    threshold = _threshold(scores.detach().double(), allowed, k)
+    threshold = _threshold(scores.detach().double(), allowed, k).to(scores.dtype)
     # A step of Newton's method from the solution changes nothing, and has the right derivative.
-    at = torch.sigmoid(scores - threshold.to(scores.dtype)[:, None]) * allowed
+    at = torch.sigmoid(scores - threshold[:, None]) * allowed
     slope = (at * (1 - at)).sum(dim=1).detach()
     excess = at.sum(dim=1) - at.sum(dim=1).detach()
     step = excess / slope.clamp(min=torch.finfo(scores.dtype).tiny)
-    shifted = scores - (threshold.to(scores.dtype) + step)[:, None]
-    inside = torch.sigmoid(shifted) * allowed
+    inside = torch.sigmoid(scores - (threshold + step)[:, None]) * allowed
     every = (k == allowed.sum(dim=1))[:, None]
     return torch.where(every, allowed.to(scores.dtype), inside)
 
@@ -162,8 +161,7 @@ def draw(scores: Tensor, allowed: Tensor, k: Tensor, *, generator: torch.Generat
     uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
     noise = torch.logit(uniform, eps=1e-12).to(scores.device)
     hard = largest(scores.detach().double() + noise, allowed, k).to(scores.dtype)
-    drawn: Tensor = _StraightThrough.apply(soft, hard)  # type: ignore[no-untyped-call]
-    return drawn
+    return hard + (soft - soft.detach())  # the value is hard, the gradient that of soft
 
 
 def largest(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
@@ -175,8 +173,7 @@ def largest(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
 
 def _threshold(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
     """The t where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
-    n = scores.shape[1]
-    margin = 2 + torch.log(torch.tensor(float(n), dtype=scores.dtype))
+    margin = 2 + math.log(scores.shape[1])
     low = scores.masked_fill(~allowed, torch.inf).amin(dim=1) - margin
     high = scores.masked_fill(~allowed, -torch.inf).amax(dim=1) + margin
     nothing = ~allowed.any(dim=1)
@@ -186,15 +183,3 @@ def _threshold(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
         too_many = (torch.sigmoid(scores - middle[:, None]) * allowed).sum(dim=1) > k
         low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
     return (low + high) / 2
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The hard sample on the way forth, the soft one's gradient on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, soft: Tensor, hard: Tensor) -> Tensor:
-        return hard.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None

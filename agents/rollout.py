@@ -24,7 +24,7 @@ OnStep = Callable[[int, State], None]
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """What happened to a batch of scans. Values stay as they are after the end of an episode.
+    """History of a batch of scans. Values stay as they are after the end of an episode.
 
     Attributes:
         policy: name of the policy.
@@ -54,11 +54,10 @@ class Episodes:
         longest = max(part.actions.shape[1] for part in parts)
 
         def joined(values: list[Tensor], length: int) -> Tensor:
-            widened = [
-                torch.cat([value, value[:, -1:].expand(-1, length - value.shape[1])], dim=1)
-                for value in values
-            ]
-            return torch.cat(widened)[order]
+            """Values, continued with the last one."""
+            steps = [torch.arange(length).clamp(max=value.shape[1] - 1) for value in values]
+            kept = [value[:, step] for value, step in zip(values, steps, strict=True)]
+            return torch.cat(kept)[order]
 
         scans = [scan for part in parts for scan in part.scans]
         actions = [
@@ -84,7 +83,7 @@ class Episodes:
 
 
 def rollout(
-    acquisition: Scan | ScanProtocol,
+    scan: Scan | ScanProtocol,
     policy: Policy,
     slices: Sequence[Slice] | SliceDataset,
     *,
@@ -102,7 +101,7 @@ def rollout(
     What happens to a slice depends on the seed and the slice, and not on the rest of the batch.
 
     Args:
-        acquisition: the scan protocol, or what was made of it.
+        scan: the scan protocol, or what was made of it.
         policy: who decides.
         slices: who is scanned.
         seed: of random start lines, which all policies share, and of the policy's draws.
@@ -114,61 +113,42 @@ def rollout(
             an unfinished scan.
     """
     slices = SliceList([slices[place] for place in range(len(slices))])
-    if isinstance(acquisition, ScanProtocol):
-        acquisition = acquisition.scan(slices)
-    require_played(policy, acquisition.geometry)
-    groups = list(rows_of_a_kind(slices.slices))
-    parts = [
-        _rollout(
-            acquisition,
-            policy,
-            [slices[row] for row in rows],
-            seed=seed,
-            start_masks=None if start_masks is None else start_masks[rows],
-            on_step=on_step,
+    if isinstance(scan, ScanProtocol):
+        scan = scan.scan(slices)
+    require_played(policy, scan.geometry)
+    groups, parts = rows_of_a_kind(slices.slices), []
+    for rows in groups:
+        batch = [slices[row] for row in rows]
+        masks = None if start_masks is None else start_masks[rows]
+        start = start_scans(scan, batch, seed=seed, start_masks=masks)
+        start_mask = start.view.start_mask.clone()
+        generators = [episode_generator(seed, one, policy.name) for one in batch]
+        curves = {name: [value.cpu()] for name, value in start.scores.items()}
+        n_acquired, actions = [start.view.n_acquired.cpu()], []
+        for step, (taken, state) in enumerate(play(scan, policy, start, generators)):
+            if on_step is not None:
+                on_step(step, state)
+            if taken is None:
+                continue
+            actions.append(taken.cpu().clamp(min=PADDING))
+            n_acquired.append(state.view.n_acquired.cpu())
+            for name, value in state.scores.items():
+                curves[name].append(value.cpu())
+        parts.append(
+            Episodes(
+                policy=policy.name,
+                scans=tuple(slices.describe(row) for row in rows),
+                start_mask=start_mask.cpu(),
+                actions=torch.stack(actions, dim=1),
+                n_acquired=torch.stack(n_acquired, dim=1),
+                scores={name: torch.stack(values, dim=1) for name, values in curves.items()},
+            )
         )
-        for rows in groups
-    ]
     return parts[0] if len(parts) == 1 else Episodes.join(parts, groups)
 
 
-def _rollout(
-    acquisition: Scan,
-    policy: Policy,
-    slices: Sequence[Slice],
-    *,
-    seed: int,
-    start_masks: Tensor | None,
-    on_step: OnStep | None,
-) -> Episodes:
-    """The same for slices of one kind."""
-    start = start_scans(acquisition, slices, seed=seed, start_masks=start_masks)
-    start_mask = start.view.start_mask.clone()
-    generators = [episode_generator(seed, scan, policy.name) for scan in slices]
-    curves = {name: [value.cpu()] for name, value in start.scores.items()}
-    n_acquired, actions = [start.view.n_acquired.cpu()], []
-    for step, (taken, state) in enumerate(play(acquisition, policy, start, generators)):
-        if on_step is not None:
-            on_step(step, state)
-        if taken is None:
-            continue
-        actions.append(taken.cpu().clamp(min=PADDING))
-        n_acquired.append(state.view.n_acquired.cpu())
-        for name, value in state.scores.items():
-            curves[name].append(value.cpu())
-    described = SliceList(slices)
-    return Episodes(
-        policy=policy.name,
-        scans=tuple(described.describe(position) for position in range(len(slices))),
-        start_mask=start_mask.cpu(),
-        actions=torch.stack(actions, dim=1),
-        n_acquired=torch.stack(n_acquired, dim=1),
-        scores={name: torch.stack(values, dim=1) for name, values in curves.items()},
-    )
-
-
 def rollout_dataset(
-    acquisition: Scan,
+    scan: Scan,
     policy: Policy,
     dataset: SliceDataset,
     *,
@@ -188,23 +168,19 @@ def rollout_dataset(
         slices = [dataset[position] for position in group]
         for rows in rows_of_a_kind(slices):
             batch = [slices[row] for row in rows]
-            episodes = rollout(acquisition, policy, batch, seed=seed, on_step=on_step)
+            episodes = rollout(scan, policy, batch, seed=seed, on_step=on_step)
             yield [group[row] for row in rows], episodes
 
 
 def play(
-    acquisition: Scan,
-    policy: Policy,
-    state: State,
-    generators: Sequence[np.random.Generator],
+    scan: Scan, policy: Policy, state: State, generators: Sequence[np.random.Generator]
 ) -> Iterator[tuple[Tensor | None, State]]:
     """From a state to the end: yields (None, start), then (actions taken, state) for each step."""
     yield None, state
     while not bool(state.finished.all()):
-        finished = state.finished
-        view = state.view
+        finished, view = state.finished, state.view
         if policy.traits.is_oracle:
-            view = replace(view, truth=Truth(acquisition, state))
+            view = replace(view, truth=Truth(scan, state))
         wanted = policy.act(view, generators)
         actions = torch.where(finished, IDLE, wanted)
         idle = ~finished & (actions < 0) & (actions != STOP)
@@ -214,25 +190,21 @@ def play(
                 f"policy {policy.name!r} chose {int(actions[row])} for scan {row}, which is not "
                 f"finished; expected a legal action, or {STOP} to stop"
             )
-        state = acquisition.acquire(state, actions)
+        state = scan.acquire(state, actions)
         yield actions, state
 
 
 def start_scans(
-    acquisition: Scan,
-    slices: Sequence[Slice],
-    *,
-    seed: int,
-    start_masks: Tensor | None = None,
+    scan: Scan, slices: Sequence[Slice], *, seed: int, start_masks: Tensor | None = None
 ) -> State:
     """Begin scans of one kind; random start lines are the same for every policy."""
-    generators = [episode_generator(seed, scan, "start") for scan in slices]
-    return acquisition.start(slices, start_masks=start_masks, generators=generators)
+    generators = [episode_generator(seed, one, "start") for one in slices]
+    return scan.start(slices, start_masks=start_masks, generators=generators)
 
 
-def episode_generator(seed: int, scan: Slice, purpose: str) -> np.random.Generator:
+def episode_generator(seed: int, scanned: Slice, purpose: str) -> np.random.Generator:
     """The generator of one episode: the same in every process, batch and order of episodes."""
-    identity = json.dumps([seed, scan.volume, scan.index, purpose])
+    identity = json.dumps([seed, scanned.volume, scanned.index, purpose])
     digest = hashlib.blake2b(identity.encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
@@ -254,8 +226,8 @@ def batches_of_a_kind(
 
 
 def rows_of_a_kind(slices: Sequence[Slice]) -> list[list[int]]:
-    """Which slices may share a batch."""
+    """Rows of slices that may share a batch."""
     groups: dict[object, list[int]] = {}
-    for row, scan in enumerate(slices):
-        groups.setdefault(kind(scan), []).append(row)
+    for row, one in enumerate(slices):
+        groups.setdefault(kind(one), []).append(row)
     return list(groups.values())

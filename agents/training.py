@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from activemri.agents.learners import learner_name
@@ -14,7 +15,7 @@ from activemri.agents.learners.imitation import Imitation
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import Episodes, rollout_dataset
+from activemri.agents.rollout import rollout_dataset
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.views import STORED
 from activemri.data.volumes import evenly_spaced
@@ -85,17 +86,6 @@ class TrainPolicySettings:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedPolicy(Trained):
-    """Result of a training.
-
-    Attributes:
-        policy: the best one.
-    """
-
-    policy: Policy
-
-
 def train_policy(
     protocol: ScanProtocol,
     learner: LearnerSettings,
@@ -134,24 +124,24 @@ def train_policy(
         ValueError: parts that do not fit, subjects in both splits, a folder that is taken.
         DivergedError: a loss that is not finite.
     """
-
-    def trained(folder: Path) -> Policy:
+    named = str(warm_start) if isinstance(warm_start, str | Path | None) else warm_start.name
+    with tempfile.TemporaryDirectory() as temporary:
         settings = TrainPolicySettings(
             protocol=protocol,
-            run=RunOptions(out=folder, seed=seed, resume=resume),
+            run=RunOptions(
+                out=Path(out or Path(temporary) / learner_name(learner).rpartition(":")[2]),
+                seed=seed,
+                resume=resume,
+            ),
             compute=Compute(device=device),
             learner=learner,
-            warm_start=None if warm_start is None else _text(warm_start),
+            warm_start=None if warm_start is None else named,
             validate_every=validate_every,
             validation_scans=validation_scans,
             patience=patience,
         )
-        return run_training(settings, validation=validation, warm_start=warm_start).policy
-
-    if out is not None:
-        return trained(Path(out))
-    with tempfile.TemporaryDirectory() as folder:
-        return trained(Path(folder) / learner_name(learner).rpartition(":")[2])
+        trained = run_training(settings, validation=validation, warm_start=warm_start)
+        return make_policy(trained.checkpoint)
 
 
 def run_training(
@@ -161,7 +151,7 @@ def run_training(
     validation: SliceDataset | None = None,
     warm_start: str | Path | Policy | None = None,
     on_validation: OnValidation | None = None,
-) -> TrainedPolicy:
+) -> Trained:
     """Train a policy in a folder; continue after a kill.
 
     Args:
@@ -193,7 +183,14 @@ def run_training(
         name=run.out.name,
     )
     scans = validation_of(settings.protocol, validation, settings.validation_scans)
-    _refuse_shared_subjects(problem.scans, scans)
+    subjects = [
+        {part.describe(i).subject for i in range(len(part))} for part in (problem.scans, scans)
+    ]
+    if shared := subjects[0] & subjects[1]:
+        raise ValueError(
+            "train and validation scans must come from different subjects; found in both: "
+            + ", ".join(sorted(shared)[:5])
+        )
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
     best = loop.train(
@@ -206,12 +203,11 @@ def run_training(
         state=folder.open(same, resume=run.resume),  # when nothing more can be refused
         on_validation=on_validation,
     )
-    return TrainedPolicy(
+    return Trained(
         checkpoint=folder.best,
         best_step=best.step,
         best_score=best.score,
         score=training.select,
-        policy=make_policy(folder.path) if training.best is None else training.best,
     )
 
 
@@ -223,8 +219,8 @@ class _Training:
     ) -> None:
         self.settings, self.problem, self.validation = settings, problem, validation
         self.learner = settings.learner.start(problem)
+        self.state, self.restore = self.learner.state, self.learner.restore
         self.policy = self.learner.policy()
-        self.best: Policy | None = None
         self.select = settings.select
         if self.select == "auto":
             self.select = "return" if problem.protocol.step_cost > 0 else "area"
@@ -261,13 +257,6 @@ class _Training:
             "command": command_line(f"train policy --algo {algo}", self.settings),
         }
         self.policy.save(path, info=info)
-        self.best = self.policy
-
-    def state(self) -> dict[str, Any]:
-        return self.learner.state()
-
-    def restore(self, state: Mapping[str, Any], /) -> None:
-        self.learner.restore(state)
 
 
 def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions:
@@ -291,24 +280,15 @@ def evaluate(
 
     The return is the gain of the score minus the price of all actions. Errors count negatively.
     """
-    parts = [
-        _outcomes(episodes, metric, step_cost)
-        for _, episodes in rollout_dataset(scan, policy, scans, seed=seed)
-    ]
-    return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
-
-
-def _outcomes(episodes: Episodes, metric: str, step_cost: float) -> dict[str, Any]:
     sign = 1.0 if find_metric(metric).higher_is_better else -1.0
-    curve = sign * episodes.scores[metric]
-    n_actions = episodes.n_steps.double()
-    gain = curve[:, -1] - curve[:, 0]
-    return {
-        "area": sign * episodes.area(metric).numpy(),
-        "final": curve[:, -1].numpy(),
-        "return": (gain - step_cost * n_actions).numpy(),
-        "n_actions": n_actions.numpy(),
-    }
+    found: dict[str, list[Tensor]] = {"area": [], "final": [], "return": [], "n_actions": []}
+    for _, episodes in rollout_dataset(scan, policy, scans, seed=seed):
+        curve, n_actions = sign * episodes.scores[metric], episodes.n_steps.double()
+        found["area"].append(sign * episodes.area(metric))
+        found["final"].append(curve[:, -1])
+        found["return"].append(curve[:, -1] - curve[:, 0] - step_cost * n_actions)
+        found["n_actions"].append(n_actions)
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 
 
 def validation_of(protocol: ScanProtocol, given: SliceDataset | None, n: int) -> SliceList:
@@ -319,18 +299,3 @@ def validation_of(protocol: ScanProtocol, given: SliceDataset | None, n: int) ->
     scans = chosen.dataset()
     places = evenly_spaced(range(len(scans)), n)
     return SliceList([scans[i] for i in places], scans.name)
-
-
-def _refuse_shared_subjects(train: SliceDataset, validation: SliceDataset) -> None:
-    subjects = [
-        {scans.describe(i).subject for i in range(len(scans))} for scans in (train, validation)
-    ]
-    if shared := subjects[0] & subjects[1]:
-        raise ValueError(
-            "train and validation scans must come from different subjects; found in both: "
-            + ", ".join(sorted(shared)[:5])
-        )
-
-
-def _text(policy: str | Path | Policy) -> str:
-    return str(policy) if isinstance(policy, str | Path) else policy.name

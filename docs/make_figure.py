@@ -7,17 +7,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from activemri.agents.fixed import learn_lbcs_order
-from activemri.agents.order import FixedOrder
-from activemri.agents.policy import Policy
-from activemri.agents.registry import make_policy
-from activemri.agents.rollout import rollout
-from activemri.data.slices import Slice
-from activemri.data.sources import open_dataset
+import activemri as am
+from activemri.agents.order import FixedOrder, learn_lbcs_order
 from activemri.envs import rendering
-from activemri.envs.picture import scan_picture
-from activemri.envs.protocol import EnvOptions
-from activemri.envs.scan import Scan, State
+from activemri.envs.scan import State
 
 SCAN = 6  # of the val split: an axial head with fine stripes
 
@@ -25,28 +18,28 @@ SCAN = 6  # of the val split: an axial head with fine stripes
 def main() -> None:
     """Write the figure beside this file."""
     torch.set_num_threads(1)
-    scans = open_dataset("phantom", split="val")
-    train = open_dataset("phantom", split="train")
-    task = EnvOptions(data=scans, reconstructor="cresnet", budget=24, n_center_lines=8)
-    protocol = task.scan(scans)
-    cheap = EnvOptions(data=scans, budget=24, n_center_lines=8).scan(scans)
-    order = learn_lbcs_order(cheap, [train[i] for i in range(0, 200, 4)])
-    policies: tuple[Policy, ...] = (FixedOrder(order, "lbcs"), make_policy("evaluator-greedy"))
-    pictures = [last_frame(protocol, policy, scans[SCAN]) for policy in policies]
+    protocol = am.ScanProtocol(data="phantom", reconstructor="cresnet", budget=24)
+    # Zero-filled images suffice for the order.
+    cheap = am.ScanProtocol(data="phantom", budget=24)
+    train = cheap.dataset("train")
+    order = learn_lbcs_order(cheap.scan(train), [train[i] for i in range(0, 200, 4)])
+    policies = FixedOrder(order, "lbcs"), am.make_policy("evaluator-greedy")
+    pictures = [last_frame(protocol, policy) for policy in policies]
     Image.fromarray(np.concatenate(pictures, axis=1)).save(
         Path(__file__).parent / "figure.png", optimize=True
     )
 
 
-def last_frame(protocol: Scan, policy: Policy, scan: Slice) -> NDArray[np.uint8]:
+def last_frame(protocol: am.ScanProtocol, policy: am.Policy) -> NDArray[np.uint8]:
     """The rendered end of an episode."""
     states: list[State] = []
-    episodes = rollout(protocol, policy, [scan], on_step=lambda _, s: states.append(s.clone()))
-    frame = scan_picture(
-        protocol.view(states[-1]),
-        states[-1].secret.slices[0],
-        actions=episodes.actions[0].tolist(),
-        scores=episodes.scores["ssim"][0].tolist(),
+    scan = protocol.dataset("val")[SCAN]
+    played = am.rollout(protocol, policy, [scan], on_step=lambda _, s: states.append(s.clone()))
+    frame = rendering.frame_of(
+        states[-1].view,
+        scan,
+        actions=played.actions[0].tolist(),
+        scores=played.scores["ssim"][0].tolist(),
         score_name="ssim",
     )
     return rendering.draw(frame, size=240)

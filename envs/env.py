@@ -441,7 +441,7 @@ class Episodes:
         self._recall(row, index, actions, scores)
 
     def shown(self, row: int) -> dict[str, Any]:
-        """What :func:`activemri.envs.rendering.frame_of` shows of an episode."""
+        """Arguments of :func:`activemri.envs.rendering.frame_of` for an episode."""
         state, place = self.locate(row)
         return {
             "view": state.view.select([place]),
@@ -476,7 +476,7 @@ class Episodes:
     def _plan(
         self, bucket: Bucket, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> Tensor:
-        """What to do in each scan of a batch: an action, STOP, IDLE or WASTE."""
+        """Plan for each scan of a batch: an action, STOP, IDLE or WASTE."""
         wanted, awake = actions[bucket.rows], active[bucket.rows]
         outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
         if outside.any():

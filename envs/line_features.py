@@ -1,4 +1,4 @@
-"""What is known of every line of k-space: a few dozen numbers a line, for small networks.
+"""Features of every line of k-space: a few dozen numbers a line, for small networks.
 
 An image of 128 x 128 pixels holds 16384 numbers, and a network has to find out by itself that they
 are a Fourier transform away from the lines that it may choose. Here the transform is done: for
@@ -241,7 +241,7 @@ class _Columns:
         return _energy(deviation).sum(dim=1) / self.total[:, None]
 
     def _region(self) -> tuple[Tensor, Tensor]:
-        """What the region shows, and its shape, on every line, or zeros: (batch, width) each."""
+        """Energy of the region, and of its shape, on every line, or zeros: (batch, width) each."""
         region = self.view.region
         if region is None:
             nothing = torch.zeros_like(self.acquired, dtype=torch.float32)
@@ -256,7 +256,7 @@ class _Columns:
         return _logarithm(_energy(shown).sum(dim=1) / self.total[:, None]), _logarithm(size)
 
     def _measurements(self) -> tuple[Tensor, Tensor]:
-        """How often lines were measured, and how much they are doubted: (batch, width) each."""
+        """Number of measurements of lines, and how much they are doubted: (batch, width) each."""
         log, transform = self.view.log, self.view.transform
         times = transform.own(log.n_measured).float()
         outlier = transform.own(log.outlier_score)
@@ -271,13 +271,13 @@ class _Columns:
         return energy * self.acquired / self.total[:, None]
 
     def _mirror_symmetry(self, mirror: Tensor) -> Tensor:
-        """How Hermitian a line and its mirror are, where both were acquired: (batch, width)."""
+        """Hermitian symmetry of a line and its mirror, where both were acquired: (batch, width)."""
         product, norm = self._pairs(mirror)
         both = self.acquired & self.acquired[:, mirror]
         return product.abs() / norm.clamp(min=torch.finfo(torch.float32).tiny) * both
 
     def _symmetry(self) -> Tensor:
-        """How Hermitian the acquired k-space is, without its centre: (batch,)."""
+        """Hermitian symmetry of the acquired k-space, without its centre: (batch,)."""
         mirror = mirror_of(self.width, self.image.device)
         product, norm = self._pairs(mirror)
         both = self.acquired & self.acquired[:, mirror]

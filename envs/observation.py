@@ -1,4 +1,4 @@
-"""What an agent sees, by name: images, k-space, or the mask alone.
+"""Observations by name: images, k-space, or the mask alone.
 
 Every observation is made of a :class:`View`, so of acquired samples only. Intensities are divided
 by the largest magnitude of the zero-filled image at the start of the scan; the target plays no
@@ -80,7 +80,7 @@ class Observation(Protocol):
 
 
 class Mask:
-    """What was acquired and what is left: `mask` (n_lines,) and `budget` (1,), a fraction.
+    """Acquired readouts and the remaining budget: `mask` (n_lines,), `budget` (1,), a fraction.
 
     Where lines may be measured again, also `repeats` (2, n_lines): how often each was measured, as
     a fraction of how often it may be, and how much its last measurement looked like an outlier,

@@ -49,7 +49,7 @@ STANDARD_METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScanProtocol:
-    """What is acquired, and how: scans, geometry, scanner, reconstruction, observation, reward.
+    """Scans, geometry, scanner, reconstruction, observation, reward.
 
     ::
 
@@ -180,7 +180,7 @@ class ScanProtocol:
         return oriented(dataset, self.orientation)
 
     def scan(self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu") -> "Scan":
-        """What scans those of a data set.
+        """The scans of a data set under this protocol.
 
         Raises:
             ValueError: for parts that do not fit together or do not fit the scans.

@@ -40,7 +40,7 @@ _LOG_RANGE = 1e4  # k-space is shown over four decades below its largest sample
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What one picture shows.
+    """Content of one picture.
 
     Attributes:
         kspace: acquired samples, zero elsewhere, (height, width), complex or magnitude; several
@@ -109,7 +109,7 @@ def frame_of(
 
 
 def _latest(view: View, actions: Sequence[int], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Where the last action acquired."""
+    """Samples of the last action."""
     if not actions or actions[-1] < 0:
         return None
     readouts, mentioned = view.geometry.readouts(torch.tensor(actions[-1]))

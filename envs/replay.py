@@ -24,7 +24,7 @@ _SEEN = ("observation", "legal", "next_observation", "next_legal")
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Where episodes stand: all that their observations follow from, one row for each."""
+    """Points of episodes: all that their observations follow from, one row for each."""
 
     index: NDArray[np.int64]  # of the scan in the data set, (n,)
     start_mask: NDArray[np.bool_]  # (n, n_lines)
@@ -36,7 +36,7 @@ class Points:
 
     @classmethod
     def of(cls, episodes: Episodes, awaiting_reset: NDArray[np.bool_] | None = None) -> "Points":
-        """Where episodes stand now; `awaiting_reset` is what a vector environment calls so."""
+        """Points of episodes; `awaiting_reset` as vector environments define it."""
         n, n_lines = episodes.n, episodes.geometry.n_readouts
         start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
         budget, seed = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -166,13 +166,13 @@ class Replay:
         return torch.from_numpy(self._columns[name][places]).to(self.scan.device)
 
     def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many transitions had been added before those at some places, (n,)."""
+        """Number of transitions added before those at some places, (n,)."""
         newest = self.n_added - 1
         result: NDArray[np.int64] = newest - (newest - places) % self.capacity
         return result
 
     def state(self) -> dict[str, Any]:
-        """What is remembered, as tensors, for :meth:`restore`."""
+        """Contents, as tensors, for :meth:`restore`."""
         n = len(self)
         columns = {name: torch.from_numpy(v[:n].copy()) for name, v in self._columns.items()}
         return {"n_added": self.n_added, **columns}

@@ -1,4 +1,4 @@
-"""What an action earns, from the scores before and after it."""
+"""Rewards of actions, from the scores before and after it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

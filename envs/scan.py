@@ -61,7 +61,7 @@ _TRIALS_AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class View(Batched):
-    """What is known during a scan, for a batch of scans of one size.
+    """Knowledge during a scan, for a batch of scans of one size.
 
     ::
 
@@ -119,12 +119,12 @@ class View(Batched):
 
     @cached_property
     def operator(self) -> Operator:
-        """How an image leads to the acquired samples."""
+        """Operator from an image to the acquired samples."""
         return Operator(self.transform, self.mask, self.sensitivity)
 
     @property
     def measurement(self) -> Measurement:
-        """What reconstructors get."""
+        """The state of measured scans that reconstructors get."""
         return Measurement(self.log.samples, self.operator, self.zero_filled)
 
     @cached_property
@@ -148,7 +148,7 @@ class View(Batched):
 
 @dataclass(frozen=True, eq=False)
 class Secret(Batched):
-    """What nobody but the simulation and oracles may know.
+    """Facts that nobody but the simulation and oracles may know.
 
     Attributes:
         slices: who is scanned.
@@ -194,7 +194,7 @@ class State(Batched):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What happens in a scan: what may be acquired, how it is reconstructed and scored.
+    """The rules of a scan: what may be acquired, how it is reconstructed and scored.
 
     ::
 
@@ -671,7 +671,7 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Truth(Batched):
-    """What only an oracle may ask: scores of actions and masks that were not acquired."""
+    """Answers for oracles only: scores of actions and masks that were not acquired."""
 
     scan: Scan
     state: State
@@ -686,7 +686,7 @@ class Truth(Batched):
 
 
 def kind(scan: Slice) -> tuple[object, ...]:
-    """What scans of one batch must have in common: sizes, and which of maps, roi, label it has."""
+    """Properties that scans of a batch share: sizes, and which of maps, roi and label they have."""
     return (
         tuple(scan.kspace.shape),
         tuple(scan.target.shape),

@@ -45,7 +45,7 @@ class Start:
     transform: Transform
 
     def coil_images(self) -> Tensor:
-        """What the starting readouts show without artefacts: (batch, coil, height, width)."""
+        """The starting readouts without artefacts: (batch, coil, height, width)."""
         density = self.transform.density(self.mask)
         weights = self.mask[..., None] if density is None else density
         return self.transform.adjoint(self.samples * weights[:, :, None])
@@ -53,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Conditions(Batched):
-    """What scans will meet, drawn at the start and never changed. Secret; rows are independent.
+    """Artefacts of scans, drawn at the start and never changed. Secret; rows are independent.
 
     Attributes:
         samples: of the object at rest, then in the pose of each move, complex
@@ -110,7 +110,7 @@ class Readings:
 
 
 class Scanner(Protocol):
-    """What lies between the object and its samples.
+    """The part of a scanner between the object and its samples.
 
     Attributes:
         repeats: how often a readout may be measured.
@@ -130,17 +130,17 @@ class Scanner(Protocol):
         ...
 
     def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
-        """What the coils receive: complex (n, coil, sample)."""
+        """The samples that the coils receive: complex (n, coil, sample)."""
         ...
 
     def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
-        """What the scanner notices by itself: float32 (n,), above 1 where it would object."""
+        """Score of the outlier test: float32 (n,), above 1 where the scanner would object."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class MeasurementLog(Batched):
-    """What a scanner has measured, and knows of it. Its tensors are written in place.
+    """Everything a scanner has measured, and knows of it. Its tensors are written in place.
 
     Attributes:
         samples: what was acquired, zero elsewhere, complex (batch, readout, coil, sample).
@@ -194,7 +194,7 @@ class MeasurementLog(Batched):
         return change
 
     def change(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
-        """What :meth:`measure` would return for any number of rows, none of which is measured."""
+        """Samples that :meth:`measure` would return, for any number of rows; measures nothing."""
         requests, _, total = self.outcome(scanner, conditions, readings)
         return self._change(readings, requests, total)
 
@@ -228,7 +228,7 @@ class MeasurementLog(Batched):
         return requests, received, average + (received - average) * weight
 
     def _change(self, readings: Readings, requests: Requests, total: Tensor) -> Tensor:
-        """What new contents of readouts add to the samples, in the table of the readings."""
+        """Difference that new contents of readouts make to samples, by row of the readings."""
         before = self.samples[requests.row, requests.readout]
         shape = (*readings.new.shape, *total.shape[1:])
         if len(total) == readings.new.numel():

@@ -5,7 +5,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from activemri.benchmark.scenario import Scenario
+from activemri import cli
 from activemri.registration import (
     ENTRY_POINT,
     ENVIRONMENTS,
@@ -13,7 +13,6 @@ from activemri.registration import (
     find_spec,
     register_environments,
 )
-from activemri.settings import BenchmarkSettings, TrainPolicySettings
 
 IDS = {
     "ActiveMRI/Phantom-v0",
@@ -30,6 +29,8 @@ IDS = {
     "ActiveMRI/LowField-v0",
     "ActiveMRI/Motion-v0",
     "ActiveMRI/Spikes-v0",
+    "ActiveMRI/Radial-v0",
+    "ActiveMRI/Volume-v0",
     "ActiveMRI/HDF5-v0",
 }
 
@@ -80,17 +81,17 @@ def test_an_id_is_found_with_and_without_its_module(prefix: str) -> None:
 
 
 def test_an_id_of_the_user_serves_every_command_and_stable_baselines(own: str) -> None:
-    from activemri.agents.learning.environment import make_task
     from activemri.agents.sb3 import make_sb3_env
 
     spec = find_spec(own)
     assert (spec.id, spec.max_episode_steps) == ("Mine/Rows-v3", 7)
     env = make_sb3_env(own, num_envs=2, reconstructor="zero-filled")
     assert env.env.max_episode_steps == 7 and env.env.episodes.geometry.name == "rows"
-    scenario = Scenario.of(BenchmarkSettings(env=own))
-    assert (scenario.budget, scenario.options["geometry"], scenario.matrix) == (9, "rows", 32)
-    task = make_task(TrainPolicySettings(env=own), split="val")
-    assert (task.geometry, task.budget, task.split) == ("rows", 9, "val")
+    protocol = cli.parse("benchmark", ["--env", own]).protocol
+    assert (protocol.budget, protocol.geometry, protocol.matrix_size) == (9, "rows", 32)
+    assert protocol.split == "test"  # the command's own
+    protocol = cli.parse("train policy", ["--env", own]).protocol
+    assert (protocol.budget, protocol.geometry, protocol.split) == (9, "rows", "train")
 
 
 def test_the_class_itself_may_be_the_entry_point() -> None:

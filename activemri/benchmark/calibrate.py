@@ -1,8 +1,8 @@
 """`activemri calibrate`: measure uncertainties on some subjects, correct them on others.
 
-A scan is judged at four moments of an episode, from its centre lines alone to its whole budget. The
-lines acquired by then are those of policies that look at no image (random, variable-density,
-low-frequency-first or equispaced, drawn for each scan and moment).
+A scan is judged at four moments of an episode, from its start alone to its whole budget. The
+readouts acquired by then are those of policies that look at no image (random, variable-density,
+low-frequency-first or equispaced, drawn for each scan and moment), under any geometry and scanner.
 
 Uncertainties are judged on the foreground. The correction is fitted on all pixels, since it must
 serve whole images whose foreground nobody knows: fitted on the foreground alone it made the
@@ -10,25 +10,35 @@ background far too uncertain.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tyro.conf import OmitArgPrefixes, arg
 
-from activemri import metrics
-from activemri.agents.episode_masks import MomentSource, record_episodes
-from activemri.benchmark.calibration import Calibration, Case, foreground, measure
-from activemri.benchmark.calibration_report import Example, table, write_json, write_plot
-from activemri.benchmark.resampling import Floats
+from activemri import __version__, files, metrics
+from activemri.agents.episode_masks import EpisodeMasks, record_episodes
+from activemri.benchmark.calibration import (
+    FRACTIONS,
+    NUMBERS,
+    Calibration,
+    Case,
+    Example,
+    foreground,
+    measure,
+    write_plot,
+)
+from activemri.benchmark.resampling import Floats, Interval
 from activemri.data.slices import SliceDataset
-from activemri.data.sources import open_dataset
 from activemri.data.volumes import evenly_spaced
-from activemri.devices import usable
 from activemri.envs.protocol import ScanProtocol
 from activemri.metrics.reference import center_crop
+from activemri.options import Compute, RunOptions
 from activemri.progress import track
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
@@ -39,20 +49,74 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.settings import CalibrateSettings
+from activemri.tables import Cell, Column, Table
 from activemri.training.batches import Batch, make_batch
 
 Selection = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
+Counts = Mapping[str, Mapping[str, int]]
 
 N_MOMENTS = 4
-_POLICIES = ("low-frequency-first", "equispaced")  # and those that masks are drawn from anyway
+_POLICIES = ("low-frequency-first", "equispaced")  # and those that are drawn anyway
+_N_RECORDED = 8  # scans that these policies are recorded on; what they do depends on sizes alone
 _N_PIXELS = 20_000  # of a scan at a moment; from larger images so many are drawn at random
-_N_VISITS = 8  # scans that these policies are recorded on; what they do depends on sizes alone
+_UNIT = "root mean square of the image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings:
+    """Measure how well uncertainties foretell errors, and correct their size.
+
+    Writes calibration.json (all numbers with intervals over subjects, before and after the
+    correction), calibration.png, and the corrected reconstructor as a checkpoint,
+    recalibrated.safetensors and recalibrated.json.
+    """
+
+    protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(
+        split="test", reconstructor="cresnet", budget=24
+    )
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/calibration"))
+    compute: OmitArgPrefixes[Compute] = Compute()
+    ensemble: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
+    """Names or checkpoints of several reconstructors that are an ensemble, instead of
+    --reconstructor."""
+    dropout_samples: int | None = None
+    """Draw that many samples with Monte-Carlo dropout from each network; None draws none."""
+    fit_split: str = "val"
+    """Subjects to fit the correction on: others than those of --split."""
+    n_knots: int = 32
+    """Most knots of the correction, from 1 to 32; 1 is a single factor."""
+    foreground: float = 0.1
+    """Judge pixels where the target exceeds this share of its maximum; 0 takes all but black."""
+    slices_per_volume: int | None = None
+    """Take this many evenly spaced slices of each volume; None takes all."""
+    max_slices: int | None = None
+    """Take at most this many slices of each split, evenly; None takes all."""
+    n_bootstrap: int = 1000
+    """Resamples of subjects behind every confidence interval."""
+
+    def __post_init__(self) -> None:
+        expected = {
+            "dropout-samples": (self.dropout_samples, 2, math.inf),
+            "n-knots": (self.n_knots, 1, 32),
+            "foreground": (self.foreground, 0, 0.999),
+            "slices-per-volume": (self.slices_per_volume, 1, math.inf),
+            "max-slices": (self.max_slices, 1, math.inf),
+            "n-bootstrap": (self.n_bootstrap, 1, math.inf),
+        }
+        for name, (value, least, most) in expected.items():
+            if value is not None and not least <= value <= most:
+                above = "" if most == math.inf else f" to {most:g}"
+                raise ValueError(f"--{name}: expected {least}{above or ' or more'}; got {value}")
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        """Reconstructors that are calibrated together."""
+        return self.ensemble or (self.protocol.reconstructor,)
 
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Scans of one split with the masks of all moments, the same every time.
+    """Scans of one split with the moments of their episodes, the same every time.
 
     Attributes:
         dataset: of the split.
@@ -64,7 +128,7 @@ class Scans:
 
     dataset: SliceDataset
     positions: Sequence[int]
-    moments: MomentSource
+    moments: EpisodeMasks
     steps: Sequence[int]
     seed: int
 
@@ -75,11 +139,13 @@ class Scans:
     def batch(self, position: int) -> Batch:
         """One scan at all moments."""
         info = self.dataset.describe(position)
+        drawn = [np.random.default_rng([self.seed, position, step]) for step in self.steps]
         moments = [
-            self.moments(info, np.random.default_rng([self.seed, position, step]), step=step)
-            for step in self.steps
+            self.moments(info, rng, step=step) for rng, step in zip(drawn, self.steps, strict=True)
         ]
-        return make_batch(self.moments.scan, [self.dataset[position]] * len(moments), moments)
+        seeds = torch.tensor([int(rng.integers(2**62)) for rng in drawn])
+        slices = [self.dataset[position]] * len(moments)
+        return make_batch(self.moments.scan, slices, moments, seeds=seeds)
 
 
 def run_calibration(settings: CalibrateSettings) -> str:
@@ -93,66 +159,67 @@ def run_calibration(settings: CalibrateSettings) -> str:
             reconstructors that do not exist.
         OSError: the output folder cannot be written.
     """
-    _make_folder(settings)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    reconstructor = assembled(settings)
-    scans, fit_scans = _open(settings)
+    out = settings.run.out
+    files.make_writable(out)
+    device = settings.compute.prepare()
+    reconstructor = assembled(settings).to(device)
+    scans, fit_scans = open_scans(settings, device=device)
     fit_cases = collect(reconstructor, fit_scans, pixels=everywhere)
     seen = partial(foreground, fraction=settings.foreground)
     cases = collect(reconstructor, scans, pixels=seen)
     recalibrated = fitted(reconstructor, fit_cases, n_knots=settings.n_knots)
     corrected = [_corrected(case, recalibrated) for case in cases]
     before, after = (_measured(found, settings) for found in (cases, corrected))
-    counts = {settings.split: _counts(cases), settings.fit_split: _counts(fit_cases)}
-    write_json(
-        settings.out / "calibration.json",
-        settings=asdict(settings),
-        counts=counts,
-        before=before,
-        after=after,
-        knots=(recalibrated.settings["predicted"], recalibrated.settings["observed"]),
-        by_step={
-            step: tuple(
-                _measured([case for case in found if case.step == step], settings)
-                for found in (cases, corrected)
-            )
-            for step in scans.steps
-        },
-    )
+    counts = {settings.protocol.split: _counts(cases), settings.fit_split: _counts(fit_cases)}
+    by_step = {
+        str(step): {
+            name: _numbers(_measured([case for case in found if case.step == step], settings))
+            for name, found in (("before", cases), ("after", corrected))
+        }
+        for step in scans.steps
+    }
+    content = {
+        "package_version": __version__,
+        "settings": asdict(settings) | {"protocol": settings.protocol.changes},
+        "counts": counts,
+        "unit": _UNIT,
+        "ideal": {key: ideal for key, (_, ideal) in NUMBERS.items()},
+        "before": _everything(before),
+        "after": _everything(after),
+        "by_lines_acquired": by_step,
+        "recalibration": {name: recalibrated.settings[name] for name in ("predicted", "observed")},
+    }
+    files.write_json(out / "calibration.json", _plain(content))
     example = _example(scans, cases, before, recalibrated)
-    name = " + ".join(settings.reconstructors)
-    write_plot(settings.out / "calibration.png", before, after, example=example, cases=cases)
+    write_plot(out / "calibration.png", before, after, example=example, cases=cases)
     saved = save_reconstructor(
-        settings.out / "recalibrated", recalibrated, info=_info(settings, counts, before, after)
+        out / "recalibrated", recalibrated, info=_info(settings, counts, before, after)
     )
-    return table(before, after, name=name, counts=counts, checkpoint=saved)
+    name = " + ".join(map(str, settings.members))
+    return (
+        f"{calibration_table(before, after, name=name, counts=counts).text()}\n{saved}.safetensors"
+    )
 
 
 def assembled(settings: CalibrateSettings) -> Reconstructor:
-    """One reconstructor: with dropout if asked for, an ensemble if several are named."""
-    names = settings.reconstructors
-    if len(set(names)) < len(names):
-        raise ValueError("--reconstructors: an ensemble needs different members; got one twice")
+    """One reconstructor: with dropout if wanted, an ensemble if several are named."""
+    names = settings.members
+    if len(set(map(str, names))) < len(names):
+        raise ValueError("--ensemble: an ensemble needs different members; got one twice")
     members = [make_reconstructor(name) for name in names]
     if settings.dropout_samples is not None:
         members = [
-            MonteCarloDropout(member, settings.dropout_samples, seed=settings.seed)
+            MonteCarloDropout(member, settings.dropout_samples, seed=settings.run.seed)
             for member in members
         ]
-    whole = members[0] if len(members) == 1 else Ensemble(members)
-    whole = whole.to(usable(settings.device)).eval()
+    whole = (members[0] if len(members) == 1 else Ensemble(members)).eval()
     if not gives_uncertainty(whole):
-        raise _no_uncertainty(whole)
+        raise ValueError(
+            f"{type(whole).__name__} gives no uncertainty to calibrate; name a reconstructor that "
+            "does (cresnet), several checkpoints for an --ensemble, or --dropout-samples for a "
+            "network with dropout"
+        )
     return whole
-
-
-def _no_uncertainty(reconstructor: Reconstructor) -> ValueError:
-    return ValueError(
-        f"{type(reconstructor).__name__} gives no uncertainty to calibrate; name a reconstructor "
-        "that does (cresnet), several checkpoints for an ensemble, or --dropout-samples for a "
-        "network with dropout"
-    )
 
 
 @torch.no_grad()
@@ -162,21 +229,15 @@ def collect(
     """Predictions and errors of every scan at every moment.
 
     Args:
-        reconstructor: whose.
+        reconstructor: one that gives an uncertainty.
         scans: at their moments.
         pixels: target (height, width) to those that count, bool of the same shape.
-
-    Raises:
-        ValueError: the reconstructor gives no uncertainty.
     """
     cases: list[Case] = []
-    for position in track(scans.positions, f"Measuring {scans.dataset.name}", unit="slice"):
+    for position in track(scans.positions, f"measure {scans.dataset.name}", unit="slice"):
         batch = scans.batch(position)
-        result = reconstructor(batch.measurement)
-        if result.uncertainty is None:
-            raise _no_uncertainty(reconstructor)
         info = scans.dataset.describe(position)
-        maps = relative_maps(batch, result)
+        maps = relative_maps(batch, reconstructor(batch.measurement))
         for row, step in enumerate(scans.steps):
             places = np.flatnonzero(pixels(batch.target[row].cpu().numpy()))
             if len(places) > _N_PIXELS:
@@ -218,6 +279,62 @@ def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int)
     return Recalibrated(reconstructor, predicted=predicted, observed=observed).to(device).eval()
 
 
+def open_scans(
+    settings: CalibrateSettings, *, device: torch.device | str = "cpu"
+) -> tuple[Scans, Scans]:
+    """Scans to measure on, and scans to fit on.
+
+    Raises:
+        ValueError: splits that do not exist, or share subjects.
+    """
+    protocol, seed = replace(settings.protocol, reconstructor="zero-filled"), settings.run.seed
+    found = []
+    for option, split in (("--split", protocol.split), ("--fit-split", settings.fit_split)):
+        try:
+            dataset = protocol.dataset(split, slices_per_volume=settings.slices_per_volume)
+        except ValueError as error:
+            raise ValueError(f"{option} {split}: {error}") from error
+        scan = replace(protocol.scan(dataset, device=device), metrics=())
+        moments = record_episodes(dataset, scan, policies=_POLICIES, n_scans=_N_RECORDED, seed=seed)
+        steps = np.unique(np.linspace(0, moments.budget, N_MOMENTS).round().astype(int)).tolist()
+        positions = evenly_spaced(range(len(dataset)), settings.max_slices)
+        found.append(Scans(dataset, positions, moments, steps, seed))
+    measured, fitting = found
+    shared = sorted(measured.subjects & fitting.subjects)
+    if shared:
+        raise ValueError(
+            "the correction must be fitted on other subjects than those it is measured on; in "
+            f"--split {settings.protocol.split} and in --fit-split {settings.fit_split} are: "
+            f"{', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}"
+        )
+    return measured, fitting
+
+
+def calibration_table(
+    before: Calibration, after: Calibration, *, name: str, counts: Counts
+) -> Table:
+    """The numbers as a table, with intervals where there are any."""
+    (split, measured), (fit_split, fitting) = counts.items()
+    several = measured["subjects"] > 1
+    intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
+    rows = [
+        {"name": label, "before": before.numbers[key], "after": after.numbers[key], "ideal": ideal}
+        for key, (label, ideal) in NUMBERS.items()
+    ]
+    return Table(
+        rows,
+        [
+            Column(name, lambda row: row["name"]),
+            Column("before", lambda row: _cell(row["before"])),
+            Column("after recalibration", lambda row: _cell(row["after"])),
+            Column("ideal", lambda row: row["ideal"]),
+        ],
+        title=f"Measured on {_words(measured)} ({split}), recalibrated on {_words(fitting)} "
+        f"({fit_split})",
+        notes=[f"Unit of deviations and errors: {_UNIT}. {intervals}"],
+    )
+
+
 def _corrected(case: Case, recalibrated: Recalibrated) -> Case:
     device = recalibrated.log_predicted.device
     relative = torch.from_numpy(case.predicted).float().to(device)
@@ -225,50 +342,7 @@ def _corrected(case: Case, recalibrated: Recalibrated) -> Case:
 
 
 def _measured(cases: Sequence[Case], settings: CalibrateSettings) -> Calibration:
-    return measure(cases, seed=settings.seed, n_resamples=settings.n_bootstrap)
-
-
-def _open(settings: CalibrateSettings) -> tuple[Scans, Scans]:
-    """Scans to measure on, and scans to fit on."""
-    datasets = {}
-    for option, split in (("--split", settings.split), ("--fit-split", settings.fit_split)):
-        try:
-            datasets[option] = open_dataset(
-                settings.data,
-                split=split,
-                matrix_size=settings.matrix,
-                slices_per_volume=settings.slices_per_volume,
-            )
-        except ValueError as error:
-            raise ValueError(f"{option} {split}: {error}") from error
-    measured, fitting = (_scans(dataset, settings) for dataset in datasets.values())
-    shared = sorted(measured.subjects & fitting.subjects)
-    if shared:
-        raise ValueError(
-            "the correction must be fitted on other subjects than those it is measured on; in "
-            f"--split {settings.split} and in --fit-split {settings.fit_split} are: "
-            f"{', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}"
-        )
-    return measured, fitting
-
-
-def _scans(dataset: SliceDataset, settings: CalibrateSettings) -> Scans:
-    protocol = ScanProtocol(
-        n_center_lines=settings.n_center_lines,
-        budget=settings.budget,
-        sensitivity=settings.sensitivity,
-    )
-    scan = replace(protocol.scan(dataset, device=usable(settings.device)), metrics=())
-    moments = record_episodes(
-        dataset, scan, policies=_POLICIES, n_scans=_N_VISITS, seed=settings.seed
-    )
-    return Scans(
-        dataset,
-        evenly_spaced(range(len(dataset)), settings.max_slices),
-        moments,
-        [int(step) for step in np.unique(np.linspace(0, settings.budget, N_MOMENTS).round())],
-        settings.seed,
-    )
+    return measure(cases, seed=settings.run.seed, n_resamples=settings.n_bootstrap)
 
 
 @torch.no_grad()
@@ -281,15 +355,14 @@ def _example(
     ranked = sorted(of_step, key=lambda i: np.nan_to_num(found.spearman[i], nan=-2))
     middle = ranked[len(ranked) // 2]
     batch = scans.batch(scans.positions[middle // len(scans.steps)])
-    row = middle % len(scans.steps)
+    row, case = middle % len(scans.steps), cases[middle]
     result = recalibrated(batch.measurement)
     uncertainty, error = relative_maps(batch, result)
-    case = cases[middle]
     magnitude = batch.cropped(result.image)
     ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
     return Example(
         f"{case.volume}, slice {case.slice}",
-        int(batch.measurement.operator.mask[row].any(dim=0).sum()),
+        int(batch.acquired[row].sum()),
         float(ssim[row]),
         float(found.spearman[middle]),
         magnitude[row].cpu().numpy(),
@@ -308,31 +381,63 @@ def _counts(cases: Sequence[Case]) -> dict[str, int]:
 
 
 def _info(
-    settings: CalibrateSettings,
-    counts: dict[str, dict[str, int]],
-    before: Calibration,
-    after: Calibration,
+    settings: CalibrateSettings, counts: Counts, before: Calibration, after: Calibration
 ) -> dict[str, object]:
-    """What the checkpoint tells about itself."""
+    """Facts that the checkpoint holds about itself."""
 
     def plain(found: Calibration) -> dict[str, float | None]:
         values = {name: one.value for name, one in found.numbers.items()}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
+    protocol = settings.protocol
     return {
-        "data": settings.data,
-        "matrix": settings.matrix,
-        "n_center_lines": settings.n_center_lines,
-        "budget": settings.budget,
-        "made_of": list(settings.reconstructors),
+        "data": str(protocol.data),
+        "matrix_size": protocol.matrix_size,
+        "n_center_lines": protocol.n_center_lines,
+        "budget": protocol.budget,
+        "made_of": [str(member) for member in settings.members],
         "fitted_on": {"split": settings.fit_split, **counts[settings.fit_split]},
-        "measured_on": {"split": settings.split, **counts[settings.split]},
+        "measured_on": {"split": protocol.split, **counts[protocol.split]},
         "metrics": {"before": plain(before), "after": plain(after)},
     }
 
 
-def _make_folder(settings: CalibrateSettings) -> None:
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write into {settings.out}: {error.strerror or error}") from error
+def _cell(number: Interval) -> Cell:
+    if math.isnan(number.value):
+        return Cell("-")
+    if number.low is None or number.high is None:
+        return Cell(f"{number.value:.3f}")
+    return Cell(f"{number.value:.3f}", f"{number.low:.3f}, {number.high:.3f}")
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    moments = f" at {counts['moments']} moments"
+    return f"{counts['slices']} slices of {counts['subjects']} subjects{moments}"
+
+
+def _numbers(found: Calibration) -> dict[str, object]:
+    return {key: asdict(one) for key, one in found.numbers.items()}
+
+
+def _everything(found: Calibration) -> dict[str, object]:
+    return {
+        "numbers": _numbers(found),
+        "reliability": asdict(found.reliability),
+        "sparsification": {
+            "left_out": FRACTIONS,
+            "by_uncertainty": found.sparsification,
+            "oracle": found.oracle,
+        },
+        "spearman_of_scans": found.spearman,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: arrays as lists, NaN as null, paths as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):  # numpy's doubles are floats too
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""Whether uncertainties mean something: do they rank errors, and have they their size?
+"""Worth of uncertainties: do they rank errors, and have they their size? Numbers and a figure.
 
 Everything is measured on the pixels of a :class:`Case`, usually the foreground
 (:func:`foreground`; judging may look at the target), in units of the root mean square of the
@@ -8,8 +8,15 @@ seed gives the same numbers.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
@@ -29,6 +36,18 @@ FRACTIONS: Floats = np.arange(20) / 20
 N_BINS = 20  # of a reliability curve
 _RANKS = 64  # groups of ranks behind pooled rank correlations: off by less than 0.001
 
+# Okabe and Ito's blue, vermilion and green, told apart by all kinds of colour vision.
+_BEFORE, _AFTER, _ORACLE, _GREY = "#d55e00", "#0072b2", "#009e73", "#7f8288"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
 Statistic = Callable[[Floats], Floats]
 
 
@@ -39,7 +58,7 @@ class Case:
     Attributes:
         volume: name of the volume.
         slice: position within the volume.
-        subject: who was scanned.
+        subject: of the scan.
         step: lines acquired since the start.
         predicted: relative standard deviations, (n_pixels,).
         error: relative absolute errors of the magnitude, (n_pixels,).
@@ -55,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """What errors really were where a certain size was predicted; one value for each bin.
+    """Real errors where a certain size was predicted; one value for each bin.
 
     Attributes:
         predicted: root of the mean predicted variance.
@@ -74,7 +93,7 @@ class Reliability:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How good uncertainties are.
+    """Quality of uncertainties.
 
     Attributes:
         numbers: by name, see :data:`NUMBERS`.
@@ -92,7 +111,7 @@ class Calibration:
     spearman: Floats
 
 
-#: What :func:`measure` finds, and what would be ideal.
+#: Numbers of :func:`measure`, and their ideal values.
 NUMBERS = {
     "spearman": ("Spearman(uncertainty, |error|), mean over scans", "1"),
     "spearman_if_gaussian": ("the same if errors were Gaussian of that size", ""),
@@ -162,14 +181,58 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One scan to look at.
+
+    Attributes:
+        name: of volume and slice.
+        n_acquired: lines.
+        ssim: of the reconstruction.
+        spearman: of uncertainty and error.
+        image: reconstructed magnitude, (height, width).
+        error: absolute, relative to the image's root mean square.
+        uncertainty: recalibrated, in the same unit.
+    """
+
+    name: str
+    n_acquired: int
+    ssim: float
+    spearman: float
+    image: Floats
+    error: Floats
+    uncertainty: Floats
+
+
+def write_plot(
+    path: Path,
+    before: Calibration,
+    after: Calibration,
+    *,
+    example: Example,
+    cases: Sequence[Case],
+) -> None:
+    """Reliability, sparsification, rank correlation by scan; below, one scan."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1.05], hspace=0.06)
+        panels = rows[0].subplots(1, 3)
+        _reliability(panels[0], before, after)
+        _sparsification(panels[1], before)
+        _correlations(panels[2], before, cases)
+        _pictures(rows[1], example)
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
 def _spearman_if_gaussian(case: Case, seed: list[int]) -> float:
-    """What rank correlation can be had: chance alone keeps it below 1 for exact predictions."""
+    """Best rank correlation: chance alone keeps it below 1 for exact predictions."""
     drawn = np.random.default_rng(seed).standard_normal(len(case.predicted))
     return spearman(case.predicted, np.abs(drawn) * case.predicted)
 
 
 def sparsification(score: Floats, error: Floats) -> Floats:
-    """What is left of the mean absolute error without the pixels of highest score.
+    """Rest of the mean absolute error without the pixels of highest score.
 
     Pixels of equal score leave in random order; the curve is the mean over those orders.
 
@@ -339,3 +402,89 @@ def _mean_curve(curves: Sequence[Floats]) -> Floats:
     defined = [curve for curve in curves if np.isfinite(curve).all()]
     mean: Floats = np.mean(defined, axis=0) if defined else np.full(len(FRACTIONS), np.nan)
     return mean
+
+
+def _reliability(axes: Axes, before: Calibration, after: Calibration) -> None:
+    for found, colour, name in ((before, _BEFORE, "before"), (after, _AFTER, "after")):
+        curve = found.reliability
+        label = f"{name} recalibration (ECE {found.numbers['ece'].value:.3f})"
+        axes.fill_between(curve.predicted, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
+        marker = "o" if found is after else "s"
+        axes.plot(
+            curve.predicted, curve.observed, marker + "-", ms=3.5, lw=1.3, c=colour, label=label
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], c=_GREY, lw=1, ls=(0, (4, 2)), label="ideal", zorder=1)
+    for axis, limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
+        limits(low, high)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 20 * low else (1.0,)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    axes.set_title("Reliability")
+    axes.set_xlabel("predicted standard deviation / image RMS")
+    axes.set_ylabel("root mean squared error / image RMS")
+    axes.legend(loc="lower right")
+
+
+def _sparsification(axes: Axes, found: Calibration) -> None:
+    percent = 100 * FRACTIONS
+    axes.axhline(1, c=_GREY, lw=1.3, ls=(0, (4, 2)), label="at random")
+    ause = found.numbers["ause"].value
+    axes.plot(percent, found.sparsification, c=_BEFORE, lw=1.6, label="most uncertain first")
+    axes.plot(percent, found.oracle, c=_ORACLE, lw=1.6, ls=":", label="largest errors first")
+    axes.fill_between(percent, found.oracle, found.sparsification, color=_BEFORE, alpha=0.12, lw=0)
+    axes.set_ylim(0, 1.08)
+    axes.set_xlim(0, 95)
+    axes.set_title(f"Sparsification (area between: {ause:.3f})")
+    axes.set_xlabel("pixels left out (%)")
+    axes.set_ylabel("mean error of the rest / of all")
+    axes.legend(loc="lower left")
+
+
+def _correlations(axes: Axes, found: Calibration, cases: Sequence[Case]) -> None:
+    steps = sorted({case.step for case in cases})
+    values = [
+        found.spearman[[i for i, case in enumerate(cases) if case.step == step]] for step in steps
+    ]
+    values = [part[np.isfinite(part)] for part in values]
+    everything = np.concatenate(values)
+    edges = np.linspace(min(0.0, float(np.min(everything, initial=0.0))), 1, 26)
+    shades = mpl.colormaps["cividis"](np.linspace(0.1, 0.9, len(steps)))
+    axes.hist(
+        values, bins=list(edges), stacked=True, color=list(shades), label=[f"+{s}" for s in steps]
+    )
+    mean = found.numbers["spearman"].value
+    axes.axvline(mean, c="black", lw=1.2)
+    axes.set_xlim(edges[0], 1)
+    axes.set_title(f"Rank correlation by scan (mean {mean:.2f})")
+    axes.set_xlabel("Spearman(uncertainty, |error|)")
+    axes.set_ylabel("scans")
+    axes.legend(title="lines after start", loc="best", title_fontsize=8.5)
+
+
+def _pictures(figure: SubFigure, example: Example) -> None:
+    figure.suptitle(
+        f"{example.name}: {example.n_acquired} lines, SSIM {example.ssim:.3f}, "
+        f"Spearman {example.spearman:.2f}",
+        fontsize=10,
+        parse_math=False,  # a $ in a name is a $
+    )
+    panels = figure.subplots(1, 3)
+    white = float(np.quantile(example.image, 0.998)) or 1.0
+    panels[0].imshow(example.image, cmap="gray", vmin=0, vmax=white)
+    panels[0].set_title("reconstruction")
+    # One scale for both: a map of the right size is as bright as the error is on average.
+    top = float(np.quantile(example.error, 0.995)) or 1.0
+    for axes, values, title in (
+        (panels[1], example.error, "|error|"),
+        (panels[2], example.uncertainty, "uncertainty (recalibrated)"),
+    ):
+        shown = axes.imshow(values, cmap="inferno", vmin=0, vmax=top)
+        axes.set_title(title)
+    bar = figure.colorbar(shown, ax=list(panels[1:]), shrink=0.85, pad=0.02, extend="max")
+    bar.set_label("in units of the image's RMS")
+    for axes in panels:
+        axes.set_axis_off()

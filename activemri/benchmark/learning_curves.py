@@ -12,22 +12,51 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tyro.conf import Positional, arg
 
-from activemri.benchmark.curves import colours
-from activemri.benchmark.resampling import Floats, interquartile_means, resampling_weights
-from activemri.settings import CurvesSettings
+from activemri.benchmark.figures import colours
+from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
 
 log = logging.getLogger(__name__)
 
 #: Settings in which runs of one group may differ.
 _FREE = ("seed", "out", "resume", "threads", "tensorboard", "max_steps", "device")
 _PREFIX = "validation_"
+
+
+@dataclass(frozen=True)
+class CurvesSettings:
+    """Draw learning curves of trainings, several seeds together.
+
+    Runs whose settings differ only in seed and folder are one group: its curve is the
+    inter-quartile mean over the runs, its band a bootstrap interval, and each run a thin line.
+    """
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
+    """Folders of trainings, as `activemri train policy` makes them."""
+    out: Path = Path("curves.png")
+    """Picture to write, as PNG or SVG."""
+    metric: str | None = None
+    """Entry of the log to draw, e.g. validation_final; None takes the first validation_
+    entry that all runs have."""
+    n_bootstrap: int = 2000
+    """Resamples of runs behind the intervals."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("expected at least one folder of a training")
+        if self.out.suffix not in (".png", ".svg"):
+            raise ValueError(f"--out: expected a name that ends in .png or .svg; got {self.out}")
+        if self.n_bootstrap < 1:
+            raise ValueError(f"--n-bootstrap: expected a number above 0; got {self.n_bootstrap}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +176,6 @@ def learning_curve(
     name: str,
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> LearningCurve:
     """Inter-quartile mean and interval of a group at every step that a run was validated at.
 
@@ -176,8 +204,7 @@ def learning_curve(
     if len(values) > 1:
         weights = resampling_weights(len(values), rng=rng, n_resamples=n_resamples)
         resampled = np.stack([interquartile_means(column, weights) for column in values.T])
-        tail = (1 - level) / 2
-        low, high = np.quantile(resampled, [tail, 1 - tail], axis=1)
+        low, high = np.quantile(resampled, TAILS, axis=1)
     return LearningCurve(name, steps, values, iqm, low, high)
 
 

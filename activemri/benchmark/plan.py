@@ -1,4 +1,4 @@
-"""What a benchmark runs: scans, reconstructors, policies, and the pieces that it is cut into."""
+"""Plan of a benchmark: scans, reconstructors and policies, and the shards that it is cut into."""
 
 import json
 import logging
@@ -6,49 +6,124 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
+from torch import nn
+from tyro.conf import OmitArgPrefixes, arg
 
-from activemri import __version__
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS
-from activemri.agents.order import FixedOrder, Order
-from activemri.agents.policy import Policy, Traits
-from activemri.agents.quality import Features
+from activemri import __version__, checkpoints, files
+from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.order import LEARNERS, FixedOrder, OnStep, Order
+from activemri.agents.policy import Policy, Traits, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans
-from activemri.benchmark.entrants import (
-    digest,
-    digest_of_files,
-    digest_of_weights,
-    label_policies,
-    label_reconstructors,
-    paired_evaluator,
-)
-from activemri.benchmark.free_budget import Returns
-from activemri.benchmark.scenario import Scenario
-from activemri.benchmark.stopping import StoppingScans
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
 from activemri.data.volumes import evenly_spaced
+from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, View
+from activemri.evaluator import KIND as EVALUATOR
+from activemri.evaluator import Evaluator, load_evaluator
 from activemri.metrics import find_metric
+from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import track
-from activemri.reconstruction.registry import describe
-from activemri.settings import BenchmarkSettings
-from activemri.settings.stopping import parse_stop
+from activemri.reconstruction.reconstructor import Reconstructor
+from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS, describe
+from activemri.stopping import conformal
+from activemri.stopping.features import unit_of
+from activemri.stopping.rule import StopSettings
+
+if TYPE_CHECKING:
+    PolicyLike: TypeAlias = str | Path | Policy
+    ReconstructorLike: TypeAlias = str | Path | Reconstructor
+else:  # at the command line; objects can be given in Python alone
+    PolicyLike = ReconstructorLike = str
 
 log = logging.getLogger(__name__)
 
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
+DEFAULT_POLICIES = (
+    "random",
+    "low-frequency-first",
+    "equispaced",
+    "variable-density",
+    "lbcs",
+    "average-oracle",
+    "oracle",
+    "exchange-oracle",
+)
 
-#: Scans of one piece: a benchmark that is interrupted loses at most one piece.
-_SCANS_PER_PIECE = 8
-#: The order that the exchange oracle starts from where it is played too.
+#: Scans of one shard: a benchmark that is interrupted loses at most one shard. Oracles take so
+#: long that processes would wait for each other with more than one.
+_SCANS_PER_SHARD, _SCANS_PER_ORACLE_SHARD = 8, 1
+#: The order that the exchange oracle starts from where it is played too, and the usual reference.
 _START = "lbcs"
+_SHIPS_WITH_EVALUATOR = "cresnet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """Compare policies and reconstructors on the scans of one split.
+
+    Writes results.parquet (one long table), summary.json and report.html. The same command
+    started again continues where it was interrupted, and other policies or reconstructors may be
+    added: what was played is read. The same seed gives the same numbers.
+    """
+
+    protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(split="test", budget=24)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/benchmark"))
+    compute: OmitArgPrefixes[Compute] = Compute(threads=1)
+    policies: Annotated[tuple[PolicyLike, ...], arg(metavar="NAME [NAME ...]")] = DEFAULT_POLICIES
+    """Names of policies, files that `activemri train policy` or `train order` made, or
+    package.module:object. Trainings of one policy with several seeds count as one:
+    LABEL=PATH,PATH,PATH."""
+    reconstructors: Annotated[tuple[ReconstructorLike, ...], arg(metavar="NAME [NAME ...]")] = ()
+    """Names of reconstructors, checkpoints, or package.module:object; () takes --reconstructor."""
+    stop: StopSettings = StopSettings()
+    n_seeds: int = 1
+    """Seeds to run for policies that draw at random, from --seed on."""
+    slices_per_volume: int | None = None
+    """Take this many evenly spaced slices of each volume; None takes all."""
+    max_slices: int | None = None
+    """Stop after this many slices, taken evenly over the split; None takes all."""
+    max_oracle_slices: int | None = None
+    """The same for oracles, which try every action: a part of the other policies' slices."""
+    fit_data: str | None = None
+    """Data whose train split learned orders (lbcs, average-oracle) are fitted on; None takes
+    --data."""
+    n_fit_scans: int | None = 64
+    """Train scans that each step of a learned order is decided on, drawn anew; None takes all."""
+    max_fit_slices: int | None = 256
+    """Train scans, spread evenly, that learned orders see at all; None takes all."""
+    reference: str = _START
+    """Policy that the others are compared with in paired tests."""
+    metric: str | None = None
+    """Metric that greedy policies maximise and the report shows first; None takes the one that
+    --reward is about."""
+    n_bootstrap: int = 2000
+    """Resamples of subjects behind every confidence interval."""
+    workers: int = 1
+    """Processes side by side."""
+
+    def __post_init__(self) -> None:
+        for name in ("policies", "reconstructors"):
+            object.__setattr__(self, name, _split_at_commas(getattr(self, name)))
+        if not self.policies:
+            raise ValueError("--policies: expected at least one name")
+        require_positive(
+            n_seeds=self.n_seeds,
+            slices_per_volume=self.slices_per_volume,
+            max_slices=self.max_slices,
+            max_oracle_slices=self.max_oracle_slices,
+            n_fit_scans=self.n_fit_scans,
+            max_fit_slices=self.max_fit_slices,
+            workers=self.workers,
+            n_bootstrap=self.n_bootstrap,
+        )
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """Some scans with one policy, one reconstructor and one seed.
 
     Attributes:
@@ -56,7 +131,7 @@ class Piece:
         policy: its label in tables.
         seed: of random policies.
         positions: which scans of the data set.
-        split: whose scans, for those that stopping rules are made with; empty for scored scans.
+        split: of the scans that stopping rules are made with; empty for scored scans.
     """
 
     reconstructor: str
@@ -67,9 +142,30 @@ class Piece:
 
     @property
     def file(self) -> Path:
-        """Where its part of the long table goes, relative to the folder of parts."""
+        """Its part of the long table, relative to the folder of parts."""
         name = f"seed{self.seed}-{self.positions[0]:06d}-{len(self.positions)}.parquet"
         return Path(self.reconstructor) / self.policy / name
+
+
+@dataclass(frozen=True, eq=False)
+class Scans:
+    """Scans of one split.
+
+    Attributes:
+        dataset: all scans of the split.
+        positions: which of them are played.
+    """
+
+    dataset: SliceDataset
+    positions: tuple[int, ...]
+
+    def describe(self) -> list[SliceInfo]:
+        """The scans that are played, without samples."""
+        return [self.dataset.describe(position) for position in self.positions]
+
+    @property
+    def subjects(self) -> set[str]:
+        return {info.subject for info in self.describe()}
 
 
 class Plan:
@@ -79,73 +175,62 @@ class Plan:
         settings: what to run.
 
     Raises:
-        ValueError: for unknown names, or two policies or reconstructors with one label.
+        ValueError: for unknown names, two policies or reconstructors with one label, or scans that
+            would be scored by policies that have seen them.
         FileNotFoundError: for data or checkpoints that are not there.
     """
 
     def __init__(self, settings: BenchmarkSettings) -> None:
         self.settings = settings
-        self.scenario = Scenario.of(settings)
+        self.protocol = settings.protocol
+        self.metric = settings.metric or self.protocol.metric
         find_metric(self.metric)
-        self.reconstructors = label_reconstructors(self.scenario.reconstructors)
-        self.policies = label_policies(settings.policies)
-        self.dataset = self.scenario.dataset(
-            settings.split, slices_per_volume=settings.slices_per_volume
+        self.stop = replace(settings.stop, metric=settings.stop.metric or self.metric)
+        self.device = settings.compute.prepare()
+        self.reconstructors = label_reconstructors(
+            settings.reconstructors or (self.protocol.reconstructor,)
         )
-        self.positions = evenly_spaced(range(len(self.dataset)), settings.max_slices)
+        self.policies = label_policies(settings.policies)
+        dataset = self.protocol.dataset(slices_per_volume=settings.slices_per_volume)
+        positions = evenly_spaced(range(len(dataset)), settings.max_slices)
+        self.scored = Scans(dataset, tuple(positions))
         self.acquisitions = {
-            label: self._acquisition(name, self.dataset)
-            for label, name in self.reconstructors.items()
+            label: self._acquisition(one) for label, one in self.reconstructors.items()
         }
-        # A fraction of the lines by their number.
-        lines = next(iter(self.acquisitions.values())).budget
-        self.scenario = replace(self.scenario, budget=lines)
+        # A fraction of the readouts by their number.
+        self.budget = next(iter(self.acquisitions.values())).budget
         self.evaluators = {
-            label: paired_evaluator(name, self.dataset.shape[1])
-            for label, name in self.reconstructors.items()
+            label: paired_evaluator(one, dataset.shape[1])
+            for label, one in self.reconstructors.items()
         }
         for label, members in self.policies.items():
             if not needs_fit(members[0]):
                 for member in range(len(members)):
                     for reconstructor in self.reconstructors:
                         self._check_policy(label, reconstructor, member)
-        _check_reference(settings.reference, list(self.policies))
-        if any(self.orders_needed(label) for label in self.policies):
-            self._refuse_shared_subjects()
-        stop = parse_stop(settings.stop)
-        self.stopping = (
-            StoppingScans(
-                stop, settings, self.scenario, scored=self.describe(), frame=self.dataset.shape
+        if settings.reference not in (*self.policies, _START):  # the default may be absent
+            raise ValueError(
+                f"the reference {settings.reference!r} is not among the policies: "
+                f"{', '.join(self.policies)}"
             )
-            if stop is not None
-            else None
-        )
-
-    @property
-    def metric(self) -> str:
-        """The score that greedy policies maximise."""
-        return self.scenario.metric
-
-    @property
-    def returns(self) -> Returns | None:
-        """What a scan gains less what it costs, where actions have a price."""
-        price = self.scenario.step_cost
-        return Returns(self.metric, price) if price > 0 else None
+        if any(self.orders_needed(label) for label in self.policies):
+            self._refuse_fitting_to_scored_subjects()
+        self.stopping = self._open_stopping() if self.stop.target is not None else {}
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """What the settings only name: package version, weights, order files, the scans."""
-        marks = {"version": __version__, "scans": digest(repr(self.describe()).encode())}
+        """Marks of what settings only name: package version, weights, order files, the scans."""
+        scans = repr(self.scored.describe())
+        marks = {"version": __version__, "scans": _digest(scans)}
         for label, acquisition in self.acquisitions.items():
             network = acquisition.reconstructor
-            kind = json.dumps(describe(network))  # some settings change the result, not the weights
-            mark = digest(f"{kind} {digest_of_weights(network)}".encode())
-            marks[f"reconstructor {label}"] = mark
+            kind = _described(network)  # some settings change the result, not the weights
+            marks[f"reconstructor {label}"] = _digest(f"{kind} {_digest_of_weights(network)}")
         for label, evaluator in self.evaluators.items():
             if evaluator is not None:
-                marks[f"evaluator {label}"] = digest_of_weights(evaluator)
+                marks[f"evaluator {label}"] = _digest_of_weights(evaluator)
         for label, members in self.policies.items():
-            held = [digest_of_files(member) or member for member in members]
+            held = [_digest_of_files(member) or str(member) for member in members]
             if not needs_fit(members[0]):
                 held += self.orders_needed(label)
             marks[f"policy {label}"] = " ".join(held)
@@ -163,7 +248,7 @@ class Plan:
             seed: which of several trainings to take; None takes the first.
         """
         members = self.policies[label]
-        member = 0 if seed is None else (seed - self.settings.seed) % len(members)
+        member = 0 if seed is None else (seed - self.settings.run.seed) % len(members)
         return make_policy(
             members[member],
             metric=self.metric,
@@ -172,136 +257,112 @@ class Plan:
             reconstructor=self.acquisitions[reconstructor].reconstructor,
         )
 
+    @cached_property
+    def traits(self) -> dict[str, Traits]:
+        """Traits of the policies, by label."""
+        return {
+            label: FixedOrder.traits if needs_fit(members[0]) else self._first(label).traits
+            for label, members in self.policies.items()
+        }
+
     def orders_needed(self, label: str) -> list[str]:
         """Kinds of order that a policy needs to be fitted.
 
         The exchange oracle starts from the fixed order if that is played too, else from low
         frequencies.
         """
-        if self._needs_fit(label):
-            return [self.policies[label][0]]
+        kind = self.policies[label][0]
+        if isinstance(kind, str) and needs_fit(kind):
+            return [kind]
         starts = isinstance(self._first(label), ExchangeOracle)
         return [_START] if starts and (_START,) in self.policies.values() else []
 
-    def learn_order(self, kind: str, reconstructor: str) -> Order:
+    def learn_order(self, kind: str, reconstructor: str, *, on_step: OnStep | None = None) -> Order:
         """Learn an order on the train split, for one reconstructor."""
-        scans = self._fit_scans
-        learner = LEARNERS[kind]
         # The frame is that of the scans to be acquired, so that actions mean the same.
         acquisition = replace(self.acquisitions[reconstructor], metrics=(self.metric,))
-        return learner(
+        return LEARNERS[kind](
             acquisition,
-            scans,
+            self._fit_scans,
             metric=self.metric,
             n_lines=acquisition.budget,
             n_scans=self.settings.n_fit_scans,
-            seed=self.settings.seed,
-            progress=self.settings.workers == 1,
-            data=f"{self.settings.fit_data or self.scenario.data} train",
+            seed=self.settings.run.seed,
+            on_step=on_step,
+            data=f"{self.settings.fit_data or self.protocol.data} train",
         )
 
-    def pieces(self) -> Iterator[Piece]:
-        """Everything to be run, in order."""
-        batches = list(batches_of_a_kind(self.dataset, self.positions, _SCANS_PER_PIECE))
+    def shards(self) -> Iterator[Shard]:
+        """Everything that is scored, in the order of the table."""
+        first, options = self.settings.run.seed, self.settings
+        oracle = evenly_spaced(self.scored.positions, options.max_oracle_slices)
         for reconstructor in self.reconstructors:
-            for policy in self.policies:
-                for seed in self._seeds(policy):
-                    for batch in batches:
-                        yield Piece(reconstructor, policy, seed, tuple(batch))
+            for policy, members in self.policies.items():
+                traits = self.traits[policy]
+                positions = oracle if traits.is_oracle else self.scored.positions
+                # One for each training of a policy; as many as wanted if it acts by chance.
+                n_seeds = max(options.n_seeds if traits.is_random else 1, len(members))
+                for seed in range(first, first + n_seeds):
+                    for batch in self._batches(self.scored.dataset, positions, traits):
+                        yield Shard(reconstructor, policy, seed, batch)
 
-    def stopping_pieces(self) -> Iterator[Piece]:
-        """What stopping rules need besides, with the first seed only."""
-        if self.stopping is None:
-            return
-        for split, scans in self.stopping.by_split.items():
-            batches = list(batches_of_a_kind(scans.dataset, scans.positions, _SCANS_PER_PIECE))
+    def stopping_shards(self) -> Iterator[Shard]:
+        """Further shards that stopping rules need, with the first seed alone."""
+        for split, scans in self.stopping.items():
             for reconstructor in self.reconstructors:
-                for policy in self.stoppable:
-                    for batch in batches:
-                        seed = self.settings.seed
-                        yield Piece(reconstructor, policy, seed, tuple(batch), split)
+                for policy, traits in self.traits.items():
+                    for batch in self._batches(scans.dataset, scans.positions, traits):
+                        if not traits.is_oracle:
+                            seed = self.settings.run.seed
+                            yield Shard(reconstructor, policy, seed, batch, split)
 
-    @cached_property
-    def stoppable(self) -> list[str]:
-        """Labels of the policies that may get a stopping rule: all but oracles."""
-        return [label for label, traits in self.traits.items() if not traits.is_oracle]
+    def scans_of(self, shard: Shard) -> SliceDataset:
+        """The data set that a shard's positions are of."""
+        return (self.stopping[shard.split] if shard.split else self.scored).dataset
 
-    @cached_property
-    def drawn(self) -> list[str]:
-        """Labels of the policies that act by chance."""
-        return [label for label, traits in self.traits.items() if traits.is_random]
+    def part(self, shard: Shard) -> Path | None:
+        """File of a shard's rows of the long table, if it has any."""
+        return None if shard.split else self.settings.run.out / "parts" / shard.file
 
-    @cached_property
-    def traits(self) -> dict[str, Traits]:
-        """Traits of the policies, by label."""
-        return {
-            label: FixedOrder.traits if self._needs_fit(label) else self._first(label).traits
-            for label in self.policies
-        }
-
-    def scans_of(self, piece: Piece) -> SliceDataset:
-        """The data set that a piece's positions are of."""
-        if not piece.split:
-            return self.dataset
-        assert self.stopping is not None
-        return self.stopping.by_split[piece.split].dataset
-
-    def part(self, piece: Piece) -> Path | None:
-        """Where a piece's rows of the long table go, if it has any."""
-        return None if piece.split else self.settings.out / "parts" / piece.file
-
-    def quality_part(self, piece: Piece) -> Path | None:
-        """Where the curves of a piece go that stopping rules need, if they do."""
-        if self.stopping is None or piece.policy not in self.stoppable:
+    def quality_part(self, shard: Shard) -> Path | None:
+        """File of the same with features, which stopping rules need; None without a rule."""
+        if not self.stopping or self.traits[shard.policy].is_oracle:
             return None
-        folder = (
-            self.stopping.by_split[piece.split].folder if piece.split else Path("quality", "scored")
-        )
-        return self.settings.out / folder / piece.file
+        folder = "scored"
+        if shard.split:  # other scans have another folder
+            scans = repr(self.stopping[shard.split].describe())
+            folder = f"{shard.split}-{files.digest(scans)[:8]}"
+        return self.settings.run.out / "quality" / folder / shard.file
 
-    def features(self, reconstructor: str) -> Features:
-        """What predictors of quality may look at."""
-        return Features(self.evaluators[reconstructor])
-
-    def describe(self) -> list[SliceInfo]:
-        """The scans of the benchmark, without samples."""
-        return [self.dataset.describe(position) for position in self.positions]
-
-    def _seeds(self, label: str) -> range:
-        """One for each training of a policy; as many as wanted if it acts by chance."""
-        first = self.settings.seed
-        n_drawn = self.settings.n_seeds if label in self.drawn else 1
-        return range(first, first + max(n_drawn, len(self.policies[label])))
-
-    def _needs_fit(self, label: str) -> bool:
-        return needs_fit(self.policies[label][0])
+    def _batches(
+        self, dataset: SliceDataset, positions: Sequence[int], traits: Traits
+    ) -> Iterator[tuple[int, ...]]:
+        size = _SCANS_PER_ORACLE_SHARD if traits.is_oracle else _SCANS_PER_SHARD
+        return map(tuple, batches_of_a_kind(dataset, positions, size))
 
     @cache  # noqa: B019 - a plan lives as long as the process
     def _first(self, label: str) -> Policy:
-        """The policy of that label, to ask what it is."""
+        """The policy of that label, for its traits."""
         return self.policy(label, next(iter(self.reconstructors)), order=None)
 
-    def _acquisition(self, reconstructor: str, dataset: SliceDataset) -> Scan:
-        metrics = tuple(dict.fromkeys((*METRICS, self.metric)))
-        task = self.scenario.task(dataset, reconstructor=reconstructor, metrics=metrics)
-        return task.scan(dataset)
+    def _acquisition(self, reconstructor: ReconstructorLike) -> Scan:
+        metrics = tuple(dict.fromkeys((*METRICS, self.metric, *self.protocol.metrics)))
+        protocol = replace(self.protocol, reconstructor=reconstructor, metrics=metrics)
+        return protocol.scan(self.scored.dataset, device=self.device)
 
     def _check_policy(self, label: str, reconstructor: str, member: int) -> None:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""
-        seed = self.settings.seed + member
+        seed = self.settings.run.seed + member
         policy = self.policy(label, reconstructor, order=None, seed=seed)
-        if isinstance(policy, FixedOrder):
-            for acquisition in self.acquisitions.values():
-                policy.order.check(acquisition.geometry)
-        name = self.policies[label][member]
+        require_played(policy, self.acquisitions[reconstructor].geometry)
         if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
             log.warning(
-                "%s: no evaluator lies beside reconstructor %s; it asks the one that comes with "
-                "the package, which was trained on phantoms and another reconstructor",
+                "%s: no evaluator lies beside reconstructor %s; the one that comes with the "
+                "package is used, which was trained on phantoms and another reconstructor",
                 label,
                 reconstructor,
             )
-        if policy.traits.needs or name not in POLICIES:
+        if policy.traits.needs or self.policies[label][member] not in POLICIES:
             try:
                 policy.act(self._start_view(reconstructor), [np.random.default_rng(0)])
             except ValueError as error:
@@ -309,64 +370,241 @@ class Plan:
 
     @cache  # noqa: B019
     def _start_view(self, reconstructor: str) -> View:
-        """What a policy sees of the first scan."""
+        """The first scan as a policy sees it."""
         acquisition = self.acquisitions[reconstructor]
-        first = [self.dataset[self.positions[0]]]
-        return start_scans(acquisition, first, seed=self.settings.seed).view
+        first = [self.scored.dataset[self.scored.positions[0]]]
+        return start_scans(acquisition, first, seed=self.settings.run.seed).view
 
     @cached_property
     def _train(self) -> SliceDataset:
-        """Where orders are learned."""
-        data = self.settings.fit_data or self.scenario.data
+        """Data set that orders are learned on."""
+        data = self.settings.fit_data or self.protocol.data
         try:
-            return self.scenario.dataset("train", data=data)
+            return replace(self.protocol, data=data).dataset("train")
         except ValueError as error:
             raise ValueError(
                 f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "
                 f"{error}. Name other data with --fit-data, or an order's file as the policy"
             ) from error
 
-    def _refuse_shared_subjects(self) -> None:
-        """An order must not have seen the subjects that it is scored on."""
+    def _refuse_fitting_to_scored_subjects(self) -> None:
         train = {self._train.describe(i).subject for i in range(len(self._train))}
-        shared = sorted(train & {info.subject for info in self.describe()})
-        if shared:
+        if shared := _named(train & self.scored.subjects):
             raise ValueError(
-                f"learned orders (lbcs, average-oracle) would be scored on subjects that they are "
-                f"fitted on: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}. Choose "
-                "another --split or --fit-data, or leave these policies out"
+                "learned orders (lbcs, average-oracle) would be scored on subjects that they are "
+                f"fitted on: {shared}. Choose another --split or --fit-data, or leave these "
+                "policies out"
             )
 
     @cached_property
     def _fit_scans(self) -> SliceList:
         """Training scans that fit into the frame of the scans to be acquired."""
-        train = self._train
+        fitting = self._fitting(self._train, "learned orders")
+        chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
+        name = self._train.name
+        scans = [self._train[i] for i in track(chosen, f"load {name}", unit="slice")]
+        return SliceList(scans, name=name)
+
+    def _fitting(self, dataset: SliceDataset, use: str) -> list[int]:
+        """Slices that the frame of the scored scans holds."""
+        frame = self.scored.dataset.shape
         fitting = [
             i
-            for i in range(len(train))
-            if all(a <= b for a, b in zip(train.describe(i).shape, self.dataset.shape, strict=True))
+            for i in range(len(dataset))
+            if all(a <= b for a, b in zip(dataset.describe(i).shape, frame, strict=True))
         ]
-        if len(fitting) < len(train):
-            log.warning(
-                "%d of %d train scans are larger than %s and left out of learned orders",
-                len(train) - len(fitting),
-                len(train),
-                self.dataset.shape,
-            )
         if not fitting:
             raise ValueError(
-                f"no scan of the train split of {train.name} fits into {self.dataset.shape}; "
-                "pass --matrix to bring all scans to one size"
+                f"{use}: no scan of {dataset.name} fits into {frame}; pass --matrix-size to bring "
+                "all scans to one size"
             )
-        chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
-        bar = track(chosen, f"Loading {train.name}", unit="slice")
-        return SliceList([train[i] for i in bar], name=train.name)
+        if len(fitting) < len(dataset):
+            log.warning(
+                "%s: %d of %d scans of %s are larger than %s and left out",
+                use,
+                len(dataset) - len(fitting),
+                len(dataset),
+                dataset.name,
+                frame,
+            )
+        return fitting
+
+    def _open_stopping(self) -> dict[str, Scans]:
+        """Scans by split that stopping rules are fitted to and calibrated on."""
+        stop, found = self.stop, {}
+        for split in stop.splits:
+            n_subjects = stop.calibration_subjects if split == stop.extensible else None
+            try:
+                dataset = self.protocol.dataset(
+                    split,
+                    slices_per_volume=self.settings.slices_per_volume,
+                    n_subjects=n_subjects,
+                )
+            except ValueError as error:
+                raise ValueError(f"--stop: {error}") from error
+            positions = evenly_spaced(self._fitting(dataset, "--stop"), stop.max_slices)
+            found[split] = Scans(dataset, tuple(positions))
+            _refuse_shared(split, found[split], "scored", self.scored.subjects)
+        if not stop.is_crossfit:
+            calibration = found[stop.calibration]
+            _refuse_shared(stop.calibration, calibration, "fitted to", found[stop.fit].subjects)
+        units = {
+            unit_of(info, stop.unit)
+            for split in stop.calibration_splits
+            for info in found[split].describe()
+        }
+        conformal.check_units(len(units), stop.alpha, stop.unit)
+        return found
 
 
-def _check_reference(reference: str, labels: Sequence[str]) -> None:
-    """The default may be absent; another name is a mistake."""
-    default = BenchmarkSettings().reference
-    if reference not in (*labels, default):
+def label_reconstructors(
+    given: Sequence[ReconstructorLike],
+) -> dict[str, ReconstructorLike]:
+    """Short labels for names, paths and objects.
+
+    Raises:
+        ValueError: for two of one label.
+    """
+    labels: dict[str, ReconstructorLike] = {}
+    for one in given:
+        label = _label(one) if isinstance(one, str | Path) else type(one).__name__
+        if label in labels:
+            raise _same_label(label, labels[label], one)
+        labels[label] = one
+    return labels
+
+
+def label_policies(given: Sequence[PolicyLike]) -> dict[str, tuple[PolicyLike, ...]]:
+    """Short labels for policies, and the names, paths or objects that each stands for.
+
+    ``LABEL=PATH,PATH,PATH`` stands for one policy that was trained with several seeds; so do
+    ``LABEL=PATH LABEL=PATH LABEL=PATH``, which is what a shell makes of ``LABEL=run-{0,1,2}``.
+
+    Raises:
+        ValueError: for two policies of one label, and for built-in policies under another name.
+    """
+    found: dict[str, tuple[PolicyLike, ...]] = {}
+    grouped: set[str] = set()
+    for one in given:
+        label, members = _parsed(one) if isinstance(one, str | Path) else (one.name, (one,))
+        is_group = isinstance(one, str) and "=" in one and label != one
+        if label in found and not (is_group and label in grouped):
+            raise _same_label(label, ",".join(map(str, found[label])), one)
+        if is_group:
+            grouped.add(label)
+        found[label] = (*found.get(label, ()), *members)
+        if len({str(member) for member in found[label]}) < len(found[label]):
+            raise ValueError(
+                f"{label!r} holds the same file twice: {', '.join(map(str, found[label]))}"
+            )
+    return found
+
+
+def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluator | None:
+    """The evaluator trained with a reconstructor: the one beside its checkpoint, if it fits."""
+    if not isinstance(reconstructor, str | Path):
+        return None
+    path = Path(reconstructor)
+    if str(reconstructor) in RECONSTRUCTORS:
+        if reconstructor != _SHIPS_WITH_EVALUATOR:
+            return None
+        path = WEIGHTS / reconstructor
+    folder = path if path.is_dir() else path.parent
+    if not (folder / f"{EVALUATOR}.safetensors").is_file():
+        return None
+    found = load_evaluator(folder / EVALUATOR)
+    if found.width >= n_lines:
+        return found
+    log.warning(
+        "%s scores %d lines, and these scans have %d: it is left out",
+        folder / EVALUATOR,
+        found.width,
+        n_lines,
+    )
+    return None
+
+
+def _parsed(given: str | Path) -> tuple[str, tuple[str | Path, ...]]:
+    """The label of a policy and the files that it stands for."""
+    label, equals, paths = str(given).partition("=")
+    if not equals or "/" in label or "\\" in label:  # a path may hold an equals sign
+        return _label(given), (given,)
+    members = tuple(paths.split(","))
+    if not label or not all(members):
+        raise ValueError(f"expected LABEL=PATH or LABEL=PATH,PATH,PATH; got {str(given)!r}")
+    known = [name for name in (label, *members) if name in POLICIES]
+    if known:
         raise ValueError(
-            f"the reference {reference!r} is not among the policies: {', '.join(labels)}"
+            f"{str(given)!r}: {known[0]!r} is a built-in policy, which keeps its name and has no "
+            "other; a label stands for files of trained policies"
         )
+    return label, members
+
+
+def _label(name: str | Path) -> str:
+    """A name as it is; of a path the stem, or the folder if the file is just called best."""
+    path = Path(str(name).rpartition(":")[2])  # of package.module:object the object
+    stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
+    return path.parent.name if stem in ("best", "last") and path.parent.name else stem
+
+
+def _same_label(label: str, first: object, second: object) -> ValueError:
+    return ValueError(
+        f"{str(first)!r} and {str(second)!r} would both be called {label!r} in the results; "
+        "rename one of the files"
+    )
+
+
+def _split_at_commas(names: Sequence[PolicyLike]) -> tuple[PolicyLike, ...]:
+    """Names that were given apart from each other, also those that commas hold together.
+
+    What has an equals sign stays: commas there belong to LABEL=PATH,PATH. So do paths that exist.
+    """
+    found: list[PolicyLike] = []
+    for name in names:
+        whole = not isinstance(name, str) or "=" in name or Path(name).exists()
+        found += [name] if whole else [part for part in str(name).split(",") if part]
+    return tuple(found)
+
+
+def _refuse_shared(split: str, scans: Scans, use: str, others: set[str]) -> None:
+    if shared := _named(others & scans.subjects):
+        raise ValueError(
+            f"--stop: the {split} split would be used to fit or calibrate, but subjects of it are "
+            f"{use} as well: {shared}. Choose another --split, --stop.fit or --stop.calibration"
+        )
+
+
+def _named(subjects: set[str]) -> str:
+    """The first few of them."""
+    return ", ".join(sorted(subjects)[:5]) + (" ..." if len(subjects) > 5 else "")
+
+
+def _digest_of_files(member: PolicyLike) -> str:
+    """A mark of what the files of an order or a checkpoint hold; empty for everything else."""
+    if not isinstance(member, str | Path) or str(member) in POLICIES:
+        return ""
+    path = Path(member)
+    stem = checkpoints.without_suffix(path)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".safetensors")]
+    if path.is_dir():
+        paths = sorted([*path.glob("*.json"), *path.glob("*.safetensors")])
+    content = b"".join(path.read_bytes() for path in paths if path.is_file())
+    return _digest(content) if content else ""
+
+
+def _described(network: Reconstructor) -> str:
+    """Kind and settings; of a user's own class the name and its settings as they print."""
+    try:
+        return json.dumps(describe(network))
+    except ValueError:
+        return f"{type(network).__module__}.{type(network).__qualname__} {network.settings}"
+
+
+def _digest_of_weights(network: nn.Module) -> str:
+    weights = network.state_dict().values()
+    return _digest(b"".join(value.cpu().numpy().tobytes() for value in weights))
+
+
+def _digest(content: bytes | str) -> str:
+    return files.digest(content)[:16]

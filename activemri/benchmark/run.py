@@ -1,50 +1,57 @@
 """Run a benchmark: play every episode, keep one long table, sum it up.
 
-The work is a list of independent pieces. Each finished piece is a small file of its own, written
+The work is a list of independent shards. Each finished shard is a small file of its own, written
 completely or not at all, so that an interrupted benchmark continues where it stopped, and the
-table that comes out is the same to the bit.
+table that comes out is the same in every bit.
 """
 
 import json
 import multiprocessing
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
-import torch
-from tqdm import tqdm
 
-from activemri.agents.curves import Curves, Recorder
+from activemri import files
 from activemri.agents.order import Order
 from activemri.agents.rollout import Episodes, rollout
-from activemri.benchmark import results, stopping, stopping_report
-from activemri.benchmark.free_budget import Returns
-from activemri.benchmark.plan import Piece, Plan
-from activemri.benchmark.statistics import RETURN, TRAITS
-from activemri.benchmark.stopping import Verdict
+from activemri.benchmark import savings
+from activemri.benchmark.plan import BenchmarkSettings, Plan, Shard
+from activemri.benchmark.report import Report, report
+from activemri.benchmark.savings import FEATURE, FittedRule
+from activemri.benchmark.statistics import COLUMNS, RETURN, TRAITS, higher_is_better
+from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import State
 from activemri.metrics import METRICS
-from activemri.settings import BenchmarkSettings
+from activemri.options import Compute, RunOptions
+from activemri.progress import Progress
+from activemri.stopping.features import Curves, Features, play_recorded
+
+if TYPE_CHECKING:
+    from activemri.benchmark.plan import PolicyLike, ReconstructorLike
 
 _SETTINGS = "settings.json"
 
 Item = TypeVar("Item")
 
-#: Settings that change neither an episode nor its place in the table. What policies and
-#: reconstructors are is told by their fingerprints; which ones are compared is free.
+#: Settings that change neither an episode nor its place in the table. Policies and reconstructors
+#: are told by their fingerprints; which ones are compared is free.
 _FREE = (
-    "out", "reference", "n_bootstrap", "threads", "workers", "stop", "policies", "reconstructors"
+    "run", "compute", "reference", "n_bootstrap", "workers", "stop", "policies", "reconstructors"
 )  # fmt: skip
+_ORACLE_COST = 50.0  # of an oracle's episode, others cost 1: for the time that is left
 _PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 
 
@@ -53,23 +60,18 @@ class Outcome:
     """A finished benchmark.
 
     Attributes:
-        plan: what was run.
         table: the long table.
-        verdicts: stopping rules and what they do, where they are asked for.
+        report: tables of results.
+        out: folder of the files.
     """
 
-    plan: Plan
     table: pd.DataFrame
-    verdicts: tuple[Verdict, ...] = ()
+    report: Report
+    out: Path
 
     def __str__(self) -> str:
-        """What the command prints: the headline table and where the files are."""
-        table = results.text_table(self.plan, self.table)
-        out = self.plan.settings.out
-        if self.plan.stopping is not None:
-            rows = results.stopping_rows(self.plan, self.verdicts)
-            table += "\n\n" + stopping_report.stopping_text(rows, self.plan.stopping)
-        return f"{table}\n\n{out}/results.parquet, summary.json, report.html"
+        """The tables that the command prints, and the places of the files."""
+        return f"{self.report.text()}\n\n{self.out}/results.parquet, summary.json, report.html"
 
 
 def run_benchmark(settings: BenchmarkSettings) -> Outcome:
@@ -79,189 +81,133 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         ValueError: for unknown names, or a folder that holds a benchmark of other settings.
         OSError: if the folder cannot be written.
     """
-    _open_folder(settings.out)
-    torch.set_num_threads(settings.threads)
+    out = settings.run.out
+    files.make_writable(out)
     plan = Plan(settings)
-    manifest = _plain(plan) | plan.fingerprint
-    known = _refuse_other_settings(settings.out, manifest)
+    manifest = _manifest(plan)
+    known = _refuse_other_settings(out, manifest)
     # Only now, so that a mistake in the settings does not take the folder.
-    results.write_json(settings.out / _SETTINGS, known | manifest)
+    files.write_json(out / _SETTINGS, known | manifest)
     table = _play(plan)
-    path = settings.out / "results.parquet"
-    _write_parquet(table, path)
-    verdicts = _verdicts(plan)
-    results.publish(plan, table, command=_command(), verdicts=verdicts)
-    return Outcome(plan, table, verdicts)
+    _write_parquet(table, out / "results.parquet")
+    rules = _fit_rules(plan)
+    with Progress("sum up", 1, unit="") as progress:
+        found = report(plan, table, rules=rules)
+        progress(0.7)
+        files.write_json(out / "summary.json", found.json())
+        command = shlex.join(["activemri", *sys.argv[1:]])
+        files.write(out / "report.html", found.html(command=command))
+        progress(1)
+    return Outcome(table, found, out)
 
 
-def _play(plan: Plan) -> pd.DataFrame:
-    """Every piece's rows, in the order of the pieces; what was played before is only read."""
-    scored = list(plan.pieces())
-    pieces = [*scored, *plan.stopping_pieces()]
-    missing = [piece for piece in pieces if not _is_whole(plan, piece)]
-    orders = list(
-        dict.fromkeys(
-            (kind, piece.reconstructor)
-            for piece in missing
-            for kind in plan.orders_needed(piece.policy)
+def benchmark(
+    protocol: ScanProtocol,
+    *,
+    policies: Sequence["PolicyLike"],
+    reconstructors: Sequence["ReconstructorLike"] = (),
+    split: str = "test",
+    metric: str | None = None,
+    max_slices: int | None = None,
+    max_oracle_slices: int | None = None,
+    slices_per_volume: int | None = None,
+    n_seeds: int = 1,
+    n_fit_scans: int | None = 64,
+    max_fit_slices: int | None = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    workers: int = 1,
+) -> pd.DataFrame:
+    """Play policies with reconstructors on the scans of one split, in memory.
+
+    As the command ``activemri benchmark``, but policies and reconstructors may be objects, and no
+    folder is left. :func:`activemri.benchmark.statistics.summarise` and the other functions of
+    that module, :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take
+    the table::
+
+        import activemri as am
+        from activemri.benchmark.statistics import summarise
+
+        protocol = am.ScanProtocol(budget=24, reconstructor="cresnet")
+        table = am.benchmark(protocol, policies=["random", my_policy], max_slices=20)
+        rows = summarise(table)
+
+    Args:
+        protocol: what is acquired, and how.
+        policies: objects, names, paths, or "package.module:object".
+        reconstructors: objects, names, paths, or "package.module:object"; none takes the
+            protocol's.
+        split: subjects.
+        metric: what greedy policies maximise; None takes the one that the reward is about.
+        max_slices: at most so many, spread evenly; None takes all.
+        max_oracle_slices: the same for oracles, which try every action.
+        slices_per_volume: evenly spaced ones; None takes all.
+        n_seeds: of policies that draw at random.
+        n_fit_scans: train scans behind each step of a learned order; None takes all.
+        max_fit_slices: train scans that learned orders see at all; None takes all.
+        seed: of all that is drawn at random.
+        device: where to compute.
+        workers: processes side by side; objects must then be picklable.
+
+    Returns:
+        One row for each policy, reconstructor, scan, seed, step and metric; see
+        :func:`long_rows`.
+
+    Raises:
+        ValueError: for names and parts that make no sense or do not fit together.
+    """
+    with TemporaryDirectory(prefix="activemri-") as folder:
+        settings = BenchmarkSettings(
+            protocol=replace(protocol, split=split),
+            run=RunOptions(out=Path(folder), seed=seed),
+            compute=Compute(device=device, threads=None if workers == 1 else 1),
+            policies=tuple(policies),
+            reconstructors=tuple(reconstructors),
+            metric=metric,
+            max_slices=max_slices,
+            max_oracle_slices=max_oracle_slices,
+            slices_per_volume=slices_per_volume,
+            n_seeds=n_seeds,
+            n_fit_scans=n_fit_scans,
+            max_fit_slices=max_fit_slices,
+            reference="lbcs",
+            workers=workers,
         )
-    )
-    total = sum(len(piece.positions) for piece in pieces)
-    done = total - sum(len(piece.positions) for piece in missing)
-    with _pool(plan, len(missing)) as pool:
-        learned = _each(pool, _learn_order, orders)  # first: several pieces need the same one
-        hidden = True if pool is None else None  # alone, each order has its own bar
-        for _ in tqdm(learned, "Learning orders", len(orders), unit="order", disable=hidden):
-            pass
-        with tqdm(total=total, initial=done, unit="scan", desc="Acquiring", disable=None) as bar:
-            for piece in _each(pool, _play_piece, missing):
-                bar.set_postfix_str(f"{piece.policy}, {piece.reconstructor}")
-                bar.update(len(piece.positions))
-    parts = [plan.part(piece) for piece in scored]
-    table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
-    for name in TRAITS:
-        table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
-    return table
+        return _play(Plan(settings))
 
 
-def _verdicts(plan: Plan) -> tuple[Verdict, ...]:
-    """Stopping rules made from what was played; each is saved in the folder `rules`."""
-    if plan.stopping is None:
-        return ()
-    scored, played = _curves(plan, plan.pieces()), _curves(plan, plan.stopping_pieces())
-    verdicts = []
-    for reconstructor, policy, _ in scored:
-        by_split = {split: played[reconstructor, policy, split] for split in plan.stopping.by_split}
-        verdict = stopping.judge(
-            plan.stopping,
-            by_split,
-            scored[reconstructor, policy, ""],
-            policy=policy,
-            reconstructor=reconstructor,
-        )
-        path = plan.settings.out / "rules" / f"{policy}-{reconstructor}.json"
-        if verdict.rule is not None:
-            verdict.rule.save(path)
-        else:
-            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
-        verdicts.append(verdict)
-    return tuple(verdicts)
-
-
-def _curves(plan: Plan, pieces: Iterable[Piece]) -> dict[tuple[str, str, str], Curves]:
-    """What was recorded, by reconstructor, policy and split."""
-    found: dict[tuple[str, str, str], list[Curves]] = {}
-    for piece in pieces:
-        path, dataset = plan.quality_part(piece), plan.scans_of(piece)
-        if path is not None:
-            scans = [dataset.describe(position) for position in piece.positions]
-            curves = stopping.from_table(pd.read_parquet(path), scans)
-            key = (piece.reconstructor, piece.policy, piece.split)
-            found.setdefault(key, []).append(curves)
-    return {key: Curves.join(parts) for key, parts in found.items()}
-
-
-def _is_whole(plan: Plan, piece: Piece) -> bool:
-    """Whether a piece's files are there and can be read; what cannot is played again."""
-    try:
-        for path in (plan.part(piece), plan.quality_part(piece)):
-            if path is not None:
-                pyarrow.parquet.read_metadata(path)
-    except (FileNotFoundError, pyarrow.ArrowInvalid):
-        return False
-    return True
-
-
-@contextmanager
-def _pool(plan: Plan, n_pieces: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Worker processes, each with a plan of its own; None where this process does the work."""
-    if plan.settings.workers == 1 or n_pieces < 2:
-        _plan_here[:] = [plan]
-        yield None
-        return
-    pool = ProcessPoolExecutor(
-        plan.settings.workers,
-        # Forked processes would inherit the locks of torch's threads.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_prepare_worker,
-        initargs=(plan.settings,),
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _each(
-    pool: ProcessPoolExecutor | None, work: Callable[[Item], None], items: Sequence[Item]
-) -> Iterator[Item]:
-    """Do some work for every item, here or in the pool, and tell which are done."""
-    if pool is None:
-        for item in items:
-            work(item)
-            yield item
-        return
-    items_of = {pool.submit(work, item): item for item in items}
-    for future in as_completed(items_of):
-        future.result()
-        yield items_of[future]
-
-
-_plan_here: list[Plan] = []  # of this process: prepared once, used for every piece
-
-
-def _prepare_worker(settings: BenchmarkSettings) -> None:
-    # Ctrl-C reaches the workers too: they end at once, and what they had not finished is lost.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(settings.threads)
-    _plan_here[:] = [Plan(settings)]
-
-
-def _learn_order(key: tuple[str, str]) -> None:
-    _order(_plan_here[0], *key)
-
-
-def _play_piece(piece: Piece) -> None:
-    """Play one piece and keep its rows of the long table."""
-    plan = _plan_here[0]
-    orders = [_order(plan, kind, piece.reconstructor) for kind in plan.orders_needed(piece.policy)]
-    order = orders[0] if orders else None
-    policy = plan.policy(piece.policy, piece.reconstructor, order=order, seed=piece.seed)
-    dataset = plan.scans_of(piece)
-    scans = [dataset[position] for position in piece.positions]
-    acquisition = plan.acquisitions[piece.reconstructor]
-    part, quality_part = plan.part(piece), plan.quality_part(piece)
-    recorder = Recorder(acquisition, plan.features(piece.reconstructor)) if quality_part else None
-    on_step = None if recorder is None else recorder.record
-    episodes = rollout(acquisition, policy, scans, seed=piece.seed, on_step=on_step)
-    if recorder is not None and quality_part is not None:
-        _write_parquet(stopping.to_table(recorder.curves(episodes)), quality_part)
-    if part is not None:
-        _write_parquet(long_rows(episodes, piece, returns=plan.returns), part)
-
-
-def long_rows(episodes: Episodes, piece: Piece, *, returns: Returns | None = None) -> pd.DataFrame:
+def long_rows(
+    episodes: Episodes, shard: Shard, *, metric: str, step_cost: float = 0.0
+) -> pd.DataFrame:
     """Rows of the long table: one for each scan, step and metric.
 
-    With a price of actions the returns are one more metric.
+    With a price of actions the metric "return" is what a scan gained in a score less what its
+    actions cost; it is 0 before the first action.
 
     Columns: policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, action (-1
     before the first), metric, value, seed. An episode's rows end with the episode.
     """
-    blocks = []
     # The mean uncertainty is no score.
     scores = {name: values for name, values in episodes.scores.items() if name in METRICS}
-    if returns is not None:
-        scores[RETURN] = returns.of(episodes)
+    if step_cost > 0:
+        sign = 1.0 if higher_is_better(metric) else -1.0
+        scores[RETURN] = sign * (scores[metric] - scores[metric][:, :1])
+        scores[RETURN][:, 1:] -= step_cost * (episodes.actions >= 0).cumsum(dim=1).double()
+    return _rows(episodes, shard, {name: values.numpy() for name, values in scores.items()})
+
+
+def _rows(episodes: Episodes, shard: Shard, values: dict[str, Any]) -> pd.DataFrame:
+    """Rows of values (batch, steps + 1) by metric."""
+    blocks = []
     for row, scan in enumerate(episodes.scans):
         n_steps = int(episodes.n_steps[row])
         actions = episodes.actions[row, :n_steps].numpy()
-        for metric, values in scores.items():
+        for metric, curves in values.items():
             blocks.append(
                 pd.DataFrame(
                     {
-                        "policy": piece.policy,
-                        "reconstructor": piece.reconstructor,
+                        "policy": shard.policy,
+                        "reconstructor": shard.reconstructor,
                         "volume": scan.volume,
                         "slice": scan.index,
                         "subject": scan.subject,
@@ -270,24 +216,244 @@ def long_rows(episodes: Episodes, piece: Piece, *, returns: Returns | None = Non
                         "n_acquired": episodes.n_acquired[row, : n_steps + 1].numpy(),
                         "action": np.concatenate([[-1], actions]),
                         "metric": metric,
-                        "value": values[row, : n_steps + 1].numpy(),
-                        "seed": piece.seed,
+                        "value": curves[row, : n_steps + 1],
+                        "seed": shard.seed,
                     }
                 )
             )
     return pd.concat(blocks, ignore_index=True)
 
 
-def _order(plan: Plan, kind: str, reconstructor: str) -> Order:
+def _play(plan: Plan) -> pd.DataFrame:
+    """Every shard's rows, in the order of the shards; what was played before is only read."""
+    scored = list(plan.shards())
+    shards = [*scored, *plan.stopping_shards()]
+    missing = [shard for shard in shards if not _is_whole(plan, shard)]
+    orders = dict.fromkeys(
+        (kind, shard.reconstructor)
+        for shard in missing
+        for kind in plan.orders_needed(shard.policy)
+    )
+    cost = {label: _ORACLE_COST if t.is_oracle else 1.0 for label, t in plan.traits.items()}
+
+    def work(some: Iterable[Shard]) -> float:
+        return sum(cost[shard.policy] * len(shard.positions) for shard in some)
+
+    n_scans = sum(len(shard.positions) for shard in shards)
+    n_done = n_scans - sum(len(shard.positions) for shard in missing)
+    before = work(shards) - work(missing)
+    with _processes(plan, len(missing)) as processes:
+        with Progress("learn orders", len(orders), unit="", show=bool(orders)) as progress:
+            for _ in processes.run(_learn_order, list(orders), [1.0] * len(orders), progress):
+                pass  # first: several shards need the same one
+        with Progress("acquire", work(shards), done=before, unit="") as progress:
+            progress.note(f"{n_done} of {n_scans} scans")
+            costs = [work([shard]) for shard in missing]
+            for shard in processes.run(_play_shard, missing, costs, progress):
+                n_done += len(shard.positions)
+                progress.note(f"{n_done} of {n_scans} scans")
+    table = pd.concat([_read(plan.part(shard)) for shard in scored], ignore_index=True)
+    for name in TRAITS:
+        table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
+    return table
+
+
+def _is_whole(plan: Plan, shard: Shard) -> bool:
+    """Whether a shard's files are there and can be read; what cannot is played again."""
+    try:
+        for path in (plan.part(shard), plan.quality_part(shard)):
+            if path is not None:
+                pyarrow.parquet.read_metadata(path)
+    except (FileNotFoundError, pyarrow.ArrowInvalid):
+        return False
+    return True
+
+
+def _read(path: Path | None) -> pd.DataFrame:
+    assert path is not None
+    table = pd.read_parquet(path)
+    if missing := [name for name in COLUMNS if name not in (*table.columns, *TRAITS)]:
+        raise ValueError(
+            f"{path} lacks the columns {', '.join(missing)}: it was written by another version. "
+            "Choose another --out, or delete that folder"
+        )
+    return table
+
+
+Tell = Callable[[float], object]  # takes the share of an item's work that was done
+Work = Callable[[Plan, Item, Tell], None]
+
+
+def _learn_order(plan: Plan, key: tuple[str, str], tell: Tell) -> None:
+    _order(plan, *key, tell=tell)
+
+
+def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
+    """Play one shard and keep its rows of the long table."""
+    orders = [_order(plan, kind, shard.reconstructor) for kind in plan.orders_needed(shard.policy)]
+    policy = plan.policy(
+        shard.policy, shard.reconstructor, order=orders[0] if orders else None, seed=shard.seed
+    )
+    dataset, acquisition = plan.scans_of(shard), plan.acquisitions[shard.reconstructor]
+    scans = [dataset[position] for position in shard.positions]
+    told = 0.0
+
+    def on_step(step: int, state: State) -> None:
+        nonlocal told
+        share = 1 - float(state.view.budget.sum() / state.view.start_budget.sum().clamp(min=1))
+        tell(share - told)
+        told = share
+
+    part, quality_part = plan.part(shard), plan.quality_part(shard)
+    rows = partial(long_rows, shard=shard, metric=plan.metric, step_cost=plan.protocol.step_cost)
+    if quality_part is None:
+        episodes = rollout(acquisition, policy, scans, seed=shard.seed, on_step=on_step)
+    else:
+        episodes, curves = play_recorded(
+            acquisition,
+            policy,
+            scans,
+            features=Features(plan.evaluators[shard.reconstructor]),
+            seed=shard.seed,
+            on_step=on_step,
+        )
+        features = {FEATURE + name: values for name, values in curves.features.items()}
+        whole = pd.concat([rows(episodes), _rows(episodes, shard, features)], ignore_index=True)
+        _write_parquet(whole, quality_part)
+    if part is not None:
+        _write_parquet(rows(episodes), part)
+    tell(1 - told)
+
+
+def _order(plan: Plan, kind: str, reconstructor: str, *, tell: Tell | None = None) -> Order:
     """A learned order, from the benchmark's folder or learned now."""
-    path = plan.settings.out / "orders" / f"{kind}-{reconstructor}.json"
+    path = plan.settings.run.out / "orders" / f"{kind}-{reconstructor}.json"
     if not path.exists():
-        plan.learn_order(kind, reconstructor).save(path)
+        plan.learn_order(kind, reconstructor, on_step=tell).save(path)
+    elif tell is not None:
+        tell(1.0)
     return Order.load(path)
 
 
+@dataclass(frozen=True, eq=False)
+class _Processes:
+    """Where work is done: in a pool, or in this process where there is none."""
+
+    plan: Plan
+    pool: ProcessPoolExecutor | None = None
+    done: Any = None  # cost of the work of all processes so far, shared
+
+    def run(
+        self, work: Work[Item], items: Sequence[Item], costs: Sequence[float], progress: Progress
+    ) -> Iterator[Item]:
+        """Do some work for every item; yields those that are done."""
+        if self.pool is None:
+            for item, cost in zip(items, costs, strict=True):
+                work(self.plan, item, partial(_tell_here, progress, cost))
+                yield item
+            return
+        seen = self.done.value
+        futures = {
+            self.pool.submit(_work_there, work, item, cost): item
+            for item, cost in zip(items, costs, strict=True)
+        }
+        left = set(futures)
+        while left:
+            finished, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+            now = self.done.value
+            progress(progress.at + now - seen)
+            seen = now
+            for future in finished:
+                future.result()
+                yield futures[future]
+
+
+@contextmanager
+def _processes(plan: Plan, n_shards: int) -> Iterator[_Processes]:
+    """Worker processes, each with a plan of its own, where they are wanted and of use."""
+    if plan.settings.workers == 1 or n_shards < 2:
+        yield _Processes(plan)
+        return
+    context = multiprocessing.get_context("spawn")  # forks would inherit locks of torch's threads
+    done = context.Value("d", 0.0)
+    pool = ProcessPoolExecutor(
+        plan.settings.workers,
+        mp_context=context,
+        initializer=_prepare_worker,
+        initargs=(plan.settings, done),
+    )
+    try:
+        yield _Processes(plan, pool, done)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_there: list[Any] = []  # in a worker: its plan, prepared once, and the shared number
+
+
+def _prepare_worker(settings: BenchmarkSettings, done: Any) -> None:
+    # Ctrl-C reaches the workers too: they end at once, and what they had not finished is lost.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _there[:] = [Plan(settings), done]
+
+
+def _work_there(work: Work[Item], item: Item, cost: float) -> None:
+    plan, done = _there
+
+    def tell(share: float) -> None:
+        with done.get_lock():
+            done.value += share * cost
+
+    work(plan, item, tell)
+
+
+def _tell_here(progress: Progress, cost: float, share: float) -> None:
+    progress(progress.at + share * cost)
+
+
+def _fit_rules(plan: Plan) -> list[FittedRule]:
+    """Stopping rules made from what was played; each is saved in the folder `rules`."""
+    if not plan.stopping:
+        return []
+    scored = _curves(plan, plan.shards())
+    played = _curves(plan, plan.stopping_shards())
+    fitted = []
+    for reconstructor, policy, _ in scored:
+        found = savings.fit(
+            plan.stop,
+            {split: played[reconstructor, policy, split] for split in plan.stopping},
+            scored[reconstructor, policy, ""],
+            policy=policy,
+            reconstructor=reconstructor,
+            data=str(plan.protocol.data),
+            n_center_lines=plan.protocol.n_center_lines,
+            budget=plan.budget,
+            seed=plan.settings.run.seed,
+        )
+        path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}.json"
+        if found.rule is not None:
+            found.rule.save(path)
+        else:
+            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
+        fitted.append(found)
+    return fitted
+
+
+def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str, str], Curves]:
+    """Scores and features along episodes, by reconstructor, policy and split."""
+    parts: dict[tuple[str, str, str], list[Curves]] = {}
+    for shard in shards:
+        path, dataset = plan.quality_part(shard), plan.scans_of(shard)
+        if path is not None:
+            scans = [dataset.describe(position) for position in shard.positions]
+            curves = savings.curves_of(pd.read_parquet(path), scans)
+            key = (shard.reconstructor, shard.policy, shard.split)
+            parts.setdefault(key, []).append(curves)
+    return {key: Curves.join(own) for key, own in parts.items()}
+
+
 def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Make sure that what the folder holds, if anything, was run with these settings.
+    """Make sure that a folder that holds anything was run with these settings.
 
     Policies and reconstructors may come and go; those of the same name must be the same. Gives
     back all that have been played there.
@@ -297,44 +463,40 @@ def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     played = [*parts, *(out / "orders").glob("*.json")]
     if not path.exists() or not played:
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    changed = [
-        name
-        for name in wanted
-        if found.get(name) != wanted[name] and (name in found or not name.startswith(_PLAYERS))
-    ]
+    found = files.read_json(path)
+    if "protocol" not in found:
+        raise ValueError(
+            f"{out} holds a benchmark of an earlier version of this package, which cannot be "
+            "continued. Choose another --out, or delete that folder"
+        )
+    changed = {
+        name: (found.get(name), value)
+        for name, value in wanted.items()
+        if found.get(name) != value and (name in found or not name.startswith(_PLAYERS))
+    }
     if changed:
         raise ValueError(
             f"{out} holds a benchmark with other settings: "
-            + "; ".join(f"{n} was {found.get(n)}, now {wanted[n]}" for n in changed)
+            + "; ".join(f"{name} was {was}, now {now}" for name, (was, now) in changed.items())
             + ". Choose another --out, or delete that folder"
         )
     return {name: mark for name, mark in found.items() if name.startswith(_PLAYERS)}
 
 
-def _open_folder(out: Path) -> None:
-    """Make sure, before hours of work, that results can be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "parts").mkdir(exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write into {out}: {error.strerror or error}") from error
-
-
-def _plain(plan: Plan) -> dict[str, Any]:
+def _manifest(plan: Plan) -> dict[str, Any]:
     """Settings that decide about the table, as JSON gives them back."""
-    settings = asdict(plan.settings) | plan.scenario.described
+    settings = {
+        field.name: getattr(plan.settings, field.name)
+        for field in fields(plan.settings)
+        if field.name not in _FREE
+    }
+    settings |= {"protocol": plan.protocol.changes, "seed": plan.settings.run.seed}
+    settings |= {"metric": plan.metric} | plan.fingerprint
+    settings["protocol"].pop("reconstructor", None)  # told by its fingerprint
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    return {name: value for name, value in plain.items() if name not in _FREE}
+    return plain
 
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    table.to_parquet(unfinished, index=False)
-    os.replace(unfinished, path)
-
-
-def _command() -> str:
-    return shlex.join(["activemri", *sys.argv[1:]])
+    with files.replacing(path) as unfinished:
+        table.to_parquet(unfinished, index=False)

@@ -1,32 +1,134 @@
-"""What stopping saves: rules against fixed budgets and against a stop that knows the truth.
+"""Savings of stopping rules: against fixed budgets, and against a stop that knows the truth.
 
-Everything is computed from whole episodes (:class:`activemri.agents.curves.Curves`), in which it
-is known what stopping at any step would have given. The miss rate is the mean over units of the
+Everything is computed from whole episodes (:class:`activemri.stopping.features.Curves`), in which
+it is known what stopping at any step would have given. The miss rate is the mean over units of the
 share of their slices that stop below the target, as conformal risk control bounds it; lines are
 means over slices. Intervals resample subjects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from activemri.agents.curves import Curves
-from activemri.agents.stopping import first_steps, misses, sign_of
 from activemri.benchmark.resampling import (
+    TAILS,
     percentile_intervals,
     resampled_means,
     resampling_weights,
 )
-from activemri.benchmark.stopping import Verdict
-from activemri.metrics import spearman
-from activemri.settings.stopping import StopSettings
+from activemri.benchmark.statistics import metric_name
+from activemri.data.slices import SliceInfo
+from activemri.metrics import METRICS, spearman
+from activemri.stopping import conformal
+from activemri.stopping.features import Curves
+from activemri.stopping.predictor import PredictorError
+from activemri.stopping.rule import (
+    StoppingRule,
+    StopSettings,
+    first_steps,
+    fit_rule,
+    misses,
+    sign_of,
+)
+from activemri.tables import Cell, Column, Table
 
 Floats = NDArray[np.float64]
 
+#: Beginning of the names of features among the metrics of a long table.
+FEATURE = "feature "
 _THRESHOLDS = 2000  # points of the trade-off curve
-_LEVEL = 0.95
+_NONE = "\u2013"
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRule:
+    """A rule, and the scans that are scored.
+
+    Attributes:
+        policy, reconstructor: labels.
+        curves: of the scored scans, all seeds one after the other.
+        rule: None where there is no safe one.
+        refusal: why there is none, else empty.
+        predicted: its predictions, float64 (episode, step); None without a rule.
+        n_units: calibration units.
+        n_subjects: calibration subjects.
+    """
+
+    policy: str
+    reconstructor: str
+    curves: Curves
+    rule: StoppingRule | None
+    refusal: str
+    predicted: Floats | None
+    n_units: int
+    n_subjects: int
+
+
+def fit(
+    stop: StopSettings,
+    played: Mapping[str, Curves],
+    scored: Curves,
+    *,
+    policy: str,
+    reconstructor: str,
+    **of_rule: Any,
+) -> FittedRule:
+    """Fit and calibrate a rule on some scans, and apply it to others.
+
+    Args:
+        stop: how.
+        played: curves of the policy by split.
+        scored: curves of the policy on the scored scans.
+        policy, reconstructor: labels.
+        **of_rule: further ones of :func:`activemri.stopping.rule.fit_rule`.
+    """
+    rule, refusal = None, ""
+    try:
+        rule = fit_rule(stop, played, policy=policy, reconstructor=reconstructor, **of_rule)
+    except (conformal.NoThresholdError, PredictorError) as error:
+        refusal = str(error)
+    units, subjects = (
+        {one for split in stop.calibration_splits for one in played[split].units(unit)}
+        for unit in (stop.unit, "subject")
+    )
+    predicted = None if rule is None else rule.predictor(scored.features)
+    return FittedRule(
+        policy, reconstructor, scored, rule, refusal, predicted, len(units), len(subjects)
+    )
+
+
+def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
+    """Curves of the rows of one policy and seed.
+
+    Args:
+        table: long rows with features among the metrics.
+        scans: the scans that they are of.
+    """
+    keys = ["volume", "slice"]
+    names = list(table["metric"].unique())
+    rows = pd.MultiIndex.from_tuples([(scan.volume, scan.index) for scan in scans])
+    wide = table.pivot(index=keys, columns=["metric", "step"], values="value")
+    lines = table[table["metric"] == names[0]].pivot(
+        index=keys, columns="step", values="n_acquired"
+    )
+    last = lines.notna().to_numpy().sum(axis=1, keepdims=True) - 1
+    steps = np.minimum(np.arange(lines.shape[1]), last)  # after the end the last value stays
+
+    def continued(part: pd.DataFrame) -> NDArray[Any]:
+        in_order = part.loc[rows].sort_index(axis=1).to_numpy()
+        return np.take_along_axis(in_order, steps, axis=1)
+
+    values = {name: continued(wide[name]).astype(np.float64) for name in names}
+    return Curves(
+        tuple(scans),
+        continued(lines).astype(np.int64),
+        {name: values[name] for name in names if name in METRICS},
+        {n.removeprefix(FEATURE): values[n] for n in names if n.startswith(FEATURE)},
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +168,9 @@ class Stops:
         unit, subject = (_codes(curves.units(kind)) for kind in (stop.unit, "subject"))
         unit_subject = np.zeros(unit.max() + 1, np.intp)
         unit_subject[unit] = subject
-        return cls(curves, misses(curves, stop.metric, stop.target), unit, unit_subject, subject)
+        return cls(
+            curves, misses(curves, str(stop.metric), _target(stop)), unit, unit_subject, subject
+        )
 
     @property
     def n_steps(self) -> int:
@@ -115,27 +219,27 @@ class TradeOff:
     oracle: Outcomes
 
 
-def trade_off(verdict: Verdict, stop: StopSettings) -> TradeOff | None:
-    """For a verdict with a rule."""
-    if verdict.rule is None or verdict.predicted is None:
+def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
+    """Of a fitted rule; None where there is none."""
+    if fitted.rule is None or fitted.predicted is None:
         return None
-    stops = Stops.of(verdict.curves, stop)
+    stops = Stops.of(fitted.curves, stop)
     return TradeOff(
-        rule=stops.outcomes(_steps_of_all_thresholds(sign_of(stop.metric) * verdict.predicted)),
-        chosen=stops.outcomes(rule_steps(verdict)),
+        rule=stops.outcomes(_steps_of_all_thresholds(sign_of(str(stop.metric)) * fitted.predicted)),
+        chosen=stops.outcomes(rule_steps(fitted)),
         fixed=stops.outcomes(stops.fixed),
         oracle=stops.outcomes(stops.oracle),
     )
 
 
-def rule_steps(verdict: Verdict) -> NDArray[np.intp]:
+def rule_steps(fitted: FittedRule) -> NDArray[np.intp]:
     """The step at which the rule stops each scored episode, (episode, 1)."""
-    assert verdict.rule is not None and verdict.predicted is not None
-    return first_steps(verdict.rule.stops(verdict.predicted))[:, None]
+    assert fitted.rule is not None and fitted.predicted is not None
+    return first_steps(fitted.rule.stops(fitted.predicted))[:, None]
 
 
 def savings(
-    verdict: Verdict, stop: StopSettings, *, seed: int = 0, n_resamples: int = 2000
+    fitted: FittedRule, stop: StopSettings, *, seed: int = 0, n_resamples: int = 2000
 ) -> dict[str, object]:
     """A row of the report, ready for JSON.
 
@@ -156,29 +260,163 @@ def savings(
           target; ``rank``: Spearman's correlation of predicted and true scores over all steps.
     """
     row: dict[str, object] = {
-        "policy": verdict.policy,
-        "reconstructor": verdict.reconstructor,
+        "policy": fitted.policy,
+        "reconstructor": fitted.reconstructor,
         "metric": stop.metric,
         "target": stop.target,
         "alpha": stop.alpha,
         "unit": stop.unit,
         "predictor": stop.predictor,
-        "n_units": verdict.n_units,
-        "n_subjects": len({scan.subject for scan in verdict.curves.scans}),
-        "n_slices": len(set(verdict.curves.units("slice"))),
-        "refused": verdict.refusal or None,
+        "n_units": fitted.n_units,
+        "n_subjects": len({scan.subject for scan in fitted.curves.scans}),
+        "n_slices": len(set(fitted.curves.units("slice"))),
+        "refused": fitted.refusal or None,
         "threshold": None,
     }
-    if verdict.rule is None or verdict.predicted is None:
+    if fitted.rule is None or fitted.predicted is None:
         return row
-    threshold = verdict.rule.threshold
+    threshold = fitted.rule.threshold
     row["threshold"] = threshold if np.isfinite(threshold) else None
-    stops = Stops.of(verdict.curves, stop)
+    stops = Stops.of(fitted.curves, stop)
     return (
         row
-        | _compared(stops, rule_steps(verdict), stop, seed=seed, n_resamples=n_resamples)
-        | _accuracy(verdict.predicted, verdict.curves.scores[stop.metric], stop)
+        | _compared(stops, rule_steps(fitted), stop, seed=seed, n_resamples=n_resamples)
+        | _accuracy(fitted.predicted, fitted.curves.scores[str(stop.metric)], stop)
     )
+
+
+def stopping_table(
+    rows: Sequence[Mapping[str, Any]], stop: StopSettings, *, words: Sequence[str] = ()
+) -> Table:
+    """Rows of :func:`savings` as a table.
+
+    Args:
+        rows: of :func:`savings`.
+        stop: how rules were made.
+        words: further notes, of :func:`promises`.
+    """
+
+    def known(name: str, digits: int, *, ends: bool = False, sign: str = "") -> Any:
+        def cell(row: Mapping[str, Any]) -> Cell:
+            value = row.get(name)
+            if value is None:
+                return Cell("" if row["refused"] else _NONE)
+            low, high = (row[f"{name}_lo"], row[f"{name}_hi"]) if ends else (None, None)
+            interval = "" if low is None else f"{low:.{digits}f}, {high:.{digits}f}"
+            if ends and low is None:
+                interval = "one subject"
+            return Cell(_minus(f"{value:{sign}.{digits}f}"), _minus(interval))
+
+        return cell
+
+    def missed(row: Mapping[str, Any]) -> Cell:
+        if row["refused"]:
+            return Cell("no rule", small=(row["refused"],))
+        below = {True: "not above alpha", False: "above alpha", None: ""}[row["holds"]]
+        cell = known("miss", 3, ends=True)(row)
+        return Cell(cell.value, cell.interval, (below,), style="" if row["holds"] else "worse")
+
+    columns = [
+        Column("policy", lambda row: row["policy"]),
+        *(
+            [Column("reconstructor", lambda row: row["reconstructor"])]
+            if len({row["reconstructor"] for row in rows}) > 1
+            else []
+        ),
+        Column("missed", missed),
+        Column("lines", known("lines", 1)),
+        Column("5-95 %", _spread_of_lines),
+        Column("fixed", known("fixed_lines", 1)),
+        Column("saved", known("saved", 1, ends=True, sign="+")),
+        Column("oracle", known("oracle_lines", 1)),
+        Column("share", _share),
+        Column("threshold", known("threshold", 4)),
+        Column("error", known("error", 3)),
+    ]
+    refused = [
+        f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}"
+        for row in rows
+        if row["refused"]
+    ]
+    return Table(
+        rows,
+        columns,
+        title=f"Stop at {metric_name(str(stop.metric))} {stop.target:g}",
+        subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
+        notes=[
+            *refused,
+            "Missed: share of slices stopped below the target, mean over units. Lines: mean, start "
+            "included. Fixed: smallest budget for all that misses no more often, chosen with "
+            "hindsight on these very scans. Saved: lines against it. Oracle: stops when the target "
+            "is truly reached. Share: saved over what the oracle saves. Error: of predictions near "
+            "the target, root mean square.",
+            *words,
+        ],
+    )
+
+
+def promises(
+    stop: StopSettings, *, n_units: int, n_subjects: int, is_trained: bool = True
+) -> list[str]:
+    """Guarantees for the chosen unit, and their limits.
+
+    Args:
+        stop: how rules were made.
+        n_units: calibration units.
+        n_subjects: calibration subjects.
+        is_trained: whether a reconstructor has weights, which are chosen on the val split.
+    """
+    units = f"{n_units} calibration {stop.unit}s"
+    alone = n_units == n_subjects  # then a volume or slice stands for its subject
+    share = f"{100 * stop.alpha:g} %"
+    resemble = f"These are of only {n_subjects} subjects, whose {stop.unit}s resemble each other:"
+    said = {
+        "subject": (
+            f"Promised: of a new subject's slices, on average at most {share} stop below the "
+            f"target, if new subjects are exchangeable with the {units}: the same kind of people, "
+            "scanner and protocol."
+        ),
+        "volume": (
+            f"Promised: of a new volume's slices, on average at most {share} stop below the "
+            f"target, if new volumes are exchangeable with the {units}. {resemble} for new "
+            "subjects nothing is promised."
+        ),
+        "slice": (
+            f"Promised: a new slice stops below the target with a chance of at most {share}, if "
+            f"new slices are exchangeable with the {units}. {resemble} for slices of new subjects "
+            "nothing is promised."
+        ),
+    }["subject" if alone else stop.unit]
+    caution = (
+        "The average is over calibration sets as well: one calibration can come out above, and so "
+        "can one subject, one contrast, or one target chosen after looking. Nothing is promised "
+        "if checkpoints were chosen on the calibration subjects, which makes them easier than new "
+        "ones."
+    )
+    chosen_on_it = is_trained and stop.calibration in ("train", "val")
+    if stop.is_crossfit or not (alone or stop.unit == "subject") or chosen_on_it:
+        said = said.replace("Promised", "Aimed at, not promised", 1)
+    if stop.is_crossfit:
+        caution += (
+            " Cross-fitting: predictions for calibration came from predictors fitted to the other "
+            "folds, the rule uses one fitted to all, so that the bound is only approximate; and "
+            "reconstructors and orders learned from these subjects suit them better than new ones."
+        )
+    return [said, caution]
+
+
+def _spread_of_lines(row: Mapping[str, Any]) -> Cell:
+    return Cell("" if row["refused"] else f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}")
+
+
+def _share(row: Mapping[str, Any]) -> Cell:
+    if row["refused"]:
+        return Cell("")
+    return Cell(_NONE if row["share"] is None else _minus(f"{100 * row['share']:.0f} %"))
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\u2212")
 
 
 def cheapest(fixed_misses: Floats, allowed: Floats) -> NDArray[np.intp]:
@@ -237,10 +475,10 @@ def _resampled(
     budget = cheapest(miss[:, 2:], miss[:, 0])
     saved = np.take_along_axis(used[:, 2:], budget[:, None], axis=1)[:, 0] - used[:, 0]
     columns = np.stack([miss[:, 0], saved], axis=1)
-    misses_, saving = percentile_intervals(columns.mean(axis=0), columns, level=_LEVEL)
+    misses_, saving = percentile_intervals(columns.mean(axis=0), columns)
     high = misses_.high
     if not losses[:, 0].any():  # resampling nothing but zeros shows no doubt: use the exact limit
-        high = 1 - ((1 - _LEVEL) / 2) ** (1 / n_subjects)
+        high = 1 - TAILS[0] ** (1 / n_subjects)
     return {
         "miss_lo": misses_.low,
         "miss_hi": high,
@@ -259,7 +497,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def _accuracy(predicted: Floats, true: Floats, stop: StopSettings) -> dict[str, object]:
     """How good the predictions are; near the target means the tenth of the steps nearest to it."""
-    distance = np.abs(true - stop.target)
+    distance = np.abs(true - _target(stop))
     near = distance <= np.quantile(distance, 0.1)
     error = float(np.sqrt(np.mean((predicted - true)[near] ** 2)))
     rank = spearman(predicted.ravel(), true.ravel())
@@ -280,3 +518,8 @@ def _steps_of_all_thresholds(quality: Floats) -> NDArray[np.intp]:
 def _codes(labels: Sequence[object]) -> NDArray[np.intp]:
     numbers = {label: code for code, label in enumerate(dict.fromkeys(labels))}
     return np.array([numbers[label] for label in labels], np.intp)
+
+
+def _target(stop: StopSettings) -> float:
+    assert stop.target is not None
+    return stop.target

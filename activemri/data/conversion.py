@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from activemri.data.formats.registry import all_readers
@@ -27,6 +26,7 @@ from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
 from activemri.data.standard import magnitude_reference
+from activemri.progress import Progress
 
 #: Most coils that are simulated.
 MOST_COILS = 32
@@ -130,9 +130,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         else:
             pending.append((name, entry, volume, origin))
     sizes = [v.n_slices * v.n_coils * v.shape[0] * v.shape[1] * 8 for _, _, v, _ in pending]
-    with tqdm(
-        total=sum(sizes), desc="Converting", unit="B", unit_scale=True, delay=1, disable=None
-    ) as bar:
+    with Progress("convert", sum(sizes), unit="") as progress:
         for (name, entry, volume, origin), size in zip(pending, sizes, strict=True):
             try:
                 problems += _write_volume(
@@ -141,7 +139,7 @@ def convert(settings: ConvertSettings) -> Conversion:
                 written.append(name)
             except UnreadableError as error:
                 problems.append(f"{entry.file}: {error}")
-            bar.update(size)
+            progress(progress.at + size)
     if not written and not kept:
         raise UnreadableError(f"nothing could be converted: {'; '.join(problems[:5])}")
     return Conversion(out, tuple(written), tuple(kept), tuple(problems))

@@ -19,11 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from activemri.data.formats.registry import containers, reader_for
 from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
 from activemri.files import replacing
+from activemri.progress import track
 
 FORMAT = 3  # raise it when readers give other results for the same files
 SAVE_INTERVAL = 5.0  # seconds; what an interruption may cost
@@ -70,7 +69,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     entries: list[Entry] = []
     problems: dict[str, str] = {}
     try:
-        for name in tqdm(files, desc="Indexing", unit="file", delay=1, disable=None):
+        for name in track(files, "index", unit="file"):
             try:
                 entries.append(_describe(root, name, readers, cache))
             except (UnreadableError, OSError) as error:

@@ -5,11 +5,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from activemri.data.regions import read_findings
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.views import MIXED, oriented
+from activemri.progress import track
 
 #: How each kind of phantoms differs from the plain ones.
 PHANTOMS: dict[str, dict[str, Any]] = {
@@ -115,9 +114,7 @@ def open_dataset(
 
 def load(dataset: SliceDataset) -> SliceList:
     """Read all slices of a data set into memory."""
-    positions = tqdm(
-        range(len(dataset)), desc=f"Loading {dataset.name}", unit="slice", delay=1, disable=None
-    )
+    positions = track(range(len(dataset)), f"load {dataset.name}", unit="slice")
     return SliceList([dataset[position] for position in positions], name=dataset.name)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
@@ -18,6 +17,7 @@ from activemri.data.regions import Box, Findings, region_of, upright
 from activemri.data.slices import Slice, SliceInfo
 from activemri.data.standard import magnitude_reference, to_matrix
 from activemri.metrics import SSIM_WINDOW
+from activemri.progress import Progress
 
 MAX_OPEN_FILES = 32
 
@@ -210,12 +210,10 @@ def survey(
     sizes = [(root / entry.file).stat().st_size for entry in entries]
     surveys: list[Survey] = []
     try:
-        with tqdm(
-            total=sum(sizes), desc="Checking", unit="B", unit_scale=True, delay=1, disable=None
-        ) as bar:
+        with Progress("check", sum(sizes), unit="") as progress:
             for entry, size in zip(entries, sizes, strict=True):
                 surveys.append(_remembered(root, entry, matrix_size, cache))
-                bar.update(size)
+                progress(progress.at + size)
     finally:
         cache.save()
     return surveys

@@ -67,7 +67,7 @@ class Prediction:
 
 
 class Loss(Protocol):
-    """How far magnitude images are from their targets: (batch,), less is better."""
+    """Distance of magnitude images from their targets: (batch,), less is better."""
 
     def __call__(self, prediction: Prediction, /) -> Tensor: ...
 
@@ -127,7 +127,7 @@ def standard(prediction: Prediction) -> Tensor:
 
 
 def perceptual(features: Callable[[Tensor], Sequence[Tensor]]) -> Loss:
-    """How far the features of a reconstruction are from those of its reference.
+    """Distance of the features of a reconstruction from those of its reference.
 
     Mean absolute difference over the mean absolute feature, averaged over the layers.
 
@@ -191,7 +191,7 @@ class WeightedSum:
         return {name: loss(prediction) for name, _, loss in self.terms}
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """What the parts add up to, (batch,)."""
+        """Sum of the parts, (batch,)."""
         return torch.stack([weight * parts[name] for name, weight, _ in self.terms]).sum(dim=0)
 
 

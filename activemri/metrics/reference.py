@@ -342,7 +342,7 @@ _Measure = Callable[["Reference", "_Trials", Tensor, Tensor | None], tuple[Tenso
 
 @lru_cache(maxsize=64)
 def _needs(names: tuple[str, ...]) -> frozenset[str | None]:
-    """What metrics of these names take besides image and target."""
+    """Needs of metrics of these names besides image and target."""
     return frozenset(metrics.find_metric(name).needs for name in names)
 
 

@@ -1,4 +1,4 @@
-"""What a scanner adds to an ideal image: thermal noise and a smooth background phase."""
+"""Additions of a scanner to an ideal image: thermal noise and a smooth background phase."""
 
 import math
 

@@ -322,7 +322,7 @@ def _complex(real: torch.dtype) -> torch.dtype:
 
 
 def _version(trajectory: Tensor) -> int:
-    """How often it was changed in place."""
+    """Number of changes in place."""
     return 0 if trajectory.is_inference() else trajectory._version
 
 

@@ -1,4 +1,4 @@
-"""What the scanner measures of an image, and what that says about the image."""
+"""Linear operators: what the scanner measures of an image, and what that says about the image."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

@@ -138,7 +138,7 @@ ESTIMATORS: dict[str, SensitivityEstimator] = {
 
 @dataclass(frozen=True)
 class CoilMaps:
-    """How coil maps come about during a scan.
+    """Estimation of coil maps during a scan.
 
     Attributes:
         estimate: maps from what has been acquired around the centre.
@@ -151,7 +151,7 @@ class CoilMaps:
 
     @staticmethod
     def may_change(before: Tensor, after: Tensor) -> Tensor:
-        """Whether masks differ in what maps are estimated from: bool (batch,).
+        """Masks that differ in what maps are estimated from: bool (batch,).
 
         Args:
             before, after: bool (batch, height or 1, width or 1).
@@ -235,7 +235,7 @@ def _main_direction(matrices: Tensor, start: Tensor) -> Tensor:
 
 
 def _pixel_matrices(block: Tensor, shape: tuple[int, int], kernel: int, threshold: float) -> Tensor:
-    """What the projector onto patches does in every pixel: (coil, coil, height, width)."""
+    """Action of the projector onto patches in every pixel: (coil, coil, height, width)."""
     n_coils = len(block)
     height, width = (min(kernel, (size + 1) // 2) for size in block.shape[-2:])
     patches = block.unfold(1, height, 1).unfold(2, width, 1)  # (coil, down, right, height, width)
@@ -329,7 +329,7 @@ def _centre_window(acquired: Tensor) -> Tensor:
 
 
 def _centre_run(lines: Tensor) -> Tensor:
-    """How far whole lines (batch, n) reach from the origin without a gap, 0 if it is missing."""
+    """Reach of whole lines (batch, n) from the origin without a gap, 0 if it is missing."""
     n = lines.shape[-1]
     up = lines[:, n // 2 :].to(torch.int64).cumprod(dim=1).sum(dim=1)
     down = lines[:, : n // 2 + 1].flip(1).to(torch.int64).cumprod(dim=1).sum(dim=1)

@@ -1,4 +1,4 @@
-"""How strong lines of k-space are to be expected that were not acquired."""
+"""Strength of lines of k-space that is to be expected that were not acquired."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Where samples of non-Cartesian scans lie in k-space, and how much of it each of them stands for.
+"""Places of non-Cartesian samples in k-space, and how much of it each of them stands for.
 
 Positions are in cycles per pixel, along the height first. An angle of 0 is along the width.
 """

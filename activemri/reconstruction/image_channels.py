@@ -53,7 +53,7 @@ def pad_to_multiple(channels: Tensor, multiple: int) -> tuple[Tensor, tuple[slic
 
 
 def works_one_by_one(training: bool, channels: Tensor) -> bool:
-    """Whether a network should see one image at a time.
+    """A network should see one image at a time.
 
     In evaluation on a CPU that makes the result of an image independent of its batch to the last
     bit, and at 128 x 128 it is no slower.

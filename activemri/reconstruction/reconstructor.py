@@ -1,4 +1,4 @@
-"""What every reconstruction method takes and gives."""
+"""Input and output of every reconstruction method."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from activemri.mri.operators import Operator
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What has been acquired of a batch of scans of one size.
+    """Acquired samples of a batch of scans of one size.
 
     ::
 
@@ -156,7 +156,7 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
 
 
 def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], Tensor]) -> Tensor:
-    """What a method makes of every scan, on a CPU each alone.
+    """Image of every scan by a method, on a CPU each alone.
 
     There the result of a scan then does not depend on its batch to the last bit, and many small
     steps stay in the cache. Other devices want batches.
@@ -172,7 +172,7 @@ def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], T
 
 @torch.no_grad()
 def gives_uncertainty(reconstructor: Reconstructor) -> bool:
-    """Whether its reconstructions come with an uncertainty, found out on a tiny scan.
+    """Its reconstructions come with an uncertainty, as found out on a tiny scan.
 
     Args:
         reconstructor: in evaluation mode.

@@ -1,1 +1,1 @@
-"""Training of reconstructors on the masks that episodes really visit."""
+"""Training of reconstructors on the masks of episodes."""

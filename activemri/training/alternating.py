@@ -65,7 +65,7 @@ class TrainAlternatingSettings:
     learner: LearnerLike = field(default_factory=Imitation)
     """Settings of the algorithm that trains the policy."""
     rounds: int = 2
-    """How often the reconstructor is fine-tuned."""
+    """Fine-tunings of the reconstructor."""
     reconstructor_steps: int = 1000
     """Optimiser steps of each fine-tuning."""
     lr: float = 1e-3

@@ -17,7 +17,7 @@ NONE = "none"
 
 
 def make_augmentation(names: Sequence[str]) -> Callable[[np.random.Generator], Change]:
-    """What draws a change of a scan: all kinds of change that are named, one after the other.
+    """A function that draws a change of a scan: all kinds that are named, one after the other.
 
     Draws do not depend on the scan, so that they can be made without reading it.
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.episode_masks import Moment, MomentSource
+from activemri.agents.episode_masks import EpisodeMasks, Moment
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.data.views import SliceView, remembered
 from activemri.envs.scan import Scan
@@ -150,7 +150,7 @@ class TrainingBatches:
     def __init__(
         self,
         scans: SliceDataset,
-        moments: MomentSource,
+        moments: EpisodeMasks,
         *,
         batch_size: int,
         seed: int,

@@ -16,7 +16,7 @@ from torch import Tensor
 from tyro.conf import OmitArgPrefixes
 
 from activemri import checkpoints
-from activemri.agents.episode_masks import MomentSource
+from activemri.agents.episode_masks import EpisodeMasks
 from activemri.data.slices import SliceDataset
 from activemri.devices import seeded
 from activemri.evaluator import Evaluator, save_evaluator
@@ -72,8 +72,8 @@ class TrainJointSettings(TrainReconstructorSettings):
     evaluator: Arguments = field(default_factory=dict)
     """Arguments of the evaluator."""
     gamma: float = 3.0
-    """How fast an evaluator's scores shall fall with a line's error, which is in units of the
-    image's mean square: as exp(-gamma error)."""
+    """Rate at which an evaluator's scores fall with a line's error, in units of the image's
+    mean square: as exp(-gamma error)."""
     adversarial_weight: float = 0.1
     """Weight of the evaluator's opinion in the reconstructor's loss (alternating only), unless
     --loss names adversarial itself."""
@@ -150,7 +150,7 @@ def train_joint(
     *,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-    moments: MomentSource | None = None,
+    moments: EpisodeMasks | None = None,
     on_validation: OnValidation | None = None,
 ) -> JointlyTrained:
     """Train a reconstructor and its evaluator; continue after a kill.

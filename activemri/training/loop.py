@@ -154,7 +154,7 @@ def train(
         state: what `folder.open` found; None to begin.
         checkpoint: file name, without suffix, of the best weights.
         unit: a step, for progress.
-        on_validation: told of every validation; what it raises ends the training.
+        on_validation: called after every validation; what it raises ends the training.
         device: through which several processes exchange scores.
 
     Raises:

@@ -81,7 +81,7 @@ def _panel(title: str, image: Tensor, *, colour: bool = False) -> Picture:
 
 
 def _short(title: str) -> str:
-    """What fits above an image: the built-in font is about six pixels wide."""
+    """As much of a title as fits above an image: the built-in font is about six pixels wide."""
     n = WIDTH // 6
     return title if len(title) <= n else title[: n - 3] + "..."
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from activemri import checkpoints
-from activemri.agents.episode_masks import EpisodeMasks, MomentSource, record_episodes
+from activemri.agents.episode_masks import EpisodeMasks, record_episodes
 from activemri.data.slices import SliceDataset
 from activemri.data.views import pooled, subjects_of
 from activemri.envs.protocol import ScanProtocol
@@ -247,7 +247,7 @@ def train_reconstructor(
     *,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-    moments: MomentSource | None = None,
+    moments: EpisodeMasks | None = None,
     loss: Loss | None = None,
     on_validation: OnValidation | None = None,
 ) -> Trained:
@@ -342,7 +342,7 @@ def open_context(
     *,
     train: SliceDataset | None,
     validation: SliceDataset | None,
-    moments: MomentSource | None,
+    moments: EpisodeMasks | None,
     loss: Loss | None,
 ) -> Context:
     """Open the data, claim the folder, and record the episodes.

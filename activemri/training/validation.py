@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
-from activemri.agents.episode_masks import MomentSource
+from activemri.agents.episode_masks import EpisodeMasks
 from activemri.data.slices import SliceDataset
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -40,7 +40,7 @@ class Validation:
         seed: of the draws.
     """
 
-    def __init__(self, scans: SliceDataset, moments: MomentSource, *, seed: int) -> None:
+    def __init__(self, scans: SliceDataset, moments: EpisodeMasks, *, seed: int) -> None:
         self.scans = scans
         self.infos = infos_of(scans)
         self.moments = moments

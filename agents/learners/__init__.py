@@ -10,6 +10,8 @@ at the command line ``activemri train policy --algo ddqn --learner.lr 1e-4``.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from activemri import plugins
+
 if TYPE_CHECKING:
     from activemri.agents.learners.ddqn import DatasetDoubleDQN as DatasetDoubleDQN
     from activemri.agents.learners.ddqn import DoubleDQN as DoubleDQN
@@ -53,17 +55,11 @@ def find_learner(name: str) -> "type[LearnerSettings]":
         ValueError: an unknown name, or one that is no class of settings.
         ModuleNotFoundError: the algorithm needs an extra that is not installed.
     """
-    if name not in LEARNERS and ":" not in name:
-        raise ValueError(
-            f"--algo {name}: expected one of {', '.join(LEARNERS)}, or package.module:class"
-        )
-    module, _, attribute = LEARNERS.get(name, name).partition(":")
-    try:
+    if name in LEARNERS:
+        module, _, attribute = LEARNERS[name].partition(":")
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        if name in LEARNERS:
-            raise
-        raise ValueError(f"--algo {name}: {error}") from error
+    else:
+        found = plugins.find(name, LEARNERS, what="--algo")
     if not (isinstance(found, type) and callable(getattr(found, "start", None))):
         raise ValueError(
             f"--algo {name}: expected a class of settings with a method `start`; got {found!r}"

@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
-from activemri.agents.networks import copied
+from activemri.agents.networks import LearnedPolicy, copied
 from activemri.envs.replay import Batch, Points, Replay
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 

@@ -22,14 +22,13 @@ from torch import Tensor
 from tyro.conf import OmitArgPrefixes
 
 from activemri import files
-from activemri.agents.greedy import signed
-from activemri.agents.learned import LearnedPolicy
-from activemri.agents.learners.learner import Problem, Report, ScanDraw, silent
-from activemri.agents.policy import Policy
+from activemri.agents.learners.learner import Problem, Report, silent
+from activemri.agents.networks import LearnedPolicy
+from activemri.agents.policy import Policy, require_played, signed
 from activemri.agents.registry import make_policy
 from activemri.data.slices import Slice, SliceDataset
 from activemri.envs.protocol import EnvOptions, ScanProtocol
-from activemri.envs.scan import Scan, State, View, kind
+from activemri.envs.scan import IDLE, Scan, State, View, kind
 from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import Progress
 from activemri.registration import find_protocol
@@ -97,6 +96,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     files.make_writable(settings.run.out.parent)
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
+    require_played(policy, problem.scan.geometry)
     collector = Collector(problem, n_tried=settings.n_tried, horizon=settings.horizon, follow=0.5)
     with Progress("query the oracle", settings.states, unit="state") as progress:
         found, _ = collector.collect(
@@ -152,19 +152,17 @@ class Demonstrations:
     @classmethod
     def join(cls, parts: "Sequence[Demonstrations]") -> "Demonstrations":
         """All states of several collections."""
-        n = max(part.tried.shape[1] for part in parts)
-        padded = [part.padded(n) for part in parts]
-        return cls(**{f.name: torch.cat([getattr(p, f.name) for p in padded]) for f in fields(cls)})
+        n_trials = max(part.tried.shape[1] for part in parts)
+        fill = {"tried": _PADDING, "scores": -torch.inf}
 
-    def padded(self, n_trials: int) -> "Demonstrations":
-        """The same with room for more trials."""
-        missing = (0, n_trials - self.tried.shape[1])
-        pad = torch.nn.functional.pad
-        return replace(
-            self,
-            tried=pad(self.tried, missing, value=_PADDING),
-            scores=pad(self.scores, missing, value=-torch.inf),
-        )
+        def joined(name: str) -> Tensor:
+            values = [getattr(part, name) for part in parts]
+            if name in fill:
+                pad = torch.nn.functional.pad
+                values = [pad(v, (0, n_trials - v.shape[1]), value=fill[name]) for v in values]
+            return torch.cat(values)
+
+        return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -200,16 +198,11 @@ class Collector:
         generator: np.random.Generator,
         report: Report = silent,
     ) -> tuple[Demonstrations, Tensor]:
-        """At least so many states, and what `look` saw of each: (n, ...).
-
-        Half of the scans are drawn evenly over subjects, half over volumes: large volumes do not
-        drown small ones.
-        """
+        """At least so many states, and what `look` saw of each: (n, ...)."""
         parts: list[Demonstrations] = []
         seen: list[Tensor] = []
-        draw = ScanDraw(self.problem.scans)
         while sum(map(len, parts)) < n_states:
-            chosen = draw(self.batch_size, generator)
+            chosen = self.problem.draw(self.batch_size, generator)
             slices = {i: self.problem.scans[i] for i in dict.fromkeys(chosen)}
             for one in dict.fromkeys(kind(s) for s in slices.values()):
                 group = [i for i in chosen if kind(slices[i]) == one]
@@ -227,101 +220,94 @@ class Collector:
         look: Callable[[View], Tensor],
         generator: np.random.Generator,
     ) -> tuple[Demonstrations, Tensor]:
-        scans = [slices[i] for i in group]
-        generators = generator.spawn(len(scans))
-        state = self.problem.scan.start(scans, generators=generators)
+        problem, metric = self.problem, self.problem.metric
+        state = problem.scan.start(
+            [slices[i] for i in group], generators=generator.spawn(len(group))
+        )
         length = int(state.view.start_budget.max())
-        kept = self._kept_steps(length, generator)
-        chance = torch.from_numpy(generator.choice(self.exploration, size=len(scans)))
+        n_kept = length if self.states_per_episode is None else min(self.states_per_episode, length)
+        kept = set(generator.choice(length, size=n_kept, replace=False).tolist())
+        chance = torch.from_numpy(generator.choice(self.exploration, size=len(group)))
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
         parts: list[Demonstrations] = []
         seen: list[Tensor] = []
         moments: list[tuple[int, int]] = []
-        curve = [self._score(state)]
-        step = 0
+        curve = [signed(state.scores[metric], metric).cpu().clone()]
         while not bool(state.finished.all()):
-            view = state.view
+            view, step = state.view, len(curve) - 1
             liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
-            actions = _drawn(liking, chance, draws)
+            # The most liked actions, or, by chance, others drawn by how much they are liked.
+            finite = liking.masked_fill(~liking.isfinite(), -1e9)
+            other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws)
+            explores = torch.rand(len(liking), generator=draws) < chance
+            actions = torch.where(explores, other.squeeze(1), liking.argmax(dim=1))
             if step in kept:
                 part = self._queried(state, liking, torch.tensor(group), draws)
-                follow = torch.rand(len(scans), generator=draws) < self.follow
+                follow = torch.rand(len(group), generator=draws) < self.follow
                 actions = torch.where(follow, part.action, actions)
                 active = (~state.finished.cpu()).nonzero().squeeze(1)
                 parts.append(part.select(active))
                 seen.append(look(view).cpu()[active].clone())
                 moments.extend((row, step) for row in active.tolist())
-            actions = actions.to(state.finished.device)
-            state = self.problem.scan.acquire(state, torch.where(state.finished, -2, actions))
-            curve.append(self._score(state))
-            step += 1
-        found = Demonstrations.join(parts)
-        prospect = _prospect(torch.stack(curve, dim=1), self.problem.protocol.step_cost)
+            actions = torch.where(state.finished, IDLE, actions.to(state.finished.device))
+            state = problem.scan.acquire(state, actions)
+            curve.append(signed(state.scores[metric], metric).cpu().clone())
+        # Largest gain, after its price, that comes after every step.
+        worth = torch.stack(curve, dim=1)
+        worth = worth - problem.protocol.step_cost * torch.arange(len(curve), dtype=worth.dtype)
+        prospect = worth[:, 1:].flip(1).cummax(dim=1).values.flip(1) - worth[:, :-1]
         ahead = torch.stack([prospect[row, at] for row, at in moments])
-        return replace(found, prospect=ahead), torch.cat(seen)
-
-    def _kept_steps(self, length: int, generator: np.random.Generator) -> set[int]:
-        n = length if self.states_per_episode is None else min(self.states_per_episode, length)
-        return set(generator.choice(length, size=n, replace=False).tolist())
-
-    def _score(self, state: State) -> Tensor:
-        return signed(state.scores[self.problem.metric], self.problem.metric).cpu().clone()
+        return replace(Demonstrations.join(parts), prospect=ahead), torch.cat(seen)
 
     def _queried(
         self, state: State, liking: Tensor, index: Tensor, draws: torch.Generator
     ) -> Demonstrations:
         """Scores after trial actions."""
-        legal = state.view.legal.cpu()
-        tried = self._trials(legal, liking, draws)
-        legal = legal.gather(1, tried)
-        trials, liked = tried.to(state.view.legal.device), liking.to(state.view.legal.device)
+        view, metric = state.view, self.problem.metric
+        tried = self._trials(view.legal.cpu(), liking, draws)
+        legal = view.legal.cpu().gather(1, tried)
+        trials = tried.to(view.legal.device)
         if self.horizon == 1:
-            found = self.problem.scan.preview(state, trials, (self.problem.metric,))
+            found = self.problem.scan.preview(state, trials, (metric,))[metric]
         else:
-            masks = self._masks_ahead(state, trials, liked)
-            found = self.problem.scan.preview_masks(state, masks, (self.problem.metric,))
-        scores = found[self.problem.metric].cpu()
+            masks = self._masks_ahead(view, trials, liking.to(trials.device))
+            found = self.problem.scan.preview_masks(state, masks, (metric,))[metric]
         return Demonstrations(
             index=index,
-            start_mask=state.view.start_mask.cpu().clone(),
-            mask=state.view.mask.cpu().clone(),
-            budget=state.view.budget.cpu().clone(),
-            start_budget=state.view.start_budget.cpu().clone(),
-            score=self._score(state),
+            start_mask=view.start_mask.cpu().clone(),
+            mask=view.mask.cpu().clone(),
+            budget=view.budget.cpu().clone(),
+            start_budget=view.start_budget.cpu().clone(),
+            score=signed(state.scores[metric], metric).cpu().clone(),
             tried=tried.masked_fill(~legal, _PADDING),
-            scores=signed(scores, self.problem.metric).masked_fill(~legal, -torch.inf),
+            scores=signed(found.cpu(), metric).masked_fill(~legal, -torch.inf),
             prospect=torch.zeros(len(index), dtype=torch.float64),
         )
 
     def _trials(self, legal: Tensor, liking: Tensor, draws: torch.Generator) -> Tensor:
-        """Which actions to try: the most liked ones, some near the centre, some anywhere."""
+        """Actions to try: the most liked ones, some near the centre, some anywhere."""
         most = int(legal.sum(dim=1).max())
         if self.n_tried is None or self.n_tried >= most:
             return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
-        n_best = max(1, int(0.4 * self.n_tried))
-        n_low = max(1, int(0.4 * self.n_tried))
+        n_best = n_low = max(1, int(0.4 * self.n_tried))
         weight = torch.exp(-self.problem.scan.geometry.frequency.cpu() / 0.3).expand(legal.shape)
         chosen = liking.topk(n_best, dim=1).indices
-        for n, wanted in (
-            (n_low, weight),
-            (self.n_tried - n_best - n_low, torch.ones_like(weight)),
-        ):
-            if n < 1:
-                continue
-            # Illegal ones come last; they are marked as not tried afterwards.
-            open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
-            more = torch.multinomial(open_, n, generator=draws)
-            chosen = torch.cat([chosen, more], dim=1)
+        n_more = self.n_tried - n_best - n_low
+        for n, wanted in ((n_low, weight), (n_more, torch.ones_like(weight))):
+            if n >= 1:  # illegal ones come last; they are marked as not tried afterwards
+                open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
+                more = torch.multinomial(open_, n, generator=draws)
+                chosen = torch.cat([chosen, more], dim=1)
         return chosen
 
-    def _masks_ahead(self, state: State, tried: Tensor, liking: Tensor) -> Tensor:
+    def _masks_ahead(self, view: View, tried: Tensor, liking: Tensor) -> Tensor:
         """Masks after each trial action and the most liked ones that come next."""
         geometry, n_next = self.problem.scan.geometry, self.horizon - 1
         order = liking.topk(min(n_next + 1, liking.shape[1]), dim=1)
-        room = (state.view.budget - 1).clamp(max=n_next)
+        room = (view.budget - 1).clamp(max=n_next)
         masks = []
         for first in tried.T:
-            mask = geometry.acquire(state.view.mask, first)
+            mask = geometry.acquire(view.mask, first)
             taken = torch.zeros_like(room)
             for action, value in zip(order.indices.T, order.values.T, strict=True):
                 wanted = (action != first) & value.isfinite() & (taken < room)
@@ -355,7 +341,7 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
 
 
 def view_states(
-    acquisition: Scan,
+    scan: Scan,
     scans: SliceDataset,
     found: Demonstrations,
     *,
@@ -365,16 +351,16 @@ def view_states(
     """Views of every state: rows of the demonstrations, and the view of these."""
     done = 0
     by_kind: dict[object, list[int]] = {}
-    for row, index in enumerate(found.index.tolist()):
-        info = scans.describe(index)
+    # Scans are read once, one after the other.
+    for row in found.index.argsort(stable=True).tolist():
+        info = scans.describe(int(found.index[row]))
         by_kind.setdefault((info.shape, info.target_shape, info.n_coils), []).append(row)
     for rows in by_kind.values():
-        rows.sort(key=lambda row: int(found.index[row]))  # scans are read once, one after the other
         for first in range(0, len(rows), batch_size):
             some = rows[first : first + batch_size]
             part = found.select(some)
             slices = {i: scans[i] for i in dict.fromkeys(part.index.tolist())}
-            state = acquisition.resume(
+            state = scan.resume(
                 [slices[i] for i in part.index.tolist()],
                 start_masks=part.start_mask,
                 masks=part.mask,
@@ -426,11 +412,9 @@ def write_demonstrations(
         "prospect": found.prospect.tolist(),
     }
     table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(dict(facts))})
-    sink = arrow.BufferOutputStream()
-    parquet.write_table(table, sink)
     target = Path(path).with_suffix(".parquet")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    files.write(target, sink.getvalue().to_pybytes())
+    with files.replacing(target) as partial:
+        parquet.write_table(table, partial)
     return target
 
 
@@ -460,30 +444,6 @@ def read_demonstrations(
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
     facts = dict(json.loads(described))
     rows = table.to_pydict()
-    return _parsed(rows, facts["n_lines"], index=_positions(rows, scans, path)), facts
-
-
-def _parsed(rows: Mapping[str, list[Any]], n_lines: int, *, index: Tensor) -> Demonstrations:
-    n_trials = max((len(actions) for actions in rows["actions"]), default=0)
-    tried = torch.full((len(index), n_trials), -1)
-    scores = torch.full((len(index), n_trials), -torch.inf, dtype=torch.float64)
-    for row, (actions, values) in enumerate(zip(rows["actions"], rows["scores"], strict=True)):
-        tried[row, : len(actions)] = torch.tensor(actions, dtype=torch.int64)
-        scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
-    return Demonstrations(
-        index=index,
-        start_mask=_masks(rows["start_lines"], n_lines),
-        mask=_masks(rows["lines"], n_lines),
-        budget=torch.tensor(rows["budget"]),
-        start_budget=torch.tensor(rows["start_budget"]),
-        score=torch.tensor(rows["score"], dtype=torch.float64),
-        tried=tried,
-        scores=scores,
-        prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
-    )
-
-
-def _positions(rows: Mapping[str, list[Any]], scans: SliceDataset, path: str | Path) -> Tensor:
     infos = [scans.describe(position) for position in range(len(scans))]
     known = {(info.volume, info.index): at for at, info in enumerate(infos)}
     wanted = list(zip(rows["volume"], rows["slice"], strict=True))
@@ -492,14 +452,27 @@ def _positions(rows: Mapping[str, list[Any]], scans: SliceDataset, path: str | P
             f"{path} is about scans that are not among those of {scans.name}, the first: slice "
             f"{missing[0][1]} of {missing[0][0]}; name the data that it was made from"
         )
-    return torch.tensor([known[scan] for scan in wanted], dtype=torch.int64)
-
-
-def _masks(lines: list[list[int]], n_lines: int) -> Tensor:
-    masks = torch.zeros((len(lines), n_lines), dtype=torch.bool)
-    for row, own in enumerate(lines):
-        masks[row, np.array(own, dtype=np.int64)] = True
-    return masks
+    n_trials = max(map(len, rows["actions"]), default=0)
+    tried = torch.full((len(wanted), n_trials), _PADDING)
+    scores = torch.full((len(wanted), n_trials), -torch.inf, dtype=torch.float64)
+    masks = torch.zeros((2, len(wanted), facts["n_lines"]), dtype=torch.bool)
+    for row, (actions, values) in enumerate(zip(rows["actions"], rows["scores"], strict=True)):
+        tried[row, : len(actions)] = torch.tensor(actions, dtype=torch.int64)
+        scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+        for mask, name in zip(masks, ("start_lines", "lines"), strict=True):
+            mask[row, torch.tensor(rows[name][row], dtype=torch.int64)] = True
+    found = Demonstrations(
+        index=torch.tensor([known[scan] for scan in wanted], dtype=torch.int64),
+        start_mask=masks[0],
+        mask=masks[1],
+        budget=torch.tensor(rows["budget"]),
+        start_budget=torch.tensor(rows["start_budget"]),
+        score=torch.tensor(rows["score"], dtype=torch.float64),
+        tried=tried,
+        scores=scores,
+        prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
+    )
+    return found, facts
 
 
 def _arrow() -> tuple[Any, Any]:
@@ -511,20 +484,3 @@ def _arrow() -> tuple[Any, Any]:
             'demonstrations are Parquet files: pip install "activemri[benchmark]"', name=error.name
         ) from error
     return pyarrow, pyarrow.parquet
-
-
-def _drawn(liking: Tensor, chance: Tensor, draws: torch.Generator) -> Tensor:
-    """The most liked actions, or, by chance, actions drawn by how much they are liked."""
-    best = liking.argmax(dim=1)
-    finite = liking.masked_fill(~liking.isfinite(), -1e9)
-    other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws).squeeze(1)
-    explores = torch.rand(len(liking), generator=draws) < chance
-    return torch.where(explores, other, best)
-
-
-def _prospect(curve: Tensor, price: float) -> Tensor:
-    """Largest gain, after its price, that comes after every step: (batch, steps)."""
-    steps = torch.arange(curve.shape[1], dtype=curve.dtype)
-    worth = curve - price * steps
-    later = worth[:, 1:].flip(1).cummax(dim=1).values.flip(1)
-    return later - worth[:, :-1]

@@ -28,9 +28,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from activemri.agents.greedy import signed
-from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
+from activemri.agents.networks import LearnedPolicy, observed
+from activemri.agents.policy import signed
 from activemri.agents.relaxations import bounded
 from activemri.envs.scan import IDLE, STOP, State
 

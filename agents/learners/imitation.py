@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.demonstrations import (
     Collector,
     Demonstrations,
@@ -35,7 +34,7 @@ from activemri.agents.learners.demonstrations import (
     view_states,
 )
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
-from activemri.agents.networks import LineNetwork
+from activemri.agents.networks import LearnedPolicy, LineNetwork
 from activemri.envs.line_features import mirror_image, mirror_of, readout_features
 
 _SMALLEST = 1e-5  # gains below it are noise
@@ -265,7 +264,7 @@ def stopping_loss(
 
     A mistake weighs what it costs: the size of what was still to be gained, or would be lost.
     """
-    urge = scores[:, -1] - network.best_new(scores[:, :-1], lines).squeeze(1)
+    urge = scores[:, -1] - network.best_new(scores[:, :-1], {"lines": lines}).squeeze(1)
     stop = (states.prospect <= 0).float()
     weight = states.prospect.abs().float()
     losses = functional.binary_cross_entropy_with_logits(urge, stop, reduction="none")

@@ -4,7 +4,7 @@ A learner is one file: a frozen dataclass of settings, whose `start` begins to l
 of what learns. One of the user's own needs nothing else: ``--algo package.module:Settings``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from activemri.agents.learned import LearnedPolicy
-from activemri.agents.networks import ActionNetwork, copied, make_network
+from activemri import options
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied, make_network
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
 from activemri.data.slices import Slice, SliceDataset
@@ -23,13 +23,9 @@ from activemri.data.views import STORED
 from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.vector_env import ActiveMRIVectorEnv
-from activemri.mri.geometry import Geometry
 
-
-class Report(Protocol):
-    """Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``."""
-
-    def __call__(self, **numbers: float) -> None: ...
+#: Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``.
+Report = Callable[..., None]
 
 
 def silent(**numbers: float) -> None:
@@ -118,13 +114,13 @@ class Problem:
         self.metric = protocol.metric
         self.scans: SliceDataset = protocol.dataset()
         # What the protocol does to its data is done.
-        opened = replace(
-            protocol.lean(self.metric),
-            data=self.scans,
-            orientation=STORED,
-            roi=None,
-            annotations=None,
-        )
+        done: dict[str, Any] = {
+            "data": self.scans,
+            "orientation": STORED,
+            "roi": None,
+            "annotations": None,
+        }
+        opened = replace(protocol.lean(self.metric), **done)
         self.scan = opened.scan(self.scans, device=protocol.device)
         self.protocol = replace(opened, reconstructor=self.scan.reconstructor)
 
@@ -162,10 +158,8 @@ class Problem:
             ValueError: a network that does not fit.
         """
         stops = self.protocol.stop_action if stops is None else stops
-        if self.warm_start is not None:
-            network = copied(_checked(self.warm_start, kind, self.scan.geometry, stops))
-        else:
-            network = make_network(
+        if self.warm_start is None:
+            made = make_network(
                 kind,
                 self.scan.geometry,
                 self.frame,
@@ -176,7 +170,29 @@ class Problem:
                 stops=stops,
                 seed=self.seed,
             )
-        return network.to(self.scan.device)
+            return made.to(self.scan.device)
+        if not isinstance(self.warm_start, LearnedPolicy):
+            raise ValueError(
+                "--warm-start: expected a policy with a network, as 'activemri train policy' "
+                f"makes; got {self.warm_start.name!r}"
+            )
+        network = self.warm_start.network
+        if network.kind != kind:
+            raise ValueError(
+                f"--warm-start: expected a network of the kind {kind!r}, which --learner.network "
+                f"or --learner.observation choose; got {network.kind!r}"
+            )
+        try:
+            require_played(self.warm_start, self.scan.geometry)
+        except ValueError as error:
+            raise ValueError(f"--warm-start: {error}") from error
+        if network.stops != stops:
+            raise ValueError(
+                "--warm-start: expected a network that "
+                + ("may stop" if stops else "never stops")
+                + ", like the policy that is to be learned"
+            )
+        return copied(network).to(self.scan.device)
 
     def policy(self, network: ActionNetwork) -> LearnedPolicy:
         """A copy of the network as it stands, as a policy."""
@@ -192,43 +208,39 @@ class Problem:
         would have seen.
         """
         generator = np.random.default_rng([self.seed, step])
-        drawn = [self.scans[position] for position in self._draw(size, generator)]
+        drawn = [self.scans[position] for position in self.draw(size, generator)]
         parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
         return parts, generator, draws
 
+    def draw(self, n: int, generator: np.random.Generator) -> list[int]:
+        """Positions of n scans: half of the time a subject is drawn first, else a volume.
+
+        So half of the scans are drawn evenly over subjects, half over volumes: large volumes do not
+        drown small ones.
+        """
+        volumes, subjects = self._groups
+        drawn = []
+        for _ in range(n):
+            own = volumes
+            if generator.random() < 0.5:
+                own = subjects[generator.integers(len(subjects))]
+            positions = own[generator.integers(len(own))]
+            drawn.append(positions[generator.integers(len(positions))])
+        return drawn
+
     @cached_property
-    def _draw(self) -> "ScanDraw":
-        return ScanDraw(self.scans)
-
-
-class ScanDraw:
-    """Draws positions of scans: half of the time a subject first, else a volume first.
-
-    So half of the scans are drawn evenly over subjects, half over volumes: large volumes do not
-    drown small ones.
-    """
-
-    def __init__(self, scans: SliceDataset) -> None:
+    def _groups(self) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Positions of the scans by volume, and these by subject."""
         volumes: dict[tuple[str, str], list[int]] = {}
-        for position in range(len(scans)):
-            info = scans.describe(position)
-            volumes.setdefault((info.subject, info.volume), []).append(position)
         subjects: dict[str, list[list[int]]] = {}
-        for (subject, _), positions in volumes.items():
-            subjects.setdefault(subject, []).append(positions)
-        self.volumes = list(volumes.values())
-        self.subjects = list(subjects.values())
-
-    def __call__(self, n: int, generator: np.random.Generator) -> list[int]:
-        return [self._one(generator) for _ in range(n)]
-
-    def _one(self, generator: np.random.Generator) -> int:
-        volumes = self.volumes
-        if generator.random() < 0.5:
-            volumes = self.subjects[generator.integers(len(self.subjects))]
-        volume = volumes[generator.integers(len(volumes))]
-        return volume[generator.integers(len(volume))]
+        for position in range(len(self.scans)):
+            info = self.scans.describe(position)
+            own = volumes.setdefault((info.subject, info.volume), [])
+            if not own:
+                subjects.setdefault(info.subject, []).append(own)
+            own.append(position)
+        return list(volumes.values()), list(subjects.values())
 
 
 def falling(lr: float, step: int, max_steps: int) -> float:
@@ -238,36 +250,4 @@ def falling(lr: float, step: int, max_steps: int) -> float:
 
 def require_positive(settings: object, *names: str) -> None:
     """Refuse settings of a learner that are not above 0."""
-    for name in names:
-        if not (value := getattr(settings, name)) > 0:
-            raise ValueError(
-                f"--learner.{name.replace('_', '-')}: expected a number above 0; got {value}"
-            )
-
-
-def _checked(policy: Policy, kind: str, geometry: Geometry, stops: bool) -> ActionNetwork:
-    """The network of a warm start."""
-    if not isinstance(policy, LearnedPolicy):
-        raise ValueError(
-            f"--warm-start: expected a policy with a network, as 'activemri train policy' makes; "
-            f"got {policy.name!r}"
-        )
-    network = policy.network
-    if network.kind != kind:
-        raise ValueError(
-            f"--warm-start: expected a network of the kind {kind!r}, which --learner.network or "
-            f"--learner.observation choose; got {network.kind!r}"
-        )
-    require_played(policy, geometry)
-    if network.n_actions != geometry.n_actions:
-        raise ValueError(
-            f"--warm-start: the network scores {network.n_actions} actions; these scans have "
-            f"{geometry.n_actions}"
-        )
-    if network.stops != stops:
-        raise ValueError(
-            "--warm-start: the policy that is to be learned "
-            + ("may stop, and the network never does" if stops else "never stops, the network may")
-            + "; begin with one that was trained in the same way"
-        )
-    return network
+    options.require_positive(**{f"learner.{name}": getattr(settings, name) for name in names})

@@ -13,26 +13,25 @@ is filled again, with the policy as it is, before learning goes on.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
+from activemri.agents.networks import LearnedPolicy, ScoringNetwork
 from activemri.agents.sb3 import (
     ActiveMRIVecEnv,
     NetworkDQNPolicy,
-    ScoringNetwork,
     actor_critic_options,
     contrib,
     quantile_policy,
@@ -41,13 +40,12 @@ from activemri.agents.sb3 import (
 
 _LAST_RATE = 0.05  # of the learning rate, as a share of the first
 
-#: Makes an algorithm at work from an environment, a network and options that all of them share.
-MakeModel = Callable[[ActiveMRIVecEnv, ScoringNetwork, dict[str, Any]], BaseAlgorithm]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SB3Settings:
     """Settings that all these algorithms share."""
+
+    network_path: ClassVar[str]  # from a model of Stable-Baselines3 to the network that learns
 
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""
@@ -73,12 +71,23 @@ class SB3Settings:
         require_positive(self, "max_steps", "lr", "n_envs", "channels", "blocks", "batch")
 
     def start(self, problem: Problem) -> "SB3Learner":
+        return SB3Learner(self, problem)
+
+    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
+        """The algorithm around a copy of the network, with options that all of them share."""
         raise NotImplementedError
+
+    def network_of(self, model: Any) -> ScoringNetwork:
+        """The network that learns in it."""
+        network: ScoringNetwork = attrgetter(self.network_path)(model)
+        return network
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(SB3Settings):
     """PPO of Stable-Baselines3; illegal actions waste lines while it learns."""
+
+    network_path = "policy.pi_features_extractor.network"
 
     n_steps: int = 64
     """Actions in each scan between updates."""
@@ -105,37 +114,27 @@ class PPO(SB3Settings):
                 f"{self.n_envs * self.n_steps}; got {self.batch}"
             )
 
-    def start(self, problem: Problem) -> "SB3Learner":
-        return self._start(problem, stable_baselines3.PPO)
-
-    def _start(self, problem: Problem, algorithm: Any) -> "SB3Learner":
-        def make(
-            env: ActiveMRIVecEnv, network: ScoringNetwork, options: dict[str, Any]
-        ) -> BaseAlgorithm:
-            model: BaseAlgorithm = algorithm(
-                "MultiInputPolicy",
-                env,
-                policy_kwargs=actor_critic_options(network),
-                n_steps=self.n_steps,
-                batch_size=self.batch,
-                n_epochs=self.n_epochs,
-                gamma=self.gamma,
-                gae_lambda=self.gae_lambda,
-                clip_range=self.clip,
-                ent_coef=self.ent_coef,
-                vf_coef=self.vf_coef,
-                max_grad_norm=self.max_grad_norm,
-                **options,
-            )
-            use_scores(model.policy, lr=model.lr_schedule(1))
-            return model
-
-        return SB3Learner(
-            self,
-            problem,
-            make_model=make,
-            network_of=lambda model: model.policy.pi_features_extractor.network,
+    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
+        model: BaseAlgorithm = self._algorithm()(
+            "MultiInputPolicy",
+            env,
+            policy_kwargs=actor_critic_options(network),
+            n_steps=self.n_steps,
+            batch_size=self.batch,
+            n_epochs=self.n_epochs,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            clip_range=self.clip,
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            max_grad_norm=self.max_grad_norm,
+            **options,
         )
+        use_scores(model.policy, lr=model.lr_schedule(1))
+        return model
+
+    def _algorithm(self) -> Any:
+        return stable_baselines3.PPO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +145,15 @@ class MaskablePPO(PPO):
         super().__post_init__()
         contrib()
 
-    def start(self, problem: Problem) -> "SB3Learner":
-        return self._start(problem, contrib().MaskablePPO)
+    def _algorithm(self) -> Any:
+        return contrib().MaskablePPO
 
 
 @dataclass(frozen=True, kw_only=True)
 class DQN(SB3Settings):
     """DQN of Stable-Baselines3; illegal actions waste lines while it learns."""
+
+    network_path = "q_net.q_net"
 
     spread: float = 1.0
     """Spread of a new network's first scores, by which the centre is ahead of the edge."""
@@ -177,51 +178,38 @@ class DQN(SB3Settings):
         super().__post_init__()
         require_positive(self, "memory", "updates", "target_every", "exploration")
 
-    def start(self, problem: Problem) -> "SB3Learner":
-        return self._start(
-            problem, stable_baselines3.DQN, NetworkDQNPolicy, lambda model: model.q_net.q_net
+    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
+        algorithm, policy, more = self._parts()
+        model: BaseAlgorithm = algorithm(
+            policy,
+            env,
+            policy_kwargs={"network": network, **more},
+            gamma=self.gamma,
+            buffer_size=max(self.memory, self.n_envs),
+            learning_starts=self.burn_in,
+            batch_size=self.batch,
+            train_freq=1,
+            gradient_steps=self.updates,
+            target_update_interval=max(self.target_every, self.n_envs),
+            max_grad_norm=self.max_grad_norm,
+            **options,
         )
+        return model
 
-    def _start(
-        self, problem: Problem, algorithm: Any, policy: Any, network_of: Callable[[Any], Any]
-    ) -> "SB3Learner":
-        def make(
-            env: ActiveMRIVecEnv, network: ScoringNetwork, options: dict[str, Any]
-        ) -> BaseAlgorithm:
-            model: BaseAlgorithm = algorithm(
-                policy,
-                env,
-                policy_kwargs={"network": network, **self._more},
-                gamma=self.gamma,
-                buffer_size=max(self.memory, self.n_envs),
-                learning_starts=self.burn_in,
-                batch_size=self.batch,
-                train_freq=1,
-                gradient_steps=self.updates,
-                target_update_interval=max(self.target_every, self.n_envs),
-                max_grad_norm=self.max_grad_norm,
-                **options,
-            )
-            return model
+    def _parts(self) -> tuple[Any, Any, dict[str, Any]]:
+        """The algorithm, its policy, and further options of that."""
+        return stable_baselines3.DQN, NetworkDQNPolicy, {}
 
-        learner = SB3Learner(self, problem, make_model=make, network_of=network_of)
-
-        def epsilon(_: float) -> float:
-            """Random actions become rare over the whole training, not over one call of learn()."""
-            done = min(1.0, learner.done / self.exploration)
-            return 1 - done * (1 - self.epsilon_last)
-
-        learner.model.exploration_schedule = epsilon  # type: ignore[attr-defined]
-        return learner
-
-    @property
-    def _more(self) -> dict[str, Any]:
-        return {}
+    def epsilon(self, done: float) -> float:
+        """Share of random actions when a share of the training is done."""
+        return 1 - min(1.0, done / self.exploration) * (1 - self.epsilon_last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QRDQN(DQN):
     """DQN of quantiles of the return, of sb3-contrib; illegal actions waste lines."""
+
+    network_path = "quantile_net.quantile_net"
 
     n_quantiles: int = 16
     """Quantiles of the return of each action."""
@@ -231,38 +219,15 @@ class QRDQN(DQN):
         require_positive(self, "n_quantiles")
         contrib()
 
-    def start(self, problem: Problem) -> "SB3Learner":
-        return self._start(
-            problem,
-            contrib().QRDQN,
-            quantile_policy(),
-            lambda model: model.quantile_net.quantile_net,
-        )
-
-    @property
-    def _more(self) -> dict[str, Any]:
-        return {"n_quantiles": self.n_quantiles}
+    def _parts(self) -> tuple[Any, Any, dict[str, Any]]:
+        return contrib().QRDQN, quantile_policy(), {"n_quantiles": self.n_quantiles}
 
 
 class SB3Learner:
-    """An algorithm of Stable-Baselines3 at work; see the module.
+    """An algorithm of Stable-Baselines3 at work; see the module."""
 
-    Args:
-        settings: of the algorithm.
-        problem: to be learned.
-        make_model: makes the algorithm, without a logger.
-        network_of: finds the network that learns in it.
-    """
-
-    def __init__(
-        self,
-        settings: SB3Settings,
-        problem: Problem,
-        *,
-        make_model: MakeModel,
-        network_of: Callable[[Any], Any],
-    ) -> None:
-        self.settings, self.problem, self._network_of = settings, problem, network_of
+    def __init__(self, settings: SB3Settings, problem: Problem) -> None:
+        self.settings, self.problem = settings, problem
         self.draws = OwnDraws(problem.seed)
         network = problem.network(
             "lines" if settings.observation == "lines" else "image",
@@ -275,11 +240,18 @@ class SB3Learner:
             network.point_outwards(settings.spread)
         env = problem.environment(network.observation, num_envs=settings.n_envs)
         self.env = ActiveMRIVecEnv(env, reward_scale=settings.reward_scale)
-        device = problem.protocol.device
-        options = {"learning_rate": self._rate, "seed": problem.seed, "device": device}
         with self.draws.in_place():
-            self.model = make_model(self.env, network, options)
+            self.model = settings.make(
+                self.env,
+                network,
+                learning_rate=self._rate,
+                seed=problem.seed,
+                device=problem.protocol.device,
+            )
         self.model.set_logger(Logger(None, []))
+        if isinstance(settings, DQN):  # rare over the whole training, not over one call of learn()
+            schedule = lambda _: settings.epsilon(self.done)  # noqa: E731
+            self.model.exploration_schedule = schedule  # type: ignore[attr-defined]
 
     @property
     def step(self) -> int:
@@ -293,16 +265,20 @@ class SB3Learner:
 
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         self._begin_anew()
-        callback = _Reporting(report)
+
+        def moved(*_: Any) -> bool:
+            report()
+            return True
+
         with self.draws.in_place():
-            self.model.learn(n_steps, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            self.model.learn(n_steps, moved, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         weights = self.model.policy.parameters()
         if not all(bool(torch.isfinite(weight).all()) for weight in weights):
             raise FloatingPointError("a weight is no longer a finite number")
         return self._recorded()
 
     def policy(self) -> LearnedPolicy:
-        return self.problem.policy(self._network_of(self.model))
+        return self.problem.policy(self.settings.network_of(self.model))
 
     def state(self) -> dict[str, Any]:
         model: Any = self.model
@@ -345,7 +321,7 @@ class SB3Learner:
             return
         self._begin_anew()
         with self.draws.in_place():
-            _, callback = model._setup_learn(0, _Reporting(silent), reset_num_timesteps=False)
+            _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
             model.collect_rollouts(
                 self.env,
                 callback,
@@ -403,18 +379,6 @@ class OwnDraws:
         self._python, self._torch = state["python"], state["torch"]
         name, keys, *rest = state["numpy"]
         self._numpy = (name, np.array(keys, dtype=np.uint32), *rest)
-
-
-class _Reporting(BaseCallback):
-    """Shows that the training moves."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__()
-        self.report = report
-
-    def _on_step(self) -> bool:
-        self.report()
-        return True
 
 
 def _global_states() -> tuple[Any, Any, Any]:

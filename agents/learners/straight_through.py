@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.learned import LearnedPolicy, observed
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
+from activemri.agents.networks import LearnedPolicy, observed
 from activemri.agents.relaxations import SoftMasks, bounded, draw, lines_of
 from activemri.data.slices import Slice
 from activemri.envs.scan import State

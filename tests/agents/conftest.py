@@ -8,9 +8,8 @@ import torch
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan
 from activemri.mri import fourier
-from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.envs.scans import Unsure
+from tests.envs.scans import Unsure, grouped
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Scan]
@@ -57,7 +56,7 @@ def make_protocol() -> MakeProtocol:
         unsure: bool = False,
     ) -> Scan:
         return Scan(
-            make_geometry(geometry, frame, lines_per_action=lines_per_action),
+            grouped(geometry, frame, lines_per_action),
             Unsure() if unsure else ZeroFilled(),
             budget=budget,
             n_center_lines=n_center_lines,

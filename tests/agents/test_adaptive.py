@@ -32,7 +32,7 @@ def some_evaluator(width: int) -> Evaluator:
 
 
 def view_of(protocol: Scan, scans: list[Slice]) -> View:
-    return protocol.view(protocol.start(scans))
+    return protocol.start(scans).view
 
 
 def test_the_line_that_looks_least_real_is_taken(
@@ -65,7 +65,7 @@ def test_an_action_of_several_lines_counts_what_all_new_ones_lack(
     evaluator = some_evaluator(13)
     lack = 1 - line_scores(evaluator, view)[0].double()
     gains = []
-    for group in view.geometry.groups:
+    for group in view.geometry.readouts(torch.arange(view.geometry.n_actions))[0]:
         new = {int(line) for line in group if not view.mask[0, line]}
         gains.append(sum(float(lack[line]) for line in new) if new else -np.inf)
     taken = evaluator_greedy(evaluator).act(view, [np.random.default_rng(0)])
@@ -75,7 +75,7 @@ def test_an_action_of_several_lines_counts_what_all_new_ones_lack(
 
 def test_points_have_no_line_to_score(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     view = view_of(make_protocol("points"), [make_scan(0)])
-    with pytest.raises(ValueError, match="'points' acquires points"):
+    with pytest.raises(ValueError, match="whole lines; geometry 'points'"):
         line_scores(some_evaluator(13), view)
 
 

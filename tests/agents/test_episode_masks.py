@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from activemri.agents.episode_masks import EpisodeMasks, record_episodes
-from activemri.agents.greedy import oracle
+from activemri.agents.oracles import oracle
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceInfo, SliceList
 from activemri.envs.protocol import ScanProtocol

@@ -8,12 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from activemri.agents import exchange
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import learn_lbcs_order
-from activemri.agents.greedy import oracle
+from activemri.agents import oracles
 from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.order import FixedOrder
+from activemri.agents.oracles import ExchangeOracle, oracle
+from activemri.agents.order import FixedOrder, learn_lbcs_order
 from activemri.agents.policy import Policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
@@ -129,8 +127,8 @@ def test_plans_go_when_their_slice_does(make_scan: MakeScan, make_protocol: Make
     protocol, scan = make_protocol(), make_scan(0)
     rollout(protocol, ExchangeOracle(), [scan])
     gc.collect()
-    assert scan in exchange._PLANS
-    before = len(exchange._PLANS)
+    assert scan in oracles._PLANS
+    before = len(oracles._PLANS)
     del scan
     gc.collect()
-    assert len(exchange._PLANS) == before - 1
+    assert len(oracles._PLANS) == before - 1

@@ -1,13 +1,18 @@
-"""Learning fixed orders, checked against straightforward loops."""
+"""Learning fixed orders, checked against slow loops."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from activemri.agents.fixed import LEARNERS, learn_average_oracle_order, learn_lbcs_order
-from activemri.agents.greedy import oracle
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.oracles import oracle
+from activemri.agents.order import (
+    LEARNERS,
+    FixedOrder,
+    Order,
+    learn_average_oracle_order,
+    learn_lbcs_order,
+)
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.scan import Scan
@@ -18,10 +23,10 @@ MakeProtocol = Callable[..., Scan]
 
 def score(protocol: Scan, scan: Slice, lines: list[int], metric: str) -> float:
     """Score with the start lines and some others, from scratch."""
-    mask = protocol.start([scan]).start_mask
-    mask[0, lines] = True
-    mask &= protocol.geometry.lines_of(scan.measured[None])
     whole = protocol.start([scan])
+    mask = whole.view.start_mask.clone()
+    mask[0, lines] = True
+    mask &= whole.view.measurable
     return float(protocol.preview_masks(whole, mask[None], (metric,))[metric])
 
 
@@ -29,7 +34,7 @@ def lbcs_slowly(
     protocol: Scan, scans: list[Slice], *, n_lines: int, metric: str, sign: int
 ) -> list[int]:
     chosen: list[int] = []
-    started = protocol.start(scans[:1]).start_mask[0].nonzero().flatten().tolist()
+    started = protocol.start(scans[:1]).view.start_mask[0].nonzero().flatten().tolist()
     for _ in range(n_lines):
         left = [line for line in range(13) if line not in started + chosen]
         means = {
@@ -65,7 +70,7 @@ def test_the_average_oracle_follows_its_definition(
     scans = [make_scan(seed) for seed in range(4)]
     protocol = make_protocol()
     order = learn_average_oracle_order(protocol, scans, n_lines=4)
-    started = protocol.start(scans[:1]).start_mask[0].nonzero().flatten().tolist()
+    started = protocol.start(scans[:1]).view.start_mask[0].nonzero().flatten().tolist()
     gain = torch.zeros(4, 13, dtype=torch.float64)
     taken: list[list[int]] = [[] for _ in scans]
     expected: list[int] = []

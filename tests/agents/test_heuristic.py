@@ -144,7 +144,7 @@ def test_density_reaches_from_the_centre_to_the_edge_of_a_smaller_scan(
 ) -> None:
     protocol = make_protocol(n_center_lines=0)
     scans = [make_scan(seed, (9, 7)) for seed in range(2)]
-    weight = heuristic.polynomial_density(protocol.view(protocol.start(scans)))
+    weight = heuristic.polynomial_density(protocol.start(scans).view)
     assert weight.shape == (2, 13)
     assert float(weight[0, 6]) == 1 + heuristic.DENSITY_FLOOR
     assert float(weight[0, 3]) == float(weight[0, 9]) == heuristic.DENSITY_FLOOR

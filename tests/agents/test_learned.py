@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activemri.agents.learned import LearnedPolicy, load_policy
-from activemri.agents.networks import LineNetwork
+from activemri.agents.networks import LearnedPolicy, LineNetwork, load_policy
 from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout

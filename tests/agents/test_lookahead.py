@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.adaptive import uncertainty_greedy
-from activemri.agents.greedy import oracle, score_actions, signed
-from activemri.agents.lookahead import LookAhead
+from activemri.agents.adaptive import look_ahead, uncertainty_greedy
+from activemri.agents.oracles import oracle
+from activemri.agents.policy import score_actions, signed
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, Truth, View
 from activemri.envs.scanner import Noisy
-from activemri.mri.operators import Operator
+from activemri.mri import fourier
+from activemri.mri.coils import combine
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import Unsure, with_other_unacquired
@@ -34,9 +35,9 @@ class Clairvoyant(Reconstructor):
         self.scans, self.n_samples = scans, n_samples
 
     def forward(self, measurement: Measurement) -> Reconstruction:
-        mask, maps = measurement.operator.mask, measurement.operator.sensitivity
-        kspace = torch.stack([scan.kspace for scan in self.scans])
-        truth = Operator(torch.ones_like(mask), maps).adjoint(kspace)
+        operator, kspace = measurement.operator, torch.stack([s.kspace for s in self.scans])
+        whole = replace(operator, mask=torch.ones_like(operator.mask))
+        truth = whole.adjoint(operator.transform.of_grid(kspace))
         samples = torch.stack([truth] * self.n_samples, dim=1)
         return Reconstruction(measurement.zero_filled, samples=samples)
 
@@ -68,12 +69,16 @@ def test_with_the_truth_as_sample_it_takes_the_actions_of_the_oracle(
 ) -> None:
     scans = [make_scan(seed, n_coils=n_coils) for seed in (0, 1)]
     if n_coils > 1:  # the target is what the coils show together under their maps
-        whole = Operator(torch.ones(2, 1, 13), torch.stack([_maps(s) for s in scans]))
-        images = whole.adjoint(torch.stack([scan.kspace for scan in scans])).abs()
-        scans = [replace(s, target=image) for s, image in zip(scans, images, strict=True)]
-        scans = [replace(s, kspace=whole.forward(images + 0j)[i]) for i, s in enumerate(scans)]
+        maps = torch.stack([_maps(scan) for scan in scans])
+        coils = fourier.ifft2(torch.stack([scan.kspace for scan in scans]))
+        images = combine(coils, maps).abs()
+        kspace = fourier.fft2(maps * images.unsqueeze(1))
+        scans = [
+            replace(scan, target=image, kspace=seen)
+            for scan, image, seen in zip(scans, images, kspace, strict=True)
+        ]
     protocol = replace(make_protocol(geometry, budget=4), reconstructor=method())
-    ahead = LookAhead(method(), Clairvoyant(scans), n_actions=10_000)
+    ahead = look_ahead(method(), Clairvoyant(scans), n_actions=10_000)
     expected = rollout(protocol, oracle("ssim"), scans).actions
     assert torch.equal(rollout(protocol, ahead, scans).actions, expected)
 
@@ -87,8 +92,8 @@ def test_values_are_mean_scores_over_samples_of_reconstructions_one_by_one(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
     protocol = make_protocol(lines_per_action=2)
-    view = protocol.view(protocol.start([make_scan(0), make_scan(1)]))
-    drawn = Drawing()(Measurement(view.measurement.kspace, view.operator, view.zero_filled)).samples
+    view = protocol.start([make_scan(0), make_scan(1)]).view
+    drawn = Drawing()(view.measurement).samples
     assert drawn is not None
     best = []
     for row in range(2):
@@ -96,18 +101,15 @@ def test_values_are_mean_scores_over_samples_of_reconstructions_one_by_one(
         for action in view.legal[row].nonzero().flatten().tolist():
             values[action] = np.mean([_nmse(view, drawn[row, s], row, action) for s in range(3)])
         best.append(min(values, key=lambda action: values[action]))
-    ahead = LookAhead(ZeroFilled(), Drawing(), metric="nmse", n_actions=100, n_samples=3)
+    ahead = look_ahead(ZeroFilled(), Drawing(), metric="nmse", n_actions=100, n_samples=3)
     assert ahead.act(view, NO_DRAWS).tolist() == best
 
 
 def _nmse(view: View, truth: Tensor, row: int, action: int) -> float:
     """Error if a sample is the truth and an action is taken, with plain means."""
-    mask = view.mask[row].clone()
-    mask[view.geometry.groups[action]] = True
-    operator = Operator(mask[None, None])
-    full = Operator(torch.ones(1, 1, 13)).forward(truth[None])
-    kspace = torch.where(view.mask[row], view.measurement.kspace[row], full[0])
-    image = operator.adjoint(kspace[None]).abs()[0]
+    mask = view.geometry.acquire(view.mask[row : row + 1], torch.tensor([action]))[0]
+    kspace = torch.where(view.mask[row], view.measurement.kspace[row], fourier.fft2(truth))
+    image = fourier.ifft2(kspace * mask).abs()[0]
     target = truth.abs()
     return float((image - target).square().sum() / target.square().sum())
 
@@ -116,11 +118,11 @@ def test_only_the_lines_on_which_samples_vary_most_are_tried(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
     protocol = replace(make_protocol(), reconstructor=Drawing())
-    view = protocol.view(protocol.start([make_scan(0), make_scan(1)]))
+    view = protocol.start([make_scan(0), make_scan(1)]).view
     first = uncertainty_greedy().act(view, NO_DRAWS)
-    assert torch.equal(LookAhead(ZeroFilled(), n_actions=1).act(view, NO_DRAWS), first)
+    assert torch.equal(look_ahead(ZeroFilled(), n_actions=1).act(view, NO_DRAWS), first)
     found = {
-        tuple(LookAhead(ZeroFilled(), n_actions=n).act(view, NO_DRAWS).tolist()) for n in (1, 9)
+        tuple(look_ahead(ZeroFilled(), n_actions=n).act(view, NO_DRAWS).tolist()) for n in (1, 9)
     }
     assert len(found) == 2
 
@@ -136,12 +138,12 @@ def test_two_steps_ahead_is_the_best_pair_of_actions(
         for action in state.view.legal[row].nonzero().flatten().tolist():
             after = protocol.acquire(state.select([row]), torch.tensor([action]))
             pairs[row, action] = score_actions(Truth(protocol, after), after.view.legal, "mse")[0]
-    ahead = LookAhead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=20, depth=2)
+    ahead = look_ahead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=20, depth=2)
     taken = ahead.act(state.view, NO_DRAWS)
     best = pairs.amax(dim=2)  # of a pair, either action may come first
     torch.testing.assert_close(best.gather(1, taken[:, None])[:, 0], best.amax(dim=1))
     assert not torch.equal(
-        taken, oracle("mse").act(protocol.view(state, for_oracle=True), NO_DRAWS)
+        taken, oracle("mse").act(replace(state.view, truth=Truth(protocol, state)), NO_DRAWS)
     )
 
 
@@ -149,8 +151,8 @@ def test_with_one_line_left_looking_further_changes_nothing(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
     protocol = replace(make_protocol(budget=1), reconstructor=Drawing())
-    view = protocol.view(protocol.start([make_scan(0), make_scan(1)]))
-    near, far = (LookAhead(ZeroFilled(), depth=depth).act(view, NO_DRAWS) for depth in (1, 2))
+    view = protocol.start([make_scan(0), make_scan(1)]).view
+    near, far = (look_ahead(ZeroFilled(), depth=depth).act(view, NO_DRAWS) for depth in (1, 2))
     assert torch.equal(near, far)
 
 
@@ -160,10 +162,10 @@ def test_what_was_not_acquired_changes_no_action(
 ) -> None:
     protocol = replace(make_protocol(), reconstructor=Drawing())
     one = make_scan(0)
-    view = protocol.view(protocol.start([one]))
+    view = protocol.start([one]).view
     other = with_other_unacquired(one, view.operator.grid_mask[0], scale=hidden)
-    theirs = protocol.view(protocol.start([other]))
-    ahead = LookAhead(Unsure(), depth=2)
+    theirs = protocol.start([other]).view
+    ahead = look_ahead(Unsure(), depth=2)
     taken = ahead.act(view, NO_DRAWS[:1])
     assert torch.equal(taken, ahead.act(theirs, NO_DRAWS[:1]))
     assert not ahead.traits.is_oracle and view.truth is None
@@ -172,11 +174,10 @@ def test_what_was_not_acquired_changes_no_action(
 def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     scans = [make_scan(0), make_scan(1)]
     protocol = make_protocol()
-    taken = LookAhead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=99).act(
-        protocol.view(protocol.start(scans)), NO_DRAWS
+    taken = look_ahead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=99).act(
+        protocol.start(scans).view, NO_DRAWS
     )
-    truth = protocol.view(protocol.start(scans), for_oracle=True).truth
-    assert truth is not None
+    truth = Truth(protocol, protocol.start(scans))
     scores = signed(truth.scores_of_actions(taken[:, None], "mse"), "mse")[:, 0]
     assert torch.equal(scores, score_actions(truth, truth.state.view.legal, "mse").amax(dim=1))
 
@@ -193,7 +194,7 @@ def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) 
 )
 def test_unusable_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LookAhead(ZeroFilled(), **settings)  # type: ignore[arg-type]
+        look_ahead(ZeroFilled(), **settings)  # type: ignore[arg-type]
 
 
 def test_where_lines_may_be_measured_again_all_are_measured_once_before(
@@ -201,6 +202,6 @@ def test_where_lines_may_be_measured_again_all_are_measured_once_before(
 ) -> None:
     protocol = replace(make_protocol(budget=14), reconstructor=Unsure(), scanner=Noisy())
     for depth in (1, 2):
-        actions = rollout(protocol, LookAhead(Unsure(), depth=depth), [make_scan(0)]).actions[0]
+        actions = rollout(protocol, look_ahead(Unsure(), depth=depth), [make_scan(0)]).actions[0]
         assert len(set(actions[:11].tolist())) == 11  # two of the 13 lines come with the start
         assert len(actions) == 14

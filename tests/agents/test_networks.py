@@ -8,21 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.learned import LearnedPolicy, load_policy
 from activemri.agents.networks import (
     NETWORKS,
     ActionNetwork,
     EvaluatorNetwork,
     ImageNetwork,
+    LearnedPolicy,
     LineNetwork,
     ScheduleNetwork,
     VarNetNetwork,
+    load_policy,
     make_network,
     most_layers,
 )
 from activemri.agents.rollout import rollout
-from activemri.devices import seeded
 from activemri.data.slices import Slice
+from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
 from activemri.envs.observation import Frame
 from activemri.envs.scan import Scan

@@ -9,15 +9,13 @@ import torch
 
 from activemri.agents import heuristic
 from activemri.agents.adaptive import uncertainty_greedy
-from activemri.agents.exchange import ExchangeOracle
-from activemri.agents.fixed import LEARNERS
-from activemri.agents.greedy import oracle
-from activemri.agents.order import FixedOrder
+from activemri.agents.oracles import ExchangeOracle, oracle
+from activemri.agents.order import LEARNERS, FixedOrder
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout
 from activemri.envs.scan import State, View
-from activemri.envs.scanner import Noisy, Scanner, Spiking
+from activemri.envs.scanner import Ideal, Noisy, Scanner, Spiking
 from tests.envs.scanners import ARTEFACTS, scan_with, scans
 from tests.envs.scans import Unsure
 
@@ -54,8 +52,8 @@ def test_repeating_the_centre_follows_the_density() -> None:
 
 def test_without_repeats_the_centre_is_acquired_outwards() -> None:
     for policy in (heuristic.repeat_centre(), heuristic.re_acquire()):
-        expected = rollout(scan_with(IDEAL), heuristic.low_frequency_first(), scans(1)).actions
-        assert torch.equal(rollout(scan_with(IDEAL), policy, scans(1)).actions, expected)
+        expected = rollout(scan_with(Ideal()), heuristic.low_frequency_first(), scans(1)).actions
+        assert torch.equal(rollout(scan_with(Ideal()), policy, scans(1)).actions, expected)
 
 
 def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> None:
@@ -63,18 +61,15 @@ def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> No
     ends: list[View] = []
 
     def keep(step: int, state: State) -> None:
-        ends.append(acquisition.view(state.clone()))
+        ends.append(state.clone().view)
 
     rollout(acquisition, heuristic.re_acquire(), scans(4), on_step=keep)
     for before, after in pairwise(ends):
-        assert before.record is not None and after.record is not None
-        objected = before.record.outlier_score > 1
-        again = after.record.n_measured - before.record.n_measured
+        objected = before.log.outlier_score > 1
+        again = after.log.n_measured - before.log.n_measured
         repaired = (again.bool() & objected).any(dim=1)
-        assert bool(
-            (repaired == (objected & before.view.legal).any(dim=1))[before.view.budget > 0].all()
-        )
-    assert bool((ends[-1].n_measured > 1).any())
+        assert bool((repaired == (objected & before.legal).any(dim=1))[before.budget > 0].all())
+    assert bool((ends[-1].log.n_measured > 1).any())
 
 
 @pytest.mark.parametrize("kind", ARTEFACTS)

@@ -86,7 +86,7 @@ def test_shorter_episodes_are_padded_and_keep_their_score(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
     protocol, scans = make_protocol(budget=8), [make_scan(0), make_scan(1)]
-    masks = protocol.start(scans).start_mask
+    masks = protocol.start(scans).view.start_mask
     masks[1, :8] = True
     episodes = rollout(protocol, heuristic.low_frequency_first(), scans, start_masks=masks)
     n_left = int(13 - masks[1].sum())

@@ -1,7 +1,7 @@
 import pytest
 
 from activemri.agents import heuristic
-from activemri.agents.learned import LearnedPolicy
+from activemri.agents.networks import LearnedPolicy
 from activemri.agents.registry import SHIPPED, make_policy
 from activemri.agents.rollout import rollout
 from activemri.data.sources import open_dataset

@@ -1,61 +1,66 @@
-"""Gap closed: tables whose gap is known, intervals that cover it, and no wild numbers."""
+"""Gaps closed, lines saved, and information in actions, where they are known."""
 
 import itertools
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from activemri.benchmark.adaptivity import Gap, gaps_closed
-from activemri.benchmark.seeds import seed_spread
-from tests.benchmark.tables import with_traits
+from activemri.agents.heuristic import low_frequency_first
+from activemri.agents.policy import Greedy, Policy
+from activemri.agents.registry import POLICIES
+from activemri.agents.rollout import PADDING, Episodes
+from activemri.benchmark import adaptivity
+from activemri.benchmark.adaptivity import (
+    Gap,
+    adaptivity_of_actions,
+    entropy_bits,
+    first_crossing,
+    gaps_closed,
+    lines_saved,
+    returns_closed,
+    shared_actions,
+    worth,
+    worth_table,
+)
+from activemri.benchmark.plan import Shard
+from activemri.benchmark.run import benchmark, long_rows
+from activemri.benchmark.statistics import seed_spread
+from activemri.data.slices import SliceInfo
+from activemri.envs.protocol import ScanProtocol
+from activemri.tables import Cell
+from tests.benchmark.tables import long_table, with_traits
 
+Row = dict[str, Any]
 BUDGET = 4
-
-
-def table_of(
-    slopes: Mapping[str, float],
-    *,
-    n_subjects: int = 4,
-    n_seeds: Mapping[str, int] | None = None,
-    spread: float = 0.01,
-    metric: str = "ssim",
-) -> pd.DataFrame:
-    """Scores that rise by the policy's slope; subjects differ, seeds differ by `spread`."""
-    rows = [
-        {
-            "policy": policy,
-            "reconstructor": "zero-filled",
-            "metric": metric,
-            "volume": f"v{subject}",
-            "slice": index,
-            "subject": f"s{subject}",
-            "contrast": "T1",
-            "seed": seed,
-            "step": step,
-            "n_acquired": 8 + step,
-            "value": 0.3 + 0.1 * subject + (slope + spread * seed) * step * (1 + 0.5 * index),
-        }
-        for policy, slope in slopes.items()
-        for subject, index in itertools.product(range(n_subjects), range(2))
-        for seed in range((n_seeds or {}).get(policy, 1))
-        for step in range(BUDGET + 1)
-    ]
-    return with_traits(pd.DataFrame(rows).sample(frac=1, random_state=0))
-
-
 SLOPES = {"lbcs": 0.02, "low-frequency-first": 0.01, "oracle": 0.06, "exchange-oracle": 0.1}
 
 
-def row_of(rows: list[dict[str, object]], policy: str, quantity: str) -> dict[str, object]:
+def sloped(slopes: Mapping[str, float], *, n_subjects: int = 4, **options: Any) -> pd.DataFrame:
+    """Scores that rise by the policy's slope; subjects differ, seeds differ by 0.01."""
+
+    def value(policy: str, subject: int, index: int, step: int, seed: int) -> float:
+        return 0.3 + 0.1 * subject + (slopes[policy] + 0.01 * seed) * step * (1 + 0.5 * index)
+
+    sizes: Row = {"n_subjects": n_subjects, "n_slices": 2, "n_steps": BUDGET}
+    table = long_table(value, policies=list(slopes), **sizes, **options)
+    return table.sample(frac=1, random_state=0)
+
+
+def row_of(rows: list[Row], policy: str, quantity: str) -> Row:
     return next(r for r in rows if (r["policy"], r["quantity"]) == (policy, quantity))
 
 
 def test_share_closed_is_that_of_the_slopes() -> None:
-    rows = gaps_closed(table_of({**SLOPES, "ours": 0.03}))
+    rows = gaps_closed(sloped({**SLOPES, "ours": 0.03}))
     area, final = (row_of(rows, "ours", quantity) for quantity in ("auc", "final"))
     assert area["closed"] == pytest.approx((0.03 - 0.02) / (0.06 - 0.02))
     assert final["closed"] == pytest.approx((0.03 - 0.02) / (0.1 - 0.02))
@@ -69,36 +74,38 @@ def test_share_closed_is_that_of_the_slopes() -> None:
 
 
 def test_best_order_is_chosen_and_worse_ones_close_less_than_nothing() -> None:
-    table = table_of({**SLOPES, "learned-order": 0.04})
+    table = sloped({**SLOPES, "learned-order": 0.04})
     rows = gaps_closed(with_traits(table, orders={*SLOPES, "learned-order"} - {"oracle"}))
     assert {row["policy"] for row in rows} == {"lbcs", "low-frequency-first"}
     assert all(row["order"] == "learned-order" for row in rows)
     assert row_of(rows, "lbcs", "auc")["closed"] == pytest.approx(-1.0)
 
 
+def test_of_equal_orders_the_first_is_held_against_and_the_tie_is_told() -> None:
+    rows: list[Row] = gaps_closed(sloped({"equispaced": 0.02, **SLOPES, "ours": 0.03}))
+    assert {row["order"] for row in rows if row["policy"] == "ours"} <= {"equispaced", "lbcs"}
+    assert all("equal means" in row["why"] for row in rows)
+
+
 def test_a_metric_where_less_is_better_closes_the_same_share() -> None:
     falling = {name: -slope for name, slope in {**SLOPES, "ours": 0.03}.items()}
-    row = row_of(gaps_closed(table_of(falling, metric="nmse")), "ours", "auc")
-    assert row["closed"] == pytest.approx(0.25)
-    assert isinstance(row["gain"], float) and row["gain"] > 0
+    row = row_of(gaps_closed(sloped(falling, metric="nmse")), "ours", "auc")
+    assert row["closed"] == pytest.approx(0.25) and row["gain"] > 0
 
 
 def test_seeds_are_averaged_and_told_apart() -> None:
-    table = table_of({**SLOPES, "ours": 0.03}, n_seeds={"ours": 3})
+    table = sloped({**SLOPES, "ours": 0.03}, n_seeds={"ours": 3})
     row = row_of(gaps_closed(table), "ours", "auc")
     assert row["closed"] == pytest.approx(0.5)  # slopes 0.03, 0.04, 0.05
     assert row["closed_seeds"] == pytest.approx([0.25, 0.5, 0.75])
-    assert row["n_seeds"] == 3
     spread = [r for r in seed_spread(table) if r["quantity"] == "final"]
-    assert [r["policy"] for r in spread] == ["ours"]
+    assert [(r["policy"], r["seeds"]) for r in spread] == [("ours", [0, 1, 2])]
     assert spread[0]["sd"] == pytest.approx(0.01 * BUDGET * 1.25)
-    assert spread[0]["seeds"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("oracle", [0.02, 0.015])
 def test_without_room_there_is_no_ratio(oracle: float) -> None:
-    table = table_of({**SLOPES, "oracle": oracle, "ours": 0.03})
-    row = row_of(gaps_closed(table), "ours", "auc")
+    row = row_of(gaps_closed(sloped({**SLOPES, "oracle": oracle, "ours": 0.03})), "ours", "auc")
     assert row["closed"] is None and row["closed_lo"] is None
     assert row["reason"] == "the oracle is not above the best fixed order"
     assert row["gain"] == pytest.approx(0.01 * BUDGET / 2 * 1.25)
@@ -108,29 +115,27 @@ def test_room_that_may_be_nothing_gives_no_ratio() -> None:
     rng = np.random.default_rng(0)
     room = rng.normal(0.3, 1, 12)
     gap = Gap(rng.normal(size=(12, 1)), room, np.zeros((12, 1)), ["lbcs"], np.arange(12))
-    row = gap.row(seed=0, n_resamples=500, level=0.95)
-    low, high = row["room_lo"], row["room_hi"]
-    assert isinstance(low, float) and isinstance(high, float) and low < 0 < high
-    assert row["closed"] is None
+    row: Row = gap.row(seed=0, n_resamples=500)
+    assert row["room_lo"] < 0 < row["room_hi"] and row["closed"] is None
     assert row["reason"] == "the oracle is not clearly above the best fixed order"
 
 
 def test_one_subject_has_a_share_and_no_interval() -> None:
-    row = row_of(gaps_closed(table_of({**SLOPES, "ours": 0.03}, n_subjects=1)), "ours", "auc")
+    row = row_of(gaps_closed(sloped({**SLOPES, "ours": 0.03}, n_subjects=1)), "ours", "auc")
     assert row["closed"] == pytest.approx(0.25)
-    assert row["closed_lo"] is None and "one subject" in str(row["reason"])
+    assert row["closed_lo"] is None and "one subject" in row["reason"]
 
 
 def test_only_scans_that_all_have_acquired_count() -> None:
-    table = table_of({**SLOPES, "ours": 0.03})
-    spoilt = (table["policy"] == "oracle") & (table["subject"] == "s1")
-    row = row_of(gaps_closed(table[~spoilt]), "ours", "auc")
+    table = sloped({**SLOPES, "ours": 0.03})
+    lost = (table["policy"] == "oracle") & (table["subject"] == "s1")
+    row = row_of(gaps_closed(table[~lost]), "ours", "auc")
     assert (row["n_subjects"], row["closed"]) == (3, pytest.approx(0.25))
 
 
-def test_without_an_oracle_or_an_order_nothing_is_said() -> None:
-    assert gaps_closed(table_of({"lbcs": 0.02, "ours": 0.03})) == []
-    assert gaps_closed(table_of({"oracle": 0.05, "ours": 0.03})) == []
+def test_without_an_oracle_or_an_order_there_are_no_gaps() -> None:
+    assert gaps_closed(sloped({"lbcs": 0.02, "ours": 0.03})) == []
+    assert gaps_closed(sloped({"oracle": 0.05, "ours": 0.03})) == []
 
 
 def simulated(rng: np.random.Generator, n_subjects: int = 20) -> Gap:
@@ -140,11 +145,10 @@ def simulated(rng: np.random.Generator, n_subjects: int = 20) -> Gap:
     room = 1 + 0.3 * rng.normal(size=n_subjects)[subjects]
     own = 0.25 + 0.2 * rng.normal(size=n_subjects)[subjects]
     noise = 0.1 * rng.normal(size=(4, len(subjects)))
-    order, worse = common + noise[0], common - 0.2 + noise[3]
     return Gap(
         policy=(common + own + noise[1])[:, None],
         oracle=common + room + noise[2],
-        orders=np.stack([order, worse], axis=1),
+        orders=np.stack([common + noise[0], common - 0.2 + noise[3]], axis=1),
         names=["lbcs", "low-frequency-first"],
         subjects=subjects,
     )
@@ -152,21 +156,275 @@ def simulated(rng: np.random.Generator, n_subjects: int = 20) -> Gap:
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng, n = np.random.default_rng(0), 300
-    rows = [simulated(rng).row(seed=i, n_resamples=200, level=0.95) for i in range(n)]
-    lows = np.array([row["closed_lo"] for row in rows], float)
-    highs = np.array([row["closed_hi"] for row in rows], float)
-    covered = float(np.mean((lows <= 0.25) & (highs >= 0.25)))
+    rows: list[Row] = [simulated(rng).row(seed=i, n_resamples=200) for i in range(n)]
+    covered = np.mean([row["closed_lo"] <= 0.25 <= row["closed_hi"] for row in rows])
     error = math.sqrt(0.95 * 0.05 / n)
     assert 0.90 - 2 * error < covered < 0.95 + 2 * error  # 20 subjects: a little narrow
 
 
-def test_slices_of_a_subject_stay_together() -> None:
-    """Copies of slices must not make the interval narrower."""
+def test_copies_of_slices_do_not_make_the_interval_narrower() -> None:
     gap = simulated(np.random.default_rng(1))
     twice = np.tile(np.arange(len(gap.subjects)), 4)
     copied = Gap(
         gap.policy[twice], gap.oracle[twice], gap.orders[twice], gap.names, gap.subjects[twice]
     )
-    one, many = (g.row(seed=3, n_resamples=300, level=0.95) for g in (gap, copied))
+    one, many = (g.row(seed=3, n_resamples=300) for g in (gap, copied))
     for name in ("closed", "closed_lo", "closed_hi", "room_lo"):
         assert one[name] == pytest.approx(many[name])
+
+
+def test_registering_a_policy_changes_no_gap_and_an_order_of_any_name_counts_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protocol = ScanProtocol(matrix_size=24, budget=4, n_center_lines=4)
+    base = ("random", "equispaced", "oracle", "exchange-oracle")
+
+    def gaps(*more: str) -> list[Row]:
+        table = benchmark(protocol, policies=(*base, *more), max_slices=3)
+        rows = gaps_closed(table[table["metric"] == "ssim"], n_resamples=20)
+        return [row for row in rows if row["policy"] == "random"]
+
+    before = gaps()
+
+    def adaptive() -> Policy:
+        return Greedy("adaptive", lambda view: view.zero_filled.abs().sum(dim=1))
+
+    monkeypatch.setitem(POLICIES, "adaptive", adaptive)
+    mine = replace(low_frequency_first(), name="mine")
+    monkeypatch.setitem(POLICIES, "mine", lambda: mine)
+    assert gaps("adaptive") == before
+    assert {row["order"] for row in before} == {"equispaced"}
+    assert all("the only fixed order" in row["why"] for row in before)
+    with_order = gaps("mine")
+    assert {row["order"] for row in with_order} == {"mine"}
+    assert all(
+        re.search(r"best mean of the 2 .*: mine .*; equispaced ", r["why"]) for r in with_order
+    )
+
+
+# Policies that stop by themselves
+
+N_SUBJECTS = 6
+WHOLE, KNOWING = [10] * N_SUBJECTS, [8, 2] * (N_SUBJECTS // 2)
+
+
+def stopped(
+    stops: Mapping[str, Sequence[int]], *, price: float = 0.0, metric: str = "ssim"
+) -> pd.DataFrame:
+    """Scores rise by 0.05 a line up to a ceiling that half of the subjects reach early, after 2
+    lines, and the others after 8; policies stop after so many lines of each subject."""
+
+    def value(policy: str, subject: int, index: int, step: int, seed: int) -> float:
+        return 0.05 * min(step, 2 if subject % 2 else 8) - price * step
+
+    table = long_table(
+        value, policies=list(stops), n_subjects=N_SUBJECTS, n_steps=10, metric=metric
+    )
+    last = [stops[p][int(s[1:])] for p, s in zip(table["policy"], table["subject"], strict=True)]
+    return table[table["step"] <= np.array(last)]
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("ssim", 1.0), ("nmse", -1.0)])
+def test_returns_are_the_gain_less_the_price_of_the_actions_taken(metric: str, sign: float) -> None:
+    scores = torch.tensor([[0.5, 0.6, 0.8], [0.2, 0.4, 0.4]], dtype=torch.float64)
+    actions = torch.tensor([[3, 4], [7, PADDING]])
+    scans = tuple(SliceInfo(f"v{i}", 0, f"s{i}", "T1", (8, 9), (8, 9), 1) for i in range(2))
+    episodes = Episodes(
+        "ours", scans, torch.zeros(2, 9), actions, torch.zeros(2, 3), {metric: scores.clone()}
+    )
+    rows = long_rows(episodes, Shard("unet", "ours", 0, (0, 1)), metric=metric, step_cost=0.04)
+    found = rows[rows["metric"] == "return"]["value"].tolist()
+    gains = [0, 0.1, 0.3, 0, 0.2]  # the second episode ends after one action
+    costs = [0, 0.04, 0.08, 0, 0.04]
+    assert found == pytest.approx([sign * g - c for g, c in zip(gains, costs, strict=True)])
+    assert torch.equal(episodes.scores[metric], scores)
+
+
+def test_stopping_where_nothing_more_comes_saves_what_the_fixed_length_wastes() -> None:
+    rows: list[Row] = lines_saved(stopped({"lbcs": WHOLE, "ours": KNOWING}), "ssim")
+    assert [row["policy"] for row in rows] == ["ours"]
+    row = rows[0]
+    json.dumps(rows, allow_nan=False)
+    # Mean quality 0.05 * (8 + 2) / 2, which the order has for all after 8 lines; ours takes 5.
+    assert row["quality"] == pytest.approx(0.25)
+    assert (row["lines"], row["order_lines"]) == (5, pytest.approx(8))
+    assert row["saved"] == pytest.approx(3 / 8)
+    assert 0 <= row["saved_lo"] < 3 / 8 <= row["saved_hi"]
+
+
+def test_a_quality_that_no_order_reaches_is_held_against_its_whole_length() -> None:
+    table = stopped({"lbcs": WHOLE, "ours": KNOWING})
+    table.loc[(table["policy"] == "ours") & (table["step"] == 2), "value"] = 0.9
+    row = lines_saved(table, "ssim")[0]
+    assert row["order_lines"] is None and row["saved"] == pytest.approx(1 - 5 / 10)
+
+
+def test_policies_that_use_the_whole_budget_save_nothing_and_get_no_row() -> None:
+    assert lines_saved(stopped({"lbcs": WHOLE, "random": WHOLE}), "ssim") == []
+
+
+def test_a_policy_that_gains_nothing_saves_no_finite_share() -> None:
+    table = stopped({"lbcs": WHOLE, "ours": KNOWING})
+    table.loc[table["policy"] == "ours", "value"] = 0.0
+    row = lines_saved(table, "ssim")[0]
+    assert row["order_lines"] == 0 and row["saved"] is None
+
+
+def test_scans_that_a_policy_lacks_are_left_out_for_all() -> None:
+    table = stopped({"lbcs": WHOLE, "ours": KNOWING})
+    table = table[(table["policy"] != "lbcs") | (table["subject"] != "s0")]
+    assert lines_saved(table, "ssim")[0]["lines"] == pytest.approx((2 * 8 + 3 * 2) / 5)
+
+
+def test_share_of_the_return_is_held_against_the_best_length() -> None:
+    price = 0.02
+    stops = {"lbcs": WHOLE, "oracle": WHOLE, "ours": KNOWING, "hasty": [2] * N_SUBJECTS}
+    table = stopped(stops, price=price, metric="return")
+    rows: dict[Any, Row] = {row["policy"]: row for row in returns_closed(table, n_resamples=200)}
+    # An order of k lines gains 0.05 (2 + k) / 2 - 0.02 k for 2 <= k <= 8: best at 8.
+    best = 0.05 * 5 - price * 8
+    assert rows["ours"]["order"] == "lbcs, 8 actions"
+    assert rows["ours"]["room"] == pytest.approx(0.05 * 5 - price * 5 - best)
+    assert rows["ours"]["closed"] == pytest.approx(1)
+    assert rows["lbcs"]["gain"] == pytest.approx(0.05 * 5 - price * 10 - best)
+    assert rows["hasty"]["gain"] == pytest.approx(0.1 - 2 * price - best)
+    assert "oracle" not in rows
+
+
+def test_crossings_are_interpolated_between_steps() -> None:
+    heights = np.array([[0.0, 1.0, 3.0], [0.0, 1.0, 3.0], [0.0, 1.0, 1.5], [2.0, 3.0, 4.0]])
+    lines = np.tile([0.0, 4.0, 8.0], (4, 1))
+    found, reached = first_crossing(heights, lines, np.array([2.0, 1.0, 2.0, 2.0]))
+    assert found.tolist() == [6, 4, 8, 0]
+    assert reached.tolist() == [True, True, False, True]
+
+
+# Information in actions
+
+N_SCANS, N_STEPS = 8, 3
+
+
+def played(
+    action: Callable[[int, int, int], int],
+    *,
+    policy: str = "ours",
+    n_scans: int = N_SCANS,
+    n_seeds: int = 1,
+) -> pd.DataFrame:
+    """A long table with action(scan, step, seed)."""
+    table = long_table(
+        lambda *_: 0.5, policies=[policy], n_subjects=n_scans, n_steps=N_STEPS, n_seeds=n_seeds
+    )
+    scans = table["subject"].str[1:].astype(int)
+    taken = [
+        action(*key) if key[1] else -1
+        for key in zip(scans, table["step"], table["seed"], strict=True)
+    ]
+    return pd.concat([table.assign(action=taken, metric=metric) for metric in ("ssim", "psnr")])
+
+
+def only(rows: list[Row]) -> Row:
+    json.dumps(rows, allow_nan=False)
+    assert len(rows) == 1
+    return rows[0]
+
+
+def test_a_fixed_order_tells_nothing_of_the_image() -> None:
+    row = only(adaptivity_of_actions(played(lambda scan, step, seed: 5 * step)))
+    assert row["bits"] == [0.0] * N_STEPS == row["plug_in"]
+    assert row["mean_bits"] == 0 and row["overlap"] == 1
+    assert (row["taken"], row["shared"], row["n_scans"]) == (N_STEPS, N_STEPS, N_SCANS)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_k_equally_frequent_actions_tell_log2_k_bits(k: int) -> None:
+    row = only(adaptivity_of_actions(played(lambda scan, step, seed: scan % k + 10 * step)))
+    bias = (k - 1) / (2 * N_SCANS * math.log(2))
+    assert row["plug_in"] == pytest.approx([math.log2(k)] * N_STEPS)
+    assert row["bits"] == pytest.approx([math.log2(k) + bias] * N_STEPS)
+    assert row["ceiling"] == math.log2(N_SCANS)
+    same = (N_SCANS / k - 1) / (N_SCANS - 1)  # chance that another scan is in the same group
+    assert row["overlap"] == pytest.approx(same)
+
+
+def test_the_same_lines_in_another_order_are_shared_but_tell_bits() -> None:
+    row = only(adaptivity_of_actions(played(lambda scan, step, seed: (scan + step) % N_STEPS)))
+    assert row["overlap"] == 1 and row["mean_bits"] > 1.5
+
+
+def test_the_correction_takes_most_of_the_bias_away() -> None:
+    rng = np.random.default_rng(0)
+    draws = [np.bincount(rng.integers(0, 8, 30), minlength=8) for _ in range(400)]
+    plug_in, corrected = np.mean([entropy_bits(counts) for counts in draws], axis=0)
+    assert plug_in < 2.9 and abs(corrected - 3) < 0.25 * (3 - plug_in)
+
+
+def test_trainings_with_a_fixed_order_each_do_not_adapt_however_they_differ() -> None:
+    row = only(adaptivity_of_actions(played(lambda scan, step, seed: step + 5 * seed, n_seeds=3)))
+    assert row["mean_bits"] == 0 and row["overlap"] == 1
+
+
+def test_policies_that_draw_get_no_bits_but_an_overlap() -> None:
+    table = played(lambda scan, step, seed: (scan * 7 + step * 3) % 20, policy="random")
+    row = only(adaptivity_of_actions(table))
+    assert row["bits"] == [None] * N_STEPS and row["mean_bits"] is None
+    assert row["overlap"] is not None
+
+
+def test_scans_that_ended_are_not_counted() -> None:
+    table = played(lambda scan, step, seed: scan % 2 + 2 * step)
+    row = only(adaptivity_of_actions(table[(table["step"] < 3) | (table["volume"] == "v0")]))
+    assert row["n_acting"] == [N_SCANS, N_SCANS, 1] and row["bits"][2] is None
+
+
+def test_shared_actions_are_counted_over_all_pairs() -> None:
+    taken = np.random.default_rng(0).random((6, 9)) < 0.4
+    pairs = [(taken[a] & taken[b]).sum() for a, b in itertools.combinations(range(6), 2)]
+    assert shared_actions(taken) == pytest.approx(np.mean(pairs))
+    row = only(adaptivity_of_actions(played(lambda scan, step, seed: step, n_scans=1)))
+    assert row["mean_bits"] is None and row["shared"] is None and row["overlap"] is None
+
+
+def test_a_table_without_actions_or_traits_is_refused() -> None:
+    table = played(lambda scan, step, seed: step)
+    with pytest.raises(ValueError, match="no actions"):
+        adaptivity_of_actions(table.drop(columns="action"))
+    with pytest.raises(ValueError, match="'is_order', which this version writes"):
+        gaps_closed(table.drop(columns="is_order"))
+
+
+# Tables
+
+
+def gap(**changes: Any) -> Row:
+    row = {"metric": "ssim", "gain": 0.01, "closed": 0.25, "closed_lo": 0.1, "closed_hi": 0.4}
+    return {**row, "reason": None, **changes}
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "interval"),
+    [
+        (gap(), "25 %", "10 %, 40 %"),
+        (gap(closed=-0.2, closed_lo=-0.5, closed_hi=0.1), "\u221220 %", "\u221250 %, 10 %"),
+        (gap(closed=-17.0, closed_lo=-34.0, closed_hi=-9.0), "< \u2212100 %", ""),
+        (gap(closed=None, closed_lo=None, closed_hi=None, reason="no room"), "no room", ""),
+        (gap(closed_lo=None, closed_hi=None, reason="one subject"), "25 %", ""),
+    ],
+)
+def test_shares_are_shown_without_wild_numbers(row: Row, value: str, interval: str) -> None:
+    cell = adaptivity._gap_cell(row)
+    assert (cell.value, cell.interval, cell.small[-1]) == (value, interval, "gain +0.0100")
+
+
+def test_the_table_has_a_line_for_every_policy_and_says_the_best_fixed_order_and_why(
+    tmp_path: Path,
+) -> None:
+    table = sloped({**SLOPES, "ours": 0.03}, n_seeds={"ours": 2})
+    found = worth(table, "ssim", n_resamples=50)
+    text = worth_table(table, found, "unet", metric="ssim", name_cell=Cell).text()
+    for policy in (*SLOPES, "ours"):
+        assert re.search(rf"^{policy} ", text, re.MULTILINE)
+    assert "area closed" in text and "final closed" in text and "return" not in text
+    assert re.search(r"Best fixed order, area: lbcs \(best mean of the 2 fixed orders on ", text)
+    assert "ours, area closed by each seed: 25 %, 50 %." in text
+    assert not re.search(r"\b(nan|None)\b", text)

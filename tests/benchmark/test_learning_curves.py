@@ -12,6 +12,7 @@ from PIL import Image
 
 from activemri import cli
 from activemri.benchmark.learning_curves import (
+    CurvesSettings,
     LearningCurve,
     Run,
     draw_learning_curves,
@@ -19,7 +20,6 @@ from activemri.benchmark.learning_curves import (
     learning_curve,
     learning_figure,
 )
-from activemri.settings import CurvesSettings
 
 
 def training(

@@ -1,11 +1,12 @@
-"""The figures and the page: what they say, that they hold together, that they leak nothing."""
+"""Figures, tables and the page: their content, that they hold together, that they load nothing."""
 
 import html.parser
-import itertools
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from activemri.benchmark import action_maps, curves, report, statistics
-from activemri.benchmark.curves import metric_name
-from activemri.benchmark.report import Episode, ReportFigure, formatted, write_report
-from tests.benchmark.tables import with_traits
+from activemri.benchmark import figures, report, statistics
+from activemri.benchmark.figures import ReportFigure
+from activemri.benchmark.report import Episode, Report, Section
+from activemri.tables import Cell, Table
+from tests.benchmark.tables import long_table
 
 BOUNDS = ("oracle", "exchange-oracle")
 POLICIES = ("random", "lbcs", *BOUNDS)
@@ -26,38 +28,31 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def invented(policies: tuple[str, ...] = POLICIES, *, n_subjects: int = 4) -> pd.DataFrame:
     """Scores that rise, faster for later policies, and differ between subjects."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for (speed, policy), reconstructor, subject in itertools.product(
-        enumerate(policies), ("zero-filled", "unet"), range(n_subjects)
-    ):
-        for step in range(BUDGET + 1):
-            ssim = 0.5 + 0.01 * subject + 0.02 * (speed + 1) * step + 0.002 * rng.normal()
-            for metric, value in (("ssim", ssim), ("psnr", 40 * ssim), ("mse", 1 - ssim)):
-                rows.append(
-                    {
-                        "policy": policy,
-                        "reconstructor": reconstructor,
-                        "volume": f"v{subject}",
-                        "slice": 3,
-                        "subject": f"s{subject}",
-                        "contrast": ("T1", "T2")[subject % 2],
-                        "step": step,
-                        "n_acquired": 8 + step,
-                        "metric": metric,
-                        "value": value,
-                        "seed": 0,
-                    }
-                )
-    return with_traits(pd.DataFrame(rows))
+    noise = np.random.default_rng(0)
+
+    def ssim(policy: str, subject: int, index: int, step: int, seed: int) -> float:
+        speed = 0.02 * (policies.index(policy) + 1)
+        return float(0.5 + 0.01 * subject + speed * step + 0.002 * noise.normal())
+
+    sizes: dict[str, Any] = {"policies": policies, "n_subjects": n_subjects, "n_steps": BUDGET}
+    parts = [long_table(ssim, reconstructor=name, **sizes) for name in ("zero-filled", "unet")]
+    own = pd.concat(parts, ignore_index=True)
+    errors = own.assign(metric="mse", value=1 - own["value"])
+    return pd.concat([own, errors], ignore_index=True)
+
+
+def lines_of(table: Table) -> dict[tuple[Any, ...], list[Any]]:
+    """Cells by policy and reconstructor."""
+    return {
+        (row["policy"], row["reconstructor"]): cells
+        for row, cells in zip(table.records, table.cells(), strict=True)
+    }
 
 
 def taken_actions(policies: tuple[str, ...] = POLICIES) -> pd.DataFrame:
-    rows = [
-        {"policy": policy, "volume": volume, "slice": 0, "step": step, "action": step + volume}
-        for policy, volume, step in itertools.product(policies, range(2), range(1, 4))
-    ]
-    return pd.DataFrame(rows)
+    table = long_table(lambda *_: 0.5, policies=policies, n_subjects=2, n_steps=3)
+    acting = table[table["step"] > 0]
+    return acting.assign(action=acting["step"] + acting["subject"].str[1:].astype(int))
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +61,22 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def figures(table: pd.DataFrame) -> dict[str, str]:
-    palette = curves.colours(POLICIES, bounds=BOUNDS)
+def drawn(table: pd.DataFrame) -> dict[str, str]:
+    palette = figures.colours(POLICIES, bounds=BOUNDS)
     which: dict[str, Any] = {"metric": "ssim", "reconstructor": "unet", "palette": palette}
     gains = statistics.differences(table, "lbcs")
     return {
-        "score": curves.score_figure(statistics.score_curves(table), bounds=BOUNDS, **which),
-        "difference": curves.difference_figure(gains, reference="lbcs", **which),
-        "acquisition": action_maps.action_map_figure(taken_actions(), n_actions=9),
+        "score": figures.score_figure(statistics.score_curves(table), bounds=BOUNDS, **which),
+        "difference": figures.difference_figure(gains, reference="lbcs", **which),
+        "actions": figures.action_map_figure(
+            taken_actions(),
+            n_actions=9,
+            initial=np.arange(9) == 8,
+            notes={"lbcs": "0.00 bits"},
+        ),
+        "transfer": figures.transfer_figure(
+            statistics.summarise(table), metric="ssim", reference="lbcs"
+        ),
     }
 
 
@@ -90,36 +93,35 @@ def episodes(n_frames: int = 3, policies: tuple[str, ...] = POLICIES[:2]) -> lis
     ]
 
 
-def page(path: Path, table: pd.DataFrame, **changes: Any) -> str:
-    content: dict[str, Any] = {
-        "title": "Invented",
-        "settings": {"budget": BUDGET, "seed": 0},
-        "summary": statistics.summarise(table),
-        "comparisons": statistics.compare(table, "lbcs"),
-        "by_contrast": statistics.summarise(table, by=("contrast",)),
-        "reach": statistics.lines_to_reach(table, {"ssim": 0.7}),
-        "episodes": episodes(),
-        "gif": b"GIF89a",
-        "command": "activemri benchmark --seed 0",
-    }
-    write_report(path / "report.html", **(content | changes))
-    return (path / "report.html").read_text(encoding="utf-8")
+def made(table: pd.DataFrame, *, name: str = "ssim") -> Report:
+    result = report.result_table(statistics.summarise(table), metric=name, name=Cell)
+    comparison = report.comparison_table(statistics.compare(table, "lbcs"), metric=name, name=Cell)
+    return Report(
+        title="Invented",
+        subtitle="of nobody",
+        warning="",
+        headline=[result],
+        sections=[Section("Results", [result]), Section("Tests", ["Words", comparison], [result])],
+        content={},
+        settings={"budget": BUDGET},
+        episodes=episodes(),
+        episode_title="one scan",
+    )
 
 
 class Outline(html.parser.HTMLParser):
-    """Checks that tags close in order; collects headings' ids, links and text."""
+    """Checks that tags close in order; collects headings, links and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.ids: list[str] = []
+        self.headings: list[str] = []
         self.links: list[str] = []
         self.words = ""
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value or "" for name, value in attrs if name == "id" and tag == "h2"]
         self.links += [v or "" for name, v in attrs if name in {"src", "href", "xlink:href"}]
         if tag not in {"meta", "input", "img", "br", "link"}:
             self.open.append(tag)
@@ -131,133 +133,149 @@ class Outline(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        self.headings += [data] if self.open[-1:] == ["h2"] else []
         if not {"script", "style"} & set(self.open):
             self.words += data
 
 
-def test_page_is_well_formed_and_loads_nothing(
-    tmp_path: Path, table: pd.DataFrame, figures: dict[str, str]
+def test_the_page_is_well_formed_and_loads_nothing(
+    table: pd.DataFrame, drawn: dict[str, str]
 ) -> None:
-    shown = [ReportFigure(name, svg, folded=name == "score") for name, svg in figures.items()]
-    outline = Outline(page(tmp_path, table, figures=shown))
-    assert outline.open == []
-    assert outline.links
+    shown = Section("Curves", [ReportFigure(name, svg) for name, svg in drawn.items()])
+    page = replace(made(table), sections=[*made(table).sections, shown])
+    outline = Outline(page.html(command="activemri benchmark --seed 0"))
+    assert outline.open == [] and outline.links
     assert all(link.startswith(("data:", "#")) for link in outline.links)
-    sections = "results curves episode animation tests reach contrasts words settings"
-    assert outline.ids == sections.split()
+    assert outline.headings[:4] == ["Results", "One scan, step by step", "Tests", "Curves"]
     assert "activemri benchmark --seed 0" in outline.words
-    assert "not reached" in outline.words
 
 
-def test_empty_parts_leave_their_sections_out(tmp_path: Path, table: pd.DataFrame) -> None:
-    bare = {"comparisons": (), "by_contrast": (), "reach": (), "episodes": (), "gif": None}
-    outline = Outline(page(tmp_path, table, **bare))
-    assert outline.ids == ["results", "words", "settings"]
+def test_without_episodes_there_is_no_player(table: pd.DataFrame) -> None:
+    text = replace(made(table), episodes=()).html()
+    assert "step by step" not in text and "<script>" not in text
 
 
-def test_everything_given_is_escaped(tmp_path: Path) -> None:
+def test_everything_given_is_escaped() -> None:
     nasty = "</script><script>alert('$x$')</script>"
     table = invented((nasty, "lbcs"))
-    palette = curves.colours([nasty, "lbcs"])
-    svg = curves.score_figure(
-        statistics.score_curves(table), metric="ssim", reconstructor="unet", palette=palette
+    svg = figures.score_figure(
+        statistics.score_curves(table),
+        metric="ssim",
+        reconstructor="unet",
+        palette=figures.colours([nasty, "lbcs"]),
     )
-    text = page(
-        tmp_path,
-        table,
+    page = replace(
+        made(table),
         title=nasty,
+        subtitle=nasty,
+        warning=nasty,
         settings={nasty: nasty},
-        command=nasty,
         episode_title=nasty,
         episodes=episodes(policies=(nasty, "lbcs")),
-        figures=[ReportFigure(nasty, svg, nasty)],
+        sections=[*made(table).sections, Section(nasty, [nasty, ReportFigure(nasty, svg, nasty)])],
     )
+    text = page.html(command=nasty)
     assert nasty not in text and "<script>alert" not in text
     assert text.count("</script>") == 1
     assert nasty in Outline(text).words
 
 
-def test_best_competitor_is_marked_and_no_bound(table: pd.DataFrame) -> None:
-    shown: Any = report.result_table(statistics.summarise(table), metric="ssim")
-    best = {row["policy"]: [cell["best"] for cell in row["cells"]] for row in shown["rows"]}
-    assert best == {policy: [policy == "lbcs"] * 4 for policy in POLICIES}
-    assert [row["policy"] for row in shown["rows"] if row["bound"]] == list(POLICIES[2:])
-
-
-def test_the_smallest_error_is_best(table: pd.DataFrame) -> None:
-    shown: Any = report.result_table(statistics.summarise(table), metric="mse")
-    rows = {row["policy"]: row["cells"] for row in shown["rows"]}
-    assert rows["lbcs"][0]["best"] and not rows["random"][0]["best"]
-    assert float(rows["lbcs"][0]["value"]) < float(rows["random"][0]["value"])
-
-
-def test_a_policy_that_was_not_run_with_a_reconstructor_gets_a_dash(table: pd.DataFrame) -> None:
-    partly = table[(table["policy"] != "random") | (table["reconstructor"] == "unet")]
-    shown: Any = report.result_table(statistics.summarise(partly), metric="ssim")
-    cells = next(row["cells"] for row in shown["rows"] if row["policy"] == "random")
-    assert sorted(cell["value"] == "–" for cell in cells) == [False, False, True, True]
-
-
-def test_four_subjects_are_said_to_be_too_few(tmp_path: Path, table: pd.DataFrame) -> None:
-    words = Outline(page(tmp_path, table)).words
-    assert "4 subjects the intervals are too narrow" in words
-    assert "no p below 0.375" in words
-    shown: Any = report.comparison_table(statistics.compare(table, "lbcs"), metric="ssim")
-    assert all(cell["verdict"] == "" for row in shown["rows"] for cell in row["cells"])
-
-
-def test_eight_subjects_that_agree_give_a_verdict() -> None:
-    table = invented(n_subjects=8)
-    for metric in ("ssim", "mse"):
-        shown: Any = report.comparison_table(statistics.compare(table, "lbcs"), metric=metric)
-        verdicts = {row["policy"]: row["cells"][0]["verdict"] for row in shown["rows"]}
-        # Bounds are no competitors: nothing is said of them.
-        assert verdicts == {"random": "worse", "oracle": "", "exchange-oracle": ""}
-
-
-def test_one_subject_is_reported_without_intervals(tmp_path: Path) -> None:
-    words = Outline(page(tmp_path, invented(n_subjects=1))).words
-    assert "With one subject there are no intervals" in words
-    assert "no interval" in words and not re.search(r"\b(nan|None)\b", words)
-
-
-@pytest.mark.parametrize(
-    ("value", "metric", "expected"),
-    [
-        (0.87654, "ssim", "0.8765"),
-        (31.4159, "psnr_volume", "31.42"),
-        (0.0201, "nmse", "0.0201"),
-        (0.02, "nmse", "0.0200"),
-        (123.4, "mse", "123"),
-        (None, "ssim", "–"),
-    ],
-)
-def test_numbers_have_the_digits_of_their_metric(
-    value: float | None, metric: str, expected: str
-) -> None:
-    assert report.formatted(value, metric) == expected
-
-
-def test_differences_carry_their_sign() -> None:
-    assert report.formatted(0.01, "ssim", signed=True) == "+0.0100"
-    assert report.formatted(-0.01, "ssim", signed=True) == "\u22120.0100"
+def test_script_of_the_page_is_valid_javascript(tmp_path: Path, table: pd.DataFrame) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    script = made(table).html().split("<script>")[1].split("</script>")[0]
+    (tmp_path / "page.js").write_text(script)
+    assert subprocess.run([node, "--check", str(tmp_path / "page.js")], check=False).returncode == 0
 
 
 def test_many_large_frames_are_made_to_fit(
-    tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plenty = len(page(tmp_path, table, episodes=episodes(40)))
+    page = replace(made(table), episodes=episodes(40))
+    plenty = len(page.html())
     monkeypatch.setattr(report, "FRAME_BYTES", 20_000)
-    assert len(page(tmp_path, table, episodes=episodes(40))) < 0.6 * plenty
+    assert len(page.html()) < 0.7 * plenty
 
 
-def test_an_empty_summary_is_refused(tmp_path: Path, table: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match="the summary is empty"):
-        page(tmp_path, table, summary=[])
+@pytest.mark.parametrize(("metric", "best"), [("ssim", max), ("mse", min)])
+def test_the_best_competitor_is_marked_and_no_bound(
+    table: pd.DataFrame, metric: str, best: Any
+) -> None:
+    name = partial(report._name_cell, palette={}, bounds=BOUNDS)
+    shown = lines_of(report.result_table(statistics.summarise(table), metric=metric, name=name))
+    assert {key[0] for key, cells in shown.items() if cells[0].tag == "bound"} == set(BOUNDS)
+    for reconstructor in ("zero-filled", "unet"):
+        rivals = {policy: shown[policy, reconstructor] for policy in ("random", "lbcs")}
+        areas = {policy: float(cells[2].value) for policy, cells in rivals.items()}
+        marked = [policy for policy, cells in rivals.items() if cells[2].style == "best"]
+        assert [areas[policy] for policy in marked] == [best(areas.values())]
+        assert all(shown[policy, reconstructor][2].style == "" for policy in BOUNDS)
 
 
-def test_figures_are_svg_without_outside_references(figures: dict[str, str]) -> None:
-    for svg in figures.values():
+def test_scans_of_each_policy_are_counted_where_they_differ(table: pd.DataFrame) -> None:
+    fewer = table[(table["policy"] != "oracle") | (table["subject"] == "s0")]
+    rows = statistics.summarise(fewer)
+    shown = report.result_table(rows, metric="ssim", name=Cell)
+    assert shown.columns[-1].heading == "slices"
+    assert lines_of(shown)["oracle", "unet"][-1] == 1 != lines_of(shown)["lbcs", "unet"][-1]
+
+
+def test_so_few_subjects_give_no_verdict_and_eight_that_agree_do() -> None:
+    def shown(n_subjects: int, metric: str = "ssim") -> Table:
+        rows = statistics.compare(invented(n_subjects=n_subjects), "lbcs")
+        return report.comparison_table(rows, metric=metric, name=Cell)
+
+    few = shown(4)
+    assert "no p below 0.375" in few.notes[0]
+    assert not any(cell.style for cells in lines_of(few).values() for cell in cells[2:])
+    for metric in ("ssim", "mse"):
+        cells = lines_of(shown(8, metric))
+        verdicts = {policy: row[3].style for (policy, _), row in cells.items()}
+        assert verdicts == {"random": "worse", "oracle": "", "exchange-oracle": ""}
+
+
+def test_one_subject_is_reported_without_intervals() -> None:
+    page = made(invented(n_subjects=1))
+    assert "one subject" in page.text()
+    assert not re.search(r"\b(nan|None)\b", page.text() + Outline(page.html()).words)
+    assert "With one subject there are no intervals" in report._coverage(1)
+    assert "4 subjects the intervals are too narrow" in report._coverage(4)
+    assert report._coverage(40) == ""
+
+
+def test_scores_that_were_not_reached_are_told(table: pd.DataFrame) -> None:
+    rows = statistics.lines_to_reach(table, {"ssim": 0.7})
+    shown = lines_of(report.reach_table(rows, name=Cell))
+    assert shown["random", "unet"][4].value == "not reached"
+    assert shown["random", "unet"][5].value == "at least 13.0"
+    assert shown["oracle", "unet"][3].value == "100 %"
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "name", "expected"),
+    [
+        (0.87654, "ssim", "SSIM", "0.8765"),
+        (31.4159, "psnr_volume", "PSNR (volume range)", "31.42"),
+        (0.12345, "roi_ssim", "SSIM (region of interest)", "0.1235"),
+        (0.0201, "nmse", "NMSE", "0.0201"),
+        (0.02, "nmse", "NMSE", "0.0200"),
+        (123.4, "mse", "MSE", "123"),
+        (None, "ssim", "SSIM", "\u2013"),
+    ],
+)
+def test_metrics_have_names_and_digits_for_people(
+    value: float | None, metric: str, name: str, expected: str
+) -> None:
+    assert statistics.metric_name(metric) == name
+    assert statistics.formatted(value, metric) == expected
+    if value is not None:
+        assert statistics.formatted(value, metric, signed=True) == f"+{expected}"
+        assert statistics.formatted(-value, metric) == f"\u2212{expected}"
+
+
+def test_figures_are_svg_without_outside_references(drawn: dict[str, str]) -> None:
+    for svg in drawn.values():
         root = ET.fromstring(svg)
         assert root.tag == f"{SVG}svg"
         references = [
@@ -267,31 +285,32 @@ def test_figures_are_svg_without_outside_references(figures: dict[str, str]) -> 
             if name.endswith("href")
         ]
         assert all(reference.startswith(("#", "data:")) for reference in references)
-        assert "currentColor" in svg and curves.INK not in svg
+        assert "currentColor" in svg and figures.INK not in svg
 
 
-def test_figures_name_their_policies_and_mark_bounds(figures: dict[str, str]) -> None:
-    texts = [element.text for element in ET.fromstring(figures["score"]).iter(f"{SVG}text")]
-    assert {"random", "lbcs", "oracle (bound)", "acquired lines", "SSIM"} <= set(texts)
-    assert figures["score"].count("stroke-dasharray") == 2  # the two bounds
-    texts = [element.text for element in ET.fromstring(figures["difference"]).iter(f"{SVG}text")]
-    assert {"random", "oracle"} <= set(texts) and "lbcs" not in texts
+def test_figures_name_their_policies_and_mark_bounds(drawn: dict[str, str]) -> None:
+    words = {n: [e.text for e in ET.fromstring(s).iter(f"{SVG}text")] for n, s in drawn.items()}
+    assert {"random", "lbcs", "oracle (bound)", "acquired lines", "SSIM"} <= set(words["score"])
+    assert drawn["score"].count("stroke-dasharray") == 2  # the two bounds
+    assert {"random", "oracle"} <= set(words["difference"])
+    assert "lbcs" not in words["difference"]
+    assert "0.00 bits" in words["actions"] and "share of scans" in words["actions"]
+    assert "SSIM, area; colour: against lbcs" in words["transfer"]
 
 
-def test_the_same_results_give_the_same_figure(figures: dict[str, str]) -> None:
-    again = action_maps.action_map_figure(taken_actions(), n_actions=9)
-    assert again == figures["acquisition"]
+def test_the_same_results_give_the_same_figure(table: pd.DataFrame, drawn: dict[str, str]) -> None:
+    rows = statistics.summarise(table)
+    again = figures.transfer_figure(rows, metric="ssim", reference="lbcs")
+    assert again == drawn["transfer"]
 
 
 def test_figures_of_one_page_share_no_clip_paths(table: pd.DataFrame) -> None:
-    rows = statistics.score_curves(table)
+    rows, palette = statistics.score_curves(table), figures.colours(POLICIES)
     paths = [
         set(
             re.findall(
                 r'clipPath id="([^"]+)"',
-                curves.score_figure(
-                    rows, metric="ssim", reconstructor=name, palette=curves.colours(POLICIES)
-                ),
+                figures.score_figure(rows, metric="ssim", reconstructor=name, palette=palette),
             )
         )
         for name in ("unet", "zero-filled")
@@ -301,58 +320,80 @@ def test_figures_of_one_page_share_no_clip_paths(table: pd.DataFrame) -> None:
 
 def test_policies_have_colours_of_their_own() -> None:
     names = [f"policy {n}" for n in range(11)] + ["oracle", "exchange-oracle"]
-    assert len(set(curves.colours(names, bounds=BOUNDS).values())) == 13
-    without = curves.colours([name for name in names if name != "oracle"], bounds=BOUNDS)
-    assert without["policy 10"] == curves.colours(names, bounds=BOUNDS)["policy 10"]
+    assert len(set(figures.colours(names, bounds=BOUNDS).values())) == 13
+    without = figures.colours([name for name in names if name != "oracle"], bounds=BOUNDS)
+    assert without["policy 10"] == figures.colours(names, bounds=BOUNDS)["policy 10"]
 
 
 def test_many_curves_can_be_told_apart() -> None:
-    def drawn(n: int) -> str:
+    def drawing(n: int) -> str:
         names = tuple(f"policy {i}" for i in range(n))
         rows = statistics.score_curves(invented(names))
-        palette = curves.colours(names)
-        return curves.score_figure(rows, metric="ssim", reconstructor="unet", palette=palette)
+        palette = figures.colours(names)
+        return figures.score_figure(rows, metric="ssim", reconstructor="unet", palette=palette)
 
-    few, many = drawn(curves.MOST_BANDS), drawn(13)
-    assert few.count("FillBetweenPolyCollection") == curves.MOST_BANDS
+    few, many = drawing(figures.MOST_BANDS), drawing(13)
+    assert few.count("FillBetweenPolyCollection") == figures.MOST_BANDS
     assert "FillBetweenPolyCollection" not in many, "bands would hide the curves"
     assert "stroke-dasharray" not in few
     assert many.count("stroke-dasharray") == 2, "eleven colours: the last two are used again"
 
 
 def test_taken_share_counts_each_line_when_it_was_taken() -> None:
-    share = action_maps.taken_share(taken_actions(("lbcs",)), n_actions=6)
-    # Volume 0 takes 1, 2, 3 and volume 1 takes 2, 3, 4.
+    share = figures.taken_share(taken_actions(("lbcs",)), n_actions=6)
+    # One volume takes 1, 2, 3 and the other 2, 3, 4.
     np.testing.assert_allclose(
         share, [[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0.5, 0.5, 0, 0], [0, 0, 0, 0.5, 0.5, 0]]
     )
 
 
+def test_only_policies_that_look_at_the_scan_are_drawn_with_bits() -> None:
+    bits = {"ours": [1.0, 2.0, None], "lbcs": [0.0, 0.0, 0.0], "random": [None] * 3}
+    means = {"ours": 1.5, "lbcs": 0.0, "random": None}
+    rows: list[dict[str, object]] = [
+        {"policy": policy, "bits": values, "mean_bits": means[policy], "ceiling": 3.0}
+        for policy, values in bits.items()
+    ]
+    palette = dict.fromkeys(bits, "#000000")
+    svg = figures.information_figure(rows, palette=palette, bounds=(), name="x")
+    assert svg is not None
+    texts = [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert "ours" in texts and "lbcs" not in texts and "random" not in texts
+    assert figures.information_figure(rows[1:], palette=palette, bounds=(), name="x") is None
+
+
 def test_names_at_the_ends_keep_apart_in_order() -> None:
-    moved = curves._apart([0.1, 0.5, 0.5, 0.51, 0.9], gap=0.1)
+    moved = figures._apart([0.1, 0.5, 0.5, 0.51, 0.9], gap=0.1)
     assert moved[0] == 0.1 and moved[-1] == 0.9
     assert (np.diff(moved) >= 0.1 - 1e-12).all()
     assert np.mean(moved[1:4]) == pytest.approx(np.mean([0.5, 0.5, 0.51]))
 
 
-def test_script_of_the_page_is_valid_javascript(tmp_path: Path, table: pd.DataFrame) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    script = page(tmp_path, table).split("<script>")[1].split("</script>")[0]
-    (tmp_path / "page.js").write_text(script)
-    assert subprocess.run([node, "--check", str(tmp_path / "page.js")], check=False).returncode == 0
+SCORES = {("a", "x"): 0.8, ("b", "x"): 0.85, ("a", "y"): 0.6, ("b", "y"): 0.55}
 
 
-@pytest.mark.parametrize(
-    ("metric", "words", "number"),
-    [
-        ("ssim", "SSIM", "0.1235"),
-        ("psnr_volume", "PSNR (volume range)", "0.12"),
-        ("roi_ssim", "SSIM (region of interest)", "0.1235"),
-        ("roi_nmse", "NMSE (region of interest)", "0.123"),
-    ],
-)
-def test_metrics_have_names_and_digits_for_people(metric: str, words: str, number: str) -> None:
-    assert metric_name(metric) == words
-    assert formatted(0.12345, metric) == number
+def transfers(metric: str = "ssim", *, higher: bool = True) -> list[dict[str, object]]:
+    return [
+        {"policy": p, "reconstructor": r, "metric": metric, "higher_is_better": higher}
+        | {"auc": score, "final": score + 0.1}
+        for (p, r), score in SCORES.items()
+    ]
+
+
+def test_the_heat_map_has_policies_in_rows_and_leaves_out_what_was_not_run() -> None:
+    scores, policies, reconstructors = figures.transfer_table(transfers(), metric="ssim")
+    assert (policies, reconstructors) == (["a", "b"], ["x", "y"])
+    np.testing.assert_allclose(scores, [[0.8, 0.6], [0.85, 0.55]])
+    fewer = figures.transfer_table(transfers()[:3], metric="ssim", quantity="final")[0]
+    assert np.isnan(fewer[1, 1]) and fewer[0, 0] == pytest.approx(0.9)
+    assert ">0.550<" not in figures.transfer_figure(transfers()[:3], metric="ssim", reference="a")
+    with pytest.raises(ValueError, match="no rows of the metric 'psnr'"):
+        figures.transfer_table(transfers(), metric="psnr")
+
+
+def test_a_smaller_error_is_the_better_colour_of_the_heat_map() -> None:
+    usual, other = (
+        figures.transfer_figure(transfers("nmse", higher=higher), metric="nmse", reference="a")
+        for higher in (False, True)
+    )
+    assert usual != other

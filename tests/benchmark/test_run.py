@@ -1,108 +1,125 @@
-"""A benchmark from settings to files."""
+"""A benchmark from settings to files, and in memory."""
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.agents.learning.files import write_noise
+from torch import Tensor
 
-from activemri import checkpoints
+import activemri.benchmark
+from activemri import checkpoints, cli
 from activemri.agents.order import Order
+from activemri.agents.policy import Traits
 from activemri.agents.rollout import rollout
 from activemri.benchmark import run
-from activemri.benchmark.plan import Plan
-from activemri.benchmark.run import run_benchmark
+from activemri.benchmark.plan import (
+    BenchmarkSettings,
+    Plan,
+    _digest_of_files,
+    label_policies,
+    label_reconstructors,
+)
+from activemri.benchmark.run import benchmark, run_benchmark
+from activemri.benchmark.statistics import policies_that, summarise
+from activemri.envs.protocol import ScanProtocol
+from activemri.envs.scan import View
 from activemri.evaluator import Evaluator, save_evaluator
+from activemri.options import RunOptions
+from activemri.reconstruction.diffusion import Diffusion
 from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.reconstruction.unet import UNet
-from activemri.settings import BenchmarkSettings
+from activemri.reconstruction.zero_filled import ZeroFilled
 
 HEURISTICS = ("random", "low-frequency-first")
+PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=4, n_center_lines=4)
 
 
-def settings(out: Path, **changes: object) -> BenchmarkSettings:
+def settings(
+    out: Path, *, protocol: dict[str, Any] | None = None, seed: int = 0, **changes: Any
+) -> BenchmarkSettings:
     """Two policies on three small phantom scans."""
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "policies": HEURISTICS,
-        "matrix": 24,
-        "budget": 4,
-        "n_center_lines": 4,
         "max_slices": 3,
         "n_fit_scans": 2,
         "max_fit_slices": 2,
         "n_bootstrap": 50,
-        "out": out,
     }
-    options |= changes
-    options.setdefault("reference", "lbcs")
-    return BenchmarkSettings(**options)  # type: ignore[arg-type]
+    return BenchmarkSettings(
+        protocol=replace(PROTOCOL, **(protocol or {})),
+        run=RunOptions(out=out, seed=seed),
+        **(options | changes),
+    )
+
+
+def parts_of(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in out.rglob("parts/**/*.parquet")}
 
 
 def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> None:
-    run_benchmark(settings(tmp_path, policies=(*HEURISTICS, "lbcs", "oracle", "exchange-oracle")))
-
-    table = pd.read_parquet(tmp_path / "results.parquet")
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    report = (tmp_path / "report.html").read_text()
-
-    assert {"policy", "reconstructor", "volume", "slice", "subject", "step"} <= set(table.columns)
-    assert {"metric", "value", "seed", "n_acquired"} <= set(table.columns)
+    out = tmp_path / "new" / "folder"
+    policies = (*HEURISTICS, "lbcs", "oracle", "exchange-oracle")
+    outcome = run_benchmark(settings(out, policies=policies))
+    table, summary = pd.read_parquet(out / "results.parquet"), outcome.report.json()
+    assert json.loads((out / "summary.json").read_text())["results"] == summary["results"]
     assert set(table["step"]) == set(range(5))
     assert (table["n_acquired"] == 4 + table["step"]).all()
-    assert set(summary) == {"task", "results", "traits", "adaptivity"}
-    assert summary["traits"]["lbcs"]["is_order"] and not summary["traits"]["oracle"]["is_order"]
     traits = table.groupby("policy")[["is_order", "is_random", "is_oracle", "repeats"]].first()
     assert traits.loc["random"].tolist() == [False, True, False, False]
     assert traits.loc["lbcs"].tolist() == [True, False, False, False]
     assert traits.loc["oracle"].tolist() == [False, False, True, False]
-    row = next(r for r in summary["results"] if r["policy"] == "lbcs" and r["metric"] == "ssim")
-    assert {"auc", "auc_lo", "auc_hi", "final", "final_lo", "final_hi"} <= set(row)
-    assert row["n_slices"] == 3 and row["n_subjects"] == 3
-    assert report.startswith("<!doctype html>") or report.lower().startswith("<!doctype html>")
-
-
-def test_a_share_of_the_lines_is_played_and_learned_as_a_number(tmp_path: Path) -> None:
-    data = write_noise(tmp_path / "scans", n_slices=2)
-    options = {"env": "ActiveMRI/HDF5-v0", "data": str(data), "budget": "env", "n_center_lines": 3}
-    changes = {**options, "matrix": 16, "policies": ("lbcs",), "split": "val"}
-    outcome = run_benchmark(settings(tmp_path / "out", **changes))
-    assert outcome.plan.scenario.budget == 4 == int(outcome.table["step"].max())
-    order = Order.load(tmp_path / "out" / "orders" / "lbcs-zero-filled.json")
-    assert order.n_learned == 4
-    task = json.loads((tmp_path / "out" / "summary.json").read_text())["task"]
-    assert task["budget"] == 4
-
-
-def test_the_summary_is_the_mean_of_the_long_table(tmp_path: Path) -> None:
-    run_benchmark(settings(tmp_path))
-    table = pd.read_parquet(tmp_path / "results.parquet")
-    summary = json.loads((tmp_path / "summary.json").read_text())["results"]
-    own = table[(table["policy"] == "random") & (table["metric"] == "psnr")]
+    assert summary["traits"]["lbcs"]["is_order"] and not summary["traits"]["oracle"]["is_order"]
+    row = next(r for r in summary["results"] if (r["policy"], r["metric"]) == ("lbcs", "psnr"))
+    own = table[(table["policy"] == "lbcs") & (table["metric"] == "psnr")]
     curves = own.pivot(index=["volume", "slice"], columns="step", values="value").to_numpy()
-    row = next(r for r in summary if r["policy"] == "random" and r["metric"] == "psnr")
     assert row["auc"] == pytest.approx(np.trapezoid(curves, axis=1).mean() / 4, rel=1e-12)
-    assert row["final"] == pytest.approx(curves[:, -1].mean(), rel=1e-12)
+    assert (row["n_slices"], row["n_subjects"]) == (3, 3)
+    page, text = (out / "report.html").read_text(), str(outcome)
+    assert page.lower().startswith("<!doctype html>")
+    for words in ("exchange-oracle", "Best fixed order, area: ", "of 4"):
+        assert words in page and words in text
+    gaps = summary["adaptivity"]["gaps"]
+    assert all(row["order"] in (*HEURISTICS, "lbcs") and row["why"] for row in gaps)
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
-    first = run_benchmark(settings(tmp_path / "a")).table
-    again = run_benchmark(settings(tmp_path / "b")).table
-    other = run_benchmark(settings(tmp_path / "c", seed=1)).table
-    pd.testing.assert_frame_equal(first, again, check_exact=True)
+def test_seeds_are_for_policies_that_draw_and_change_these_alone(tmp_path: Path) -> None:
+    first = run_benchmark(settings(tmp_path / "a", n_seeds=2)).table
+    other = run_benchmark(settings(tmp_path / "b", seed=1)).table
     drawn = first["policy"] == "random"
-    assert not np.array_equal(first[drawn]["value"], other[drawn]["value"])
-    assert np.array_equal(first[~drawn]["value"], other[~drawn]["value"])
+    assert set(first[drawn]["seed"]) == {0, 1} and set(first[~drawn]["seed"]) == {0}
+    again = first[drawn & (first["seed"] == 1)]["value"]
+    assert np.array_equal(again, other[other["policy"] == "random"]["value"])
+    assert not np.array_equal(again, first[drawn & (first["seed"] == 0)]["value"])
+    assert np.array_equal(first[~drawn]["value"], other[other["policy"] != "random"]["value"])
 
 
-def test_random_policies_run_with_every_seed_and_others_once(tmp_path: Path) -> None:
-    table = run_benchmark(settings(tmp_path, n_seeds=3)).table
-    assert set(table[table["policy"] == "random"]["seed"]) == {0, 1, 2}
-    assert set(table[table["policy"] == "low-frequency-first"]["seed"]) == {0}
+def test_trainings_of_one_policy_play_with_a_seed_each_and_are_told_apart(tmp_path: Path) -> None:
+    run_benchmark(settings(tmp_path / "first", policies=("lbcs",)))
+    learned = Order.load(tmp_path / "first" / "orders" / "lbcs-zero-filled.json")
+    paths = [tmp_path / f"run-{seed}.json" for seed in range(2)]
+    for path, actions in zip(paths, (learned.actions, learned.actions[::-1]), strict=True):
+        replace(learned, actions=actions).save(path)
+    policies = ("lbcs", "random", "oracle", f"ours={paths[0]},{paths[1]}")
+    given = settings(tmp_path / "second", policies=policies, protocol={"step_cost": 0.01})
+    outcome = run_benchmark(given)
+    own = outcome.table[outcome.table["policy"] == "ours"]
+    first = own[(own["step"] == 1) & (own["metric"] == "ssim")].groupby("seed")["action"].first()
+    lbcs = outcome.table[(outcome.table["policy"] == "lbcs") & (outcome.table["step"] == 1)]
+    assert first[0] == lbcs["action"].iloc[0] and first[1] != first[0]
+    assert len(Plan(given).fingerprint["policy ours"].split()) == 2
+    assert policies_that(outcome.table, "is_order") == ["lbcs", "ours"]
+    found = outcome.report.json()["adaptivity"]
+    assert {row["policy"] for row in found["seeds"]} == {"ours"}
+    assert ("return", "final") in {(row["metric"], row["quantity"]) for row in found["gaps"]}
+    acted = {row["policy"]: row for row in found["actions"]}
+    assert acted["ours"]["mean_bits"] == 0 and acted["random"]["mean_bits"] is None
 
 
 def test_an_interrupted_benchmark_continues_to_the_same_table(
@@ -111,53 +128,66 @@ def test_an_interrupted_benchmark_continues_to_the_same_table(
     whole = run_benchmark(settings(tmp_path / "whole")).table
     played: list[int] = []
 
-    def interrupted(*arguments: object, **keywords: object) -> object:
+    def interrupted(*arguments: Any, **keywords: Any) -> Any:
         if len(played) == 1:
             raise KeyboardInterrupt
         played.append(1)
-        return rollout(*arguments, **keywords)  # type: ignore[arg-type]
+        return rollout(*arguments, **keywords)
 
     monkeypatch.setattr(run, "rollout", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(settings(tmp_path / "cut"))
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.parquet")}
+    kept = parts_of(tmp_path / "cut")
     assert len(kept) == 1
     monkeypatch.setattr(run, "rollout", rollout)
-
     continued = run_benchmark(settings(tmp_path / "cut")).table
-
     pd.testing.assert_frame_equal(whole, continued, check_exact=True)
-    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    assert kept.items() <= parts_of(tmp_path / "cut").items()
+    part = next(iter(kept))
+    part.write_bytes(part.read_bytes()[:100])  # cut off: it is played again
+    pd.testing.assert_frame_equal(whole, run_benchmark(settings(tmp_path / "cut")).table)
 
 
 @pytest.mark.long
 def test_workers_give_the_same_table(tmp_path: Path) -> None:
-    one = run_benchmark(settings(tmp_path / "one")).table
-    two = run_benchmark(settings(tmp_path / "two", workers=2)).table
+    policies = (*HEURISTICS, "lbcs", "oracle")
+    one, two = (
+        run_benchmark(settings(tmp_path / str(n), workers=n, policies=policies)).table
+        for n in (1, 2)
+    )
     pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
 def test_a_folder_with_other_settings_is_refused_and_the_difference_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown policy"):
+        run_benchmark(settings(tmp_path, policies=("ranodm",)))  # a mistake takes no folder
     run_benchmark(settings(tmp_path))
-    with pytest.raises(ValueError, match="budget was 4, now 3"):
-        run_benchmark(settings(tmp_path, budget=3))
+    with pytest.raises(ValueError, match=r"protocol was .*'budget': 4.*, now .*'budget': 3"):
+        run_benchmark(settings(tmp_path, protocol={"budget": 3}))
+
+
+def test_tables_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
+    run_benchmark(settings(tmp_path))
+    part = next(iter(parts_of(tmp_path)))
+    pd.read_parquet(part).drop(columns="subject").to_parquet(part)
+    with pytest.raises(ValueError, match="lacks the columns subject: it was written by another"):
+        run_benchmark(settings(tmp_path))
+    (tmp_path / "settings.json").write_text('{"data": "phantom", "budget": 4}')
+    with pytest.raises(ValueError, match="of an earlier version of this package"):
+        run_benchmark(settings(tmp_path))
 
 
 def test_a_policy_can_be_added_to_a_finished_benchmark(tmp_path: Path) -> None:
-    whole = settings(tmp_path / "whole", policies=("lbcs", "exchange-oracle", "random"))
-    expected = run_benchmark(whole).table
-    run_benchmark(replace(whole, out=tmp_path / "grown", policies=("lbcs", "exchange-oracle")))
-    kept = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "grown").rglob("parts/**/*.parquet")
-    }
-
-    grown = run_benchmark(replace(whole, out=tmp_path / "grown")).table
-
+    both = ("lbcs", "exchange-oracle")
+    expected = run_benchmark(settings(tmp_path / "whole", policies=(*both, "random"))).table
+    run_benchmark(settings(tmp_path / "grown", policies=both))
+    kept = parts_of(tmp_path / "grown")
+    grown = run_benchmark(settings(tmp_path / "grown", policies=(*both, "random"))).table
     pd.testing.assert_frame_equal(grown, expected, check_exact=True)
-    assert kept and all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    assert kept and kept.items() <= parts_of(tmp_path / "grown").items()
 
 
-def test_what_has_a_name_of_the_folder_must_be_the_same(tmp_path: Path) -> None:
+def test_players_of_one_name_in_a_folder_must_be_the_same(tmp_path: Path) -> None:
     both = settings(tmp_path, policies=("lbcs", "exchange-oracle"), reference="exchange-oracle")
     run_benchmark(both)
     with pytest.raises(ValueError, match="policy exchange-oracle was exchange-oracle lbcs, now"):
@@ -171,28 +201,32 @@ def test_what_has_a_name_of_the_folder_must_be_the_same(tmp_path: Path) -> None:
             run_benchmark(another)
 
 
-def test_a_mistake_does_not_take_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown policy"):
-        run_benchmark(settings(tmp_path, policies=("ranodm",)))
-    assert len(run_benchmark(settings(tmp_path)).table) > 0
-
-
-def test_orders_and_checkpoints_are_taken_by_path(tmp_path: Path) -> None:
-    run_benchmark(settings(tmp_path / "first", policies=("lbcs",), reference="lbcs"))
-    order = tmp_path / "first" / "orders" / "lbcs-zero-filled.json"
+def tiny_network(path: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     network = UNet(channels=2, pools=1)
-    path = checkpoints.save(
-        tmp_path / "tiny",
-        kind="unet",
-        settings=network.settings,
-        state_dict=network.state_dict(),
-        info={},
+    weights = {name: torch.randn_like(value) for name, value in network.state_dict().items()}
+    return checkpoints.save(
+        path, kind="unet", settings=network.settings, state_dict=weights, info={}
     )
-    table = run_benchmark(
-        settings(tmp_path / "second", policies=(str(order),), reconstructors=(str(path),))
-    ).table
-    assert set(table["policy"]) == {"lbcs-zero-filled"}
-    assert set(table["reconstructor"]) == {"tiny"}
+
+
+def test_results_of_other_weights_or_settings_are_not_taken_for_these(tmp_path: Path) -> None:
+    options = settings(tmp_path / "out", reconstructors=(str(tiny_network(tmp_path / "tiny")),))
+    assert set(run_benchmark(options).table["reconstructor"]) == {"tiny"}
+    run_benchmark(options)
+    tiny_network(tmp_path / "tiny", seed=1)
+    with pytest.raises(ValueError, match="reconstructor tiny was"):
+        run_benchmark(options)
+
+    def mark(factor: float) -> dict[str, str]:
+        changed = Recalibrated(UNet(channels=2, pools=1), observed=[factor])
+        path = save_reconstructor(tmp_path / "factor", changed, info={})
+        return Plan(settings(tmp_path / "out", reconstructors=(str(path),))).fingerprint
+
+    torch.manual_seed(0)
+    first = mark(1.0)
+    torch.manual_seed(0)
+    assert first != mark(2.0)
 
 
 @pytest.mark.parametrize(
@@ -200,118 +234,201 @@ def test_orders_and_checkpoints_are_taken_by_path(tmp_path: Path) -> None:
     [
         ({"policies": ("ranodm",)}, "unknown policy 'ranodm'"),
         ({"reconstructors": ("unett",)}, "unett"),
-        ({"split": "tset"}, "tset"),
+        ({"protocol": {"split": "tset"}}, "tset"),
         ({"policies": ("random", "random")}, "would both be called 'random'"),
-        ({"n_center_lines": 24}, "nothing is left to acquire"),
+        ({"protocol": {"n_center_lines": 24}}, "nothing is left to acquire"),
         ({"metric": "foo"}, "unknown metric 'foo'"),
         ({"reference": "nobody"}, "reference 'nobody' is not among the policies"),
+        ({"policies": ("lbcs",), "protocol": {"split": "train"}}, "that they are fitted on"),
+        ({"policies": ("uncertainty-greedy",)}, "uncertainty-greedy with reconstructor zero-fill"),
+        (
+            {"policies": ("evaluator-greedy",), "protocol": {"matrix_size": 140}},
+            "this evaluator scores 128 lines",
+        ),
+        ({"protocol": {"data": None}}, "needs scans"),
     ],
 )
-def test_mistakes_are_told_apart(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_mistakes_are_told_apart_before_anything_is_played(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         run_benchmark(settings(tmp_path, **changes))
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_a_missing_folder_of_scans_is_named(tmp_path: Path) -> None:
+def test_folders_that_are_missing_or_cannot_be_written_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        run_benchmark(settings(tmp_path / "out", data=str(tmp_path / "nowhere")))
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+        run_benchmark(settings(tmp_path / "out", protocol={"data": str(tmp_path / "nowhere")}))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="cannot write into"):
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
         run_benchmark(settings(tmp_path / "file" / "out"))
 
 
-def test_an_order_is_not_scored_on_the_subjects_it_was_fitted_on(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="scored on subjects that they are fitted on"):
-        run_benchmark(settings(tmp_path, split="train", policies=("lbcs",)))
-
-
-def test_results_of_other_weights_are_not_taken_for_these(tmp_path: Path) -> None:
-    def train_again(seed: int) -> Path:
-        torch.manual_seed(seed)
-        network = UNet(channels=2, pools=1)
-        return checkpoints.save(
-            tmp_path / "tiny",
-            kind="unet",
-            settings=network.settings,
-            state_dict={k: torch.randn_like(v) for k, v in network.state_dict().items()},
-            info={},
-        )
-
-    options = settings(tmp_path / "out", reconstructors=(str(train_again(0)),))
-    run_benchmark(options)
-    run_benchmark(options)
-    train_again(1)
-    with pytest.raises(ValueError, match="reconstructor tiny was"):
-        run_benchmark(options)
-
-
-def test_results_of_other_settings_of_the_same_weights_are_not_taken_for_these(
-    tmp_path: Path,
-) -> None:
-    network = UNet(channels=2, pools=1)
-
-    def recalibrate(factor: float) -> Path:
-        changed = Recalibrated(network, observed=[factor])
-        return save_reconstructor(tmp_path / "tiny", changed, info={})
-
-    found = [
-        Plan(settings(tmp_path / "out", reconstructors=(str(recalibrate(factor)),))).fingerprint
-        for factor in (1.0, 1.0, 2.0)
-    ]
-    assert found[0] == found[1] != found[2]
-
-
-def test_a_part_that_was_cut_off_is_played_again(tmp_path: Path) -> None:
-    whole = run_benchmark(settings(tmp_path)).table
-    part = next((tmp_path / "parts").rglob("*.parquet"))
-    part.write_bytes(part.read_bytes()[:100])
-    pd.testing.assert_frame_equal(whole, run_benchmark(settings(tmp_path)).table)
-
-
 def test_the_shipped_pair_can_be_benchmarked_by_name(tmp_path: Path) -> None:
-    policies = ("low-frequency-first", "uncertainty-greedy", "evaluator-greedy")
-    outcome = run_benchmark(
-        settings(
-            tmp_path,
-            policies=policies,
-            reconstructors=("cresnet",),
-            matrix=128,
-            budget=2,
-            max_slices=1,
-            n_center_lines=8,
-        )
-    )
+    policies = ("low-frequency-first", "uncertainty-greedy", "evaluator-greedy", "imitation")
+    protocol = {
+        "reconstructor": "cresnet", "matrix_size": None, "budget": 2, "n_center_lines": 8
+    }  # fmt: skip
+    outcome = run_benchmark(settings(tmp_path, policies=policies, protocol=protocol, max_slices=1))
     assert set(outcome.table["policy"]) == set(policies)
-
-
-def test_a_policy_that_asks_for_what_the_reconstructor_does_not_give_is_refused_at_once(
-    tmp_path: Path,
-) -> None:
-    refused = settings(tmp_path, policies=("uncertainty-greedy",))
-    with pytest.raises(ValueError, match=r"uncertainty-greedy with reconstructor zero-filled: .*"):
-        run_benchmark(refused)
-    too_wide = settings(tmp_path, policies=("evaluator-greedy",), matrix=140)
-    with pytest.raises(ValueError, match="this evaluator scores 128 lines"):
-        run_benchmark(too_wide)
+    assert set(outcome.table["reconstructor"]) == {"cresnet"}
 
 
 def test_an_evaluator_that_was_not_trained_with_the_reconstructor_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_reconstructor(tmp_path / "best", UNet(channels=2, pools=1), info={})
-    asked = settings(
-        tmp_path / "out",
-        policies=("evaluator-greedy",),
-        reconstructors=(str(tmp_path / "best"),),
-        reference="evaluator-greedy",
-    )
-    Plan(asked)
+    path = str(tiny_network(tmp_path / "best"))
+    given = settings(tmp_path / "out", policies=("evaluator-greedy",), reconstructors=(path,))
+    Plan(given)
     assert "no evaluator lies beside reconstructor" in caplog.text
     save_evaluator(tmp_path / "evaluator", Evaluator(8, channels=2, layers=1), info={})
     caplog.clear()
-    Plan(asked)
+    Plan(given)
     assert "scores 8 lines" in caplog.text
     assert "no evaluator lies beside reconstructor" in caplog.text
+
+
+def test_a_trained_diffusion_model_plays(tmp_path: Path) -> None:
+    network = Diffusion(8, n_samples=2, n_steps=2)
+    path = str(save_reconstructor(tmp_path / "small", network, info={}))
+    policies = ("entropy-greedy", "look-ahead")
+    given = settings(
+        tmp_path / "out",
+        policies=policies,
+        reconstructors=(path, "cresnet"),
+        protocol={"budget": 2},
+        max_slices=1,
+    )
+    table = run_benchmark(given).table
+    assert set(table["policy"]) == set(policies)
+    assert set(table["reconstructor"]) == {"small", "cresnet"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--env ActiveMRI/EchoTrain-v0 --budget 8",
+        "--geometry rows --lines-per-action 2",
+        "--geometry points --budget 3",
+        "--scanner moving --severity 0.04 --repeats 2 --step-cost 0.01",
+        "--data phantom-multicoil --sensitivity walsh",
+    ],
+)
+def test_the_command_takes_every_scan_protocol(
+    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = "--policies random,lbcs oracle --reconstructors zero-filled --max-slices 2"
+    small = "--matrix-size 16 --n-center-lines 4 --n-fit-scans 1 --max-fit-slices 1 --budget 4"
+    more = "--n-bootstrap 20 --max-oracle-slices 1 --out"
+    line = f"benchmark {small} {fixed} {words} {more}".split()
+    assert cli.main([*line, str(tmp_path)]) == 0, capsys.readouterr().err
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(table["policy"]) == {"random", "lbcs", "oracle"}
+    assert json.loads((tmp_path / "summary.json").read_text())["task"]["split"] == "test"
+    n_slices = table.groupby("policy")["volume"].nunique().to_dict()
+    assert n_slices == {"random": 2, "lbcs": 2, "oracle": 1}
+    assert "slices" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Last:
+    """The legal action of the highest number."""
+
+    name: str = "last"
+    traits: ClassVar[Traits] = Traits(is_order=True)
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        return view.legal.shape[1] - 1 - view.legal.flip(1).long().argmax(dim=1)
+
+
+class Twice(ZeroFilled):
+    """A reconstructor of a user's own."""
+
+
+def test_objects_are_compared_in_memory(tmp_path: Path) -> None:
+    policies: list[Any] = ["random", Last()]
+    table = activemri.benchmark(
+        replace(PROTOCOL, split="train"),
+        policies=policies,
+        reconstructors=["zero-filled", Twice()],
+        max_slices=3,
+    )
+    assert policies_that(table, "is_order") == ["last"]
+    assert set(table["reconstructor"]) == {"zero-filled", "Twice"}
+    assert {row["policy"] for row in summarise(table, n_resamples=20)} == {"random", "last"}
+    named = run_benchmark(settings(tmp_path, policies=("random",))).table
+    own = table[(table["policy"] == "random") & (table["reconstructor"] == "zero-filled")]
+    pd.testing.assert_frame_equal(own.reset_index(drop=True), named, check_exact=True)
+
+
+@pytest.mark.long
+def test_objects_can_be_played_by_several_processes() -> None:
+    one, two = (
+        benchmark(PROTOCOL, policies=["random", Last()], max_slices=2, workers=n) for n in (1, 2)
+    )
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_names_stay_and_paths_and_objects_get_short_labels() -> None:
+    given: list[Any] = [
+        "random",
+        "runs/mine/best.safetensors",
+        "orders/lbcs-unet.json",
+        "a/b",
+        Last(),
+    ]
+    assert list(label_policies(given)) == ["random", "mine", "lbcs-unet", "b", "last"]
+    assert list(label_policies(["package.module:Mine"])) == ["Mine"]
+    assert label_policies(["runs/lr=1/best"]) == {"lr=1": ("runs/lr=1/best",)}
+    assert label_reconstructors(["unet", "runs/x/best"]) == {"unet": "unet", "x": "runs/x/best"}
+
+
+@pytest.mark.parametrize("given", [["d=r/s0,r/s1,r/s2"], ["d=r/s0", "d=r/s1", "d=r/s2"]])
+def test_trainings_with_several_seeds_are_one_policy(given: list[str]) -> None:
+    found = label_policies(["lbcs", *given])
+    assert found == {"lbcs": ("lbcs",), "d": ("r/s0", "r/s1", "r/s2")}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a/x", "b/x"], "would both be called 'x'"),
+        (["a/x", "x=b/y"], "would both be called 'x'"),
+        (["x=b/y", "a/x"], "would both be called 'x'"),
+        (["x=a/y,a/y"], "holds the same file twice"),
+        (["x=a/y", "x=a/y"], "holds the same file twice"),
+        (["x="], "expected LABEL=PATH"),
+        (["=a/y"], "expected LABEL=PATH"),
+        (["x=a/y,,b/y"], "expected LABEL=PATH"),
+        (["lbcs=a/y"], "'lbcs' is a built-in policy"),
+        (["best=oracle"], "'oracle' is a built-in policy"),
+    ],
+)
+def test_labels_that_mislead_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        label_policies(given)
+    with pytest.raises(ValueError, match="would both be called 'x'"):
+        label_reconstructors(["runs/x/best", "other/x"])
+
+
+def test_digests_are_of_the_contents_of_files(tmp_path: Path) -> None:
+    assert _digest_of_files("random") == "" == _digest_of_files(Last())
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "best.json").write_text("{}")
+    paths = [tmp_path / "a", tmp_path / "a" / "best", tmp_path / "b" / "best.safetensors"]
+    same = {_digest_of_files(str(path)) for path in paths}
+    assert len(same) == 1 and same != {""}
+    (tmp_path / "b" / "best.json").write_text("{ }")
+    assert _digest_of_files(str(tmp_path / "b")) not in same
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    mistakes: dict[str, dict[str, Any]] = {
+        "--policies": {"policies": ()},
+        "--n-seeds": {"n_seeds": 0},
+    }
+    for said, wrong in mistakes.items():
+        with pytest.raises(ValueError, match=said):
+            BenchmarkSettings(**wrong)

@@ -1,51 +1,252 @@
-"""Stopping rules of a benchmark, from settings to files."""
+"""Stopping rules of a benchmark: savings against slow loops, and from settings to files."""
 
 import functools
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import binomtest
 
-from activemri import checkpoints
-from activemri.agents.prediction import fit_predictor
+from activemri import checkpoints, cli
 from activemri.agents.rollout import rollout
-from activemri.agents.stopping import Stopping, StoppingRule, calibrate
-from activemri.benchmark import run, scenario
-from activemri.benchmark.plan import METRICS, Plan
+from activemri.benchmark import figures, run
+from activemri.benchmark.plan import METRICS, BenchmarkSettings, Plan
 from activemri.benchmark.run import Outcome, run_benchmark
-from activemri.data.sources import open_dataset
+from activemri.benchmark.savings import (
+    FittedRule,
+    curves_of,
+    promises,
+    savings,
+    stopping_table,
+    trade_off,
+    wilson,
+)
+from activemri.data import sources
+from activemri.data.slices import SliceInfo
+from activemri.envs.protocol import ScanProtocol
 from activemri.evaluator import Evaluator, save_evaluator
+from activemri.options import RunOptions
 from activemri.reconstruction.cresnet import CResNet
-from activemri.settings import BenchmarkSettings
+from activemri.stopping import features
+from activemri.stopping.features import Curves
+from activemri.stopping.predictor import Monotone, Predictor, fit_predictor
+from activemri.stopping.rule import Stopping, StoppingRule, StopSettings, calibrate
+
+Row = dict[str, Any]
+STOP = StopSettings(metric="ssim", target=0.8, alpha=0.1)
+N_STEPS = 11
+
+
+def invented(seed: int = 0, n_subjects: int = 7) -> Curves:
+    """Subjects with one to three slices each, scores that rise unsteadily."""
+    rng = np.random.default_rng(seed)
+    scans = [
+        SliceInfo(f"v{s}", i, f"s{s}", "T1", (8, 9), (8, 9), 1)
+        for s in range(n_subjects)
+        for i in range(1 + s % 3)
+    ]
+    n = len(scans)
+    scores = 0.5 + np.cumsum(rng.uniform(-0.02, 0.1, (n, N_STEPS)), axis=1)
+    guessed = scores + rng.normal(0, 0.05, scores.shape)
+    return Curves(
+        tuple(scans),
+        np.tile(4 + np.arange(N_STEPS), (n, 1)) + rng.integers(0, 2, (n, 1)),
+        {"ssim": scores, "nmse": 1 - scores},
+        {"acquired": guessed},
+    )
+
+
+def fitted(curves: Curves, threshold: float = 0.82, *, stop: StopSettings = STOP) -> FittedRule:
+    y = (0.0, 1.0) if stop.metric == "ssim" else (1.0, 0.0)
+    metric = str(stop.metric)
+    predictor = Predictor("regression", metric, ("acquired",), Monotone((0.0, 1.0), y))
+    assert stop.target is not None
+    rule = StoppingRule(
+        predictor=predictor,
+        target=stop.target,
+        threshold=threshold,
+        alpha=stop.alpha,
+        unit=stop.unit,
+        n_units=30,
+        policy="random",
+        reconstructor="unet",
+        data="invented",
+        n_center_lines=4,
+        budget=10,
+    )
+    return FittedRule("random", "unet", curves, rule, "", predictor(curves.features), 30, 30)
+
+
+def counted(curves: Curves, stops: list[int]) -> tuple[float, float]:
+    """Mean lines over slices, and misses: mean over subjects of the share of their slices."""
+    lines = [int(curves.n_acquired[row, step]) for row, step in enumerate(stops)]
+    missed: dict[str, list[bool]] = {}
+    for row, (scan, step) in enumerate(zip(curves.scans, stops, strict=True)):
+        missed.setdefault(scan.subject, []).append(bool(curves.scores["ssim"][row, step] < 0.8))
+    return float(np.mean(lines)), float(np.mean([np.mean(own) for own in missed.values()]))
+
+
+def first(values: Any, level: float) -> int:
+    return next((i for i, value in enumerate(values) if value >= level), len(values) - 1)
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.78, 0.82, 0.9])
+def test_a_row_equals_counting_slice_by_slice(threshold: float) -> None:
+    curves = invented()
+    row: Row = savings(fitted(curves, threshold), STOP, n_resamples=200)
+    rule = [first(values, threshold) for values in np.clip(curves.features["acquired"], 0, 1)]
+    oracle = [first(values, 0.8) for values in curves.scores["ssim"]]
+    fixed = [counted(curves, [step] * len(curves)) for step in range(N_STEPS)]
+    lines, miss = counted(curves, rule)
+    best = next((f for f in fixed if f[1] <= miss), fixed[-1])
+    assert (row["lines"], row["miss"]) == pytest.approx((lines, miss))
+    assert (row["oracle_lines"], row["oracle_miss"]) == pytest.approx(counted(curves, oracle))
+    assert row["fixed_lines"] == pytest.approx(best[0])
+    assert row["saved"] == pytest.approx(best[0] - lines)
+    to_save = best[0] - counted(curves, oracle)[0]
+    assert row["share"] == (pytest.approx((best[0] - lines) / to_save) if to_save > 0 else None)
+    assert row["miss_lo"] <= row["miss"] <= row["miss_hi"]
+    assert row["holds"] == (row["miss_lo"] <= 0.1)
+
+
+def test_errors_are_mirror_images_of_scores() -> None:
+    flipped = replace(STOP, metric="nmse", target=0.2)
+    a = savings(fitted(invented(), 0.82), STOP, n_resamples=50)
+    b = savings(fitted(invented(), 1 - 0.82, stop=flipped), flipped, n_resamples=50)
+    for name in ("lines", "miss", "miss_lo", "miss_hi", "saved", "share", "oracle_lines", "rank"):
+        assert a[name] == pytest.approx(b[name])
+
+
+def test_the_calibrated_point_lies_on_the_curve_of_all_thresholds() -> None:
+    curves = invented(n_subjects=12)
+    found = trade_off(fitted(curves), STOP)
+    assert found is not None
+    points = np.stack([found.rule.lines, found.rule.misses], axis=1)
+    chosen = np.array([found.chosen.lines[0], found.chosen.misses[0]])
+    assert np.abs(points - chosen).sum(axis=1).min() < 1e-12
+    assert (np.diff(found.rule.lines) >= 0).all()
+    assert found.fixed.lines[0] == curves.n_acquired[:, 0].mean()
+    assert found.rule.lines[-1] == found.fixed.lines[-1] == curves.n_acquired[:, -1].mean()
+    assert found.oracle.misses[0] <= found.rule.misses.min() + 1e-12
+
+
+def test_without_any_miss_the_interval_still_shows_doubt() -> None:
+    perfect = replace(invented(), scores={"ssim": np.ones_like(invented().scores["ssim"])})
+    row = savings(fitted(perfect), STOP, n_resamples=50)
+    assert (row["miss"], row["miss_lo"]) == (0, 0)
+    assert row["miss_hi"] == pytest.approx(binomtest(0, 7).proportion_ci(method="exact").high)
+    one = savings(fitted(invented().select([0])), STOP, n_resamples=50)
+    assert one["miss_lo"] is one["miss_hi"] is one["saved_lo"] is one["holds"] is None
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 40), (40, 40)])
+def test_wilson_intervals_are_those_of_scipy(k: int, n: int) -> None:
+    expected = binomtest(k, n).proportion_ci(method="wilson")
+    assert wilson(k / n, n) == pytest.approx((expected.low, expected.high))
+
+
+def test_units_that_are_slices_have_both_intervals() -> None:
+    by_slice = replace(STOP, unit="slice")
+    row: Row = savings(fitted(invented(), stop=by_slice), by_slice, n_resamples=50)
+    ends = wilson(row["miss"], row["n_slices"])
+    assert (row["miss_wilson_lo"], row["miss_wilson_hi"]) == pytest.approx(ends)
+
+
+def test_a_refusal_has_no_numbers_and_is_told() -> None:
+    refused = replace(fitted(invented()), rule=None, predicted=None, refusal="too few")
+    row = savings(refused, STOP)
+    assert (row["refused"], row["threshold"]) == ("too few", None)
+    assert "lines" not in row and trade_off(refused, STOP) is None
+    text = stopping_table([row, savings(fitted(invented()), STOP, n_resamples=20)], STOP).text()
+    assert "no rule" in text and "random, unet: no rule: too few" in text and "None" not in text
+
+
+def test_curves_come_back_from_a_long_table_each_continued_with_its_last_values() -> None:
+    curves, ended = invented(), 4  # the first episode ends after 4 steps
+    rows = [
+        {"volume": scan.volume, "slice": scan.index, "step": step, "metric": name}
+        | {"n_acquired": curves.n_acquired[row, step], "value": values[row, step]}
+        for row, scan in enumerate(curves.scans)
+        for name, values in (
+            *curves.scores.items(),
+            ("feature acquired", curves.features["acquired"]),
+        )
+        for step in range(N_STEPS)
+        if row or step <= ended
+    ]
+    again = curves_of(pd.DataFrame(rows).sample(frac=1, random_state=0), curves.scans)
+    assert again.scans == curves.scans and set(again.features) == {"acquired"}
+    for mine, theirs in (
+        (curves.n_acquired, again.n_acquired),
+        (curves.scores["nmse"], again.scores["nmse"]),
+        (curves.features["acquired"], again.features["acquired"]),
+    ):
+        assert np.array_equal(mine[1:], theirs[1:])
+        assert np.array_equal(mine[0, :5], theirs[0, :5]) and (theirs[0, 5:] == mine[0, 4]).all()
+
+
+def test_the_figure_names_everything_that_it_draws() -> None:
+    panels = {
+        name: trade_off(fitted(invented(seed), 0.75), STOP)
+        for seed, name in enumerate(["random", "$lbcs$", "<greedy>"])
+    }
+    svg = figures.trade_off_figure({k: v for k, v in panels.items() if v}, STOP, name="unet")
+    words = " ".join(ET.fromstring(svg).itertext())
+    for text in ("random", "$lbcs$", "<greedy>", "fixed budget", "stopping rule", "oracle stop"):
+        assert text in words
+    assert "alpha 0.1" in words and "share below SSIM 0.8" in words and " saved" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "promised"),
+    [
+        ({"calibration": "extra"}, (60, 60), True),
+        ({"calibration": "extra", "unit": "volume"}, (60, 20), False),
+        ({"calibration": "extra", "unit": "slice"}, (60, 60), True),
+        ({}, (60, 60), False),  # weights are chosen on val
+        ({"calibration": "crossfit"}, (60, 60), False),
+    ],
+)
+def test_nothing_is_promised_that_does_not_hold(
+    changes: dict[str, Any], counts: tuple[int, int], promised: bool
+) -> None:
+    stop = replace(STOP, **changes)
+    said, caution = promises(stop, n_units=counts[0], n_subjects=counts[1])
+    assert said.startswith("Promised" if promised else "Aimed at, not promised")
+    assert ("Cross-fitting" in caution) == stop.is_crossfit
+
+
+# From settings to files
 
 POLICIES = ("low-frequency-first", "random", "oracle")
-WORDS = "target=ssim:0.85 alpha=0.2 max-slices=24"
+PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=14, n_center_lines=4)
+RULE = StopSettings(target=0.85, alpha=0.2, max_slices=24)
 
 
-def settings(out: Path, words: str = WORDS, **changes: object) -> BenchmarkSettings:
+def settings(
+    out: Path, stop: StopSettings = RULE, *, protocol: dict[str, Any] | None = None, **changes: Any
+) -> BenchmarkSettings:
     """Two policies and an oracle on small phantom scans."""
-    options: dict[str, object] = {
-        "policies": POLICIES,
-        "matrix": 24,
-        "budget": 14,
-        "n_center_lines": 4,
-        "max_slices": 10,
-        "n_bootstrap": 50,
-        "stop": tuple(words.split()),
-        "out": out,
-    }
-    return BenchmarkSettings(**(options | changes))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"policies": POLICIES, "max_slices": 10, "n_bootstrap": 50}
+    return BenchmarkSettings(
+        protocol=replace(PROTOCOL, **(protocol or {})),
+        run=RunOptions(out=out),
+        stop=stop,
+        **(options | changes),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def phantoms_are_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        once = functools.cache(open_dataset)
-        patch.setattr(scenario, "open_dataset", once)
+        patch.setattr(sources, "open_dataset", functools.cache(sources.open_dataset))
         yield
 
 
@@ -54,132 +255,81 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run_benchmark(settings(tmp_path_factory.mktemp("stopping")))
 
 
-def rules_of(out: Path) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = json.loads((out / "summary.json").read_text())["stopping"][
-        "rules"
-    ]
+def rules_of(out: Path) -> list[Row]:
+    rows: list[Row] = json.loads((out / "summary.json").read_text())["stopping"]["rules"]
     return rows
 
 
 def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
-    out = outcome.plan.settings.out
-    rows = rules_of(out)
-    assert [(row["policy"], row["reconstructor"]) for row in rows] == [
-        ("low-frequency-first", "zero-filled"),
-        ("random", "zero-filled"),
-    ]
-    assert sorted(path.stem for path in (out / "rules").iterdir()) == [
+    rows = rules_of(outcome.out)
+    assert [row["policy"] for row in rows] == ["low-frequency-first", "random"]
+    assert sorted(path.stem for path in (outcome.out / "rules").iterdir()) == [
         "low-frequency-first-zero-filled",
         "random-zero-filled",
     ]
     assert all(row["refused"] is None and row["n_units"] == 24 for row in rows)
-    assert set(outcome.table["metric"]) == set(METRICS)
-
-
-def test_the_report_shows_and_says_what_rules_do(outcome: Outcome) -> None:
-    page = (outcome.plan.settings.out / "report.html").read_text()
-    assert 'id="stopping"' in page and page.count("Promised: of a new subject") == 1
+    assert set(outcome.table["metric"]) == set(METRICS)  # features are none
     text = str(outcome)
-    assert "Stop at SSIM 0.85, alpha 0.2" in text and "24 calibration subjects" in text
+    assert "Stop at SSIM 0.85 (alpha 0.2" in text and "24 calibration subjects" in text
+    assert "Promised: of a new subject" in text + (outcome.out / "report.html").read_text()
 
 
 def test_a_saved_rule_stops_the_scored_scans_as_the_report_says(outcome: Outcome) -> None:
-    benchmark = outcome.plan
-    for row in rules_of(benchmark.settings.out):
-        policy = str(row["policy"])
-        rule = StoppingRule.load(benchmark.settings.out / "rules" / f"{policy}-zero-filled.json")
-        stopping_policy = Stopping(benchmark.policy(policy, "zero-filled", order=None), rule)
-        scans = [benchmark.dataset[position] for position in benchmark.positions]
-        episodes = rollout(benchmark.acquisitions["zero-filled"], stopping_policy, scans)
-        lines = episodes.n_acquired[:, -1].double().numpy()
-        assert row["lines"] == pytest.approx(lines.mean())
-        assert row["miss"] == pytest.approx(
-            float((episodes.scores["ssim"][:, -1] < 0.85).double().mean())
-        )
-        assert row["lines_q05"] == pytest.approx(np.quantile(lines, 0.05))
-
-
-def test_fixed_budgets_and_oracle_stopping_equal_a_naive_loop(outcome: Outcome) -> None:
+    plan = Plan(settings(outcome.out))
     table = outcome.table[outcome.table["metric"] == "ssim"]
-    for row in rules_of(outcome.plan.settings.out):
-        own = table[table["policy"] == row["policy"]]
-        episodes = [part.sort_values("step") for _, part in own.groupby(["volume", "slice"])]
-        oracle = []
-        for episode in episodes:
-            reached = [
-                n for n, v in zip(episode["n_acquired"], episode["value"], strict=True) if v >= 0.85
-            ]
-            oracle.append(reached[0] if reached else int(episode["n_acquired"].max()))
+    for row in rules_of(outcome.out):
+        policy = row["policy"]
+        rule = StoppingRule.load(outcome.out / "rules" / f"{policy}-zero-filled.json")
+        stopping = Stopping(plan.policy(policy, "zero-filled", order=None), rule)
+        scans = [plan.scored.dataset[position] for position in plan.scored.positions]
+        episodes = rollout(plan.acquisitions["zero-filled"], stopping, scans)
+        lines = episodes.n_acquired[:, -1].double().numpy()
+        missed = (episodes.scores["ssim"][:, -1] < 0.85).double().mean()
+        assert (row["lines"], row["miss"]) == pytest.approx((lines.mean(), float(missed)))
+        own = table[table["policy"] == policy].pivot(
+            index=["volume", "slice"], columns="step", values="value"
+        )
+        oracle = [4 + first(values, 0.85) for values in own.to_numpy()]
         assert row["oracle_lines"] == pytest.approx(np.mean(oracle))
-        for step in range(15):
-            at = own[own["step"] == step]
-            if (at["value"] < 0.85).mean() <= row["miss"]:
-                break
-        assert row["fixed_lines"] == at["n_acquired"].mean()
-        saved = at["n_acquired"].mean() - row["lines"]
-        assert row["saved"] == pytest.approx(saved)
-        assert row["share"] == pytest.approx(saved / (at["n_acquired"].mean() - np.mean(oracle)))
 
 
 def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome: Outcome) -> None:
-    """The whole of fitting and calibrating once more, straightforwardly."""
-    benchmark = outcome.plan
-    assert benchmark.stopping is not None
-    splits = benchmark.stopping.by_split
-    subjects = [{info.subject for info in splits[s].describe()} for s in ("train", "val")]
-    scored = {info.subject for info in benchmark.describe()}
-    assert not subjects[0] & subjects[1] and not (subjects[0] | subjects[1]) & scored
-    parts = {
-        split: pd.concat(
-            pd.read_parquet(path)
-            for path in sorted(
-                (benchmark.settings.out / splits[split].folder / "zero-filled" / "random").iterdir()
-            )
-        )
-        for split in ("train", "val")
-    }
-    features = {
-        split: {
-            name.removeprefix("feature "): part[name].to_numpy()
-            for name in part
-            if name.startswith("feature ")
-        }
-        for split, part in parts.items()
-    }
+    """The whole of fitting and calibrating once more."""
+    plan = Plan(settings(outcome.out))
+    subjects = [plan.stopping[split].subjects for split in ("train", "val")]
+    assert not subjects[0] & subjects[1] and not (subjects[0] | subjects[1]) & plan.scored.subjects
+    played = run._curves(plan, plan.stopping_shards())
+    train, val = (played["zero-filled", "random", split] for split in ("train", "val"))
     predictor = fit_predictor(
         "regression",
-        features["train"],
-        parts["train"]["ssim"].to_numpy(),
+        {name: values.ravel() for name, values in train.features.items()},
+        train.scores["ssim"].ravel(),
         metric="ssim",
         target=0.85,
     )
-    rule = StoppingRule.load(benchmark.settings.out / "rules" / "random-zero-filled.json")
+    rule = StoppingRule.load(outcome.out / "rules" / "random-zero-filled.json")
     assert rule.predictor == predictor
-    predicted = predictor(features["val"]).reshape(24, 15)
-    missed = (parts["val"]["ssim"].to_numpy() < 0.85).reshape(24, 15)
+    predicted, missed = predictor(val.features), val.scores["ssim"] < 0.85
 
     def risk(threshold: float) -> float:
-        stops = [next((i for i, v in enumerate(p) if v >= threshold), 14) for p in predicted]
-        total = sum(bool(m[s]) for m, s in zip(missed, stops, strict=True))
-        return (total + 1) / 25
+        stops = [first(values, threshold) for values in predicted]
+        return (sum(bool(m[s]) for m, s in zip(missed, stops, strict=True)) + 1) / 25
 
-    higher = predicted[predicted >= rule.threshold]
-    assert max(risk(float(t)) for t in higher) <= 0.2
-    below = predicted[predicted < rule.threshold].max()
-    assert risk(float(below)) > 0.2
+    assert max(risk(float(t)) for t in predicted[predicted >= rule.threshold]) <= 0.2
+    assert risk(float(predicted[predicted < rule.threshold].max())) > 0.2
 
 
 def test_another_target_or_predictor_plays_nothing_again(
     outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "rollout", lambda *a, **k: pytest.fail("played again"))
-    out = outcome.plan.settings.out
-    changed = run_benchmark(settings(out, "target=nmse:0.1 alpha=0.3 unit=slice max-slices=24"))
-    rows = rules_of(out)
+    for module in (run, features):
+        monkeypatch.setattr(module, "rollout", lambda *a, **k: pytest.fail("played again"))
+    other = StopSettings(target=0.1, metric="nmse", alpha=0.3, unit="slice", max_slices=24)
+    changed = run_benchmark(settings(outcome.out, other))
+    rows = rules_of(outcome.out)
     assert {(row["metric"], row["alpha"], row["unit"]) for row in rows} == {("nmse", 0.3, "slice")}
-    assert all("miss_wilson_hi" in row for row in rows if row["refused"] is None)
     assert changed.table.equals(outcome.table)
-    run_benchmark(outcome.plan.settings)  # as the other tests expect it
+    run_benchmark(settings(outcome.out))  # as the other tests expect it
 
 
 def test_an_interrupted_benchmark_continues_to_the_same_rules(
@@ -187,130 +337,112 @@ def test_an_interrupted_benchmark_continues_to_the_same_rules(
 ) -> None:
     played: list[int] = []
 
-    def interrupted(*arguments: object, **keywords: object) -> object:
+    def interrupted(*arguments: Any, **keywords: Any) -> Any:
         if len(played) == 9:  # within the calibration split
             raise KeyboardInterrupt
         played.append(1)
-        return rollout(*arguments, **keywords)  # type: ignore[arg-type]
+        return rollout(*arguments, **keywords)
 
-    monkeypatch.setattr(run, "rollout", interrupted)
+    monkeypatch.setattr(features, "rollout", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(settings(tmp_path))
     parts = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     assert any("quality" in path.parts for path in parts)
-    monkeypatch.setattr(run, "rollout", rollout)
+    monkeypatch.setattr(features, "rollout", rollout)
     run_benchmark(settings(tmp_path))
-    assert rules_of(tmp_path) == rules_of(outcome.plan.settings.out)
+    assert rules_of(tmp_path) == rules_of(outcome.out)
     assert all(path.stat().st_mtime_ns == then for path, then in parts.items())
 
 
-def test_stopping_can_be_asked_for_later(outcome: Outcome, tmp_path: Path) -> None:
-    plain = run_benchmark(settings(tmp_path, ""))
+def test_rules_can_be_added_to_a_finished_benchmark(outcome: Outcome, tmp_path: Path) -> None:
+    plain = run_benchmark(settings(tmp_path, StopSettings()))
     assert "stopping" not in json.loads((tmp_path / "summary.json").read_text())
-    assert 'id="stopping"' not in (tmp_path / "report.html").read_text()
     later = run_benchmark(settings(tmp_path))
     pd.testing.assert_frame_equal(plain.table, later.table)
-    assert rules_of(tmp_path) == rules_of(outcome.plan.settings.out)
+    assert rules_of(tmp_path) == rules_of(outcome.out)
 
 
 @pytest.mark.long
 def test_workers_make_the_same_rules(outcome: Outcome, tmp_path: Path) -> None:
     run_benchmark(settings(tmp_path, workers=2))
-    assert rules_of(tmp_path) == rules_of(outcome.plan.settings.out)
+    assert rules_of(tmp_path) == rules_of(outcome.out)
 
 
 def test_cross_fitting_calibrates_on_predictions_for_other_folds(tmp_path: Path) -> None:
-    outcome = run_benchmark(
-        settings(
-            tmp_path,
-            "target=ssim:0.85 alpha=0.2 calibration=crossfit max-slices=12",
-            policies=("random",),
-            reference="random",
-        )
-    )
-    verdict = outcome.verdicts[0]
-    assert outcome.plan.stopping is not None and verdict.rule is not None
-    assert verdict.n_units == 24
-    played = run._curves(outcome.plan, outcome.plan.stopping_pieces())
-    both = [played["zero-filled", "random", split] for split in ("train", "val")]
-    everything = type(both[0]).join(both)
-    known = verdict.rule.predictor(everything.features)
-    seen = calibrate(verdict.rule.predictor, known, everything, target=0.85, alpha=0.2)
-    assert seen != verdict.rule.threshold
-    assert "Aimed at, not promised" in str(outcome)
-
-
-def tiny_pair(folder: Path) -> Path:
-    """Checkpoints of a network that gives an uncertainty and of an evaluator beside it."""
-    torch.manual_seed(0)
-    network = CResNet(2, blocks=1, residual_blocks=0)
-    save_evaluator(folder / "evaluator", Evaluator(24, channels=2, layers=2), info={})
-    return checkpoints.save(
-        folder / "best",
-        kind="cresnet",
-        settings=network.settings,
-        state_dict=network.state_dict(),
-        info={},
-    )
+    stop = replace(RULE, calibration="crossfit", max_slices=12)
+    given = settings(tmp_path, stop, policies=("random",), reference="random")
+    found = run_benchmark(given)
+    plan = Plan(given)
+    rule = StoppingRule.load(tmp_path / "rules" / "random-zero-filled.json")
+    assert rule.n_units == 24
+    played = run._curves(plan, plan.stopping_shards())
+    both = Curves.join([played["zero-filled", "random", split] for split in ("train", "val")])
+    known = rule.predictor(both.features)
+    assert calibrate(rule.predictor, known, both, target=0.85, alpha=0.2) != rule.threshold
+    assert "Aimed at, not promised" in str(found)
 
 
 @pytest.mark.parametrize("predictor", ["evaluator", "regression"])
 def test_uncertainty_and_the_evaluator_beside_a_checkpoint_are_used(
     tmp_path: Path, predictor: str
 ) -> None:
-    path = tiny_pair(tmp_path / "pair")
-    changes: dict[str, object] = {
-        "reconstructors": (str(path), "zero-filled"),
-        "policies": ("low-frequency-first",),
-        "reference": "low-frequency-first",
-        "max_slices": 3,
-        "budget": None,
-    }
-    words = f"target=ssim:0.5 alpha=0.3 predictor={predictor} max-slices=5"
-    outcome = run_benchmark(settings(tmp_path / "out", words, **changes))
-    first, second = rules_of(tmp_path / "out")
-    assert first["reconstructor"] == "pair" and first["refused"] is None
-    features = set(outcome.verdicts[0].curves.features)
-    assert {"expected_ssim", "evaluator_mean"} <= features
-    assert "uncertainty" not in set(outcome.table["metric"])
+    torch.manual_seed(0)
+    network = CResNet(2, blocks=1, residual_blocks=0)
+    save_evaluator(tmp_path / "pair/evaluator", Evaluator(24, channels=2, layers=2), info={})
+    path = checkpoints.save(
+        tmp_path / "pair/best",
+        kind="cresnet",
+        settings=network.settings,
+        state_dict=network.state_dict(),
+        info={},
+    )
+    words = (
+        f"benchmark --matrix-size 24 --budget None --n-center-lines 4 --max-slices 3 --policies "
+        f"low-frequency-first --reconstructors {path} zero-filled --n-bootstrap 20 --stop.target "
+        f"0.5 --stop.alpha 0.3 --stop.predictor {predictor} --stop.max-slices 5 "
+        f"--out {tmp_path}/out"
+    )
+    assert cli.main(words.split()) == 0
+    one, two = rules_of(tmp_path / "out")
+    assert one["reconstructor"] == "pair" and one["refused"] is None
+    part = pd.read_parquet(next((tmp_path / "out/quality/scored/pair").rglob("*.parquet")))
+    assert {"feature expected_ssim", "feature evaluator_mean"} <= set(part["metric"])
     if predictor == "regression":
-        assert second["refused"] is None
+        assert two["refused"] is None
     else:
-        assert "predictor=regression uses what there is" in str(second["refused"])
-        assert "No rule:" in (tmp_path / "out" / "report.html").read_text()
+        assert "Predictor regression uses what there is" in two["refused"]
+        assert "no rule" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("words", "changes", "message"),
+    ("stop", "changes", "message"),
     [
-        ("target=ssim:0.6 alpha=0.01", {}, "needs at least 99 calibration subjects.*are 40"),
-        ("target=ssim:0.6 alpha=0.2 calibration=test", {}, "40 of its subjects|scored as well"),
-        ("target=ssim:0.6 alpha=0.2", {"split": "train"}, "are scored as well"),
-        ("target=ssim:0.6 alpha=0.2 fit=trian", {}, "trian"),
+        ({"alpha": 0.01}, {}, "needs at least 99 calibration subjects.*are 24"),
+        ({"calibration": "test"}, {}, "are scored as well"),
+        ({}, {"protocol": {"split": "train"}}, "are scored as well"),
+        ({"fit": "trian"}, {}, "trian"),
     ],
 )
-def test_what_cannot_be_calibrated_is_refused_before_anything_is_played(
-    tmp_path: Path, words: str, changes: dict[str, object], message: str
+def test_rules_that_cannot_be_calibrated_are_refused_before_anything_is_played(
+    tmp_path: Path, stop: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run_benchmark(settings(tmp_path, words, **changes))
+        run_benchmark(settings(tmp_path, replace(RULE, **stop), **changes))
     assert not list(tmp_path.rglob("*.parquet"))
-    run_benchmark(settings(tmp_path, "", policies=("random",), reference="random"))
 
 
 def test_phantoms_have_as_many_calibration_subjects_as_are_needed(tmp_path: Path) -> None:
-    few = "target=ssim:0.6 alpha=0.02"
-    with pytest.raises(ValueError, match=r"at least 49 .* calibration-subjects= for phantoms"):
+    few = StopSettings(target=0.6, alpha=0.02)
+    with pytest.raises(ValueError, match=r"at least 49 .*calibration-subjects for phantoms"):
         Plan(settings(tmp_path, few))
-    benchmark = Plan(settings(tmp_path, f"{few} calibration-subjects=60"))
-    assert benchmark.stopping is not None and benchmark.stopping.n_units == 60
+    plan = Plan(settings(tmp_path, replace(few, calibration_subjects=60)))
+    assert len(plan.stopping["val"].subjects) == 60
 
 
 def test_a_budget_that_cannot_reach_the_target_leaves_the_policy_without_a_rule(
     tmp_path: Path,
 ) -> None:
-    outcome = run_benchmark(
-        settings(tmp_path, "target=ssim:0.99 alpha=0.3 max-slices=5", budget=2, max_slices=3)
-    )
+    stop = StopSettings(target=0.99, alpha=0.3, max_slices=5)
+    found = run_benchmark(settings(tmp_path, stop, protocol={"budget": 2}, max_slices=3))
     assert all(row["refused"] for row in rules_of(tmp_path))
-    assert "no rule: no threshold keeps misses below alpha=0.3" in str(outcome)
+    assert "no rule: no threshold keeps misses below alpha=0.3" in str(found)

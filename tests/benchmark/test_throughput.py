@@ -1,20 +1,26 @@
-"""The obvious way of a step is what the environment computes, and the command compares them."""
+"""The environment scores as a baseline of one image at a time, and the command times both."""
 
 import json
 
 import numpy as np
 import pytest
 
-from activemri.benchmark import straightforward, throughput
-from activemri.benchmark.throughput import CASES, Case, run_throughput
+from activemri.benchmark import throughput
+from activemri.benchmark.throughput import (
+    CASES,
+    Case,
+    ThroughputSettings,
+    baseline_step,
+    baseline_trials,
+    run_throughput,
+)
 from activemri.data.slices import SliceList
 from activemri.envs.env import ActiveMRIEnv
-from activemri.settings import ThroughputSettings
 
 CASE = Case("small", (40, 24), (20, 22))
 
 
-def test_the_environment_scores_as_the_obvious_step_does() -> None:
+def test_the_environment_scores_as_the_baseline_does() -> None:
     scan = throughput._scan(CASE, 0)
     env = ActiveMRIEnv(data=SliceList([scan]), n_center_lines=4, budget=10)
     _, info = env.reset(seed=0)
@@ -25,20 +31,20 @@ def test_the_environment_scores_as_the_obvious_step_does() -> None:
         action = int(generator.choice(np.flatnonzero(info["action_mask"])))
         columns[action] = True
         _, _, _, _, info = env.step(action)
-        slow = straightforward.step(scan, columns)
+        slow = baseline_step(scan, columns)
         assert info["ssim"] == pytest.approx(slow["ssim"], abs=1e-6)
         assert info["psnr"] == pytest.approx(slow["psnr"], abs=1e-4)
         assert info["nmse"] == pytest.approx(slow["nmse"], rel=1e-4)
         assert info["mse"] == pytest.approx(slow["mse"], rel=1e-4)
 
 
-def test_simulated_actions_score_as_a_loop_of_obvious_steps_does() -> None:
+def test_simulated_actions_score_as_a_loop_of_the_baseline_does() -> None:
     scan = throughput._scan(CASE, 1)
     env = ActiveMRIEnv(data=SliceList([scan]), n_center_lines=4)
     env.reset(seed=0)
     columns = np.zeros(24, dtype=bool)
     columns[10:14] = True
-    slow = straightforward.try_each(scan, columns, range(24))
+    slow = baseline_trials(scan, columns, range(24))
     np.testing.assert_allclose(env.simulate(range(24))["ssim"], slow, atol=1e-6)
 
 
@@ -49,7 +55,7 @@ def test_the_command_prints_ratios_and_rates(monkeypatch: pytest.MonkeyPatch) ->
     assert set(result["ratios_of_single_environments"]) == {"step_small"}
     assert set(result["frames_per_s"]) == {"step_small", "step_small_single", "oracle_small"}
     assert all(ratio > 0 for ratio in result["ratios"].values())
-    assert "obvious" in run_throughput(ThroughputSettings(seconds=0.05))
+    assert "baseline" in run_throughput(ThroughputSettings(seconds=0.05))
 
 
 def test_the_cases_are_those_that_the_field_measures() -> None:

@@ -16,6 +16,8 @@ from activemri.data.slices import SliceList
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.observation import OBSERVATIONS
 from activemri.envs.reward import REWARDS
+from activemri.envs.scanner import SCANNERS
+from activemri.mri.geometry import GEOMETRIES
 from tests.envs.scans import Unsure, equal_scans, mixed_scans, random_weights, scan
 
 
@@ -274,7 +276,7 @@ def test_impossible_actions_are_refused_and_change_nothing(action: Any, reason: 
     before = env.reset(seed=0)
     with pytest.raises(ValueError, match=reason):
         env.step(action)
-    assert_same((env._observe(), env._info()), before)
+    assert_same(env._seen(), before)
     env.step(0)
 
 
@@ -354,10 +356,10 @@ def test_impossible_reset_options_are_refused_and_the_scan_goes_on(
 ) -> None:
     env = make()
     env.reset(seed=0)
-    expected = env._observe(), env._info()
+    expected = env._seen()
     with pytest.raises(ValueError, match=reason):
         env.reset(options=options)
-    assert_same((env._observe(), env._info()), expected)
+    assert_same(env._seen(), expected)
 
 
 def test_a_given_initial_mask_is_where_the_scan_starts_and_is_not_written_to() -> None:
@@ -386,19 +388,26 @@ def test_observations_handed_out_are_not_written_to_later() -> None:
 # What-if questions and saved points
 
 
-@pytest.mark.parametrize("reconstructor", ["zero-filled", "unet"])
-def test_simulating_tells_what_would_happen_and_changes_nothing(reconstructor: str) -> None:
-    env = make(reconstructor=random_weights(reconstructor))
+@pytest.mark.parametrize("scanner", SCANNERS)
+@pytest.mark.parametrize("geometry", [*GEOMETRIES, "columns of a U-Net"])
+def test_simulating_tells_what_would_happen_and_changes_nothing(
+    geometry: str, scanner: str
+) -> None:
+    name, _, of = geometry.partition(" of a ")
+    reconstructor = random_weights("unet" if of else "zero-filled")
+    env = make(reconstructor=reconstructor, geometry=name, scanner=scanner, budget=40)
     env.reset(seed=0)
-    env.step(4)
-    trials = [0, 3, 17, 4]
-    before = env._observe(), env._info()
-    scores = env.simulate(trials)
-    assert_same((env._observe(), env._info()), before)
+    env.step(2)
+    legal = np.flatnonzero(env.action_masks())
+    trials = [int(action) for action in legal[[0, len(legal) // 2, -1]]]
+    before = env._seen()
+    scores = env.simulate([*trials, 2])
+    assert_same(env._seen(), before)
     assert scores["ssim"].shape == (4,)
-    assert scores["ssim"][3] == pytest.approx(before[1]["ssim"], abs=1e-6)
+    if scanner == "ideal":
+        assert scores["ssim"][3] == pytest.approx(before[1]["ssim"], abs=1e-6)
     saved = env.state_dict()
-    for place, action in enumerate(trials[:3]):
+    for place, action in enumerate(trials):
         env.load_state_dict(saved)
         info = env.step(action)[-1]
         for name in ("ssim", "psnr", "nmse", "nrmse", "mse"):
@@ -437,7 +446,7 @@ def test_a_saved_point_comes_back_to_the_bit_with_its_future(
     env.reset(seed=3, options={"index": index})
     env.step(int(np.flatnonzero(env.action_masks())[0]))
     saved = env.state_dict()
-    here = env._observe(), env._info()
+    here = env._seen()
 
     def future() -> list[Any]:
         taken = [env.step(int(np.flatnonzero(env.action_masks())[1])) for _ in range(4)]
@@ -445,11 +454,11 @@ def test_a_saved_point_comes_back_to_the_bit_with_its_future(
 
     first = future()
     env.load_state_dict(saved)
-    assert_same((env._observe(), env._info()), here)
+    assert_same(env._seen(), here)
     assert_same(future(), first)
     other = make(data=mixed_scans(), reconstructor=method, n_random_lines=1, stop_action=True)
     other.load_state_dict(saved)
-    assert_same((other._observe(), other._info()), here)
+    assert_same(other._seen(), here)
     env = other
     assert_same(future(), first)
 
@@ -462,9 +471,9 @@ def test_whether_the_last_action_was_illegal_is_saved() -> None:
     assert env.step(0)[-1]["illegal_action"] is True
     illegal = env.state_dict()
     env.load_state_dict(legal)
-    assert env._info()["illegal_action"] is False
+    assert env._seen()[1]["illegal_action"] is False
     env.load_state_dict(illegal)
-    assert env._info()["illegal_action"] is True
+    assert env._seen()[1]["illegal_action"] is True
 
 
 def test_the_end_of_an_episode_is_saved_as_well() -> None:
@@ -501,14 +510,17 @@ def test_torch_observations_never_pass_through_numpy(monkeypatch: pytest.MonkeyP
         raise AssertionError("an observation was copied to NumPy")
 
     monkeypatch.setattr(torch.Tensor, "cpu", refuse)
-    assert isinstance(env._observe()["image"], torch.Tensor)
+    assert isinstance(env.episodes.observe()["image"], torch.Tensor)
 
 
-def test_frames_and_texts_show_every_step() -> None:
-    pictures = make(render_mode="rgb_array", data=mixed_scans())
-    texts = make(render_mode="ansi", data=mixed_scans())
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_frames_and_texts_show_every_step(geometry: str) -> None:
+    pictures, texts = (
+        make(render_mode=mode, data=mixed_scans(), geometry=geometry, budget=16)
+        for mode in ("rgb_array", "ansi")
+    )
+    shapes = set()
     for index in (0, 5, 7):
-        shapes = set()
         for env in (pictures, texts):
             env.reset(seed=0, options={"index": index})
             env.step(int(np.flatnonzero(env.action_masks())[0]))
@@ -518,8 +530,8 @@ def test_frames_and_texts_show_every_step() -> None:
         assert frame.ndim == 3
         assert frame.shape[2] == 3
         assert f"volume-{index}" in text
-        assert "SSIM" in text
-        assert len(shapes) == 1
+        assert "SSIM" in text and "^" in text
+    assert len(shapes) == 1
 
 
 def test_rendering_without_a_mode_warns_and_an_unknown_mode_is_refused() -> None:

@@ -15,9 +15,9 @@ from activemri.envs.observation import (
     WHITE,
     Frame,
     make_observation,
-    to_uint8,
 )
 from activemri.envs.scan import Scan, View
+from activemri.metrics.reference import to_uint8
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
 from tests.envs.scans import Unsure, mixed_scans, scan
@@ -75,7 +75,8 @@ def test_the_uncertainty_is_a_second_channel() -> None:
     observation, view, _ = seen([scan(0)], "uncertainty")
     assert observation["image"].shape[1] == 2
     assert view.reconstruction.uncertainty is not None
-    expected = to_uint8(view.reconstruction.uncertainty, view.scale, view.target_shape)
+    gain = 255 / (WHITE * view.scale)
+    expected = to_uint8(view.reconstruction.uncertainty, gain, view.target_shape)
     assert torch.equal(observation["image"][:, 1], expected)
     assert expected.max() > 0
 
@@ -126,15 +127,15 @@ def test_the_flat_observation_is_the_default_one_laid_out() -> None:
 
 
 @pytest.mark.parametrize("size", [(5, 7), (16, 18)])
-def test_grey_is_cut_off_at_white_and_black_without_a_scale(size: tuple[int, int]) -> None:
+def test_grey_is_cut_off_at_white_and_black_without_gain(size: tuple[int, int]) -> None:
     image = torch.full((2, *size), 3 + 4j, dtype=torch.complex64)
-    scale = torch.tensor([1.0, 0.0])
+    gain = torch.tensor([255.0, 0.0])
     for values in (image, image.abs()):
-        grey = to_uint8(values, scale, size)
+        grey = to_uint8(values, gain, size)
         assert grey.dtype == torch.uint8
         assert (grey[0] == 255).all()
         assert (grey[1] == 0).all()
-    half = to_uint8(image, torch.tensor([5.0, 5.0]), size)
+    half = to_uint8(image, torch.tensor([25.5, 25.5]), size)
     assert ((half == 127) | (half == 128)).all()
 
 

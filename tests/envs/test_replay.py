@@ -111,6 +111,8 @@ def test_what_was_seen_is_rebuilt_for_every_observation(kind: str, mode: Autores
     [
         {"geometry": "rows", "lines_per_action": 2},
         {"geometry": "points", "budget": 9},
+        {"geometry": "tiles", "tile": (2, 3), "budget": 30},
+        {"geometry": "radial", "n_spokes": 13, "observation": "lines"},
         {"invalid_action": "noop", "stop_action": True},
         {"max_episode_steps": 2},
         {"reconstructor": "unet"},

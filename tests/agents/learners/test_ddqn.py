@@ -65,7 +65,7 @@ class _Fixed(ActionNetwork):
 
 def test_illegal_actions_are_never_the_best() -> None:
     legal = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
-    values = legal_values(_Fixed(), {"budget": torch.ones(3, 1)}, legal)
+    values = legal_values(_Fixed(4), {"budget": torch.ones(3, 1)}, legal)
     assert values.argmax(dim=1).tolist() == [2, 1, 0]
     assert torch.equal(values == ILLEGAL, ~legal)
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from activemri import cli
-from activemri.agents.learned import LearnedPolicy, load_policy, observed
 from activemri.agents.learners.sb3 import PPO
-from activemri.agents.networks import ImageNetwork
+from activemri.agents.networks import ImageNetwork, LearnedPolicy, load_policy, observed
 from activemri.agents.rollout import rollout
 from tests.agents.learners.problems import begun, listed, problem
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.agents.learned import LearnedPolicy
 from activemri.agents.learners.learner import Problem
 from activemri.agents.learners.straight_through import (
     SeqMRI,
     StraightThrough,
     StraightThroughLearner,
 )
+from activemri.agents.networks import LearnedPolicy
 from activemri.agents.registry import make_policy
 from activemri.data.slices import SliceList
 from tests.agents.learners.problems import problem, toy_scans

@@ -1,23 +1,34 @@
-"""What a scan itself tells of the quality of its image, without the truth.
+"""Features of a scan that tell of the quality of its image without the truth.
 
-Features are numbers computed from a :class:`View`: from the acquired samples, the reconstruction,
-its uncertainty and the evaluator's scores. :mod:`activemri.agents.prediction` turns them into a
-predicted score. What the reconstructor does not give is absent, never zero.
+They are numbers computed from a :class:`View`: from the acquired samples, the reconstruction, its
+uncertainty and the evaluator's scores. :mod:`activemri.stopping.predictor` turns them into a
+predicted score. What the reconstructor does not give is absent, never zero. :class:`Curves` holds
+them along whole episodes: one roll-out serves every threshold.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from activemri.agents.adaptive import line_scores
-from activemri.envs.scan import View
+from activemri.agents.policy import Policy
+from activemri.agents.rollout import Episodes, OnStep, batches_of_a_kind, rollout, rows_of_a_kind
+from activemri.data.slices import Slice, SliceDataset, SliceInfo
+from activemri.envs.scan import Scan, State, View
 from activemri.evaluator import Evaluator
 from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
 from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
+
+Floats = NDArray[np.float64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 OF_SCAN = (
     "acquired",
@@ -43,7 +54,7 @@ _SMALLEST = 1e-12  # below that ratios are taken for zero, so that their logarit
 class Features:
     """Computes all features that a view allows for.
 
-    Of the scan:
+    Of the scan (energies where samples lie on a grid):
         acquired: share of its lines that are acquired.
         outer_energy: log10 of the mean energy of the four outermost acquired lines over the mean
             energy of all acquired lines: the level of texture and noise.
@@ -85,9 +96,132 @@ class Features:
         if uncertainty is not None:
             cropped = center_crop(uncertainty, view.target_shape).to(magnitude.dtype)
             features |= _of_uncertainty(magnitude, cropped)
-        if self.evaluator is not None:
+        if self.evaluator is not None and view.geometry.has_lines:
             features |= _of_evaluator(view, self.evaluator)
         return {name: value.double() for name, value in features.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Episodes to the end of the budget, each continued with its last values.
+
+    Attributes:
+        scans: of each episode; several times if several seeds were played.
+        n_acquired: lines acquired, int64 (episode, step).
+        scores: true scores by metric, float64 (episode, step).
+        features: of :class:`Features`, float64 (episode, step).
+    """
+
+    scans: tuple[SliceInfo, ...]
+    n_acquired: NDArray[np.int64]
+    scores: dict[str, Floats]
+    features: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def units(self, unit: str) -> list[tuple[object, ...]]:
+        """Subject, volume or slice of each episode, see :func:`unit_of`."""
+        return [unit_of(scan, unit) for scan in self.scans]
+
+    def select(self, rows: Sequence[int] | NDArray[np.intp]) -> "Curves":
+        """Some of the episodes."""
+        index = np.asarray(rows, dtype=np.intp)
+        return Curves(
+            tuple(self.scans[row] for row in index),
+            self.n_acquired[index],
+            {name: values[index] for name, values in self.scores.items()},
+            {name: values[index] for name, values in self.features.items()},
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["Curves"]) -> "Curves":
+        """All episodes of several; features that some lack are left out."""
+        n_steps = max(part.n_acquired.shape[1] for part in parts)
+
+        def joined(values: Sequence[NDArray[Number]]) -> NDArray[Number]:
+            return np.concatenate(
+                [np.pad(v, ((0, 0), (0, n_steps - v.shape[1])), mode="edge") for v in values]
+            )
+
+        features = [name for name in parts[0].features if all(name in p.features for p in parts)]
+        return cls(
+            tuple(scan for part in parts for scan in part.scans),
+            joined([part.n_acquired for part in parts]),
+            {name: joined([part.scores[name] for part in parts]) for name in parts[0].scores},
+            {name: joined([part.features[name] for part in parts]) for name in features},
+        )
+
+
+def play_recorded(
+    acquisition: Scan,
+    policy: Policy,
+    slices: Sequence[Slice],
+    *,
+    features: Features,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> tuple[Episodes, Curves]:
+    """:func:`activemri.agents.rollout.rollout`, with the features of every step."""
+    steps: list[dict[str, Floats]] = []
+
+    def record(step: int, state: State) -> None:
+        found = features(state.view)
+        steps.append({name: value.cpu().numpy() for name, value in found.items()})
+        if on_step is not None:
+            on_step(step, state)
+
+    episodes = rollout(acquisition, policy, slices, seed=seed, on_step=record)
+    curves = Curves(
+        episodes.scans,
+        episodes.n_acquired.numpy(),
+        {name: value.numpy() for name, value in episodes.scores.items()},
+        {name: np.stack([step[name] for step in steps], axis=1) for name in steps[0]},
+    )
+    return episodes, curves
+
+
+def quality_curves(
+    acquisition: Scan,
+    policy: Policy,
+    features: Features,
+    dataset: SliceDataset,
+    *,
+    indices: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Curves:
+    """Play a policy on many scans to the end of the budget and record what stopping needs.
+
+    Args:
+        acquisition: the scan protocol, with its budget; None acquires everything.
+        policy: chooses the actions.
+        features: what to compute at every step.
+        dataset: the scans.
+        indices: which slices of it; all by default.
+        seed: see :func:`activemri.agents.rollout.rollout`.
+        batch_size: scans at a time.
+    """
+    positions = range(len(dataset)) if indices is None else indices
+    parts = []
+    for group in batches_of_a_kind(dataset, positions, batch_size):
+        slices = [dataset[position] for position in group]
+        for rows in rows_of_a_kind(slices):
+            batch = [slices[row] for row in rows]
+            parts.append(play_recorded(acquisition, policy, batch, features=features, seed=seed)[1])
+    return Curves.join(parts)
+
+
+def unit_of(scan: SliceInfo, unit: str) -> tuple[object, ...]:
+    """The subject, volume or slice that a slice belongs to.
+
+    Raises:
+        ValueError: for another unit.
+    """
+    units = ("subject", "volume", "slice")
+    if unit not in units:
+        raise ValueError(f"unknown unit {unit!r}; expected one of {', '.join(units)}")
+    return (scan.subject, scan.volume, scan.index)[: units.index(unit) + 1]
 
 
 def expected_ssim(magnitude: Tensor, variance: Tensor) -> Tensor:
@@ -127,11 +261,14 @@ def _of_scan(view: View, image: Tensor) -> dict[str, Tensor]:
     peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
     _, variance = _window_statistics(magnitude / peak)
     flat = SSIM_K2**2 / (2 * variance + SSIM_K2**2)
-    lines = _line_energies(view)
-    noise = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
-    return {name: _log(value) for name, value in lines.items()} | {
+    found = {}
+    if view.transform.is_cartesian:
+        lines = _line_energies(view)
+        noise = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
+        found = {name: _log(value) for name, value in lines.items()}
+        found["missing_ssim"] = expected_ssim(magnitude, noise)
+    return found | {
         "acquired": view.n_acquired.double() / view.measurable.sum(dim=1).clamp(min=1),
-        "missing_ssim": expected_ssim(magnitude, noise),
         "flatness": flat.double().mean(dim=(-2, -1)),
         "foreground": (magnitude > _FOREGROUND * peak).double().mean(dim=(-2, -1)),
         "change": _log(made_up / _positive(energy)),

@@ -1,19 +1,19 @@
 """Predict the score of an image from the features of its scan.
 
 A predictor is fitted once, on scans whose true scores are known, and saved as JSON. It says what
-score is to be expected; how far it may be trusted is for :mod:`activemri.agents.conformal`.
+score is to be expected; how far it may be trusted is for :mod:`activemri.stopping.conformal`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from activemri.agents.quality import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 from activemri.metrics import find_metric
+from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 
 Floats = NDArray[np.float64]
 
@@ -106,13 +106,9 @@ class Predictor:
             )
         return self.head(np.stack([np.asarray(features[name]) for name in self.features], axis=-1))
 
-    def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
-
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Predictor":
-        """From what :meth:`record` returned.
+        """From what ``dataclasses.asdict`` made of one, as JSON holds it.
 
         Raises:
             PredictorError: for anything else.
@@ -186,7 +182,7 @@ def _wanted(kind: str, available: Sequence[str], metric: str) -> tuple[str, ...]
             "evaluator": "there is no evaluator for this reconstructor",
         }[kind]
         raise PredictorError(
-            f"predictor={kind} cannot be used: {giver}. predictor=regression uses what there is"
+            f"predictor {kind} cannot be used: {giver}. Predictor regression uses what there is"
         )
     return (alone,)
 

@@ -1,34 +1,103 @@
 """Stop a scan when its image is predicted to be good enough.
 
-:func:`calibrate` fits nothing: it chooses, from episodes that took no part in fitting the
-predictor, the threshold at which stopping is safe (see :mod:`activemri.agents.conformal`).
+:func:`fit_rule` fits a predictor; :func:`calibrate` chooses, from episodes that took no part in
+the fit, the threshold at which stopping is safe (see :mod:`activemri.stopping.conformal`).
 :class:`Stopping` then makes any policy stop.
 """
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri import __version__
-from activemri.agents import conformal
-from activemri.agents.curves import Curves
+from activemri import __version__, files
 from activemri.agents.policy import Policy, Traits
-from activemri.agents.prediction import Predictor
-from activemri.agents.quality import Features
 from activemri.envs.scan import IDLE, STOP, View
 from activemri.metrics import find_metric
+from activemri.stopping import conformal
+from activemri.stopping.features import Curves, Features
+from activemri.stopping.predictor import Predictor, PredictorError, fit_predictor
 
 Floats = NDArray[np.float64]
 
 _FORMAT = "activemri-stopping-rule"
+_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSettings:
+    """Stop scans that are good enough, and say what that saves; nothing without a target."""
+
+    target: float | None = None
+    """Score that a scan shall have when it stops, e.g. 0.90; None stops none."""
+    metric: str | None = None
+    """Score that the target is about; None takes that of the benchmark."""
+    alpha: float = 0.1
+    """At most this share of new scans shall stop below the target."""
+    predictor: Literal["regression", "uncertainty", "evaluator"] = "regression"
+    """Predict the score from all that is known, from the reconstructor's uncertainty alone, or from
+    its evaluator alone."""
+    unit: Literal["subject", "volume", "slice"] = "subject"
+    """Unit that is exchangeable: what the promise is about."""
+    calibration: str = "val"
+    """Split that the threshold is calibrated on; crossfit uses train and val for fit and
+    calibration, in folds by subject."""
+    fit: str = "train"
+    """Split that the predictor is fitted on; not used with crossfit."""
+    max_slices: int | None = 256
+    """Slices of each of these splits, spread evenly; None takes all."""
+    calibration_subjects: int | None = None
+    """Subjects of the calibration split, for phantoms, where there can be any number; None takes
+    the usual ones."""
+
+    def __post_init__(self) -> None:
+        ranges = {"alpha": 0 < self.alpha < 1}
+        for name in ("max_slices", "calibration_subjects"):
+            value = getattr(self, name)
+            ranges[name.replace("_", "-")] = value is None or value > 0
+        if self.target is not None:
+            ranges["target"] = 0 < self.target < np.inf
+        if self.target is not None and self.metric is not None:
+            find_metric(self.metric)
+            ranges["target"] &= not self.metric.startswith("ssim") or self.target < 1
+        for name, fits in ranges.items():
+            if not fits:
+                value = getattr(self, name.replace("-", "_"))
+                raise ValueError(
+                    f"--stop.{name}: expected a number above 0 (alpha and SSIM: below 1); "
+                    f"got {value}"
+                )
+        if self.fit == self.calibration:
+            raise ValueError(
+                f"--stop.fit and --stop.calibration are both {self.fit}: the predictor must not be "
+                "fitted to the split that it is calibrated on. --stop.calibration crossfit uses "
+                "train and val for both, in folds"
+            )
+
+    @property
+    def is_crossfit(self) -> bool:
+        return self.calibration == "crossfit"
+
+    @property
+    def extensible(self) -> str:
+        """The split that `calibration_subjects` is about."""
+        return "val" if self.is_crossfit else self.calibration
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that are played besides the one that is scored."""
+        return ("train", "val") if self.is_crossfit else (self.fit, self.calibration)
+
+    @property
+    def calibration_splits(self) -> tuple[str, ...]:
+        """Those of them that the threshold is calibrated on."""
+        return self.splits if self.is_crossfit else (self.calibration,)
 
 
 class RuleError(ValueError):
@@ -83,10 +152,8 @@ class StoppingRule:
         target.parent.mkdir(parents=True, exist_ok=True)
         # JSON has no infinity.
         threshold = self.threshold if np.isfinite(self.threshold) else None
-        record = asdict(self) | {"predictor": self.predictor.record(), "threshold": threshold}
-        unfinished = target.with_name(target.name + ".part")
-        unfinished.write_text(json.dumps({"format": _FORMAT, **record}, indent=1) + "\n")
-        os.replace(unfinished, target)
+        record = asdict(self) | {"threshold": threshold}
+        files.write_json(target, {"format": _FORMAT, **record})
         return target
 
     @classmethod
@@ -106,7 +173,7 @@ class StoppingRule:
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
             raise RuleError(
                 f'{path} holds no stopping rule (expected "format": "{_FORMAT}"); make one with '
-                "'activemri benchmark --stop target=ssim:0.90 alpha=0.1'"
+                "'activemri benchmark --stop.target 0.90'"
             )
         return cls._of(record, path)
 
@@ -176,6 +243,63 @@ class Stopping:
         return actions
 
 
+def fit_rule(
+    stop: StopSettings,
+    played: Mapping[str, Curves],
+    *,
+    policy: str,
+    reconstructor: str,
+    data: str,
+    n_center_lines: int,
+    budget: int | None,
+    seed: int = 0,
+) -> StoppingRule:
+    """Fit a predictor and calibrate its threshold.
+
+    Args:
+        stop: how; with target and metric.
+        played: whole episodes of the policy, by split.
+        policy, reconstructor, data, n_center_lines, budget: for the record, see
+            :class:`StoppingRule`.
+        seed: of the folds of cross-fitting.
+
+    Raises:
+        NoThresholdError: too few units, or the budget is too small for the target.
+        PredictorError: the scans do not give the features that the predictor needs.
+    """
+    assert stop.target is not None and stop.metric is not None
+    if stop.is_crossfit:
+        calibration = Curves.join([played[split] for split in stop.splits])
+        predictor = _fit(stop, calibration)
+        predicted = np.empty_like(calibration.scores[stop.metric])
+        for inside, outside in _folds(calibration, seed):
+            fold = _fit(stop, calibration.select(inside))
+            predicted[outside] = fold(calibration.select(outside).features)
+    else:
+        calibration, predictor = played[stop.calibration], _fit(stop, played[stop.fit])
+        predicted = predictor(calibration.features)
+    return StoppingRule(
+        predictor=predictor,
+        target=stop.target,
+        threshold=calibrate(
+            predictor,
+            predicted,
+            calibration,
+            target=stop.target,
+            alpha=stop.alpha,
+            unit=stop.unit,
+        ),
+        alpha=stop.alpha,
+        unit=stop.unit,
+        n_units=len(set(calibration.units(stop.unit))),
+        policy=policy,
+        reconstructor=reconstructor,
+        data=f"{data} {' and '.join(stop.splits)}",
+        n_center_lines=n_center_lines,
+        budget=budget,
+    )
+
+
 def calibrate(
     predictor: Predictor,
     predicted: Floats,
@@ -220,3 +344,26 @@ def first_steps(reached: NDArray[np.bool_]) -> NDArray[np.intp]:
 def sign_of(metric: str) -> float:
     """1 for metrics where higher is better, -1 for errors."""
     return 1.0 if find_metric(metric).higher_is_better else -1.0
+
+
+def _fit(stop: StopSettings, curves: Curves) -> Predictor:
+    assert stop.target is not None and stop.metric is not None
+    return fit_predictor(
+        stop.predictor,
+        {name: values.ravel() for name, values in curves.features.items()},
+        curves.scores[stop.metric].ravel(),
+        metric=stop.metric,
+        target=stop.target,
+    )
+
+
+def _folds(curves: Curves, seed: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Episodes to fit to and episodes to predict, by subject whatever the unit is."""
+    subjects = sorted({scan.subject for scan in curves.scans})
+    if len(subjects) < 2:
+        raise PredictorError(f"cross-fitting needs at least 2 subjects; got {len(subjects)}")
+    drawn = np.random.default_rng(seed).permutation(len(subjects))
+    fold_of = {subjects[i]: place % _FOLDS for place, i in enumerate(drawn)}
+    folds = np.array([fold_of[scan.subject] for scan in curves.scans])
+    for fold in range(min(_FOLDS, len(subjects))):
+        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

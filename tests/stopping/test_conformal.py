@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from activemri.agents.conformal import (
+from activemri.stopping.conformal import (
     Losses,
     NoThresholdError,
     check_units,
@@ -64,7 +64,7 @@ def test_leaving_thresholds_out_hides_no_miss_between_them(
     predicted, missed, units = drawn(rng, n_units=4)
     missed ^= rng.random(missed.shape) < 0.3
     every = losses(predicted, missed, units)
-    monkeypatch.setattr("activemri.agents.conformal._MOST", 5)
+    monkeypatch.setattr("activemri.stopping.conformal._MOST", 5)
     some = losses(predicted, missed, units)
     assert len(some.thresholds) == 6
     kept = np.searchsorted(every.thresholds, some.thresholds)

@@ -1,9 +1,10 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from activemri.agents.prediction import Monotone, Predictor, PredictorError, fit_predictor
+from activemri.stopping.predictor import Monotone, Predictor, PredictorError, fit_predictor
 
 
 def observed(seed: int = 0, n: int = 400) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -37,7 +38,7 @@ def test_scores_are_predicted_in_their_own_unit(kind: str, metric: str) -> None:
 def test_a_record_brings_the_same_predictor_back(kind: str) -> None:
     features, score = observed()
     predictor = fit_predictor(kind, features, score, metric="ssim", target=0.8)
-    again = Predictor.of(json.loads(json.dumps(predictor.record())))
+    again = Predictor.of(json.loads(json.dumps(asdict(predictor))))
     assert again == predictor
     assert np.array_equal(again(features), predictor(features))
     assert fit_predictor(kind, features, score, metric="ssim", target=0.8) == predictor
@@ -87,7 +88,7 @@ def test_the_regression_looks_closest_at_the_target() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("uncertainty", "the reconstructor gives no uncertainty.*predictor=regression"),
+        ("uncertainty", "the reconstructor gives no uncertainty.*Predictor regression"),
         ("evaluator", "there is no evaluator"),
         ("magic", "unknown predictor 'magic'; expected one of regression"),
     ],

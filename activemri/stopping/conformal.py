@@ -67,8 +67,8 @@ def check_units(n_units: int, alpha: float, unit: str = "unit") -> None:
         raise NoThresholdError(
             f"alpha={alpha:g} needs at least {needed} calibration {unit}s (1/alpha - 1); there are "
             f"{n_units}. Choose alpha of at least {math.ceil(1000 / (n_units + 1)) / 1000:g}, or "
-            "calibrate on more: another calibration=, calibration-subjects= for phantoms, "
-            "calibration=crossfit, or unit=slice"
+            "calibrate on more: another --stop.calibration, --stop.calibration-subjects for "
+            "phantoms, --stop.calibration crossfit, or --stop.unit slice"
         )
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from activemri import metrics
-from activemri.metrics.reference import Lines, Reference, _Trials, add_lines, center_crop
+from activemri.metrics.reference import Reference, _Trials, add_increment, center_crop
 from activemri.metrics.reference import _measure_with_torch as measure_with_torch
+from activemri.mri.geometry import Increment
 
 NAMES = tuple(name for name, metric in metrics.METRICS.items() if metric.needs is None)
 REGION = ("roi_ssim", "roi_nmse")
@@ -37,11 +38,11 @@ def scans(
 
 def random_lines(
     n_trials: int, n_coils: int, shape: tuple[int, int], *, k: int, scale: float = 1.0
-) -> Lines:
+) -> Increment:
     generator = torch.Generator().manual_seed(7)
     left = torch.randn(n_trials, n_coils, shape[0], k, dtype=torch.complex64, generator=generator)
     right = torch.randn(n_trials, n_coils, k, shape[1], dtype=torch.complex64, generator=generator)
-    return Lines(0.5 * scale * left, right)
+    return Increment(0.5 * scale * left, right)
 
 
 def slow_scores(image: Tensor, target: Tensor, volume_range: Tensor) -> dict[str, Tensor]:
@@ -95,10 +96,21 @@ def test_scores_of_trials_equal_those_of_the_changed_images(
     lines = random_lines(5, max(n_coils, 1), shape, k=k)
     kept = image.clone()
     reference = Reference.of(target, volume_range)
-    fast = reference.trial_scores(image, owner, lines, sensitivity=maps, names=NAMES)
+    fast = reference.scores(image, NAMES, owner=owner, increment=lines, sensitivity=maps)
     assert torch.equal(image, kept)
     changed = image[owner] + lines.image(None if maps is None else maps[owner])
     assert_same(fast, slow_scores(changed, target[owner], volume_range[owner]))
+
+
+@pytest.mark.parametrize("names", [("ssim", "mse"), ("roi_ssim", "roi_nmse")])
+def test_increments_given_as_images_score_as_their_factors(names: tuple[str, ...]) -> None:
+    image, target, volume_range = scans((21, 17), (10, 8))
+    owner, lines = torch.tensor([2, 0, 0]), random_lines(3, 1, (21, 17), k=2)
+    assert lines.right is not None
+    reference = Reference.of(target, volume_range, region=some_regions(target))
+    factors = reference.scores(image, names, owner=owner, increment=lines)
+    images = Increment(lines.left @ lines.right)
+    assert_same(reference.scores(image, names, owner=owner, increment=images), factors)
 
 
 @shapes
@@ -110,7 +122,7 @@ def test_the_form_for_other_devices_gives_the_same(
     lines = random_lines(2, 1, shape, k=2)
     ratio = torch.ones_like(reference.data_range)
     ssim, error = measure_with_torch(reference, _Trials(image, owner, lines, None), ratio, None)
-    fast = reference.trial_scores(image, owner, lines, sensitivity=None, names=("ssim", "mse"))
+    fast = reference.scores(image, ("ssim", "mse"), owner=owner, increment=lines, sensitivity=None)
     assert torch.allclose(fast["ssim"], ssim, atol=1e-6)
     assert torch.allclose(fast["mse"], error / target[0].numel(), rtol=1e-5)
 
@@ -133,7 +145,7 @@ def test_scores_of_regions_equal_the_plain_metrics(
     lines = random_lines(4, 1, shape, k=k, scale=1e3) if k else None
     reference = Reference.of(target, volume_range, region=region)
     names = ("roi_nmse", "ssim", "roi_ssim")
-    fast = reference.trial_scores(image, owner, lines, sensitivity=None, names=names)
+    fast = reference.scores(image, names, owner=owner, increment=lines, sensitivity=None)
     assert tuple(fast) == names
     trials = _Trials(image, owner, lines, None)
     magnitude = center_crop(trials.images(), target_shape).abs()
@@ -145,7 +157,7 @@ def test_scores_of_regions_equal_the_plain_metrics(
     one = torch.ones_like(reference.data_range)
     ssim, _ = measure_with_torch(reference, trials, one, region)
     assert torch.allclose(fast["roi_ssim"], ssim, atol=1e-6)
-    alone = reference.trial_scores(image, owner, lines, sensitivity=None, names=("roi_ssim",))
+    alone = reference.scores(image, ("roi_ssim",), owner=owner, increment=lines, sensitivity=None)
     assert torch.equal(alone["roi_ssim"], fast["roi_ssim"])
 
 
@@ -195,8 +207,8 @@ def test_a_task_sees_magnitudes_in_units_of_the_targets_largest_value() -> None:
         return (images - label[:, None, None]).abs().mean(dim=(1, 2))
 
     reference = Reference.of(target, volume_range, label=torch.tensor([1.0, 2.0, 3.0]))
-    loss = reference.trial_scores(
-        image, owner, lines, sensitivity=None, names=("task_loss",), task=task
+    loss = reference.scores(
+        image, ("task_loss",), owner=owner, increment=lines, sensitivity=None, task=task
     )["task_loss"]
     images = center_crop(_Trials(image, owner, lines, None).images(), (12, 14)).abs()
     images = images / target.amax(dim=(1, 2))[owner, None, None]
@@ -217,8 +229,13 @@ def test_a_task_without_labels_gets_the_targets_and_is_asked_in_parts() -> None:
 
     owner = torch.arange(150) % 3
     reference = Reference.of(target, volume_range)
-    scores = reference.trial_scores(
-        image, owner, None, sensitivity=None, names=("task_loss", "nmse", "mse"), task=task
+    scores = reference.scores(
+        image,
+        ("task_loss", "nmse", "mse"),
+        owner=owner,
+        increment=None,
+        sensitivity=None,
+        task=task,
     )
     assert sizes == [64, 64, 22]
     expected = scores["mse"] / target.amax(dim=(1, 2))[owner].double() ** 2
@@ -243,7 +260,7 @@ def test_lines_are_added_in_place(n_coils: int) -> None:
         maps = torch.randn(3, n_coils, 15, 18, dtype=torch.complex64, generator=generator)
     lines = random_lines(3, max(n_coils, 1), (15, 18), k=2)
     expected = image + lines.image(maps)
-    add_lines(image, lines, maps)
+    add_increment(image, lines, maps)
     assert torch.allclose(image, expected, atol=1e-5)
 
 

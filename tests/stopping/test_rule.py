@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,37 +11,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.curves import Curves, quality_curves, unit_of
 from activemri.agents.policy import Traits
-from activemri.agents.prediction import Monotone, Predictor, fit_predictor
-from activemri.agents.quality import Features
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import PADDING, Episodes, rollout, start_scans
-from activemri.agents.stopping import (
+from activemri.agents.rollout import PADDING, Episodes, rollout
+from activemri.data.slices import SliceList
+from activemri.envs.env import ActiveMRIEnv
+from activemri.envs.scan import STOP, Scan, View
+from activemri.mri.geometry import make_geometry
+from activemri.registration import find_protocol
+from activemri.stopping.features import Curves, Features, quality_curves, unit_of
+from activemri.stopping.predictor import Monotone, Predictor, fit_predictor
+from activemri.stopping.rule import (
     RuleError,
     Stopping,
     StoppingRule,
+    StopSettings,
     calibrate,
     first_steps,
     misses,
 )
-from activemri.data.slices import SliceList
-from activemri.envs.acquisition import Acquisition, View
-from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.protocol import EnvOptions
-from activemri.envs.state import STOP
-from activemri.mri.geometry import make_geometry
-from activemri.registration import find_spec
 from tests.envs.scans import Unsure, equal_scans, mixed_scans, scan
 
 SCANS = equal_scans(6)
 POLICIES = ("random", "low-frequency-first", "oracle")
 
 
-def protocol(budget: int | None = 8) -> Acquisition:
-    return Acquisition(
-        make_geometry("columns", SCANS.shape), Unsure(), budget=budget, n_center_lines=4
-    )
+def protocol(budget: int | None = 8) -> Scan:
+    return Scan(make_geometry("columns", SCANS.shape), Unsure(), budget=budget, n_center_lines=4)
 
 
 def rule(predictor: Predictor, threshold: float, **changes: object) -> StoppingRule:
@@ -133,10 +129,9 @@ def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
 )
 def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy: str) -> None:
     """They acquire what they acquire when none stops."""
-    options: dict[str, Any] = {**find_spec(f"ActiveMRI/{name}-v0").kwargs}
-    task = EnvOptions.of({**options, "reconstructor": "zero-filled", "budget": 4})
-    scans = task.dataset()
-    acquisition, first = task.scan(scans), [scans[i] for i in (0, 40, 80)]
+    protocol = replace(find_protocol(f"ActiveMRI/{name}-v0"), reconstructor="zero-filled", budget=4)
+    scans = protocol.dataset()
+    acquisition, first = protocol.scan(scans), [scans[i] for i in (0, 40, 80)]
     plain = rollout(acquisition, make_policy(policy), first)
 
     @dataclass(frozen=True)
@@ -163,33 +158,6 @@ def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy:
     assert online.n_steps.tolist() == [4, 2, 4]
     for row, n_steps in enumerate(online.n_steps.tolist()):
         assert torch.equal(online.actions[row, :n_steps], plain.actions[row, :n_steps])
-
-
-@pytest.mark.parametrize("name", ["Motion", "Lesion", "LowField", "Spikes"])
-def test_a_view_of_some_scans_holds_their_rows_of_everything(name: str) -> None:
-    options: dict[str, Any] = {**find_spec(f"ActiveMRI/{name}-v0").kwargs}
-    task = EnvOptions.of({**options, "reconstructor": "cresnet"})
-    scans = task.dataset()
-    acquisition = task.scan(scans)
-    state = start_scans(acquisition, [scans[i] for i in (0, 40, 80)], seed=0)
-    view = acquisition.view(state, for_oracle=True)
-    some = view.select([2, 0])
-    assert some.geometry is view.geometry and some.target_shape == view.target_shape
-    assert some.truth is not None and [s.volume for s in some.truth.state.slices] == [
-        scans[80].volume,
-        scans[0].volume,
-    ]
-    compared = 0
-    for field in fields(view):
-        mine, theirs = getattr(some, field.name), getattr(view, field.name)
-        assert (mine is None) == (theirs is None)
-        if isinstance(theirs, Tensor):
-            assert torch.equal(mine, theirs[[2, 0]])
-            compared += 1
-    assert compared >= 10
-    assert torch.equal(some.kspace, view.kspace[[2, 0]])
-    assert torch.equal(some.n_measured, view.n_measured[[2, 0]])
-    assert torch.equal(some.due, view.due[[2, 0]])
 
 
 def stop_at_once(threshold: float = 0.0) -> StoppingRule:
@@ -220,7 +188,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
         n_actions = env.episodes.n_actions
         steps, ended = 0, False
         while not ended:
-            view = env.episodes.views[0]
+            view = env.episodes.locate(0)[0].view
             action = int(policy.act(view, [np.random.default_rng(0)])[0])
             _, _, ended, _, _ = env.step(n_actions - 1 if action == STOP else action)
             steps += action != STOP
@@ -229,9 +197,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
 
 def test_scans_of_several_coils_and_sizes_can_stop() -> None:
     scans = mixed_scans()
-    acquisition = Acquisition(
-        make_geometry("columns", scans.shape), Unsure(), budget=5, n_center_lines=4
-    )
+    acquisition = Scan(make_geometry("columns", scans.shape), Unsure(), budget=5, n_center_lines=4)
     curves = quality_curves(acquisition, make_policy("random"), Features(), scans, batch_size=2)
     assert curves.n_acquired.shape == (len(scans), 6)
     half = rule(stop_at_once().predictor, 0.4)
@@ -334,3 +300,20 @@ def test_units_nest() -> None:
     ]
     with pytest.raises(ValueError, match="unknown unit 'patient'"):
         unit_of(one, "patient")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target": 1.2}, "--stop.target"),
+        ({"target": -1.0, "metric": "nmse"}, "--stop.target"),
+        ({"metric": "sism"}, "unknown metric 'sism'"),
+        ({"alpha": 1.5}, "--stop.alpha"),
+        ({"max_slices": 0}, "--stop.max-slices"),
+        ({"fit": "val"}, "must not be fitted to the split that it is calibrated on"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], said: str) -> None:
+    assert StopSettings().target is None  # stops none
+    with pytest.raises(ValueError, match=said):
+        StopSettings(**{"target": 0.9, "metric": "ssim", **changes})

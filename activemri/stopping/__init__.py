@@ -1,0 +1,1 @@
+"""Stop a scan when its image is predicted to be good enough: features, predictor, rule."""

@@ -1,0 +1,186 @@
+"""Policies that know the target, and so bound what others can reach.
+
+The one-step oracle takes the best action now, which need not belong to the best set. The exchange
+oracle searches the set: it starts from a good one and swaps actions as long as that helps, an
+exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal Experiments,
+1972).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activemri.agents.heuristic import low_frequency_first
+from activemri.agents.order import FixedOrder, Order
+from activemri.agents.policy import Greedy, Policy, Traits, choose, score_actions, signed
+from activemri.agents.rollout import play
+from activemri.data.slices import Slice
+from activemri.envs.scan import Scan, State, Truth, View
+from activemri.metrics import find_metric
+
+# Two ways of computing one score differ by rounding: less than this share of it is no gain.
+_MARGIN = 1e-6
+
+# Priorities of the actions of each scan's plan, float64 (n_actions,). They depend on nothing but
+# the keys, and go when the slice or the protocol does.
+_Plans = WeakKeyDictionary[Scan, dict[object, Tensor]]
+_PLANS: WeakKeyDictionary[Slice, _Plans] = WeakKeyDictionary()
+
+
+def oracle(metric: str = "ssim") -> Greedy:
+    """The one-step oracle: the action after which the true score is best.
+
+    It looks one step ahead and can end below a good fixed order.
+    """
+    find_metric(metric)
+
+    def score(view: View) -> Tensor:
+        return score_actions(ask_truth(view), view.legal, metric)
+
+    return Greedy("oracle", score, Traits(is_oracle=True))
+
+
+def ask_truth(view: View) -> Truth:
+    """The truth that comes with an oracle's view.
+
+    Raises:
+        ValueError: if the view has none.
+    """
+    if view.truth is None:
+        raise ValueError("an oracle needs the truth: replace(state.view, truth=Truth(scan, state))")
+    return view.truth
+
+
+@dataclass(frozen=True)
+class ExchangeOracle:
+    """Acquires the best set of lines that a local search finds for the scan's whole budget.
+
+    The search starts from what ends better, a fixed order or the one-step oracle. A round drops
+    the action whose loss costs least and takes the best other one that acquires as many lines; if
+    that does not help, it tries the next cheapest, up to `n_drops`. Rounds go on until none helps.
+    The result is taken in greedy order. Its final score is never below that of its two starts.
+
+    The plan of a scan is made once, at the first action, and depends on nothing but the slice, the
+    protocol, the lines at the start, and the seed of imperfect scans. There it is a set as well:
+    every line once, measured from the centre outwards. The one-step oracle, which measures lines
+    again, may then be the higher bound.
+
+    Attributes:
+        metric: what is maximised (errors: minimised).
+        order: fixed order to start from; None means from the centre outwards.
+        n_drops: actions tried for removal in a round.
+        max_swaps: rounds at most.
+    """
+
+    metric: str = "ssim"
+    order: Order | None = None
+    n_drops: int = 4
+    max_swaps: int = 100
+    name: str = "exchange-oracle"
+    traits: ClassVar[Traits] = Traits(is_oracle=True)
+
+    def __post_init__(self) -> None:
+        find_metric(self.metric)
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        scan, state = ask_truth(view).scan, ask_truth(view).state
+        plans = [_PLANS.setdefault(s, _Plans()).setdefault(scan, {}) for s in state.secret.slices]
+        settings = (self.metric, self.order, self.n_drops, self.max_swaps)
+        seeds, starts = state.secret.conditions.seed.tolist(), state.view.start_mask.cpu().numpy()
+        keys = [(*settings, s, m.tobytes()) for s, m in zip(seeds, starts, strict=True)]
+        missing = [row for row, key in enumerate(keys) if key not in plans[row]]
+        for row, plan in zip(missing, self._planned(scan, state, missing), strict=True):
+            plans[row][keys[row]] = plan
+        return choose(torch.stack([plans[row][key] for row, key in enumerate(keys)]), view.due)
+
+    def _planned(self, scan: Scan, state: State, rows: list[int]) -> list[Tensor]:
+        """Priorities of all actions in some of the scans, (n_actions,) each."""
+        if not rows:
+            return []
+        start = scan.start(
+            [state.secret.slices[row] for row in rows],
+            start_masks=state.view.start_mask[rows],
+            seeds=state.secret.conditions.seed[rows],
+        )
+        first = low_frequency_first() if self.order is None else FixedOrder(self.order, "start")
+        by_order, by_oracle = (
+            _taken(scan, policy, start, self.metric) for policy in (first, oracle(self.metric))
+        )
+        plans = []
+        for row, ends in enumerate(zip(by_oracle, by_order, strict=True)):
+            _, actions = max(ends, key=lambda end: end[0])
+            truth = Truth(scan, start.select([row]))
+            for _ in range(self.max_swaps):
+                better = _best_swap(truth, actions, self.metric, n_drops=self.n_drops)
+                if better is None:
+                    break
+                actions = better
+            plans.append(_ranked(truth, sorted(actions), self.metric))
+        return plans
+
+
+def _taken(scan: Scan, policy: Policy, start: State, metric: str) -> list[tuple[float, list[int]]]:
+    """Final score (higher is better) and actions of every scan under a policy."""
+    actions: list[list[int]] = [[] for _ in range(len(start))]
+    end = start
+    for taken, after in play(scan, policy, start.clone(), []):
+        end = after
+        for row, action in enumerate([] if taken is None else taken.tolist()):
+            if action >= 0:
+                actions[row].append(action)
+    masks = end.view.mask[:, None]
+    scores = signed(Truth(scan, end).scores_of_masks(masks, metric)[:, 0], metric)
+    once = [list(dict.fromkeys(taken)) for taken in actions]
+    return list(zip(scores.tolist(), once, strict=True))
+
+
+def _best_swap(truth: Truth, actions: list[int], metric: str, *, n_drops: int) -> list[int] | None:
+    """The set after the first swap that helps, cheapest removal first; None if none does.
+
+    Args:
+        truth: of one scan before its first action.
+        actions: the set.
+        metric: what is maximised.
+        n_drops: actions tried for removal.
+    """
+    geometry, view = truth.scan.geometry, truth.state.view
+    rests = [[other for other in actions if other != action] for action in actions]
+    masks = view.mask.repeat(len(rests), 1)
+    for mask, rest in zip(masks, rests, strict=True):
+        readouts, _ = geometry.readouts(torch.tensor(rest, dtype=torch.int64))
+        mask[readouts.flatten()] = True
+    masks &= view.measurable
+    scores = signed(truth.scores_of_masks(masks[None], metric)[0], metric)
+    for place in scores.argsort(descending=True, stable=True)[:n_drops].tolist():
+        dropped, state = actions[place], truth.scan.with_masks(truth.state, masks[place, None])
+        n_new = geometry.by_action(state.view.measurable & ~state.view.mask, "sum")
+        if 2 * n_new[0, dropped] <= int(state.view.budget):
+            continue  # It could be taken again afterwards, in addition to its replacement.
+        wanted = n_new == n_new[:, dropped]
+        found = score_actions(Truth(truth.scan, state), wanted, metric)[0]
+        best = int(choose(found[None], wanted))
+        if found[best] - found[dropped] > _MARGIN * found[dropped].abs():
+            return [*rests[place], best]
+    return None
+
+
+def _ranked(truth: Truth, actions: list[int], metric: str) -> Tensor:
+    """Priorities that take the set in greedy order, then the rest from the centre: (n_actions,)."""
+    priority = -2.0 - truth.scan.geometry.frequency
+    state = truth.state.clone()
+    left = torch.zeros_like(state.view.legal)
+    left[:, actions] = True
+    for rank in range(len(actions)):
+        wanted = left & state.view.legal
+        if not bool(wanted.any()):
+            break
+        action = choose(score_actions(Truth(truth.scan, state), wanted, metric), wanted)
+        priority[action] = -rank / len(actions)
+        left[:, action] = False
+        state = truth.scan.acquire(state, action)
+    return priority
