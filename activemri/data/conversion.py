@@ -198,8 +198,16 @@ def _write_volume(
                     if not started:
                         file.attrs.update(_attributes(volume, origin, scan))
                         started = True
-                    for key, values in _data_sets(volume, scan):
-                        _put(file, key, volume.n_slices, index, values)
+                    if volume.magnitude_only:
+                        whole = scan.target.shape == scan.shape
+                        image = scan.target if whole else magnitude_reference(scan.kspace)
+                        stored: dict[str, Tensor | None] = {"image": image}
+                    else:
+                        stored = {"kspace": scan.kspace, "target": scan.target}
+                        stored |= {"sensitivity": scan.sensitivity, "label": scan.label}
+                    for key, values in stored.items():
+                        if values is not None:
+                            _put(file, key, volume.n_slices, index, values)
                     if not torch.equal(scan.measured, measured_samples(scan.kspace)):
                         measured[index] = scan.measured
             if not started:
@@ -243,16 +251,6 @@ def _attributes(
     if volume.simulated is not None:
         found["simulated"] = volume.simulated
     return found
-
-
-def _data_sets(volume: Volume, scan: Slice) -> list[tuple[str, Tensor]]:
-    """Data sets of the generic layout that hold a slice."""
-    if volume.magnitude_only:
-        whole = scan.target.shape == scan.shape
-        return [("image", scan.target if whole else magnitude_reference(scan.kspace))]
-    found = [("kspace", scan.kspace), ("target", scan.target)]
-    further = (("sensitivity", scan.sensitivity), ("label", scan.label))
-    return found + [(key, values) for key, values in further if values is not None]
 
 
 def _put(file: h5py.File, key: str, n_slices: int, index: int, values: Tensor) -> None:

@@ -66,10 +66,18 @@ class HDF5Reader:
 
     def describe(self, file: h5py.File) -> Volume:
         if "trajectory" in file:
-            kspace, _ = _radial_data_sets(file)
+            kspace, trajectory = _radial_data_sets(file)
             shape = (round(kspace.shape[3] / _oversampling(file)),) * 2
-            _refuse_incomplete_frames(file, shape)
             n_frames, n_coils = kspace.shape[:2]
+            reasons = []
+            for frame in trajectory:  # one that is fully sampled is enough
+                try:
+                    refuse_incomplete(frame.astype(np.float64), shape)
+                    break
+                except UnreadableError as error:
+                    reasons.append(error)
+            else:
+                raise reasons[0]
             return _describe(
                 file, shape=shape, n_slices=n_frames, n_coils=n_coils, target_shape=shape
             )
@@ -111,18 +119,6 @@ class HDF5Reader:
             noise=self.noise,
             processing=_processing(file),
         )
-
-
-def _refuse_incomplete_frames(file: h5py.File, shape: tuple[int, int]) -> None:
-    """Refuse a file none of whose frames is fully sampled, with the reason of the first."""
-    first: UnreadableError | None = None
-    for trajectory in _radial_data_sets(file)[1]:
-        try:
-            return refuse_incomplete(trajectory.astype(np.float64), shape)
-        except UnreadableError as error:
-            first = first or error
-    if first is not None:
-        raise first
 
 
 def _radial_data_sets(file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
