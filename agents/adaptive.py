@@ -5,16 +5,14 @@ samples in place of the truth, what actions would lead to.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Greedy, Traits, choose, score_actions, signed
+from activemri.agents.policy import Greedy, Traits, score_actions, signed
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, Truth, View
 from activemri.evaluator import Evaluator, make_evaluator
@@ -25,6 +23,7 @@ from activemri.mri.geometry import cartesian
 from activemri.mri.operators import Operator
 from activemri.mri.spectrum import line_distances, power_law
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
+from activemri.reconstruction.registry import make_reconstructor
 
 _AXES = (-2, -1)
 
@@ -277,8 +276,15 @@ def sample_distances(view: View, samples: Tensor) -> Tensor:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class LookAhead:
+def look_ahead(
+    reconstructor: str | Path | Reconstructor | None,
+    sampler: Reconstructor | None = None,
+    *,
+    metric: str = "ssim",
+    n_actions: int = 8,
+    n_samples: int = 4,
+    depth: int = 1,
+) -> Greedy:
     """Takes the action that would raise the score most if a posterior sample were the truth.
 
     For every sample x_s: what has been acquired stays, all else is what would be measured of x_s;
@@ -287,13 +293,11 @@ class LookAhead:
     as only sample it is the one-step oracle.
 
     It imagines ideal scans: where lines may be measured again, it takes new ones as long as there
-    are any.
-
-    What it costs is ``n_actions * n_samples`` reconstructions an action, and with a depth of two
+    are any. It costs ``n_actions * n_samples`` reconstructions an action, and with a depth of two
     about ``n_actions`` times that.
 
-    Attributes:
-        reconstructor: what the scans are reconstructed with.
+    Args:
+        reconstructor: of the scans.
         sampler: draws the samples; None takes those of the scans' own reconstructions. See
             :func:`posterior_samples` for what is taken of a reconstructor without samples. A
             sampler that knows more than the reconstructor makes looking ahead worth while.
@@ -302,81 +306,83 @@ class LookAhead:
         n_samples: how many samples are taken for the truth: the first ones.
         depth: actions to look ahead. After the first one, each sample's best of the remaining is
             taken, as if it were known by then which sample is the truth: an upper bound.
+
+    Raises:
+        ValueError: without a reconstructor, or for settings that make no sense.
     """
+    if reconstructor is None:
+        raise ValueError(
+            "policy 'look-ahead' tries actions with the reconstructor of the scans: give it as "
+            "reconstructor"
+        )
+    tries = make_reconstructor(reconstructor)
+    if find_metric(metric).needs == "task":
+        raise ValueError(f"look-ahead cannot maximise {metric!r}: samples have no label")
+    if min(n_actions, n_samples, depth) < 1:
+        raise ValueError(
+            "expected at least one action, one sample and a depth of 1; got "
+            f"n_actions={n_actions}, n_samples={n_samples}, depth={depth}"
+        )
 
-    reconstructor: Reconstructor
-    sampler: Reconstructor | None = None
-    metric: str = "ssim"
-    n_actions: int = 8
-    n_samples: int = 4
-    depth: int = 1
-    name: str = "look-ahead"
-    traits: ClassVar[Traits] = Traits(needs=frozenset({"samples", "reconstructor", "grid"}))
-
-    def __post_init__(self) -> None:
-        if find_metric(self.metric).needs == "task":
-            raise ValueError(f"look-ahead cannot maximise {self.metric!r}: samples have no label")
-        if min(self.n_actions, self.n_samples, self.depth) < 1:
-            raise ValueError(
-                "expected at least one action, one sample and a depth of 1; got "
-                f"n_actions={self.n_actions}, n_samples={self.n_samples}, depth={self.depth}"
-            )
-
-    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        samples = posterior_samples(view, self.sampler)
-        # Those actions are tried on whose new lines samples vary most.
+    def score(view: View) -> Tensor:
+        samples = posterior_samples(view, sampler)
         drawn = replace(view, reconstruction=Reconstruction(samples.mean(dim=1), samples=samples))
         variance = action_gains(line_variance(drawn), drawn).masked_fill(~view.due, -torch.inf)
-        best = variance.argsort(dim=1, descending=True, stable=True)[:, : self.n_actions]
+        best = variance.argsort(dim=1, descending=True, stable=True)[:, :n_actions]
         tried = torch.zeros_like(view.legal).scatter(1, best, True) & view.due
-        samples = samples[:, : self.n_samples]
+        samples = samples[:, :n_samples]
         of_all = tried.repeat_interleave(samples.shape[1], dim=0)
-        values = _values(self._imagine(view, samples), of_all, self.metric, depth=self.depth)
-        return choose(values.unflatten(0, samples.shape[:2]).mean(dim=1), tried)
+        values = _values(_imagined(view, samples, tries, metric), of_all, metric, depth=depth)
+        means: Tensor = values.unflatten(0, samples.shape[:2]).mean(dim=1)
+        return means
 
-    def _imagine(self, view: View, samples: Tensor) -> Truth:
-        """Scans as far as these, in which samples are the truth: one row a scan and sample."""
-        transform, maps, n_samples = cartesian(view.transform), view.sensitivity, samples.shape[1]
-        whole = Operator(transform, torch.ones_like(view.mask), maps)
-        known = view.mask[:, :, None, None]
-        kspace = torch.stack(
-            [
-                transform.grid(torch.where(known, view.log.samples, whole.forward(image)))
-                for image in samples.unbind(1)
-            ],
-            dim=1,
+    needs = frozenset({"samples", "reconstructor", "grid"})
+    return Greedy("look-ahead", score, Traits(needs=needs))
+
+
+def _imagined(view: View, samples: Tensor, reconstructor: Reconstructor, metric: str) -> Truth:
+    """Scans as far as these, in which samples are the truth: one row a scan and sample."""
+    transform, maps, n_samples = cartesian(view.transform), view.sensitivity, samples.shape[1]
+    whole = Operator(transform, torch.ones_like(view.mask), maps)
+    known = view.mask[:, :, None, None]
+    kspace = torch.stack(
+        [
+            transform.grid(torch.where(known, view.log.samples, whole.forward(image)))
+            for image in samples.unbind(1)
+        ],
+        dim=1,
+    )
+    targets = center_crop(samples, view.target_shape).abs()
+    exists = transform.grid_mask(view.measurable)
+    slices = [
+        Slice(
+            kspace[row, sample],
+            targets[row, sample],
+            volume=f"sample {sample}",
+            index=row,
+            subject="imagined",
+            volume_max=float(targets[row, sample].max()),
+            sensitivity=None if maps is None else maps[row],
+            measured=exists[row].expand(samples.shape[2:]),
+            roi=None if view.region is None else view.region[row],
         )
-        targets = center_crop(samples, view.target_shape).abs()
-        exists = transform.grid_mask(view.measurable)
-        slices = [
-            Slice(
-                kspace[row, sample],
-                targets[row, sample],
-                volume=f"sample {sample}",
-                index=row,
-                subject="imagined",
-                volume_max=float(targets[row, sample].max()),
-                sensitivity=None if maps is None else maps[row],
-                measured=exists[row].expand(samples.shape[2:]),
-                roi=None if view.region is None else view.region[row],
-            )
-            for row in range(len(samples))
-            for sample in range(n_samples)
-        ]
-        scan = Scan(
-            view.geometry,
-            self.reconstructor,
-            n_center_lines=0,
-            metrics=(self.metric,),
-            device=view.mask.device,
-        )
-        state = scan.resume(
-            slices,
-            start_masks=view.start_mask.repeat_interleave(n_samples, dim=0),
-            masks=view.mask.repeat_interleave(n_samples, dim=0),
-            budgets=view.budget.repeat_interleave(n_samples, dim=0),
-        )
-        return Truth(scan, state)
+        for row in range(len(samples))
+        for sample in range(n_samples)
+    ]
+    scan = Scan(
+        view.geometry,
+        reconstructor,
+        n_center_lines=0,
+        metrics=(metric,),
+        device=view.mask.device,
+    )
+    state = scan.resume(
+        slices,
+        start_masks=view.start_mask.repeat_interleave(n_samples, dim=0),
+        masks=view.mask.repeat_interleave(n_samples, dim=0),
+        budgets=view.budget.repeat_interleave(n_samples, dim=0),
+    )
+    return Truth(scan, state)
 
 
 def _values(imagined: Truth, tried: Tensor, metric: str, *, depth: int) -> Tensor:

@@ -95,7 +95,7 @@ class LearnedPolicy:
             ValueError: as :meth:`check`.
         """
         self.check(view.geometry)
-        network = self.network
+        network = self.network.to(view.legal.device)
         was_training = network.training
         network.eval()
         with torch.no_grad():
@@ -220,7 +220,8 @@ def make_network(
                 layers, rows = most_layers(n_readouts), geometry.are_rows
                 return EvaluatorNetwork(n_readouts, along_height=rows, layers=layers, **of_lines)
             case "varnet":
-                pools, rows = most_pools(geometry.shape), geometry.are_rows
+                rows = geometry.are_rows
+                pools = max(1, min(4, min(geometry.shape).bit_length() - 2))  # 4 in the paper
                 return VarNetNetwork(geometry.shape, along_height=rows, groups=groups, pools=pools)
         raise ValueError(
             f"--learner.network {kind}: expected one of lines, varnet, evaluator, schedule"
@@ -662,14 +663,9 @@ def mirrored(values: Tensor) -> Tensor:
     return values[..., mirror_of(values.shape[-1], values.device)]
 
 
-def most_layers(width: int, *, wanted: int = 4) -> int:
-    """Convolutions of the evaluator that a number of lines allows, up to those of the paper."""
-    return max(1, min(wanted, width.bit_length() - 1))
-
-
-def most_pools(shape: Sequence[int], *, wanted: int = 4) -> int:
-    """Poolings of VarNet's policy that a size allows, up to those of the paper."""
-    return max(1, min(wanted, min(shape).bit_length() - 2))
+def most_layers(width: int) -> int:
+    """Convolutions of the evaluator that a number of lines allows, up to the paper's 4."""
+    return max(1, min(4, width.bit_length() - 1))
 
 
 def _summary(n_channels: int) -> nn.Sequential:

@@ -4,8 +4,9 @@ An order is the best that a policy can do which does not look at the subject. On
 from data is hard to beat: any adaptive policy should be compared with it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from tyro.conf import OmitArgPrefixes
 from activemri import __version__, files
 from activemri.agents.policy import Traits, choose, score_actions, signed
 from activemri.agents.rollout import rows_of_a_kind, start_scans
-from activemri.data.slices import Slice, SliceDataset, SliceList
+from activemri.data.slices import Slice, SliceDataset
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, State, Truth, View
@@ -28,7 +29,7 @@ from activemri.progress import Progress, track
 
 _FORMAT = "activemri-order"
 
-Slices = Sequence[Slice] | SliceDataset
+#: Called after every step of a search, with its share of the work.
 OnStep = Callable[[float], object]
 
 
@@ -178,9 +179,10 @@ def order_of(
     )
 
 
-def learn_lbcs_order(
+def fit_order(
+    kind: str,
     scan: Scan,
-    slices: Slices,
+    slices: Sequence[Slice] | SliceDataset,
     *,
     metric: str = "ssim",
     n_lines: int | None = None,
@@ -189,93 +191,61 @@ def learn_lbcs_order(
     on_step: OnStep | None = None,
     data: str = "unknown",
 ) -> Order:
-    """Greedy order: next comes the action after which the mean score of the scans is best.
+    """Learn an order from training scans.
 
-    Gözcü et al., Learning-based compressive MRI, IEEE Trans Med Imaging 37:1394-1406 (2018). Every
-    step costs (actions left) x (scans) reconstructions. With `n_scans` each step is decided on
-    that many scans, drawn anew, as in Sanchez et al., Scalable learning-based sampling
+    `lbcs` is the greedy order: next comes the action after which the mean score of the scans is
+    best. Gözcü et al., Learning-based compressive MRI, IEEE Trans Med Imaging 37:1394-1406 (2018).
+    Every step costs (actions left) x (scans) reconstructions. With `n_scans` each step is decided
+    on that many scans, drawn anew, as in Sanchez et al., Scalable learning-based sampling
     optimization for compressive dynamic MRI, ICASSP 2020 (who draw candidate actions as well).
 
+    `average-oracle` is what the scans' own greedy oracles prefer, averaged over the scans, in the
+    spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS 2020. Every scan follows
+    its own one-step oracle. An action's gain in a scan at a step is the change of the score that it
+    brings there; once the scan's oracle has taken the action, the gain that it had then. Step t of
+    the order takes, of the actions that are not in it yet, the one of the largest mean gain at step
+    t. Where `lbcs` scores all scans with the same lines acquired, this one scores each with the
+    lines that suit it best. With `n_scans` it uses that many scans, drawn once.
+
     Args:
+        kind: one of :data:`LEARNERS`.
         scan: the scan protocol; its budget is not used if `n_lines` is given.
         slices: training scans, of any sizes that fit the frame. All are held in memory.
         metric: what to maximise (errors: minimise).
         n_lines: how many lines to learn (default: the protocol's budget, or all).
-        n_scans: scans to decide each step on (default: all).
+        n_scans: scans to decide on (default: all).
         seed: of random start lines and of the scans drawn.
         on_step: called after every step, with its share of the work.
         data: name of the training data, for the record.
+
+    Raises:
+        ValueError: without scans, or for an unknown metric.
     """
-    scan, states = _begin(scan, slices, range(len(slices)), metric, n_lines=n_lines, seed=seed)
-    generator, chosen = np.random.default_rng(seed), list[int]()
-    n_steps = _n_steps(states)
-    while True:
-        possible = torch.cat([state.view.legal for state in states]).any(dim=0)
-        possible[chosen] = False
-        if not bool(possible.any()):
-            break
-        total = torch.zeros(len(possible), dtype=torch.float64, device=possible.device)
-        for state in _drawn(states, n_scans, generator):
-            tried = state.view.legal & possible
-            scores = score_actions(Truth(scan, state), tried, metric)
-            # A scan in which an action is not legal keeps its score.
-            now = signed(state.scores[metric], metric)[:, None]
-            total = total + torch.where(tried, scores, now).sum(dim=0)
-        chosen.append(int(choose(total[None], possible[None])))
-        only = torch.zeros_like(possible)
-        only[chosen[-1]] = True
-        for place, state in enumerate(states):
-            legal = state.view.legal & only
-            states[place] = scan.acquire(state, choose(legal.double(), legal))
+    budget = scan.budget if n_lines is None else n_lines
+    scan = replace(scan, budget=budget, metrics=(find_metric(metric).name,))
+    generator, places = np.random.default_rng(seed), np.arange(len(slices))
+    if kind == "average-oracle":
+        places = np.sort(generator.permutation(len(slices))[:n_scans])
+    chosen = [slices[place] for place in places.tolist()]
+    if not chosen:
+        raise ValueError("an order is learned from at least one scan; got none")
+    groups = [[chosen[row] for row in rows] for rows in rows_of_a_kind(chosen)]
+    states = [start_scans(scan, group, seed=seed) for group in groups]
+    if kind == "average-oracle":
+        steps = _average_oracle_steps(scan, states, metric)
+    else:
+        steps = _lbcs_steps(scan, states, metric, n_scans=n_scans, generator=generator)
+    n_steps = max(int(state.view.start_budget.max()) for state in states)
+    actions = []
+    for action in steps:
+        actions.append(action)
         if on_step is not None:
             on_step(1 / n_steps)
-    return order_of("lbcs", chosen, scan, metric=metric, data=data, n_scans=sum(map(len, states)))
+    return order_of(kind, actions, scan, metric=metric, data=data, n_scans=len(chosen))
 
 
-def learn_average_oracle_order(
-    scan: Scan,
-    slices: Slices,
-    *,
-    metric: str = "ssim",
-    n_lines: int | None = None,
-    n_scans: int | None = None,
-    seed: int = 0,
-    on_step: OnStep | None = None,
-    data: str = "unknown",
-) -> Order:
-    """Order of the actions that the scans' own greedy oracles prefer, averaged over the scans.
-
-    Every training scan follows its own one-step oracle. An action's gain in a scan at a step is
-    the change of the score that it brings there; once the scan's oracle has taken the action, the
-    gain that it had then. Step t of the order takes, of the actions that are not in it yet, the
-    one of the largest mean gain at step t. Where :func:`learn_lbcs_order`, which has the same
-    arguments, scores all scans with the same lines acquired, this one scores each with the lines
-    that suit it best. In the spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS
-    2020. With `n_scans` it uses that many scans, drawn once.
-    """
-    positions = np.sort(np.random.default_rng(seed).permutation(len(slices))[:n_scans])
-    scan, states = _begin(scan, slices, positions.tolist(), metric, n_lines=n_lines, seed=seed)
-    gains = [torch.zeros_like(state.view.legal, dtype=torch.float64) for state in states]
-    chosen = list[int]()
-    n_steps = _n_steps(states)
-    while not all(bool(state.finished.all()) for state in states):
-        for place, state in enumerate(states):
-            legal = state.view.legal
-            scores = score_actions(Truth(scan, state), legal, metric)
-            now = signed(state.scores[metric], metric)[:, None]
-            gains[place] = torch.where(legal, scores - now, gains[place])
-            states[place] = scan.acquire(state, choose(scores, legal))
-        total = torch.stack([gain.sum(dim=0) for gain in gains]).sum(dim=0)
-        free = torch.ones_like(total, dtype=torch.bool)
-        free[chosen] = False
-        if not bool(free.any()):  # lines may be measured again, but an order names them once
-            break
-        chosen.append(int(choose(total[None], free[None])))
-        if on_step is not None:
-            on_step(1 / n_steps)
-    seen = sum(map(len, states))
-    return order_of("average-oracle", chosen, scan, metric=metric, data=data, n_scans=seen)
-
+learn_lbcs_order = partial(fit_order, "lbcs")
+learn_average_oracle_order = partial(fit_order, "average-oracle")
 
 #: Functions that learn an order from training scans, by its kind.
 LEARNERS: dict[str, Callable[..., Order]] = {
@@ -284,27 +254,49 @@ LEARNERS: dict[str, Callable[..., Order]] = {
 }
 
 
-def _begin(
+def _lbcs_steps(
     scan: Scan,
-    slices: Slices,
-    positions: Sequence[int],
+    states: list[State],
     metric: str,
     *,
-    n_lines: int | None,
-    seed: int,
-) -> tuple[Scan, list[State]]:
-    """The protocol of the learning, and some of the scans at their start, those of a kind together.
+    n_scans: int | None,
+    generator: np.random.Generator,
+) -> Iterator[int]:
+    """Actions after which the mean score of the scans is best, one after the other."""
+    free = torch.ones_like(states[0].view.legal[0])
+    while bool((possible := torch.cat([s.view.legal for s in states]).any(dim=0) & free).any()):
+        total = torch.zeros(len(possible), dtype=torch.float64, device=possible.device)
+        for state in _drawn(states, n_scans, generator):
+            tried = state.view.legal & possible
+            scores = score_actions(Truth(scan, state), tried, metric)
+            # A scan in which an action is not legal keeps its score.
+            now = signed(state.scores[metric], metric)[:, None]
+            total = total + torch.where(tried, scores, now).sum(dim=0)
+        action = choose(total[None], possible[None])
+        free[action] = False
+        yield int(action)
+        for place, state in enumerate(states):
+            legal = torch.zeros_like(state.view.legal)
+            legal[:, action] = state.view.legal[:, action]
+            states[place] = scan.acquire(state, choose(legal.double(), legal))
 
-    Raises:
-        ValueError: without scans, or for an unknown metric.
-    """
-    budget = scan.budget if n_lines is None else n_lines
-    scan = replace(scan, budget=budget, metrics=(find_metric(metric).name,))
-    chosen = [slices[position] for position in positions]
-    if not chosen:
-        raise ValueError("an order is learned from at least one scan; got none")
-    groups = [[chosen[row] for row in rows] for rows in rows_of_a_kind(chosen)]
-    return scan, [start_scans(scan, group, seed=seed) for group in groups]
+
+def _average_oracle_steps(scan: Scan, states: list[State], metric: str) -> Iterator[int]:
+    """Actions of the largest mean gain while every scan follows its own oracle."""
+    gains = [torch.zeros_like(state.view.legal, dtype=torch.float64) for state in states]
+    free = torch.ones_like(states[0].view.legal[0])
+    # Lines may be measured again, but an order names them once.
+    while bool(free.any()) and not all(bool(state.finished.all()) for state in states):
+        for place, state in enumerate(states):
+            legal = state.view.legal
+            scores = score_actions(Truth(scan, state), legal, metric)
+            now = signed(state.scores[metric], metric)[:, None]
+            gains[place] = torch.where(legal, scores - now, gains[place])
+            states[place] = scan.acquire(state, choose(scores, legal))
+        total = torch.stack([gain.sum(dim=0) for gain in gains]).sum(dim=0)
+        action = choose(total[None], free[None])
+        free[action] = False
+        yield int(action)
 
 
 def _drawn(states: list[State], n: int | None, generator: np.random.Generator) -> list[State]:
@@ -317,11 +309,6 @@ def _drawn(states: list[State], n: int | None, generator: np.random.Generator) -
     return [
         states[i].select(row[drawn[owner[drawn] == i]].tolist()) for i in np.unique(owner[drawn])
     ]
-
-
-def _n_steps(states: list[State]) -> int:
-    """Most actions of a scan."""
-    return max(int(state.view.start_budget.max()) for state in states)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +348,7 @@ def train_order(settings: TrainOrderSettings) -> Path:
         OSError: the output folder cannot be written.
     """
     device = settings.compute.prepare()
-    files.make_writable(settings.run.out)  # an error comes now rather than after hours
+    files.require_writable(settings.run.out)  # an error comes now rather than after hours
     policy = learn_order(
         settings.kind,
         settings.protocol,
@@ -410,9 +397,10 @@ def learn_order(
     chosen = evenly_spaced(range(len(scans)), max_fit_slices)
     loaded = [scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]
     with Progress("learn an order", 1, unit="", show=show) as progress:
-        order = LEARNERS[kind](
+        order = fit_order(
+            kind,
             protocol.scan(scans, device=device),
-            SliceList(loaded),
+            loaded,
             metric=protocol.metric,
             n_scans=n_fit_scans,
             seed=seed,

@@ -8,9 +8,9 @@ from typing import Any
 from activemri import checkpoints, plugins
 from activemri.agents import heuristic
 from activemri.agents.adaptive import (
-    LookAhead,
     entropy_greedy,
     evaluator_greedy,
+    look_ahead,
     uncertainty_greedy,
 )
 from activemri.agents.networks import load_policy
@@ -19,17 +19,7 @@ from activemri.agents.order import LEARNERS, FixedOrder, Order
 from activemri.agents.policy import Policy, Traits
 from activemri.evaluator import Evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.reconstruction.registry import WEIGHTS, make_reconstructor
-
-
-def look_ahead(reconstructor: str | Path | Reconstructor | None, metric: str) -> LookAhead:
-    """Look-ahead with the reconstructor of the scans."""
-    if reconstructor is None:
-        raise ValueError(
-            "policy 'look-ahead' tries actions with the reconstructor of the scans: give it as "
-            "reconstructor"
-        )
-    return LookAhead(make_reconstructor(reconstructor), metric=metric)
+from activemri.reconstruction.registry import WEIGHTS
 
 
 def _learned(name: str) -> Callable[[Order | None], Policy]:

@@ -25,7 +25,6 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
-from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
@@ -309,40 +308,24 @@ class NetworkDQNPolicy(DQNPolicy):
     """DQN's policy: a network's scores are the values.
 
     Args:
-        observation_space: of one scan.
-        action_space: of one scan.
-        lr_schedule: learning rate by the share of the training that is left.
-        network: to begin with.
+        *spaces_and_rate: as of ``DQNPolicy``.
+        network: to begin with; a copy of it learns.
         **options: of ``DQNPolicy``.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Dict,
-        action_space: spaces.Discrete,
-        lr_schedule: Schedule,
-        *,
-        network: ScoringNetwork,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *spaces_and_rate: Any, network: ScoringNetwork, **options: Any) -> None:
         options.pop("use_sde", None)  # it is for continuous actions
         self._first = (network,)  # in a tuple, so that it is no part of this module
-        super().__init__(observation_space, action_space, lr_schedule, **options)
+        super().__init__(*spaces_and_rate, **options)
 
     def make_q_net(self) -> QNetwork:
-        assert isinstance(self.action_space, spaces.Discrete)
         made = _NetworkValues(self._first[0], self.observation_space, self.action_space)
         return made.to(self.device)
 
 
 class _NetworkValues(QNetwork):
-    def __init__(
-        self,
-        network: ScoringNetwork,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Discrete,
-    ) -> None:
-        super().__init__(observation_space, action_space, _unused(), features_dim=1, net_arch=[])
+    def __init__(self, network: ScoringNetwork, observations: Any, actions: Any) -> None:
+        super().__init__(observations, actions, _unused(), features_dim=1, net_arch=[])
         self.q_net = copied(network)  # type: ignore[assignment]  # a Sequential there
 
     def forward(self, obs: Any) -> Tensor:

@@ -86,17 +86,6 @@ class TrainPolicySettings:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedPolicy(Trained):
-    """Result of a training.
-
-    Attributes:
-        policy: the best one.
-    """
-
-    policy: Policy
-
-
 def train_policy(
     protocol: ScanProtocol,
     learner: LearnerSettings,
@@ -136,11 +125,14 @@ def train_policy(
         DivergedError: a loss that is not finite.
     """
     named = str(warm_start) if isinstance(warm_start, str | Path | None) else warm_start.name
-
-    def trained(folder: Path) -> Policy:
+    with tempfile.TemporaryDirectory() as temporary:
         settings = TrainPolicySettings(
             protocol=protocol,
-            run=RunOptions(out=folder, seed=seed, resume=resume),
+            run=RunOptions(
+                out=Path(out or Path(temporary) / learner_name(learner).rpartition(":")[2]),
+                seed=seed,
+                resume=resume,
+            ),
             compute=Compute(device=device),
             learner=learner,
             warm_start=None if warm_start is None else named,
@@ -148,12 +140,8 @@ def train_policy(
             validation_scans=validation_scans,
             patience=patience,
         )
-        return run_training(settings, validation=validation, warm_start=warm_start).policy
-
-    if out is not None:
-        return trained(Path(out))
-    with tempfile.TemporaryDirectory() as folder:
-        return trained(Path(folder) / learner_name(learner).rpartition(":")[2])
+        trained = run_training(settings, validation=validation, warm_start=warm_start)
+        return make_policy(trained.checkpoint)
 
 
 def run_training(
@@ -163,7 +151,7 @@ def run_training(
     validation: SliceDataset | None = None,
     warm_start: str | Path | Policy | None = None,
     on_validation: OnValidation | None = None,
-) -> TrainedPolicy:
+) -> Trained:
     """Train a policy in a folder; continue after a kill.
 
     Args:
@@ -215,12 +203,11 @@ def run_training(
         state=folder.open(same, resume=run.resume),  # when nothing more can be refused
         on_validation=on_validation,
     )
-    return TrainedPolicy(
+    return Trained(
         checkpoint=folder.best,
         best_step=best.step,
         best_score=best.score,
         score=training.select,
-        policy=make_policy(folder.path) if training.best is None else training.best,
     )
 
 
@@ -234,7 +221,6 @@ class _Training:
         self.learner = settings.learner.start(problem)
         self.state, self.restore = self.learner.state, self.learner.restore
         self.policy = self.learner.policy()
-        self.best: Policy | None = None
         self.select = settings.select
         if self.select == "auto":
             self.select = "return" if problem.protocol.step_cost > 0 else "area"
@@ -271,7 +257,6 @@ class _Training:
             "command": command_line(f"train policy --algo {algo}", self.settings),
         }
         self.policy.save(path, info=info)
-        self.best = self.policy
 
 
 def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions:

@@ -236,7 +236,11 @@ class Collector:
         while not bool(state.finished.all()):
             view, step = state.view, len(curve) - 1
             liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
-            actions = _drawn(liking, chance, draws)
+            # The most liked actions, or, by chance, others drawn by how much they are liked.
+            finite = liking.masked_fill(~liking.isfinite(), -1e9)
+            other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws)
+            explores = torch.rand(len(liking), generator=draws) < chance
+            actions = torch.where(explores, other.squeeze(1), liking.argmax(dim=1))
             if step in kept:
                 part = self._queried(state, liking, torch.tensor(group), draws)
                 follow = torch.rand(len(group), generator=draws) < self.follow
@@ -480,12 +484,3 @@ def _arrow() -> tuple[Any, Any]:
             'demonstrations are Parquet files: pip install "activemri[benchmark]"', name=error.name
         ) from error
     return pyarrow, pyarrow.parquet
-
-
-def _drawn(liking: Tensor, chance: Tensor, draws: torch.Generator) -> Tensor:
-    """The most liked actions, or, by chance, actions drawn by how much they are liked."""
-    best = liking.argmax(dim=1)
-    finite = liking.masked_fill(~liking.isfinite(), -1e9)
-    other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws).squeeze(1)
-    explores = torch.rand(len(liking), generator=draws) < chance
-    return torch.where(explores, other, best)

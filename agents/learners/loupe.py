@@ -9,7 +9,7 @@ sigmoid; the lines that a scan starts with are always there; and k is drawn even
 budget in every scan, so that the actions by decreasing score are a good order all the way and not
 just a good set at its end.
 
-The result is an :class:`Order`, which every scan follows. A step is one of gradient descent.
+The result is an order, which every scan follows. A step is one of gradient descent.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.order import FixedOrder, order_of
 from activemri.agents.relaxations import SoftMasks, draw, lines_of
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -81,17 +81,11 @@ class LoupeLearner:
         n = int((~useless).sum())
         if self.scan.budget is not None:
             n = max(1, self.scan.budget // geometry.readouts_per_action)
-        chosen = best.argsort(descending=True, stable=True)[:n].tolist()
-        outwards = geometry.frequency.argsort(stable=True).tolist()
-        order = Order(
-            kind="loupe",
-            actions=(*chosen, *(action for action in outwards if action not in set(chosen))),
-            n_learned=n,
-            geometry=geometry.name,
-            lines_per_action=geometry.readouts_per_action,
-            shape=geometry.shape,
+        order = order_of(
+            "loupe",
+            best.argsort(descending=True, stable=True)[:n].tolist(),
+            problem.scan,
             metric=problem.metric,
-            reconstructor=type(problem.scan.reconstructor).__name__,
             data=problem.scans.name,
             n_scans=len(problem.scans),
         )
@@ -120,12 +114,10 @@ class LoupeLearner:
                 "--warm-start: loupe begins with an order of lines (what it learned before, or "
                 f"'activemri train order'); got the policy {given.name!r}"
             )
-        given.order.check(geometry)
-        place = torch.empty(geometry.n_actions, device=self.scan.device)
-        place[list(given.order.actions)] = torch.linspace(
-            0, 1, geometry.n_actions, device=place.device
-        )
-        return -self.settings.spread * place
+        given.check(geometry)
+        rank = torch.tensor(given.order.actions, device=self.scan.device).argsort()
+        places = torch.linspace(0, 1, geometry.n_actions, device=rank.device)
+        return -self.settings.spread * places[rank]
 
     def _descend(self) -> float:
         parts, generator, draws = self.problem.batch(self.step, self.settings.batch)

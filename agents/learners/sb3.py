@@ -16,7 +16,8 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import stable_baselines3
@@ -43,6 +44,8 @@ _LAST_RATE = 0.05  # of the learning rate, as a share of the first
 @dataclass(frozen=True, kw_only=True)
 class SB3Settings:
     """Settings that all these algorithms share."""
+
+    network_path: ClassVar[str]  # from a model of Stable-Baselines3 to the network that learns
 
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""
@@ -76,12 +79,15 @@ class SB3Settings:
 
     def network_of(self, model: Any) -> ScoringNetwork:
         """The network that learns in it."""
-        raise NotImplementedError
+        network: ScoringNetwork = attrgetter(self.network_path)(model)
+        return network
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(SB3Settings):
     """PPO of Stable-Baselines3; illegal actions waste lines while it learns."""
+
+    network_path = "policy.pi_features_extractor.network"
 
     n_steps: int = 64
     """Actions in each scan between updates."""
@@ -127,10 +133,6 @@ class PPO(SB3Settings):
         use_scores(model.policy, lr=model.lr_schedule(1))
         return model
 
-    def network_of(self, model: Any) -> ScoringNetwork:
-        network: ScoringNetwork = model.policy.pi_features_extractor.network
-        return network
-
     def _algorithm(self) -> Any:
         return stable_baselines3.PPO
 
@@ -150,6 +152,8 @@ class MaskablePPO(PPO):
 @dataclass(frozen=True, kw_only=True)
 class DQN(SB3Settings):
     """DQN of Stable-Baselines3; illegal actions waste lines while it learns."""
+
+    network_path = "q_net.q_net"
 
     spread: float = 1.0
     """Spread of a new network's first scores, by which the centre is ahead of the edge."""
@@ -175,21 +179,11 @@ class DQN(SB3Settings):
         require_positive(self, "memory", "updates", "target_every", "exploration")
 
     def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
-        return self._made(stable_baselines3.DQN, NetworkDQNPolicy, env, network, options)
-
-    def _made(
-        self,
-        algorithm: Any,
-        policy: Any,
-        env: ActiveMRIVecEnv,
-        network: ScoringNetwork,
-        options: dict[str, Any],
-        **of_policy: Any,
-    ) -> BaseAlgorithm:
+        algorithm, policy, more = self._parts()
         model: BaseAlgorithm = algorithm(
             policy,
             env,
-            policy_kwargs={"network": network, **of_policy},
+            policy_kwargs={"network": network, **more},
             gamma=self.gamma,
             buffer_size=max(self.memory, self.n_envs),
             learning_starts=self.burn_in,
@@ -202,9 +196,9 @@ class DQN(SB3Settings):
         )
         return model
 
-    def network_of(self, model: Any) -> ScoringNetwork:
-        network: ScoringNetwork = model.q_net.q_net
-        return network
+    def _parts(self) -> tuple[Any, Any, dict[str, Any]]:
+        """The algorithm, its policy, and further options of that."""
+        return stable_baselines3.DQN, NetworkDQNPolicy, {}
 
     def epsilon(self, done: float) -> float:
         """Share of random actions when a share of the training is done."""
@@ -215,6 +209,8 @@ class DQN(SB3Settings):
 class QRDQN(DQN):
     """DQN of quantiles of the return, of sb3-contrib; illegal actions waste lines."""
 
+    network_path = "quantile_net.quantile_net"
+
     n_quantiles: int = 16
     """Quantiles of the return of each action."""
 
@@ -223,13 +219,8 @@ class QRDQN(DQN):
         require_positive(self, "n_quantiles")
         contrib()
 
-    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
-        algorithm, policy = contrib().QRDQN, quantile_policy()
-        return self._made(algorithm, policy, env, network, options, n_quantiles=self.n_quantiles)
-
-    def network_of(self, model: Any) -> ScoringNetwork:
-        network: ScoringNetwork = model.quantile_net.quantile_net
-        return network
+    def _parts(self) -> tuple[Any, Any, dict[str, Any]]:
+        return contrib().QRDQN, quantile_policy(), {"n_quantiles": self.n_quantiles}
 
 
 class SB3Learner:

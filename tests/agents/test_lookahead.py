@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.adaptive import LookAhead, uncertainty_greedy
+from activemri.agents.adaptive import look_ahead, uncertainty_greedy
 from activemri.agents.oracles import oracle
 from activemri.agents.policy import score_actions, signed
 from activemri.agents.rollout import rollout
@@ -78,7 +78,7 @@ def test_with_the_truth_as_sample_it_takes_the_actions_of_the_oracle(
             for scan, image, seen in zip(scans, images, kspace, strict=True)
         ]
     protocol = replace(make_protocol(geometry, budget=4), reconstructor=method())
-    ahead = LookAhead(method(), Clairvoyant(scans), n_actions=10_000)
+    ahead = look_ahead(method(), Clairvoyant(scans), n_actions=10_000)
     expected = rollout(protocol, oracle("ssim"), scans).actions
     assert torch.equal(rollout(protocol, ahead, scans).actions, expected)
 
@@ -101,7 +101,7 @@ def test_values_are_mean_scores_over_samples_of_reconstructions_one_by_one(
         for action in view.legal[row].nonzero().flatten().tolist():
             values[action] = np.mean([_nmse(view, drawn[row, s], row, action) for s in range(3)])
         best.append(min(values, key=lambda action: values[action]))
-    ahead = LookAhead(ZeroFilled(), Drawing(), metric="nmse", n_actions=100, n_samples=3)
+    ahead = look_ahead(ZeroFilled(), Drawing(), metric="nmse", n_actions=100, n_samples=3)
     assert ahead.act(view, NO_DRAWS).tolist() == best
 
 
@@ -120,9 +120,9 @@ def test_only_the_lines_on_which_samples_vary_most_are_tried(
     protocol = replace(make_protocol(), reconstructor=Drawing())
     view = protocol.start([make_scan(0), make_scan(1)]).view
     first = uncertainty_greedy().act(view, NO_DRAWS)
-    assert torch.equal(LookAhead(ZeroFilled(), n_actions=1).act(view, NO_DRAWS), first)
+    assert torch.equal(look_ahead(ZeroFilled(), n_actions=1).act(view, NO_DRAWS), first)
     found = {
-        tuple(LookAhead(ZeroFilled(), n_actions=n).act(view, NO_DRAWS).tolist()) for n in (1, 9)
+        tuple(look_ahead(ZeroFilled(), n_actions=n).act(view, NO_DRAWS).tolist()) for n in (1, 9)
     }
     assert len(found) == 2
 
@@ -138,7 +138,7 @@ def test_two_steps_ahead_is_the_best_pair_of_actions(
         for action in state.view.legal[row].nonzero().flatten().tolist():
             after = protocol.acquire(state.select([row]), torch.tensor([action]))
             pairs[row, action] = score_actions(Truth(protocol, after), after.view.legal, "mse")[0]
-    ahead = LookAhead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=20, depth=2)
+    ahead = look_ahead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=20, depth=2)
     taken = ahead.act(state.view, NO_DRAWS)
     best = pairs.amax(dim=2)  # of a pair, either action may come first
     torch.testing.assert_close(best.gather(1, taken[:, None])[:, 0], best.amax(dim=1))
@@ -152,7 +152,7 @@ def test_with_one_line_left_looking_further_changes_nothing(
 ) -> None:
     protocol = replace(make_protocol(budget=1), reconstructor=Drawing())
     view = protocol.start([make_scan(0), make_scan(1)]).view
-    near, far = (LookAhead(ZeroFilled(), depth=depth).act(view, NO_DRAWS) for depth in (1, 2))
+    near, far = (look_ahead(ZeroFilled(), depth=depth).act(view, NO_DRAWS) for depth in (1, 2))
     assert torch.equal(near, far)
 
 
@@ -165,7 +165,7 @@ def test_what_was_not_acquired_changes_no_action(
     view = protocol.start([one]).view
     other = with_other_unacquired(one, view.operator.grid_mask[0], scale=hidden)
     theirs = protocol.start([other]).view
-    ahead = LookAhead(Unsure(), depth=2)
+    ahead = look_ahead(Unsure(), depth=2)
     taken = ahead.act(view, NO_DRAWS[:1])
     assert torch.equal(taken, ahead.act(theirs, NO_DRAWS[:1]))
     assert not ahead.traits.is_oracle and view.truth is None
@@ -174,7 +174,7 @@ def test_what_was_not_acquired_changes_no_action(
 def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     scans = [make_scan(0), make_scan(1)]
     protocol = make_protocol()
-    taken = LookAhead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=99).act(
+    taken = look_ahead(ZeroFilled(), Clairvoyant(scans), metric="mse", n_actions=99).act(
         protocol.start(scans).view, NO_DRAWS
     )
     truth = Truth(protocol, protocol.start(scans))
@@ -194,7 +194,7 @@ def test_errors_are_minimised(make_scan: MakeScan, make_protocol: MakeProtocol) 
 )
 def test_unusable_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LookAhead(ZeroFilled(), **settings)  # type: ignore[arg-type]
+        look_ahead(ZeroFilled(), **settings)  # type: ignore[arg-type]
 
 
 def test_where_lines_may_be_measured_again_all_are_measured_once_before(
@@ -202,6 +202,6 @@ def test_where_lines_may_be_measured_again_all_are_measured_once_before(
 ) -> None:
     protocol = replace(make_protocol(budget=14), reconstructor=Unsure(), scanner=Noisy())
     for depth in (1, 2):
-        actions = rollout(protocol, LookAhead(Unsure(), depth=depth), [make_scan(0)]).actions[0]
+        actions = rollout(protocol, look_ahead(Unsure(), depth=depth), [make_scan(0)]).actions[0]
         assert len(set(actions[:11].tolist())) == 11  # two of the 13 lines come with the start
         assert len(actions) == 14

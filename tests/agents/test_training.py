@@ -131,7 +131,7 @@ def test_the_best_policy_is_kept_and_every_validation_logged(tmp_path: Path) -> 
     assert np.argmax(scores) == 3 == result.best_step and scores[0] == scores[6] < scores[3]
     assert [entry["best_step"] for entry in entries] == [0, 0, 0, 3, 3, 3, 3]
     assert entries[2]["loss"] == 0.5
-    assert area(make_policy(tmp_path / "run")) == area(result.policy) == scores[3]
+    assert area(make_policy(tmp_path / "run")) == scores[3]
     assert "best after 3 steps, validation area" in str(result)
 
 

@@ -77,8 +77,6 @@ def test_the_uncertainty_is_a_second_channel() -> None:
     assert view.reconstruction.uncertainty is not None
     gain = 255 / (WHITE * view.scale)
     expected = to_uint8(view.reconstruction.uncertainty, gain, view.target_shape)
-        view.reconstruction.uncertainty, 255 / (WHITE * view.scale), view.target_shape
-    )
     assert torch.equal(observation["image"][:, 1], expected)
     assert expected.max() > 0
 

@@ -149,7 +149,7 @@ def test_a_warm_start_is_where_learning_begins(algo: str) -> None:
     torch.testing.assert_close(weights(learner.policy()), weights(policy), rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"--warm-start: .* 'random'"):
         begun(algo, problem(warm_start=make_policy("random")))
-    with pytest.raises(ValueError, match="scores 16 actions; these scans have 8"):
+    with pytest.raises(ValueError, match=r"--warm-start: .* 16 actions; these scans have 8"):
         begun(algo, problem(warm_start=policy, lines_per_action=2))
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from activemri import cli
 from activemri.agents.learners.demonstrations import (
     Collector,
+    DemonstrateSettings,
     Demonstrations,
+    demonstrate,
     facts_of,
     outwards,
     read_demonstrations,
@@ -22,7 +24,9 @@ from activemri.agents.learners.learner import Problem
 from activemri.agents.oracles import oracle
 from activemri.agents.registry import make_policy
 from activemri.data.slices import SliceList
+from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import State, Truth, View
+from activemri.options import RunOptions
 from tests.agents.learners.problems import problem
 from tests.envs.scans import scan
 
@@ -178,3 +182,13 @@ def test_the_command_writes_a_file_that_a_policy_learns_from(
     learner = f"--learner.max-steps 2 --learner.states 0 --learner.demonstrations {path}"
     assert cli.main(f"{train} {learner}".split()) == 0
     assert make_policy(tmp_path / "run").name == "run"
+
+
+def test_a_policy_that_cannot_play_on_the_geometry_is_refused(tmp_path: Path) -> None:
+    settings = DemonstrateSettings(
+        protocol=ScanProtocol(matrix_size=24, geometry="radial", budget=4),
+        run=RunOptions(out=tmp_path / "found.parquet"),
+        policy="conjugate-symmetric",
+    )
+    with pytest.raises(ValueError, match=r"'conjugate-symmetric' needs .* geometry 'radial'"):
+        demonstrate(settings)

@@ -1,0 +1,49 @@
+"""Plans of the exchange oracle, and who is refused by a geometry."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from activemri.agents.networks import LearnedPolicy, LineNetwork
+from activemri.agents.oracles import ExchangeOracle, oracle
+from activemri.agents.order import FixedOrder, order_of
+from activemri.agents.policy import Policy, require_played
+from activemri.agents.registry import make_policy
+from activemri.agents.rollout import rollout
+from activemri.data.slices import Slice
+from activemri.envs.line_features import N_FEATURES
+from activemri.envs.observation import Frame
+from activemri.envs.scan import Scan
+from activemri.mri.geometry import make_geometry
+
+MakeScan = Callable[..., Slice]
+MakeProtocol = Callable[..., Scan]
+
+
+@pytest.mark.parametrize(("geometry", "budget"), [("columns", 1), ("conjugate-columns", 2)])
+def test_a_plan_of_one_action_is_that_of_the_oracle(
+    make_scan: MakeScan, make_protocol: MakeProtocol, geometry: str, budget: int
+) -> None:
+    scan, slices = make_protocol(geometry, budget=budget), [make_scan(0), make_scan(1)]
+    planned = rollout(scan, ExchangeOracle(), slices).actions
+    assert torch.equal(planned[:, :1], rollout(scan, oracle(), slices).actions[:, :1])
+
+
+def test_policies_are_refused_by_geometries_that_they_cannot_play(
+    make_protocol: MakeProtocol,
+) -> None:
+    scan = make_protocol()
+    order = order_of("mine", [3], scan, metric="ssim", data="here", n_scans=1)
+    network = LineNetwork(N_FEATURES, 13, channels=2, blocks=1)
+    policies: list[Policy] = [
+        FixedOrder(order, "mine"),
+        LearnedPolicy(network, "mine", Frame((9, 13), (9, 13), 1, 13)),
+        make_policy("uncertainty-greedy"),
+    ]
+    for policy in policies:
+        require_played(policy, scan.geometry)
+        for other in ("points", "radial"):
+            if policy.name == "mine" or other == "radial":
+                with pytest.raises(ValueError, match=f"geometry {other!r}"):
+                    require_played(policy, make_geometry(other, (9, 13)))
