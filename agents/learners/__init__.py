@@ -58,8 +58,12 @@ def find_learner(name: str) -> "type[LearnerSettings]":
     if name in LEARNERS:
         module, _, attribute = LEARNERS[name].partition(":")
         found = getattr(import_module(module), attribute)
+    elif ":" in name:
+        found = plugins.load(name, what="--algo")
     else:
-        found = plugins.find(name, LEARNERS, what="--algo")
+        raise ValueError(
+            f"--algo {name}: expected one of {', '.join(LEARNERS)}, or package.module:class"
+        )
     if not (isinstance(found, type) and callable(getattr(found, "start", None))):
         raise ValueError(
             f"--algo {name}: expected a class of settings with a method `start`; got {found!r}"

@@ -24,6 +24,8 @@ from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
+_STOPS = {True: "may stop", False: "never does"}
+
 #: Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``.
 Report = Callable[..., None]
 
@@ -188,9 +190,9 @@ class Problem:
             raise ValueError(f"--warm-start: {error}") from error
         if network.stops != stops:
             raise ValueError(
-                "--warm-start: expected a network that "
-                + ("may stop" if stops else "never stops")
-                + ", like the policy that is to be learned"
+                "--warm-start: the policy that is to be learned "
+                f"{_STOPS[stops]}, and the network {_STOPS[not stops]}; begin with one that was "
+                "trained in the same way"
             )
         return copied(network).to(self.scan.device)
 

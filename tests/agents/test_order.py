@@ -47,7 +47,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a JSON file"),
+        ("{", "holds no order of actions"),
         ("[1, 2]", "holds no order of actions"),
         ('{"actions": [0, 1]}', "holds no order of actions"),
         ('{"format": "activemri-order"}', "missing or unknown entries: actions"),
