@@ -20,7 +20,7 @@ WORKERS ?= 2
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-demo: $(USER_STAMP)  ## acquire phantom scans with every policy; writes demo/report.html
+demo: $(USER_STAMP)  ## acquire phantom scans with several policies; writes demo/report.html
 	$(BIN)/activemri demo
 
 test: $(DEV_STAMP)  ## run the test suite, without tests marked long
@@ -41,7 +41,9 @@ weights: $(USER_STAMP)  ## train the networks that ship with the package
 	$(BIN)/activemri train joint --data phantom --matrix-size 128 --max-steps 6000 \
 	  --evaluator-steps 3000 --validate-every 500 --threads 1 --out runs/joint
 	$(BIN)/activemri train policy --algo imitation --seed 0 --threads 1 --out runs/policy
+	$(BIN)/activemri train order --env ActiveMRI/Phantom-v0 --n-fit-scans 8 --threads 1 --out runs/order
 	mkdir -p activemri/weights
+	cp runs/order/lbcs.json activemri/weights/
 	for suffix in safetensors json; do \
 	  cp runs/unet/best.$$suffix activemri/weights/unet.$$suffix; \
 	  cp runs/joint/best.$$suffix activemri/weights/cresnet.$$suffix; \

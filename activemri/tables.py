@@ -77,7 +77,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def cells(self) -> list[list[object]]:
-        """What every line shows."""
+        """Cells of every line."""
         return [[column.cell(record) for column in self.columns] for record in self.records]
 
     def text(self) -> str:

@@ -348,7 +348,7 @@ def train_order(settings: TrainOrderSettings) -> Path:
         OSError: the output folder cannot be written.
     """
     device = settings.compute.prepare()
-    files.make_writable(settings.run.out)  # an error comes now rather than after hours
+    files.require_writable(settings.run.out)  # an error comes now rather than after hours
     policy = learn_order(
         settings.kind,
         settings.protocol,

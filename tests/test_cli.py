@@ -211,8 +211,8 @@ def test_an_interrupted_training_says_how_to_continue(
 
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:
-    code = "import sys, activemri.data.card; from activemri import cli\n"
-    code += "activemri.data.card.write_card = lambda settings: 'line\\n' * 100_000\n"
+    code = "import sys, activemri.data.inspection; from activemri import cli\n"
+    code += "activemri.data.inspection.write_card = lambda settings: 'line\\n' * 100_000\n"
     code += "sys.exit(cli.main(['data', 'card', '.']))"
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as writer:

@@ -1,6 +1,7 @@
 """Examples in the documents run, commands are those of the command line, links lead somewhere."""
 
 import json
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -78,6 +79,13 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_in_documents_is_python(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        compile(block, path.name, "exec")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!http)([^)]+)\)", path.read_text(encoding="utf-8"))
     for link in links:
@@ -86,6 +94,19 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in DOCUMENTS if p.name != "CHANGELOG.md"], ids=lambda path: path.name
+)
+def test_what_documents_name_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:activemri|am)\.[\w.]+)`", text):
+        full = re.sub(r"^am\.", "activemri.", name)
+        assert pkgutil.resolve_name(full) is not None
+    for name in re.findall(r"`((?:[\w.]+/)+(?:[\w-]+\.py)?)`", text):
+        if name.split("/")[0] in ("activemri", "agents", "envs", "tests", "docs", "notebooks"):
+            assert (ROOT / name).exists(), name
 
 
 def test_scans_written_as_the_cookbook_says_are_read(

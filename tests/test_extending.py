@@ -31,7 +31,7 @@ SHORT = {
     "--learner.batch 8",
     "train policy": "--learner.max-steps 2",
     "train order": "",
-    "benchmark": "--n-bootstrap 20",
+    "benchmark": "--n-bootstrap 20 --max-slices 1 --max-fit-slices 1",
 }
 
 

@@ -72,8 +72,8 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_importing_the_package_and_its_folders_is_light() -> None:
-    packages = [*PYPROJECT["tool"]["setuptools"]["packages"]]
-    packages.remove("activemri.settings")  # the command line is made of it, by tyro
+    # activemri.metrics is functions of tensors, and no folder of files.
+    packages = {*PYPROJECT["tool"]["setuptools"]["packages"]} - {"activemri.metrics"}
     heavy = ("torch", "torchvision", "stable_baselines3", "fastmri", "numba", "matplotlib", "tyro")
     code = f"import {', '.join(packages)}, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(

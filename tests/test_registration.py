@@ -5,12 +5,11 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from activemri.envs.protocol import ScanProtocol
+from activemri import cli
 from activemri.registration import (
     ENTRY_POINT,
     ENVIRONMENTS,
     Environment,
-    find_protocol,
     find_spec,
     register_environments,
 )
@@ -88,9 +87,11 @@ def test_an_id_of_the_user_serves_every_command_and_stable_baselines(own: str) -
     assert (spec.id, spec.max_episode_steps) == ("Mine/Rows-v3", 7)
     env = make_sb3_env(own, num_envs=2, reconstructor="zero-filled")
     assert env.env.max_episode_steps == 7 and env.env.episodes.geometry.name == "rows"
-    protocol = find_protocol(own)
+    protocol = cli.parse("benchmark", ["--env", own]).protocol
     assert (protocol.budget, protocol.geometry, protocol.matrix_size) == (9, "rows", 32)
-    assert protocol.reconstructor == ScanProtocol().reconstructor
+    assert protocol.split == "test"  # the command's own
+    protocol = cli.parse("train policy", ["--env", own]).protocol
+    assert (protocol.budget, protocol.geometry, protocol.split) == (9, "rows", "train")
 
 
 def test_the_class_itself_may_be_the_entry_point() -> None:

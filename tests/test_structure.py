@@ -37,6 +37,15 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 
+#: Only they may know which readouts an action acquires: the geometry, and networks of lines, which
+#: keep the groups that they were made for.
+KNOW_GROUPS = {
+    "activemri.mri.geometry",
+    "activemri.agents.networks",
+    "activemri.agents.sb3",
+    "activemri.agents.learners.imitation",
+}
+
 
 def imports(path: Path, *, when_loaded: bool = False) -> Iterator[str]:
     """Modules of ours that a file imports, anywhere in it, or only as soon as it is loaded."""
@@ -85,3 +94,14 @@ def test_the_top_folders_are_imported_as_parts_of_the_package(package: str) -> N
     spec = importlib.util.find_spec(f"activemri.{package}")
     assert spec is not None and spec.origin is not None
     assert Path(spec.origin).resolve() == ROOT / package / "__init__.py"
+
+
+def test_only_the_geometry_and_networks_of_lines_know_where_readouts_lie() -> None:
+    known = set()
+    for module, path in MODULES.items():
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        methods = [node.func for node in nodes if isinstance(node, ast.Call)]  # re.Match.groups()
+        attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+        if any(n.attr in ("groups", "selected") and n not in methods for n in attributes):
+            known.add(module)
+    assert known == KNOW_GROUPS

@@ -41,6 +41,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
+    TAILS,
     Codes,
     Floats,
     Interval,
@@ -167,10 +168,8 @@ def gaps_closed(
     table: pd.DataFrame,
     *,
     oracle_of: Mapping[str, str] = ORACLE_OF,
-    budget: int | None = None,
     seed: int = 0,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[dict[str, object]]:
     """The share of the gap that each policy closes, per reconstructor, metric and quantity.
 
@@ -180,11 +179,9 @@ def gaps_closed(
 
     Args:
         table: the long table.
-        oracle_of: which policy bounds "auc" and "final"; without it in the table there are no rows.
-        budget: see :func:`activemri.benchmark.statistics.trajectories`.
+        oracle_of: policy that bounds "auc" and "final"; without it in the table there are no rows.
         seed: of the bootstrap.
         n_resamples: of the bootstrap.
-        level: of the intervals.
 
     Returns:
         Dictionaries ready for JSON: policy, reconstructor, metric, quantity; ``order`` and
@@ -196,7 +193,7 @@ def gaps_closed(
     """
     rows: list[dict[str, object]] = []
     orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
-    scores = seed_scores(table, budget=budget)
+    scores = seed_scores(table)
     for family, members in groups(scores, ["reconstructor", "metric"]):
         sign = 1.0 if higher_is_better(str(family["metric"])) else -1.0
         for quantity, oracle in oracle_of.items():
@@ -222,7 +219,7 @@ def gaps_closed(
                     names=rivals,
                     subjects=pd.factorize(scans.index.get_level_values("subject"), sort=True)[0],
                 )
-                row = gap.row(seed=seed, n_resamples=n_resamples, level=level)
+                row = gap.row(seed=seed, n_resamples=n_resamples)
                 if row["order"] != policy["policy"]:
                     why = {"why": best_of(gap, sign)}
                     held = {"quantity": quantity, "oracle": oracle}
@@ -248,15 +245,15 @@ class Gap:
     names: Sequence[str]
     subjects: Codes
 
-    def row(self, *, seed: int, n_resamples: int, level: float) -> dict[str, object]:
+    def row(self, *, seed: int, n_resamples: int) -> dict[str, object]:
         """Order, gain, room and share closed with their intervals; see :func:`gaps_closed`."""
         best = int(self.orders.mean(axis=0).argmax())
         order = float(self.orders[:, best].mean())
         mean, room = float(self.policy.mean()) - order, float(self.oracle.mean()) - order
         n_subjects = int(self.subjects.max()) + 1
         drawn = self._resampled(n_subjects, seed, n_resamples) if n_subjects > 1 else None
-        gain_, room_ = _intervals(np.array([mean, room]), drawn, level)
-        closed = share_closed(gain_, room_, drawn, level=level)
+        gain_, room_ = _intervals(np.array([mean, room]), drawn)
+        closed = share_closed(gain_, room_, drawn)
         seeds = self.policy.mean(axis=0) - order
         known = closed.value is not None and len(seeds) > 1
         return {
@@ -315,14 +312,13 @@ class _Share:
     reason: str | None
 
 
-def share_closed(gain: Interval, room: Interval, drawn: Floats | None, *, level: float) -> _Share:
+def share_closed(gain: Interval, room: Interval, drawn: Floats | None) -> _Share:
     """The ratio of gain and room, where there is room.
 
     Args:
         gain: policy minus order.
         room: oracle minus order.
         drawn: both in every resample, (n_resamples, 2), or None with one subject.
-        level: of the interval.
     """
     if room.value <= 0:
         return _Share(None, None, None, "the oracle is not above the best fixed order")
@@ -334,21 +330,20 @@ def share_closed(gain: Interval, room: Interval, drawn: Floats | None, *, level:
     # Without room a gain is worth any share, and a loss none: these stay in the outer tails.
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(drawn[:, 1] > 0, drawn[:, 0] / drawn[:, 1], np.inf * drawn[:, 0])
-    tail = (1 - level) / 2
     ratios[np.isnan(ratios)] = 0
-    low, high = np.quantile(ratios, [tail, 1 - tail], method="nearest")
+    low, high = np.quantile(ratios, TAILS, method="nearest")
     if not np.isfinite([low, high]).all():
         return _Share(value, None, None, "too little room in too many resamples")
     return _Share(value, float(low), float(high), None)
 
 
-def _intervals(values: Floats, drawn: Floats | None, level: float) -> list[Interval]:
+def _intervals(values: Floats, drawn: Floats | None) -> list[Interval]:
     if drawn is None:
         return [
             Interval(float(value), None, None, "one subject: there is nobody else to draw")
             for value in values
         ]
-    return percentile_intervals(values, drawn, level=level)
+    return percentile_intervals(values, drawn)
 
 
 def _named(name: str, interval: Interval) -> dict[str, object]:
@@ -360,7 +355,6 @@ def returns_closed(
     *,
     seed: int = 0,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[dict[str, object]]:
     """The share of the gap in return that each policy closes.
 
@@ -396,7 +390,7 @@ def returns_closed(
             )
             row: dict[str, object] = {"policy": policy, "reconstructor": reconstructor}
             row |= {"metric": RETURN, "quantity": "final", "oracle": "oracles, best stop"}
-            row |= gap.row(seed=seed, n_resamples=n_resamples, level=level)
+            row |= gap.row(seed=seed, n_resamples=n_resamples)
             rows.append(row | {"why": best_of(gap)})
     return rows
 
@@ -407,7 +401,6 @@ def lines_saved(
     *,
     seed: int = 0,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[dict[str, object]]:
     """Lines that policies which stop by themselves save against orders of equal mean quality.
 
@@ -429,7 +422,7 @@ def lines_saved(
             if policy in bounds or policy in orders or not rivals or np.ptp(ends) == 0:
                 continue
             own = np.stack([scores[:, -1], ends], axis=1)
-            row = _saving(curves, own, rivals, seed=seed, n_resamples=n_resamples, level=level)
+            row = _saving(curves, own, rivals, seed=seed, n_resamples=n_resamples)
             row["quality"] = sign * float(own[:, 0].mean())
             rows.append({"policy": policy, "reconstructor": reconstructor, "metric": metric} | row)
     return rows
@@ -442,7 +435,6 @@ def _saving(
     *,
     seed: int,
     n_resamples: int,
-    level: float,
 ) -> dict[str, object]:
     """Of a policy whose scans ended with own (score, lines)."""
     n_subjects = int(curves.subjects.max()) + 1
@@ -462,8 +454,7 @@ def _saving(
         rng = np.random.default_rng(seed)
         drawn = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
         needed, _, lines = _needed(curves, own, orders, drawn)
-        tail = (1 - level) / 2
-        ends = np.quantile(_saved(lines, needed), [tail, 1 - tail], method="nearest")
+        ends = np.quantile(_saved(lines, needed), TAILS, method="nearest")
         row |= {"saved_lo": _finite(ends[0]), "saved_hi": _finite(ends[1])}
     return row
 
@@ -502,26 +493,26 @@ def _needed(
 
 
 def first_crossing(
-    heights: Floats, lines: Floats, wanted: Floats
+    heights: Floats, lines: Floats, levels: Floats
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Where curves first reach a height, between two steps interpolated: (n_curves,).
+    """Places where curves first reach a height, between two steps interpolated: (n_curves,).
 
     Args:
         heights: (n_curves, n_steps).
-        lines: what to tell of the place, alike.
-        wanted: (n_curves,).
+        lines: values to interpolate there, alike.
+        levels: (n_curves,).
 
     Returns:
         Lines, those of the last step where a curve stays below, and whether it gets there.
     """
-    above = heights >= wanted[:, None]
+    above = heights >= levels[:, None]
     reached: NDArray[np.bool_] = np.asarray(above.any(axis=1))
     after = np.where(reached, above.argmax(axis=1), heights.shape[1] - 1)
     before = np.maximum(after - 1, 0)
     rows = np.arange(len(heights))
     low, high = heights[rows, before], heights[rows, after]
     rise = np.where(high > low, high - low, 1.0)
-    share = np.where(reached, np.clip((wanted - low) / rise, 0, 1), 1.0)
+    share = np.where(reached, np.clip((levels - low) / rise, 0, 1), 1.0)
     found = lines[rows, before] + share * (lines[rows, after] - lines[rows, before])
     return np.asarray(found), reached
 

@@ -120,7 +120,7 @@ class Scans:
 
     Attributes:
         dataset: of the split.
-        positions: which scans of it.
+        positions: of the scans in it.
         moments: source of the moments of episodes.
         steps: readouts since the start at each moment.
         seed: of the draws.
@@ -160,7 +160,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
         OSError: the output folder cannot be written.
     """
     out = settings.run.out
-    files.make_writable(out)
+    files.require_writable(out)
     device = settings.compute.prepare()
     reconstructor = assembled(settings).to(device)
     scans, fit_scans = open_scans(settings, device=device)
@@ -202,7 +202,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
 
 
 def assembled(settings: CalibrateSettings) -> Reconstructor:
-    """One reconstructor: with dropout if wanted, an ensemble if several are named."""
+    """One reconstructor: with dropout samples if any, an ensemble if several are named."""
     names = settings.members
     if len(set(map(str, names))) < len(names):
         raise ValueError("--ensemble: an ensemble needs different members; got one twice")

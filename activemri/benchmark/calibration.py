@@ -138,7 +138,7 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
     Args:
         cases: scans at moments.
         seed: of the resampled subjects.
-        n_resamples: how often subjects are drawn anew.
+        n_resamples: draws of subjects.
 
     Raises:
         ValueError: there are no cases.
@@ -277,7 +277,7 @@ class Pooled:
 
         Args:
             cells: of each pixel.
-            n_cells: how many there are.
+            n_cells: number of cells.
             of: sums (n_draws, n_cells * n_values) to statistics (n_draws, n_statistics).
             values: to be summed in each cell, (n_values, n_pixels).
         """

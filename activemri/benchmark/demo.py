@@ -27,6 +27,9 @@ _POLICIES = (
 )
 
 
+_N_WORKERS = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """Acquire held-out phantom scans with a learned policy and others, and report.
@@ -38,7 +41,7 @@ class DemoSettings:
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("demo"))
     n_scans: Annotated[int, arg(metavar="INT")] = 3
     """Held-out phantom scans to acquire, each of another subject."""
-    budget: int = 10
+    budget: int = 8
     """Lines still to acquire when a scan starts."""
     train: FlagCreatePairsOff[bool] = False
     """Train a policy now, as well; some minutes more."""
@@ -58,7 +61,7 @@ def run_demo(settings: DemoSettings) -> str:
             run=settings.run,
             policies=(*_POLICIES, *trained),
             max_slices=settings.n_scans,
-            workers=2,
+            workers=_N_WORKERS,
         )
     )
     files.write(out / "episode.gif", outcome.report.gif())

@@ -188,7 +188,7 @@ def transfer_figure(
 
     Args:
         summary: of :func:`activemri.benchmark.statistics.summarise`.
-        metric: which rows of it.
+        metric: of the rows to draw.
         reference: policy to compare with; where it was not run, the first one.
         quantity: "auc" (area) or "final".
 
@@ -364,7 +364,7 @@ def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name
 
     Args:
         panels: trade-offs by policy.
-        stop: how rules were made.
+        stop: settings of the rules.
         name: makes the parts of this figure differ from those of others on the page.
     """
     n_columns = min(len(panels), 2)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
 from activemri.benchmark.figures import colours
-from activemri.benchmark.resampling import Floats, interquartile_means, resampling_weights
+from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ class CurvesSettings:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one training wrote down.
+    """Log of one training.
 
     Attributes:
         folder: where.
-        settings: what it was started with.
+        settings: of its start.
         entries: one for each validation, in order of steps.
     """
 
@@ -107,7 +107,7 @@ class LearningCurve:
     """Runs of one group.
 
     Attributes:
-        name: what sets the group apart.
+        name: of the group.
         steps: (n_steps,).
         runs: value of each run, (n_runs, n_steps).
         iqm: inter-quartile mean over runs, (n_steps,).
@@ -176,7 +176,6 @@ def learning_curve(
     name: str,
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> LearningCurve:
     """Inter-quartile mean and interval of a group at every step that a run was validated at.
 
@@ -205,8 +204,7 @@ def learning_curve(
     if len(values) > 1:
         weights = resampling_weights(len(values), rng=rng, n_resamples=n_resamples)
         resampled = np.stack([interquartile_means(column, weights) for column in values.T])
-        tail = (1 - level) / 2
-        low, high = np.quantile(resampled, [tail, 1 - tail], axis=1)
+        low, high = np.quantile(resampled, TAILS, axis=1)
     return LearningCurve(name, steps, values, iqm, low, high)
 
 
@@ -265,7 +263,7 @@ def _limits(curves: Sequence[LearningCurve]) -> tuple[float | None, float | None
 
 
 def _names(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """What sets groups apart: the algorithm, and the settings that differ."""
+    """Names that set groups apart: the algorithm, and the settings that differ."""
     keys = dict.fromkeys(key for one in settings for key in one if key not in (*_FREE, "algo"))
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
     return [

@@ -130,7 +130,7 @@ class Shard:
         reconstructor: its label in tables.
         policy: its label in tables.
         seed: of random policies.
-        positions: which scans of the data set.
+        positions: of the scans in the data set.
         split: of the scans that stopping rules are made with; empty for scored scans.
     """
 
@@ -153,7 +153,7 @@ class Scans:
 
     Attributes:
         dataset: all scans of the split.
-        positions: which of them are played.
+        positions: of those that are played.
     """
 
     dataset: SliceDataset
@@ -172,7 +172,7 @@ class Plan:
     """A benchmark, prepared: data opened, networks loaded, names checked.
 
     Args:
-        settings: what to run.
+        settings: of the benchmark.
 
     Raises:
         ValueError: for unknown names, two policies or reconstructors with one label, or scans that
@@ -245,7 +245,7 @@ class Plan:
             label: in tables.
             reconstructor: its label.
             order: for policies that need one.
-            seed: which of several trainings to take; None takes the first.
+            seed: of the training to take, if there are several; None takes the first.
         """
         members = self.policies[label]
         member = 0 if seed is None else (seed - self.settings.run.seed) % len(members)
@@ -300,7 +300,7 @@ class Plan:
             for policy, members in self.policies.items():
                 traits = self.traits[policy]
                 positions = oracle if traits.is_oracle else self.scored.positions
-                # One for each training of a policy; as many as wanted if it acts by chance.
+                # One for each training of a policy; n_seeds if it acts by chance.
                 n_seeds = max(options.n_seeds if traits.is_random else 1, len(members))
                 for seed in range(first, first + n_seeds):
                     for batch in self._batches(self.scored.dataset, positions, traits):

@@ -140,9 +140,9 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     """Sum up a finished benchmark.
 
     Args:
-        plan: what was run.
+        plan: of the benchmark.
         table: the long table.
-        rules: stopping rules, where they were wanted.
+        rules: stopping rules, if any.
 
     Raises:
         ValueError: the table has no rows, or lacks columns.
@@ -233,7 +233,7 @@ def result_table(
 
     Args:
         summary: of :func:`activemri.benchmark.statistics.summarise`.
-        metric: which rows of it.
+        metric: of the rows to show.
         name: label of a policy to its cell.
         title: instead of the metric's name.
         subtitle: instead of the direction of better scores.
@@ -280,7 +280,7 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str, name: NameCell)
 
     Args:
         comparisons: of :func:`activemri.benchmark.statistics.compare`.
-        metric: which rows of it.
+        metric: of the rows to show.
         name: label of a policy to its cell.
     """
     rows = _of_metric(comparisons, metric)
@@ -464,8 +464,8 @@ def _comparisons(
 
 def _reach(plan: Plan, table: pd.DataFrame, *, name: NameCell) -> Section:
     """Lines to reach the reference's score at half of its budget and at the end of it."""
-    wanted = plan.settings.reference
-    reference = wanted if wanted in plan.policies else next(iter(plan.policies))
+    given = plan.settings.reference
+    reference = given if given in plan.policies else next(iter(plan.policies))
     own = table[(table["policy"] == reference) & (table["metric"] == plan.metric)]
     last = int(own["step"].max())
     levels = {round(float(own[own["step"] == s]["value"].mean()), 2) for s in (last // 2, last)}
@@ -540,7 +540,7 @@ def _curves(
 
 
 def _task(plan: Plan) -> dict[str, object]:
-    """What was run, for summary.json and the end of the page."""
+    """Settings and scans, for summary.json and the end of the page."""
     settings, infos = plan.settings, plan.scored.describe()
     given = {
         one.name: getattr(settings, one.name)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
+#: Quantiles at the ends of all intervals.
+TAILS = ((1 - 0.95) / 2, 1 - (1 - 0.95) / 2)
+
 #: Up to this many subjects every sign pattern is tried (65536 of them), above it random ones.
 EXACT_SUBJECTS = 16
 
@@ -85,20 +88,17 @@ def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
     return means
 
 
-def percentile_intervals(
-    values: Floats, resampled: Floats, *, level: float = 0.95
-) -> list[Interval]:
-    """Percentile bootstrap intervals.
+def percentile_intervals(values: Floats, resampled: Floats) -> list[Interval]:
+    """Percentile bootstrap intervals of 95 %.
+
+    With few subjects they are too narrow: simulated with normal subjects, they covered 94 % with
+    40 subjects, 93 % with 20, 90 % with 10, 81 % with 5, 75 % with 3.
 
     Args:
         values: the estimates, (n_columns,).
         resampled: the same estimates for every resample, (n_resamples, n_columns).
-        level: share of repeated studies whose interval should hold the truth. With few subjects
-            the percentile interval is too narrow: simulated with normal subjects, nominal 95 %
-            covered 94 % with 40 subjects, 93 % with 20, 90 % with 10, 81 % with 5, 75 % with 3.
     """
-    tail = (1 - level) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(resampled, TAILS, axis=0)
     return [
         Interval(float(value), float(lower), float(upper))
         for value, lower, upper in zip(values, low, high, strict=True)
@@ -111,7 +111,6 @@ def mean_intervals(
     *,
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[Interval]:
     """Mean over slices of each column of (n_slices, n_columns), resampling subjects."""
     means = values.mean(axis=0)
@@ -120,7 +119,7 @@ def mean_intervals(
         return [_without_interval(float(mean)) for mean in means]
     weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
     resampled = resampled_means(values, subjects, weights=weights)
-    return percentile_intervals(means, resampled, level=level)
+    return percentile_intervals(means, resampled)
 
 
 def interquartile_intervals(
@@ -129,7 +128,6 @@ def interquartile_intervals(
     *,
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[Interval]:
     """Inter-quartile mean of each column of (n_slices, n_columns), resampling subjects."""
     even = np.ones((1, len(values)))
@@ -139,7 +137,7 @@ def interquartile_intervals(
         return [_without_interval(float(mean)) for mean in means]
     weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)[:, subjects]
     resampled = np.stack([interquartile_means(column, weights) for column in values.T], axis=1)
-    return percentile_intervals(means, resampled, level=level)
+    return percentile_intervals(means, resampled)
 
 
 def sign_flip_p_value(
@@ -170,7 +168,7 @@ def sign_flip_p_value(
 
 
 def smallest_p_value(n_subjects: int, *, n_flips: int = 20000) -> float:
-    """What :func:`sign_flip_p_value` returns when every subject agrees."""
+    """Value of :func:`sign_flip_p_value` when every subject agrees."""
     return 2.0 ** -(n_subjects - 1) if n_subjects <= EXACT_SUBJECTS else 1 / n_flips
 
 

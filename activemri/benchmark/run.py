@@ -82,7 +82,7 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         OSError: if the folder cannot be written.
     """
     out = settings.run.out
-    files.make_writable(out)
+    files.require_writable(out)
     plan = Plan(settings)
     manifest = _manifest(plan)
     known = _refuse_other_settings(out, manifest)
@@ -133,12 +133,12 @@ def benchmark(
         rows = summarise(table)
 
     Args:
-        protocol: what is acquired, and how.
+        protocol: of the scans.
         policies: objects, names, paths, or "package.module:object".
         reconstructors: objects, names, paths, or "package.module:object"; none takes the
             protocol's.
         split: subjects.
-        metric: what greedy policies maximise; None takes the one that the reward is about.
+        metric: score that greedy policies maximise; None takes the one that the reward is about.
         max_slices: at most so many, spread evenly; None takes all.
         max_oracle_slices: the same for oracles, which try every action.
         slices_per_volume: evenly spaced ones; None takes all.
@@ -146,7 +146,7 @@ def benchmark(
         n_fit_scans: train scans behind each step of a learned order; None takes all.
         max_fit_slices: train scans that learned orders see at all; None takes all.
         seed: of all that is drawn at random.
-        device: where to compute.
+        device: of all computations.
         workers: processes side by side; objects must then be picklable.
 
     Returns:
@@ -259,7 +259,7 @@ def _play(plan: Plan) -> pd.DataFrame:
 
 
 def _is_whole(plan: Plan, shard: Shard) -> bool:
-    """Whether a shard's files are there and can be read; what cannot is played again."""
+    """True where a shard's files are there and can be read; others are played again."""
     try:
         for path in (plan.part(shard), plan.quality_part(shard)):
             if path is not None:
@@ -296,13 +296,13 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
     )
     dataset, acquisition = plan.scans_of(shard), plan.acquisitions[shard.reconstructor]
     scans = [dataset[position] for position in shard.positions]
-    told = 0.0
+    reported = 0.0
 
     def on_step(step: int, state: State) -> None:
-        nonlocal told
+        nonlocal reported
         share = 1 - float(state.view.budget.sum() / state.view.start_budget.sum().clamp(min=1))
-        tell(share - told)
-        told = share
+        tell(share - reported)
+        reported = share
 
     part, quality_part = plan.part(shard), plan.quality_part(shard)
     rows = partial(long_rows, shard=shard, metric=plan.metric, step_cost=plan.protocol.step_cost)
@@ -322,7 +322,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
         _write_parquet(whole, quality_part)
     if part is not None:
         _write_parquet(rows(episodes), part)
-    tell(1 - told)
+    tell(1 - reported)
 
 
 def _order(plan: Plan, kind: str, reconstructor: str, *, tell: Tell | None = None) -> Order:
@@ -337,7 +337,7 @@ def _order(plan: Plan, kind: str, reconstructor: str, *, tell: Tell | None = Non
 
 @dataclass(frozen=True, eq=False)
 class _Processes:
-    """Where work is done: in a pool, or in this process where there is none."""
+    """Pool of processes that work is done in; without one this process does it."""
 
     plan: Plan
     pool: ProcessPoolExecutor | None = None
@@ -370,7 +370,7 @@ class _Processes:
 
 @contextmanager
 def _processes(plan: Plan, n_shards: int) -> Iterator[_Processes]:
-    """Worker processes, each with a plan of its own, where they are wanted and of use."""
+    """Worker processes, each with a plan of its own, where several are of use."""
     if plan.settings.workers == 1 or n_shards < 2:
         yield _Processes(plan)
         return
@@ -452,7 +452,7 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str, str], C
     return {key: Curves.join(own) for key, own in parts.items()}
 
 
-def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def _refuse_other_settings(out: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Make sure that a folder that holds anything was run with these settings.
 
     Policies and reconstructors may come and go; those of the same name must be the same. Gives
@@ -471,7 +471,7 @@ def _refuse_other_settings(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         )
     changed = {
         name: (found.get(name), value)
-        for name, value in wanted.items()
+        for name, value in given.items()
         if found.get(name) != value and (name in found or not name.startswith(_PLAYERS))
     }
     if changed:
@@ -492,7 +492,7 @@ def _manifest(plan: Plan) -> dict[str, Any]:
     }
     settings |= {"protocol": plan.protocol.changes, "seed": plan.settings.run.seed}
     settings |= {"metric": plan.metric} | plan.fingerprint
-    settings["protocol"].pop("reconstructor", None)  # told by its fingerprint
+    settings["protocol"].pop("reconstructor", None)  # its fingerprint tells it
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
 

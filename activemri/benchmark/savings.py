@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
+    TAILS,
     percentile_intervals,
     resampled_means,
     resampling_weights,
@@ -40,7 +41,6 @@ Floats = NDArray[np.float64]
 #: Beginning of the names of features among the metrics of a long table.
 FEATURE = "feature "
 _THRESHOLDS = 2000  # points of the trade-off curve
-_LEVEL = 0.95
 _NONE = "\u2013"
 
 
@@ -80,7 +80,7 @@ def fit(
     """Fit and calibrate a rule on some scans, and apply it to others.
 
     Args:
-        stop: how.
+        stop: settings of the rule.
         played: curves of the policy by split.
         scored: curves of the policy on the scored scans.
         policy, reconstructor: labels.
@@ -150,10 +150,10 @@ class Stops:
 
     Attributes:
         curves: the episodes.
-        missed: whether stopping at each step would miss the target, bool (episode, step).
-        unit: which unit each episode belongs to, (episode,).
-        unit_subject: which subject each unit belongs to, (unit,).
-        subject: which subject each episode belongs to, (episode,).
+        missed: stopping at each step would miss the target, bool (episode, step).
+        unit: of each episode, (episode,).
+        unit_subject: subject of each unit, (unit,).
+        subject: of each episode, (episode,).
     """
 
     curves: Curves
@@ -244,7 +244,7 @@ def savings(
     """A row of the report, ready for JSON.
 
     Returns:
-        policy, reconstructor, what was asked for, ``threshold`` and ``refused`` (why there is no
+        policy, reconstructor, settings of the rule, ``threshold`` and ``refused`` (why there is no
         rule, or None), and with a rule:
 
         - ``lines`` (mean), ``lines_q05``, ``lines_q95`` over slices;
@@ -292,7 +292,7 @@ def stopping_table(
 
     Args:
         rows: of :func:`savings`.
-        stop: how rules were made.
+        stop: settings of the rules.
         words: further notes, of :func:`promises`.
     """
 
@@ -361,10 +361,10 @@ def promises(
     """Guarantees for the chosen unit, and their limits.
 
     Args:
-        stop: how rules were made.
+        stop: settings of the rules.
         n_units: calibration units.
         n_subjects: calibration subjects.
-        is_trained: whether a reconstructor has weights, which are chosen on the val split.
+        is_trained: a reconstructor has weights, which are chosen on the val split.
     """
     units = f"{n_units} calibration {stop.unit}s"
     alone = n_units == n_subjects  # then a volume or slice stands for its subject
@@ -475,10 +475,10 @@ def _resampled(
     budget = cheapest(miss[:, 2:], miss[:, 0])
     saved = np.take_along_axis(used[:, 2:], budget[:, None], axis=1)[:, 0] - used[:, 0]
     columns = np.stack([miss[:, 0], saved], axis=1)
-    misses_, saving = percentile_intervals(columns.mean(axis=0), columns, level=_LEVEL)
+    misses_, saving = percentile_intervals(columns.mean(axis=0), columns)
     high = misses_.high
     if not losses[:, 0].any():  # resampling nothing but zeros shows no doubt: use the exact limit
-        high = 1 - ((1 - _LEVEL) / 2) ** (1 / n_subjects)
+        high = 1 - TAILS[0] ** (1 / n_subjects)
     return {
         "miss_lo": misses_.low,
         "miss_hi": high,
@@ -496,7 +496,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def _accuracy(predicted: Floats, true: Floats, stop: StopSettings) -> dict[str, object]:
-    """How good the predictions are; near the target means the tenth of the steps nearest to it."""
+    """Errors of the predictions; near the target means the tenth of the steps nearest to it."""
     distance = np.abs(true - _target(stop))
     near = distance <= np.quantile(distance, 0.1)
     error = float(np.sqrt(np.mean((predicted - true)[near] ** 2)))
@@ -505,7 +505,7 @@ def _accuracy(predicted: Floats, true: Floats, stop: StopSettings) -> dict[str, 
 
 
 def _steps_of_all_thresholds(quality: Floats) -> NDArray[np.intp]:
-    """Where each episode stops at thresholds from the lowest on, (episode, threshold)."""
+    """Stops of each episode at thresholds from the lowest on, (episode, threshold)."""
     # What cannot be predicted does not stop a scan.
     best = np.maximum.accumulate(np.where(np.isnan(quality), -np.inf, quality), axis=1)
     values = np.unique(best)

@@ -42,7 +42,7 @@ _QUANTITIES = ["auc", "final"]
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of that metric is better."""
+    """True where a larger value of that metric is better."""
     return metric == RETURN or find_metric(metric).higher_is_better
 
 
@@ -105,20 +105,18 @@ class Trajectories:
         return np.asarray(heights.mean(axis=1))
 
 
-def trajectories(table: pd.DataFrame, *, budget: int | None = None) -> Trajectories:
+def trajectories(table: pd.DataFrame) -> Trajectories:
     """Bring the long table into one row of scores per episode.
 
     Args:
         table: the long table, in any order.
-        budget: last step to look at; later ones are left out. Default: the table's last step.
 
     Raises:
         ValueError: a column is missing, a value is empty or not finite, or the steps of an
             episode are not 0, 1, 2, ... once each.
     """
-    table = _checked(table)
-    last = int(table["step"].max()) if budget is None else budget
-    table = _in_order(table[table["step"] <= last])
+    table = _in_order(_checked(table))
+    last = int(table["step"].max())
     steps = table["step"].to_numpy()
     expected = table.groupby(EPISODE, observed=True, sort=False).cumcount().to_numpy()
     if not np.array_equal(steps, expected):
@@ -133,21 +131,21 @@ def trajectories(table: pd.DataFrame, *, budget: int | None = None) -> Trajector
     )
 
 
-def slice_scores(table: pd.DataFrame, *, budget: int | None = None) -> pd.DataFrame:
+def slice_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Area under the curve (``auc``) and score at the budget (``final``) of every slice.
 
     Returns:
         Columns policy, reconstructor, metric, volume, slice, subject, contrast, auc, final,
         n_seeds: the mean over seeds, which are counted.
     """
-    by_slice = seed_scores(table, budget=budget).groupby(_SLICE, observed=True, sort=False)
+    by_slice = seed_scores(table).groupby(_SLICE, observed=True, sort=False)
     means = by_slice[_QUANTITIES].mean()
     return means.assign(n_seeds=by_slice.size()).reset_index()
 
 
-def seed_scores(table: pd.DataFrame, *, budget: int | None = None) -> pd.DataFrame:
+def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
     """As :func:`slice_scores`, with a row for each seed: column seed instead of n_seeds."""
-    paths = trajectories(table, budget=budget)
+    paths = trajectories(table)
     return paths.episodes.assign(auc=paths.area, final=paths.scores[:, -1])
 
 
@@ -155,20 +153,16 @@ def summarise(
     table: pd.DataFrame,
     *,
     by: Sequence[str] = (),
-    budget: int | None = None,
     seed: int = 0,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
     Args:
         table: the long table.
         by: further columns to divide by, e.g. ``("contrast",)``; their values join the rows.
-        budget: see :func:`trajectories`.
         seed: of the bootstrap.
         n_resamples: of the bootstrap.
-        level: of the intervals.
 
     Returns:
         Dictionaries ready for JSON, None where a number does not exist. ``auc`` and ``final``
@@ -178,16 +172,10 @@ def summarise(
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
-    for group, part in groups(slice_scores(table, budget=budget), [*by, *_RESULT]):
+    for group, part in groups(slice_scores(table), [*by, *_RESULT]):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
         means, middles = (
-            method(
-                values,
-                subjects,
-                rng=np.random.default_rng(seed),
-                n_resamples=n_resamples,
-                level=level,
-            )
+            method(values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples)
             for method in (mean_intervals, interquartile_intervals)
         )
         rows.append(
@@ -205,8 +193,8 @@ def summarise(
     return rows
 
 
-def differences(table: pd.DataFrame, reference: str, *, budget: int | None = None) -> pd.DataFrame:
-    """What every other policy gains over the reference, slice by slice.
+def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Gain of every other policy over the reference, slice by slice.
 
     Returns:
         As :func:`slice_scores`, where ``auc`` and ``final`` are policy minus reference with the
@@ -215,7 +203,7 @@ def differences(table: pd.DataFrame, reference: str, *, budget: int | None = Non
     Raises:
         ValueError: the reference is not in the table, or shares no slice with a policy.
     """
-    scores = slice_scores(table, budget=budget)
+    scores = slice_scores(table)
     theirs = scores[scores["policy"] == reference]
     if theirs.empty:
         known = ", ".join(map(str, scores["policy"].unique()))
@@ -237,10 +225,8 @@ def compare(
     table: pd.DataFrame,
     reference: str,
     *,
-    budget: int | None = None,
     seed: int = 0,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> list[dict[str, object]]:
     """Paired comparison of every policy with the reference policy.
 
@@ -258,12 +244,12 @@ def compare(
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
-    gains = differences(table, reference, budget=budget)
+    gains = differences(table, reference)
     for family, members in groups(gains, ["reconstructor", "metric"]):
         for position, quantity in enumerate(_QUANTITIES):
             tests = [
                 {"policy": one["policy"], "reference": reference, **family, "quantity": quantity}
-                | _test(part, position, seed=seed, n_resamples=n_resamples, level=level)
+                | _test(part, position, seed=seed, n_resamples=n_resamples)
                 | {"bound": one["policy"] in bounds}
                 for one, part in groups(members, ["policy"])
             ]
@@ -276,7 +262,7 @@ def compare(
     return rows
 
 
-def seed_spread(table: pd.DataFrame, *, budget: int | None = None) -> list[dict[str, object]]:
+def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
     """Mean over scans of each seed, and the spread of these means: between trainings, or draws.
 
     Intervals elsewhere tell how sure one may be about other subjects; they say nothing about
@@ -288,7 +274,7 @@ def seed_spread(table: pd.DataFrame, *, budget: int | None = None) -> list[dict[
         (of means, n - 1 in the denominator), ``lowest``, ``highest``.
     """
     rows: list[dict[str, object]] = []
-    scores = seed_scores(table, budget=budget)
+    scores = seed_scores(table)
     for result, part in groups(scores, ["policy", "reconstructor", "metric"]):
         means = part.groupby("seed")[["auc", "final"]].mean()
         if len(means) < 2:
@@ -305,15 +291,12 @@ def seed_spread(table: pd.DataFrame, *, budget: int | None = None) -> list[dict[
     return rows
 
 
-def lines_to_reach(
-    table: pd.DataFrame, scores: Mapping[str, float], *, budget: int | None = None
-) -> list[dict[str, object]]:
-    """How many acquired lines it takes to reach a score.
+def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
+    """Lines to acquire until a score is reached.
 
     Args:
         table: the long table.
         scores: the score to reach, by metric; metrics not named are left out.
-        budget: see :func:`trajectories`.
 
     Returns:
         Dictionaries ready for JSON, one per policy, reconstructor and metric: ``score``;
@@ -322,7 +305,7 @@ def lines_to_reach(
         if it falls among those); ``mean_at_least``, the mean where such an episode counts with
         the lines that it had acquired at the end: a lower bound unless ``share`` is 1.
     """
-    paths = trajectories(table, budget=budget)
+    paths = trajectories(table)
     first = episode_lines_to_reach(paths, scores)
     episodes = paths.episodes.assign(lines=first, end=paths.n_acquired[:, -1])
     rows: list[dict[str, object]] = []
@@ -343,9 +326,9 @@ def lines_to_reach(
 def episode_lines_to_reach(paths: Trajectories, scores: Mapping[str, float]) -> Floats:
     """Acquired lines when each episode first reached its metric's score; NaN if it never did."""
     metrics = paths.episodes["metric"].astype(str)
-    wanted = metrics.map(scores).to_numpy(np.float64)[:, None]
+    levels = metrics.map(scores).to_numpy(np.float64)[:, None]
     sign = np.where(metrics.map(higher_is_better).to_numpy(bool), 1.0, -1.0)[:, None]
-    reached: NDArray[np.bool_] = sign * paths.scores >= sign * wanted
+    reached: NDArray[np.bool_] = sign * paths.scores >= sign * levels
     first = reached.argmax(axis=1)
     lines = paths.n_acquired[np.arange(len(first)), first]
     return np.where(reached.any(axis=1), lines, np.nan)
@@ -354,10 +337,8 @@ def episode_lines_to_reach(paths: Trajectories, scores: Mapping[str, float]) -> 
 def score_curves(
     table: pd.DataFrame,
     *,
-    budget: int | None = None,
     seed: int = 0,
     n_resamples: int = 2000,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
@@ -365,7 +346,7 @@ def score_curves(
         Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi
         (NaN with one subject). Arguments are those of :func:`summarise`.
     """
-    paths = trajectories(table, budget=budget)
+    paths = trajectories(table)
     steps = range(paths.scores.shape[1])
     wide = paths.episodes.join(pd.DataFrame(paths.scores).add_prefix("score"))
     wide = wide.join(pd.DataFrame(paths.n_acquired).add_prefix("lines"))
@@ -378,7 +359,6 @@ def score_curves(
             pd.factorize(part["subject"], sort=True)[0],
             rng=np.random.default_rng(seed),
             n_resamples=n_resamples,
-            level=level,
         )
         curve = {"step": list(steps), "n_acquired": part[names[1]].mean().to_numpy()}
         curve |= {"score": [interval.value for interval in intervals]}
@@ -431,13 +411,11 @@ def _named(name: str, interval: Interval) -> dict[str, object]:
     return {name: interval.value, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
 
 
-def _test(
-    part: pd.DataFrame, position: int, *, seed: int, n_resamples: int, level: float
-) -> dict[str, object]:
+def _test(part: pd.DataFrame, position: int, *, seed: int, n_resamples: int) -> dict[str, object]:
     subjects = pd.factorize(part["subject"], sort=True)[0]
     values = part[_QUANTITIES].to_numpy()[:, [position]]
     interval = mean_intervals(
-        values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples, level=level
+        values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples
     )[0]
     means = np.bincount(subjects, weights=values[:, 0]) / np.bincount(subjects)
     gain = interval.value if higher_is_better(str(part["metric"].iloc[0])) else -interval.value

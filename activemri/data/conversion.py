@@ -6,6 +6,7 @@ which a slice lies in one piece: read in about the time that a copy of its bytes
 
 import errno
 import json
+import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +26,6 @@ from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.splits import assign_splits
 from activemri.data.standard import magnitude_reference
-from activemri.files import replacing
 from activemri.progress import Progress
 
 #: Most coils that are simulated.
@@ -181,34 +181,44 @@ def _write_volume(
     """
     problems: list[str] = []
     measured: dict[int, Tensor] = {}  # where k-space does not tell it by itself
-    with (
-        replacing(path) as partial,
-        entry.reader.container.open(source) as opened,
-        h5py.File(partial, "w") as file,
-    ):
-        started = False
-        largest = _largest(opened, entry) if volume.n_coils != entry.volume.n_coils else None
-        for index in range(volume.n_slices):
-            try:
-                scan = entry.reader.read(opened, entry.volume, index)
-                if largest is not None:
-                    scan = with_coils(scan, volume.n_coils, largest=largest)
-            except READ_FAILURES as error:
-                problems.append(f"{entry.file}, slice {index}: {error}")
-            else:
-                if not started:
-                    file.attrs.update(_attributes(volume, origin, scan))
-                    started = True
-                for key, values in _data_sets(volume, scan):
-                    _put(file, key, volume.n_slices, index, values)
-                if not torch.equal(scan.measured, measured_samples(scan.kspace)):
-                    measured[index] = scan.measured
-        if not started:
-            raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
-        if measured and not volume.magnitude_only:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")  # what a killed run leaves is overwritten
+    try:
+        with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
+            started = False
+            largest = _largest(opened, entry) if volume.n_coils != entry.volume.n_coils else None
             for index in range(volume.n_slices):
-                usual = measured_samples(torch.from_numpy(file["kspace"][index]))
-                _put(file, "measured", volume.n_slices, index, measured.get(index, usual))
+                try:
+                    scan = entry.reader.read(opened, entry.volume, index)
+                    if largest is not None:
+                        scan = with_coils(scan, volume.n_coils, largest=largest)
+                except READ_FAILURES as error:
+                    problems.append(f"{entry.file}, slice {index}: {error}")
+                else:
+                    if not started:
+                        file.attrs.update(_attributes(volume, origin, scan))
+                        started = True
+                    if volume.magnitude_only:
+                        whole = scan.target.shape == scan.shape
+                        image = scan.target if whole else magnitude_reference(scan.kspace)
+                        stored: dict[str, Tensor | None] = {"image": image}
+                    else:
+                        stored = {"kspace": scan.kspace, "target": scan.target}
+                        stored |= {"sensitivity": scan.sensitivity, "label": scan.label}
+                    for key, values in stored.items():
+                        if values is not None:
+                            _put(file, key, volume.n_slices, index, values)
+                    if not torch.equal(scan.measured, measured_samples(scan.kspace)):
+                        measured[index] = scan.measured
+            if not started:
+                raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
+            if measured and not volume.magnitude_only:
+                for index in range(volume.n_slices):
+                    usual = measured_samples(torch.from_numpy(file["kspace"][index]))
+                    _put(file, "measured", volume.n_slices, index, measured.get(index, usual))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return problems
 
 
@@ -241,16 +251,6 @@ def _attributes(
     if volume.simulated is not None:
         found["simulated"] = volume.simulated
     return found
-
-
-def _data_sets(volume: Volume, scan: Slice) -> list[tuple[str, Tensor]]:
-    """Data sets of the generic layout that hold a slice."""
-    if volume.magnitude_only:
-        whole = scan.target.shape == scan.shape
-        return [("image", scan.target if whole else magnitude_reference(scan.kspace))]
-    found = [("kspace", scan.kspace), ("target", scan.target)]
-    further = (("sensitivity", scan.sensitivity), ("label", scan.label))
-    return found + [(key, values) for key, values in further if values is not None]
 
 
 def _put(file: h5py.File, key: str, n_slices: int, index: int, values: Tensor) -> None:

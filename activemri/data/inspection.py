@@ -204,6 +204,11 @@ def format_card(inspection: Inspection) -> str:
     splits = format_markdown(SPLIT_HEADER, _split_lines(rows))
     if inspection.split_problem is not None:
         splits = f"These contradict each other: {inspection.split_problem}"
+
+    def tesla(row: Row) -> str:
+        strength = row.entry.volume.field_strength
+        return "unknown" if strength is None else f"{strength:.3g}"
+
     left_out = [f"- {line}" for line in inspection.problems]
     left_out += [f"- Suspicious, but used: {warning}" for warning in inspection.warnings]
     rest = len(left_out) - MAX_PROBLEMS_OF_CARD
@@ -213,7 +218,7 @@ def format_card(inspection: Inspection) -> str:
         format_markdown(("", "all files"), overview),
         "## Splits\n\n" + splits,
         "## Contrasts\n\n" + _stratification(rows, "contrast", lambda r: r.entry.volume.contrast),
-        "## Field strengths\n\n" + _stratification(rows, "tesla", _tesla),
+        "## Field strengths\n\n" + _stratification(rows, "tesla", tesla),
         "## Scanners\n\n" + _stratification(rows, "scanner", lambda r: r.entry.volume.scanner),
         "## Before you train\n\n" + _advice(rows),
         "## Left out\n\n" + ("\n".join(left_out) or "Nothing."),
@@ -295,11 +300,6 @@ def _stratification(rows: Sequence[Row], name: str, label: Callable[[Row], str])
     ]
     table = format_markdown((name, *splits, "all"), lines)
     return f"Slices, with the number of subjects in brackets.\n\n{table}"
-
-
-def _tesla(row: Row) -> str:
-    strength = row.entry.volume.field_strength
-    return "unknown" if strength is None else f"{strength:.3g}"
 
 
 def _n_subjects(rows: Sequence[Row]) -> int:

@@ -73,7 +73,7 @@ class SliceView:
 
     @property
     def keeps(self) -> bool:
-        """Whether slices stay in memory."""
+        """True if slices stay in memory."""
         return self._kept is not None
 
 

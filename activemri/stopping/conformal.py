@@ -33,7 +33,7 @@ class NoThresholdError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What units lose at each of some thresholds.
+    """Losses of units at each of some thresholds.
 
     Attributes:
         thresholds: rising; the last is infinite: never stop before the end.
@@ -80,8 +80,8 @@ def losses(predictions: Floats, missed: NDArray[np.bool_], units: Sequence[objec
 
     Args:
         predictions: predicted quality, higher is better, (slice, step).
-        missed: whether the true score is below the target, (slice, step).
-        units: which unit each slice belongs to, (slice,).
+        missed: the true score is below the target, (slice, step).
+        units: unit of each slice, (slice,).
     """
     # What cannot be predicted does not stop a scan.
     predictions = np.where(np.isnan(predictions), -np.inf, predictions)

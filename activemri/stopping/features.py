@@ -196,9 +196,9 @@ def quality_curves(
     Args:
         acquisition: the scan protocol, with its budget; None acquires everything.
         policy: chooses the actions.
-        features: what to compute at every step.
+        features: computed at every step.
         dataset: the scans.
-        indices: which slices of it; all by default.
+        indices: of the slices to play; all by default.
         seed: see :func:`activemri.agents.rollout.rollout`.
         batch_size: scans at a time.
     """

@@ -54,7 +54,7 @@ class Quadratic:
 
     Attributes:
         low, high: range of every feature.
-        mean, scale: what features are standardised with.
+        mean, scale: of the standardisation.
         weights: of the columns of :meth:`basis`, the constant first.
     """
 
@@ -82,7 +82,7 @@ class Predictor:
 
     Attributes:
         kind: "regression", "uncertainty" or "evaluator".
-        metric: what is predicted.
+        metric: that is predicted.
         features: names of the features that it needs, in order.
         head: from those to the score.
     """
@@ -143,7 +143,7 @@ def fit_predictor(
             on everything that there is.
         features: by name, each (observation,).
         scores: true scores, (observation,).
-        metric: what they are.
+        metric: of the scores.
         target: the score at which it is decided; the regression looks there most closely.
 
     Raises:

@@ -110,13 +110,13 @@ class StoppingRule:
 
     Attributes:
         predictor: from features to a score.
-        target: the true score that is wanted, in units of the predictor's metric.
+        target: the true score to reach, in units of the predictor's metric.
         threshold: on the predicted score, in the same units. It makes up for the predictor's
             errors, so it may lie on either side of the target. An infinite one never stops.
         alpha: at most this share of new units' slices is promised to stop below the target.
         unit: "subject", "volume" or "slice": what has to be exchangeable.
         n_units: calibration units.
-        policy, reconstructor, data: what it was calibrated for.
+        policy, reconstructor, data: of the calibration.
         n_center_lines: lines that episodes started with.
         budget: lines after those, None for all.
         version: of this package.
@@ -140,7 +140,7 @@ class StoppingRule:
         return self.predictor.metric
 
     def stops(self, predicted: Floats) -> NDArray[np.bool_]:
-        """Whether predicted scores, of any shape, are good enough."""
+        """True where predicted scores, of any shape, are good enough."""
         sign = sign_of(self.metric)
         return np.asarray(sign * predicted >= sign * self.threshold)
 
@@ -195,11 +195,11 @@ class StoppingRule:
 class Stopping:
     """A policy that stops where a rule says so and else does what another policy does.
 
-    Scans that go on are asked of the other policy with their own generators, so that they acquire
+    The other policy chooses for scans that go on with their own generators, so that they acquire
     what they would have acquired without the rule.
 
     Attributes:
-        policy: who decides what to acquire.
+        policy: chooses the actions.
         rule: when to stop.
         features: computes what the rule's predictor needs, with its evaluator if it needs one.
 
@@ -312,10 +312,10 @@ def calibrate(
     """The most permissive threshold on the predicted score that keeps the misses below alpha.
 
     Args:
-        predictor: what predicted; it must not have been fitted to these episodes.
+        predictor: source of the predictions; it must not have been fitted to these episodes.
         predicted: its predictions for them, float64 (episode, step).
         curves: the episodes, with their true scores.
-        target: true score that is wanted.
+        target: true score to reach.
         alpha: share of slices that may stop below it.
         unit: "subject", "volume" or "slice".
 
@@ -330,7 +330,7 @@ def calibrate(
 
 
 def misses(curves: Curves, metric: str, target: float) -> NDArray[np.bool_]:
-    """Whether stopping at each step would miss the target, bool (episode, step)."""
+    """Steps at which stopping would miss the target, bool (episode, step)."""
     sign = sign_of(metric)
     return np.asarray(sign * curves.scores[metric] < sign * target)
 

@@ -10,7 +10,6 @@ from activemri.agents.oracles import ExchangeOracle
 from activemri.agents.order import LEARNERS, FixedOrder, Order, learn_lbcs_order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
-from activemri.benchmark.plan import DEFAULT_POLICIES
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan
 
@@ -22,10 +21,6 @@ def order(make_scan: Callable[..., Slice], make_protocol: Callable[..., Scan]) -
 
 def made(name: str, **ingredients: Order) -> Policy:
     return make_policy(name, reconstructor="zero-filled", **ingredients)  # type: ignore[arg-type]
-
-
-def test_all_policies_of_the_command_line_exist() -> None:
-    assert set(DEFAULT_POLICIES) <= set(POLICIES)
 
 
 def test_names_are_those_of_the_policies(order: Order) -> None:

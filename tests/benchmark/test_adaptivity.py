@@ -115,7 +115,7 @@ def test_room_that_may_be_nothing_gives_no_ratio() -> None:
     rng = np.random.default_rng(0)
     room = rng.normal(0.3, 1, 12)
     gap = Gap(rng.normal(size=(12, 1)), room, np.zeros((12, 1)), ["lbcs"], np.arange(12))
-    row: Row = gap.row(seed=0, n_resamples=500, level=0.95)
+    row: Row = gap.row(seed=0, n_resamples=500)
     assert row["room_lo"] < 0 < row["room_hi"] and row["closed"] is None
     assert row["reason"] == "the oracle is not clearly above the best fixed order"
 
@@ -156,7 +156,7 @@ def simulated(rng: np.random.Generator, n_subjects: int = 20) -> Gap:
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng, n = np.random.default_rng(0), 300
-    rows: list[Row] = [simulated(rng).row(seed=i, n_resamples=200, level=0.95) for i in range(n)]
+    rows: list[Row] = [simulated(rng).row(seed=i, n_resamples=200) for i in range(n)]
     covered = np.mean([row["closed_lo"] <= 0.25 <= row["closed_hi"] for row in rows])
     error = math.sqrt(0.95 * 0.05 / n)
     assert 0.90 - 2 * error < covered < 0.95 + 2 * error  # 20 subjects: a little narrow
@@ -168,7 +168,7 @@ def test_copies_of_slices_do_not_make_the_interval_narrower() -> None:
     copied = Gap(
         gap.policy[twice], gap.oracle[twice], gap.orders[twice], gap.names, gap.subjects[twice]
     )
-    one, many = (g.row(seed=3, n_resamples=300, level=0.95) for g in (gap, copied))
+    one, many = (g.row(seed=3, n_resamples=300) for g in (gap, copied))
     for name in ("closed", "closed_lo", "closed_hi", "room_lo"):
         assert one[name] == pytest.approx(many[name])
 

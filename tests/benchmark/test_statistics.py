@@ -75,12 +75,6 @@ def test_an_episode_that_ended_early_keeps_its_last_score() -> None:
     assert stopped["auc"].to_list() == pytest.approx([heights, heights])
 
 
-def test_a_smaller_budget_looks_at_the_first_steps_only(table: pd.DataFrame) -> None:
-    shorter = statistics.summarise(table, budget=2)
-    assert shorter == statistics.summarise(table[table["step"] <= 2])
-    assert shorter[0]["final"] != statistics.summarise(table)[0]["final"]
-
-
 def test_a_table_with_the_first_scores_only_has_them_as_area() -> None:
     table = table_of(rising)
     row = statistics.summarise(table[table["step"] == 0])[0]

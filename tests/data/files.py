@@ -1,50 +1,87 @@
-"""Writes small scans in the published layouts."""
+"""Reads and changes scans; writes small ones in the layout of fastMRI and the generic one."""
 
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-#: The parts of a fastMRI header that matter here, as the data set publishes them.
-HEADER = """<?xml version="1.0" encoding="utf-8"?>
-<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"
-    xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xs="http://www.w3.org/2001/XMLSchema"
-    xsi:schemaLocation="http://www.ismrm.org/ISMRMRD ismrmrd.xsd">
-  <studyInformation><studyTime>00:00:00</studyTime></studyInformation>
+from activemri.data.formats.registry import all_readers, reader_for
+from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.slices import Slice
+
+Array = NDArray[np.complex64]
+
+
+#: The parts of a header that matter here, as fastMRI and the format publish them.
+HEADER = """<?xml version="1.0" encoding="UTF-8"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+  <subjectInformation><patientID>{patient}</patientID></subjectInformation>
   <measurementInformation>
-    <measurementID>41085_36229573_36229578_588</measurementID>
     <patientPosition>HFS</patientPosition>
-    <protocolName>AXIAL FLAIR</protocolName>
+    <protocolName>t1_fl2d</protocolName>
   </measurementInformation>
   <acquisitionSystemInformation>
-    <systemVendor>SIEMENS</systemVendor>
-    <systemModel>Prisma_fit</systemModel>
-    <systemFieldStrength_T>{tesla}</systemFieldStrength_T>
-    <receiverChannels>20</receiverChannels>
+    <systemVendor>{vendor}</systemVendor>
+    <systemModel>{model}</systemModel>
+    <systemFieldStrength_T>2.89362</systemFieldStrength_T>
   </acquisitionSystemInformation>
   <experimentalConditions>
     <H1resonanceFrequency_Hz>123249951</H1resonanceFrequency_Hz>
   </experimentalConditions>
   <encoding>
     <encodedSpace>
-      <matrixSize><x>{height}</x><y>{width}</y><z>1</z></matrixSize>
-      <fieldOfView_mm><x>440</x><y>220</y><z>7.5</z></fieldOfView_mm>
+      <matrixSize><x>{shape[0]}</x><y>{shape[1]}</y><z>1</z></matrixSize>
+      <fieldOfView_mm><x>{field[0]}</x><y>{field[1]}</y><z>5</z></fieldOfView_mm>
     </encodedSpace>
     <reconSpace>
-      <matrixSize><x>{recon_height}</x><y>{recon_width}</y><z>1</z></matrixSize>
-      <fieldOfView_mm><x>220</x><y>220</y><z>5</z></fieldOfView_mm>
+      <matrixSize><x>{recon[0]}</x><y>{recon[1]}</y><z>1</z></matrixSize>
+      <fieldOfView_mm><x>{recon_field[0]}</x><y>{recon_field[1]}</y><z>5</z></fieldOfView_mm>
     </reconSpace>
-    <encodingLimits>
-      <kspace_encoding_step_0><minimum>0</minimum><maximum>{last_row}</maximum><center>{center_row}</center></kspace_encoding_step_0>
-      <kspace_encoding_step_1><minimum>0</minimum><maximum>{last}</maximum><center>{center}</center></kspace_encoding_step_1>
-      <kspace_encoding_step_2><minimum>0</minimum><maximum>0</maximum><center>0</center></kspace_encoding_step_2>
-    </encodingLimits>
-    <trajectory>cartesian</trajectory>
+    <encodingLimits>{limits}</encodingLimits>
+    <trajectory>{trajectory}</trajectory>
+    {more}
   </encoding>
+  {parameters}
 </ismrmrdHeader>"""
+LIMITS = """<kspace_encoding_step_1>
+      <minimum>0</minimum><maximum>{last}</maximum><center>{center}</center>
+    </kspace_encoding_step_1>"""
 
-Array = NDArray[np.complex64]
+
+def ismrmrd_header(
+    shape: tuple[int, int],
+    *,
+    recon: tuple[int, int] | None = None,
+    center: int | None = None,
+    last: int | None = None,
+    limits: str = LIMITS,
+    vendor: str = "SIEMENS",
+    model: str = "Skyra",
+    patient: str = "patient-1",
+    trajectory: str = "cartesian",
+    more: str = "",
+    parameters: str = "",
+) -> str:
+    """A header of square pixels of 2 mm."""
+    recon = recon or shape
+    return HEADER.format(
+        shape=shape,
+        recon=recon,
+        field=tuple(2 * n for n in shape),
+        recon_field=tuple(2 * n for n in recon),
+        limits=limits.format(
+            last=shape[1] - 1 if last is None else last,
+            center=shape[1] // 2 if center is None else center,
+        ),
+        vendor=vendor,
+        model=model,
+        patient=patient,
+        trajectory=trajectory,
+        more=more,
+        parameters=parameters,
+    )
 
 
 def to_image(kspace: NDArray[np.complexfloating]) -> NDArray[np.complexfloating]:
@@ -89,16 +126,8 @@ def write_fastmri(
     first, end = padding[0], width - padding[1]
     kspace[..., :first] = 0
     kspace[..., end:] = 0
-    header = HEADER.format(
-        tesla=2.8936200141906738,
-        height=height,
-        width=width,
-        recon_height=recon[0],
-        recon_width=recon[1],
-        last_row=height - 1,
-        center_row=height // 2,
-        last=end - first - 1,
-        center=width // 2 - first,
+    header = ismrmrd_header(
+        shape, recon=recon, last=end - first - 1, center=width // 2 - first, model="Prisma_fit"
     )
     image = rss(kspace) if n_coils else np.abs(to_image(kspace))
     top, left = (height - recon[0]) // 2, (width - recon[1]) // 2
@@ -148,3 +177,28 @@ def write_image(
         file.attrs["phase"] = "magnitude only" if magnitude else "complex"
         file.attrs.update(attributes)
     return stored
+
+
+def read(path: Path, index: int = 0, reader: Reader | None = None) -> tuple[Volume, Slice]:
+    """What a file says of its volume, and one slice; by default by the reader that takes it."""
+    readers = [r for r in all_readers() if r.container.holds(path.name)]
+    with readers[0].container.open(path) as file:
+        reader = reader or reader_for(file, readers)
+        volume = reader.describe(file)
+        return volume, reader.read(file, volume, index)
+
+
+def refused(path: Path, reason: str, index: int = 0) -> None:
+    """Reading fails for a reason."""
+    with pytest.raises(UnreadableError, match=reason):
+        read(path, index)
+
+
+def edit(path: Path, **data_sets: object) -> None:
+    """Replace data sets of an HDF5 file, or by None delete them."""
+    with h5py.File(path, "a") as file:
+        for key, values in data_sets.items():
+            if key in file:
+                del file[key]
+            if values is not None:
+                file[key] = values

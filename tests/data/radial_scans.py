@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.data.files import Array
-from tests.data.published_files import Line, ismrmrd_header, write_acquisitions
+from tests.data.files import Array, ismrmrd_header
+from tests.data.published_files import Line, write_acquisitions
 
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
 

@@ -1,4 +1,4 @@
-"""BART's files: sizes, scale, and everything that can be wrong with them."""
+"""BART's files."""
 
 from pathlib import Path
 
@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats.bart import BART, BARTReader
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.slices import Slice
-from tests.data.files import random_kspace
+from tests.data.files import random_kspace, read, refused
 from tests.data.image_files import bart_kspace, random_images, write_bart
-
-
-def read(path: Path, index: int = 0) -> tuple[Volume, Slice]:
-    reader = BARTReader()
-    with BART.open(path) as file:
-        volume = reader.describe(file)
-        return volume, reader.read(file, volume, index)
 
 
 def test_slices_are_the_planes_of_readout_and_phase(tmp_path: Path) -> None:
@@ -89,16 +79,14 @@ def test_what_is_no_scan_of_slices_is_refused(
     tmp_path: Path, name: str, shape: tuple[int, ...], reason: str
 ) -> None:
     write_bart(tmp_path / f"{name}.cfl", np.ones(shape))
-    with pytest.raises(UnreadableError, match=reason):
-        read(tmp_path / f"{name}.cfl")
+    refused(tmp_path / f"{name}.cfl", reason)
 
 
 def test_spokes_are_refused_and_lines_of_the_same_layout_are_not(tmp_path: Path) -> None:
     spokes = random_kspace((20, 32))
     spokes[:, 16] += 100  # each passes through the centre
     write_bart(tmp_path / "radial.cfl", spokes.T[None, :, :, None])
-    with pytest.raises(UnreadableError, match="not Cartesian"):
-        read(tmp_path / "radial.cfl")
+    refused(tmp_path / "radial.cfl", "not Cartesian")
     lines = random_kspace((32, 20))
     lines[16, 10] += 300
     write_bart(tmp_path / "lines.cfl", lines[None, :, :, None])
@@ -111,8 +99,7 @@ def test_spokes_are_refused_and_lines_of_the_same_layout_are_not(tmp_path: Path)
 )
 def test_a_header_without_sizes_is_named(tmp_path: Path, header: str) -> None:
     write_bart(tmp_path / "a.cfl", np.ones((8, 10)), header=header)
-    with pytest.raises(UnreadableError, match=r"a\.hdr has no list of sizes"):
-        read(tmp_path / "a.cfl")
+    refused(tmp_path / "a.cfl", r"a\.hdr has no list of sizes")
 
 
 def test_files_that_do_not_match_or_miss_their_header_are_named(tmp_path: Path) -> None:

@@ -8,20 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from activemri.data.formats.cmrxrecon import SCALE, CMRxReconReader
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.slices import Slice
-from tests.data.files import random_kspace, rss, write_image, write_kspace
+from tests.data.files import random_kspace, read, refused, rss, write_image, write_kspace
 from tests.data.published_files import write_cmrxrecon, write_matlab
 
 READER = CMRxReconReader()
 FULL = Path("MultiCoil/Cine/TrainingSet/FullSample/P007/cine_sax.mat")
-
-
-def read(path: Path, index: int = 0) -> tuple[Volume, Slice]:
-    with h5py.File(path) as file:
-        assert READER.recognises(file)
-        volume = READER.describe(file)
-        return volume, READER.read(file, volume, index)
 
 
 def test_labels_come_from_file_and_folders(tmp_path: Path) -> None:
@@ -92,16 +83,14 @@ def test_zero_padding_was_never_acquired(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["kspace_sub04", "kspace_single_sub10", "kus"])
 def test_undersampled_files_are_refused_by_name(tmp_path: Path, key: str) -> None:
     write_cmrxrecon(tmp_path / "cine_sax.mat", key=key)
-    with pytest.raises(UnreadableError, match=f"undersampled \\('{key}'\\)"):
-        read(tmp_path / "cine_sax.mat")
+    refused(tmp_path / "cine_sax.mat", f"undersampled \\('{key}'\\)")
 
 
 def test_files_that_are_undersampled_without_saying_so_are_refused(tmp_path: Path) -> None:
     kspace = random_kspace((3, 20, 14))
     kspace[:, :, [1, 3, 11]] = 0
     write_matlab(tmp_path / "a.mat", kspace=kspace.transpose(1, 2, 0))
-    with pytest.raises(UnreadableError, match="undersampled \\(3 of 14 columns"):
-        read(tmp_path / "a.mat")
+    refused(tmp_path / "a.mat", "undersampled \\(3 of 14 columns")
 
 
 def test_one_undersampled_frame_does_not_spoil_the_others(tmp_path: Path) -> None:
@@ -109,21 +98,18 @@ def test_one_undersampled_frame_does_not_spoil_the_others(tmp_path: Path) -> Non
     kspace[0, 1, :, :, 4] = 0
     write_matlab(tmp_path / "a.mat", kspace_full=kspace.transpose(3, 4, 2, 1, 0))
     read(tmp_path / "a.mat", 0)
-    with pytest.raises(UnreadableError, match="undersampled \\(1 of 14"):
-        read(tmp_path / "a.mat", 1)
+    refused(tmp_path / "a.mat", "undersampled \\(1 of 14", 1)
 
 
 def test_sampling_masks_are_named(tmp_path: Path) -> None:
     write_matlab(tmp_path / "cine_sax_mask.mat", mask04=np.ones((20, 14)))
-    with pytest.raises(UnreadableError, match="a sampling mask without k-space; found mask04"):
-        read(tmp_path / "cine_sax_mask.mat")
+    refused(tmp_path / "cine_sax_mask.mat", "a sampling mask without k-space; found mask04")
 
 
 def test_several_kspaces_are_named(tmp_path: Path) -> None:
     kspace = random_kspace((3, 20, 14)).transpose(1, 2, 0)
     write_matlab(tmp_path / "a.mat", kspace_full=kspace, kspace_sub04=kspace)
-    with pytest.raises(UnreadableError, match=r"several .*\(kspace_full, kspace_sub04\)"):
-        read(tmp_path / "a.mat")
+    refused(tmp_path / "a.mat", r"several .*\(kspace_full, kspace_sub04\)")
 
 
 @pytest.mark.parametrize(
@@ -142,8 +128,7 @@ def test_other_axes_and_types_are_named(
     tmp_path: Path, arrays: dict[str, NDArray[np.generic]], message: str
 ) -> None:
     write_matlab(tmp_path / "a.mat", **arrays)
-    with pytest.raises(UnreadableError, match=message):
-        read(tmp_path / "a.mat")
+    refused(tmp_path / "a.mat", message)
 
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN or Inf"), (0, "all zero")])
@@ -151,8 +136,7 @@ def test_unusable_slices_are_named(tmp_path: Path, value: float, message: str) -
     kspace = write_cmrxrecon(tmp_path / "a.mat")
     kspace[0, 1] = value
     write_matlab(tmp_path / "a.mat", kspace_full=kspace.transpose(3, 4, 2, 1, 0))
-    with pytest.raises(UnreadableError, match=message):
-        read(tmp_path / "a.mat", 1)
+    refused(tmp_path / "a.mat", message, 1)
 
 
 def test_files_of_the_generic_layout_are_left_to_its_reader(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The generic HDF5 layout."""
+"""The generic HDF5 layout: images, k-space, radial scans."""
 
 import subprocess
 import sys
@@ -8,23 +8,25 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from activemri.data.formats.hdf5 import HDF5Reader
 from activemri.data.formats.registry import all_readers
 from activemri.data.images import with_synthetic_phase
 from activemri.data.index import index_path
-from activemri.data.readers import UnreadableError, Volume
-from activemri.data.slices import Slice
 from activemri.data.volumes import survey
 from activemri.mri import fourier
-from tests.data.files import random_kspace, rss, to_image, write_image, write_kspace
-
-
-def read(path: Path, index: int = 0, *, reader: HDF5Reader | None = None) -> tuple[Volume, Slice]:
-    reader = reader or HDF5Reader()
-    with h5py.File(path) as file:
-        volume = reader.describe(file)
-        return volume, reader.read(file, volume, index)
+from tests.data.files import (
+    edit,
+    random_kspace,
+    read,
+    refused,
+    rss,
+    to_image,
+    write_image,
+    write_kspace,
+)
+from tests.data.radial_scans import GOLDEN, cartesian, spectrum, spokes, write_radial
 
 
 def asymmetry(kspace: torch.Tensor) -> float:
@@ -190,8 +192,7 @@ def test_unusable_arrays_are_named(
 ) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file[key] = values
-    with pytest.raises(UnreadableError, match=message):
-        read(tmp_path / "a.h5")
+    refused(tmp_path / "a.h5", message)
 
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "Inf"), (0, "all zero")])
@@ -209,8 +210,7 @@ def test_unusable_slices_are_named(tmp_path: Path, write, value: float, message:
 def test_a_senseless_oversampling_is_named(tmp_path: Path) -> None:
     for value in ("two", 0.5, np.nan):
         write_kspace(tmp_path / "a.h5", readout_oversampling=value)
-        with pytest.raises(UnreadableError, match="readout_oversampling"):
-            read(tmp_path / "a.h5")
+        refused(tmp_path / "a.h5", "readout_oversampling")
 
 
 def test_stored_references_maps_and_labels_are_read(tmp_path: Path) -> None:
@@ -235,8 +235,7 @@ def test_stored_references_maps_and_labels_are_read(tmp_path: Path) -> None:
 def test_a_reference_is_combined_with_stored_maps(tmp_path: Path) -> None:
     kspace = write_kspace(tmp_path / "a.h5")
     maps = kspace / np.linalg.norm(kspace, axis=1, keepdims=True)
-    with h5py.File(tmp_path / "a.h5", "a") as file:
-        file["sensitivity"] = maps
+    edit(tmp_path / "a.h5", sensitivity=maps)
     _, scan = read(tmp_path / "a.h5", 1)
     expected = np.abs(np.sum(maps[1].conj() * to_image(kspace[1]), axis=0))
     np.testing.assert_allclose(scan.target, expected, rtol=1e-4, atol=1e-5)
@@ -256,7 +255,92 @@ def test_what_does_not_fit_kspace_is_named(
     tmp_path: Path, key: str, shape: tuple[int, ...]
 ) -> None:
     write_kspace(tmp_path / "a.h5")
+    edit(tmp_path / "a.h5", **{key: np.ones(shape)})
+    refused(tmp_path / "a.h5", f"'{key}'.*'kspace'")
+
+
+def test_frames_are_slices_with_as_many_pixels_as_spokes_have_samples(tmp_path: Path) -> None:
+    write_radial(tmp_path / "a.h5", n_frames=3, n_coils=4, subject_id="s1", contrast="T2")
+    volume, scan = read(tmp_path / "a.h5", 1)
+    assert (volume.shape, volume.target_shape) == ((24, 24), (24, 24))
+    assert (volume.n_slices, volume.n_coils) == (3, 4)
+    assert (volume.subject, volume.contrast) == ("s1", "T2")
+    expected = cartesian(n_coils=4) * scan.measured.numpy() / 2
+    assert np.linalg.norm(scan.kspace.numpy() - expected) < 0.015 * np.linalg.norm(expected)
+
+
+def test_oversampled_readouts_give_no_more_pixels(tmp_path: Path) -> None:
+    trajectory = spokes(samples=48, step=GOLDEN)
+    write_radial(tmp_path / "a.h5", trajectory=trajectory, readout_oversampling=2)
+    volume, scan = read(tmp_path / "a.h5")
+    assert volume.shape == volume.target_shape == (24, 24)
+    expected = rss(cartesian())
+    assert np.linalg.norm(scan.target.numpy() - expected) < 0.015 * np.linalg.norm(expected)
+
+
+def test_resampling_is_recorded_after_what_the_file_says(tmp_path: Path) -> None:
+    write_radial(tmp_path / "a.h5", processing='["compressed to 2 coils"]')
+    _, scan = read(tmp_path / "a.h5")
+    assert scan.processing == (
+        "compressed to 2 coils",
+        "resampled from 40 radial spokes onto a grid",
+    )
+    assert not scan.measured[0, 0] and scan.measured[12, 12]
+
+
+def test_undersampled_files_are_refused_with_the_numbers(tmp_path: Path) -> None:
+    write_radial(tmp_path / "a.h5", trajectory=spokes(30, samples=24))
+    refused(tmp_path / "a.h5", r"undersampled: 30 spokes .* of 24 x 24 has at least 37")
+
+
+def test_only_the_frames_that_are_incomplete_are_left_out(tmp_path: Path) -> None:
+    trajectory = write_radial(tmp_path / "a.h5")
+    half = trajectory[np.arange(40) // 2 * 2]
+    edit(tmp_path / "a.h5", trajectory=np.stack([half, trajectory]))
+    index = index_path(tmp_path, all_readers())
+    (found,) = survey(index.root, index.entries)
+    ((position, reason),) = found.problems
+    assert (position, found.usable) == (0, (1,)) and "undersampled: 20 spokes" in reason
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("trajectory", np.zeros((2, 40, 24), np.float32), r"axes \(frame, spoke, sample, 2\)"),
+        ("trajectory", np.zeros((2, 40, 23, 2), np.float32), r"\(2, 40, 24, 2\) as 'kspace' has"),
+        ("trajectory", np.zeros((1, 40, 24, 2), np.float32), r"\(2, 40, 24, 2\) as 'kspace' has"),
+        ("trajectory", np.zeros((2, 40, 24, 3), np.float32), r"\(2, 40, 24, 2\) as 'kspace' has"),
+        ("trajectory", np.zeros((2, 40, 24, 2), np.complex64), "must be real .* got complex64"),
+        ("trajectory", np.zeros((2, 40, 24, 2), np.float32), "never leaves the centre"),
+        ("trajectory", np.full((2, 40, 24, 2), np.nan), "NaN or Inf in the trajectory"),
+        ("trajectory", np.array([b"text"]), "'trajectory' must be a numeric array"),
+        ("kspace", None, "no data set 'kspace'"),
+        ("kspace", np.zeros((2, 2, 40, 24), np.float32), "'kspace' must be complex"),
+        ("kspace", np.zeros((2, 40, 24), np.complex64), r"axes \(frame, coil, spoke, sample\)"),
+    ],
+)
+def test_unusable_data_sets_are_named(
+    tmp_path: Path, key: str, values: NDArray[np.generic] | None, message: str
+) -> None:
+    write_radial(tmp_path / "a.h5")
+    edit(tmp_path / "a.h5", **{key: values})
     with h5py.File(tmp_path / "a.h5", "a") as file:
-        file[key] = np.ones(shape)
-    with pytest.raises(UnreadableError, match=f"'{key}'.*'kspace'"):
-        read(tmp_path / "a.h5")
+        file.require_dataset("image", (2, 8, 10), np.float32)
+    refused(tmp_path / "a.h5", message)
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN or Inf"), (0, "all zero")])
+def test_unusable_frames_are_named(tmp_path: Path, value: float, message: str) -> None:
+    trajectory = write_radial(tmp_path / "a.h5")
+    samples = np.stack([spectrum(trajectory)] * 2)
+    samples[0] = value
+    edit(tmp_path / "a.h5", kspace=samples)
+    refused(tmp_path / "a.h5", message)
+    assert read(tmp_path / "a.h5", 1)[1].target.any()
+
+
+def test_the_radial_scan_of_a_beating_heart_is_undersampled(real_data: Path) -> None:
+    path = real_data / "unstated" / "utah_cardiac_radial_3ch.h5"
+    if not path.is_file():
+        pytest.skip(f"no real scan at {path}")
+    refused(path, r"undersampled: 30 spokes .* of 288 x 288 has at least 452")

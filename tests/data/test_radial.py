@@ -100,9 +100,8 @@ def discs(positions: NDArray[np.floating], size: int) -> NDArray[np.complex64]:
 
 def test_sharp_objects_come_out_to_a_percent() -> None:
     trajectory = spokes(100, samples=128, step=GOLDEN)
-    kspace, measured, _done = resample(
-        torch.from_numpy(discs(trajectory, 64)), trajectory, (64, 64)
-    )
+    samples = torch.from_numpy(discs(trajectory, 64))
+    kspace, measured, _ = resample(samples, trajectory, (64, 64))
     expected = to_image(discs(grid_positions((64, 64)), 64) * measured.numpy())
     image = to_image(kspace.numpy())
     assert np.linalg.norm(image - expected) < 0.01 * np.linalg.norm(expected)

@@ -14,7 +14,6 @@ from activemri.data.formats.registry import all_readers, containers, reader_for
 from activemri.data.readers import HDF5, Reader, UnreadableError
 from activemri.data.standard import magnitude_reference
 from activemri.metrics.reference import center_crop
-from tests.data.collection_files import write_m4raw, write_prostate, write_skm_tea
 from tests.data.files import random_kspace, write_fastmri, write_image, write_kspace
 from tests.data.image_files import (
     bart_kspace,
@@ -24,7 +23,14 @@ from tests.data.image_files import (
     write_nifti,
     write_series,
 )
-from tests.data.published_files import write_calgary, write_cmrxrecon, write_ismrmrd
+from tests.data.published_files import (
+    write_calgary,
+    write_cmrxrecon,
+    write_ismrmrd,
+    write_m4raw,
+    write_prostate,
+    write_skm_tea,
+)
 from tests.data.radial_scans import write_ismrmrd_radial, write_radial
 
 NOISE = random_kspace((2, 8, 8)).reshape(2, 64) * np.complex64(1e-6)
@@ -35,9 +41,7 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "multi-coil": lambda path: write_fastmri(path, n_coils=3, acquisition="CORPD_FBK"),
         "no reference": lambda path: write_fastmri(path, n_coils=3, reference=False),
     },
-    "m4raw": {
-        "as published": lambda path: write_m4raw(path),
-    },
+    "m4raw": {"as published": lambda path: write_m4raw(path)},
     "skm-tea": {
         "as published": lambda path: write_skm_tea(path),
         "no reference": lambda path: write_skm_tea(path, target=False),
@@ -65,9 +69,7 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
             path, np.arange(1, 241, dtype=np.uint16).reshape(3, 8, 10), series="1.2"
         ),
     },
-    "bart": {
-        "k-space": lambda path: write_bart(path, bart_kspace()),
-    },
+    "bart": {"k-space": lambda path: write_bart(path, bart_kspace())},
     "cmrxrecon": {
         "multi-coil": lambda path: write_cmrxrecon(path),
         "single-coil": lambda path: write_cmrxrecon(

@@ -178,9 +178,7 @@ def test_fastmri_folders_of_different_sizes_are_one_data_set(tmp_path: Path) -> 
     assert {scan.shape for scan in slices_of(standard)} == {(8, 10)}
 
 
-def test_fastmri_folder_names_are_splits(
-    tmp_path: Path,
-) -> None:
+def test_fastmri_folder_names_are_splits(tmp_path: Path) -> None:
     write_fastmri(tmp_path / "singlecoil_train" / "one.h5", patient="p1")
     write_fastmri(tmp_path / "singlecoil_val" / "two.h5", patient="p2")
     assert {s.subject for s in slices_of(open_dataset(tmp_path))} == {"p1"}

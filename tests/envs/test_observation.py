@@ -75,9 +75,8 @@ def test_the_uncertainty_is_a_second_channel() -> None:
     observation, view, _ = seen([scan(0)], "uncertainty")
     assert observation["image"].shape[1] == 2
     assert view.reconstruction.uncertainty is not None
-    expected = to_uint8(
-        view.reconstruction.uncertainty, 255 / (WHITE * view.scale), view.target_shape
-    )
+    gain = 255 / (WHITE * view.scale)
+    expected = to_uint8(view.reconstruction.uncertainty, gain, view.target_shape)
     assert torch.equal(observation["image"][:, 1], expected)
     assert expected.max() > 0
 

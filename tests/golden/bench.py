@@ -14,10 +14,11 @@ COLUMNS: dict[str, str] = {}
 #: Arguments of the command, but for the folder; by the name of the record.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "benchmark": tuple(
-        "--data phantom --matrix 32 --max-slices 5 --budget 8 --n-center-lines 4 --policies random"
-        " low-frequency-first high-frequency-first equispaced variable-density conjugate-symmetric"
-        " lbcs average-oracle oracle exchange-oracle --reconstructors zero-filled --n-seeds 2"
-        " --n-fit-scans 4 --max-fit-slices 4 --n-bootstrap 20".split()
+        "--data phantom --matrix-size 32 --max-slices 5 --budget 8 --n-center-lines 4 --policies"
+        " random low-frequency-first high-frequency-first equispaced variable-density"
+        " conjugate-symmetric lbcs average-oracle oracle exchange-oracle"
+        " --reconstructors zero-filled"
+        " --n-seeds 2 --n-fit-scans 4 --max-fit-slices 4 --n-bootstrap 20".split()
     ),
     # The weights that come with the package are made for 128 columns.
     "weights": tuple(

@@ -20,6 +20,12 @@ def blocky_object(height: int, width: int) -> Tensor:
     return torch.polar(image, 0.8 * x + 0.5 * y)
 
 
+def on_grid(kspace: Tensor, mask: Tensor, maps: Tensor | None = None) -> Measurement:
+    """A measurement of k-space (batch, coil, height, width) where a mask on its grid says."""
+    shape = (kspace.shape[-2], kspace.shape[-1])
+    return Measurement.of_grid(kspace, Operator.on_grid(mask, shape, maps))
+
+
 def undersampled(
     height: int, width: int, *, n_coils: int = 1, every: int = 3, noise: float = 0.0, batch: int = 2
 ) -> tuple[Measurement, Tensor]:
@@ -43,7 +49,7 @@ def undersampled(
     for row in range(batch):
         mask[row, :, row % every :: every] = True
     mask[..., width // 2 - 3 : width // 2 + 3] = True
-    return Measurement.of(kspace, Operator(mask, maps)), image
+    return on_grid(kspace, mask, maps), image
 
 
 def nmse(image: Tensor, truth: Tensor) -> float:

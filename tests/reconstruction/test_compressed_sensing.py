@@ -18,7 +18,7 @@ BOTH: list[type[WaveletSensing | TotalVariation]] = [WaveletSensing, TotalVariat
 
 
 def data_term(image: Tensor, measurement: Measurement) -> Tensor:
-    error = measurement.operator.forward(image) - measurement.kspace
+    error = measurement.operator.forward(image) - measurement.samples
     return 0.5 * error.abs().square().sum(dim=(1, 2, 3))
 
 
@@ -96,7 +96,7 @@ def test_the_divergence_is_the_adjoint_of_the_differences() -> None:
 
 def test_descent_without_a_penalty_solves_least_squares() -> None:
     measurement, image = undersampled(12, 18, n_coils=6)
-    found = descend(measurement, lambda image: image, steps=500)
+    found = descend(measurement, lambda image, length: image, steps=500)
     assert nmse(found, image) < 1e-3
 
 

@@ -1,14 +1,17 @@
 """What every registered reconstructor promises."""
 
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri import fourier
+from activemri.mri.geometry import make_geometry
 from activemri.mri.operators import Operator
-from activemri.reconstruction.reconstructor import Measurement, Reconstructor
+from activemri.reconstruction.reconstructor import Measurement, Reconstructor, require_served
 from activemri.reconstruction.registry import (
     RECONSTRUCTORS,
     WRAPPERS,
@@ -18,7 +21,7 @@ from activemri.reconstruction.registry import (
     save_reconstructor,
 )
 
-SIZES = [(8, 10), (17, 13), (20, 33)]
+PARTS = ("image", "uncertainty", "samples")
 
 #: How one of each wrapper comes about, for the same tests as all others.
 DROPS: dict[str, object] = {"channels": 4, "blocks": 2, "residual_blocks": 1, "dropout": 0.3}
@@ -35,10 +38,13 @@ WRAPPED: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.fixture(params=[*RECONSTRUCTORS, *WRAPPERS])
-def reconstructor(request: pytest.FixtureRequest) -> Reconstructor:
+KINDS = [*RECONSTRUCTORS, *WRAPPERS]
+GEOMETRIES = ["columns", "points", "radial"]
+
+
+@cache
+def built(kind: str) -> Reconstructor:
     """With random weights, so that no promise hangs on training."""
-    kind = request.param
     made = rebuild({"kind": kind, "settings": WRAPPED.get(kind, {})}).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -49,63 +55,97 @@ def reconstructor(request: pytest.FixtureRequest) -> Reconstructor:
     return made
 
 
+def is_served(kind: str, geometry: str) -> bool:
+    needs = RECONSTRUCTORS[kind].needs if kind in RECONSTRUCTORS else built(kind).needs
+    return geometry != "radial" or "grid" not in needs
+
+
+CASES = [(kind, geometry) for kind in KINDS for geometry in GEOMETRIES if is_served(kind, geometry)]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    kind, geometry = request.param
+    return kind, geometry
+
+
+@pytest.fixture
+def reconstructor(case: tuple[str, str]) -> Reconstructor:
+    return built(case[0])
+
+
+@pytest.fixture
+def geometry(case: tuple[str, str]) -> str:
+    return case[1]
+
+
 def measured(
-    size: tuple[int, int], *, batch: int = 2, n_coils: int = 1, seed: int = 0
+    reconstructor: Reconstructor,
+    geometry: str,
+    size: tuple[int, int] = (9, 14),
+    *,
+    batch: int = 2,
+    n_coils: int = 1,
 ) -> tuple[Tensor, Operator]:
-    """Fully sampled k-space, and an operator that takes some columns, others for each scan."""
-    generator = torch.Generator().manual_seed(seed)
-    height, width = size
-    kspace = torch.randn(batch, n_coils, height, width, dtype=torch.complex64, generator=generator)
-    mask = torch.rand(batch, 1, width, generator=generator) < 0.4
-    mask[..., width // 2] = True
-    mask[..., 0] = False
+    """Every sample, and an operator that takes some readouts, others for each scan."""
+    made = make_geometry(geometry, size)
+    require_served(reconstructor, made)
+    transform, generator = made.transform, torch.Generator().manual_seed(0)
+    images = torch.randn(batch, n_coils, *size, dtype=torch.complex64, generator=generator)
+    mask = torch.rand(batch, transform.n_readouts, generator=generator) < 0.4
+    mask[:, transform.outwards[0]] = True
+    mask[:, transform.outwards[-1]] = False
     sensitivity = None
     if n_coils > 1:
-        maps = torch.randn(kspace.shape, dtype=torch.complex64, generator=generator)
+        maps = torch.randn(images.shape, dtype=torch.complex64, generator=generator)
         sensitivity = maps / maps.abs().square().sum(dim=1, keepdim=True).sqrt()
-    return kspace, Operator(mask, sensitivity)
+    return transform.forward(images), Operator(transform, mask, sensitivity)
 
 
-@pytest.mark.parametrize("n_coils", [1, 3])
-@pytest.mark.parametrize("size", SIZES)
+def assert_close(one: Tensor | None, other: Tensor | None, *, tolerance: float = 1e-5) -> None:
+    """In units of the largest value: sums of many steps round in units of what they hold."""
+    assert (one is None) == (other is None)
+    if one is not None and other is not None:
+        torch.testing.assert_close(
+            one, other, rtol=tolerance, atol=tolerance * float(other.abs().max())
+        )
+
+
+@pytest.mark.parametrize(("size", "n_coils"), [((8, 10), 1), ((17, 13), 3)])
 @torch.no_grad()
-def test_images_are_complex_finite_and_as_large_as_kspace(
-    reconstructor: Reconstructor, size: tuple[int, int], n_coils: int
+def test_images_are_complex_and_finite_and_samples_are_images_with_the_data_in_them(
+    reconstructor: Reconstructor, geometry: str, size: tuple[int, int], n_coils: int
 ) -> None:
-    result = reconstructor(Measurement.of(*measured(size, n_coils=n_coils)))
+    known, operator = measured(reconstructor, geometry, size, n_coils=n_coils)
+    result = reconstructor(Measurement.of(known, operator))
     assert result.image.shape == (2, *size)
     assert result.image.dtype == torch.complex64
     assert torch.isfinite(torch.view_as_real(result.image)).all()
     if result.uncertainty is not None:
         assert result.uncertainty.shape == (2, *size)
         assert (result.uncertainty >= 0).all()
-
-
-@pytest.mark.parametrize("n_coils", [1, 3])
-@torch.no_grad()
-def test_samples_are_whole_images_with_the_measured_data_in_them(
-    reconstructor: Reconstructor, n_coils: int
-) -> None:
-    kspace, operator = measured((11, 16), n_coils=n_coils)
-    samples = reconstructor(Measurement.of(kspace, operator)).samples
+    samples = result.samples
     if samples is None:
-        pytest.skip(f"{type(reconstructor).__name__} draws no samples")
-    assert samples.shape[0] == 2 and samples.shape[1] > 1 and samples.shape[2:] == (11, 16)
+        return
+    assert samples.shape[0] == 2 and samples.shape[1] > 1 and samples.shape[2:] == size
     assert not torch.equal(samples[:, 0], samples[:, 1])
-    if getattr(reconstructor, "keeps_data", False) and n_coils == 1:
-        difference = (fourier.fft2(samples) - kspace) * operator.mask.unsqueeze(1)
-        assert difference.abs().max() < 1e-4
+    if reconstructor.keeps_data and operator.transform.is_cartesian and n_coils == 1:
+        for drawn in samples.unbind(1):
+            kept = known * operator.mask[:, :, None, None]
+            assert (operator.forward(drawn) - kept).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("n_coils", [1, 3])
 @torch.no_grad()
-def test_nothing_that_was_not_acquired_is_seen(reconstructor: Reconstructor, n_coils: int) -> None:
-    kspace, operator = measured((9, 14), n_coils=n_coils)
-    other = torch.where(operator.mask.unsqueeze(1), kspace, 100 * kspace.flip(0) + 3)
-    assert not torch.equal(kspace, other)
-    result = reconstructor(Measurement.of(kspace, operator))
+def test_nothing_that_was_not_acquired_is_seen(
+    reconstructor: Reconstructor, geometry: str, n_coils: int
+) -> None:
+    samples, operator = measured(reconstructor, geometry, n_coils=n_coils)
+    other = torch.where(operator.mask[:, :, None, None], samples, 100 * samples.flip(0) + 3)
+    assert not torch.equal(samples, other)
+    result = reconstructor(Measurement.of(samples, operator))
     again = reconstructor(Measurement.of(other, operator))
-    for name in ("image", "uncertainty", "samples"):
+    for name in PARTS:
         one, two = getattr(result, name), getattr(again, name)
         assert (one is None and two is None) or torch.equal(one, two), name
 
@@ -113,25 +153,22 @@ def test_nothing_that_was_not_acquired_is_seen(reconstructor: Reconstructor, n_c
 @pytest.mark.parametrize("n_coils", [1, 3])
 @torch.no_grad()
 def test_a_scan_is_reconstructed_alike_alone_and_in_any_batch(
-    reconstructor: Reconstructor, n_coils: int
+    reconstructor: Reconstructor, geometry: str, n_coils: int
 ) -> None:
-    kspace, operator = measured((12, 19), batch=7, n_coils=n_coils)
-    together = reconstructor(Measurement.of(kspace, operator))
-    for i in range(7):
-        maps = None if operator.sensitivity is None else operator.sensitivity[i : i + 1]
-        alone = Operator(operator.mask[i : i + 1], maps)
-        result = reconstructor(Measurement.of(kspace[i : i + 1], alone))
-        for name in ("image", "uncertainty", "samples"):
-            one, all_ = getattr(result, name), getattr(together, name)
-            # in units of the largest value: sums of many steps round in units of what they hold
-            assert (one is None and all_ is None) or torch.allclose(
-                one, all_[i : i + 1], rtol=1e-5, atol=1e-5 * float(all_.abs().max())
-            ), name
+    samples, operator = measured(reconstructor, geometry, batch=3, n_coils=n_coils)
+    together = reconstructor(Measurement.of(samples, operator))
+    for i in range(3):
+        result = reconstructor(Measurement.of(samples[i : i + 1], operator.of_scan(i)))
+        for name in PARTS:
+            all_ = getattr(together, name)
+            assert_close(getattr(result, name), None if all_ is None else all_[i : i + 1])
 
 
 @torch.no_grad()
-def test_the_same_measurement_gives_the_same_image(reconstructor: Reconstructor) -> None:
-    measurement = Measurement.of(*measured((8, 10)))
+def test_the_same_measurement_gives_the_same_image(
+    reconstructor: Reconstructor, geometry: str
+) -> None:
+    measurement = Measurement.of(*measured(reconstructor, geometry))
     state = torch.get_rng_state()
     first, second = reconstructor(measurement), reconstructor(measurement)
     assert torch.equal(first.image, second.image)
@@ -140,32 +177,25 @@ def test_the_same_measurement_gives_the_same_image(reconstructor: Reconstructor)
     assert torch.equal(torch.get_rng_state(), state), "the global random state was touched"
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if built(kind).keeps_data])
+@pytest.mark.parametrize("geometry", ["columns", "points"])
 @torch.no_grad()
-def test_measured_samples_are_kept_where_promised(reconstructor: Reconstructor) -> None:
-    if not getattr(reconstructor, "keeps_data", False):
-        pytest.skip(f"{type(reconstructor).__name__} does not promise data consistency")
-    kspace, operator = measured((11, 16))
-    image = reconstructor(Measurement.of(kspace, operator)).image
-    difference = (fourier.fft2(image).unsqueeze(1) - kspace) * operator.mask.unsqueeze(1)
-    assert difference.abs().max() < 1e-4
-
-
-@torch.no_grad()
-def test_a_completely_measured_scan_comes_back_where_data_is_kept(
-    reconstructor: Reconstructor,
-) -> None:
-    if not getattr(reconstructor, "keeps_data", False):
-        pytest.skip(f"{type(reconstructor).__name__} does not promise data consistency")
-    kspace, operator = measured((9, 14), n_coils=3)
-    everything = Operator(torch.ones_like(operator.mask), operator.sensitivity)
-    image = reconstructor(Measurement.of(kspace, everything)).image
-    assert torch.allclose(image, everything.adjoint(kspace), atol=1e-4)
+def test_measured_samples_are_kept_where_promised(kind: str, geometry: str) -> None:
+    reconstructor = built(kind)
+    samples, operator = measured(reconstructor, geometry)
+    image = reconstructor(Measurement.of(samples, operator)).image
+    kept = samples * operator.mask[:, :, None, None]
+    assert (operator.forward(image) - kept).abs().max() < 1e-4
+    samples, operator = measured(reconstructor, geometry, n_coils=3)
+    everything = replace(operator, mask=torch.ones_like(operator.mask))
+    image = reconstructor(Measurement.of(samples, everything)).image
+    assert torch.allclose(image, everything.adjoint(samples), atol=1e-4)
 
 
 @torch.no_grad()
-def test_silence_gives_a_black_image(reconstructor: Reconstructor) -> None:
-    kspace, operator = measured((8, 10))
-    result = reconstructor(Measurement.of(torch.zeros_like(kspace), operator))
+def test_silence_gives_a_black_image(reconstructor: Reconstructor, geometry: str) -> None:
+    samples, operator = measured(reconstructor, geometry)
+    result = reconstructor(Measurement.of(torch.zeros_like(samples), operator))
     assert torch.equal(result.image, torch.zeros_like(result.image))
     if result.uncertainty is not None:
         assert torch.equal(result.uncertainty, torch.zeros_like(result.uncertainty))
@@ -173,30 +203,40 @@ def test_silence_gives_a_black_image(reconstructor: Reconstructor) -> None:
 
 @pytest.mark.parametrize("factor", [1e-12, 1e9])
 @torch.no_grad()
-def test_the_image_scales_with_the_signal(reconstructor: Reconstructor, factor: float) -> None:
-    kspace, operator = measured((8, 10))
-    result = reconstructor(Measurement.of(kspace, operator))
-    scaled = reconstructor(Measurement.of(factor * kspace, operator))
+def test_the_image_scales_with_the_signal(
+    reconstructor: Reconstructor, geometry: str, factor: float
+) -> None:
+    samples, operator = measured(reconstructor, geometry)
+    result = reconstructor(Measurement.of(samples, operator))
+    scaled = reconstructor(Measurement.of(factor * samples, operator))
     assert torch.allclose(scaled.image / factor, result.image, rtol=1e-3, atol=1e-4)
     if result.uncertainty is not None and scaled.uncertainty is not None:
         assert torch.allclose(scaled.uncertainty / factor, result.uncertainty, rtol=1e-2, atol=1e-4)
 
 
-def test_the_settings_rebuild_the_reconstructor(reconstructor: Reconstructor) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not is_served(kind, "radial")])
+def test_methods_of_grids_are_refused_where_there_is_none(kind: str) -> None:
+    with pytest.raises(ValueError, match="needs samples on a Cartesian grid"):
+        require_served(built(kind), make_geometry("radial", (9, 14)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_settings_rebuild_the_reconstructor(kind: str) -> None:
+    reconstructor = built(kind)
     again = type(reconstructor)(**reconstructor.settings)
     shapes = {name: t.shape for name, t in reconstructor.state_dict().items()}
     assert {name: t.shape for name, t in again.state_dict().items()} == shapes
     assert describe(again) == describe(reconstructor)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_checkpoint_gives_the_same_images_again(
-    reconstructor: Reconstructor, tmp_path: Path
-) -> None:
+def test_a_checkpoint_gives_the_same_images_again(kind: str, tmp_path: Path) -> None:
+    reconstructor = built(kind)
     saved = save_reconstructor(tmp_path / "net", reconstructor, info={"data": "phantom"})
     again = make_reconstructor(saved)
     assert describe(again) == describe(reconstructor)
-    measurement = Measurement.of(*measured((12, 18)))
+    measurement = Measurement.of(*measured(reconstructor, "columns"))
     result, expected = again(measurement), reconstructor(measurement)
     assert torch.equal(result.image, expected.image)
     if result.uncertainty is not None and expected.uncertainty is not None:
@@ -210,11 +250,13 @@ def test_every_wrapper_is_tested_and_none_shares_a_name_with_a_method() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_the_image_stays_on_the_device_of_the_measurement(reconstructor: Reconstructor) -> None:
-    kspace, operator = measured((8, 10))
-    expected = reconstructor(Measurement.of(kspace, operator)).image
-    on_gpu = Operator(operator.mask.cuda())
-    image = reconstructor.cuda()(Measurement.of(kspace.cuda(), on_gpu)).image
+def test_the_image_stays_on_the_device_of_the_measurement(kind: str) -> None:
+    reconstructor = deepcopy(built(kind))
+    samples, operator = measured(reconstructor, "columns")
+    expected = reconstructor(Measurement.of(samples, operator)).image
+    on_gpu = replace(operator, transform=operator.transform.to("cuda"), mask=operator.mask.cuda())
+    image = reconstructor.cuda()(Measurement.of(samples.cuda(), on_gpu)).image
     assert image.is_cuda
     assert torch.allclose(image.cpu(), expected, atol=1e-3)

@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 
 from activemri.mri import fourier
-from activemri.mri.operators import Operator
 from activemri.reconstruction.cresnet import LOG_VARIANCE, PAPER, CResNet, MaskEmbedding
 from activemri.reconstruction.reconstructor import Measurement
+from tests.reconstruction.scans import on_grid
 
 
 def small(**changes: object) -> CResNet:
@@ -22,7 +22,7 @@ def measurement(batch: int = 2, height: int = 12, width: int = 18) -> Measuremen
     generator = torch.Generator().manual_seed(1)
     kspace = torch.randn(batch, 1, height, width, dtype=torch.complex64, generator=generator)
     mask = torch.rand(batch, 1, width, generator=generator) < 0.5
-    return Measurement.of(kspace, Operator(mask))
+    return on_grid(kspace, mask)
 
 
 def uncertainty(network: CResNet, scans: Measurement) -> Tensor:
@@ -48,7 +48,7 @@ def test_image_and_uncertainty_scale_with_the_signal_and_follow_its_phase(
 ) -> None:
     network, scans = small(**changes), measurement()
     factor = 50 * torch.exp(torch.tensor(2j))
-    turned = network(Measurement.of(scans.kspace * factor, scans.operator))
+    turned = network(Measurement.of_grid(scans.kspace * factor, scans.operator))
     result = network(scans)
     assert not torch.allclose(result.image, scans.zero_filled, atol=1e-2)
     assert torch.allclose(turned.image, result.image * factor, rtol=1e-3, atol=1e-2)
@@ -62,7 +62,7 @@ def test_every_block_ends_with_the_measured_samples() -> None:
     for n_blocks in (1, 2):
         network.blocks = network.blocks[:n_blocks]
         kspace = fourier.fft2(network(scans).image)
-        difference = (kspace - scans.kspace[:, 0]) * scans.operator.mask
+        difference = (kspace - scans.kspace[:, 0]) * scans.operator.grid_mask
         assert difference.abs().max() < 1e-4
 
 
@@ -70,7 +70,9 @@ def test_every_block_ends_with_the_measured_samples() -> None:
 def test_without_data_consistency_measured_samples_are_changed() -> None:
     network, scans = small(data_consistency=False), measurement()
     assert not network.keeps_data
-    difference = (fourier.fft2(network(scans).image) - scans.kspace[:, 0]) * scans.operator.mask
+    difference = (
+        fourier.fft2(network(scans).image) - scans.kspace[:, 0]
+    ) * scans.operator.grid_mask
     assert difference.abs().max() > 1e-2
 
 
@@ -93,10 +95,7 @@ def test_the_mask_tells_scans_with_equal_images_apart() -> None:
     without = kspace.abs().sum(dim=(0, 1, 2)) > 0
     with_empty = without.clone()
     with_empty[(~without).nonzero()[0]] = True
-    images = [
-        small()(Measurement.of(kspace, Operator(mask[None, None]))).image
-        for mask in (without, with_empty)
-    ]
+    images = [small()(on_grid(kspace, mask[None, None])).image for mask in (without, with_empty)]
     assert not torch.allclose(images[0], images[1], atol=1e-4)
 
 

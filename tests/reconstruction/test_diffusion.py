@@ -10,6 +10,7 @@ from activemri.mri import fourier
 from activemri.mri.operators import Operator
 from activemri.reconstruction.diffusion import LARGEST, SMALLEST, Diffusion, noise_levels
 from activemri.reconstruction.reconstructor import Measurement
+from tests.reconstruction.scans import on_grid
 
 SHAPE = (18, 24)
 
@@ -21,7 +22,7 @@ def measured(*, batch: int = 1, n_coils: int = 1, seed: int = 0) -> Measurement:
     sensitivity = None
     if n_coils > 1:
         sensitivity = kspace / kspace.abs().square().sum(dim=1, keepdim=True).sqrt()
-    return Measurement.of(kspace, Operator(mask, sensitivity))
+    return on_grid(kspace, mask, sensitivity)
 
 
 class Ideal(Diffusion):
@@ -43,7 +44,7 @@ def test_with_an_ideal_denoiser_samples_have_the_deviation_of_the_posterior(
     samples = method(measurement).samples
     assert samples is not None
     unit = measurement.zero_filled.abs().square().mean().sqrt()
-    free = ~measurement.operator.mask[0, 0]
+    free = ~measurement.operator.mask[0]
     missing = torch.view_as_real(fourier.fft2(samples[0] / unit)[..., free])
     assert missing.std(dim=0).mean() == pytest.approx(Ideal.deviation, rel=0.05)
     assert missing.mean().abs() < 0.02
@@ -65,7 +66,7 @@ def test_it_learns_the_only_image_that_there_is() -> None:
     def measure() -> Measurement:
         mask = torch.rand(4, 1, SHAPE[1], generator=generator) < 0.2
         mask[..., 10:15] = True
-        return Measurement.of(fourier.fft2(image).unsqueeze(1), Operator(mask))
+        return on_grid(fourier.fft2(image).unsqueeze(1), mask)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -90,7 +91,7 @@ def test_only_the_conditional_network_sees_what_was_acquired_without_noise(
     method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     with torch.random.fork_rng():
         image = torch.randn(2, *SHAPE, dtype=torch.complex64)
-        clean = Measurement.of(fourier.fft2(image).unsqueeze(1), measurement.operator)
+        clean = Measurement.of_grid(fourier.fft2(image).unsqueeze(1), measurement.operator)
         method.training_loss(clean, image)
     channels, level, _ = seen[0]
     assert channels.shape[1] == (4 if conditional else 2)
@@ -100,7 +101,7 @@ def test_only_the_conditional_network_sees_what_was_acquired_without_noise(
     phase = torch.sgn((clean.zero_filled * clean.zero_filled.abs()).sum(dim=(-2, -1)))
     difference = (noisy - image / (scale * phase[:, None, None])).abs()
     noise = fourier.fft2(noisy - image / (scale * phase[:, None, None])).abs()
-    known = measurement.operator.mask.expand(-1, SHAPE[0], -1)
+    known = measurement.operator.grid_mask.expand(-1, SHAPE[0], -1)
     assert difference.max() > 0.01 and noise[~known].min() > 0
     assert (noise[known].max() < 1e-4) == conditional
 
@@ -112,7 +113,7 @@ def test_without_masks_in_training_samples_still_hold_the_measured_data(n_coils:
     assert result.samples is not None and result.samples.shape == (2, 4, *SHAPE)
     if n_coils == 1:
         off = fourier.fft2(result.samples) - measurement.kspace
-        assert (off * measurement.operator.mask.unsqueeze(1)).abs().max() < 1e-4
+        assert (off * measurement.operator.grid_mask.unsqueeze(1)).abs().max() < 1e-4
 
 
 def test_other_seeds_give_other_samples_of_other_numbers() -> None:

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from activemri.mri.operators import Operator
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.reconstruction.scans import on_grid
 
 
 class Dropping(Reconstructor):
@@ -27,7 +27,7 @@ class Dropping(Reconstructor):
 def scans(batch: int = 3) -> Measurement:
     generator = torch.Generator().manual_seed(0)
     kspace = torch.randn(batch, 1, 6, 8, dtype=torch.complex64, generator=generator)
-    return Measurement.of(kspace, Operator(torch.ones(batch, 1, 8, dtype=torch.bool)))
+    return on_grid(kspace, torch.ones(batch, 1, 8, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.3), nn.Dropout2d(0.3)])

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import Operator
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.ensemble import Ensemble, pooled
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.reconstruction.scans import on_grid
 
 SIZE = (5, 7)
 
@@ -30,7 +30,7 @@ def images(n: int, *, batch: int = 2) -> list[Tensor]:
 
 def nothing() -> Measurement:
     mask = torch.ones(2, 1, SIZE[1], dtype=torch.bool)
-    return Measurement.of(torch.zeros(2, 1, *SIZE, dtype=torch.complex64), Operator(mask))
+    return on_grid(torch.zeros(2, 1, *SIZE, dtype=torch.complex64), mask)
 
 
 def test_image_and_spread_are_those_of_the_members() -> None:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import Operator
 from activemri.reconstruction.recalibrated import MAX_KNOTS, Recalibrated, fit_knots
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.reconstruction.scans import on_grid
 
 
 class Proportional(Reconstructor):
@@ -26,7 +26,7 @@ class Proportional(Reconstructor):
 def scans(factor: float = 1.0) -> Measurement:
     generator = torch.Generator().manual_seed(0)
     kspace = factor * torch.randn(2, 1, 6, 8, dtype=torch.complex64, generator=generator)
-    return Measurement.of(kspace, Operator(torch.ones(2, 1, 8, dtype=torch.bool)))
+    return on_grid(kspace, torch.ones(2, 1, 8, dtype=torch.bool))
 
 
 def mapped(values: list[float], predicted: list[float], observed: list[float]) -> Tensor:

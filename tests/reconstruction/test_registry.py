@@ -87,7 +87,7 @@ def test_a_path_without_checkpoint_is_not_taken_for_a_name(tmp_path: Path) -> No
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "net", kind="evaluator")
-    with pytest.raises(CheckpointError, match="'evaluator', which is no reconstructor"):
+    with pytest.raises(CheckpointError, match="'evaluator', which is no known reconstructor"):
         make_reconstructor(tmp_path / "net")
 
 
@@ -137,7 +137,7 @@ def test_a_method_that_is_not_registered_cannot_be_saved(tmp_path: Path) -> None
     class Own(Reconstructor):
         settings: dict[str, object] = {}  # noqa: RUF012
 
-    with pytest.raises(ValueError, match="Own is of no registered kind"):
+    with pytest.raises(ValueError, match="Own can be found neither in a module"):
         save_reconstructor(tmp_path / "net", Ensemble([Own(), ZeroFilled()]), info={})
     assert not list(tmp_path.iterdir())
 

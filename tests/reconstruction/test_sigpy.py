@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from activemri.data.phantoms import PhantomDataset
-from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.reconstruction.total_variation import TotalVariation
 from activemri.reconstruction.wavelet import WaveletSensing
-from tests.reconstruction.scans import nmse
+from tests.reconstruction.scans import nmse, on_grid
 
 WEIGHT = 2e-3
 Solve = Callable[[Measurement, int], Tensor]
@@ -28,7 +27,7 @@ def four_times_undersampled(size: int, n_scans: int) -> tuple[Measurement, Tenso
     maps = torch.stack([scan.sensitivity for scan in slices if scan.sensitivity is not None])
     kspace = torch.stack([scan.kspace for scan in slices])
     target = torch.stack([scan.target for scan in slices])
-    return Measurement.of(kspace, Operator(mask, maps)), target
+    return on_grid(kspace, mask, maps), target
 
 
 def of_sigpy(app: str, *, max_iter: int) -> Solve:

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement
 from activemri.reconstruction.unet import UNet
+from tests.reconstruction.scans import on_grid
 
 
 def small_unet(seed: int = 0, *, channels: int = 2, pools: int = 2) -> UNet:
@@ -20,7 +20,7 @@ def measurement(batch: int, height: int = 12, width: int = 18) -> Measurement:
     generator = torch.Generator().manual_seed(1)
     kspace = torch.randn(batch, 1, height, width, dtype=torch.complex64, generator=generator)
     mask = torch.rand(batch, 1, width, generator=generator) < 0.5
-    return Measurement.of(kspace, Operator(mask))
+    return on_grid(kspace, mask)
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def test_the_network_gives_an_image_the_same_bits_in_every_batch() -> None:
 def test_a_global_phase_of_the_signal_is_a_global_phase_of_the_image() -> None:
     network, scans = small_unet(), measurement(2)
     turn = torch.exp(torch.tensor(2j))
-    turned = network(Measurement.of(scans.kspace * turn, scans.operator)).image
+    turned = network(Measurement.of_grid(scans.kspace * turn, scans.operator)).image
     image = network(scans).image
     assert not torch.allclose(image, scans.zero_filled, atol=1e-2)
     assert torch.allclose(turned, image * turn, atol=1e-4)
@@ -79,7 +79,7 @@ def test_every_weight_gets_a_gradient() -> None:
 def test_black_scans_in_a_training_batch_do_not_spoil_the_gradients() -> None:
     network = small_unet().train()
     black = measurement(2)
-    image = network(Measurement.of(0 * black.kspace, black.operator)).image
+    image = network(Measurement.of_grid(0 * black.kspace, black.operator)).image
     torch.autograd.backward(image.abs().mean())
     assert all(torch.isfinite(w.grad).all() for w in network.parameters() if w.grad is not None)
 

@@ -160,7 +160,7 @@ def test_hard_data_consistency_at_the_end_keeps_what_was_measured() -> None:
         for weight in network.parameters():
             weight.add_(0.05)
         found = measurement.operator.forward(network(measurement).image)
-        kept = torch.allclose(found, measurement.kspace, atol=1e-4)
+        kept = torch.allclose(found, measurement.samples, atol=1e-4)
         assert kept == (dc_mode == "last")
 
 

@@ -98,7 +98,7 @@ def _acquired(n_encodes: int) -> int:
 
 def _samples(file: h5py.File, index: int) -> Tensor:
     """One slice as it is stored, complex64 (coil, height, width)."""
-    parts = stored.read_slice(file["kspace"], index)
+    parts = stored.read(file["kspace"], index)
     pairs = parts.reshape(*parts.shape[:2], -1, 2)
     return torch.view_as_complex(pairs).permute(2, 0, 1).contiguous()
 

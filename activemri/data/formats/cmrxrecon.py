@@ -61,10 +61,18 @@ class CMRxReconReader:
         lead, n_coils, width, height = _axes(kspace, with_coils=FULL[key])
         n_slices = prod(lead)
         refuse_undersampled(_samples(file, key, n_slices // 2))
-        field_strength, scanner = _scanner(file, key)
+        folders = Path(file.filename).resolve().parts[:-1]
+        people = [folder for folder in folders if SUBJECT.fullmatch(folder)]
+        is_named = any(re.fullmatch(r"P\d+", folder) for folder in people)
+        # The sets of 2023 and 2024 had one scanner and do not name it; later ones have folders.
+        known = key != "kspace"
+        field_strength, scanner = (3.0, "SIEMENS MAGNETOM Vida") if known else (None, "unknown")
+        if match := next((m for f in reversed(folders) if (m := SCANNER.fullmatch(f))), None):
+            maker, whole, tenth, model = match.groups()
+            field_strength, scanner = float(f"{whole}.{tenth}"), f"{maker} {model}"
         return Volume(
             name=stored.stem(file),
-            subject=_subject(file),
+            subject=" ".join(people) if is_named else stored.stem(file),
             n_slices=n_slices,
             shape=(height, width),
             target_shape=(height, width),
@@ -102,16 +110,15 @@ def _key(file: h5py.File) -> str:
 
 def _axes(kspace: h5py.Dataset, *, with_coils: bool) -> tuple[tuple[int, ...], int, int, int]:
     """Numbers of frames and slices, of coils, of ky and of kx."""
+    name = kspace.name[1:]
     if not _has_parts(kspace):
-        raise UnreadableError(f"{kspace.name[1:]!r} must have real and imaginary parts; {kspace!r}")
+        raise UnreadableError(f"{name!r} must have real and imaginary parts; {kspace!r}")
     most = 5 if with_coils else 4
     if not most - 2 <= kspace.ndim <= most:
         axes = "(frame, slice, coil, ky, kx)" if with_coils else "(frame, slice, ky, kx)"
-        raise UnreadableError(
-            f"{kspace.name[1:]!r} must have the axes {axes}; got the shape {kspace.shape}"
-        )
+        raise UnreadableError(f"{name!r} must have the axes {axes}; got the shape {kspace.shape}")
     if 0 in kspace.shape:
-        raise UnreadableError(f"{kspace.name[1:]!r} has an empty axis: shape {kspace.shape}")
+        raise UnreadableError(f"{name!r} has an empty axis: shape {kspace.shape}")
     width, height = kspace.shape[-2:]
     lead = kspace.shape[: -3 if with_coils else -2]
     return lead, kspace.shape[-3] if with_coils else 1, width, height
@@ -127,20 +134,3 @@ def _samples(file: h5py.File, key: str, index: int) -> Tensor:
     swapped = parts.reshape(n_coils, width, height).swapaxes(1, 2)
     samples.real, samples.imag = swapped["real"], swapped["imag"]
     return torch.from_numpy(samples)
-
-
-def _subject(file: h5py.File) -> str:
-    folders = Path(file.filename).resolve().parts[:-1]
-    found = [folder for folder in folders if SUBJECT.fullmatch(folder)]
-    if not any(re.fullmatch(r"P\d+", folder) for folder in found):
-        return stored.stem(file)
-    return " ".join(found)
-
-
-def _scanner(file: h5py.File, key: str) -> tuple[float | None, str]:
-    """Field strength and scanner: the folder's, or those of 2023 and 2024, which had only one."""
-    for folder in reversed(Path(file.filename).resolve().parts[:-1]):
-        if match := SCANNER.fullmatch(folder):
-            maker, whole, tenth, model = match.groups()
-            return float(f"{whole}.{tenth}"), f"{maker} {model}"
-    return (None, "unknown") if key == "kspace" else (3.0, "SIEMENS MAGNETOM Vida")

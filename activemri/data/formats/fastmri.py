@@ -1,8 +1,8 @@
-"""The fastMRI data sets: knee and brain, prostate, breast."""
+"""The fastMRI data sets (knee and brain, prostate, breast), and M4Raw: brain at 0.3 T."""
 
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn
 
 import h5py
@@ -18,6 +18,12 @@ KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
 PROSTATE_AXES = "(average, slice, coil, readout, phase encode)"
 IMAGE_AXES = "(slice, height, width)"
 BREAST_NAME = re.compile(r"fastMRI_breast_\d+_\d+", flags=re.IGNORECASE)
+
+#: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
+M4RAW_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
+M4RAW_STUDY = "studyInformation/studyUID"
+M4RAW_SCANNER = b"OPER-0.3"
+
 
 #: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
 #: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
@@ -77,11 +83,11 @@ class FastMRIReader:
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        kspace = stored.read_slice(file["kspace"], index)
+        kspace = stored.read(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
         kspace *= self.scale
         key = _reference_key(file)
-        target = None if key is None else stored.read_slice(file[key], index) * self.scale
+        target = None if key is None else stored.read(file[key], index) * self.scale
         measured = measured_samples(kspace)
         if volume.encoded_columns is not None:
             energy = kspace.abs().square().sum(dim=(0, 1))
@@ -95,6 +101,69 @@ class FastMRIReader:
             measured=measured,
             processing=(f"multiplied by {self.scale:g}",) if self.scale != 1 else (),
         )
+
+
+#: Values are around 100; they need no scale as those of fastMRI do.
+UNSCALED = FastMRIReader(scale=1.0)
+
+
+@dataclass(frozen=True)
+class M4RawReader:
+    """Reads M4Raw files (Lyu et al. 2023), laid out like those of fastMRI's multi-coil brain.
+
+    - Each repetition is a volume, named like its file ("2022061003_T201"). The subject is the
+      study ("2022061003"), so that no split divides the repetitions and contrasts of a person;
+      `patient_id` is not used, as nothing says that it is the same in all files of a person.
+    - The contrast is T1, T2 or FLAIR.
+    - The reference is that of one repetition, noise included.
+    - k-space is stored (slice, coil, readout, phase encode), 195 of 256 columns acquired, whatever
+      the header's `kspaceDimension` says. A slice with padding along the height instead is
+      refused.
+    - The gradient-echo files (GRE) of version 1.5 have the readout along the width and the echo
+      far from the centre, and are refused.
+    """
+
+    name: str = "m4raw"
+    container: ClassVar[Container] = HDF5
+
+    def recognises(self, file: h5py.File) -> bool:
+        if "kspace" not in file or stored.HEADER not in file:
+            return False
+        value = file[stored.HEADER][()] if isinstance(file[stored.HEADER], h5py.Dataset) else b""
+        scanned = isinstance(value, bytes) and M4RAW_SCANNER in value
+        return scanned or M4RAW_NAME.fullmatch(stored.stem(file)) is not None
+
+    def describe(self, file: h5py.File) -> Volume:
+        volume = UNSCALED.describe(file)
+        named = M4RAW_NAME.fullmatch(stored.stem(file))
+        contrast = stored.text(file, "acquisition")  # e.g. "AXT2"
+        if contrast is not None:
+            contrast = contrast.upper().removeprefix("AX")
+        elif named:
+            contrast = named["contrast"]
+        if contrast == "GRE":
+            raise UnreadableError(
+                "gradient-echo scan of M4Raw: its readout lies along the width and its echo far "
+                "from the centre of k-space; expected T1, T2 or FLAIR"
+            )
+        study = stored.header_text(stored.read_header(file), M4RAW_STUDY) or (
+            named and named["study"]
+        )
+        if study is None:
+            raise UnreadableError(
+                "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says "
+                "who was scanned: splits could divide the repetitions of one person"
+            )
+        return replace(volume, subject=study, contrast=contrast or "unknown")
+
+    def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        scan = UNSCALED.read(file, volume, index)
+        if scan.measured.any(dim=0).all() and not scan.measured.any(dim=1).all():
+            raise UnreadableError(
+                "k-space is padded with zeros along the height alone; expected the readout there, "
+                "in full, and the phase encodes along the width"
+            )
+        return scan
 
 
 @dataclass(frozen=True)
@@ -146,7 +215,7 @@ class FastMRIProstateReader:
                 f"{n_lines} lines do not fit the header: lines 0 to {end - first - 1} around "
                 f"{width // 2 - first} in a matrix of {width}"
             )
-        _averages_of_lines(stored.read_part(kspace, (slice(None), n_slices // 2, slice(0, 1))))
+        _averages_of_lines(stored.read(kspace, (slice(None), n_slices // 2, slice(0, 1))))
         key = "reconstruction_rss" if "reconstruction_rss" in file else None
         return Volume(
             n_slices=n_slices,
@@ -158,7 +227,7 @@ class FastMRIProstateReader:
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        averages = stored.read_part(file["kspace"], (slice(None), index))
+        averages = stored.read(file["kspace"], (slice(None), index))
         count = _averages_of_lines(averages)
         assert volume.encoded_columns is not None  # describe() sets it
         columns = slice(*volume.encoded_columns)

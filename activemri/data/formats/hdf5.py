@@ -66,10 +66,18 @@ class HDF5Reader:
 
     def describe(self, file: h5py.File) -> Volume:
         if "trajectory" in file:
-            kspace, _ = _radial_data_sets(file)
+            kspace, trajectory = _radial_data_sets(file)
             shape = (round(kspace.shape[3] / _oversampling(file)),) * 2
-            _refuse_incomplete_frames(file, shape)
             n_frames, n_coils = kspace.shape[:2]
+            reasons = []
+            for frame in trajectory:  # one that is fully sampled is enough
+                try:
+                    refuse_incomplete(frame.astype(np.float64), shape)
+                    break
+                except UnreadableError as error:
+                    reasons.append(error)
+            else:
+                raise reasons[0]
             return _describe(
                 file, shape=shape, n_slices=n_frames, n_coils=n_coils, target_shape=shape
             )
@@ -95,7 +103,7 @@ class HDF5Reader:
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         if "trajectory" in file:
             samples, trajectory = _radial_data_sets(file)
-            spokes = stored.read_slice(samples, index)
+            spokes = stored.read(samples, index)
             positions = np.asarray(trajectory[index], np.float64)
             kspace, measured, done = resample(spokes, positions, volume.shape)
             processing = (*_processing(file), *done)
@@ -105,24 +113,12 @@ class HDF5Reader:
         return slice_of_image(
             volume,
             index,
-            stored.read_slice(file["image"], index),
+            stored.read(file["image"], index),
             file=stored.stem(file),
             synthetic_phase=self.synthetic_phase,
             noise=self.noise,
             processing=_processing(file),
         )
-
-
-def _refuse_incomplete_frames(file: h5py.File, shape: tuple[int, int]) -> None:
-    """Refuse a file none of whose frames is fully sampled, with the reason of the first."""
-    first: UnreadableError | None = None
-    for trajectory in _radial_data_sets(file)[1]:
-        try:
-            return refuse_incomplete(trajectory.astype(np.float64), shape)
-        except UnreadableError as error:
-            first = first or error
-    if first is not None:
-        raise first
 
 
 def _radial_data_sets(file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
@@ -187,9 +183,9 @@ def _describe(
 
 
 def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
-    kspace = stored.read_slice(file["kspace"], index)
-    maps = stored.read_slice(file["sensitivity"], index) if "sensitivity" in file else None
-    target = stored.read_slice(file["target"], index) if "target" in file else None
+    kspace = stored.read(file["kspace"], index)
+    maps = stored.read(file["sensitivity"], index) if "sensitivity" in file else None
+    target = stored.read(file["target"], index) if "target" in file else None
     measured = torch.from_numpy(file["measured"][index] != 0) if "measured" in file else None
     return volume.slice(
         index,

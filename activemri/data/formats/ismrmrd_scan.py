@@ -141,7 +141,29 @@ def read_header(file: h5py.File) -> Header:
             f"undersampled (acceleration factor {undersampled[0] * undersampled[1]} in the "
             "header): no fully sampled truth"
         )
-    height, width = (_size(encoding, "encodedSpace", axis) for axis in "xy")
+
+    def size(space: str, axis: str) -> int:
+        found = header_number(encoding, f"{space}/matrixSize/{axis}")
+        if found is None or found < 1:
+            raise UnreadableError(f"the ISMRMRD header has no {space} matrixSize {axis}")
+        return found
+
+    def millimetres(space: str, axis: str) -> float:
+        try:
+            return float(header_text(encoding, f"{space}/fieldOfView_mm/{axis}") or 0)
+        except ValueError:
+            return 0.0
+
+    height, width = (size("encodedSpace", axis) for axis in "xy")
+    whole, seen = ([millimetres(s, axis) for axis in "xy"] for s in ("encodedSpace", "reconSpace"))
+    target_shape, square_shape = [], []
+    for axis, encoded, all_of, part in zip("xy", (height, width), whole, seen, strict=True):
+        known = min(all_of, part) > 0
+        target = round(encoded * part / all_of) if known else size("reconSpace", axis)
+        target_shape.append(max(1, min(target, encoded)))
+        known = min(whole[0], *seen) > 0
+        square = round(height * part / whole[0]) if known else size("reconSpace", axis)
+        square_shape.append(max(1, square))
     chop = [
         header_text(parameter, "value")
         for parameter in root.iterfind("{*}userParameters/{*}userParameterLong")
@@ -151,8 +173,8 @@ def read_header(file: h5py.File) -> Header:
     limits = "encodingLimits/kspace_encoding_step_1"
     return Header(
         shape=(height, width),
-        target_shape=(_visible(encoding, "x", height), _visible(encoding, "y", width)),
-        square_shape=_square(encoding, height),
+        target_shape=(target_shape[0], target_shape[1]),
+        square_shape=(square_shape[0], square_shape[1]),
         center=header_number(encoding, f"{limits}/center"),
         last=header_number(encoding, f"{limits}/maximum") or None,
         chopped=chop[:1] == ["0"],
@@ -251,39 +273,3 @@ def _samples(file: h5py.File, line: int, n_coils: int, size: int) -> NDArray[np.
             f"{size} samples"
         )
     return flat.view(np.complex64).reshape(n_coils, size)
-
-
-def _size(encoding: ElementTree.Element, space: str, axis: str) -> int:
-    size = header_number(encoding, f"{space}/matrixSize/{axis}")
-    if size is None or size < 1:
-        raise UnreadableError(f"the ISMRMRD header has no {space} matrixSize {axis}")
-    return size
-
-
-def _visible(encoding: ElementTree.Element, axis: str, encoded: int) -> int:
-    """Pixels of the encoded grid that the reconstructed field of view covers."""
-    fields = [
-        _length(encoding, f"{s}/fieldOfView_mm/{axis}") for s in ("encodedSpace", "reconSpace")
-    ]
-    if min(fields) > 0:
-        size = round(encoded * fields[1] / fields[0])
-    else:
-        size = _size(encoding, "reconSpace", axis)
-    return max(1, min(size, encoded))
-
-
-def _square(encoding: ElementTree.Element, encoded: int) -> tuple[int, int]:
-    """Pixels of the reconstructed field of view, all as large as along the readout."""
-    whole = _length(encoding, "encodedSpace/fieldOfView_mm/x")
-    height, width = (_length(encoding, f"reconSpace/fieldOfView_mm/{axis}") for axis in "xy")
-    if min(whole, height, width) <= 0:
-        return _size(encoding, "reconSpace", "x"), _size(encoding, "reconSpace", "y")
-    return max(1, round(encoded * height / whole)), max(1, round(encoded * width / whole))
-
-
-def _length(element: ElementTree.Element, path: str) -> float:
-    """A length in millimetres; 0 where there is none."""
-    try:
-        return float(header_text(element, path) or 0)
-    except ValueError:
-        return 0.0

@@ -11,10 +11,14 @@ from activemri.data.formats.bart import BARTReader
 from activemri.data.formats.calgary_campinas import CalgaryCampinasReader
 from activemri.data.formats.cmrxrecon import CMRxReconReader
 from activemri.data.formats.dicom import DICOMReader
-from activemri.data.formats.fastmri import FastMRIBreastReader, FastMRIProstateReader, FastMRIReader
+from activemri.data.formats.fastmri import (
+    FastMRIBreastReader,
+    FastMRIProstateReader,
+    FastMRIReader,
+    M4RawReader,
+)
 from activemri.data.formats.hdf5 import HDF5Reader
 from activemri.data.formats.ismrmrd import ISMRMRDReader
-from activemri.data.formats.m4raw import M4RawReader
 from activemri.data.formats.nifti import NIfTIReader
 from activemri.data.formats.skm_tea import SKMTEAReader
 from activemri.data.readers import Container, Reader, UnreadableError

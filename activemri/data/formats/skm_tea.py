@@ -104,10 +104,10 @@ class SKMTEAReader:
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         whole = slice(None)
         echo, x = divmod(index, file["kspace"].shape[0])
-        samples = stored.read_part(file["kspace"], (x, whole, whole, echo, whole))
+        samples = stored.read(file["kspace"], (x, whole, whole, echo, whole))
         kspace = samples.permute(2, 0, 1).contiguous()
         kspace *= SCALE
-        sensitivity = _unit_norm(stored.read_part(file["maps"], (x, whole, whole, whole, 0)))
+        sensitivity = _unit_norm(stored.read(file["maps"], (x, whole, whole, whole, 0)))
         return volume.slice(
             index,
             kspace=kspace,
@@ -165,7 +165,7 @@ def _check(file: h5py.File, scan: Slice, x: int) -> None:
     if "target" not in file or scan.sensitivity is None:
         return
     whole = slice(None)
-    target = stored.read_part(file["target"], (x, whole, whole, 0, 0))
+    target = stored.read(file["target"], (x, whole, whole, 0, 0))
     image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
     norm = torch.linalg.vector_norm
     agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())

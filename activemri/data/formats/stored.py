@@ -59,15 +59,7 @@ def samples(
     return found
 
 
-def read_slice(dataset: h5py.Dataset, index: int) -> Tensor:
-    """One slice as complex64 or float32, straight into the memory that is handed out."""
-    kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
-    out = np.empty(dataset.shape[1:], dtype=kind)
-    dataset.read_direct(out, np.s_[index])
-    return torch.from_numpy(out)
-
-
-def read_part(dataset: h5py.Dataset, part: tuple[int | slice, ...]) -> Tensor:
+def read(dataset: h5py.Dataset, part: int | tuple[int | slice, ...]) -> Tensor:
     """A part of a data set as complex64 or float32; nothing else of it is read."""
     kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
     return torch.from_numpy(np.asarray(dataset[part], dtype=kind))

@@ -71,8 +71,9 @@ class PhantomDataset:
         widest_view: float = 1.0,
         lesions: bool = False,
     ) -> None:
-        _check_name("split", split, tuple(SPLITS))
-        _check_name("family", family, FAMILIES)
+        for what, name, known in (("split", split, tuple(SPLITS)), ("family", family, FAMILIES)):
+            if name not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
         first, usual = SPLITS[split]
         most = min([s for s, _ in SPLITS.values() if s > first], default=LAST_SUBJECT) - first
         n_subjects = usual if n_subjects is None else n_subjects
@@ -179,11 +180,6 @@ class PhantomDataset:
                 zip(noisy, targets, drawings, strict=True)
             )
         ]
-
-
-def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
 
 
 def _check_range(what: str, number: int, low: int, high: int) -> None:
