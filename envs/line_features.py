@@ -40,7 +40,7 @@ NAMES: tuple[str, ...] = (
     "energy in the region",
     "size of the region",
     "times measured",
-    "suspicion",
+    "outlier score",
     "distance",
     "signed distance",
     "lines to the left",
@@ -124,7 +124,7 @@ def line_features(view: View) -> Tensor:
     power law that fits the acquired lines; `uncertain energy` that of the standard deviation of
     the pixels; `energy in the region` is what the reconstruction shows there, and `size of the
     region` the spectrum of its shape, where a region of interest is known; `times measured` and
-    `suspicion` (the outlier score) are what the scanner tells of its lines; `mismatch` says by how
+    `outlier score` are what the scanner reports of its lines; `mismatch` says by how
     much the reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian
     the acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines
     that a smaller scan does not have are zero.
