@@ -1,13 +1,12 @@
 import pytest
 
-from activemri import progress
 from activemri.progress import Progress, track
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("activemri.progress.time.monotonic", lambda: now[0])
     return now
 
 
