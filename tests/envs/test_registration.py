@@ -99,7 +99,7 @@ def test_every_id_plays_to_the_end_in_its_spaces(made: tuple[str, dict[str, Any]
         observation, _, ended, truncated, info = env.step(env.action_space.sample(legal))
         assert not truncated
         steps += 1
-    assert steps * protocol.lines_per_action == budget
+    assert steps * env.get_wrapper_attr("episodes").geometry.readouts_per_action == budget
     assert info["auc"] < 1
 
 
