@@ -49,7 +49,7 @@ _RESUME = "start the same command with --resume to continue"
 
 COMMANDS: dict[str, Command] = {
     "demo": Command(
-        "acquire phantom scans with every policy, and report",
+        "acquire phantom scans with policies of each kind, and report",
         "activemri.benchmark.demo:DemoSettings",
         "activemri.benchmark.demo:run_demo",
     ),
@@ -290,7 +290,7 @@ def _show_commands(arguments: Sequence[str]) -> int:
     out = sys.stdout if asked else sys.stderr
     if not asked:
         print(f"activemri: error: unknown command {' '.join(arguments)!r}\n", file=out)
-    print("Acquire an MRI scan line by line.\n\nusage: activemri COMMAND [OPTIONS]\n", file=out)
+    print("Acquire an MRI scan readout by readout.\n\nusage: activemri COMMAND [OPTIONS]\n", file=out)
     width = max(map(len, shown))
     for name, command in shown.items():
         print(f"  {name:{width}}  {command.summary}", file=out)

@@ -189,6 +189,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
         "by_lines_acquired": by_step,
         "recalibration": {name: recalibrated.settings[name] for name in ("predicted", "observed")},
     }
+    files.make_writable(out)
     files.write_json(out / "calibration.json", _plain(content))
     example = _example(scans, cases, before, recalibrated)
     write_plot(out / "calibration.png", before, after, example=example, cases=cases)

@@ -87,6 +87,7 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     manifest = _manifest(plan)
     known = _refuse_other_settings(out, manifest)
     # Only now, so that a mistake in the settings does not take the folder.
+    files.make_writable(out)
     files.write_json(out / _SETTINGS, known | manifest)
     table = _play(plan)
     _write_parquet(table, out / "results.parquet")

@@ -41,5 +41,5 @@ def require_sizes(**sizes: int) -> None:
         ValueError: a size below one, or fewer than two layers.
     """
     if any(size < (2 if name == "layers" else 1) for name, size in sizes.items()):
-        told = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ValueError(f"expected at least two layers, and all else of at least 1; got {told}")
+        given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"expected at least two layers, and all else of at least 1; got {given}")

@@ -75,6 +75,15 @@ def test_values_by_action_count_every_readout_once(geometry: Geometry, seed: int
 
 
 @quick
+@given(geometries())
+def test_values_of_actions_are_given_to_their_readouts(geometry: Geometry) -> None:
+    values = torch.arange(1.0, 1 + geometry.n_actions)[None]
+    spread = geometry.by_readout(values)
+    sizes = geometry.by_action(torch.ones_like(spread), "sum")
+    torch.testing.assert_close(geometry.by_action(spread, "sum"), values * sizes)
+
+
+@quick
 @given(on_a_grid)
 def test_the_mirror_lies_opposite_and_back(geometry: Geometry) -> None:
     transform = cartesian(geometry.transform)
@@ -116,9 +125,12 @@ def test_centre_lines_are_contiguous_around_the_centre(width: int, n: int) -> No
 @quick
 @given(on_a_grid, st.integers(0, 40))
 def test_centre_lines_are_the_nearest(geometry: Geometry, wanted: int) -> None:
+    """Those of tiles fill squares, between the middle of the axes."""
     n = min(wanted, geometry.n_readouts)
-    mask = geometry.center_lines(n)
-    distance = cartesian(geometry.transform).offsets.double().norm(dim=1)
+    mask, offsets = geometry.center_lines(n), cartesian(geometry.transform).offsets.double()
+    distance = offsets.norm(dim=1)
+    if geometry.name == "tiles":
+        distance = (offsets + 0.5).abs().amax(dim=1)
     assert int(mask.sum()) == n
     if 0 < n < geometry.n_readouts:
         assert distance[mask].max() <= distance[~mask].min()
