@@ -290,7 +290,8 @@ def _show_commands(arguments: Sequence[str]) -> int:
     out = sys.stdout if asked else sys.stderr
     if not asked:
         print(f"activemri: error: unknown command {' '.join(arguments)!r}\n", file=out)
-    print("Acquire an MRI scan readout by readout.\n\nusage: activemri COMMAND [OPTIONS]\n", file=out)
+    print("Acquire an MRI scan readout by readout.\n", file=out)
+    print("usage: activemri COMMAND [OPTIONS]\n", file=out)
     width = max(map(len, shown))
     for name, command in shown.items():
         print(f"  {name:{width}}  {command.summary}", file=out)
