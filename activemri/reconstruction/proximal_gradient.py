@@ -50,7 +50,7 @@ def require_settings(*, weight: float, **counts: int) -> None:
         ValueError: a negative weight, or a count below one.
     """
     if not weight >= 0 or any(count < 1 for count in counts.values()):
-        found = ", ".join(f"{name}={value}" for name, value in {"weight": weight, **counts}.items())
+        got = ", ".join(f"{name}={value}" for name, value in {"weight": weight, **counts}.items())
         raise ValueError(
-            f"expected a weight of at least 0, and {' and '.join(counts)} of at least 1; got {found}"
+            f"expected a weight of at least 0, and {' and '.join(counts)} of at least 1; got {got}"
         )
