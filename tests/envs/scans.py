@@ -1,6 +1,7 @@
 """Small scans of random k-space, and a reconstructor that gives an uncertainty."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,12 @@ from activemri.mri import fourier
 from activemri.mri.geometry import Geometry, make_geometry
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
+
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "wavelet": {"steps": 5},
+    "total-variation": {"steps": 5},
+    "diffusion": {"n_steps": 3, "n_samples": 2},
+}
 
 
 def scan(
@@ -73,8 +80,8 @@ def equal_scans(n: int = 4) -> SliceList:
 
 
 def random_weights(name: str) -> Reconstructor:
-    """A registered reconstructor, with random weights where it has weights."""
-    made = RECONSTRUCTORS[name]().eval()
+    """A registered reconstructor of few steps, with random weights where it has weights."""
+    made = RECONSTRUCTORS[name](**FEW_STEPS.get(name, {})).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in made.parameters():

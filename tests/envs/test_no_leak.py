@@ -186,8 +186,11 @@ def check_no_leak(
         Leak: with the name of what differs.
     """
     plan, watch = legal_plan(acquisition, one), watch or everything_seen()
-    *_, last = states(acquisition, one, plan)
-    mask, transform = last.view.mask, last.view.transform
+    mine, state = [], None
+    for state in states(acquisition, one, plan):  # buffers pass on from state to state
+        mine.append({name: value.clone() for name, value in watch(state).items()})
+    assert state is not None
+    mask, transform = state.view.mask, state.view.transform
     for scale in SCALES:
         other = with_other_readouts(acquisition, one, mask, scale=scale)
         assert not torch.equal(other.kspace, one.kspace)
@@ -196,11 +199,10 @@ def check_no_leak(
         if not transform.is_cartesian:
             true = transform.of_grid(one.kspace[None])[0]
             theirs = replace(theirs, scanner=Forging(theirs.scanner, true, mask[0]))
-        pairs = zip(states(acquisition, one, plan), states(theirs, other, plan), strict=True)
-        for mine, their in pairs:
-            a, b = watch(mine), watch(their)
-            for name in a:
-                if not torch.equal(a[name], b[name]):
+        for seen, state in zip(mine, states(theirs, other, plan), strict=True):
+            found = watch(state)
+            for name, value in seen.items():
+                if not torch.equal(value, found[name]):
                     raise Leak(name)
 
 

@@ -20,6 +20,7 @@ from activemri.reconstruction.registry import (
     rebuild,
     save_reconstructor,
 )
+from tests.envs.scans import FEW_STEPS
 
 PARTS = ("image", "uncertainty", "samples")
 
@@ -38,6 +39,7 @@ WRAPPED: dict[str, dict[str, object]] = {
 }
 
 
+SETTINGS = {**WRAPPED, **FEW_STEPS}
 KINDS = [*RECONSTRUCTORS, *WRAPPERS]
 GEOMETRIES = ["columns", "points", "radial"]
 
@@ -45,7 +47,7 @@ GEOMETRIES = ["columns", "points", "radial"]
 @cache
 def built(kind: str) -> Reconstructor:
     """With random weights, so that no promise hangs on training."""
-    made = rebuild({"kind": kind, "settings": WRAPPED.get(kind, {})}).eval()
+    made = rebuild({"kind": kind, "settings": SETTINGS.get(kind, {})}).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in made.parameters():
