@@ -156,7 +156,7 @@ def test_splits_that_are_empty_or_share_a_subject_are_refused(tmp_path: Path) ->
         train(tiny(tmp_path), validation=discs(["b"]))
     empty = discs(["e"])
     empty.slices.clear()
-    with pytest.raises(ValueError, match="there are no validation scans"):
+    with pytest.raises(ValueError, match="there is no slice in discs"):
         train(tiny(tmp_path), validation=empty)
 
 
