@@ -51,6 +51,7 @@ def _own_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         sys.modules.pop(name.removesuffix(".py"), None)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_own_parts")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_take_parts_of_ones_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +61,7 @@ def test_commands_take_parts_of_ones_own(command: str, capsys: pytest.CaptureFix
     assert status == 0, capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_own_parts")
 def test_parts_of_ones_own_go_together(capsys: pytest.CaptureFixture[str]) -> None:
     protocol = (

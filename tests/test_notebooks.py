@@ -21,6 +21,14 @@ FEWER = {
 }
 
 notebooks = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+slow_notebooks = pytest.mark.parametrize(
+    "notebook",
+    [
+        pytest.param(path, marks=pytest.mark.long if path.stem == "02_stop_when_enough" else ())
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:
@@ -61,7 +69,7 @@ def test_there_are_numbered_notebooks() -> None:
     assert numbers == [f"{number:02}_" for number in range(1, len(NOTEBOOKS) + 1)] != []
 
 
-@notebooks
+@slow_notebooks
 @pytest.mark.usefixtures("_away_from_the_screen")
 def test_a_notebook_runs_from_top_to_bottom(notebook: Path) -> None:
     run(notebook)

@@ -56,6 +56,7 @@ def line(given: str, *, out: Path) -> list[str]:
     return [*f"{command} --n-bootstrap 50 {given}".split(), "--out", str(out)]
 
 
+@pytest.mark.long
 def test_the_ensemble_is_measured_corrected_and_written(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

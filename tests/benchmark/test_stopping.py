@@ -319,6 +319,7 @@ def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome:
     assert risk(float(predicted[predicted < rule.threshold].max())) > 0.2
 
 
+@pytest.mark.long
 def test_another_target_or_predictor_plays_nothing_again(
     outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +355,7 @@ def test_an_interrupted_benchmark_continues_to_the_same_rules(
     assert all(path.stat().st_mtime_ns == then for path, then in parts.items())
 
 
+@pytest.mark.long
 def test_rules_can_be_added_to_a_finished_benchmark(outcome: Outcome, tmp_path: Path) -> None:
     plain = run_benchmark(settings(tmp_path, StopSettings()))
     assert "stopping" not in json.loads((tmp_path / "summary.json").read_text())

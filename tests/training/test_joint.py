@@ -119,6 +119,7 @@ def test_a_training_interrupted_in_either_stage_and_resumed_ends_with_the_same_b
     assert_same_runs(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.long
 def test_a_training_killed_outright_in_its_second_stage_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:

@@ -435,6 +435,7 @@ def test_values_that_cannot_be_trained_with_are_left_behind(
         search("all")
 
 
+@pytest.mark.long
 def test_a_search_killed_outright_ends_with_the_same_best_weights(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     whole = real_search(tmp_path / "whole")

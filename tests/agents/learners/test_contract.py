@@ -92,7 +92,16 @@ def resumed(algo: str) -> Any:
     return learner
 
 
-@every
+@pytest.mark.parametrize(
+    "algo",
+    [
+        # Of the four that learn from a replay buffer ds-ddqn stands for all.
+        pytest.param(param.values[0], marks=[*param.marks, pytest.mark.long])
+        if param.values[0] in ("ddqn", "dqn", "qrdqn")
+        else param
+        for param in every.args[1]
+    ],
+)
 def test_it_learns_which_lines_matter(algo: str) -> None:
     place = problem()
     learner = begun(algo, place, **LEARNING.get(algo, {}))
