@@ -229,7 +229,9 @@ class MeasurementLog(Batched):
 
     def _change(self, readings: Readings, requests: Requests, total: Tensor) -> Tensor:
         """Difference that new contents of readouts make to samples, by row of the readings."""
-        before = self.samples[requests.row, requests.readout]
+        # Whole rows are selected: several times as fast as indexing with two tensors.
+        at = requests.row * self.samples.shape[1] + requests.readout
+        before = self.samples.flatten(0, 1).index_select(0, at)
         shape = (*readings.new.shape, *total.shape[1:])
         if len(total) == readings.new.numel():
             return (total - before).view(shape)
