@@ -38,7 +38,7 @@ from activemri.metrics.reference import (
     largest_magnitude,
 )
 from activemri.mri import fourier
-from activemri.mri.geometry import Geometry, Transform, make_geometry
+from activemri.mri.geometry import Geometry, Increment, Transform, make_geometry
 from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import (
@@ -54,6 +54,10 @@ from activemri.reconstruction.registry import make_reconstructor
 STOP = -1  # ends the episode
 IDLE = -2  # changes nothing
 WASTE = -3  # costs one readout of the budget
+
+#: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
+#: largest values grow beyond those of the blurred first one.
+WHITE = 2.0
 
 # Trials that are reconstructed at once: more only costs memory.
 _TRIALS_AT_ONCE = 64
@@ -84,6 +88,8 @@ class View(Batched):
         legal: actions that may be taken, bool (batch, n_actions).
         zero_filled: the image that the samples show by themselves, complex (batch, height, width).
         reconstruction: current image and uncertainty.
+        pixels: its magnitude in the target's area, uint8 (batch, *target_shape), white at
+            :data:`WHITE` times the scale.
         truth: for oracles, else None.
     """
 
@@ -102,6 +108,7 @@ class View(Batched):
     legal: Tensor
     zero_filled: Tensor
     reconstruction: Reconstruction
+    pixels: Tensor
     truth: "Truth | None" = None
 
     def __len__(self) -> int:
@@ -298,7 +305,7 @@ class Scan:
             ValueError: for slices of different kinds, or masks that leave nothing to acquire.
         """
         state = self._begin(slices, start_masks, generators=generators, seeds=seeds)
-        self._update(state, self.metrics)
+        self._update(state)
         return state
 
     def resume(
@@ -342,7 +349,7 @@ class Scan:
                 log.measure(self.scanner, state.secret.conditions, readings)
         state.view = self._after(state, view.start_mask, budgets.to(masks.device))
         state.view = self._zero_filled(state.view)
-        self._update(state, self.metrics)
+        self._update(state)
         return state
 
     def with_masks(self, state: State, masks: Tensor) -> State:
@@ -383,12 +390,15 @@ class Scan:
         readings = self._readings(state, rows, actions.clamp(min=0))
         readings = replace(readings, new=readings.new & acting[:, None])
         change = view.log.measure(self.scanner, state.secret.conditions, readings)
+        increment = None
         if self._is_additive:
             increment = view.transform.increment(change, readings.readouts)
-            add_increment(view.zero_filled, increment, view.sensitivity)
+            if not self._is_incremental(state):
+                add_increment(view.zero_filled, increment, view.sensitivity)
+                increment = None
         budget = view.budget - readings.new.sum(dim=1) - wasted
         state.view = self._after(state, before, budget)
-        self._update(state, self.metrics)
+        self._update(state, increment)
         return state
 
     def preview(
@@ -408,11 +418,7 @@ class Scan:
         _check_trials(self.geometry, actions)
         owner, view = state.rows.repeat_interleave(actions.shape[1]), state.view
         readings = self._readings(state, owner, actions.flatten())
-        if (
-            self.reconstructor.is_zero_filled
-            and self._is_additive
-            and not self._updates_maps(state)
-        ):
+        if self._is_incremental(state):
             change = view.log.change(self.scanner, state.secret.conditions, readings)
             scores = state.secret.reference.scores(
                 view.zero_filled,
@@ -468,6 +474,14 @@ class Scan:
     def _is_additive(self) -> bool:
         """The zero-filled image of readouts is the sum of theirs."""
         return self.geometry.transform.is_cartesian
+
+    def _is_incremental(self, state: State) -> bool:
+        """Reconstructions change by the increments of readouts alone."""
+        return (
+            self.reconstructor.is_zero_filled
+            and self._is_additive
+            and not self._updates_maps(state)
+        )
 
     def _readings(self, state: State, owner: Tensor, actions: Tensor) -> Readings:
         """Readouts that actions would measure in the scans of their owners."""
@@ -561,6 +575,7 @@ class Scan:
             legal=self.geometry.legal(log.n_measured >= self.scanner.repeats, measurable, budget),
             zero_filled=zero_filled,
             reconstruction=Reconstruction(zero_filled),
+            pixels=zero_filled.new_empty(0, dtype=torch.uint8),  # follow with the scores
         )
         secret = Secret(list(slices), reference, conditions)
         state = State(view, secret, {}, torch.zeros_like(budget, dtype=torch.bool))
@@ -579,15 +594,28 @@ class Scan:
         calibration = transform.calibration(log.samples, log.n_measured > 0)
         return self.coil_maps.estimate(*calibration).contiguous()
 
-    def _update(self, state: State, metrics: tuple[str, ...]) -> None:
-        """Bring reconstruction and scores up to date with the samples."""
+    def _update(self, state: State, increment: Increment | None = None) -> None:
+        """Bring reconstruction, pixels and scores up to date with the samples.
+
+        Args:
+            state: scans whose log, budget and maps are.
+            increment: what the zero-filled images still lack, or None.
+        """
         view = state.view
         if self.reconstructor.is_zero_filled:
             result = Reconstruction(view.zero_filled)
         else:
             result = self._reconstruct(view.measurement)
-        state.view = replace(view, reconstruction=result)
-        state.scores = state.secret.reference.scores(result.image, metrics, task=self.task)
+        gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)  # of no scale, black
+        state.scores, pixels = state.secret.reference.advance(
+            result.image,
+            self.metrics,
+            gain=gain,
+            task=self.task,
+            increment=increment,
+            sensitivity=view.sensitivity,
+        )
+        state.view = replace(view, reconstruction=result, pixels=pixels)
         if result.uncertainty is not None:  # its mean, in units of the scale
             unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
             state.scores["uncertainty"] = result.uncertainty.double().mean(dim=(-2, -1)) / unit
