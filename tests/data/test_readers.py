@@ -50,7 +50,6 @@ WRITERS: dict[str, dict[str, Callable[[Path], object]]] = {
         "as published": lambda path: write_prostate(path),
         "no reference": lambda path: write_prostate(path, reference=False),
     },
-    "fastmri-breast": {},  # refuses every file
     "ismrmrd": {
         "oversampled": lambda path: write_ismrmrd(path, recon=(10, 14)),
         "noise scan": lambda path: write_ismrmrd(path, noise=NOISE),

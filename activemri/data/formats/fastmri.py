@@ -3,14 +3,14 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, replace
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import h5py
 import torch
 from torch import Tensor
 
 from activemri.data.formats import stored
-from activemri.data.formats.stored import ENCODED, FRAME, LIMITS, header_number
+from activemri.data.formats.stored import header_number, header_text
 from activemri.data.readers import HDF5, Container, UnreadableError, Volume
 from activemri.data.slices import Slice, measured_samples
 
@@ -21,9 +21,6 @@ BREAST_NAME = re.compile(r"fastMRI_breast_\d+_\d+", flags=re.IGNORECASE)
 
 #: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
 M4RAW_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
-M4RAW_STUDY = "studyInformation/studyUID"
-M4RAW_SCANNER = b"OPER-0.3"
-
 
 #: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
 #: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
@@ -42,15 +39,15 @@ class FastMRIReader:
     The reference is `reconstruction_rss` (several coils) or `reconstruction_esc` (one coil). Where
     a file has none, or one that does not fit into the image, it is the magnitude (root of the sum
     of squares) of the fully sampled k-space, cropped to the matrix size that the header gives.
-    Undersampled files (the public test sets, which hold a `mask`) have no truth and are refused.
 
     Padding: columns of exact zeros, and columns beyond the header's encoding limits that hold next
     to nothing, were never acquired: False in `Slice.measured`.
 
-    All values are multiplied by a constant; no metric that is relative to the data range changes.
+    Refused: undersampled files (the public test sets, which hold a `mask`), and fastMRI breast
+    (Solomon et al. 2025): spokes at golden angles in a stack of stars, under a contrast agent.
 
     Attributes:
-        scale: that constant.
+        scale: all values are multiplied by it.
     """
 
     scale: float = SCALE
@@ -59,27 +56,31 @@ class FastMRIReader:
 
     def recognises(self, file: h5py.File) -> bool:
         signs = (stored.HEADER in file, "reconstruction_esc" in file, "acquisition" in file.attrs)
-        return "kspace" in file and any(signs)
+        return "kspace" in file and (any(signs) or _is_breast(file))
 
     def describe(self, file: h5py.File) -> Volume:
+        if _is_breast(file):
+            raise UnreadableError(
+                "not Cartesian: radial k-space of fastMRI breast (stack of stars); expected "
+                "k-space on a grid. Reconstruct images from it and store them as 'image' (slice, "
+                "height, width) in an HDF5 file of their own, which the generic reader takes"
+            )
         kspace = stored.samples(file, "kspace", ndim=(3, 4), axes=KSPACE_AXES, kind="complex")
         if "mask" in file:
             raise UnreadableError("undersampled (the file holds a mask): no fully sampled truth")
         header = stored.read_header(file)
         height, width = kspace.shape[-2:]
         key = _reference_key(file)
-        place = _place(header)
-        if place is not None and header_number(header, f"{ENCODED}/y") == width:
-            place = max(place[0], 0), min(place[1], width)
-        else:
-            place = None
+        encoded, place = _place(header)
+        if place is not None:
+            place = (max(place[0], 0), min(place[1], width)) if encoded == width else None
         return Volume(
             n_slices=kspace.shape[0],
             shape=(height, width),
             target_shape=_target_shape(file, key, header, (height, width)),
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
             encoded_columns=place,
-            **stored.labels(file, header),
+            **_labels(file, header),
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
@@ -111,16 +112,13 @@ UNSCALED = FastMRIReader(scale=1.0)
 class M4RawReader:
     """Reads M4Raw files (Lyu et al. 2023), laid out like those of fastMRI's multi-coil brain.
 
-    - Each repetition is a volume, named like its file ("2022061003_T201"). The subject is the
-      study ("2022061003"), so that no split divides the repetitions and contrasts of a person;
-      `patient_id` is not used, as nothing says that it is the same in all files of a person.
-    - The contrast is T1, T2 or FLAIR.
-    - The reference is that of one repetition, noise included.
-    - k-space is stored (slice, coil, readout, phase encode), 195 of 256 columns acquired, whatever
-      the header's `kspaceDimension` says. A slice with padding along the height instead is
-      refused.
-    - The gradient-echo files (GRE) of version 1.5 have the readout along the width and the echo
-      far from the centre, and are refused.
+    Each repetition is a volume, named like its file ("2022061003_T201"), with a reference of its
+    own, noise included. The subject is the study ("2022061003"), so that no split divides the
+    repetitions and contrasts of a person; nothing says that `patient_id` is the same in all files.
+
+    The phase encodes lie along the width, whatever the header's `kspaceDimension` says. Refused:
+    slices with padding along the height instead, and the gradient-echo files (GRE) of version 1.5,
+    which have the readout along the width and the echo far from the centre.
     """
 
     name: str = "m4raw"
@@ -130,7 +128,7 @@ class M4RawReader:
         if "kspace" not in file or stored.HEADER not in file:
             return False
         value = file[stored.HEADER][()] if isinstance(file[stored.HEADER], h5py.Dataset) else b""
-        scanned = isinstance(value, bytes) and M4RAW_SCANNER in value
+        scanned = isinstance(value, bytes) and b"OPER-0.3" in value
         return scanned or M4RAW_NAME.fullmatch(stored.stem(file)) is not None
 
     def describe(self, file: h5py.File) -> Volume:
@@ -146,9 +144,8 @@ class M4RawReader:
                 "gradient-echo scan of M4Raw: its readout lies along the width and its echo far "
                 "from the centre of k-space; expected T1, T2 or FLAIR"
             )
-        study = stored.header_text(stored.read_header(file), M4RAW_STUDY) or (
-            named and named["study"]
-        )
+        study = header_text(stored.read_header(file), "studyInformation/studyUID")
+        study = study or (named and named["study"])
         if study is None:
             raise UnreadableError(
                 "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says "
@@ -170,22 +167,17 @@ class M4RawReader:
 class FastMRIProstateReader:
     """Reads the T2-weighted files of fastMRI prostate (Tibrewala et al. 2024).
 
-    `kspace` is (average, slice, coil, readout, phase encode). Each of the three averages has every
-    second line only: two have the odd lines, one the even ones. Together they are complete: every
-    line becomes the mean of the averages that have it. A file in which a line is in no average is
-    refused. Motion between the averages, and that odd lines have less noise than even ones, stay.
-
-    The lines are put where the header says that they belong in the encoded matrix; columns beyond
-    were never measured.
+    Each of the three averages has every second line only: two have the odd lines, one the even
+    ones. Every line becomes the mean of the averages that have it, at its place in the header's
+    encoded matrix; columns beyond were never measured. Motion between the averages, and that odd
+    lines have less noise than even ones, stay.
 
     The reference is the root of the sum of squares of this k-space, as large as the stored
     `reconstruction_rss` or the header's matrix. The stored image is not used: it is flipped, and
     was made by filling in lines of each average with GRAPPA.
 
-    Diffusion-weighted files are refused: echo-planar readouts sampled on gradient ramps, and every
-    second line in no average.
-
-    Values are multiplied by the same constant as those of fastMRI.
+    Refused: files in which a line is in no average, and diffusion-weighted files (echo-planar
+    readouts sampled on gradient ramps, and every second line in no average).
     """
 
     name: str = "fastmri-prostate"
@@ -203,7 +195,7 @@ class FastMRIProstateReader:
         kspace = stored.samples(file, "kspace", ndim=(5,), axes=PROSTATE_AXES, kind="complex")
         _, n_slices, n_coils, height, n_lines = kspace.shape
         header = stored.read_header(file)
-        width, place = header_number(header, f"{ENCODED}/y"), _place(header)
+        width, place = _place(header)
         if width is None or place is None:
             raise UnreadableError(
                 "ismrmrd_header: expected encodedSpace matrixSize y, and center and maximum of "
@@ -223,7 +215,7 @@ class FastMRIProstateReader:
             target_shape=_target_shape(file, key, header, (height, width)),
             n_coils=n_coils,
             encoded_columns=place,
-            **stored.labels(file, header),
+            **_labels(file, header),
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
@@ -246,44 +238,33 @@ class FastMRIProstateReader:
         )
 
 
-@dataclass(frozen=True)
-class FastMRIBreastReader:
-    """Recognises the files of fastMRI breast (Solomon et al. 2025), and refuses them.
-
-    Their `kspace`, real with real and imaginary part along the first of five axes, are spokes at
-    golden angles in a stack of stars, under a contrast agent: there is no grid, and no fully
-    sampled image at one time.
-    """
-
-    name: str = "fastmri-breast"
-    container: ClassVar[Container] = HDF5
-
-    def recognises(self, file: h5py.File) -> bool:
-        kspace = file.get("kspace")
-        if not isinstance(kspace, h5py.Dataset):
-            return False
-        parts = kspace.ndim == 5 and kspace.shape[0] == 2 and kspace.dtype.kind == "f"
-        return parts or BREAST_NAME.fullmatch(stored.stem(file)) is not None
-
-    def describe(self, file: h5py.File) -> NoReturn:
-        raise UnreadableError(
-            "not Cartesian: radial k-space of fastMRI breast (stack of stars); expected k-space on "
-            "a grid. Reconstruct images from it and store them as 'image' (slice, height, width) "
-            "in an HDF5 file of their own, which the generic reader takes"
-        )
-
-    def read(self, file: h5py.File, volume: Volume, index: int) -> NoReturn:
-        self.describe(file)
+def _is_breast(file: h5py.File) -> bool:
+    """By layout (real and imaginary part along the first of five axes) or by name."""
+    kspace = file.get("kspace")
+    if not isinstance(kspace, h5py.Dataset):
+        return False
+    parts = kspace.ndim == 5 and kspace.shape[0] == 2 and kspace.dtype.kind == "f"
+    return parts or BREAST_NAME.fullmatch(stored.stem(file)) is not None
 
 
-def _place(header: ElementTree.Element) -> tuple[int, int] | None:
-    """First column and one past the last of the encoded matrix that the header calls acquired."""
-    width = header_number(header, f"{ENCODED}/y")
-    center = header_number(header, f"{LIMITS}/center")
-    last = header_number(header, f"{LIMITS}/maximum")
+def _labels(file: h5py.File, header: ElementTree.Element) -> dict[str, Any]:
+    return {
+        "name": stored.stem(file),
+        "subject": stored.text(file, "patient_id") or stored.stem(file),
+        "contrast": stored.text(file, "acquisition") or "unknown",
+        **stored.scanner(header),
+    }
+
+
+def _place(header: ElementTree.Element) -> tuple[int | None, tuple[int, int] | None]:
+    """Width of the encoded matrix; first column and one past the last that was acquired."""
+    limits = "encoding/encodingLimits/kspace_encoding_step_1"
+    width = header_number(header, "encoding/encodedSpace/matrixSize/y")
+    center = header_number(header, f"{limits}/center")
+    last = header_number(header, f"{limits}/maximum")
     if width is None or center is None or last is None:
-        return None
-    return width // 2 - center, width // 2 - center + last + 1
+        return width, None
+    return width, (width // 2 - center, width // 2 - center + last + 1)
 
 
 def _reference_key(file: h5py.File) -> str | None:
@@ -311,7 +292,9 @@ def _target_shape(
     if key is not None:
         height, width = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES).shape[1:]
     else:
-        height, width = (header_number(header, f"{FRAME}/{axis}") or 0 for axis in "xy")
+        height, width = (
+            header_number(header, f"encoding/reconSpace/matrixSize/{axis}") or 0 for axis in "xy"
+        )
     if min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])

@@ -11,12 +11,7 @@ from activemri.data.formats.bart import BARTReader
 from activemri.data.formats.calgary_campinas import CalgaryCampinasReader
 from activemri.data.formats.cmrxrecon import CMRxReconReader
 from activemri.data.formats.dicom import DICOMReader
-from activemri.data.formats.fastmri import (
-    FastMRIBreastReader,
-    FastMRIProstateReader,
-    FastMRIReader,
-    M4RawReader,
-)
+from activemri.data.formats.fastmri import FastMRIProstateReader, FastMRIReader, M4RawReader
 from activemri.data.formats.hdf5 import HDF5Reader
 from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.nifti import NIfTIReader
@@ -35,7 +30,6 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         SKMTEAReader(),
         M4RawReader(),
         FastMRIProstateReader(),
-        FastMRIBreastReader(),
         FastMRIReader(),
         ISMRMRDReader(),
         CMRxReconReader(),
