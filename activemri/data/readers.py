@@ -76,7 +76,8 @@ def cached_by_file(n_files: int) -> Callable[[Callable[[Path], T]], Callable[[Pa
 class OpenedFile:
     """A file without a handle that would have to be closed."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def close(self) -> None:
         """Nothing stays open."""

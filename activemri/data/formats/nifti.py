@@ -44,8 +44,7 @@ class NIfTIReader:
     Values are divided by the largest magnitude of the volume.
 
     The subject is the `sub-` of BIDS names, else the file's name without the contrast at its end;
-    the contrast is that of the name. Field strength and scanner are those of the JSON file of the
-    same name, if there is one.
+    field strength and scanner are those of the JSON file of the same name, if there is one.
 
     Masks, segmentations and phase images are refused.
 
@@ -66,8 +65,7 @@ class NIfTIReader:
             raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
         if folder := next((name for name in NO_IMAGES if name in file.path.parts), None):
             raise UnreadableError(f"in the folder {folder!r}; expected images")
-        whole = slice(None)
-        parts = [file.stored((whole, whole, whole), index) for index in range(file.n_volumes)]
+        parts = [file.stored((slice(None),) * 3, index) for index in range(file.n_volumes)]
         largest = max(largest_magnitude(part) for part in parts)
         if largest == 0:
             raise UnreadableError("the image is all zero")
@@ -81,7 +79,12 @@ class NIfTIReader:
         subject = next((found.group(1) for found in named if found), None)
         words = re.sub(r"[_\-.]", " ", stem)
         contrast = contrast_of(words)
-        labels = _sidecar(file.path)
+        beside = file.path.with_name(f"{stem}.json")  # as BIDS has them
+        try:
+            labels = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        except (ValueError, OSError) as error:
+            raise UnreadableError(f"{beside.name} beside it is not JSON: {error}") from error
+        labels = labels if isinstance(labels, dict) else {}
         maker = (labels.get("Manufacturer"), labels.get("ManufacturersModelName"))
         strength = labels.get("MagneticFieldStrength")
         return Volume(
@@ -115,7 +118,6 @@ class NIfTIFile(OpenedFile):
     """An open NIfTI file.
 
     Attributes:
-        path: of the file.
         is_complex: whether it holds complex numbers.
         n_volumes: along the fourth axis.
         n_positions: slices of a volume.
@@ -124,18 +126,18 @@ class NIfTIFile(OpenedFile):
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         try:
             import nibabel
         except ModuleNotFoundError as error:
             raise UnreadableError(
                 'NIfTI files need nibabel: pip install "activemri[formats]"'
             ) from error
-        self.path = path
         with _failures_named():
             image: Any = nibabel.load(path)
             data_type = image.get_data_dtype()
             orientation = nibabel.io_orientation(image.affine)  # type: ignore[no-untyped-call]
-            spacing = [float(size) for size in image.header.get_zooms()[:3]]
+            stored_spacing = [float(size) for size in image.header.get_zooms()[:3]]
         if data_type.kind not in "fiuc":
             raise UnreadableError(f"expected numbers; got {data_type} (colours?)")
         shape = tuple(image.shape)
@@ -150,33 +152,32 @@ class NIfTIFile(OpenedFile):
         # For each anatomical axis (right, anterior, superior): where it is stored, and if upwards.
         if np.isnan(orientation).any():
             orientation = np.array([[0, 1], [1, 1], [2, 1]])
-        self._axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
+        self._axes = np.argsort(orientation[:, 0]).tolist()
         self._upwards = [bool(orientation[axis, 1] > 0) for axis in self._axes]
         sizes = [shape[axis] for axis in self._axes]
         # Slices lie along the axis of one slice, else of the coarsest voxels, else foot to head.
-        spacing = [spacing[axis] for axis in self._axes]
-        self._along = max(range(3), key=lambda axis: spacing[axis])
-        if spacing[self._along] <= 1.01 * spacing[2]:
-            self._along = 2
-        self._along = max((axis for axis in range(3) if sizes[axis] == 1), default=self._along)
+        spacing = [stored_spacing[axis] for axis in self._axes]
+        along = max(range(3), key=lambda axis: spacing[axis])
+        if spacing[along] <= 1.01 * spacing[2]:
+            along = 2
+        self._along = max((axis for axis in range(3) if sizes[axis] == 1), default=along)
         self.n_positions = sizes[self._along]
-        columns, rows = (axis for axis in range(3) if axis != self._along)
-        self.shape = (sizes[rows], sizes[columns])
+        self._columns, self._rows = (axis for axis in range(3) if axis != self._along)
+        self.shape = (sizes[self._rows], sizes[self._columns])
 
     def plane(self, index: int) -> NDArray[Any]:
         """One slice, (height, width)."""
         volume, position = divmod(index, self.n_positions)
+        columns, rows, upwards = self._columns, self._rows, self._upwards
         chosen: list[slice | int] = [slice(None)] * 3
-        stored_axis = self._axes[self._along]
-        upwards = self._upwards[self._along]
-        chosen[stored_axis] = position if upwards else self.n_positions - 1 - position
+        last = self.n_positions - 1
+        chosen[self._axes[self._along]] = position if upwards[self._along] else last - position
         plane = self.stored(tuple(chosen), volume)
-        columns, rows = (axis for axis in range(3) if axis != self._along)
-        if self._axes[rows] < self._axes[columns]:
-            plane = plane.T
-        # Now (columns, rows); right, anterior and superior come first.
-        plane = plane[:: -1 if self._upwards[columns] else 1, :: -1 if self._upwards[rows] else 1]
-        return np.ascontiguousarray(plane.T)
+        plane = plane if self._axes[rows] < self._axes[columns] else plane.T
+        # Now (rows, columns); right, anterior and superior come first.
+        return np.ascontiguousarray(
+            plane[:: -1 if upwards[rows] else 1, :: -1 if upwards[columns] else 1]
+        )
 
     def stored(self, chosen: tuple[slice | int, ...], volume: int = 0) -> NDArray[Any]:
         """Part of a volume along the axes as they are stored, float32 or complex64."""
@@ -209,15 +210,3 @@ def _failures_named() -> Iterator[None]:
         yield
     except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError) as error:
         raise UnreadableError(f"damaged or not NIfTI: {error}") from error
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    """The JSON file of the same name, as BIDS has them."""
-    beside = path.with_name(f"{NIFTI.stem(path.name)}.json")
-    if not beside.is_file():
-        return {}
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UnreadableError(f"{beside.name} beside it is not JSON: {error}") from error
-    return found if isinstance(found, dict) else {}
