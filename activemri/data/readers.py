@@ -27,9 +27,8 @@ class Container:
     Attributes:
         name: as users call it.
         suffixes: how names of such files end, in lower case and with the dot.
-        open: opens a file for reading. What it returns is a context manager with a method
-            `close`, and is handed to the readers of this kind. Raises
-            :class:`UnreadableError` or OSError.
+        open: returns what the readers of this kind are given, a context manager with a method
+            `close`. Raises :class:`UnreadableError` or OSError.
         scans: given a folder and the names of its files of this kind, those that stand for a
             scan, where a scan has several files. Failures to read belong to `open`, not here.
     """
@@ -57,7 +56,7 @@ T = TypeVar("T")
 
 
 def cached_by_file(n_files: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
-    """Decorator: keep results of a function of a path until the file changes, for a few files."""
+    """Decorator: keep results of a function of a path until the file changes."""
 
     def decorate(function: Callable[[Path], T]) -> Callable[[Path], T]:
         @lru_cache(n_files)
@@ -91,7 +90,7 @@ class OpenedFile:
 
 @dataclass(frozen=True)
 class Volume:
-    """Labels and sizes of the scan in a file. Kept in the index.
+    """Labels and sizes of the scan in a file, where it says them. Kept in the index.
 
     Attributes:
         name: the file's stem; the index adds folders where two files would have one name.
@@ -100,10 +99,10 @@ class Volume:
         shape: (height, width) of k-space.
         target_shape: (height, width) of the reference.
         n_coils: number of coils.
-        contrast: e.g. "T2"; "unknown" where the file does not say.
-        field_strength: in tesla, or None.
-        scanner: maker and model; "unknown" where the file does not say.
-        split: the split that the file itself names, or None.
+        contrast: e.g. "T2".
+        field_strength: in tesla.
+        scanner: maker and model.
+        split: the split that the file itself names.
         magnitude_only: the file holds no phase.
         simulated: what of the samples no scanner has measured, e.g. "coils", or None.
         largest: largest stored magnitude, where the reader needs it, or None.
@@ -116,7 +115,7 @@ class Volume:
     n_slices: int
     shape: tuple[int, int]
     target_shape: tuple[int, int]
-    n_coils: int
+    n_coils: int = 1
     contrast: str = "unknown"
     field_strength: float | None = None
     scanner: str = "unknown"
@@ -160,11 +159,8 @@ class Volume:
 class Reader(Protocol):
     """One file format. Readers are frozen dataclasses: their fields are their settings.
 
-    `file` is what the container's `open` returns: an `h5py.File` for HDF5.
-
-    Attributes:
-        name: short name of the format; the index remembers by it who reads a file.
-        container: the kind of file that it is in.
+    `file` is what the container's `open` returns: an `h5py.File` for HDF5. The index remembers by
+    `name` who reads a file.
     """
 
     @property
@@ -175,7 +171,6 @@ class Reader(Protocol):
 
     def recognises(self, file: Any) -> bool:
         """True for files of this format, even if they turn out to be damaged."""
-        ...
 
     def describe(self, file: Any) -> Volume:
         """Labels and sizes, as far as possible without reading samples.
@@ -183,7 +178,6 @@ class Reader(Protocol):
         Raises:
             UnreadableError: if nothing in the file can be used.
         """
-        ...
 
     def read(self, file: Any, volume: Volume, index: int) -> Slice:
         """Read one slice. The result depends on the file, the index and the settings only.
@@ -195,4 +189,3 @@ class Reader(Protocol):
         Raises:
             UnreadableError: if the slice cannot be read.
         """
-        ...

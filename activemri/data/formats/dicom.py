@@ -65,7 +65,6 @@ class DICOMReader:
             n_slices=len(file),
             shape=shape,
             target_shape=shape,
-            n_coils=1,
             contrast=contrast_of(description or None),
             field_strength=float(strength) if strength else None,
             scanner=" ".join(str(name).strip() for name in maker if name) or "unknown",

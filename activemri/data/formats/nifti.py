@@ -93,7 +93,6 @@ class NIfTIReader:
             n_slices=file.n_volumes * file.n_positions,
             shape=file.shape,
             target_shape=file.shape,
-            n_coils=1,
             contrast="unknown" if contrast == words else contrast,
             field_strength=float(strength) if isinstance(strength, int | float) else None,
             scanner=" ".join(str(name) for name in maker if name) or "unknown",

@@ -23,8 +23,7 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     """Every format, the most specific first: the first that recognises a file reads it.
 
     Args:
-        synthetic_phase: give magnitude-only images a phase and noise; see
-            :mod:`activemri.data.images`.
+        synthetic_phase: give magnitude-only images a phase and noise.
     """
     return (
         SKMTEAReader(),
@@ -47,11 +46,7 @@ def containers(readers: Iterable[Reader]) -> tuple[Container, ...]:
 
 
 def reader_for(file: Any, readers: Iterable[Reader]) -> Reader:
-    """The first reader that recognises an open file.
-
-    Args:
-        file: what the readers' container has opened.
-        readers: readers of that container.
+    """The first reader, all of one container, that recognises a file which that has opened.
 
     Raises:
         UnreadableError: if none does, with what the file holds instead.

@@ -57,17 +57,14 @@ class SKMTEAReader:
     - A slice is the plane (ky, kz) at one x in one echo, the echoes one after the other: with n
       positions along x, slice i is at i % n in echo i // n. The height is ky, the width kz. Both
       are phase encodes: what acquires single samples fits these data better than whole columns.
-    - `Slice.sensitivity` are the stored maps, divided by their norm over the coils where that is
-      not zero. The reference is the magnitude of the coil images combined with them, computed; the
-      stored image serves as a check of the middle slice.
-    - The scanner sampled an ellipse; the corners and the padding are zeros and count as never
-      measured, sample by sample. Every second line in the ellipse was filled in by parallel
-      imaging (ARC) before publication; nothing in the files says which, so they count as measured.
-    - The subject is the file's name, the contrast "qDESS" for both echoes.
+    - `Slice.sensitivity` are the stored maps, divided by their norm over the coils. The reference
+      is the magnitude of the coil images combined with them; the stored image serves as a check.
+    - The scanner sampled an ellipse; corners and padding are zeros and were never measured. Every
+      second line in the ellipse was filled in by parallel imaging (ARC) before publication; nothing
+      in the files says which, so they count as measured.
     - `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
       in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
       folder of the file; where there is none, label is None.
-    - The collection's undersampling masks are not read: they are for whoever compares with them.
     """
 
     name: str = "skm-tea"
@@ -98,21 +95,45 @@ class SKMTEAReader:
             n_coils=n_coils,
             contrast="qDESS",
         )
-        _check(file, self.read(file, volume, n_x // 2), n_x // 2)
+        # The middle slice of echo 0 shows what was not filled in or follows other conventions.
+        scan = self.read(file, volume, n_x // 2)
+        for axis, name in ((1, "ky"), (0, "kz")):
+            lines = scan.measured.any(dim=axis).nonzero()
+            extent = int(lines[-1] - lines[0]) + 1 if len(lines) else 0
+            if extent - len(lines) > MISSING * extent:
+                raise UnreadableError(
+                    f"undersampled: of {extent} lines along {name} {extent - len(lines)} are "
+                    "missing; expected k-space filled in by parallel imaging"
+                )
+        if "target" in file and scan.sensitivity is not None:
+            target = stored.read(file["target"], (n_x // 2, ..., 0, 0))
+            image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
+            norm = torch.linalg.vector_norm
+            agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())
+            if agreement < AGREEMENT:
+                raise UnreadableError(
+                    f"the stored image correlates by only {agreement:.2f} with that of 'kspace' "
+                    "and 'maps'; expected a centred Fourier transform and maps of these coils"
+                )
         return volume
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        whole = slice(None)
         echo, x = divmod(index, file["kspace"].shape[0])
-        samples = stored.read(file["kspace"], (x, whole, whole, echo, whole))
+        samples = stored.read(file["kspace"], (x, slice(None), slice(None), echo))
         kspace = samples.permute(2, 0, 1).contiguous()
         kspace *= SCALE
-        sensitivity = _unit_norm(stored.read(file["maps"], (x, whole, whole, whole, 0)))
+        maps = stored.read(file["maps"], (x, ..., 0)).permute(2, 0, 1).contiguous()
+        norm = coils.root_sum_of_squares(maps)
+        if not bool(norm.any()):
+            raise UnreadableError("the coil maps are all zero")
+        tiny = torch.finfo(norm.dtype).tiny
         return volume.slice(
             index,
             kspace=kspace,
             measured=(kspace != 0).any(dim=0),
-            sensitivity=sensitivity,
+            sensitivity=torch.where(
+                norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps)
+            ),
             label=_segmentation(file, x),
             processing=(
                 "lines that parallel imaging had skipped were filled in before publication (ARC)",
@@ -120,16 +141,6 @@ class SKMTEAReader:
                 "coil maps divided by their norm",
             ),
         )
-
-
-def _unit_norm(maps: Tensor) -> Tensor:
-    """Stored (height, width, coil) to (coil, height, width), of norm 1 or 0 over the coils."""
-    maps = maps.permute(2, 0, 1).contiguous()
-    norm = coils.root_sum_of_squares(maps)
-    if not bool(norm.any()):
-        raise UnreadableError("the coil maps are all zero")
-    tiny = torch.finfo(norm.dtype).tiny
-    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps))
 
 
 def _segmentation(file: h5py.File, x: int) -> Tensor | None:
@@ -150,27 +161,3 @@ def _segmentation(file: h5py.File, x: int) -> Tensor | None:
         return torch.from_numpy(values).long()
     except UnreadableError as error:
         raise UnreadableError(f"the segmentation {path.name}: {error}") from error
-
-
-def _check(file: h5py.File, scan: Slice, x: int) -> None:
-    """Refuse what was not filled in, and what follows other conventions, by a slice of echo 0."""
-    for axis, name in ((1, "ky"), (0, "kz")):
-        lines = scan.measured.any(dim=axis).nonzero()
-        extent = int(lines[-1] - lines[0]) + 1 if len(lines) else 0
-        if extent - len(lines) > MISSING * extent:
-            raise UnreadableError(
-                f"undersampled: of {extent} lines along {name} {extent - len(lines)} are missing; "
-                "expected k-space filled in by parallel imaging"
-            )
-    if "target" not in file or scan.sensitivity is None:
-        return
-    whole = slice(None)
-    target = stored.read(file["target"], (x, whole, whole, 0, 0))
-    image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
-    norm = torch.linalg.vector_norm
-    agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())
-    if agreement < AGREEMENT:
-        raise UnreadableError(
-            f"the stored image correlates by only {agreement:.2f} with that of 'kspace' and "
-            "'maps'; expected a centred Fourier transform and maps of these coils"
-        )

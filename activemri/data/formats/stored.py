@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import h5py
@@ -55,7 +56,7 @@ def samples(
     return found
 
 
-def read(dataset: h5py.Dataset, part: int | tuple[int | slice, ...]) -> Tensor:
+def read(dataset: h5py.Dataset, part: int | tuple[int | slice | EllipsisType, ...]) -> Tensor:
     """A part of a data set as complex64 or float32; nothing else of it is read."""
     kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
     return torch.from_numpy(np.asarray(dataset[part], dtype=kind))
