@@ -1,7 +1,6 @@
 """Contract of every registered reader."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from activemri.data.formats.registry import all_readers, containers, reader_for
+from activemri.data.index import index_path
 from activemri.data.readers import HDF5, Reader, UnreadableError
 from activemri.data.standard import magnitude_reference
 from activemri.metrics.reference import center_crop
@@ -160,14 +160,14 @@ def test_values_are_far_from_the_limits_of_float32(case: tuple[Reader, Any]) -> 
     assert scan.target.square().mean().square() > 1e-12
 
 
-def test_descriptions_survive_json(case: tuple[Reader, Any]) -> None:
-    import json
-
-    from activemri.data.index import _volume_from_json
-
-    reader, file = case
-    volume = reader.describe(file)
-    assert _volume_from_json(json.loads(json.dumps(asdict(volume)))) == volume
+def test_descriptions_are_remembered_as_they_were(
+    case: tuple[Reader, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, _file = case
+    first = index_path(tmp_path, all_readers())
+    assert [entry.reader for entry in first.entries] == [reader]
+    monkeypatch.setattr(type(reader), "describe", None)  # the second time it is not called
+    assert index_path(tmp_path, all_readers()) == first
 
 
 def test_no_two_containers_take_the_same_file() -> None:
