@@ -1,10 +1,11 @@
-"""Kinds of files that scans come in, and the protocol of a reader of one layout within them."""
+"""Kinds of files that scans come in, and the contract of a reader of one layout within them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import h5py
 from torch import Tensor
@@ -156,22 +157,22 @@ class Volume:
         )
 
 
-class Reader(Protocol):
-    """One file format. Readers are frozen dataclasses: their fields are their settings.
+@dataclass(frozen=True)
+class Reader(ABC):
+    """One file format: a frozen dataclass whose fields are its settings.
 
     `file` is what the container's `open` returns: an `h5py.File` for HDF5. The index remembers by
     `name` who reads a file.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def container(self) -> Container: ...
+    name: str
+    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: Any) -> bool:
-        """True for files of this format, even if they turn out to be damaged."""
+        """True for files of this format, even damaged ones; by default for all."""
+        return True
 
+    @abstractmethod
     def describe(self, file: Any) -> Volume:
         """Labels and sizes, as far as possible without reading samples.
 
@@ -179,6 +180,7 @@ class Reader(Protocol):
             UnreadableError: if nothing in the file can be used.
         """
 
+    @abstractmethod
     def read(self, file: Any, volume: Volume, index: int) -> Slice:
         """Read one slice. The result depends on the file, the index and the settings only.
 

@@ -4,14 +4,13 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from activemri.data.images import largest_magnitude, slice_of_image
-from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume
+from activemri.data.readers import Container, OpenedFile, Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 READOUT, PHASE, PARTITION, COIL, MAPS = range(5)
@@ -30,26 +29,18 @@ BART = Container("BART", (".cfl",), OpenedFile)
 
 
 @dataclass(frozen=True)
-class BARTReader:
+class BARTReader(Reader):
     """Reads k-space, or images if the name says so (`img`, `image`, `reco`, `rss`, `pics`).
 
     The plane of a slice is readout and phase 1 (sizes 0 and 1) or, where the readout has the size
-    1, phase 1 and 2. Sizes 3 are coils, of images too; all others that are not 1 count the slices,
-    the first the fastest. BART's Fourier transform is centred as here, with any scale: k-space is
-    multiplied by a power of two that brings the centre of the first slice to about the square root
-    of the number of pixels, so that images come to about 1.
+    1, phase 1 and 2. Sizes 3 are coils; all others that are not 1 count the slices, the first the
+    fastest. BART's Fourier transform is centred as here, with any scale.
 
-    Refused: 3-D k-space; sensitivities, trajectories and masks, by name or sizes; and lines that
-    all have the same energy, as the spokes of a radial scan.
-
-    Files have no labels: the subject is the file's name, or its folder where that begins `sub-`.
+    The subject is the file's name, or its folder where that begins `sub-`.
     """
 
     name: str = "bart"
-    container: ClassVar[Container] = BART
-
-    def recognises(self, file: OpenedFile) -> bool:
-        return True
+    container = BART
 
     def describe(self, file: OpenedFile) -> Volume:
         stem, folder = BART.stem(file.path.name), file.path.parent.name

@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import refuse_undersampled
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 
@@ -29,7 +28,7 @@ EXAM = re.compile(r"(e\d+)s\d+_P\d+")
 
 
 @dataclass(frozen=True)
-class CalgaryCampinasReader:
+class CalgaryCampinasReader(Reader):
     """Reads the multi-channel sets (12 or 32 channels) of the reconstruction challenge.
 
     A file holds one head that is Fourier transformed along the readout already. A slice is one
@@ -42,7 +41,6 @@ class CalgaryCampinasReader:
     """
 
     name: str = "calgary-campinas"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         found = file.get("kspace")

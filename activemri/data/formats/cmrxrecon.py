@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import refuse_undersampled
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 #: Names of fully sampled k-space, and whether it has an axis of coils.
@@ -30,7 +29,7 @@ SCALE = 4096.0
 
 
 @dataclass(frozen=True)
-class CMRxReconReader:
+class CMRxReconReader(Reader):
     """Reads the fully sampled MATLAB files (version 7.3) of the challenges since 2023.
 
     MATLAB's axes are reversed in HDF5: (frame or weighting, slice, coil, ky, kx), `kspace_single_*`
@@ -45,7 +44,6 @@ class CMRxReconReader:
     """
 
     name: str = "cmrxrecon"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         named = [key for key in file if KSPACE.fullmatch(key)]

@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume, cached_by_file
+from activemri.data.readers import (
+    Container,
+    OpenedFile,
+    Reader,
+    UnreadableError,
+    Volume,
+    cached_by_file,
+)
 from activemri.data.slices import Slice
 
 #: Parts of complex images; only magnitudes are read.
@@ -26,18 +33,12 @@ DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _se
 
 
 @dataclass(frozen=True)
-class DICOMReader:
+class DICOMReader(Reader):
     """Reads series of magnitude images; see :mod:`activemri.data.images`.
 
     A series, the files of one folder with one SeriesInstanceUID, is a volume, named like the first
     of them. Slices are sorted by echo, time and position along their normal. Values are rescaled as
-    the files say and then divided by the largest of the volume.
-
-    The subject is the PatientID, else the study: de-identify the files first, as reports name
-    subjects. The contrast is that of the series' description.
-
-    Other modalities, colours, phase images and series of mixed sizes are refused, as are
-    compressed files that pydicom cannot decode with what is installed.
+    the files say. The subject is the PatientID, else the study.
 
     Attributes:
         synthetic_phase: give magnitude-only images a phase and noise.
@@ -45,10 +46,7 @@ class DICOMReader:
 
     synthetic_phase: bool = True
     name: str = "dicom"
-    container: ClassVar[Container] = DICOM
-
-    def recognises(self, file: "DICOMSeries") -> bool:
-        return True
+    container = DICOM
 
     def describe(self, file: "DICOMSeries") -> Volume:
         largest = max(largest_magnitude(file.image(index)) for index in range(len(file)))

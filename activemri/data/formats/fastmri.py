@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import h5py
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import header_number, header_text
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice, measured_samples
 
 KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
@@ -33,15 +33,13 @@ PADDING_ENERGY = 1e-6
 
 
 @dataclass(frozen=True)
-class FastMRIReader:
+class FastMRIReader(Reader):
     """Reads knee and brain files (Zbontar et al. 2018), k-space centred and orthonormal as here.
 
     The reference is `reconstruction_rss` (several coils) or `reconstruction_esc` (one coil). Where
-    a file has none, or one that does not fit into the image, it is the magnitude (root of the sum
-    of squares) of the fully sampled k-space, cropped to the matrix size that the header gives.
-
-    Padding: columns of exact zeros, and columns beyond the header's encoding limits that hold next
-    to nothing, were never acquired: False in `Slice.measured`.
+    a file has none, or one that does not fit into the image, it is computed, cropped to the matrix
+    size that the header gives. Columns of exact zeros, and columns beyond the header's encoding
+    limits that hold next to nothing, were never acquired.
 
     Refused: undersampled files (the public test sets, which hold a `mask`), and fastMRI breast
     (Solomon et al. 2025): spokes at golden angles in a stack of stars, under a contrast agent.
@@ -52,7 +50,6 @@ class FastMRIReader:
 
     scale: float = SCALE
     name: str = "fastmri"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         signs = (stored.HEADER in file, "reconstruction_esc" in file, "acquisition" in file.attrs)
@@ -109,20 +106,16 @@ UNSCALED = FastMRIReader(scale=1.0)
 
 
 @dataclass(frozen=True)
-class M4RawReader:
+class M4RawReader(Reader):
     """Reads M4Raw files (Lyu et al. 2023), laid out like those of fastMRI's multi-coil brain.
 
-    Each repetition is a volume, named like its file ("2022061003_T201"), with a reference of its
-    own, noise included. The subject is the study ("2022061003"), so that no split divides the
-    repetitions and contrasts of a person; nothing says that `patient_id` is the same in all files.
-
-    The phase encodes lie along the width, whatever the header's `kspaceDimension` says. Refused:
-    slices with padding along the height instead, and the gradient-echo files (GRE) of version 1.5,
-    which have the readout along the width and the echo far from the centre.
+    A file, "2022061003_T201", is one repetition. The subject is the study ("2022061003"), so that
+    no split divides the repetitions and contrasts of a person; nothing says that `patient_id` is
+    the same in all of them. The phase encodes lie along the width, whatever `kspaceDimension` in
+    the header says; slices with padding along the height and gradient-echo files are refused.
     """
 
     name: str = "m4raw"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         if "kspace" not in file or stored.HEADER not in file:
@@ -164,24 +157,18 @@ class M4RawReader:
 
 
 @dataclass(frozen=True)
-class FastMRIProstateReader:
+class FastMRIProstateReader(Reader):
     """Reads the T2-weighted files of fastMRI prostate (Tibrewala et al. 2024).
 
     Each of the three averages has every second line only: two have the odd lines, one the even
     ones. Every line becomes the mean of the averages that have it, at its place in the header's
-    encoded matrix; columns beyond were never measured. Motion between the averages, and that odd
-    lines have less noise than even ones, stay.
+    encoded matrix; columns beyond were never measured.
 
-    The reference is the root of the sum of squares of this k-space, as large as the stored
-    `reconstruction_rss` or the header's matrix. The stored image is not used: it is flipped, and
-    was made by filling in lines of each average with GRAPPA.
-
-    Refused: files in which a line is in no average, and diffusion-weighted files (echo-planar
-    readouts sampled on gradient ramps, and every second line in no average).
+    The reference is computed in the size of the stored `reconstruction_rss`, which is not used: it
+    is flipped, and was made by filling in lines of each average with GRAPPA.
     """
 
     name: str = "fastmri-prostate"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "kspace" in file and "calibration_data" in file

@@ -3,7 +3,6 @@
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar
 
 import h5py
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 IMAGE_AXES = "(slice, height, width)"
@@ -22,7 +21,7 @@ TRAJECTORY_AXES = "(frame, spoke, sample, 2)"
 
 
 @dataclass(frozen=True)
-class HDF5Reader:
+class HDF5Reader(Reader):
     """Reads volumes of images or raw k-space.
 
     Data sets, one of:
@@ -50,7 +49,7 @@ class HDF5Reader:
     the scan is radial. Positions are in cycles per pixel, along the height first. A frame is a
     slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`.
     Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.formats.radial`;
-    further data sets are not read. Other trajectories are refused.
+    further data sets are not read.
 
     Attributes:
         synthetic_phase: give magnitude-only images a phase and noise.
@@ -60,7 +59,6 @@ class HDF5Reader:
     synthetic_phase: bool = True
     noise: float = NOISE
     name: str = "hdf5"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "image" in file or "kspace" in file

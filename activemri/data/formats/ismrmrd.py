@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import h5py
@@ -15,7 +15,7 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.formats.stored import header_number, header_text
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume, cached_by_file
+from activemri.data.readers import Reader, UnreadableError, Volume, cached_by_file
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.compression import mix_coils, noise_covariance, whitening
@@ -34,8 +34,7 @@ NO_IMAGE = sum(1 << (flag - 1) for flag in (19, 23, 24, 26, 27, 28, 29, 30, 31))
 #: Counters that tell images apart, in the order in which they become slices of the volume.
 IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 
-#: Siemens stores values around 1e-4 (fastMRI has them unchanged), where squares get lost in
-#: float32. A constant power of two, exact; scans with noise measurements need none.
+#: Siemens stores values around 1e-4, where squares get lost in float32. A power of two is exact.
 SCALES = {"siemens": 4096.0}
 
 #: Odd and even lines show the same object along the readout. Read backwards, one of them shows it
@@ -51,34 +50,24 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ISMRMRDReader:
+class ISMRMRDReader(Reader):
     """Reads fully sampled two-dimensional scans, Cartesian and radial ones.
 
-    A slice of the volume is one combination of the counters slice, contrast, phase, repetition and
-    set. Noise, navigator, calibration-only and dummy lines are left out, as are lines of a second
-    encoding.
-
-    Cartesian scans have the encoded matrix size; height is the readout, and the reference is
-    cropped to the field of view that is to be reconstructed (readout oversampling). Lines are
-    placed by `center_sample` and by the centre of the encoding limits. What never came, by partial
-    Fourier or zero padding, is zero and False in `Slice.measured`. Lines that came several times
-    are averaged, reversed ones mirrored.
-
-    Radial scans are resampled onto a grid of that field of view, see
-    :mod:`activemri.data.formats.radial`, from where the trajectories of their spokes say. Their
-    first component is along the height, as the readout of Cartesian scans is.
+    Every combination of :data:`IMAGE_COUNTERS` is a slice. The height of Cartesian scans is the
+    readout; the reference is cropped to the field of view that is to be reconstructed. Lines are
+    placed by `center_sample` and by the centre of the encoding limits; what came several times is
+    averaged. Radial scans are resampled onto a grid, see :mod:`activemri.data.formats.radial`; the
+    first component of their trajectory is along the height.
 
     Where there are noise scans, coils are prewhitened: noise then is independent and of variance
-    one, up to the ratio of the bandwidths and what resampling does to it. Other Siemens data are
-    multiplied by a constant.
+    one, up to the ratio of the bandwidths and what resampling does to it.
 
     Refused: undersampled scans (no truth), 3-D and simultaneous multi-slice scans, other
-    trajectories (echo-planar, spiral), radial scans without a trajectory, and scans whose every
-    other line seems to be read backwards against what its flag says.
+    trajectories (echo-planar, spiral), and scans whose every other line seems to be read backwards
+    against what its flag says.
     """
 
     name: str = "ismrmrd"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return bool(_groups(file))

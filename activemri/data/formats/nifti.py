@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume, cached_by_file
+from activemri.data.readers import (
+    Container,
+    OpenedFile,
+    Reader,
+    UnreadableError,
+    Volume,
+    cached_by_file,
+)
 from activemri.data.slices import Slice
 
 #: Names of files that hold no images: masks, segmentations, phase.
@@ -35,18 +42,15 @@ NIFTI = Container("NIfTI", (".nii.gz", ".nii"), lambda path: NIfTIFile(path))
 
 
 @dataclass(frozen=True)
-class NIfTIReader:
+class NIfTIReader(Reader):
     """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.images`.
 
     Slices lie along the axis of the coarsest voxels; if all are alike, they are axial. They are
     shown as a radiologist sees them: anterior or superior up, the patient's right (or anterior, in
     sagittal slices) at the left. Volumes along a fourth axis (times, echoes) follow one another.
-    Values are divided by the largest magnitude of the volume.
 
     The subject is the `sub-` of BIDS names, else the file's name without the contrast at its end;
     field strength and scanner are those of the JSON file of the same name, if there is one.
-
-    Masks, segmentations and phase images are refused.
 
     Attributes:
         synthetic_phase: give magnitude-only images a phase and noise.
@@ -54,10 +58,7 @@ class NIfTIReader:
 
     synthetic_phase: bool = True
     name: str = "nifti"
-    container: ClassVar[Container] = NIFTI
-
-    def recognises(self, file: "NIfTIFile") -> bool:
-        return True
+    container = NIFTI
 
     def describe(self, file: "NIfTIFile") -> Volume:
         stem = NIFTI.stem(file.path.name)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.nifti import NIfTIFile
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import coils, fourier
 
@@ -48,27 +47,24 @@ TISSUES = (
 
 
 @dataclass(frozen=True)
-class SKMTEAReader:
+class SKMTEAReader(Reader):
     """Reads the files of SKM-TEA's raw data track (`files_recon_calib-24`).
 
     They hold `kspace` (x, ky, kz, echo, coil), already transformed along the readout x, coil maps
     `maps` (x, ky, kz, coil, 1) and the image `target` (x, ky, kz, echo, 1).
 
-    - A slice is the plane (ky, kz) at one x in one echo, the echoes one after the other: with n
-      positions along x, slice i is at i % n in echo i // n. The height is ky, the width kz. Both
-      are phase encodes: what acquires single samples fits these data better than whole columns.
-    - `Slice.sensitivity` are the stored maps, divided by their norm over the coils. The reference
-      is the magnitude of the coil images combined with them; the stored image serves as a check.
-    - The scanner sampled an ellipse; corners and padding are zeros and were never measured. Every
-      second line in the ellipse was filled in by parallel imaging (ARC) before publication; nothing
-      in the files says which, so they count as measured.
-    - `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
-      in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
-      folder of the file; where there is none, label is None.
+    With n positions along x, slice i is the plane (ky, kz) at i % n in echo i // n. The reference
+    is the magnitude of the coil images combined with the maps; the stored image serves as a check.
+    Corners and padding are zeros and were never measured. Every second line between them was filled
+    in by parallel imaging (ARC) before publication; nothing in the files says which, so they count
+    as measured.
+
+    `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
+    in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
+    folder of the file; where there is none, label is None.
     """
 
     name: str = "skm-tea"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "kspace" in file and "maps" in file
