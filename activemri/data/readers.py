@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import h5py
 from torch import Tensor
@@ -73,20 +74,12 @@ def cached_by_file(n_files: int) -> Callable[[Callable[[Path], T]], Callable[[Pa
     return decorate
 
 
-class OpenedFile:
-    """A file without a handle that would have to be closed."""
+class OpenedFile(ExitStack):
+    """A file without a handle: there is nothing to close."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
@@ -132,12 +125,22 @@ class Volume:
         *,
         kspace: Tensor,
         target: Tensor | None = None,
+        scale: float = 1.0,
         processing: tuple[str, ...] = (),
         measured: Tensor | None = None,
         sensitivity: Tensor | None = None,
         label: Tensor | None = None,
     ) -> Slice:
-        """A slice of this volume, with its labels; by default the target is computed."""
+        """A slice of this volume, with its labels; by default the target is computed.
+
+        Scanners store values whose squares get lost in float32. All samples and the target are
+        multiplied by a `scale`, in place: a power of two, which is exact, and the same for all
+        files, so that nothing depends on samples that an agent has not acquired.
+        """
+        if scale != 1:
+            kspace *= scale
+            target = None if target is None else target * scale
+            processing += (f"multiplied by {scale:g}",)
         if target is None:
             target = magnitude_reference(kspace, self.target_shape, sensitivity=sensitivity)
         return Slice(

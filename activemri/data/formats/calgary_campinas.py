@@ -20,9 +20,7 @@ KSPACE_AXES = "(slice, ky, kz, real and imaginary parts of the coils in turn)"
 #: The scans stopped after this share of kz (of the slice encodes); the rest is filled.
 ACQUIRED_PERCENT = 85
 
-#: The scanner's integers lead to large values. The constant, an exact power of two, is the same
-#: for all files, so that nothing depends on samples that an agent has not acquired.
-SCALE = 2.0**-10
+SCALE = 2.0**-10  # the scanner's integers lead to large values
 
 EXAM = re.compile(r"(e\d+)s\d+_P\d+")
 
@@ -73,14 +71,14 @@ class CalgaryCampinasReader(Reader):
         kspace = _samples(file, index)
         kspace[:, :, _acquired(volume.shape[1]) :] = 0
         stored.refuse_unusable(kspace, "k-space")
-        kspace = _centred(kspace) * SCALE
+        kspace = _centred(kspace)
         return volume.slice(
             index,
             kspace=kspace,
+            scale=SCALE,
             measured=(kspace != 0).any(dim=0),
             processing=(
                 "phase of a centred Fourier transform",
-                f"multiplied by {SCALE:g}",
                 f"beyond {ACQUIRED_PERCENT} % of kz set to zero",
             ),
         )

@@ -24,8 +24,7 @@ MASK = re.compile(r"mask\d*")
 SUBJECT = re.compile(r"(Training|Validation|Test)Set|Center\d+|\w+_\d\dT_\w+|P\d+")
 SCANNER = re.compile(r"([A-Za-z]+)_(\d)(\d)T_(\w+)")  # e.g. Siemens_30T_Vida
 
-#: Raw values of the scanners are small. A constant power of two, exact and the same for all files.
-SCALE = 4096.0
+SCALE = 4096.0  # raw values of the scanners are small
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,7 @@ class CMRxReconReader(Reader):
         kspace = _samples(file, index)
         stored.refuse_unusable(kspace, "k-space")
         refuse_undersampled(kspace)
-        kspace *= SCALE
-        return volume.slice(index, kspace=kspace, processing=(f"multiplied by {SCALE:g}",))
+        return volume.slice(index, kspace=kspace, scale=SCALE)
 
 
 def _has_parts(found: object) -> bool:

@@ -22,10 +22,7 @@ BREAST_NAME = re.compile(r"fastMRI_breast_\d+_\d+", flags=re.IGNORECASE)
 #: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
 M4RAW_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
 
-#: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
-#: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
-#: same for every file, so that nothing depends on samples that an agent has not acquired.
-SCALE = 4096.0
+SCALE = 4096.0  # images of fastMRI have values around 1e-4
 
 #: A column beyond the header's limits counts as padding if its energy is below this share of the
 #: strongest column's: remainders of scanner filters. Above it the data are believed.
@@ -83,9 +80,8 @@ class FastMRIReader(Reader):
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         kspace = stored.read(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
-        kspace *= self.scale
         key = _reference_key(file)
-        target = None if key is None else stored.read(file[key], index) * self.scale
+        target = None if key is None else stored.read(file[key], index)
         measured = measured_samples(kspace)
         if volume.encoded_columns is not None:
             energy = kspace.abs().square().sum(dim=(0, 1))
@@ -93,16 +89,11 @@ class FastMRIReader(Reader):
             beyond[slice(*volume.encoded_columns)] = False
             measured &= ~(beyond & (energy < PADDING_ENERGY * energy.max()))
         return volume.slice(
-            index,
-            kspace=kspace,
-            target=target,
-            measured=measured,
-            processing=(f"multiplied by {self.scale:g}",) if self.scale != 1 else (),
+            index, kspace=kspace, target=target, scale=self.scale, measured=measured
         )
 
 
-#: Values are around 100; they need no scale as those of fastMRI do.
-UNSCALED = FastMRIReader(scale=1.0)
+UNSCALED = FastMRIReader(scale=1.0)  # values of M4Raw are around 100
 
 
 @dataclass(frozen=True)
@@ -211,17 +202,12 @@ class FastMRIProstateReader(Reader):
         assert volume.encoded_columns is not None  # describe() sets it
         columns = slice(*volume.encoded_columns)
         kspace = averages.new_zeros((volume.n_coils, *volume.shape))
-        kspace[..., columns] = averages.sum(dim=0) / count.clamp_min(1) * SCALE
+        kspace[..., columns] = averages.sum(dim=0) / count.clamp_min(1)
         measured = torch.zeros(volume.shape, dtype=torch.bool)
         measured[:, columns] = count > 0
+        done = f"lines averaged over the {len(averages)} interleaved averages that have them"
         return volume.slice(
-            index,
-            kspace=kspace,
-            measured=measured,
-            processing=(
-                f"lines averaged over the {len(averages)} interleaved averages that have them",
-                f"multiplied by {SCALE:g}",
-            ),
+            index, kspace=kspace, scale=SCALE, measured=measured, processing=(done,)
         )
 
 

@@ -34,8 +34,7 @@ NO_IMAGE = sum(1 << (flag - 1) for flag in (19, 23, 24, 26, 27, 28, 29, 30, 31))
 #: Counters that tell images apart, in the order in which they become slices of the volume.
 IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 
-#: Siemens stores values around 1e-4, where squares get lost in float32. A power of two is exact.
-SCALES = {"siemens": 4096.0}
+SCALES = {"siemens": 4096.0}  # whose images have values around 1e-4
 
 #: Odd and even lines show the same object along the readout. Read backwards, one of them shows it
 #: mirrored: if mirroring leaves less than this share of their difference, a flag is wrong. Sound
@@ -94,13 +93,13 @@ class ISMRMRDReader(Reader):
         else:
             _refuse_incomplete_lines(scan, index)
             kspace, measured, processing = _on_grid(scan, file, index)
+        scale = SCALES.get(volume.scanner.split(" ")[0].lower(), 1.0)
         if scan.whitening is not None:
-            kspace = mix_coils(kspace, scan.whitening).contiguous()
+            kspace, scale = mix_coils(kspace, scan.whitening).contiguous(), 1.0
             processing += ("prewhitened with the scan's own noise measurement",)
-        elif (scale := SCALES.get(volume.scanner.split(" ")[0].lower())) is not None:
-            kspace *= scale
-            processing += (f"multiplied by {scale:g}",)
-        return volume.slice(index, kspace=kspace, measured=measured, processing=processing)
+        return volume.slice(
+            index, kspace=kspace, scale=scale, measured=measured, processing=processing
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,7 @@ KSPACE_AXES = "(x, ky, kz, echo, coil)"
 MAPS_AXES = "(x, ky, kz, coil, map)"
 TARGET_AXES = "(x, ky, kz, echo, map)"
 
-#: Images have values around 1e7, whose squares come near the limits of float32 once they are
-#: squared again. All samples are multiplied by this power of two, which is exact.
-SCALE = 2.0**-20
+SCALE = 2.0**-20  # images have values around 1e7
 
 #: Smallest correlation of the stored image with that of k-space and maps. The scanner's noise and
 #: another scale leave it near 1; another Fourier convention, or maps of other coils, brings it to
@@ -30,7 +28,6 @@ AGREEMENT = 0.5
 #: Largest share of lines that may be missing between the first and the last: parallel imaging may
 #: leave gaps at the rim. Without it half of the lines are missing.
 MISSING = 0.25
-
 
 #: Where the collection keeps the segmentations of its raw data, beside the folder of the files.
 SEGMENTATIONS = Path("segmentation_masks", "raw-data-track")
@@ -117,7 +114,6 @@ class SKMTEAReader(Reader):
         echo, x = divmod(index, file["kspace"].shape[0])
         samples = stored.read(file["kspace"], (x, slice(None), slice(None), echo))
         kspace = samples.permute(2, 0, 1).contiguous()
-        kspace *= SCALE
         maps = stored.read(file["maps"], (x, ..., 0)).permute(2, 0, 1).contiguous()
         norm = coils.root_sum_of_squares(maps)
         if not bool(norm.any()):
@@ -126,6 +122,7 @@ class SKMTEAReader(Reader):
         return volume.slice(
             index,
             kspace=kspace,
+            scale=SCALE,
             measured=(kspace != 0).any(dim=0),
             sensitivity=torch.where(
                 norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps)
@@ -133,7 +130,6 @@ class SKMTEAReader(Reader):
             label=_segmentation(file, x),
             processing=(
                 "lines that parallel imaging had skipped were filled in before publication (ARC)",
-                f"multiplied by {SCALE:g}",
                 "coil maps divided by their norm",
             ),
         )
