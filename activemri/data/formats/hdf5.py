@@ -164,11 +164,8 @@ def _stored_target_shape(file: h5py.File) -> tuple[int, int] | None:
     kspace = file["kspace"].shape
     n_slices, _, height, width = kspace
     for key, shape in {"sensitivity": kspace, "measured": (n_slices, height, width)}.items():
-        if key in file and file[key].shape != shape:
-            raise UnreadableError(
-                f"{key!r} must have the shape {shape}, as 'kspace' has {kspace}; "
-                f"got {file[key].shape}"
-            )
+        if key in file:
+            stored.require_shape(file, key, shape)
     if "label" in file and len(file["label"]) != n_slices:
         raise UnreadableError(f"'label' has {len(file['label'])} slices, 'kspace' has {n_slices}")
     if "target" not in file:

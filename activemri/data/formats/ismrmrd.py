@@ -22,7 +22,6 @@ from activemri.mri.compression import mix_coils, noise_covariance, whitening
 
 #: What de-identified files hold in place of a patient.
 NOBODY = re.compile(r"anon|unknown|none|n/?a$|[x0\W_]*$", flags=re.IGNORECASE)
-
 #: Trajectories of spokes, by the names that headers have for them.
 RADIAL = ("radial", "goldenangle")
 
@@ -33,7 +32,6 @@ NO_IMAGE = sum(1 << (flag - 1) for flag in (19, 23, 24, 26, 27, 28, 29, 30, 31))
 
 #: Counters that tell images apart, in the order in which they become slices of the volume.
 IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
-
 SCALES = {"siemens": 4096.0}  # whose images have values around 1e-4
 
 #: Odd and even lines show the same object along the readout. Read backwards, one of them shows it
@@ -87,8 +85,8 @@ class ISMRMRDReader(Reader):
         scan = _scan(Path(file.filename))
         if scan.columns is None:
             positions, kept = _trajectory(scan, file, index)
-            spokes = [scan.samples(file, entry)[:, kept] for entry in scan.images[index]]
-            samples = torch.from_numpy(np.stack(spokes, axis=1))
+            spokes = [_samples(file, scan.lines[i], scan.heads[i]) for i in scan.images[index]]
+            samples = torch.from_numpy(np.stack(spokes, axis=1)[..., kept])
             kspace, measured, processing = resample(samples, positions, volume.shape)
         else:
             _refuse_incomplete_lines(scan, index)
@@ -109,10 +107,10 @@ class Scan:
     Attributes:
         volume: as the reader describes it.
         encoded: pixels along the readout of the encoded space.
-        chopped: whether every other line has to change its sign (GE, parameter ChopY of 0).
+        chopped: every other line has to change its sign (GE, parameter ChopY of 0).
         lines: places of the imaging lines in the file, (line,).
-        heads: the lines' own headers, (line,).
-        images: for each slice of the volume, which lines belong to it.
+        heads: their own headers, (line,).
+        images: which of them belong to each slice of the volume.
         whitening: complex (coil, coil), or None without noise scans.
         columns: of the k-space grid, (line,); None for spokes.
     """
@@ -125,11 +123,6 @@ class Scan:
     images: tuple[Integers, ...]
     whitening: Tensor | None
     columns: Integers | None
-
-    def samples(self, file: h5py.File, line: int) -> NDArray[np.complex64]:
-        """Samples of one imaging line, (coil, sample)."""
-        size = int(self.heads["number_of_samples"][line])
-        return _samples(file, self.lines[line], self.volume.n_coils, size)
 
 
 @cached_by_file(8)
@@ -271,8 +264,9 @@ def _acquisitions(file: h5py.File) -> h5py.Dataset:
     return found
 
 
-def _samples(file: h5py.File, line: int, n_coils: int, size: int) -> NDArray[np.complex64]:
+def _samples(file: h5py.File, line: int, head: NDArray[Any]) -> NDArray[np.complex64]:
     """Samples of one acquisition, (coil, sample)."""
+    n_coils, size = int(head["active_channels"]), int(head["number_of_samples"])
     flat = np.asarray(_acquisitions(file).fields("data")[line], np.float32)
     if flat.shape != (2 * n_coils * size,):
         raise UnreadableError(
@@ -289,8 +283,7 @@ def _whitening(file: h5py.File, heads: NDArray[Any], n_coils: int) -> Tensor | N
     channels = _one_value(heads["active_channels"][lines], "channels of the noise scans")
     if channels != n_coils:
         raise UnreadableError(f"noise scans have {channels} channels, imaging lines {n_coils}")
-    sizes = heads["number_of_samples"].astype(np.int64)
-    noise = np.concatenate([_samples(file, int(i), n_coils, sizes[i]) for i in lines], axis=1)
+    noise = np.concatenate([_samples(file, int(i), heads[i]) for i in lines], axis=1)
     try:
         return whitening(noise_covariance(torch.from_numpy(noise)))
     except ValueError as error:
@@ -354,8 +347,9 @@ def _on_grid(scan: Scan, file: h5py.File, index: int) -> tuple[Tensor, Tensor, t
     grid = np.zeros((scan.volume.n_coils, height, width), np.complex64)
     repeats = np.zeros((height, width), np.int64)
     for entry in scan.images[index]:
-        samples, head, column = scan.samples(file, entry), scan.heads[entry], scan.columns[entry]
-        size, center = samples.shape[1], int(head["center_sample"])
+        head, column = scan.heads[entry], scan.columns[entry]
+        samples, center = _samples(file, scan.lines[entry], head), int(head["center_sample"])
+        size = samples.shape[1]
         if center == 0 and size == height:  # full lines that do not say so are centred
             center = size // 2
         steps = np.arange(size) - center

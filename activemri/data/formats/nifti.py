@@ -24,19 +24,15 @@ from activemri.data.readers import (
 )
 from activemri.data.slices import Slice
 
-#: Names of files that hold no images: masks, segmentations, phase.
+#: Names of files that hold masks, segmentations, phase.
 NO_IMAGE = re.compile(r"(^|[_\-.])(mask|dseg|probseg|seg|aseg|labels?|part-phase|phase)([_\-.]|$)")
 
 #: Who was scanned: BIDS, OASIS-1; other names are cut before the contrast at their end.
 SUBJECTS = (re.compile(r"sub-([A-Za-z0-9]+)"), re.compile(r"(OAS\d_\d{4,})"))
 CONTRAST_AT_END = re.compile(r"[_\-. ](T1|T2|T1w|T2w|T2\*w?|FLAIR|PD|PDw|T1ce|T1gd|MRA)$", re.I)
 
-#: Folders that hold no images: SKM-TEA's.
-NO_IMAGES = ("segmentation_masks",)
-
 #: A magnitude has no negative values but those that interpolation leaves.
 MOST_NEGATIVE = 0.1
-
 
 NIFTI = Container("NIfTI", (".nii.gz", ".nii"), lambda path: NIfTIFile(path))
 
@@ -64,8 +60,8 @@ class NIfTIReader(Reader):
         stem = NIFTI.stem(file.path.name)
         if found := NO_IMAGE.search(stem.lower()):
             raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
-        if folder := next((name for name in NO_IMAGES if name in file.path.parts), None):
-            raise UnreadableError(f"in the folder {folder!r}; expected images")
+        if "segmentation_masks" in file.path.parts:  # SKM-TEA's
+            raise UnreadableError("in the folder 'segmentation_masks'; expected images")
         parts = [file.stored((slice(None),) * 3, index) for index in range(file.n_volumes)]
         largest = max(largest_magnitude(part) for part in parts)
         if largest == 0:

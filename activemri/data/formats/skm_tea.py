@@ -15,9 +15,6 @@ from activemri.data.slices import Slice
 from activemri.mri import coils, fourier
 
 KSPACE_AXES = "(x, ky, kz, echo, coil)"
-MAPS_AXES = "(x, ky, kz, coil, map)"
-TARGET_AXES = "(x, ky, kz, echo, map)"
-
 SCALE = 2.0**-20  # images have values around 1e7
 
 #: Smallest correlation of the stored image with that of k-space and maps. The scanner's noise and
@@ -28,9 +25,6 @@ AGREEMENT = 0.5
 #: Largest share of lines that may be missing between the first and the last: parallel imaging may
 #: leave gaps at the rim. Without it half of the lines are missing.
 MISSING = 0.25
-
-#: Where the collection keeps the segmentations of its raw data, beside the folder of the files.
-SEGMENTATIONS = Path("segmentation_masks", "raw-data-track")
 
 #: Values of a segmentation, in order; 0 is everything else.
 TISSUES = (
@@ -69,16 +63,11 @@ class SKMTEAReader(Reader):
     def describe(self, file: h5py.File) -> Volume:
         kspace = stored.samples(file, "kspace", ndim=(5,), axes=KSPACE_AXES, kind="complex")
         n_x, height, width, n_echoes, n_coils = kspace.shape
-        expected = {"maps": (MAPS_AXES, (n_x, height, width, n_coils, 1))}
-        if "target" in file:
-            expected["target"] = (TARGET_AXES, (n_x, height, width, n_echoes, 1))
-        for key, (axes, shape) in expected.items():
-            found = stored.samples(file, key, ndim=(5,), axes=axes, kind="complex")
-            if found.shape != shape:
-                raise UnreadableError(
-                    f"{key!r} must have the shape {shape}, as 'kspace' has {kspace.shape}; "
-                    f"got {found.shape}"
-                )
+        for key, last, size in (("maps", "coil", n_coils), ("target", "echo", n_echoes)):
+            if key in file:
+                axes = f"(x, ky, kz, {last}, map)"
+                stored.samples(file, key, ndim=(5,), axes=axes, kind="complex")
+                stored.require_shape(file, key, (n_x, height, width, size, 1))
         volume = Volume(
             name=stored.stem(file),
             subject=stored.stem(file),
@@ -137,8 +126,8 @@ class SKMTEAReader(Reader):
 
 def _segmentation(file: h5py.File, x: int) -> Tensor | None:
     """Tissues in the plane x, int64 (height, width), or None where the collection's are absent."""
-    folder = Path(file.filename).absolute().parent.parent / SEGMENTATIONS
-    path = folder / f"{stored.stem(file)}.nii.gz"
+    root = Path(file.filename).absolute().parent.parent
+    path = root / "segmentation_masks" / "raw-data-track" / f"{stored.stem(file)}.nii.gz"
     if not path.exists():
         return None
     try:

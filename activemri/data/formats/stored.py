@@ -56,6 +56,15 @@ def samples(
     return found
 
 
+def require_shape(file: h5py.File, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a data set that does not fit `kspace`."""
+    if file[key].shape != shape:
+        raise UnreadableError(
+            f"{key!r} must have the shape {shape}, as 'kspace' has {file['kspace'].shape}; "
+            f"got {file[key].shape}"
+        )
+
+
 def read(dataset: h5py.Dataset, part: int | tuple[int | slice | EllipsisType, ...]) -> Tensor:
     """A part of a data set as complex64 or float32; nothing else of it is read."""
     kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
