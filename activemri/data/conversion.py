@@ -23,19 +23,15 @@ from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.readers import READ_FAILURES, UnreadableError, Volume
 from activemri.data.simulated_coils import with_coils
-from activemri.data.slices import Slice, measured_samples
+from activemri.data.slices import measured_samples
 from activemri.data.splits import assign_splits
 from activemri.data.standard import magnitude_reference
 from activemri.progress import Progress
 
-#: Most coils that are simulated.
-MOST_COILS = 32
+MOST_COILS = 32  # that are simulated
+VERSION = 1  # raise it when the same source is written differently
 
-#: Raise it when the same source is written differently.
-VERSION = 1
-
-#: All that a converted file depends on; kept in it.
-Origin = dict[str, str | int]
+Origin = dict[str, str | int]  # all that a converted file depends on; kept in it
 
 
 @dataclass(frozen=True)
@@ -181,15 +177,28 @@ def _write_volume(
                 except READ_FAILURES as error:
                     problems.append(f"{entry.file}, slice {index}: {error}")
                     continue
-                if "converted_from" not in file.attrs:
-                    file.attrs.update(_attributes(volume, origin, scan))
+                attributes: dict[str, str | float | None] = {
+                    "subject_id": volume.subject,
+                    "contrast": volume.contrast,
+                    "scanner": volume.scanner,
+                    "field_strength": volume.field_strength,
+                    "simulated": volume.simulated,
+                    "split": origin["split"],
+                    "converted_from": json.dumps(origin),
+                    "processing": json.dumps(list(scan.processing)),
+                }
                 if volume.magnitude_only:
                     whole = scan.target.shape == scan.shape
                     image = scan.target if whole else magnitude_reference(scan.kspace)
                     stored: dict[str, Tensor | None] = {"image": image}
+                    attributes["phase"] = "magnitude only"
+                    if not whole:
+                        attributes["readout_oversampling"] = scan.shape[0] / scan.target.shape[0]
                 else:
                     stored = {"kspace": scan.kspace, "target": scan.target}
                     stored |= {"sensitivity": scan.sensitivity, "label": scan.label}
+                if "converted_from" not in file.attrs:
+                    file.attrs.update({k: v for k, v in attributes.items() if v is not None})
                 for key, values in stored.items():
                     if values is not None:
                         _put(file, key, volume.n_slices, index, values)
@@ -204,26 +213,6 @@ def _write_volume(
     finally:
         partial.unlink(missing_ok=True)
     return problems
-
-
-def _attributes(volume: Volume, origin: Origin, scan: Slice) -> dict[str, str | float]:
-    found: dict[str, str | float] = {
-        "subject_id": volume.subject,
-        "contrast": volume.contrast,
-        "scanner": volume.scanner,
-        "split": origin["split"],
-        "converted_from": json.dumps(origin),
-        "processing": json.dumps(list(scan.processing)),
-    }
-    if volume.field_strength is not None:
-        found["field_strength"] = volume.field_strength
-    if volume.magnitude_only:
-        found["phase"] = "magnitude only"
-        if scan.target.shape != scan.shape:
-            found["readout_oversampling"] = scan.shape[0] / scan.target.shape[0]
-    if volume.simulated is not None:
-        found["simulated"] = volume.simulated
-    return found
 
 
 def _put(file: h5py.File, key: str, n_slices: int, index: int, values: Tensor) -> None:

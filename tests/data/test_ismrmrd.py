@@ -197,13 +197,13 @@ def test_noise_scans_make_the_noise_of_the_coils_independent(tmp_path: Path) -> 
         white = (rng.normal(size=(3, *shape)) + 1j * rng.normal(size=(3, *shape))) / np.sqrt(2)
         return np.tensordot(mixing, white, 1).astype(np.complex64)
 
-    images = [noise(*SHAPE) for _ in range(40)]
+    images = [noise(*SHAPE) for _ in range(20)]
     lines = [Line(noise(4096), flags=[19])]
     lines += [line for r, kspace in enumerate(images) for line in lines_of(kspace, repetition=r)]
     write_acquisitions(tmp_path / "a.h5", ismrmrd_header(SHAPE), lines)
     with h5py.File(tmp_path / "a.h5") as file:
         volume = READER.describe(file)
-        scans = [READER.read(file, volume, index) for index in range(40)]
+        scans = [READER.read(file, volume, index) for index in range(20)]
     kspace = torch.stack([scan.kspace for scan in scans], dim=1).flatten(1)
     covariance = kspace @ kspace.conj().T / kspace.shape[1]
     torch.testing.assert_close(covariance, torch.eye(3) + 0j, atol=0.05, rtol=0)

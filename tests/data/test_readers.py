@@ -101,13 +101,22 @@ def reader_of(name: str) -> Reader:
     return next(reader for reader in all_readers() if reader.name == name)
 
 
-@pytest.fixture(params=CASES, ids=[f"{name}: {kind}" for name, kind in CASES])
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Reader, Any]]:
-    """A reader and an open file of its own."""
+@pytest.fixture(scope="module", params=CASES, ids=": ".join)
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file, alone in its folder."""
     name, kind = request.param
-    reader = reader_of(name)
-    path = tmp_path / f"scan{reader.container.suffixes[0]}"
+    path: Path = (
+        tmp_path_factory.mktemp("scans") / name / f"scan{reader_of(name).container.suffixes[0]}"
+    )
+    path.parent.mkdir()
     WRITERS[name][kind](path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def case(path: Path) -> Iterator[tuple[Reader, Any]]:
+    """A reader and an open file of its own."""
+    reader = reader_of(path.parent.name)
     with reader.container.open(path) as file:
         yield reader, file
 
@@ -161,13 +170,13 @@ def test_values_are_far_from_the_limits_of_float32(case: tuple[Reader, Any]) -> 
 
 
 def test_descriptions_are_remembered_as_they_were(
-    case: tuple[Reader, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[Reader, Any], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, _file = case
-    first = index_path(tmp_path, all_readers())
+    first = index_path(path.parent, all_readers())
     assert [entry.reader for entry in first.entries] == [reader]
     monkeypatch.setattr(type(reader), "describe", None)  # the second time it is not called
-    assert index_path(tmp_path, all_readers()) == first
+    assert index_path(path.parent, all_readers()) == first
 
 
 def test_no_two_containers_take_the_same_file() -> None:

@@ -131,10 +131,7 @@ def _scan(path: Path) -> Scan:
     with h5py.File(path, "r") as file:
         groups = _groups(file)
         if len(groups) > 1:
-            raise UnreadableError(
-                f"several measurements in one file ({', '.join(groups)}); expected one: split the "
-                "file"
-            )
+            raise UnreadableError(f"several measurements ({', '.join(groups)}); split the file")
         header = stored.read_header(file, f"{groups[0]}/xml")
         encoding = header.find("{*}encoding")
         if encoding is None:
