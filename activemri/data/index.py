@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from activemri.data.formats.registry import containers, reader_for
+from activemri.data.formats.registry import reader_for
 from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
 from activemri.files import replacing
 from activemri.progress import track
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A file with a scan in it. `file` is relative to the index's root."""
+    """A file with a scan in it; its name is relative to the index's root."""
 
     file: str
     reader: Reader
@@ -46,7 +46,7 @@ class Index:
     Attributes:
         root: the folder (of the file, if the path was a file).
         entries: the readable files, sorted by name.
-        problems: files that are left out, and why.
+        problems: files that are left out, and the reasons.
     """
 
     root: Path
@@ -57,14 +57,13 @@ class Index:
 def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     """Index a file, or all files of the readers' formats under a folder, by their headers.
 
-    What was found is cached by file size and modification time: the second time only changed
-    files are opened.
+    What was found is cached: the second time only changed files are opened.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if there is nothing usable, with the first few reasons.
     """
-    kinds = containers(readers)
+    kinds = list(dict.fromkeys(reader.container for reader in readers))
     *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
     suffixes = f"{', '.join(others)} or {last}"
     if path.is_file():
@@ -179,12 +178,7 @@ def _scans_below(root: Path, kinds: Sequence[Container]) -> list[str]:
 
 
 def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts) -> Entry:
-    """The scan in a file, as cached or read from its header.
-
-    Raises:
-        UnreadableError: if nothing in the file can be used.
-        OSError: if the file is gone.
-    """
+    """The scan in a file, as cached or read from its header, or UnreadableError or OSError."""
     status = (root / name).stat()
     facts = cache.of(name, status)
     for reader in readers:

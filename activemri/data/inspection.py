@@ -23,18 +23,6 @@ MAX_PROBLEMS_OF_CARD = 30
 SPLIT_HEADER = ("split", "subjects", "files", "slices")
 PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")
 
-MAGNITUDE_ONLY = (
-    "{which} magnitude-only. The k-space of a real image is conjugate-symmetric: every line tells "
-    "its mirror image, and half of all lines are free information. Such images are given a smooth "
-    "synthetic phase and noise, seeded by file and slice, unless `synthetic_phase` is off. Do not "
-    "compare results on them with results on complex data."
-)
-
-SIMULATED = (
-    "{which} simulated in part ({what}), only the rest is of scans. Do not mix results on them "
-    "with results on raw data."
-)
-
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
@@ -256,10 +244,18 @@ def _advice(rows: Sequence[Row]) -> str:
     points = []
     volumes = [row.entry.volume for row in rows]
     if n_bare := sum(volume.magnitude_only for volume in volumes):
-        points.append(MAGNITUDE_ONLY.format(which=files_are(n_bare)))
+        points.append(
+            f"{files_are(n_bare)} magnitude-only. The k-space of a real image is "
+            "conjugate-symmetric: every line tells its mirror image, and half of all lines are "
+            "free information. Such images are given a smooth synthetic phase and noise, seeded by "
+            "file and slice, unless `synthetic_phase` is off. Do not compare results on them with "
+            "results on complex data."
+        )
     if made := [volume.simulated for volume in volumes if volume.simulated is not None]:
-        what = "; ".join(sorted({*made}))
-        points.append(SIMULATED.format(which=files_are(len(made)), what=what))
+        points.append(
+            f"{files_are(len(made))} simulated in part ({'; '.join(sorted({*made}))}), only the "
+            "rest is of scans. Do not mix results on them with results on raw data."
+        )
     if n_padded := sum(row.survey.never_acquired > 0 for row in rows):
         points.append(
             f"Files with columns that the scanner never acquired: {n_padded} of {len(rows)}; "

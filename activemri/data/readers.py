@@ -92,7 +92,6 @@ class Volume:
         n_slices: slices stored, usable or not.
         shape: (height, width) of k-space.
         target_shape: (height, width) of the reference.
-        n_coils: number of coils.
         contrast: e.g. "T2".
         field_strength: in tesla.
         scanner: maker and model.

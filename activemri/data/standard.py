@@ -46,18 +46,14 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
        is free, because every readout is sampled in one go.
     2. k-space is cropped, or padded with zeros, around its centre. The field of view stays; the
        pixels change their size, also relative to each other if the shapes have other proportions.
-       Padded lines are never acquired.
+       Padded lines are never acquired. Samples are scaled by the square root of the ratio of the
+       numbers of pixels, so that orthonormal transforms keep the intensities of the image.
     3. The reference is computed from the resulting k-space and covers the whole frame, and so
-       does a region of interest.
-
-    Samples are scaled by the square root of the ratio of the numbers of pixels, which keeps the
-    intensities of the image: with orthonormal transforms they would change otherwise.
-
-    `volume_max` is left as it is; see :class:`activemri.data.volumes.VolumeDataset`.
+       does a region of interest. `volume_max` is left as it is.
 
     Args:
         scan: any slice.
-        matrix_size: (height, width) to bring it to.
+        matrix_size: (height, width).
     """
     (height, width), rows = scan.shape, scan.target.shape[0]
     if rows != height:

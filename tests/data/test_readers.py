@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats.registry import all_readers, containers, reader_for
+from activemri.data.formats.registry import all_readers, reader_for
 from activemri.data.index import index_path
 from activemri.data.readers import HDF5, Reader, UnreadableError
 from activemri.data.standard import magnitude_reference
@@ -180,7 +180,8 @@ def test_descriptions_are_remembered_as_they_were(
 
 
 def test_no_two_containers_take_the_same_file() -> None:
-    suffixes = [suffix for kind in containers(all_readers()) for suffix in kind.suffixes]
+    kinds = {reader.container for reader in all_readers()}
+    suffixes = [suffix for kind in kinds for suffix in kind.suffixes]
     assert len(set(suffixes)) == len(suffixes)
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes)
 

@@ -16,12 +16,9 @@ from activemri.data.slices import Slice
 from activemri.mri import fourier
 
 KSPACE_AXES = "(slice, ky, kz, real and imaginary parts of the coils in turn)"
-
 #: The scans stopped after this share of kz (of the slice encodes); the rest is filled.
 ACQUIRED_PERCENT = 85
-
 SCALE = 2.0**-10  # the scanner's integers lead to large values
-
 EXAM = re.compile(r"(e\d+)s\d+_P\d+")
 
 

@@ -19,11 +19,9 @@ from activemri.data.slices import Slice
 FULL = {"kspace_full": True, "kspace_single_full": False, "kspace": True}
 KSPACE = re.compile(rf"kspace(_single)?_sub\d+|kus|{'|'.join(FULL)}")
 MASK = re.compile(r"mask\d*")
-
 #: Folders that tell people apart: numbers begin anew in each set, centre and scanner.
 SUBJECT = re.compile(r"(Training|Validation|Test)Set|Center\d+|\w+_\d\dT_\w+|P\d+")
 SCANNER = re.compile(r"([A-Za-z]+)_(\d)(\d)T_(\w+)")  # e.g. Siemens_30T_Vida
-
 SCALE = 4096.0  # raw values of the scanners are small
 
 

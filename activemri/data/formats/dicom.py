@@ -25,7 +25,7 @@ NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
 
 
 def _series(folder: Path, names: Sequence[str]) -> list[str]:
-    """The first file of every series, and the files that belong to none: to be named."""
+    """The first file of every series, and the files that belong to none, to be named."""
     return sorted(members[0] for members in _grouped(folder)) if names else []
 
 
@@ -39,12 +39,9 @@ class DICOMReader(Reader):
     A series, the files of one folder with one SeriesInstanceUID, is a volume, named like the first
     of them. Slices are sorted by echo, time and position along their normal. Values are rescaled as
     the files say. The subject is the PatientID, else the study.
-
-    Attributes:
-        synthetic_phase: give magnitude-only images a phase and noise.
     """
 
-    synthetic_phase: bool = True
+    synthetic_phase: bool = True  # give magnitude-only images a phase and noise
     name: str = "dicom"
     container = DICOM
 
@@ -105,9 +102,7 @@ class DICOMSeries(OpenedFile):
             kinds = {str(kind).upper() for kind in header.get("ImageType", [])[2:]}
             kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
             if found := kinds & NO_MAGNITUDE:
-                raise UnreadableError(
-                    f"expected magnitude images; the image type says {found.pop()}"
-                )
+                raise UnreadableError(f"expected magnitudes; the image type says {found.pop()}")
             for frame in range(int(header.get("NumberOfFrames", 1) or 1)):
                 images.append((_place(header, frame), name, frame))
         sizes = {(header.Rows, header.Columns) for header in headers.values()}

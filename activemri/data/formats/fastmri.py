@@ -18,12 +18,9 @@ KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
 PROSTATE_AXES = "(average, slice, coil, readout, phase encode)"
 IMAGE_AXES = "(slice, height, width)"
 BREAST_NAME = re.compile(r"fastMRI_breast_\d+_\d+", flags=re.IGNORECASE)
-
 #: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
 M4RAW_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
-
 SCALE = 4096.0  # images of fastMRI have values around 1e-4
-
 #: A column beyond the header's limits counts as padding if its energy is below this share of the
 #: strongest column's: remainders of scanner filters. Above it the data are believed.
 PADDING_ENERGY = 1e-6
@@ -40,12 +37,9 @@ class FastMRIReader(Reader):
 
     Refused: undersampled files (the public test sets, which hold a `mask`), and fastMRI breast
     (Solomon et al. 2025): spokes at golden angles in a stack of stars, under a contrast agent.
-
-    Attributes:
-        scale: all values are multiplied by it.
     """
 
-    scale: float = SCALE
+    scale: float = SCALE  # of all values
     name: str = "fastmri"
 
     def recognises(self, file: h5py.File) -> bool:

@@ -50,14 +50,10 @@ class HDF5Reader(Reader):
     slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`.
     Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.formats.radial`;
     further data sets are not read.
-
-    Attributes:
-        synthetic_phase: give magnitude-only images a phase and noise.
-        noise: standard deviation of that noise as a share of the largest magnitude of the volume.
     """
 
-    synthetic_phase: bool = True
-    noise: float = NOISE
+    synthetic_phase: bool = True  # give magnitude-only images a phase and noise
+    noise: float = NOISE  # its standard deviation, as a share of the volume's largest magnitude
     name: str = "hdf5"
 
     def recognises(self, file: h5py.File) -> bool:

@@ -26,11 +26,9 @@ from activemri.data.slices import Slice
 
 #: Names of files that hold masks, segmentations, phase.
 NO_IMAGE = re.compile(r"(^|[_\-.])(mask|dseg|probseg|seg|aseg|labels?|part-phase|phase)([_\-.]|$)")
-
 #: Who was scanned: BIDS, OASIS-1; other names are cut before the contrast at their end.
 SUBJECTS = (re.compile(r"sub-([A-Za-z0-9]+)"), re.compile(r"(OAS\d_\d{4,})"))
 CONTRAST_AT_END = re.compile(r"[_\-. ](T1|T2|T1w|T2w|T2\*w?|FLAIR|PD|PDw|T1ce|T1gd|MRA)$", re.I)
-
 #: A magnitude has no negative values but those that interpolation leaves.
 MOST_NEGATIVE = 0.1
 
@@ -47,12 +45,9 @@ class NIfTIReader(Reader):
 
     The subject is the `sub-` of BIDS names, else the file's name without the contrast at its end;
     field strength and scanner are those of the JSON file of the same name, if there is one.
-
-    Attributes:
-        synthetic_phase: give magnitude-only images a phase and noise.
     """
 
-    synthetic_phase: bool = True
+    synthetic_phase: bool = True  # give magnitude-only images a phase and noise
     name: str = "nifti"
     container = NIFTI
 

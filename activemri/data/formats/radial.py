@@ -36,13 +36,12 @@ def resample(
 
     Args:
         samples: complex64, (coil, spoke, sample).
-        trajectory: where they lie in cycles per pixel, along the height first,
-            (spoke, sample, 2).
+        trajectory: in cycles per pixel, along the height first, (spoke, sample, 2).
         shape: (height, width) of the grid.
 
     Returns:
-        k-space, complex64 (coil, height, width); bool (height, width), True in the disc that the
-        spokes reach, where it was measured; what was done.
+        k-space, complex64 (coil, height, width); where it was measured, bool (height, width), True
+        in the disc that the spokes reach; what was done.
 
     Raises:
         UnreadableError: if the samples are NaN, Inf or zero; and as :func:`refuse_incomplete`.

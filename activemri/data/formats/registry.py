@@ -16,7 +16,7 @@ from activemri.data.formats.hdf5 import HDF5Reader
 from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.nifti import NIfTIReader
 from activemri.data.formats.skm_tea import SKMTEAReader
-from activemri.data.readers import Container, Reader, UnreadableError
+from activemri.data.readers import Reader, UnreadableError
 
 
 def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
@@ -38,11 +38,6 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
         DICOMReader(synthetic_phase=synthetic_phase),
         BARTReader(),
     )
-
-
-def containers(readers: Iterable[Reader]) -> tuple[Container, ...]:
-    """The kinds of files that some readers read."""
-    return tuple(dict.fromkeys(reader.container for reader in readers))
 
 
 def reader_for(file: Any, readers: Iterable[Reader]) -> Reader:

@@ -16,7 +16,6 @@ from activemri.mri import coils, fourier
 
 KSPACE_AXES = "(x, ky, kz, echo, coil)"
 SCALE = 2.0**-20  # images have values around 1e7
-
 #: Smallest correlation of the stored image with that of k-space and maps. The scanner's noise and
 #: another scale leave it near 1; another Fourier convention, or maps of other coils, brings it to
 #: about 0.

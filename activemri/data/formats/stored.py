@@ -15,7 +15,6 @@ from torch import Tensor
 from activemri.data.readers import UnreadableError
 
 HEADER = "ismrmrd_header"  # of fastMRI's files and those modelled on them
-
 #: Scans of which only an ellipse was acquired lack 1 - pi / 4 = 0.21 of the samples; published
 #: undersampled sets lack more than half.
 MISSING = 0.3
@@ -29,14 +28,7 @@ def stem(file: h5py.File) -> str:
 def samples(
     file: h5py.File, key: str, *, ndim: tuple[int, ...], axes: str, kind: str = "number"
 ) -> h5py.Dataset:
-    """The data set of that name.
-
-    Args:
-        file: the open file.
-        key: name of the data set.
-        ndim: numbers of axes that are understood.
-        axes: names of the axes, for the message.
-        kind: "number" or "complex".
+    """The data set of that name, of a kind ("number" or "complex") and with axes of these names.
 
     Raises:
         UnreadableError: if it is missing, of another kind, has other axes, or is empty.
@@ -115,9 +107,6 @@ def refuse_undersampled(kspace: Tensor) -> None:
     """Refuse k-space (coil, height, width) with columns or many samples missing in its midst.
 
     Zeros around what was acquired, by zero padding and partial Fourier, are all right.
-
-    Raises:
-        UnreadableError: with how much is missing.
     """
     present = (kspace != 0).any(dim=0)
     rows, columns = (present.any(dim=axis).nonzero().flatten() for axis in (1, 0))
@@ -134,11 +123,7 @@ def refuse_undersampled(kspace: Tensor) -> None:
 
 
 def read_header(file: h5py.File, key: str = HEADER) -> ElementTree.Element:
-    """A parsed XML header; zeros and blanks around it, left by some converters, do not matter.
-
-    Raises:
-        UnreadableError: if there is none, or it is not XML.
-    """
+    """A parsed XML header; zeros and blanks around it, left by some converters, do not matter."""
     if key not in file:
         raise UnreadableError(f"no data set {key!r}; found {', '.join(sorted(file))}")
     try:
