@@ -169,7 +169,7 @@ def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
 
 
 def test_a_killed_conversion_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None:
-    for number in range(3):
+    for number in range(2):
         write_kspace(tmp_path / "scans" / f"{number}.h5", shape=(40, 4, 64, 64), seed=number)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "activemri.cli", "data", "convert", str(tmp_path / "scans")]
@@ -187,7 +187,7 @@ def test_a_killed_conversion_leaves_no_half_file_and_goes_on(tmp_path: Path) -> 
         with h5py.File(path) as file:
             assert np.abs(file["kspace"][-1]).max() > 0
     written, kept, _ = run(tmp_path / "scans", out)
-    assert written + kept == 3
+    assert written + kept == 2
     assert not list(out.glob(".*"))
     assert_same(open_dataset(tmp_path / "scans", split="all"), open_dataset(out, split="all"))
 

@@ -94,6 +94,9 @@ def with_flags(lines: list[Line], *flags: int) -> list[Line]:
     return [replace(line, flags=flags) for line in lines]
 
 
+NO_IMAGES = [with_flags([ASIDE], flag)[0] for flag in (20, 23, 24, 26, 27, 28, 29, 30, 31)]
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -101,12 +104,9 @@ def with_flags(lines: list[Line], *flags: int) -> list[Line]:
         lines_of(image())[:5] + with_flags(lines_of(image())[5:9], 20, 21) + lines_of(image())[9:],
         lines_of(image()) + with_heads(lines_of(image(1)), encoding_space_ref=1),
         with_heads(lines_of(image()), center_sample=0),
-        *(
-            [*with_flags([ASIDE], flag), *lines_of(image()), *with_flags([ASIDE], flag)]
-            for flag in (20, 23, 24, 26, 27, 28, 29, 30, 31)
-        ),
+        [*NO_IMAGES, *lines_of(image()), *NO_IMAGES],
     ],
-    ids=["shuffled", "calibration and imaging", "second encoding", "centre not set", *"abcdefghi"],
+    ids=["shuffled", "calibration and imaging", "second encoding", "centre not set", "aside"],
 )
 def test_order_calibration_and_lines_that_are_no_image_do_not_matter(
     tmp_path: Path, lines: list[Line]
@@ -322,8 +322,7 @@ def test_several_measurements_in_a_file_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.h5", r"several measurements.*dataset, dataset_2")
 
 
-@pytest.mark.parametrize("n_coils", [1, 4])
-@pytest.mark.parametrize("roll", [0, 1])
+@pytest.mark.parametrize(("n_coils", "roll"), [(1, 0), (4, 1)])
 def test_reversed_lines_without_the_flag_are_refused(
     tmp_path: Path, n_coils: int, roll: int
 ) -> None:
