@@ -21,7 +21,7 @@ MAX_FILES = 24  # more files than this are shown in groups
 MAX_PROBLEMS = 12
 MAX_PROBLEMS_OF_CARD = 30
 SPLIT_HEADER = ("split", "subjects", "files", "slices")
-PROPERTIES = ("height x width", "reference", "coils", "tesla", "empty columns", "kind")
+PROPERTIES = ("slices", "height x width", "reference", "coils", "tesla", "empty columns", "kind")
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -105,41 +105,45 @@ def run_inspection(settings: InspectSettings) -> str:
         _plural(n_slices, "usable slice"),
         f"{size:,.0f} MB" if size >= 1 else f"{size * 1e3:,.0f} kB",
     ]
-    header: tuple[str, ...]
-    lines: list[tuple[object, ...]] = []
     if settings.files or n_files <= MAX_FILES:
-        header, hint = ("file", "subject", "split", "contrast", "slices"), ""
-        for row in rows:
-            volume = row.entry.volume
-            named = (row.entry.file, volume.subject, row.split, volume.contrast)
-            lines.append((*named, len(row.survey.usable), *_properties([row])))
+        names: tuple[str, ...] = ("file", "subject", "split", "contrast")
+        groups, hint = [[row] for row in rows], ""
     else:  # one line for the files of one contrast, format, number of coils and kind
-        header = ("contrast", "files", "subjects", "slices")
+        names = ("contrast", "files", "subjects")
+        alike = _grouped(
+            rows, lambda r: (r.entry.volume.contrast, _kind(r), r.entry.volume.n_coils)
+        )
+        groups = sorted(alike.values(), key=lambda g: (g[0].entry.volume.contrast, -len(g)))
         hint = f"\nThese are {n_files:,} files in groups; --files lists every one with its subject."
-
-        def kind(row: Row) -> Hashable:
-            volume = row.entry.volume
-            made = volume.magnitude_only, volume.simulated
-            return volume.contrast, row.entry.reader.name, volume.n_coils, made
-
-        groups = list(_grouped(rows, kind).values())
-        groups.sort(key=lambda group: (group[0].entry.volume.contrast, -len(group)))
-        for group in groups:
-            n_subjects, n_files, n_slices = _counts(group)
-            contrast = group[0].entry.volume.contrast
-            lines.append((contrast, n_files, n_subjects, n_slices, *_properties(group)))
+    lines: list[tuple[object, ...]] = []
+    for group in groups:
+        n_subjects, n_files, n_slices = _counts(group)
+        first, volumes = group[0], [row.entry.volume for row in group]
+        same_frame = all(volume.shape == volume.target_shape for volume in volumes)
+        tesla = sorted({v.field_strength for v in volumes if v.field_strength is not None})
+        cells: tuple[object, ...] = (volumes[0].contrast, n_files, n_subjects)
+        if not hint:
+            cells = (first.entry.file, volumes[0].subject, first.split, volumes[0].contrast)
+        properties = (
+            n_slices,
+            _shapes(volume.shape for volume in volumes),
+            "same" if same_frame else _shapes(volume.target_shape for volume in volumes),
+            _span(volume.n_coils for volume in volumes),
+            ", ".join(f"{strength:.3g}" for strength in tesla) or "-",
+            _span(row.survey.never_acquired for row in group),
+            _kind(first),
+        )
+        lines.append((*cells, *properties))
     listed = []
-    for noun, more, found in (
-        ("problem", ", left out", problems),
-        ("warning", "", _warnings(rows)),
-    ):
+    for noun, found in (("problem", problems), ("warning", _warnings(rows))):
         if found:
-            listed.append(f"{_plural(len(found), noun)}{more}:")
+            left_out = ", left out" if noun == "problem" else ""
+            listed.append(f"{_plural(len(found), noun)}{left_out}:")
             listed += [f"  {line}" for line in _cut_short(found, MAX_PROBLEMS)]
     parts = [
         f"{settings.path.expanduser()}\n{', '.join(counts)}",
         format_table(SPLIT_HEADER, _split_lines(rows)),
-        format_table((*header, *PROPERTIES), lines) + hint,
+        format_table((*names, *PROPERTIES), lines) + hint,
         "\n".join(listed) or "No problems.",
     ]
     return "\n\n".join(parts)
@@ -201,26 +205,15 @@ def write_card(settings: CardSettings) -> str:
     return str(out)
 
 
+def _kind(row: Row) -> str:
+    volume = row.entry.volume
+    simulated = f" (simulated {volume.simulated})" if volume.simulated else ""
+    return row.entry.reader.name + " (magnitude only)" * volume.magnitude_only + simulated
+
+
 def _split_lines(rows: Sequence[Row]) -> list[tuple[str, int, int, int]]:
     groups = _grouped(rows, lambda row: row.split)
     return [(split, *_counts(groups[split])) for split in sorted(groups, key=usual_order)]
-
-
-def _properties(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Cells of the columns PROPERTIES."""
-    volumes = [row.entry.volume for row in rows]
-    same_frame = all(volume.shape == volume.target_shape for volume in volumes)
-    field_strengths = sorted({v.field_strength for v in volumes if v.field_strength is not None})
-    magnitude = " (magnitude only)" if volumes[0].magnitude_only else ""
-    simulated = f" (simulated {volumes[0].simulated})" if volumes[0].simulated else ""
-    return (
-        _shapes(volume.shape for volume in volumes),
-        "same" if same_frame else _shapes(volume.target_shape for volume in volumes),
-        _span(volume.n_coils for volume in volumes),
-        ", ".join(f"{tesla:.3g}" for tesla in field_strengths) or "-",
-        _span(row.survey.never_acquired for row in rows),
-        rows[0].entry.reader.name + magnitude + simulated,
-    )
 
 
 def _stratification(rows: Sequence[Row], name: str, label: Callable[[Row], str]) -> str:

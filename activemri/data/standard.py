@@ -18,16 +18,10 @@ def magnitude_reference(
     *,
     sensitivity: Tensor | None = None,
 ) -> Tensor:
-    """Magnitude image of fully sampled k-space.
+    """Magnitude image of fully sampled k-space (coil, height, width), in float32.
 
-    Args:
-        kspace: complex, (coil, height, width).
-        target_shape: crop the image around its centre to this (height, width).
-        sensitivity: coil maps like `kspace`; given, the coils are combined with them,
-            otherwise by the root of the sum of squares.
-
-    Returns:
-        float32, (target height, target width).
+    Coils are combined with `sensitivity` maps like `kspace`, without them by the root of the sum of
+    squares; the image is cropped around its centre to `target_shape`, (height, width).
     """
     images = fourier.ifft2(kspace)
     if sensitivity is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
-from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
+from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 
@@ -53,7 +53,6 @@ class HDF5Reader(Reader):
     """
 
     synthetic_phase: bool = True  # give magnitude-only images a phase and noise
-    noise: float = NOISE  # its standard deviation, as a share of the volume's largest magnitude
     name: str = "hdf5"
 
     def recognises(self, file: h5py.File) -> bool:
@@ -138,7 +137,6 @@ class HDF5Reader(Reader):
             stored.read(file["image"], index),
             file=stored.stem(file),
             synthetic_phase=self.synthetic_phase,
-            noise=self.noise,
             processing=processing,
         )
 
