@@ -46,7 +46,7 @@ class DICOMReader(Reader):
     container = DICOM
 
     def describe(self, file: "DICOMSeries") -> Volume:
-        largest = max(largest_magnitude(file.image(index)) for index in range(len(file)))
+        largest = max(largest_magnitude(file.image(index)) for index in range(len(file.images)))
         if largest == 0:
             raise UnreadableError("the images are all zero")
         first = file.header
@@ -57,7 +57,7 @@ class DICOMReader(Reader):
         return Volume(
             name=DICOM.stem(file.path.name),
             subject=str(first.get("PatientID") or first.get("StudyInstanceUID") or "unknown"),
-            n_slices=len(file),
+            n_slices=len(file.images),
             shape=shape,
             target_shape=shape,
             contrast=contrast_of(description or None),
@@ -81,7 +81,10 @@ class DICOMReader(Reader):
 
 
 class DICOMSeries(OpenedFile):
-    """The images of the series that a file belongs to; `header` is that of the first image."""
+    """The images of the series that a file belongs to: file names and frames, in order.
+
+    `header` is that of the first image.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -109,15 +112,12 @@ class DICOMSeries(OpenedFile):
         if len(sizes) > 1:
             shown = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
             raise UnreadableError(f"images of several sizes in one series: {shown}")
-        self._images = [(name, frame) for _, name, frame in sorted(images)]
-        self.header = headers[self._images[0][0]]
-
-    def __len__(self) -> int:
-        return len(self._images)
+        self.images = [(name, frame) for _, name, frame in sorted(images)]
+        self.header = headers[self.images[0][0]]
 
     def image(self, index: int) -> NDArray[np.float32]:
         """One image in the units that the file says, (height, width)."""
-        name, frame = self._images[index]
+        name, frame = self.images[index]
         image: NDArray[np.float32] = _pixels(self.path.parent / name)[frame]
         return image
 

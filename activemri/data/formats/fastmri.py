@@ -58,14 +58,13 @@ class FastMRIReader(Reader):
             raise UnreadableError("undersampled (the file holds a mask): no fully sampled truth")
         header = stored.read_header(file)
         height, width = kspace.shape[-2:]
-        key = _reference_key(file)
         encoded, place = _place(header)
         if place is not None:
             place = (max(place[0], 0), min(place[1], width)) if encoded == width else None
         return Volume(
             n_slices=kspace.shape[0],
             shape=(height, width),
-            target_shape=_target_shape(file, key, header, (height, width)),
+            target_shape=_target_shape(_reference(file), header, (height, width)),
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
             encoded_columns=place,
             **_labels(file, header),
@@ -74,8 +73,8 @@ class FastMRIReader(Reader):
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         kspace = stored.read(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
-        key = _reference_key(file)
-        target = None if key is None else stored.read(file[key], index)
+        reference = _reference(file)
+        target = None if reference is None else stored.read(reference, index)
         measured = measured_samples(kspace)
         if volume.encoded_columns is not None:
             energy = kspace.abs().square().sum(dim=(0, 1))
@@ -180,11 +179,12 @@ class FastMRIProstateReader(Reader):
                 f"{width // 2 - first} in a matrix of {width}"
             )
         _averages_of_lines(stored.read(kspace, (slice(None), n_slices // 2, slice(0, 1))))
-        key = "reconstruction_rss" if "reconstruction_rss" in file else None
+        key = "reconstruction_rss"
+        reference = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES) if key in file else None
         return Volume(
             n_slices=n_slices,
             shape=(height, width),
-            target_shape=_target_shape(file, key, header, (height, width)),
+            target_shape=_target_shape(reference, header, (height, width)),
             n_coils=n_coils,
             encoded_columns=place,
             **_labels(file, header),
@@ -234,34 +234,32 @@ def _place(header: ElementTree.Element) -> tuple[int | None, tuple[int, int] | N
     return width, (width // 2 - center, width // 2 - center + last + 1)
 
 
-def _reference_key(file: h5py.File) -> str | None:
-    """The stored reference that belongs to this k-space and fits into its image."""
+def _reference(file: h5py.File) -> h5py.Dataset | None:
+    """The stored reference that belongs to this k-space, if it fits into its image."""
     kspace = file["kspace"]
     key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
     if key not in file:
         return None
-    stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES)
-    n_slices, *sizes = file[key].shape
-    if n_slices != kspace.shape[0]:
-        raise UnreadableError(f"{key} has {n_slices} slices, k-space has {kspace.shape[0]}")
+    found = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES)
+    if len(found) != len(kspace):
+        raise UnreadableError(f"{key} has {len(found)} slices, k-space has {len(kspace)}")
     # fastMRI's central crop and ours, which keeps n // 2 at n // 2, must be the same.
     fits = (
         size <= frame and (frame - size) // 2 == frame // 2 - size // 2
-        for size, frame in zip(sizes, kspace.shape[-2:], strict=True)
+        for size, frame in zip(found.shape[1:], kspace.shape[-2:], strict=True)
     )
-    return key if all(fits) else None
+    return found if all(fits) else None
 
 
 def _target_shape(
-    file: h5py.File, key: str | None, header: ElementTree.Element, shape: tuple[int, int]
+    reference: h5py.Dataset | None, header: ElementTree.Element, shape: tuple[int, int]
 ) -> tuple[int, int]:
-    """Size of the stored reference of that name, else that of the header, within the frame."""
-    if key is not None:
-        height, width = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES).shape[1:]
+    """Size of the stored reference, else that of the header, within the frame."""
+    if reference is not None:
+        height, width = reference.shape[1:]
     else:
-        height, width = (
-            header_number(header, f"encoding/reconSpace/matrixSize/{axis}") or 0 for axis in "xy"
-        )
+        recon = "encoding/reconSpace/matrixSize"
+        height, width = (header_number(header, f"{recon}/{axis}") or 0 for axis in "xy")
     if min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])

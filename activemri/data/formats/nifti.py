@@ -140,11 +140,11 @@ class NIfTIFile(OpenedFile):
         self.is_complex = data_type.kind == "c"
         self.n_volumes = shape[3] if len(shape) == 4 else 1
         self.stored_shape = shape[:3]
-        # For each anatomical axis (right, anterior, superior): where it is stored, and if upwards.
+        # Which anatomical axis (right, anterior, superior) each stored one is, and if upwards.
         if np.isnan(orientation).any():
             orientation = np.array([[0, 1], [1, 1], [2, 1]])
+        self._orientation = orientation
         self._axes = np.argsort(orientation[:, 0]).tolist()
-        self._upwards = [bool(orientation[axis, 1] > 0) for axis in self._axes]
         sizes = [shape[axis] for axis in self._axes]
         # Slices lie along the axis of one slice, else of the coarsest voxels, else foot to head.
         spacing = [stored_spacing[axis] for axis in self._axes]
@@ -153,22 +153,22 @@ class NIfTIFile(OpenedFile):
             along = 2
         self._along = max((axis for axis in range(3) if sizes[axis] == 1), default=along)
         self.n_positions = sizes[self._along]
-        self._columns, self._rows = (axis for axis in range(3) if axis != self._along)
-        self.shape = (sizes[self._rows], sizes[self._columns])
+        columns, rows = (axis for axis in range(3) if axis != self._along)
+        self.shape = (sizes[rows], sizes[columns])
 
     def plane(self, index: int) -> NDArray[Any]:
         """One slice, (height, width)."""
+        import nibabel
+
         volume, position = divmod(index, self.n_positions)
-        columns, rows, upwards = self._columns, self._rows, self._upwards
-        chosen: list[slice | int] = [slice(None)] * 3
-        last = self.n_positions - 1
-        chosen[self._axes[self._along]] = position if upwards[self._along] else last - position
-        plane = self.stored(tuple(chosen), volume)
-        plane = plane if self._axes[rows] < self._axes[columns] else plane.T
-        # Now (rows, columns); right, anterior and superior come first.
-        return np.ascontiguousarray(
-            plane[:: -1 if upwards[rows] else 1, :: -1 if upwards[columns] else 1]
-        )
+        axis = self._axes[self._along]
+        place = position if self._orientation[axis, 1] > 0 else self.n_positions - 1 - position
+        chosen = [slice(None)] * 3
+        chosen[axis] = slice(place, place + 1)
+        part = self.stored(tuple(chosen), volume)
+        turned = nibabel.apply_orientation(part, self._orientation)  # type: ignore[no-untyped-call]
+        # Now right, anterior and superior come last.
+        return np.ascontiguousarray(turned.take(0, axis=self._along)[::-1, ::-1].T)
 
     def stored(self, chosen: tuple[slice | int, ...], volume: int = 0) -> NDArray[Any]:
         """Part of a volume along the axes as they are stored, float32 or complex64."""
