@@ -70,11 +70,11 @@ class ISMRMRDReader(Reader):
         return bool(_groups(file))
 
     def describe(self, file: h5py.File) -> Volume:
-        scan = _scan(Path(file.filename))
+        scan, acquired = _scan(Path(file.filename)), _acquisitions(file)
 
         def check(index: int) -> None:
             if scan.columns is None:
-                refuse_incomplete(_trajectory(scan, file, index)[0], scan.volume.shape)
+                refuse_incomplete(_trajectory(scan, acquired, index)[0], scan.volume.shape)
             else:
                 _refuse_incomplete_lines(scan, index)
 
@@ -82,15 +82,15 @@ class ISMRMRDReader(Reader):
         return scan.volume
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        scan = _scan(Path(file.filename))
+        scan, acquired = _scan(Path(file.filename)), _acquisitions(file)
         if scan.columns is None:
-            positions, kept = _trajectory(scan, file, index)
-            spokes = [_samples(file, scan.lines[i], scan.heads[i]) for i in scan.images[index]]
+            positions, kept = _trajectory(scan, acquired, index)
+            spokes = [_samples(acquired, scan.lines[i], scan.heads[i]) for i in scan.images[index]]
             samples = torch.from_numpy(np.stack(spokes, axis=1)[..., kept])
             kspace, measured, processing = resample(samples, positions, volume.shape)
         else:
             _refuse_incomplete_lines(scan, index)
-            kspace, measured, processing = _on_grid(scan, file, index)
+            kspace, measured, processing = _on_grid(scan, acquired, index)
         scale = SCALES.get(volume.scanner.split(" ")[0].lower(), 1.0)
         if scan.whitening is not None:
             kspace, scale = mix_coils(kspace, scan.whitening).contiguous(), 1.0
@@ -153,10 +153,11 @@ def _scan(path: Path) -> Scan:
                 f"not Cartesian: the header's trajectory is {trajectory!r}; expected k-space on a "
                 "grid, or 'radial'"
             )
-        heads = _acquisitions(file).fields("head")[:]
+        acquired = _acquisitions(file)
+        heads = acquired.fields("head")[:]
         lines, images = _imaging_lines(heads)
         n_coils = _one_value(heads["active_channels"][lines], "channels")
-        mixing = _whitening(file, heads, n_coils)
+        mixing = _whitening(acquired, heads, n_coils)
     chopped = [
         header_text(parameter, "value") == "0"
         for parameter in header.iterfind("{*}userParameters/{*}userParameterLong")
@@ -261,10 +262,10 @@ def _acquisitions(file: h5py.File) -> h5py.Dataset:
     return found
 
 
-def _samples(file: h5py.File, line: int, head: NDArray[Any]) -> NDArray[np.complex64]:
+def _samples(acquired: h5py.Dataset, line: int, head: NDArray[Any]) -> NDArray[np.complex64]:
     """Samples of one acquisition, (coil, sample)."""
     n_coils, size = int(head["active_channels"]), int(head["number_of_samples"])
-    flat = np.asarray(_acquisitions(file).fields("data")[line], np.float32)
+    flat = np.asarray(acquired.fields("data")[line], np.float32)
     if flat.shape != (2 * n_coils * size,):
         raise UnreadableError(
             f"acquisition {line} holds {flat.size} numbers; expected 2 x {n_coils} channels x "
@@ -273,14 +274,14 @@ def _samples(file: h5py.File, line: int, head: NDArray[Any]) -> NDArray[np.compl
     return flat.view(np.complex64).reshape(n_coils, size)
 
 
-def _whitening(file: h5py.File, heads: NDArray[Any], n_coils: int) -> Tensor | None:
+def _whitening(acquired: h5py.Dataset, heads: NDArray[Any], n_coils: int) -> Tensor | None:
     lines = np.flatnonzero(heads["flags"] & NOISE)
     if len(lines) == 0:
         return None
     channels = _one_value(heads["active_channels"][lines], "channels of the noise scans")
     if channels != n_coils:
         raise UnreadableError(f"noise scans have {channels} channels, imaging lines {n_coils}")
-    noise = np.concatenate([_samples(file, int(i), heads[i]) for i in lines], axis=1)
+    noise = np.concatenate([_samples(acquired, int(i), heads[i]) for i in lines], axis=1)
     try:
         return whitening(noise_covariance(torch.from_numpy(noise)))
     except ValueError as error:
@@ -337,7 +338,9 @@ def _refuse_incomplete_lines(scan: Scan, index: int) -> None:
         )
 
 
-def _on_grid(scan: Scan, file: h5py.File, index: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _on_grid(
+    scan: Scan, acquired: h5py.Dataset, index: int
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """k-space (coil, height, width) of lines, where it was measured, and what was done."""
     assert scan.columns is not None
     height, width = scan.volume.shape
@@ -345,7 +348,7 @@ def _on_grid(scan: Scan, file: h5py.File, index: int) -> tuple[Tensor, Tensor, t
     repeats = np.zeros((height, width), np.int64)
     for entry in scan.images[index]:
         head, column = scan.heads[entry], scan.columns[entry]
-        samples, center = _samples(file, scan.lines[entry], head), int(head["center_sample"])
+        samples, center = _samples(acquired, scan.lines[entry], head), int(head["center_sample"])
         size = samples.shape[1]
         if center == 0 and size == height:  # full lines that do not say so are centred
             center = size // 2
@@ -383,7 +386,9 @@ def _on_grid(scan: Scan, file: h5py.File, index: int) -> tuple[Tensor, Tensor, t
     return kspace, torch.from_numpy(repeats > 0), tuple(processing)
 
 
-def _trajectory(scan: Scan, file: h5py.File, index: int) -> tuple[NDArray[np.float64], slice]:
+def _trajectory(
+    scan: Scan, acquired: h5py.Dataset, index: int
+) -> tuple[NDArray[np.float64], slice]:
     """Cycles per pixel of an image's samples, (spoke, sample, 2), and their places on a spoke."""
     n_samples = _one_value(scan.heads["number_of_samples"], "samples")
     axes = np.unique(scan.heads["trajectory_dimensions"])
@@ -402,19 +407,19 @@ def _trajectory(scan: Scan, file: h5py.File, index: int) -> tuple[NDArray[np.flo
             "signs of every other line are to be changed (ChopY is 0), which is done for Cartesian "
             "scans only"
         )
-    found, spokes = _acquisitions(file), []
-    if "traj" not in found.dtype.names:
+    if "traj" not in acquired.dtype.names:
         raise UnreadableError("missing trajectory: acquisitions have no field 'traj'")
-    for entry in scan.images[index]:
-        line, n_axes = scan.lines[entry], int(axes[0])
-        flat = np.asarray(found.fields("traj")[line], np.float64)
+    n_axes, spokes = int(axes[0]), []
+    for line in scan.lines[scan.images[index]]:
+        flat = np.asarray(acquired.fields("traj")[line], np.float64)
         if flat.shape != (n_samples * n_axes,):
             raise UnreadableError(
                 f"missing trajectory: acquisition {line} holds {flat.size} numbers of it; expected "
                 f"{n_samples} samples x {n_axes}"
             )
         spokes.append(flat.reshape(n_samples, n_axes))
-    if (np.stack(spokes)[..., 2:] < 0).any():
+    positions = np.stack(spokes)
+    if (positions[..., 2:] < 0).any():
         raise UnreadableError(
             "3-D: the trajectory's third component has negative values and thus is no density; "
             "expected a 2-D scan"
@@ -427,7 +432,7 @@ def _trajectory(scan: Scan, file: h5py.File, index: int) -> tuple[NDArray[np.flo
             "beginnings and ends"
         )
     kept = slice(int(discarded[0, 0]), max(n_samples - int(discarded[0, 1]), 0))
-    positions = np.stack(spokes)[:, kept, :2]
+    positions = positions[:, kept, :2]
     if not np.isfinite(positions).all():
         raise UnreadableError("NaN or Inf in the trajectory")
     reach = float(np.linalg.norm(positions, axis=-1).max(initial=0))
