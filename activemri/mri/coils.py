@@ -1,4 +1,4 @@
-"""Receive coils: sensitivities from physics, and how images combine."""
+"""Receive coils: sensitivities from physics, how images combine, prewhitening."""
 
 import math
 
@@ -26,8 +26,7 @@ def biot_savart_sensitivity(
 
     Args:
         n_coils: loops, evenly around the body from a random start; 1 gives a map of ones.
-        height: rows of the grid.
-        width: columns of the grid; pixels are square and the smaller side has length 1.
+        height, width: of the grid; pixels are square and the smaller side has length 1.
         generator: moves the loops a little; None leaves them at their nominal places, the first
             one on the right.
         distance: of the loops from the centre, in units of the smaller side.
@@ -50,9 +49,28 @@ def biot_savart_sensitivity(
     side = min(height, width)
     y = (np.arange(height) - height // 2) / side
     x = (np.arange(width) - width // 2) / side
-    wires = _loops(n_coils, distance=distance, jitter=jitter, generator=generator)
-    maps = _receive_field(torch.from_numpy(wires), torch.from_numpy(y), torch.from_numpy(x))
-    return unit_norm(maps).to(torch.complex64)
+    draws = np.zeros((5, n_coils))
+    start = 0.0
+    if generator is not None:
+        start = generator.uniform(0, 2 * math.pi)
+        draws = jitter * generator.standard_normal((5, n_coils)).clip(-2, 2)
+    angle = start + 2 * math.pi * (np.arange(n_coils) + draws[0]) / n_coils
+    # neighbours overlap by a quarter to decouple them; a loop never grows beyond 0.4
+    radius = np.minimum(1.25 * distance * math.sin(math.pi / max(n_coils, 3)), 0.4)
+    radius = radius * (1 + draws[1])
+    apart = distance * (1 + draws[2])
+    normal = angle + draws[3]
+    around = np.linspace(0, 2 * math.pi, SEGMENTS + 1)[None]
+    tangent = radius[:, None] * np.cos(around)
+    corners = (
+        (apart * np.cos(angle))[:, None] - np.sin(normal)[:, None] * tangent,
+        (apart * np.sin(angle))[:, None] + np.cos(normal)[:, None] * tangent,
+        radius[:, None] * np.sin(around) + draws[4][:, None] * distance,
+    )
+    wires = torch.from_numpy(np.stack(corners, axis=-1))  # closed: (coil, segment + 1, xyz)
+    return unit_norm(_receive_field(wires, torch.from_numpy(y), torch.from_numpy(x))).to(
+        torch.complex64
+    )
 
 
 def root_sum_of_squares(images: Tensor) -> Tensor:
@@ -69,8 +87,8 @@ def root_sum_of_squares(images: Tensor) -> Tensor:
 def combine(images: Tensor, sensitivity: Tensor) -> Tensor:
     """Coil images to one complex image, sum conj(S) x, both (..., coil, height, width).
 
-    This is the adjoint of "seeing with the coils", and with maps of unit norm also the
-    signal-to-noise optimal combination for independent noise (Roemer et al. 1990).
+    The adjoint of "seeing with the coils"; with maps of unit norm the signal-to-noise optimal
+    combination for independent noise (Roemer et al. 1990).
     """
     return torch.sum(sensitivity.conj() * images, dim=-3)
 
@@ -83,31 +101,44 @@ def unit_norm(maps: Tensor) -> Tensor:
     return torch.where(norm > tiny, maps / norm.clamp_min(tiny), equal)
 
 
-def _loops(
-    n_coils: int, *, distance: float, jitter: float, generator: np.random.Generator | None
-) -> np.ndarray:
-    """Corners of the wire loops, (coil, segment + 1, xyz), closed."""
-    draws = np.zeros((5, n_coils))
-    start = 0.0
-    if generator is not None:
-        start = generator.uniform(0, 2 * math.pi)
-        draws = jitter * generator.standard_normal((5, n_coils)).clip(-2, 2)
-    angle = start + 2 * math.pi * (np.arange(n_coils) + draws[0]) / n_coils
-    # neighbours overlap by a quarter to decouple them; a loop never grows beyond 0.4
-    radius = np.minimum(1.25 * distance * math.sin(math.pi / max(n_coils, 3)), 0.4)
-    radius = radius * (1 + draws[1])
-    apart = distance * (1 + draws[2])
-    normal = angle + draws[3]
-    around = np.linspace(0, 2 * math.pi, SEGMENTS + 1)[None]
-    tangent = radius[:, None] * np.cos(around)
-    return np.stack(
-        (
-            (apart * np.cos(angle))[:, None] - np.sin(normal)[:, None] * tangent,
-            (apart * np.sin(angle))[:, None] + np.cos(normal)[:, None] * tangent,
-            radius[:, None] * np.sin(around) + draws[4][:, None] * distance,
-        ),
-        axis=-1,
-    )
+def noise_covariance(noise: Tensor) -> Tensor:
+    """Covariance (coil, coil) of samples without signal, complex (coil, ...).
+
+    Raises:
+        ValueError: fewer samples than coils, or none that differs from zero.
+    """
+    samples = noise.flatten(1)
+    n_coils, n_samples = samples.shape
+    if n_samples < n_coils or not bool(samples.abs().amax() > 0):
+        raise ValueError(
+            f"expected at least {n_coils} noise samples of each of {n_coils} coils, and not zeros "
+            f"only; got {n_samples}"
+        )
+    return samples @ samples.conj().T / n_samples
+
+
+def whitening(covariance: Tensor) -> Tensor:
+    """The matrix that makes noise of that covariance independent and of variance one.
+
+    Inverse of the Cholesky factor: W C W^H = 1 (Pruessmann et al., MRM 46:638, 2001).
+
+    Raises:
+        ValueError: a covariance that is not positive definite, e.g. with a broken coil.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed):
+        raise ValueError(
+            "the noise covariance is not positive definite: a coil may be broken or there twice; "
+            "expected independent noise in every coil"
+        )
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse
+
+
+def mix_coils(kspace: Tensor, matrix: Tensor) -> Tensor:
+    """Combine coils: (..., coil, height, width) to (..., virtual coil, height, width)."""
+    return torch.einsum("vc,...chw->...vhw", matrix.to(kspace.dtype), kspace)
 
 
 def _receive_field(wires: Tensor, y: Tensor, x: Tensor) -> Tensor:

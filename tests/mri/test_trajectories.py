@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from activemri.mri import fourier, trajectories
-from activemri.mri.conjugate_gradient import conjugate_gradient
-from activemri.mri.lanczos import largest_eigenvalue
 from activemri.mri.nufft import NUFFT
+from activemri.mri.solvers import conjugate_gradient, largest_eigenvalue
 
 SIZE = 64
 SHAPE = (SIZE, SIZE)

@@ -25,7 +25,7 @@ from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.readers import HDF5, Container, UnreadableError, Volume, cached_by_file
 from activemri.data.slices import Slice
 from activemri.mri import fourier
-from activemri.mri.compression import mix_coils
+from activemri.mri.coils import mix_coils
 
 #: Siemens stores values around 1e-4 (fastMRI has them unchanged), where squares get lost in
 #: float32. A constant power of two, exact; scans with noise measurements need none.

@@ -16,7 +16,7 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.stored import header_number, header_text
 from activemri.data.readers import UnreadableError
-from activemri.mri.compression import noise_covariance, whitening
+from activemri.mri.coils import noise_covariance, whitening
 
 #: What de-identified files hold in place of a patient.
 NOBODY = re.compile(r"anon|unknown|none|n/?a$|[x0\W_]*$", flags=re.IGNORECASE)
