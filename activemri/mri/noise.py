@@ -10,19 +10,11 @@ from torch import Tensor
 def complex_noise(
     shape: tuple[int, ...], *, sigma: float, generator: np.random.Generator
 ) -> Tensor:
-    """Circular complex Gaussian noise.
+    """Circular complex Gaussian noise, complex64.
 
     `sigma` is the standard deviation of a complex sample, E|n|^2 = sigma^2: the real and the
     imaginary part have sigma / sqrt(2) each. The orthonormal Fourier transform keeps it, so it
     is the same number in k-space and in the image.
-
-    Args:
-        shape: of the result.
-        sigma: standard deviation per complex sample, at least 0.
-        generator: source of the randomness.
-
-    Returns:
-        complex64 noise of that shape.
 
     Raises:
         ValueError: if sigma is negative or not finite.
@@ -44,8 +36,7 @@ def smooth_phase(
     the same kind of field more finely.
 
     Args:
-        height: rows of the grid.
-        width: columns of the grid.
+        height, width: of the grid.
         generator: source of the randomness; it is drawn from equally for every grid.
         strength: scales everything but the offset. At 1 the phase varies by 1 to 2 radians
             (standard deviation over the field of view), at 0 it is constant.

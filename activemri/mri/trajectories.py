@@ -16,11 +16,7 @@ ROLL_OFF = 2  # samples of the grid, at the edge of the disc
 
 
 def nyquist(size: int) -> int:
-    """Equally spaced spokes that are no farther apart than the samples of a grid, ceil(pi/2 size).
-
-    Args:
-        size: pixels of the image along its longer side.
-    """
+    """Equally spaced spokes no farther apart than samples of a grid whose longer side is `size`."""
     return math.ceil(math.pi / 2 * size)
 
 
@@ -124,38 +120,26 @@ def wedges(angles: Tensor, acquired: Tensor) -> Tensor:
     return widths
 
 
-def ramp(n_samples: int, *, shape: tuple[int, int]) -> Tensor:
-    """Density of spokes but for the angle that each stands for: max(|k|, dk / 4) dk height width.
-
-    Args:
-        n_samples: of a spoke of :func:`spokes`, dk = 1 / n_samples apart. The sample at the centre
-            stands for a disc of half that radius.
-        shape: (height, width) of the images.
-
-    Returns:
-        float64 (sample,).
-    """
-    spacing = 1 / n_samples
-    return _radii(n_samples).abs().clamp_min(spacing / 4) * spacing * math.prod(shape)
-
-
 def density(angles: Tensor, acquired: Tensor, *, n_samples: int, shape: tuple[int, int]) -> Tensor:
     """Weights of the samples of acquired spokes: the area of k-space that each stands for.
 
     W for which A^H W A is close to one for images within the disc |k| <= 1/2, where it is sampled
-    completely. It is in units of a sample of the image's own grid.
+    completely: the angle of :func:`wedges` times max(|k|, dk / 4) dk height width, in units of a
+    sample of the image's own grid. The sample at the centre stands for a disc of radius dk / 2.
 
     Args:
         angles: of all spokes in radians, (readout,).
         acquired: bool (batch, readout).
-        n_samples: of a spoke of :func:`spokes`.
+        n_samples: of a spoke of :func:`spokes`, dk = 1 / n_samples apart.
         shape: (height, width) of the images.
 
     Returns:
         float32 (batch, readout, sample), 0 where not acquired.
     """
-    of_samples = ramp(n_samples, shape=shape).to(acquired.device)
-    return (wedges(angles.to(acquired.device), acquired)[..., None] * of_samples).float()
+    spacing = 1 / n_samples
+    ramp = _radii(n_samples).abs().clamp_min(spacing / 4) * spacing * math.prod(shape)
+    turns = wedges(angles.to(acquired.device), acquired)
+    return (turns[..., None] * ramp.to(acquired.device)).float()
 
 
 def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int = 15) -> Tensor:
@@ -176,16 +160,18 @@ def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int =
         real (batch, sample), 0 where not acquired.
     """
     trajectory = transform.trajectory.detach()
-    height, width = transform.shape
+    height, width = shape = transform.shape
     differences = NUFFT(
         trajectory,
         (2 * height - 1, 2 * width - 1),
         eps=transform.eps,
         n_threads=transform.n_threads,
     )
-    kernel = _overlap(transform.shape).to(trajectory) * (
-        math.prod(differences.shape) / math.prod(transform.shape)
-    )
+    # Common share of two elliptic fields of view by their distance, one where they are the same.
+    down, across = (torch.arange(1 - n, n, dtype=torch.float64) / n for n in shape)
+    apart = torch.hypot(down[:, None], across).clamp_max(1)
+    overlap = 2 / math.pi * (apart.acos() - apart * (1 - apart**2).sqrt())
+    kernel = overlap.to(trajectory) * (math.prod(differences.shape) / math.prod(shape))
     if acquired is None:
         acquired = trajectory.new_ones(1, transform.n_samples, dtype=torch.bool)
     weights = acquired.to(trajectory.dtype)
@@ -200,14 +186,10 @@ def disc(shape: tuple[int, int]) -> Tensor:
     """Share of each centred Cartesian sample that spokes see: 1 inside |k| <= 1/2, 0 outside.
 
     It falls as a raised cosine over the last two samples of the shorter side inside the edge.
-
-    Args:
-        shape: (height, width) of the images.
-
-    Returns:
-        float32 (height, width).
+    float32 (height, width), the shape of the images.
     """
-    inside = (0.5 - _grid_radii(shape)) * min(shape) / ROLL_OFF
+    down, across = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
+    inside = (0.5 - torch.hypot(down[:, None], across)) * min(shape) / ROLL_OFF
     return (0.5 - 0.5 * torch.cos(math.pi * inside.clamp(0, 1))).float()
 
 
@@ -227,22 +209,6 @@ def _radii(n_samples: int) -> Tensor:
     if n_samples < 2 or n_samples % 2:
         raise ValueError(f"expected an even number of samples, at least 2; got {n_samples}")
     return torch.arange(n_samples, dtype=torch.float64) / n_samples - 0.5
-
-
-def _overlap(shape: tuple[int, int]) -> Tensor:
-    """Common share of two fields of view, elliptic, by their distance in pixels.
-
-    It is float64 (2 height - 1, 2 width - 1), one in its centre.
-    """
-    down, across = (torch.arange(1 - n, n, dtype=torch.float64) / n for n in shape)
-    apart = torch.hypot(down[:, None], across[None, :]).clamp_max(1)
-    return 2 / math.pi * (apart.acos() - apart * (1 - apart**2).sqrt())
-
-
-def _grid_radii(shape: tuple[int, int]) -> Tensor:
-    """|k| of centred Cartesian samples in cycles per pixel, float64 (height, width)."""
-    down, across = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
-    return torch.hypot(down[:, None], across[None, :])
 
 
 def _at_least_one(n: int, name: str) -> int:

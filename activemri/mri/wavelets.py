@@ -27,11 +27,9 @@ def decompose(image: Tensor, levels: int) -> Tensor:
         ValueError: if a side is not divisible.
     """
     _check(image, levels)
-    result = image
     for level in range(levels):
-        height, width = (size >> level for size in image.shape[-2:])
-        result = _with_corner(result, _split(result[..., :height, :width]))
-    return result
+        image = _step(image, level)
+    return image
 
 
 def compose(coefficients: Tensor, levels: int) -> Tensor:
@@ -41,11 +39,14 @@ def compose(coefficients: Tensor, levels: int) -> Tensor:
         ValueError: if a side is not divisible.
     """
     _check(coefficients, levels)
-    result = coefficients
     for level in reversed(range(levels)):
-        height, width = (size >> level for size in coefficients.shape[-2:])
-        result = _with_corner(result, _join(result[..., :height, :width]))
-    return result
+        coefficients = _step(coefficients, level, back=True)
+    return coefficients
+
+
+def most_levels(height: int, width: int) -> int:
+    """Levels whose coarsest part is still wider than the filter; at least one."""
+    return max(1, int(math.log2(max(2, min(height, width) // len(_LOW)))))
 
 
 def _check(values: Tensor, levels: int) -> None:
@@ -68,30 +69,14 @@ def _matrix(n: int) -> Tensor:
     return matrix
 
 
-def _split(values: Tensor) -> Tensor:
-    rows, columns = (_matrix(size).to(values) for size in values.shape[-2:])
-    return _between(rows, values, columns.T)
-
-
-def _join(values: Tensor) -> Tensor:
-    rows, columns = (_matrix(size).to(values) for size in values.shape[-2:])
-    return _between(rows.T, values, columns)
-
-
-def _between(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Products of each image alone: the library may round a stack of them differently."""
-    images = values.reshape(-1, *values.shape[-2:])
-    return torch.stack([left @ image @ right for image in images]).reshape(values.shape)
-
-
-def _with_corner(whole: Tensor, corner: Tensor) -> Tensor:
-    if corner.shape == whole.shape:
-        return corner
-    height, width = corner.shape[-2:]
-    right = torch.cat([corner, whole[..., :height, width:]], dim=-1)
-    return torch.cat([right, whole[..., height:, :]], dim=-2)
-
-
-def most_levels(height: int, width: int) -> int:
-    """Levels whose coarsest part is still wider than the filter; at least one."""
-    return max(1, int(math.log2(max(2, min(height, width) // len(_LOW)))))
+def _step(values: Tensor, level: int, *, back: bool = False) -> Tensor:
+    """Take the top left corner that is left at a level apart, or put it together again."""
+    height, width = (size >> level for size in values.shape[-2:])
+    down, right = _matrix(height).to(values), _matrix(width).to(values)
+    down, right = (down.T, right) if back else (down, right.T)
+    corner = values[..., :height, :width]
+    # Products of each image alone: the library may round a stack of them differently.
+    images = [down @ image @ right for image in corner.reshape(-1, height, width)]
+    result = values.clone()
+    result[..., :height, :width] = torch.stack(images).reshape(corner.shape)
+    return result
