@@ -71,7 +71,7 @@ def open_dataset(
             raise ValueError(
                 f"slices_per_volume, split_file and annotations are for files; got {data}"
             )
-        from activemri.data.phantoms import PhantomDataset
+        from activemri.data.phantoms.dataset import PhantomDataset
 
         dataset: SliceDataset = PhantomDataset(
             split=split,

@@ -11,17 +11,11 @@ import pytest
 import torch
 from scipy import special
 
-from activemri.data.phantoms import PhantomDataset, scanner
+from activemri.data.phantoms import scanner
 from activemri.data.phantoms.anatomy import DRAW, Subject, add_lesion, lesion_box
-from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
-from activemri.data.phantoms.shapes import (
-    TABLE_STEPS,
-    Array,
-    Drawing,
-    jinc_table,
-    rotation,
-    signed_area,
-)
+from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.dataset import PhantomDataset
+from activemri.data.phantoms.shapes import Array, Drawing, rotation, signed_area
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.coils import combine
@@ -94,19 +88,11 @@ def test_a_rectangle_is_a_product_of_sincs_and_a_circle_a_jinc() -> None:
     np.testing.assert_allclose(drawing.spectrum(ROWS, COLUMNS), truth, atol=1e-14)
     disc = Drawing()
     disc.ellipse(1.0, (0, 0), radii=(0.2, 0.2))
-    k = np.hypot(ROWS[:, None], COLUMNS)
+    rows = np.concatenate((ROWS, np.sort(np.random.default_rng(0).uniform(6, 400, 300))))
+    k = np.hypot(rows[:, None], COLUMNS)
     k[k == 0] = 1e-9
     truth = 0.2 * special.j1(2 * math.pi * 0.2 * k) / k
-    np.testing.assert_allclose(disc.spectrum(ROWS, COLUMNS), truth, atol=1e-7 * truth.max())
-
-
-def test_the_jinc_table_is_accurate_to_1e_7_of_its_peak() -> None:
-    from activemri.data.phantoms.kernels import interpolate
-
-    table = jinc_table(500.0)
-    s = np.random.default_rng(0).uniform(0.001, 500, 4000)
-    found = np.array([interpolate(table, value * TABLE_STEPS) for value in s])
-    assert np.abs(found - 2 * special.j1(s) / s).max() < 1e-7
+    np.testing.assert_allclose(disc.spectrum(rows, COLUMNS), truth, atol=1e-7 * truth.max())
 
 
 def test_a_polygon_with_many_corners_is_an_ellipse() -> None:
@@ -172,11 +158,6 @@ def test_cropping_keeps_what_lies_in_the_field_of_view() -> None:
     truth = integrated(rastered(drawing, place[None], place[:, None]), place, ROWS, COLUMNS)
     assert np.abs(cropped.spectrum(ROWS, COLUMNS) - truth).max() < 3e-4
     assert len(cropped.polygons) == 1
-
-
-def test_polygons_need_three_corners() -> None:
-    with pytest.raises(ValueError, match="a polygon needs vertices"):
-        Drawing().polygon(1.0, [(0, 0), (1, 1)])
 
 
 @pytest.mark.parametrize("shape", [(10, 14), (15, 9)])
@@ -374,7 +355,7 @@ def test_subjects_of_a_family_need_different_lines() -> None:
 
 
 def test_number_decides_about_the_subject() -> None:
-    one, same, other = Subject.of(7, "brain"), Subject.of(7, "brain"), Subject.of(8, "brain")
+    one, same, other = Subject(7, "brain"), Subject(7, "brain"), Subject(8, "brain")
     assert one.name == "phantom-brain-000007"
     extents = [subject.draw(0.1).extent()[0] for subject in (one, same, other)]
     assert np.array_equal(extents[0], extents[1])
@@ -424,7 +405,9 @@ def test_importing_phantoms_does_not_import_the_compiler() -> None:
 
 def test_furrows_cut_area_off_and_lie_in_the_outline() -> None:
     circle = blob(np.random.default_rng(0), (0.3, 0.3), roughness=0.0, n=100)
-    outer, inner = fold(circle, [Sulcus(i / 10, 0.08) for i in range(10)], thickness=0.015)
+    outer, inner = fold(
+        circle, [(i / 10, 0.08, 0.0, 0.0, 0.006) for i in range(10)], thickness=0.015
+    )
     areas = [abs(signed_area(points)) for points in (circle, outer, inner)]
     assert areas[0] > areas[1] + 10 * 0.08 * 0.003 and areas[1] > areas[2]
     assert np.hypot(*inner.T).max() < np.hypot(*outer.T).max() < 0.301
@@ -469,7 +452,7 @@ def test_the_subjects_differ_in_where_a_lesion_lies_and_which_lines_show_it(
         first, second = (index[0].item() for index in roi.nonzero(as_tuple=True))
         boxes.add((first, second))
     assert len(boxes) == 9
-    subjects = [Subject.of(number, "brain") for number in range(8)]
+    subjects = [Subject(number, "brain") for number in range(8)]
     drawings = [(Drawing([(1.0, PENTAGON)]), subject.generator("lesion")) for subject in subjects]
     for drawing, generator in drawings:
         add_lesion(drawing, generator, 0.0)

@@ -196,7 +196,7 @@ def test_phantoms_are_opened_by_name(
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from activemri.data import phantoms
+    from activemri.data.phantoms import dataset as phantoms
 
     asked: list[dict[str, object]] = []
     monkeypatch.setitem(vars(phantoms), "PhantomDataset", lambda **given: asked.append(given))

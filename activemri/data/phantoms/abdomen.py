@@ -31,7 +31,11 @@ def _wall(sketch: Sketch, radii: Array) -> Array:
     sketch.fill("fat", "skin", inset(body, 0.006))
     sketch.fill("muscle", "fat", inset(body, 0.006 + fat))
     sketch.fill("fat", "muscle", inset(body, 0.006 + fat + muscle))
-    _septa(sketch, body, fat)
+    for i in generator.integers(0, 72, 14):  # thin sheets in the fat under the skin
+        along = (i + np.arange(5)) % 72
+        steps = zip(np.linspace(0.2, 0.75, 5), along, strict=True)
+        sheet = np.array([inset(body, 0.006 + fat * share)[j] for share, j in steps])
+        sketch.fill("fat", "air", band(sheet, 0.0035), -0.35)
     between = inset(body, 0.006 + fat + muscle / 2)
     start = int(generator.integers(0, 6))
     for i in range(start, len(between), 6):
@@ -40,18 +44,6 @@ def _wall(sketch: Sketch, radii: Array) -> Array:
             rib = (0.020, 0.38 * muscle)
             sketch.spot("bone", "muscle", between[i], radii=rib, angle=turn)
     return np.asarray(0.97 * (radii * [1, 0.965] - (0.006 + fat + muscle)))
-
-
-def _septa(sketch: Sketch, body: Array, fat: float) -> None:
-    """Thin sheets in the fat under the skin."""
-    generator = sketch.generator
-    for i in generator.integers(0, 72, 14):
-        steps = np.linspace(0.2, 0.75, 5)
-        along = (i + np.arange(5)) % 72
-        sheet = np.array(
-            [inset(body, 0.006 + fat * s)[j] for s, j in zip(steps, along, strict=True)]
-        )
-        sketch.fill("fat", "air", band(sheet, 0.0035), -0.35)
 
 
 def _liver(sketch: Sketch, reach: Array) -> None:
@@ -86,12 +78,8 @@ def _vessel(sketch: Sketch, root: Array, angle: float, reach: Array) -> None:
     generator = sketch.generator
     heading = np.array([math.cos(angle), math.sin(angle)])
     fork = root + 0.24 * reach * heading
-    sketch.fill(
-        "blood",
-        "liver",
-        band(curve([root, fork], generator=generator, wobble=0.004, n=6), 0.011),
-        0.9,
-    )
+    path = curve([root, fork], generator=generator, wobble=0.004, n=6)
+    sketch.fill("blood", "liver", band(path, 0.011), 0.9)
     for spread in (-0.45, 0.4):
         turn = angle + spread + generator.normal(0, 0.1)
         end = fork + 0.22 * reach * [math.cos(turn), math.sin(turn)]
@@ -146,22 +134,14 @@ def _kidneys(sketch: Sketch, reach: Array) -> None:
 def _left_side(sketch: Sketch, reach: Array) -> None:
     """Spleen, stomach with its level of gas, pancreas, gall bladder."""
     generator, place = sketch.generator, sketch.place
-    crescent = [
-        (0.84, -0.22),
-        (0.93, 0.08),
-        (0.82, 0.42),
-        (0.70, 0.46),
-        (0.73, 0.20),
-        (0.72, -0.06),
-    ]
+    crescent = [(0.84, -0.22), (0.93, 0.08), (0.82, 0.42), (0.70, 0.46), (0.73, 0.20)]
+    crescent += [(0.72, -0.06)]
     middle = np.array([0.8, 0.12])
     size = math.sqrt(max(0.1, 1 - (0.7 * (place + 0.3)) ** 2))
     spleen = (spline(crescent, generator=generator, wobble=0.012) - middle) * size + middle
     sketch.fill("spleen", "fat", spleen * reach)
     swell = 1.0 - 0.25 * place
-    bag = np.array(
-        [(-0.13, -0.18), (0.10, -0.20), (0.20, -0.04), (0.13, 0.16), (-0.05, 0.17), (-0.14, 0.0)]
-    )
+    bag = [(-0.13, -0.18), (0.10, -0.20), (0.20, -0.04), (0.13, 0.16), (-0.05, 0.17), (-0.14, 0.0)]
     stomach = (swell * spline(bag, generator=generator, wobble=0.012) + [0.54, -0.42]) * reach
     filling, gas = generator.choice(["fluid", "bowel"]), generator.uniform(0.3, 0.8)
     sketch.fill("bowel", "fat", stomach)

@@ -18,7 +18,6 @@ DRAW: dict[str, Callable[[Sketch], None]] = {
     "knee": draw_knee,
     "abdomen": draw_abdomen,
 }
-FAMILIES = (*DRAW, "mixed")
 TURN = {"brain": 0.5, "knee": 0.35, "abdomen": 0.3}  # largest rotation to either side, radians
 SOFTNESS = (0.001, 0.0035)  # blur of edges by the slice thickness, standard deviation
 LONG_TURN = 0.14  # likewise of a leg that leaves the field of view above and below
@@ -32,21 +31,10 @@ LESION_REACH, LESION_MARGIN = 0.5, 1.4
 
 @dataclass(frozen=True)
 class Subject:
-    """One procedural subject: the number is the seed of everything about it.
-
-    Attributes:
-        number: at least 0.
-        family: "brain", "knee" or "abdomen".
-    """
+    """One procedural subject of a family: its number is the seed of everything about it."""
 
     number: int
     family: str
-
-    @classmethod
-    def of(cls, number: int, family: str) -> "Subject":
-        """Subject of a family; of "mixed" the number decides which."""
-        names = tuple(DRAW)
-        return cls(number, names[number % len(names)] if family == "mixed" else family)
 
     @property
     def name(self) -> str:
@@ -77,10 +65,7 @@ class Subject:
         DRAW[self.family](sketch)
         drawing = sketch.drawing
         drawing.softness = self.generator("thickness").uniform(*SOFTNESS)
-        return self._posed(drawing, widest).cropped(view)
-
-    def _posed(self, drawing: Drawing, widest: float) -> Drawing:
-        """Turn, scale and shift the drawing, keeping it in the field of view unless it is long."""
+        # Turned, scaled and shifted so that it stays in the field of view, unless it is long.
         wide, tall = self.generator("field of view").uniform(1.0, widest, 2)
         pose = self.generator("pose")
         low, high = drawing.extent()
@@ -90,13 +75,13 @@ class Subject:
         turned = drawing.transformed(rotation(angle) @ stretch, (0, 0))
         if long:
             narrow = np.diag([1 / wide, 1.0])  # it leaves every field of view along its length
-            return turned.transformed(narrow, pose.uniform(-0.04, 0.04, 2))
+            return turned.transformed(narrow, pose.uniform(-0.04, 0.04, 2)).cropped(view)
         low, high = turned.extent()
         scale = min(1.0, 2 * REACH / float((high - low).max()))
         room = REACH - scale * (high - low) / 2
         shift = room * pose.uniform(-0.8, 0.8, 2) - scale * (high + low) / 2
         narrow = np.diag([1 / wide, 1 / tall])
-        return turned.transformed(scale * narrow, narrow @ shift)
+        return turned.transformed(scale * narrow, narrow @ shift).cropped(view)
 
 
 def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
@@ -105,17 +90,11 @@ def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -
     Parallel septa stand for what makes a finding readable: they put its detail into few lines of
     k-space, near plus and minus their spatial frequency along the phase encode. Their direction
     and spacing are the subject's own, so which lines show them differs from subject to subject.
-
-    Args:
-        drawing: gets the lesion as its last ellipse, with septa.
-        generator: the subject; drawn from equally for every place.
-        place: of the slice through the body, -1 to 1.
+    The lesion becomes the last ellipse; the generator is drawn from equally for every place.
     """
     low, high = drawing.polygons[0][1].min(axis=0), drawing.polygons[0][1].max(axis=0)
-    direction, distance = (
-        generator.uniform(0, 2 * math.pi),
-        LESION_REACH * math.sqrt(generator.random()),
-    )
+    direction = generator.uniform(0, 2 * math.pi)
+    distance = LESION_REACH * math.sqrt(generator.random())
     aside = np.array([math.cos(direction), math.sin(direction)]) * distance
     centre = (low + high) / 2 + aside * np.minimum(high - low, 0.8) / 2
     middle, turn = generator.uniform(-0.5, 0.5), generator.uniform(0, math.pi)

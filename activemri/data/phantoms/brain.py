@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
 from activemri.data.phantoms.shapes import Array
 from activemri.data.phantoms.sketch import Sketch
 
@@ -27,40 +27,38 @@ def _transverse(sketch: Sketch, *, coronal: bool) -> None:
     wide = size * generator.uniform(0.33, 0.37)
     tall = size * (generator.uniform(0.37, 0.40) if coronal else generator.uniform(0.41, 0.45))
     head = blob(generator, (wide, tall), roughness=0.014, n=72)
-    brain = _head(sketch, head)
+    scalp, skull = generator.uniform(0.016, 0.026), generator.uniform(0.020, 0.028)
+    sketch.fill("skin", "air", head)
+    sketch.fill("fat", "skin", inset(head, 0.006))
+    sketch.fill("bone", "fat", inset(head, scalp))
+    sketch.fill("marrow", "bone", inset(head, scalp + 0.30 * skull), 0.6)
+    sketch.fill("bone", "marrow", inset(head, scalp + 0.62 * skull), 0.6)
+    sketch.fill("csf", "bone", inset(head, scalp + skull))
+    brain = inset(head, scalp + skull + generator.uniform(0.004, 0.010))
     low, high = brain.min(axis=0), brain.max(axis=0)
     reach = (high - low) / 2
     n = 2 * int(generator.integers(14, 18))
     sulci = _sulci(sketch, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
     lateral = generator.uniform(0.30, 0.42, 2) * reach[0]
-    sulci += [
-        Sulcus(0.003, lateral[0], 0.4, -0.2, 0.012),
-        Sulcus(0.5, lateral[1], -0.4, 0.2, 0.012),
-    ]
+    sulci += [(0.003, lateral[0], 0.4, -0.2, 0.012), (0.5, lateral[1], -0.4, 0.2, 0.012)]
     front, back = generator.uniform(0.42, 0.55), generator.uniform(0.36, 0.5)
     sulci += [
-        Sulcus(0.75, front * reach[1], width=0.010, bend=generator.normal(0, 0.02)),
-        Sulcus(0.25, back * reach[1] * (0.3 if coronal else 1), width=0.010),
+        (0.75, front * reach[1], 0.0, generator.normal(0, 0.02), 0.010),
+        (0.25, back * reach[1] * (0.3 if coronal else 1), 0.0, 0.0, 0.010),
     ]
     grey, white = fold(brain, sulci, thickness=CORTEX * size)
     sketch.fill("grey", "csf", grey)
     sketch.fill("white", "grey", white)
     _deep(sketch, reach)
-    _lesions(sketch, 0.5 * reach)
+    for _ in range(int(generator.integers(0, 6))):  # bright spots, each in some of the slices
+        angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.55, 1)
+        middle, radius, turn = generator.uniform((-1, 0.006, 0), (1, 0.020, math.pi))
+        seen = math.sqrt(max(0.0, 1 - ((place - middle) / 0.7) ** 2))
+        if seen > 0.2:
+            centre = 0.5 * reach * distance * [math.cos(angle), math.sin(angle)]
+            radii = (1.4 * radius * seen, radius * seen)
+            sketch.spot("lesion", "white", centre, radii=radii, angle=turn, share=0.8)
     _fibres(sketch, 0.62 * reach)
-
-
-def _head(sketch: Sketch, outline: Array) -> Array:
-    """Scalp, skull and the fluid within; returns the outline that the brain touches."""
-    generator = sketch.generator
-    scalp, skull = generator.uniform(0.016, 0.026), generator.uniform(0.020, 0.028)
-    sketch.fill("skin", "air", outline)
-    sketch.fill("fat", "skin", inset(outline, 0.006))
-    sketch.fill("bone", "fat", inset(outline, scalp))
-    sketch.fill("marrow", "bone", inset(outline, scalp + 0.30 * skull), 0.6)
-    sketch.fill("bone", "marrow", inset(outline, scalp + 0.62 * skull), 0.6)
-    sketch.fill("csf", "bone", inset(outline, scalp + skull))
-    return inset(outline, scalp + skull + generator.uniform(0.004, 0.010))
 
 
 def _sulci(
@@ -70,10 +68,10 @@ def _sulci(
     scale: float = 1.0,
     skip: tuple[float, ...] = (),
     span: tuple[float, float] = (0.0, 1.0),
-) -> list[Sulcus]:
+) -> list[tuple[float, ...]]:
     """Deep and shallow furrows in turn, unevenly spaced, none near the openings to skip."""
     generator, place = sketch.generator, sketch.place
-    sulci = []
+    sulci: list[tuple[float, ...]] = []
     for i in range(n):
         spread, depth, lean, bend, width, moving, growing = generator.uniform(-1, 1, 7)
         opening = (i + 0.5 + 0.18 * spread + 0.12 * moving * place) / n
@@ -81,7 +79,7 @@ def _sulci(
         deep = 0.112 + 0.032 * depth if i % 2 else 0.050 + 0.016 * depth
         deep *= scale * (1 + 0.25 * growing * place)
         if all(abs(opening - taken) > 0.7 / n for taken in skip):
-            sulci.append(Sulcus(opening, deep, 0.3 * lean, 0.4 * bend, 0.007 + 0.003 * width))
+            sulci.append((opening, deep, 0.3 * lean, 0.4 * bend, 0.007 + 0.003 * width))
     return sulci
 
 
@@ -200,7 +198,7 @@ def _cerebellum(sketch: Sketch, size: float) -> None:
     points += [(0.15, 0.135)]
     outline = spline(points, generator=generator, wobble=0.003)
     leaves = [
-        Sulcus((i + 0.5) / 15, 0.028 + 0.010 * generator.uniform(-1, 1), width=0.005)
+        ((i + 0.5) / 15, 0.028 + 0.010 * generator.uniform(-1, 1), 0.0, 0.0, 0.005)
         for i in range(15)
     ]
     grey, _ = fold(outline, leaves, thickness=0.01)
@@ -218,19 +216,6 @@ def _cerebellum(sketch: Sketch, size: float) -> None:
         branch = curve([root, (root + tip) / 2 + generator.normal(0, 0.004, 2), tip], n=6)
         leaf = band(branch, np.linspace(0.012, 0.004, 6))
         sketch.fill("white", "grey", size * leaf, 0.8)
-
-
-def _lesions(sketch: Sketch, reach: Array) -> None:
-    """Bright spots in the white matter, each seen in some of the slices."""
-    generator, place = sketch.generator, sketch.place
-    for _ in range(int(generator.integers(0, 6))):
-        angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.55, 1)
-        middle, radius, turn = generator.uniform((-1, 0.006, 0), (1, 0.020, math.pi))
-        seen = math.sqrt(max(0.0, 1 - ((place - middle) / 0.7) ** 2))
-        if seen > 0.2:
-            centre = reach * distance * [math.cos(angle), math.sin(angle)]
-            radii = (1.4 * radius * seen, radius * seen)
-            sketch.spot("lesion", "white", centre, radii=radii, angle=turn, share=0.8)
 
 
 def _fibres(sketch: Sketch, reach: Array, *, centre: tuple[float, float] = (0.0, 0.0)) -> None:

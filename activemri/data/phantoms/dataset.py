@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from activemri.data.phantoms import scanner
-from activemri.data.phantoms.anatomy import FAMILIES, Subject, add_lesion, lesion_box
+from activemri.data.phantoms.anatomy import DRAW, Subject, add_lesion, lesion_box
 from activemri.data.regions import region_of
 from activemri.data.slices import Slice, SliceInfo
 from activemri.mri import fourier
@@ -71,17 +71,26 @@ class PhantomDataset:
         widest_view: float = 1.0,
         lesions: bool = False,
     ) -> None:
-        for what, name, known in (("split", split, tuple(SPLITS)), ("family", family, FAMILIES)):
+        families = tuple(DRAW)
+        names = (("split", split, (*SPLITS,)), ("family", family, (*families, "mixed")))
+        for what, name, known in names:
             if name not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
         first, usual = SPLITS[split]
-        most = min([s for s, _ in SPLITS.values() if s > first], default=LAST_SUBJECT) - first
         n_subjects = usual if n_subjects is None else n_subjects
-        _check_range("n_subjects", n_subjects, 1, most)
-        _check_range("slices_per_subject", slices_per_subject, 1, 1000)
-        _check_range("n_coils", n_coils, 1, 32)
-        _check_range("height of matrix_size", matrix_size[0], 8, 4096)
-        _check_range("width of matrix_size", matrix_size[1], 8, 4096)
+        most = min([s for s, _ in SPLITS.values() if s > first], default=LAST_SUBJECT) - first
+        for what, number, low, high in (
+            ("n_subjects", n_subjects, 1, most),
+            ("slices_per_subject", slices_per_subject, 1, 1000),
+            ("n_coils", n_coils, 1, 32),
+            ("height of matrix_size", matrix_size[0], 8, 4096),
+            ("width of matrix_size", matrix_size[1], 8, 4096),
+        ):
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if not whole or not low <= number <= high:
+                raise ValueError(
+                    f"{what} must be a whole number from {low} to {high}; got {number!r}"
+                )
         if not snr > 0:
             raise ValueError(f"snr must be positive; got {snr}")
         if not (phase >= 0 and math.isfinite(phase)):
@@ -92,11 +101,11 @@ class PhantomDataset:
         self.shape = (int(matrix_size[0]), int(matrix_size[1]))
         self.n_coils = n_coils
         self.slices_per_subject = slices_per_subject
-        self.snr = snr
-        self.phase = phase
-        self.widest_view = widest_view
-        self.lesions = lesions
-        self.subjects = [Subject.of(first + i, family) for i in range(n_subjects)]
+        self.snr, self.phase, self.widest_view, self.lesions = snr, phase, widest_view, lesions
+        self.subjects = [
+            Subject(i, families[i % len(families)] if family == "mixed" else family)
+            for i in range(first, first + n_subjects)
+        ]
         self._volumes: dict[int, list[Slice]] = {}
 
     def __len__(self) -> int:
@@ -137,16 +146,16 @@ class PhantomDataset:
         if self.lesions:
             for drawing, place in zip(drawings, places, strict=True):
                 add_lesion(drawing, subject.generator("lesion"), place)
-        coils = scanner.coil_polynomials(
-            self.n_coils, self.shape, generator=subject.generator("coils")
-        )
+        generator = subject.generator("coils")
+        coils = scanner.coil_polynomials(self.n_coils, self.shape, generator=generator)
         shading = scanner.shading_polynomial(
             self.shape,
             generator=subject.generator("phase"),
             strength=self.phase,
             fade=drawings[0].extent()[1][1] > view[0] / 2 - 1e-6,
         )
-        sensitivity = scanner.sensitivity_maps(coils, self.shape)
+        maps = scanner.evaluate(coils, self.shape)
+        sensitivity = torch.from_numpy(maps / np.linalg.norm(maps, axis=0)).to(torch.complex64)
         exact = [
             scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
             for drawing in drawings
@@ -163,8 +172,8 @@ class PhantomDataset:
         targets = combine(fourier.ifft2(noisy), sensitivity).abs()
         return [
             Slice(
-                kspace=kspace,
-                target=target,
+                kspace=noisy[position],
+                target=targets[position],
                 volume=subject.name,
                 index=position,
                 subject=subject.name,
@@ -176,12 +185,5 @@ class PhantomDataset:
                 if self.lesions
                 else None,
             )
-            for position, (kspace, target, drawing) in enumerate(
-                zip(noisy, targets, drawings, strict=True)
-            )
+            for position, drawing in enumerate(drawings)
         ]
-
-
-def _check_range(what: str, number: int, low: int, high: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
-        raise ValueError(f"{what} must be a whole number from {low} to {high}; got {number!r}")

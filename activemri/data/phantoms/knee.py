@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from activemri.data.phantoms.contour import band, blob, curve, inset, spline
-from activemri.data.phantoms.shapes import Array
 from activemri.data.phantoms.sketch import Sketch
 
 LEG_END = 1.1  # the leg goes on beyond the field of view, which cuts it off
@@ -27,18 +26,33 @@ def _sagittal(sketch: Sketch) -> None:
     _bellies(sketch, slim)
     middle = max(0.0, 1 - abs(place) / 0.45)  # between the condyles
     flex = generator.uniform(-0.02, 0.02, 2)
-    femur = _femur(generator, middle, flex[0])
-    tibia = _tibia(generator, flex[1])
-    _cartilage(sketch, femur, tibia)
+    up = 0.055 * middle  # between the condyles the bone ends higher
+    femur = np.array(_FEMUR) - np.multiply(np.array(_NOTCH)[:, None], [0, up])
+    femur[:, 0] += flex[0] * np.clip(-femur[:, 1] - 0.1, 0, 1)
+    femur = spline(femur, generator=generator, wobble=0.003)
+    tibia = np.array(_TIBIA)
+    tibia[:, 0] += flex[1] * np.clip(tibia[:, 1] - 0.1, 0, 1)
+    tibia = spline(tibia, generator=generator, wobble=0.003)
+    # Caps of cartilage lie beneath both bones, so only their rims are added.
+    cap = inset(femur, -0.009)[(femur[:, 1] > -0.15)]
+    sketch.fill("cartilage", "fat", band(cap, 0.014))
+    table = inset(tibia, -0.007)[(tibia[:, 1] < 0.094)]
+    order = np.argsort(table[:, 0])
+    sketch.fill("cartilage", "fat", band(table[order], 0.011))
+    # Dark cortical shells around bright marrow, with the scars of the growth plates.
     for outline, scar in ((femur, -0.215), (tibia, 0.185)):
-        _bone(sketch, outline, scar=scar)
+        sketch.fill("bone", "fat", outline)
+        sketch.fill("marrow", "bone", inset(outline, generator.uniform(0.008, 0.012)))
+        ends = [(-0.10, scar), (-0.02, scar + generator.uniform(-0.02, 0.02)), (0.07, scar)]
+        path = curve(ends, generator=generator, wobble=0.006)
+        sketch.fill("marrow", "air", band(path, 0.005), -0.4)
     _front(sketch, slim)
     _between(sketch, middle)
     struts = [(-0.07, -0.10), (0.03, -0.11), (-0.02, -0.20), (-0.05, 0.15), (0.05, 0.15), (0, 0.24)]
     sketch.weave(struts, amplitude=0.17 * sketch.signal["marrow"], width=0.048)
 
 
-#: Skin from the top down, x at y in fields of view.
+#: Skin from the top down, then shaft and condyle of the bones; x, y in fields of view.
 _LEFT_SKIN = [
     (-0.27, -LEG_END), (-0.275, -0.45), (-0.285, -0.30), (-0.315, -0.17), (-0.295, -0.04),
     (-0.245, 0.09), (-0.22, 0.22), (-0.20, 0.40), (-0.19, LEG_END),
@@ -46,6 +60,17 @@ _LEFT_SKIN = [
 _RIGHT_SKIN = [
     (0.33, -LEG_END), (0.30, -0.45), (0.265, -0.25), (0.245, -0.05), (0.255, 0.10),
     (0.30, 0.27), (0.31, 0.45), (0.28, LEG_END),
+]  # fmt: skip
+_FEMUR = [
+    (-0.085, -LEG_END), (-0.090, -0.42), (-0.105, -0.30), (-0.155, -0.20), (-0.172, -0.11),
+    (-0.135, -0.02), (-0.05, 0.028), (0.04, 0.022), (0.115, -0.025), (0.138, -0.10),
+    (0.105, -0.175), (0.055, -0.27), (0.045, -0.42), (0.055, -LEG_END),
+]  # fmt: skip
+_NOTCH = (0, 0, 0, 0, 0, 0, 0.5, 1, 1, 1, 0, 0, 0, 0)  # shares of its height
+_TIBIA = [
+    (-0.135, 0.088), (-0.07, 0.080), (0.0, 0.076), (0.07, 0.080), (0.132, 0.092), (0.142, 0.130),
+    (0.098, 0.205), (0.066, 0.32), (0.058, LEG_END), (-0.078, LEG_END), (-0.080, 0.36),
+    (-0.105, 0.26), (-0.135, 0.20), (-0.148, 0.130),
 ]  # fmt: skip
 
 
@@ -72,54 +97,6 @@ def _bellies(sketch: Sketch, slim: float) -> None:
     patches = [(0.19, -0.45), (0.18, -0.30), (0.20, 0.15), (0.21, 0.28), (0.18, 0.42)]
     spots = np.array(patches) * [slim, 1]
     sketch.weave(spots, amplitude=0.34 * sketch.signal["muscle"], width=0.038)
-
-
-def _femur(generator: np.random.Generator, middle: float, flex: float) -> Array:
-    """Shaft and condyle; between the condyles the bone ends higher."""
-    up = 0.055 * middle
-    points = np.array(
-        [
-            (-0.085, -LEG_END), (-0.090, -0.42), (-0.105, -0.30), (-0.155, -0.20),
-            (-0.172, -0.11), (-0.135, -0.02), (-0.05, 0.028 - 0.5 * up), (0.04, 0.022 - up),
-            (0.115, -0.025 - up), (0.138, -0.10 - up), (0.105, -0.175), (0.055, -0.27),
-            (0.045, -0.42), (0.055, -LEG_END),
-        ]
-    )  # fmt: skip
-    points[:, 0] += flex * np.clip(-points[:, 1] - 0.1, 0, 1)
-    return spline(points, generator=generator, wobble=0.003)
-
-
-def _tibia(generator: np.random.Generator, flex: float) -> Array:
-    points = np.array(
-        [
-            (-0.135, 0.088), (-0.07, 0.080), (0.0, 0.076), (0.07, 0.080), (0.132, 0.092),
-            (0.142, 0.130), (0.098, 0.205), (0.066, 0.32), (0.058, LEG_END), (-0.078, LEG_END),
-            (-0.080, 0.36), (-0.105, 0.26), (-0.135, 0.20), (-0.148, 0.130),
-        ]
-    )  # fmt: skip
-    points[:, 0] += flex * np.clip(points[:, 1] - 0.1, 0, 1)
-    return spline(points, generator=generator, wobble=0.003)
-
-
-def _bone(sketch: Sketch, outline: Array, *, scar: float) -> None:
-    """Dark cortical shell around bright marrow, with the scar of the growth plate."""
-    generator = sketch.generator
-    sketch.fill("bone", "fat", outline)
-    sketch.fill("marrow", "bone", inset(outline, generator.uniform(0.008, 0.012)))
-    bow = generator.uniform(-0.02, 0.02)
-    path = curve(
-        [(-0.10, scar), (-0.02, scar + bow), (0.07, scar)], generator=generator, wobble=0.006
-    )
-    sketch.fill("marrow", "air", band(path, 0.005), -0.4)
-
-
-def _cartilage(sketch: Sketch, femur: Array, tibia: Array) -> None:
-    """Caps on both bones; they lie beneath the bones, so only their rims are added."""
-    cap = inset(femur, -0.009)[(femur[:, 1] > -0.15)]
-    sketch.fill("cartilage", "fat", band(cap, 0.014))
-    table = inset(tibia, -0.007)[(tibia[:, 1] < 0.094)]
-    order = np.argsort(table[:, 0])
-    sketch.fill("cartilage", "fat", band(table[order], 0.011))
 
 
 def _front(sketch: Sketch, slim: float) -> None:

@@ -45,7 +45,7 @@ def coil_polynomials(
     """Coefficients of Biot-Savart maps: (coil, 2 degree + 1, 2 degree + 1); a one for one coil."""
     if n_coils == 1:
         return np.ones((1, 1, 1), complex)
-    height, width = _fit_shape(shape)
+    height, width = (round(FIT_SIZE * side) for side in field_of_view(shape))
     maps = biot_savart_sensitivity(n_coils, height, width, generator=generator)
     return fit(maps.numpy().astype(complex), degree=COIL_DEGREE)
 
@@ -53,16 +53,12 @@ def coil_polynomials(
 def shading_polynomial(
     shape: tuple[int, int], *, generator: np.random.Generator, strength: float, fade: bool
 ) -> Complex:
-    """Coefficients of a smooth phase and a shading: (1, 2 degree + 1, 2 degree + 1).
+    """Coefficients of a phase of some strength and a shading: (1, 2 degree + 1, 2 degree + 1).
 
-    Args:
-        shape: of k-space.
-        generator: source of the randomness.
-        strength: of the phase.
-        fade: lose sensitivity towards the upper and lower edge, as at the ends of a coil that is
-            shorter than the body.
+    They may `fade` towards the upper and lower edge, as at the ends of a coil that is shorter than
+    the body.
     """
-    height, width = _fit_shape(shape)
+    height, width = (round(FIT_SIZE * side) for side in field_of_view(shape))
     phase = smooth_phase(height, width, generator=generator, strength=strength).numpy()
     y = (np.arange(height) - height // 2)[:, None] / height
     x = (np.arange(width) - width // 2)[None, :] / width
@@ -87,12 +83,6 @@ def evaluate(coefficients: Complex, shape: tuple[int, int]) -> Complex:
     return down @ coefficients @ right.T
 
 
-def sensitivity_maps(coils: Complex, shape: tuple[int, int]) -> Tensor:
-    """The coil maps of unit norm on a grid: complex64 (coil, height, width)."""
-    maps = evaluate(coils, shape)
-    return torch.from_numpy(maps / np.linalg.norm(maps, axis=0)).to(torch.complex64)
-
-
 def exact_kspace(
     drawing: Drawing, shape: tuple[int, int], *, coils: Complex, shading: Complex
 ) -> Tensor:
@@ -105,7 +95,8 @@ def exact_kspace(
     side = min(shape)
     rows = np.arange(-(height // 2), 1) * (side / shape[0])
     columns = np.arange(-(width // 2), width // 2 + 1) * (side / shape[1])
-    spectrum = _mirrored(drawing.spectrum(rows, columns), height, width)
+    half = drawing.spectrum(rows, columns)  # k_y <= 0; drawings are real, so F(-k) = conj F(k)
+    spectrum = np.concatenate((half, np.conj(half[-2::-1, ::-1])))[:height, :width]
     scale = side**2 / math.sqrt(shape[0] * shape[1])
     image = fourier.ifft2(torch.from_numpy(spectrum * scale))
     factors = evaluate(coils, (height, width)) * evaluate(shading, (height, width))
@@ -117,17 +108,6 @@ def exact_kspace(
 def field_of_view(shape: tuple[int, int]) -> tuple[float, float]:
     """Its height and width, the smaller side being one."""
     return shape[0] / min(shape), shape[1] / min(shape)
-
-
-def _mirrored(half: Complex, height: int, width: int) -> Complex:
-    """The rows k_y <= 0 of a real drawing's spectrum completed to (height, width)."""
-    below = np.conj(half[-2::-1, ::-1])  # F(-k) = conj F(k)
-    return np.concatenate((half, below))[:height, :width]
-
-
-def _fit_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    side = min(shape)
-    return round(FIT_SIZE * shape[0] / side), round(FIT_SIZE * shape[1] / side)
 
 
 def _harmonics(n: int, degree: int) -> Complex:

@@ -59,7 +59,6 @@ class Sketch:
         generator: the subject; drawn from equally for every place.
         place: of the slice through the body, -1 to 1.
         signal: of each tissue.
-        drawing: all that was added.
     """
 
     generator: np.random.Generator
@@ -97,13 +96,8 @@ class Sketch:
 
         The stripes of all patches are in step but for small variations, so their energy lies on a
         few phase-encode lines (columns), other ones in every subject. Their wave vector is at most
-        0.6 radians from the x axis, so that it is the phase encodes that see the weave.
-
-        Args:
-            centres: of the patches (x, y).
-            amplitude: of the stripes.
-            width: standard deviation of a patch.
-            pitch: range of the stripes per field of view.
+        0.6 radians from the x axis, so that it is the phase encodes that see the weave. `width` is
+        the standard deviation of a patch, `pitch` the range of the stripes per field of view.
         """
         generator = self.generator
         turn = generator.uniform(-0.6, 0.6)
