@@ -53,10 +53,9 @@ def slices_of_images(
 ) -> SliceList:
     """Scans of one coil whose k-space is the centred orthonormal transform of images.
 
-    Real images are taken for magnitudes; they get a smooth phase and a little noise.
-
     Args:
-        images: real or complex, (n, height, width).
+        images: complex (n, height, width), or real magnitudes, which get a smooth phase and a
+            little noise.
         subjects: who was scanned, one for each image; default: somebody else in each.
         matrix_size: bring the scans to this size; see :func:`activemri.data.standard.to_matrix`.
         name: of the data set, and of its volumes.
@@ -70,9 +69,25 @@ def slices_of_images(
         raise ValueError(
             f"subjects: expected one for each of {len(stack)} images; got {len(owners)}"
         )
-    slices = [_slice(stack[i], i, owner, name) for i, owner in enumerate(owners)]
-    if matrix_size is not None:
-        slices = [to_matrix(one, matrix_size) for one in slices]
+    slices = []
+    for position, (image, subject) in enumerate(zip(stack, owners, strict=True)):
+        processing: tuple[str, ...] = ()
+        if not image.is_complex():
+            sigma = NOISE * float(image.max())
+            image = with_synthetic_phase(image, sigma=sigma, name=name, index=position)
+            processing = ("magnitude only: added a synthetic smooth phase and complex noise",)
+        target = image.abs()
+        scan = Slice(
+            fourier.fft2(image)[None],
+            target,
+            volume=f"{name}-{position}",
+            index=0,
+            subject=subject,
+            volume_max=float(target.max()),
+            measured=torch.ones(image.shape, dtype=torch.bool),
+            processing=processing,
+        )
+        slices.append(scan if matrix_size is None else to_matrix(scan, matrix_size))
     return SliceList(slices, name)
 
 
@@ -95,8 +110,7 @@ def slice_of_image(
     about a half (no symmetry at all), coil-combined complex images 0.01 to 0.2.
 
     Args:
-        volume: with the `largest` magnitude, if it is magnitude-only.
-        index: of the slice.
+        volume, index: of the slice; with the `largest` magnitude, if it is magnitude-only.
         image: (height, width), complex64 or float32.
         file: name of the file without its suffix, the seed.
         synthetic_phase: give magnitude-only images a phase and noise.
@@ -116,13 +130,17 @@ def slice_of_image(
             "magnitude only: added a synthetic smooth phase and complex noise of "
             f"{noise:g} of the volume's largest magnitude, seeded by file and slice",
         )
-    kspace = fourier.fft2(image if image.is_complex() else image + 0j).unsqueeze(0)
+    kspace = fourier.fft2(image if image.is_complex() else image + 0j)
+    # As `measured_samples` finds them, but that rounding fills the padding of transformed images.
+    energy = kspace.abs().square()
+    columns, rows = energy.sum(dim=0), energy.sum(dim=1)
+    measured = (columns > EMPTY * columns.max()) & (rows > EMPTY * rows.max()).unsqueeze(1)
     return volume.slice(
         index,
-        kspace=kspace,
+        kspace=kspace.unsqueeze(0),
         target=center_crop(image.abs(), volume.target_shape).contiguous(),
         processing=processing,
-        measured=_measured(kspace),
+        measured=measured,
     )
 
 
@@ -143,34 +161,19 @@ def contrast_of(description: str | None) -> str:
 
 
 def with_synthetic_phase(magnitude: Tensor, *, sigma: float, name: str, index: int) -> Tensor:
-    """Give a magnitude image a smooth phase and complex noise.
+    """A magnitude image (height, width) with a smooth phase and complex noise: complex64.
 
-    Args:
-        magnitude: float32, (height, width).
-        sigma: standard deviation of the noise, of real and imaginary part together.
-        name: name of the volume; with `index` the seed, the same on every machine.
-        index: position of the slice in the volume.
-
-    Returns:
-        complex64, (height, width).
+    Name and index of the volume's slice are the seed, the same on every machine.
     """
     height, width = magnitude.shape
     generator = np.random.default_rng([stable_hash(name), index])
-    phase = smooth_phase(height, width, generator=generator)
-    image = torch.polar(magnitude, phase)
+    image = torch.polar(magnitude, smooth_phase(height, width, generator=generator))
     return image + complex_noise((height, width), sigma=sigma, generator=generator)
 
 
 def stable_hash(text: str) -> int:
     """64 bits of a text that do not change from process to process as ``hash`` does."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _measured(kspace: Tensor) -> Tensor:
-    """Like `measured_samples`, for k-space computed from an image: rounding fills its padding."""
-    energy = kspace.abs().square().sum(dim=0)
-    columns, rows = energy.sum(dim=0), energy.sum(dim=1)
-    return (columns > EMPTY * columns.max()) & (rows > EMPTY * rows.max()).unsqueeze(1)
 
 
 def _checked(images: NDArray[Any] | Tensor) -> Tensor:
@@ -198,22 +201,3 @@ def _checked(images: NDArray[Any] | Tensor) -> Tensor:
             "signs, or their absolute values"
         )
     return stack
-
-
-def _slice(image: Tensor, position: int, subject: str, name: str) -> Slice:
-    processing: tuple[str, ...] = ()
-    if not image.is_complex():
-        sigma = NOISE * float(image.max())
-        image = with_synthetic_phase(image, sigma=sigma, name=name, index=position)
-        processing = ("magnitude only: added a synthetic smooth phase and complex noise",)
-    target = image.abs()
-    return Slice(
-        fourier.fft2(image)[None],
-        target,
-        volume=f"{name}-{position}",
-        index=0,
-        subject=subject,
-        volume_max=float(target.max()),
-        measured=torch.ones(image.shape, dtype=torch.bool),
-        processing=processing,
-    )

@@ -36,8 +36,8 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
         largest: magnitude of the volume, which the noise is a share of.
 
     Returns:
-        The scan with k-space of all coils and the root of their sum of squares as its target. Coil
-        maps are left out: they are for the reconstruction to estimate, as on a scanner.
+        The scan with k-space of all coils and the root of their sum of squares as its target,
+        without coil maps: they are for the reconstruction to estimate, as on a scanner.
 
     Raises:
         ValueError: if the scan has several coils already, or fewer than 2 are asked for.
@@ -68,7 +68,7 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
 
 @lru_cache(maxsize=1)  # the slices of a volume come one after the other
 def _array(seed: int, n_coils: int, height: int, width: int) -> tuple[Tensor, float]:
-    """Coil maps of a volume, (coil, height, width), and how strong the noise is."""
+    """Coil maps of a volume, (coil, height, width), and the share of the noise."""
     generator = np.random.default_rng([seed])
     distance = generator.uniform(*DISTANCE)
     share = float(np.exp(generator.uniform(*np.log(NOISE))))

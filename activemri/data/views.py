@@ -46,7 +46,8 @@ class SliceView:
         self.name = name
         self._members = list(members)
         self._change, self._describe = change, describe
-        self._kept: dict[int, Slice] | None = {} if keep else None
+        self.keeps = keep
+        self._kept: dict[int, Slice] = {}
         infos = [self.describe(position) for position in range(len(self))]
         self.shape = (max(i.shape[0] for i in infos), max(i.shape[1] for i in infos))
         self.n_coils = max(i.n_coils for i in infos)
@@ -55,13 +56,11 @@ class SliceView:
         return len(self._members)
 
     def __getitem__(self, index: int) -> Slice:
-        if self._kept is not None and index in self._kept:
+        if index in self._kept:
             return self._kept[index]
         dataset, position = self._members[index]
-        scan = dataset[position]
-        if self._change is not None:
-            scan = self._change(scan)
-        if self._kept is not None:
+        scan = dataset[position] if self._change is None else self._change(dataset[position])
+        if self.keeps:
             self._kept[index] = scan
         return scan
 
@@ -70,11 +69,6 @@ class SliceView:
         dataset, position = self._members[index]
         info = dataset.describe(position)
         return info if self._describe is None else self._describe(info)
-
-    @property
-    def keeps(self) -> bool:
-        """True if slices stay in memory."""
-        return self._kept is not None
 
 
 def subset(
@@ -109,11 +103,9 @@ def remembered(dataset: SliceDataset) -> SliceView:
 
 
 def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
-    """The data set with the same region of interest in every slice.
+    """The data set with one region of interest in every slice in place of the slices' own.
 
-    Args:
-        dataset: whose slices to take; regions of their own are replaced.
-        region: "center", or (top, left, height, width) in pixels of the target.
+    It is "center", or (top, left, height, width) in pixels of the target.
 
     Raises:
         ValueError: if it is neither.
@@ -122,7 +114,7 @@ def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
         raise ValueError(
             f'roi must be "{CENTER}" or (top, left, height, width) in pixels; got {region!r}'
         )
-    change = partial(_marked, box=None if isinstance(region, str) else region)
+    change = partial(_marked, region=region)
     return SliceView(_members(dataset), name=dataset.name, change=change)
 
 
@@ -145,12 +137,10 @@ def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
 
 
 def swapped(scan: Slice) -> Slice:
-    """The slice with height and width exchanged in k-space, and with it in the image.
-
-    A label of the target's size is turned with it.
-    """
+    """The slice with height and width of k-space and of all that is an image exchanged."""
     label = scan.label
-    image = label is not None and label.shape[-2:] == scan.target.shape
+    if label is not None and label.shape[-2:] == scan.target.shape:
+        label = _turn(label)
     return replace(
         scan,
         kspace=_turn(scan.kspace),
@@ -158,7 +148,7 @@ def swapped(scan: Slice) -> Slice:
         sensitivity=None if scan.sensitivity is None else _turn(scan.sensitivity),
         measured=_turn(scan.measured),
         roi=None if scan.roi is None else _turn(scan.roi),
-        label=_turn(label) if label is not None and image else label,
+        label=label,
         processing=(*scan.processing, "readout and phase encode exchanged"),
     )
 
@@ -167,9 +157,10 @@ def _members(dataset: SliceDataset) -> list[tuple[SliceDataset, int]]:
     return [(dataset, position) for position in range(len(dataset))]
 
 
-def _marked(scan: Slice, *, box: Box | None) -> Slice:
-    shape = (scan.target.shape[0], scan.target.shape[1])
-    return replace(scan, roi=region_of([center_box(shape) if box is None else box], shape))
+def _marked(scan: Slice, *, region: str | Box) -> Slice:
+    height, width = scan.target.shape
+    box = center_box((height, width)) if isinstance(region, str) else region
+    return replace(scan, roi=region_of([box], (height, width)))
 
 
 def _mixed(scan: Slice) -> Slice:
