@@ -123,8 +123,11 @@ def matrix_shape(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size, size) if isinstance(size, Integral) else size
-    pair = isinstance(sides, tuple | list) and len(sides) == 2
-    if not pair or not all(isinstance(side, Integral) for side in sides):
+    if (
+        not isinstance(sides, tuple | list)
+        or len(sides) != 2
+        or not all(isinstance(side, Integral) for side in sides)
+    ):
         raise ValueError(
             f"matrix size must be a whole number, or height and width as two; got {size!r}"
         )

@@ -12,10 +12,15 @@ import torch
 from scipy import special
 
 from activemri.data.phantoms import scanner
-from activemri.data.phantoms.anatomy import DRAW, Subject, add_lesion, lesion_box
-from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
-from activemri.data.phantoms.dataset import PhantomDataset
+from activemri.data.phantoms.dataset import (
+    DRAW,
+    PhantomDataset,
+    Subject,
+    add_lesion,
+    lesion_box,
+)
 from activemri.data.phantoms.shapes import Array, Drawing, rotation, signed_area
+from activemri.data.phantoms.sketch import band, blob, curve, fold, inset, spline
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.coils import combine

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import band, blob, curve, inset, spline
 from activemri.data.phantoms.shapes import Array
-from activemri.data.phantoms.sketch import Sketch
+from activemri.data.phantoms.sketch import Sketch, band, blob, curve, inset, spline
 
 
 def draw_abdomen(sketch: Sketch) -> None:

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
 from activemri.data.phantoms.shapes import Array
-from activemri.data.phantoms.sketch import Sketch
+from activemri.data.phantoms.sketch import Sketch, band, blob, curve, fold, inset, spline
 
 CORTEX = 0.017  # thickness of the grey matter
 

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import band, blob, curve, inset, spline
-from activemri.data.phantoms.sketch import Sketch
+from activemri.data.phantoms.sketch import Sketch, band, blob, curve, inset, spline
 
 LEG_END = 1.1  # the leg goes on beyond the field of view, which cuts it off
 
