@@ -25,9 +25,6 @@ def moved(kspace: Tensor, *, angle: float, shift: tuple[float, float]) -> Tensor
         kspace: complex (..., height, width); all coils move along with the object.
         angle: in radians, from the width's axis (right) towards the height's (down).
         shift: down and right, in pixels.
-
-    Returns:
-        k-space of the same shape.
     """
     height, width = kspace.shape[-2:]
     image = fourier.ifft2(kspace)

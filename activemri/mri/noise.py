@@ -33,13 +33,10 @@ def smooth_phase(
     A random offset, a random linear ramp (an echo slightly off centre), a random bowl (the field
     away from the centre of the magnet) and four plane waves of at most 1.2 periods over the field
     of view (susceptibility). The field is defined on the unit square, so that a finer grid samples
-    the same kind of field more finely.
+    the same kind of field more finely; the generator is drawn from equally for every grid.
 
-    Args:
-        height, width: of the grid.
-        generator: source of the randomness; it is drawn from equally for every grid.
-        strength: scales everything but the offset. At 1 the phase varies by 1 to 2 radians
-            (standard deviation over the field of view), at 0 it is constant.
+    `strength` scales everything but the offset. At 1 the phase varies by 1 to 2 radians (standard
+    deviation over the field of view), at 0 it is constant.
 
     Returns:
         float32 phase in radians, (height, width); not wrapped.

@@ -95,8 +95,7 @@ def espirit(
     sums and transforms instead of one of each kernel.
 
     Args:
-        kspace: as for :func:`low_resolution`.
-        mask: as there.
+        kspace, mask: as for :func:`low_resolution`.
         kernel: side of a patch in samples; at most half the block, rounded up.
         calibration: widest block that patches are taken from.
         threshold: of singular values, in units of the largest: below it is noise.
@@ -267,12 +266,7 @@ def _pixel_matrices(block: Tensor, shape: tuple[int, int], kernel: int, threshol
 
 
 def _main_direction(matrices: Tensor, start: Tensor) -> Tensor:
-    """Unit eigenvectors of the largest eigenvalues, by power iteration: like start.
-
-    Args:
-        matrices: Hermitian and non-negative, (batch, coil, coil, height, width).
-        start: what they are like, (batch, coil, height, width).
-    """
+    """Unit eigenvectors of Hermitian matrices (batch, coil, coil, height, width), from a start."""
     batch, n_coils, height, width = start.shape
     # One matrix a pixel, next to each other in memory: (batch * height * width, coil, coil).
     stacked = matrices.permute(0, 3, 4, 1, 2).reshape(-1, n_coils, n_coils).contiguous()

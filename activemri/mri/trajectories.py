@@ -29,16 +29,9 @@ def golden(n: int, *, order: int = 1) -> Tensor:
     """Angles of n spokes, each a golden angle after the one before.
 
     Any number of spokes in a row is spread nearly equally (Winkelmann et al., IEEE TMI 26:68,
-    2007). Tiny golden angles do it with smaller steps, hence smaller eddy currents (Wundrak et al.,
-    IEEE TMI 34:1262, 2015, equation 3).
-
-    Args:
-        n: number of spokes.
-        order: 1 for steps of 111.25 degrees; tiny ones are pi / (golden ratio + order - 1), such as
-            23.63 degrees for 7.
-
-    Returns:
-        float64 (spoke,), in radians from 0 to pi: only directions matter.
+    2007). The steps are pi / (golden ratio + order - 1): 111.25 degrees for an order of 1. Tiny
+    ones, 23.63 degrees for 7, mean smaller eddy currents (Wundrak et al., IEEE TMI 34:1262, 2015,
+    equation 3). float64 (spoke,), in radians from 0 to pi: only directions matter.
     """
     step = math.pi / (GOLDEN_RATIO + _at_least_one(order, "order") - 1)
     return step * torch.arange(_at_least_one(n, "spoke"), dtype=torch.float64) % math.pi
@@ -64,16 +57,9 @@ def spokes(angles: Tensor, n_samples: int) -> Tensor:
 def spiral(n_interleaves: int, n_samples: int, *, size: int, reach: float = 0.5) -> Tensor:
     """Archimedean spirals from the centre outwards, with equal steps along them.
 
-    Turns of all interleaves together are 1 / size apart. Gradients and their slew are not limited.
-
-    Args:
-        n_interleaves: rotated copies, equally spaced.
-        n_samples: of each.
-        size: pixels of the image along its longer side.
-        reach: radius where they end, in cycles per pixel.
-
-    Returns:
-        float32 (readout, sample, 2).
+    The interleaves are rotated copies, equally spaced; their turns together are 1 / size apart, the
+    longer side of the image in pixels. They end at a radius of `reach` cycles per pixel. Gradients
+    and their slew are not limited. float32 (readout, sample, 2).
     """
     if not 0 < reach <= 0.5:
         raise ValueError(f"expected a reach of at most 0.5 cycles per pixel; got {reach}")
@@ -95,13 +81,9 @@ def spiral(n_interleaves: int, n_samples: int, *, size: int, reach: float = 0.5)
 def wedges(angles: Tensor, acquired: Tensor) -> Tensor:
     """Angle that each acquired spoke stands for: half of the gaps to both of its neighbours.
 
-    Args:
-        angles: of all spokes in radians, in any order, (readout,).
-        acquired: bool (batch, readout).
-
-    Returns:
-        float64 (batch, readout), in radians, 0 where not acquired. They add up to pi. Spokes of the
-        same angle share theirs.
+    Angles (readout,) are those of all spokes in any order, `acquired` is bool (batch, readout), and
+    so is the result in float64: radians, 0 where not acquired. They add up to pi; spokes of the
+    same angle share theirs.
     """
     if acquired.ndim != 2 or angles.shape != acquired.shape[1:]:
         raise ValueError(
@@ -128,8 +110,7 @@ def density(angles: Tensor, acquired: Tensor, *, n_samples: int, shape: tuple[in
     sample of the image's own grid. The sample at the centre stands for a disc of radius dk / 2.
 
     Args:
-        angles: of all spokes in radians, (readout,).
-        acquired: bool (batch, readout).
+        angles, acquired: as for :func:`wedges`.
         n_samples: of a spoke of :func:`spokes`, dk = 1 / n_samples apart.
         shape: (height, width) of the images.
 
@@ -198,10 +179,10 @@ def limit_to_disc(images: Tensor) -> Tensor:
 
     Targets of radial scans are such images.
     """
-    shape = (images.shape[-2], images.shape[-1])
-    share = disc(shape).to(images.device, images.real.dtype)
-    flat = images.reshape(-1, *shape)
-    return fourier.weigh(flat, share[None], fourier.IMAGE_AXES).reshape(images.shape)
+    height, width = images.shape[-2:]
+    share = disc((height, width)).to(images.device, images.real.dtype)[None]
+    flat = images.reshape(-1, height, width)
+    return fourier.weigh(flat, share, fourier.IMAGE_AXES).reshape(images.shape)
 
 
 def _radii(n_samples: int) -> Tensor:

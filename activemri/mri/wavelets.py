@@ -16,12 +16,8 @@ _LOW = (
 def decompose(image: Tensor, levels: int) -> Tensor:
     """Wavelet coefficients on a torus: an orthonormal change of basis.
 
-    Args:
-        image: real (..., height, width), both divisible by ``2 ** levels``; complex images are two.
-        levels: how often the coarse part is taken apart again.
-
-    Returns:
-        Coefficients of the same shape, the coarse part in the top left corner.
+    The coarse part of a real image (..., height, width), or of the two that a complex one is, is
+    taken apart again so many times. It lies in the top left corner.
 
     Raises:
         ValueError: if a side is not divisible.
