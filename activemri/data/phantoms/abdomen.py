@@ -12,17 +12,8 @@ def draw_abdomen(sketch: Sketch) -> None:
     """One slice of a belly, the back below and the liver at the left."""
     generator, place = sketch.generator, sketch.place
     wide, tall = generator.uniform(0.40, 0.45), generator.uniform(0.28, 0.34)
-    reach = _wall(sketch, np.array([wide, tall * (1 - 0.04 * place)]))
-    _liver(sketch, reach)
-    _spine(sketch, reach)
-    _kidneys(sketch, reach)
-    _left_side(sketch, reach)
-    _bowel(sketch, reach)
-
-
-def _wall(sketch: Sketch, radii: Array) -> Array:
-    """Skin, fat, muscle and ribs; returns the half axes of the cavity within."""
-    generator = sketch.generator
+    radii = np.array([wide, tall * (1 - 0.04 * place)])
+    # Skin, fat, muscle and ribs.
     body = blob(generator, (radii[0], radii[1]), roughness=0.014, n=72)
     body[:, 1] *= np.where(body[:, 1] > 0, 0.93, 1.0)  # the back is flatter
     fat, muscle = generator.uniform(0.014, 0.055), generator.uniform(0.014, 0.022)
@@ -42,7 +33,58 @@ def _wall(sketch: Sketch, radii: Array) -> Array:
         if between[i, 1] > -0.5 * radii[1]:
             rib = (0.020, 0.38 * muscle)
             sketch.spot("bone", "muscle", between[i], radii=rib, angle=turn)
-    return np.asarray(0.97 * (radii * [1, 0.965] - (0.006 + fat + muscle)))
+    reach = np.asarray(0.97 * (radii * [1, 0.965] - (0.006 + fat + muscle)))  # of the cavity
+    _liver(sketch, reach)
+    _spine(sketch, reach)
+    # Both kidneys with pyramids and a hilum of fat; they end above and below.
+    for side, shift in ((-1, 0.15), (1, 0.0)):
+        size = math.sqrt(max(0.0, 1 - (0.75 * (place - shift)) ** 2)) * generator.uniform(0.9, 1.08)
+        centre = np.array([side * 0.50 * reach[0], 0.55 * reach[1]])
+        radii = np.array([0.040, 0.052]) * size
+        outline = blob(generator, (radii[0], radii[1]), angle=-side * 0.5, roughness=0.03, n=32)
+        sketch.fill("kidney", "fat", outline + centre)
+        for angle in np.linspace(-1.9, 1.9, 6) + (0 if side > 0 else math.pi):
+            spot = centre + 0.62 * radii * [math.cos(angle), math.sin(angle)]
+            pyramid = (0.011 * size, 0.009 * size)
+            sketch.spot("medulla", "kidney", spot, radii=pyramid, share=0.8)
+        hilum = centre - [side * 0.30 * radii[0], 0]
+        sketch.spot("fat", "kidney", hilum, radii=(0.009 * size, 0.014 * size))
+    # Spleen, stomach with its level of gas, pancreas, gall bladder.
+    crescent = [(0.84, -0.22), (0.93, 0.08), (0.82, 0.42), (0.70, 0.46), (0.73, 0.20)]
+    crescent += [(0.72, -0.06)]
+    middle = np.array([0.8, 0.12])
+    size = math.sqrt(max(0.1, 1 - (0.7 * (place + 0.3)) ** 2))
+    spleen = (spline(crescent, generator=generator, wobble=0.012) - middle) * size + middle
+    sketch.fill("spleen", "fat", spleen * reach)
+    swell = 1.0 - 0.25 * place
+    bag = [(-0.13, -0.18), (0.10, -0.20), (0.20, -0.04), (0.13, 0.16), (-0.05, 0.17), (-0.14, 0.0)]
+    stomach = (swell * spline(bag, generator=generator, wobble=0.012) + [0.54, -0.42]) * reach
+    filling, gas = generator.choice(["fluid", "bowel"]), generator.uniform(0.3, 0.8)
+    sketch.fill("bowel", "fat", stomach)
+    sketch.fill(str(filling), "bowel", inset(stomach, 0.008), 0.85)
+    bubble = np.array([0.55, -0.42 - 0.09 * swell]) * reach
+    air = (0.10 * swell * reach[0], 0.08 * gas * swell * reach[1])
+    sketch.spot(str(filling), "air", bubble, radii=air, share=-0.9)
+    lumps = curve([(-0.06, 0.02), (0.12, -0.06), (0.34, -0.05), (0.56, 0.02)], n=24) * reach
+    thick = 0.020 + 0.004 * np.sin(np.linspace(0, 24, 24) + generator.uniform(0, 6.3))
+    sketch.fill("spleen", "fat", band(lumps, thick), 0.9)
+    bile = generator.uniform(0.014, 0.022), generator.uniform(0.022, 0.034)
+    sketch.spot("fluid", "fat", np.array([-0.02, -0.20]) * reach, radii=bile, angle=0.4)
+    # Colon in front, small loops, and the vessels of the mesentery between them.
+    spots = [(0.13, -0.36), (0.28, -0.22), (0.34, 0.15), (0.52, 0.17), (0.20, 0.16), (0.60, -0.12)]
+    spots += [(0.45, -0.80), (0.80, -0.40)]
+    for x, y in spots:
+        moved = np.array([x, y]) + generator.normal(0, 0.008, 2)
+        radius, kind = generator.uniform(0.019, 0.027), generator.random()
+        loop = blob(generator, (1.15 * radius, radius), centre=moved * reach, roughness=0.07, n=24)
+        sketch.fill("bowel", "fat", loop)
+        filling = "air" if kind < 0.35 else "fluid" if kind < 0.7 else "muscle"
+        sketch.fill(filling, "bowel", inset(loop, 0.006), 0.8)
+    root = np.array([0.08, 0.08]) * reach
+    for angle in generator.uniform(-0.5, 0.6, 5):
+        end = root + generator.uniform(0.09, 0.16) * np.array([math.cos(angle), math.sin(angle)])
+        path = curve([root, end], generator=generator, wobble=0.008, n=8)
+        sketch.fill("blood", "fat", band(path, 0.004), 0.6)
 
 
 def _liver(sketch: Sketch, reach: Array) -> None:
@@ -111,64 +153,3 @@ def _spine(sketch: Sketch, reach: Array) -> None:
     front = 0.50 * reach[1] - 0.047
     sketch.spot("blood", "fat", (0.024, front - 0.026), radii=(0.020, 0.020))
     sketch.spot("blood", "fat", (-0.034, front - 0.024), radii=(0.025, 0.017))
-
-
-def _kidneys(sketch: Sketch, reach: Array) -> None:
-    """Both kidneys with pyramids and a hilum of fat; they end above and below."""
-    generator, place = sketch.generator, sketch.place
-    for side, shift in ((-1, 0.15), (1, 0.0)):
-        size = math.sqrt(max(0.0, 1 - (0.75 * (place - shift)) ** 2)) * generator.uniform(0.9, 1.08)
-        centre = np.array([side * 0.50 * reach[0], 0.55 * reach[1]])
-        radii = np.array([0.040, 0.052]) * size
-        outline = blob(generator, (radii[0], radii[1]), angle=-side * 0.5, roughness=0.03, n=32)
-        sketch.fill("kidney", "fat", outline + centre)
-        for angle in np.linspace(-1.9, 1.9, 6) + (0 if side > 0 else math.pi):
-            spot = centre + 0.62 * radii * [math.cos(angle), math.sin(angle)]
-            pyramid = (0.011 * size, 0.009 * size)
-            sketch.spot("medulla", "kidney", spot, radii=pyramid, share=0.8)
-        hilum = centre - [side * 0.30 * radii[0], 0]
-        sketch.spot("fat", "kidney", hilum, radii=(0.009 * size, 0.014 * size))
-
-
-def _left_side(sketch: Sketch, reach: Array) -> None:
-    """Spleen, stomach with its level of gas, pancreas, gall bladder."""
-    generator, place = sketch.generator, sketch.place
-    crescent = [(0.84, -0.22), (0.93, 0.08), (0.82, 0.42), (0.70, 0.46), (0.73, 0.20)]
-    crescent += [(0.72, -0.06)]
-    middle = np.array([0.8, 0.12])
-    size = math.sqrt(max(0.1, 1 - (0.7 * (place + 0.3)) ** 2))
-    spleen = (spline(crescent, generator=generator, wobble=0.012) - middle) * size + middle
-    sketch.fill("spleen", "fat", spleen * reach)
-    swell = 1.0 - 0.25 * place
-    bag = [(-0.13, -0.18), (0.10, -0.20), (0.20, -0.04), (0.13, 0.16), (-0.05, 0.17), (-0.14, 0.0)]
-    stomach = (swell * spline(bag, generator=generator, wobble=0.012) + [0.54, -0.42]) * reach
-    filling, gas = generator.choice(["fluid", "bowel"]), generator.uniform(0.3, 0.8)
-    sketch.fill("bowel", "fat", stomach)
-    sketch.fill(str(filling), "bowel", inset(stomach, 0.008), 0.85)
-    bubble = np.array([0.55, -0.42 - 0.09 * swell]) * reach
-    radii = (0.10 * swell * reach[0], 0.08 * gas * swell * reach[1])
-    sketch.spot(str(filling), "air", bubble, radii=radii, share=-0.9)
-    lumps = curve([(-0.06, 0.02), (0.12, -0.06), (0.34, -0.05), (0.56, 0.02)], n=24) * reach
-    thick = 0.020 + 0.004 * np.sin(np.linspace(0, 24, 24) + generator.uniform(0, 6.3))
-    sketch.fill("spleen", "fat", band(lumps, thick), 0.9)
-    bile = generator.uniform(0.014, 0.022), generator.uniform(0.022, 0.034)
-    sketch.spot("fluid", "fat", np.array([-0.02, -0.20]) * reach, radii=bile, angle=0.4)
-
-
-def _bowel(sketch: Sketch, reach: Array) -> None:
-    """Colon in front, small loops, and the vessels of the mesentery between them."""
-    generator = sketch.generator
-    spots = [(0.13, -0.36), (0.28, -0.22), (0.34, 0.15), (0.52, 0.17), (0.20, 0.16), (0.60, -0.12)]
-    spots += [(0.45, -0.80), (0.80, -0.40)]
-    for x, y in spots:
-        moved = np.array([x, y]) + generator.normal(0, 0.008, 2)
-        radius, kind = generator.uniform(0.019, 0.027), generator.random()
-        loop = blob(generator, (1.15 * radius, radius), centre=moved * reach, roughness=0.07, n=24)
-        sketch.fill("bowel", "fat", loop)
-        filling = "air" if kind < 0.35 else "fluid" if kind < 0.7 else "muscle"
-        sketch.fill(filling, "bowel", inset(loop, 0.006), 0.8)
-    start = np.array([0.08, 0.08]) * reach
-    for angle in generator.uniform(-0.5, 0.6, 5):
-        end = start + generator.uniform(0.09, 0.16) * np.array([math.cos(angle), math.sin(angle)])
-        path = curve([start, end], generator=generator, wobble=0.008, n=8)
-        sketch.fill("blood", "fat", band(path, 0.004), 0.6)

@@ -48,7 +48,31 @@ def _transverse(sketch: Sketch, *, coronal: bool) -> None:
     grey, white = fold(brain, sulci, thickness=CORTEX * size)
     sketch.fill("grey", "csf", grey)
     sketch.fill("white", "grey", white)
-    _deep(sketch, reach)
+    # Ventricles and the nuclei beside them, in units of half the brain.
+    swell = generator.uniform(0.7, 1.5) * (1.05 - 0.75 * abs(place + 0.1))
+    jitter = generator.normal(0, 0.012, (2, 4, 2))
+    scales = generator.uniform(0.88, 1.1, (2, 4))
+    for side, moved, scale in zip((-1, 1), jitter, scales, strict=True):
+        horn = np.array([(0.17, -0.34), (0.085, -0.20), (0.10, -0.02), (0.26, 0.30)])
+        path = curve((horn + moved) * [side * reach[0], reach[1]])
+        width = np.interp(np.linspace(0, 1, 16), [0, 0.2, 0.5, 0.85, 1], [0.5, 3.2, 2.0, 3.4, 0.5])
+        sketch.fill("csf", "white", band(path, 0.009 * swell * width))
+        for (x, y, a, b, turn), factor in zip(
+            (
+                (0.235, -0.24, 0.055, 0.10, -0.3),  # caudate
+                (0.46, -0.06, 0.075, 0.190, -0.22),  # putamen
+                (0.325, 0.0, 0.045, 0.100, -0.3),  # pallidum
+                (0.17, 0.17, 0.10, 0.125, 0.5),  # thalamus
+            ),
+            scale,
+            strict=True,
+        ):
+            centre = np.array([side * x, y]) * reach
+            radii = (factor * a * reach[0], factor * b * reach[1])
+            shape = blob(generator, radii, centre=centre, angle=side * turn, roughness=0.06, n=20)
+            sketch.fill("nucleus", "white", shape)
+    third = curve([(0, 0.06 * reach[1]), (0, 0.26 * reach[1])], n=6)
+    sketch.fill("csf", "white", band(third, 0.004 + 0.006 * swell))
     for _ in range(int(generator.integers(0, 6))):  # bright spots, each in some of the slices
         angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.55, 1)
         middle, radius, turn = generator.uniform((-1, 0.006, 0), (1, 0.020, math.pi))
@@ -82,35 +106,6 @@ def _sulci(
     return sulci
 
 
-def _deep(sketch: Sketch, reach: Array) -> None:
-    """Ventricles and the nuclei beside them, in units of half the brain."""
-    generator, place = sketch.generator, sketch.place
-    swell = generator.uniform(0.7, 1.5) * (1.05 - 0.75 * abs(place + 0.1))
-    jitter = generator.normal(0, 0.012, (2, 4, 2))
-    scales = generator.uniform(0.88, 1.1, (2, 4))
-    for side, moved, scale in zip((-1, 1), jitter, scales, strict=True):
-        horn = np.array([(0.17, -0.34), (0.085, -0.20), (0.10, -0.02), (0.26, 0.30)])
-        path = curve((horn + moved) * [side * reach[0], reach[1]])
-        width = np.interp(np.linspace(0, 1, 16), [0, 0.2, 0.5, 0.85, 1], [0.5, 3.2, 2.0, 3.4, 0.5])
-        sketch.fill("csf", "white", band(path, 0.009 * swell * width))
-        for (x, y, a, b, turn), factor in zip(
-            (
-                (0.235, -0.24, 0.055, 0.10, -0.3),  # caudate
-                (0.46, -0.06, 0.075, 0.190, -0.22),  # putamen
-                (0.325, 0.0, 0.045, 0.100, -0.3),  # pallidum
-                (0.17, 0.17, 0.10, 0.125, 0.5),  # thalamus
-            ),
-            scale,
-            strict=True,
-        ):
-            centre = np.array([side * x, y]) * reach
-            radii = (factor * a * reach[0], factor * b * reach[1])
-            shape = blob(generator, radii, centre=centre, angle=side * turn, roughness=0.06, n=20)
-            sketch.fill("nucleus", "white", shape)
-    third = curve([(0, 0.06 * reach[1]), (0, 0.26 * reach[1])], n=6)
-    sketch.fill("csf", "white", band(third, 0.004 + 0.006 * swell))
-
-
 def _sagittal(sketch: Sketch) -> None:
     """From the side, the face at the left."""
     generator, place = sketch.generator, sketch.place
@@ -124,14 +119,61 @@ def _sagittal(sketch: Sketch) -> None:
     sketch.fill("marrow", "bone", size * inset(cavity, -0.66 * skull), 0.6)
     sketch.fill("bone", "marrow", size * inset(cavity, -0.36 * skull), 0.6)
     sketch.fill("csf", "bone", size * cavity)
-    _face(sketch, size)
+    # Airways, tongue and the muscles of the neck, all within fat.
+    nose = [(-0.36, 0.035), (-0.25, -0.015), (-0.13, 0.03), (-0.10, 0.075), (-0.22, 0.075)]
+    throat = [(-0.105, 0.10), (-0.08, 0.18), (-0.075, 0.34), (-0.055, 0.34), (-0.055, 0.18)]
+    tongue = [(-0.33, 0.135), (-0.24, 0.10), (-0.145, 0.135), (-0.13, 0.22), (-0.23, 0.245)]
+    nape = [(0.155, 0.20), (0.215, 0.18), (0.185, 0.28), (0.18, 0.43), (0.150, 0.43)]
+    for points, name in ((nose, "air"), (throat, "air"), (tongue, "muscle"), (nape, "muscle")):
+        shape = spline(points, generator=generator, wobble=0.004)
+        sketch.fill(name, "fat", size * shape)
+    for y in (0.005, 0.035):
+        concha = curve([(-0.29, y), (-0.21, y + 0.012), (-0.15, y + 0.02)], n=8)
+        sketch.fill("muscle", "air", size * band(concha, 0.011), 0.7)
     cerebrum = spline(_CEREBRUM, generator=generator, wobble=0.003)
     sulci = _sulci(sketch, n=int(generator.integers(19, 24)), scale=0.72, span=(0.02, 0.66))
     grey, white = fold(cerebrum, sulci, thickness=CORTEX)
     sketch.fill("grey", "csf", size * grey)
     sketch.fill("white", "grey", size * white)
-    _midline(sketch, size)
-    _cerebellum(sketch, size)
+    # Corpus callosum over the ventricle, thalamus, brainstem and spinal cord.
+    swell = generator.uniform(0.8, 1.5) * (1.1 - 0.5 * abs(place))
+    beam = [(-0.115, -0.095), (-0.135, -0.14), (-0.07, -0.188), (0.03, -0.192), (0.105, -0.145)]
+    beam += [(0.112, -0.105)]
+    thick = np.interp(np.linspace(0, 1, 20), [0, 0.2, 0.6, 0.9, 1], [0.012, 0.03, 0.02, 0.03, 0.02])
+    under = [(-0.108, -0.10), (-0.10, -0.135), (-0.05, -0.160), (0.03, -0.162), (0.085, -0.13)]
+    thalamus = blob(generator, (0.055, 0.034), centre=(0.0, -0.105), angle=0.15, n=24)
+    around = curve(np.array(beam) * [1.22, 1.0] + [0.0, -0.022], n=20)
+    sketch.fill("grey", "white", size * band(around, 0.016))
+    sketch.fill("white", "air", size * band(curve(beam, n=20), thick), 0.25)
+    ventricle = band(curve(under, n=20), 0.008 + 0.010 * swell * np.sin(np.linspace(0.3, 2.8, 20)))
+    sketch.fill("csf", "white", size * ventricle)
+    sketch.fill("nucleus", "white", size * thalamus)
+    stem = [(0.045, 0.012), (0.040, 0.07), (0.070, 0.15), (0.089, 0.25), (0.090, 0.41)]
+    width = np.interp(np.linspace(0, 1, 24), [0, 0.22, 0.45, 1], [0.045, 0.078, 0.040, 0.026])
+    sketch.fill("white", "csf", size * band(curve(stem, n=24), width))
+    # The cerebellum: grey, with a tree of white matter; its leaves are cut by fine furrows.
+    lump = [(0.105, 0.055), (0.15, -0.005), (0.24, 0.0), (0.295, 0.035), (0.235, 0.105)]
+    lump += [(0.15, 0.135)]
+    edge = spline(lump, generator=generator, wobble=0.003)
+    leaves = [
+        ((i + 0.5) / 15, 0.028 + 0.010 * generator.uniform(-1, 1), 0.0, 0.0, 0.005)
+        for i in range(15)
+    ]
+    grey, _ = fold(edge, leaves, thickness=0.01)
+    sketch.fill("grey", "csf", size * grey)
+    sketch.weave(
+        size * np.array([(0.18, 0.05), (0.225, 0.05)]),
+        amplitude=0.45 * abs(sketch.signal["grey"] - sketch.signal["csf"]),
+        width=0.026,
+        pitch=(26, 46),
+    )
+    root = np.array([0.125, 0.065])
+    for angle in np.linspace(-0.75, 0.75, 5):
+        length = generator.uniform(0.075, 0.10) * (1.15 - 0.3 * abs(angle))
+        tip = root + length * np.array([math.cos(angle), math.sin(angle)])
+        branch = curve([root, (root + tip) / 2 + generator.normal(0, 0.004, 2), tip], n=6)
+        leaf = band(branch, np.linspace(0.012, 0.004, 6))
+        sketch.fill("white", "grey", size * leaf, 0.8)
     _fibres(sketch, size * np.array([0.2, 0.12]), centre=(0.0, -0.16))
 
 
@@ -153,68 +195,6 @@ _CEREBRUM = [
     (0.17, -0.333), (0.292, -0.24), (0.338, -0.11), (0.315, -0.015), (0.20, -0.035),
     (0.10, -0.03), (0.02, 0.00), (-0.06, -0.02), (-0.15, -0.055),
 ]  # fmt: skip
-
-
-def _face(sketch: Sketch, size: float) -> None:
-    """Airways, tongue and the muscles of the neck, all within fat."""
-    generator = sketch.generator
-    nose = [(-0.36, 0.035), (-0.25, -0.015), (-0.13, 0.03), (-0.10, 0.075), (-0.22, 0.075)]
-    throat = [(-0.105, 0.10), (-0.08, 0.18), (-0.075, 0.34), (-0.055, 0.34), (-0.055, 0.18)]
-    tongue = [(-0.33, 0.135), (-0.24, 0.10), (-0.145, 0.135), (-0.13, 0.22), (-0.23, 0.245)]
-    nape = [(0.155, 0.20), (0.215, 0.18), (0.185, 0.28), (0.18, 0.43), (0.150, 0.43)]
-    for points, name in ((nose, "air"), (throat, "air"), (tongue, "muscle"), (nape, "muscle")):
-        shape = spline(points, generator=generator, wobble=0.004)
-        sketch.fill(name, "fat", size * shape)
-    for y in (0.005, 0.035):
-        concha = curve([(-0.29, y), (-0.21, y + 0.012), (-0.15, y + 0.02)], n=8)
-        sketch.fill("muscle", "air", size * band(concha, 0.011), 0.7)
-
-
-def _midline(sketch: Sketch, size: float) -> None:
-    """Corpus callosum over the ventricle, thalamus, brainstem and spinal cord."""
-    generator, place = sketch.generator, sketch.place
-    swell = generator.uniform(0.8, 1.5) * (1.1 - 0.5 * abs(place))
-    beam = [(-0.115, -0.095), (-0.135, -0.14), (-0.07, -0.188), (0.03, -0.192), (0.105, -0.145)]
-    beam += [(0.112, -0.105)]
-    thick = np.interp(np.linspace(0, 1, 20), [0, 0.2, 0.6, 0.9, 1], [0.012, 0.03, 0.02, 0.03, 0.02])
-    under = [(-0.108, -0.10), (-0.10, -0.135), (-0.05, -0.160), (0.03, -0.162), (0.085, -0.13)]
-    grey = blob(generator, (0.055, 0.034), centre=(0.0, -0.105), angle=0.15, n=24)
-    around = curve(np.array(beam) * [1.22, 1.0] + [0.0, -0.022], n=20)
-    sketch.fill("grey", "white", size * band(around, 0.016))
-    sketch.fill("white", "air", size * band(curve(beam, n=20), thick), 0.25)
-    ventricle = band(curve(under, n=20), 0.008 + 0.010 * swell * np.sin(np.linspace(0.3, 2.8, 20)))
-    sketch.fill("csf", "white", size * ventricle)
-    sketch.fill("nucleus", "white", size * grey)
-    stem = [(0.045, 0.012), (0.040, 0.07), (0.070, 0.15), (0.089, 0.25), (0.090, 0.41)]
-    width = np.interp(np.linspace(0, 1, 24), [0, 0.22, 0.45, 1], [0.045, 0.078, 0.040, 0.026])
-    sketch.fill("white", "csf", size * band(curve(stem, n=24), width))
-
-
-def _cerebellum(sketch: Sketch, size: float) -> None:
-    """A grey lump with a tree of white matter; its leaves are cut by fine furrows."""
-    generator = sketch.generator
-    points = [(0.105, 0.055), (0.15, -0.005), (0.24, 0.0), (0.295, 0.035), (0.235, 0.105)]
-    points += [(0.15, 0.135)]
-    outline = spline(points, generator=generator, wobble=0.003)
-    leaves = [
-        ((i + 0.5) / 15, 0.028 + 0.010 * generator.uniform(-1, 1), 0.0, 0.0, 0.005)
-        for i in range(15)
-    ]
-    grey, _ = fold(outline, leaves, thickness=0.01)
-    sketch.fill("grey", "csf", size * grey)
-    sketch.weave(
-        size * np.array([(0.18, 0.05), (0.225, 0.05)]),
-        amplitude=0.45 * abs(sketch.signal["grey"] - sketch.signal["csf"]),
-        width=0.026,
-        pitch=(26, 46),
-    )
-    root = np.array([0.125, 0.065])
-    for angle in np.linspace(-0.75, 0.75, 5):
-        length = generator.uniform(0.075, 0.10) * (1.15 - 0.3 * abs(angle))
-        tip = root + length * np.array([math.cos(angle), math.sin(angle)])
-        branch = curve([root, (root + tip) / 2 + generator.normal(0, 0.004, 2), tip], n=6)
-        leaf = band(branch, np.linspace(0.012, 0.004, 6))
-        sketch.fill("white", "grey", size * leaf, 0.8)
 
 
 def _fibres(sketch: Sketch, reach: Array, *, centre: tuple[float, float] = (0.0, 0.0)) -> None:

@@ -22,7 +22,27 @@ def _sagittal(sketch: Sketch) -> None:
     leg = np.concatenate([curve(_LEFT_SKIN, n=40), curve(_RIGHT_SKIN, n=40)[::-1]]) * [slim, 1]
     sketch.fill("skin", "air", leg)
     sketch.fill("fat", "skin", inset(leg, 0.007))
-    _bellies(sketch, slim)
+    # Muscles above and behind the joint, with septa of fat and fibres.
+    hamstring = [(0.07, -LEG_END), (0.27, -LEG_END), (0.245, -0.40), (0.20, -0.18), (0.165, -0.10)]
+    hamstring += [(0.15, -0.20), (0.09, -0.36)]
+    calf = [(0.16, -0.02), (0.20, 0.0), (0.225, 0.14), (0.265, 0.30), (0.25, LEG_END)]
+    calf += [(0.085, LEG_END), (0.095, 0.42), (0.125, 0.26), (0.16, 0.12)]
+    thigh = [(-0.22, -LEG_END), (-0.12, -LEG_END), (-0.12, -0.40), (-0.165, -0.29), (-0.215, -0.36)]
+    shin = [(-0.155, LEG_END), (-0.10, LEG_END), (-0.105, 0.42), (-0.125, 0.33), (-0.15, 0.42)]
+    for points in (hamstring, calf, thigh, shin):
+        shape = spline(np.array(points) * [slim, 1], generator=generator, wobble=0.004)
+        sketch.fill("muscle", "fat", shape)
+    for ends in (
+        [(0.155, -0.52), (0.165, -0.33), (0.165, -0.17)],
+        [(0.205, -0.52), (0.205, -0.36), (0.18, -0.20)],
+        [(0.18, 0.09), (0.185, 0.25), (0.17, 0.52)],
+        [(0.205, 0.14), (0.225, 0.30), (0.215, 0.52)],
+    ):
+        path = curve(np.array(ends) * [slim, 1], generator=generator, wobble=0.007)
+        sketch.fill("muscle", "fat", band(path, generator.uniform(0.003, 0.007)), -0.8)
+    patches = [(0.19, -0.45), (0.18, -0.30), (0.20, 0.15), (0.21, 0.28), (0.18, 0.42)]
+    spots = np.array(patches) * [slim, 1]
+    sketch.weave(spots, amplitude=0.34 * sketch.signal["muscle"], width=0.038)
     middle = max(0.0, 1 - abs(place) / 0.45)  # between the condyles
     flex = generator.uniform(-0.02, 0.02, 2)
     up = 0.055 * middle  # between the condyles the bone ends higher
@@ -45,8 +65,41 @@ def _sagittal(sketch: Sketch) -> None:
         ends = [(-0.10, scar), (-0.02, scar + generator.uniform(-0.02, 0.02)), (0.07, scar)]
         path = curve(ends, generator=generator, wobble=0.006)
         sketch.fill("marrow", "air", band(path, 0.005), -0.4)
-    _front(sketch, slim)
-    _between(sketch, middle)
+    # Kneecap, its cartilage, and the tendons above and below.
+    x, y = -0.245 * slim, -0.165 + generator.normal(0, 0.015)
+    patella = [(0.0, -0.075), (0.030, -0.045), (0.034, 0.025), (0.0, 0.075), (-0.030, 0.03)]
+    patella += [(-0.032, -0.045)]
+    cap = spline(np.add(patella, [x, y]), generator=generator, wobble=0.003)
+    sketch.fill("bone", "fat", cap)
+    sketch.fill("marrow", "bone", inset(cap, 0.009))
+    back = curve([(x + 0.038, y - 0.05), (x + 0.047, y), (x + 0.038, y + 0.04)], n=8)
+    sketch.fill("cartilage", "fat", band(back, 0.012))
+    for ends in (
+        [(x - 0.010, y + 0.085), (x + 0.02, 0.05), (-0.155, 0.185)],
+        [(x - 0.002, y - 0.085), (x + 0.005, -0.33), (-0.245 * slim, -0.60)],
+    ):
+        path = curve(ends, generator=generator, wobble=0.003)
+        sketch.fill("tendon", "fat", band(path, generator.uniform(0.013, 0.019)))
+    swelling = generator.uniform(0.003, 0.014)
+    pouch = curve([(-0.185, -0.13), (-0.165, -0.245), (-0.150, -0.30)], n=8)
+    sketch.fill("fluid", "fat", band(pouch, swelling))
+    # Menisci at the sides, cruciate ligaments in the middle; vessels behind.
+    tears = generator.uniform(0.8, 1.2, 2)
+    lean = generator.uniform(-0.01, 0.01, 2)
+    if middle < 0.5:
+        for side, size in zip((-1, 1), tears, strict=True):
+            base, low, rise = side * 0.150, 0.072, 0.055 * size
+            tip = side * (0.150 - 0.085 * size)
+            sketch.fill("tendon", "fat", [(base, low), (base, low - rise), (tip, low - 0.012)])
+    else:
+        anterior = curve([(-0.045, 0.068), (0.01 + lean[0], 0.040), (0.055, 0.025)], n=8)
+        posterior = curve([(0.150, 0.085), (0.155 + lean[1], 0.02), (0.130, -0.045)], n=8)
+        sketch.fill("tendon", "fat", band(anterior, 0.018))
+        sketch.fill("tendon", "fat", band(posterior, 0.018))
+    for x, width in ((0.150, 0.010), (0.166, 0.006)):
+        ends = [(x - 0.006, -0.05), (x + 0.004, 0.01), (x - 0.002, 0.07)]
+        path = curve(ends, generator=generator, wobble=0.003)
+        sketch.fill("blood", "fat", band(path, width), 0.8)
     struts = [(-0.07, -0.10), (0.03, -0.11), (-0.02, -0.20), (-0.05, 0.15), (0.05, 0.15), (0, 0.24)]
     sketch.weave(struts, amplitude=0.17 * sketch.signal["marrow"], width=0.048)
 
@@ -73,74 +126,6 @@ _TIBIA = [
 ]  # fmt: skip
 
 
-def _bellies(sketch: Sketch, slim: float) -> None:
-    """Muscles above and behind the joint, with septa of fat and fibres."""
-    generator = sketch.generator
-    hamstring = [(0.07, -LEG_END), (0.27, -LEG_END), (0.245, -0.40), (0.20, -0.18), (0.165, -0.10)]
-    hamstring += [(0.15, -0.20), (0.09, -0.36)]
-    calf = [(0.16, -0.02), (0.20, 0.0), (0.225, 0.14), (0.265, 0.30), (0.25, LEG_END)]
-    calf += [(0.085, LEG_END), (0.095, 0.42), (0.125, 0.26), (0.16, 0.12)]
-    thigh = [(-0.22, -LEG_END), (-0.12, -LEG_END), (-0.12, -0.40), (-0.165, -0.29), (-0.215, -0.36)]
-    shin = [(-0.155, LEG_END), (-0.10, LEG_END), (-0.105, 0.42), (-0.125, 0.33), (-0.15, 0.42)]
-    for points in (hamstring, calf, thigh, shin):
-        shape = spline(np.array(points) * [slim, 1], generator=generator, wobble=0.004)
-        sketch.fill("muscle", "fat", shape)
-    for ends in (
-        [(0.155, -0.52), (0.165, -0.33), (0.165, -0.17)],
-        [(0.205, -0.52), (0.205, -0.36), (0.18, -0.20)],
-        [(0.18, 0.09), (0.185, 0.25), (0.17, 0.52)],
-        [(0.205, 0.14), (0.225, 0.30), (0.215, 0.52)],
-    ):
-        path = curve(np.array(ends) * [slim, 1], generator=generator, wobble=0.007)
-        sketch.fill("muscle", "fat", band(path, generator.uniform(0.003, 0.007)), -0.8)
-    patches = [(0.19, -0.45), (0.18, -0.30), (0.20, 0.15), (0.21, 0.28), (0.18, 0.42)]
-    spots = np.array(patches) * [slim, 1]
-    sketch.weave(spots, amplitude=0.34 * sketch.signal["muscle"], width=0.038)
-
-
-def _front(sketch: Sketch, slim: float) -> None:
-    """Kneecap, its cartilage, and the tendons above and below."""
-    generator = sketch.generator
-    x, y = -0.245 * slim, -0.165 + generator.normal(0, 0.015)
-    shape = [(0.0, -0.075), (0.030, -0.045), (0.034, 0.025), (0.0, 0.075), (-0.030, 0.03)]
-    shape += [(-0.032, -0.045)]
-    cap = spline(np.add(shape, [x, y]), generator=generator, wobble=0.003)
-    sketch.fill("bone", "fat", cap)
-    sketch.fill("marrow", "bone", inset(cap, 0.009))
-    back = curve([(x + 0.038, y - 0.05), (x + 0.047, y), (x + 0.038, y + 0.04)], n=8)
-    sketch.fill("cartilage", "fat", band(back, 0.012))
-    for ends in (
-        [(x - 0.010, y + 0.085), (x + 0.02, 0.05), (-0.155, 0.185)],
-        [(x - 0.002, y - 0.085), (x + 0.005, -0.33), (-0.245 * slim, -0.60)],
-    ):
-        path = curve(ends, generator=generator, wobble=0.003)
-        sketch.fill("tendon", "fat", band(path, generator.uniform(0.013, 0.019)))
-    swelling = generator.uniform(0.003, 0.014)
-    pouch = curve([(-0.185, -0.13), (-0.165, -0.245), (-0.150, -0.30)], n=8)
-    sketch.fill("fluid", "fat", band(pouch, swelling))
-
-
-def _between(sketch: Sketch, middle: float) -> None:
-    """Menisci at the sides, cruciate ligaments in the middle; vessels behind."""
-    generator = sketch.generator
-    tears = generator.uniform(0.8, 1.2, 2)
-    lean = generator.uniform(-0.01, 0.01, 2)
-    if middle < 0.5:
-        for side, size in zip((-1, 1), tears, strict=True):
-            base, low, rise = side * 0.150, 0.072, 0.055 * size
-            tip = side * (0.150 - 0.085 * size)
-            sketch.fill("tendon", "fat", [(base, low), (base, low - rise), (tip, low - 0.012)])
-    else:
-        anterior = curve([(-0.045, 0.068), (0.01 + lean[0], 0.040), (0.055, 0.025)], n=8)
-        posterior = curve([(0.150, 0.085), (0.155 + lean[1], 0.02), (0.130, -0.045)], n=8)
-        sketch.fill("tendon", "fat", band(anterior, 0.018))
-        sketch.fill("tendon", "fat", band(posterior, 0.018))
-    for x, width in ((0.150, 0.010), (0.166, 0.006)):
-        ends = [(x - 0.006, -0.05), (x + 0.004, 0.01), (x - 0.002, 0.07)]
-        path = curve(ends, generator=generator, wobble=0.003)
-        sketch.fill("blood", "fat", band(path, width), 0.8)
-
-
 def _axial(sketch: Sketch) -> None:
     """Across the leg at the kneecap; the front is above."""
     generator, place = sketch.generator, sketch.place
@@ -158,25 +143,7 @@ def _axial(sketch: Sketch) -> None:
     sketch.fill("marrow", "bone", inset(cap, 0.010))
     under = size * curve([(-0.10, -0.212), (0.0, -0.178), (0.10, -0.212)], n=10)
     sketch.fill("fluid", "fat", band(under, generator.uniform(0.004, 0.012)))
-    _back_of_knee(sketch, size)
-    spots = size * np.array([(-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06)])
-    sketch.weave(spots, amplitude=0.17 * sketch.signal["marrow"], width=0.045)
-
-
-_CONDYLES = [
-    (0.20, -0.10), (0.12, -0.165), (0.0, -0.115), (-0.12, -0.165), (-0.20, -0.10), (-0.225, 0.02),
-    (-0.185, 0.12), (-0.115, 0.145), (-0.045, 0.105), (0.0, 0.04), (0.045, 0.105), (0.115, 0.145),
-    (0.185, 0.12), (0.225, 0.02),
-]  # fmt: skip
-_PATELLA = [
-    (-0.115, -0.255), (-0.05, -0.305), (0.05, -0.305), (0.115, -0.255), (0.055, -0.222),
-    (0.0, -0.203), (-0.055, -0.222),
-]  # fmt: skip
-
-
-def _back_of_knee(sketch: Sketch, size: float) -> None:
-    """Muscles and tendons around the vessels and the nerve."""
-    generator = sketch.generator
+    # Muscles and tendons around the vessels and the nerve.
     patches = []
     for x, y, a, b, turn in (
         (-0.115, 0.225, 0.072, 0.050, 0.3),
@@ -207,3 +174,16 @@ def _back_of_knee(sketch: Sketch, size: float) -> None:
         out = np.array([math.cos(angle) * 0.355, math.sin(angle) * 0.385]) * size
         septum = curve([0.88 * out, 0.97 * out], n=4)
         sketch.fill("fat", "air", band(septum, 0.004), -0.3)
+    spots = size * np.array([(-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06)])
+    sketch.weave(spots, amplitude=0.17 * sketch.signal["marrow"], width=0.045)
+
+
+_CONDYLES = [
+    (0.20, -0.10), (0.12, -0.165), (0.0, -0.115), (-0.12, -0.165), (-0.20, -0.10), (-0.225, 0.02),
+    (-0.185, 0.12), (-0.115, 0.145), (-0.045, 0.105), (0.0, 0.04), (0.045, 0.105), (0.115, 0.145),
+    (0.185, 0.12), (0.225, 0.02),
+]  # fmt: skip
+_PATELLA = [
+    (-0.115, -0.255), (-0.05, -0.305), (0.05, -0.305), (0.115, -0.255), (0.055, -0.222),
+    (0.0, -0.203), (-0.055, -0.222),
+]  # fmt: skip

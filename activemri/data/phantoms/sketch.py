@@ -152,11 +152,8 @@ def spline(
         corners = corners + wobble * generator.standard_normal(corners.shape).clip(-2, 2)
     before, after, beyond = (np.roll(corners, shift, axis=0) for shift in (1, -1, -2))
     t = (np.arange(pieces) / pieces)[None, :, None]
-    p0, p1, p2, p3 = (p[:, None] for p in (before, corners, after, beyond))
-    curve = p1 + t / 2 * (
-        p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3))
-    )
-    return np.asarray(curve.reshape(-1, 2))
+    four = (p[:, None] for p in (before, corners, after, beyond))
+    return _catmull_rom(t, *four).reshape(-1, 2)
 
 
 def inset(outline: Array, distance: float) -> Array:
@@ -196,8 +193,7 @@ def curve(
     place = np.linspace(0, len(corners) - 1, n)
     left = np.minimum(place.astype(int), len(corners) - 2)
     t = (place - left)[:, None]
-    p0, p1, p2, p3 = (ends[left + shift] for shift in range(4))
-    path = p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3)))
+    path = _catmull_rom(t, *(ends[left + shift] for shift in range(4)))
     if generator is not None:
         start, turns = generator.uniform(0, 2 * math.pi, 2), generator.uniform(0.6, 1.6)
         fine = np.linspace(0, 1, n)[:, None]
@@ -258,5 +254,7 @@ def fold(
     return surfaces[0], surfaces[1]
 
 
-def _cubic(p0: Array, p1: Array, p2: Array, p3: Array) -> Array:
-    return np.asarray(3 * (p1 - p2) + p3 - p0)
+def _catmull_rom(t: Array, p0: Array, p1: Array, p2: Array, p3: Array) -> Array:
+    """The curve's points between p1 and p2, t from 0 to 1."""
+    cubic = 3 * (p1 - p2) + p3 - p0
+    return p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * cubic))
