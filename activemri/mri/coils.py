@@ -35,15 +35,7 @@ def biot_savart_sensitivity(
 
     Returns:
         complex64 (coil, height, width), of unit norm over the coils in every pixel.
-
-    Raises:
-        ValueError: if there is no coil, no pixel, or a wire would cross the centre.
     """
-    if n_coils < 1 or height < 1 or width < 1 or not distance > 0:
-        raise ValueError(
-            "expected at least one coil, a grid of at least 1 x 1 and a positive distance; "
-            f"got {n_coils} coils, {height} x {width} and {distance}"
-        )
     if n_coils == 1:
         return torch.ones(1, height, width, dtype=torch.complex64)
     side = min(height, width)

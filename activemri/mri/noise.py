@@ -40,15 +40,7 @@ def smooth_phase(
 
     Returns:
         float32 phase in radians, (height, width); not wrapped.
-
-    Raises:
-        ValueError: if the grid is empty or the strength is negative.
     """
-    if height < 1 or width < 1 or not strength >= 0:
-        raise ValueError(
-            "expected a grid of at least 1 x 1 and a strength of at least 0; "
-            f"got {height} x {width} and {strength}"
-        )
     offset = generator.uniform(-math.pi, math.pi)
     ramp = generator.normal(0, 1.8, 2)
     bowl = generator.normal(0, 2.5, 3)

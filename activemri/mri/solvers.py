@@ -31,15 +31,7 @@ def conjugate_gradient(
 
     Returns:
         x, like b.
-
-    Raises:
-        ValueError: for a negative number of steps or tolerance.
     """
-    if max_steps < 0 or not tolerance >= 0:
-        raise ValueError(
-            "expected a number of steps and a tolerance of at least 0; got "
-            f"{max_steps} and {tolerance}"
-        )
     solution = torch.zeros_like(right) if start is None else start
     residual = right if start is None else right - apply(start)
     direction = residual
@@ -110,12 +102,7 @@ def largest_eigenvalue(
 
     Returns:
         float64 (batch,); 0 for a start that A takes to 0.
-
-    Raises:
-        ValueError: for no steps.
     """
-    if steps < 1:
-        raise ValueError(f"expected at least one step; got {steps}")
 
     def unit(vectors: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -17,24 +17,16 @@ def decompose(image: Tensor, levels: int) -> Tensor:
     """Wavelet coefficients on a torus: an orthonormal change of basis.
 
     The coarse part of a real image (..., height, width), or of the two that a complex one is, is
-    taken apart again so many times. It lies in the top left corner.
-
-    Raises:
-        ValueError: if a side is not divisible.
+    taken apart again so many times, which 2 ** levels must divide both sides for. It lies in the
+    top left corner.
     """
-    _check(image, levels)
     for level in range(levels):
         image = _step(image, level)
     return image
 
 
 def compose(coefficients: Tensor, levels: int) -> Tensor:
-    """The image of some coefficients: inverse and adjoint of :func:`decompose`.
-
-    Raises:
-        ValueError: if a side is not divisible.
-    """
-    _check(coefficients, levels)
+    """The image of some coefficients: inverse and adjoint of :func:`decompose`."""
     for level in reversed(range(levels)):
         coefficients = _step(coefficients, level, back=True)
     return coefficients
@@ -43,14 +35,6 @@ def compose(coefficients: Tensor, levels: int) -> Tensor:
 def most_levels(height: int, width: int) -> int:
     """Levels whose coarsest part is still wider than the filter; at least one."""
     return max(1, int(math.log2(max(2, min(height, width) // len(_LOW)))))
-
-
-def _check(values: Tensor, levels: int) -> None:
-    if levels < 0 or any(size % (1 << levels) for size in values.shape[-2:]):
-        raise ValueError(
-            f"expected at least 0 levels and sides divisible by 2 ** levels; got {levels} levels "
-            f"of {tuple(values.shape[-2:])}"
-        )
 
 
 @cache

@@ -385,14 +385,8 @@ def test_non_square_pictures_show_the_same_body_at_the_same_size() -> None:
         ({"family": "heart"}, "family must be one of brain, knee, abdomen, mixed; got 'heart'"),
         ({"n_subjects": 0}, "n_subjects must be a whole number from 1"),
         ({"split": "val", "n_subjects": 200_001}, "n_subjects must be .* to 100000"),
-        ({"slices_per_subject": 0}, "slices_per_subject must be a whole number"),
-        ({"n_coils": 33}, "n_coils must be a whole number from 1 to 32; got 33"),
         ({"matrix_size": (4, 64)}, "height of matrix_size must be"),
         ({"matrix_size": (64, 4.5)}, "width of matrix_size must be"),
-        ({"snr": 0.0}, "snr must be positive"),
-        ({"snr": math.nan}, "snr must be positive"),
-        ({"phase": -1.0}, "phase must be a finite number"),
-        *(({"widest_view": w}, "widest_view must be from 1 to 4") for w in (0.5, 5.0, math.nan)),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:

@@ -85,10 +85,3 @@ def test_the_norm_of_each_item_is_found() -> None:
 
 def test_the_norm_of_nothing_is_zero() -> None:
     assert largest_eigenvalue(lambda x: 0 * x, torch.ones(2, 3, 4)).tolist() == [0, 0]
-
-
-def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="number of steps and a tolerance"):
-        conjugate_gradient(lambda x: x, torch.ones(1, 2), max_steps=-1)
-    with pytest.raises(ValueError, match="step"):
-        largest_eigenvalue(lambda x: x, torch.ones(1, 3), steps=0)
