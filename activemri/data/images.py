@@ -107,7 +107,8 @@ def slice_of_image(
     slice's index, and recorded in `Slice.processing`. The reference then is the magnitude of the
     result, noise included: it is what a fully sampled scan of that object would give. On brain
     images this leaves a quarter to a third of the energy without a mirror image; raw scans have
-    about a half (no symmetry at all), coil-combined complex images 0.01 to 0.2.
+    about a half (no symmetry at all), coil-combined complex images 0.01 to 0.2. An image of zeros
+    only, or with NaN or Inf, is an UnreadableError.
 
     Args:
         volume, index: of the slice; with the `largest` magnitude, if it is magnitude-only.
@@ -117,8 +118,6 @@ def slice_of_image(
         noise: standard deviation of that noise as a share of the largest magnitude.
         processing: what has been done to the image before.
 
-    Raises:
-        UnreadableError: NaN, Inf or nothing but zeros.
     """
     refuse_unusable(image, "the image")
     if volume.magnitude_only:

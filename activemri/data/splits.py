@@ -43,6 +43,7 @@ Fold = tuple[tuple[str, ...], tuple[str, ...]]  # subjects to learn from, and to
 ALL = "all"
 UNLISTED = "unlisted"
 SPLIT_FILES = ("splits.json", "splits.csv")
+USUAL = ("train", "val", "test")
 SHARES = {"val": 0.15, "test": 0.15}  # the rest is for training
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 NAME_ENDING = re.compile(
@@ -115,11 +116,7 @@ def select(entries: Sequence[Entry], splits: Mapping[str, str], split: str) -> l
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Subject -> split, out of a JSON object or a CSV file with the columns subject and split.
-
-    Raises:
-        ValueError: if it is neither, or has a subject in two splits.
-    """
+    """Subject -> split, out of a JSON object or a CSV file with the columns subject and split."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -165,8 +162,7 @@ def draw_splits(subjects: Sequence[str], seed: int) -> dict[str, str]:
 
 def usual_order(name: str) -> tuple[int, str]:
     """Sorts train, val, test first, then the rest by name."""
-    usual = ("train", "val", "test")
-    return (usual.index(name) if name in usual else len(usual), name)
+    return (USUAL.index(name) if name in USUAL else len(USUAL), name)
 
 
 def k_fold(
@@ -190,11 +186,7 @@ def k_fold(
 
 
 def leave_one_subject_out(subjects: Iterable[str]) -> list[Fold]:
-    """As many folds as subjects, in their order: each validates alone.
-
-    Raises:
-        ValueError: if there are fewer than two subjects.
-    """
+    """As many folds as subjects, in their order: each validates alone."""
     names = set(subjects)
     if len(names) < 2:
         raise ValueError(f"expected at least 2 subjects to leave one out; got {len(names)}")
@@ -235,7 +227,7 @@ def _counted(scans: Iterable[tuple[SliceInfo | Volume, int]], by: str) -> dict[s
 
 
 def draw_split_file(settings: SplitSettings) -> str:
-    """Draw, write and describe the splits of a folder's subjects.
+    """Draw and write the splits of a folder's subjects.
 
     Returns:
         A table: subjects and slices of every split, by label where it is stratified.
@@ -274,7 +266,7 @@ def draw_split_file(settings: SplitSettings) -> str:
             strata[volume.subject]["slices"] += n_slices
     labels = sorted({label for counts in strata.values() for label in counts})
     lines = []
-    for split in ("train", "val", "test"):
+    for split in USUAL:
         members = [subject for subject, where in splits.items() if where == split]
         totals = (sum(strata[subject][label] for subject in members) for label in labels)
         lines.append((split, len(members), *totals))

@@ -27,9 +27,6 @@ class SliceView:
         change: applied to every slice that is read.
         describe: the same for what is known without reading.
         keep: keep slices in memory after their first use.
-
-    Raises:
-        ValueError: if there are no slices.
     """
 
     def __init__(
@@ -74,11 +71,7 @@ class SliceView:
 def subset(
     dataset: SliceDataset, subjects: Collection[str], *, name: str | None = None
 ) -> SliceView:
-    """The slices of some subjects, in the data set's order.
-
-    Raises:
-        ValueError: if the data set lacks one of the subjects, or none is given.
-    """
+    """The slices of some subjects, in the data set's order; ValueError if one is not there."""
     found = [(position, dataset.describe(position).subject) for position in range(len(dataset))]
     missing = sorted(set(subjects) - {subject for _, subject in found})
     if missing:
@@ -106,9 +99,6 @@ def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
     """The data set with one region of interest in every slice in place of the slices' own.
 
     It is "center", or (top, left, height, width) in pixels of the target.
-
-    Raises:
-        ValueError: if it is neither.
     """
     if region != CENTER and (isinstance(region, str) or len(region) != 4):
         raise ValueError(
@@ -124,9 +114,6 @@ def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
     Whether the even or the odd slices are turned is drawn by the volume's name, so that a slice has
     the same orientation whatever else is in the data set. Bring slices to one size before that
     (`matrix_size`): the oversampled readout of a native scan would become hundreds of encodes.
-
-    Raises:
-        ValueError: for another word.
     """
     if orientation not in (STORED, MIXED):
         raise ValueError(f'orientation must be "{STORED}" or "{MIXED}"; got {orientation!r}')

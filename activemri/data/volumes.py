@@ -38,8 +38,7 @@ class VolumeDataset:
     Can be pickled and forked: every process opens its own files.
 
     Args:
-        root: folder that the entries' names are relative to.
-        entries: files to take slices from.
+        root, entries: of an index: files to take slices from.
         name: short name for reports.
         matrix_size: bring every slice to this (height, width).
         slices_per_volume: take at most this many slices of a volume, evenly spaced.
@@ -158,8 +157,8 @@ class Survey:
         usable: positions of the usable slices.
         problems: position and reason of each unusable slice.
         never_acquired: number of columns that were never acquired, the most in any slice.
-        mismatch: relative difference between the reference and the image of the fully sampled
-            k-space, in the middle slice.
+        mismatch: relative difference between the reference and the image of the k-space, in the
+            middle slice.
         off_center: distance of the strongest sample from the centre of k-space, as a share of
             the side, in the middle slice.
     """

@@ -39,8 +39,8 @@ def biot_savart_sensitivity(
     if n_coils == 1:
         return torch.ones(1, height, width, dtype=torch.complex64)
     side = min(height, width)
-    y = (np.arange(height) - height // 2) / side
-    x = (np.arange(width) - width // 2) / side
+    y = torch.from_numpy((np.arange(height) - height // 2) / side)
+    x = torch.from_numpy((np.arange(width) - width // 2) / side)
     draws = np.zeros((5, n_coils))
     start = 0.0
     if generator is not None:
@@ -60,9 +60,19 @@ def biot_savart_sensitivity(
         radius[:, None] * np.sin(around) + draws[4][:, None] * distance,
     )
     wires = torch.from_numpy(np.stack(corners, axis=-1))  # closed: (coil, segment + 1, xyz)
-    return unit_norm(_receive_field(wires, torch.from_numpy(y), torch.from_numpy(x))).to(
-        torch.complex64
-    )
+    step = wires[:, 1:] - wires[:, :-1]  # (coil, segment, xyz)
+    middle = (wires[:, 1:] + wires[:, :-1]) / 2
+    # B_x - i B_y of unit currents (up to mu_0 / 4 pi)
+    field = torch.zeros(n_coils, height, width, dtype=torch.complex128)
+    for segment in range(SEGMENTS):  # one at a time: the grid is large, the loop short
+        d_x, d_y, d_z = (step[:, segment, axis, None, None] for axis in range(3))
+        to_x, to_y, to_z = (-middle[:, segment, axis, None, None] for axis in range(3))
+        to_x, to_y = to_x + x, to_y + y[:, None]
+        weight = (to_x**2 + to_y**2 + to_z**2).clamp_min(1e-6) ** -1.5
+        field += torch.complex(
+            (d_y * to_z - d_z * to_y) * weight, -(d_z * to_x - d_x * to_z) * weight
+        )
+    return unit_norm(field).to(torch.complex64)
 
 
 def root_sum_of_squares(images: Tensor) -> Tensor:
@@ -131,19 +141,3 @@ def whitening(covariance: Tensor) -> Tensor:
 def mix_coils(kspace: Tensor, matrix: Tensor) -> Tensor:
     """Combine coils: (..., coil, height, width) to (..., virtual coil, height, width)."""
     return torch.einsum("vc,...chw->...vhw", matrix.to(kspace.dtype), kspace)
-
-
-def _receive_field(wires: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """B_x - i B_y of unit currents (up to mu_0 / 4 pi): (coil, height, width)."""
-    step = wires[:, 1:] - wires[:, :-1]  # (coil, segment, xyz)
-    middle = (wires[:, 1:] + wires[:, :-1]) / 2
-    field = torch.zeros(len(wires), len(y), len(x), dtype=torch.complex128)
-    for segment in range(step.shape[1]):  # one at a time: the grid is large, the loop short
-        d_x, d_y, d_z = (step[:, segment, axis, None, None] for axis in range(3))
-        to_x, to_y, to_z = (-middle[:, segment, axis, None, None] for axis in range(3))
-        to_x, to_y = to_x + x, to_y + y[:, None]
-        weight = (to_x**2 + to_y**2 + to_z**2).clamp_min(1e-6) ** -1.5
-        field += torch.complex(
-            (d_y * to_z - d_z * to_y) * weight, -(d_z * to_x - d_x * to_z) * weight
-        )
-    return field

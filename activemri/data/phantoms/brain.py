@@ -11,17 +11,12 @@ CORTEX = 0.017  # thickness of the grey matter
 
 
 def draw_brain(sketch: Sketch) -> None:
-    """One slice of a head."""
-    generator = sketch.generator
+    """One slice of a head: axial (the face upwards), coronal (the crown upwards) or sagittal."""
+    generator, place = sketch.generator, sketch.place
     view = generator.random()
+    coronal = view > 0.7
     if view < 0.3:
         return _sagittal(sketch)
-    return _transverse(sketch, coronal=view > 0.7)
-
-
-def _transverse(sketch: Sketch, *, coronal: bool) -> None:
-    """Axial (the face upwards) or coronal (the crown upwards)."""
-    generator, place = sketch.generator, sketch.place
     size = math.sqrt(1 - (0.5 * place) ** 2)
     wide = size * generator.uniform(0.33, 0.37)
     tall = size * (generator.uniform(0.37, 0.40) if coronal else generator.uniform(0.41, 0.45))

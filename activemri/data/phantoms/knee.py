@@ -10,10 +10,57 @@ LEG_END = 1.1  # the leg goes on beyond the field of view, which cuts it off
 
 
 def draw_knee(sketch: Sketch) -> None:
-    """One slice of a knee, the front at the left (sagittal) or above (axial)."""
-    generator = sketch.generator
-    draw = _sagittal if generator.random() < 0.65 else _axial
-    return draw(sketch)
+    """One slice of a knee: sagittal (the front at the left) or axial (the front above)."""
+    generator, place = sketch.generator, sketch.place
+    if generator.random() < 0.65:
+        return _sagittal(sketch)
+    size = generator.uniform(0.95, 1.1) * (1 - 0.06 * place)
+    leg = size * blob(generator, (0.36, 0.39), roughness=0.025, n=64)
+    sketch.fill("skin", "air", leg)
+    sketch.fill("fat", "skin", inset(leg, 0.008))
+    femur = size * spline(_CONDYLES, generator=generator, wobble=0.006)
+    femur = femur * [1 - 0.08 * place**2, 1 - 0.10 * place]
+    sketch.fill("cartilage", "fat", band(inset(femur, -0.010)[:30], 0.015))
+    sketch.fill("bone", "fat", femur)
+    sketch.fill("marrow", "bone", inset(femur, 0.010))
+    cap = size * spline(_PATELLA, generator=generator, wobble=0.004)
+    sketch.fill("bone", "fat", cap)
+    sketch.fill("marrow", "bone", inset(cap, 0.010))
+    under = size * curve([(-0.10, -0.212), (0.0, -0.178), (0.10, -0.212)], n=10)
+    sketch.fill("fluid", "fat", band(under, generator.uniform(0.004, 0.012)))
+    # Muscles and tendons around the vessels and the nerve.
+    patches = []
+    for x, y, a, b, turn in (
+        (-0.115, 0.225, 0.072, 0.050, 0.3),
+        (0.115, 0.225, 0.072, 0.050, -0.3),
+        (-0.235, 0.165, 0.040, 0.052, 0.5),
+        (0.240, 0.160, 0.036, 0.048, -0.5),
+    ):
+        centre = size * (np.array([x, y]) + generator.normal(0, 0.005, 2))
+        radii = (size * a * generator.uniform(0.9, 1.1), size * b * generator.uniform(0.9, 1.1))
+        sketch.fill("muscle", "fat", blob(generator, radii, centre=centre, angle=turn, n=32))
+        patches.append(centre)
+    sketch.weave(patches, amplitude=0.34 * sketch.signal["muscle"], width=0.026)
+    for x, y, radius, name in (
+        (0.0, 0.185, 0.019, "blood"),
+        (0.005, 0.232, 0.022, "blood"),
+        (0.045, 0.285, 0.012, "nucleus"),
+        (-0.215, 0.252, 0.010, "tendon"),
+        (-0.185, 0.290, 0.009, "tendon"),
+        (0.205, 0.258, 0.011, "tendon"),
+    ):
+        spot = size * np.array([x, y])
+        sketch.spot(name, "fat", spot, radii=(size * radius, 0.85 * size * radius))
+    for side in (-1, 1):
+        strap = curve([(side * 0.125, -0.285), (side * 0.225, -0.18), (side * 0.268, -0.03)], n=12)
+        sketch.fill("tendon", "fat", band(size * strap, 0.011), 0.8)
+    for _ in range(9):
+        angle = generator.uniform(0, 2 * math.pi)
+        out = np.array([math.cos(angle) * 0.355, math.sin(angle) * 0.385]) * size
+        septum = curve([0.88 * out, 0.97 * out], n=4)
+        sketch.fill("fat", "air", band(septum, 0.004), -0.3)
+    spots = size * np.array([(-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06)])
+    sketch.weave(spots, amplitude=0.17 * sketch.signal["marrow"], width=0.045)
 
 
 def _sagittal(sketch: Sketch) -> None:
@@ -124,59 +171,6 @@ _TIBIA = [
     (0.098, 0.205), (0.066, 0.32), (0.058, LEG_END), (-0.078, LEG_END), (-0.080, 0.36),
     (-0.105, 0.26), (-0.135, 0.20), (-0.148, 0.130),
 ]  # fmt: skip
-
-
-def _axial(sketch: Sketch) -> None:
-    """Across the leg at the kneecap; the front is above."""
-    generator, place = sketch.generator, sketch.place
-    size = generator.uniform(0.95, 1.1) * (1 - 0.06 * place)
-    leg = size * blob(generator, (0.36, 0.39), roughness=0.025, n=64)
-    sketch.fill("skin", "air", leg)
-    sketch.fill("fat", "skin", inset(leg, 0.008))
-    femur = size * spline(_CONDYLES, generator=generator, wobble=0.006)
-    femur = femur * [1 - 0.08 * place**2, 1 - 0.10 * place]
-    sketch.fill("cartilage", "fat", band(inset(femur, -0.010)[:30], 0.015))
-    sketch.fill("bone", "fat", femur)
-    sketch.fill("marrow", "bone", inset(femur, 0.010))
-    cap = size * spline(_PATELLA, generator=generator, wobble=0.004)
-    sketch.fill("bone", "fat", cap)
-    sketch.fill("marrow", "bone", inset(cap, 0.010))
-    under = size * curve([(-0.10, -0.212), (0.0, -0.178), (0.10, -0.212)], n=10)
-    sketch.fill("fluid", "fat", band(under, generator.uniform(0.004, 0.012)))
-    # Muscles and tendons around the vessels and the nerve.
-    patches = []
-    for x, y, a, b, turn in (
-        (-0.115, 0.225, 0.072, 0.050, 0.3),
-        (0.115, 0.225, 0.072, 0.050, -0.3),
-        (-0.235, 0.165, 0.040, 0.052, 0.5),
-        (0.240, 0.160, 0.036, 0.048, -0.5),
-    ):
-        centre = size * (np.array([x, y]) + generator.normal(0, 0.005, 2))
-        radii = (size * a * generator.uniform(0.9, 1.1), size * b * generator.uniform(0.9, 1.1))
-        sketch.fill("muscle", "fat", blob(generator, radii, centre=centre, angle=turn, n=32))
-        patches.append(centre)
-    sketch.weave(patches, amplitude=0.34 * sketch.signal["muscle"], width=0.026)
-    for x, y, radius, name in (
-        (0.0, 0.185, 0.019, "blood"),
-        (0.005, 0.232, 0.022, "blood"),
-        (0.045, 0.285, 0.012, "nucleus"),
-        (-0.215, 0.252, 0.010, "tendon"),
-        (-0.185, 0.290, 0.009, "tendon"),
-        (0.205, 0.258, 0.011, "tendon"),
-    ):
-        spot = size * np.array([x, y])
-        sketch.spot(name, "fat", spot, radii=(size * radius, 0.85 * size * radius))
-    for side in (-1, 1):
-        strap = curve([(side * 0.125, -0.285), (side * 0.225, -0.18), (side * 0.268, -0.03)], n=12)
-        sketch.fill("tendon", "fat", band(size * strap, 0.011), 0.8)
-    for _ in range(9):
-        angle = generator.uniform(0, 2 * math.pi)
-        out = np.array([math.cos(angle) * 0.355, math.sin(angle) * 0.385]) * size
-        septum = curve([0.88 * out, 0.97 * out], n=4)
-        sketch.fill("fat", "air", band(septum, 0.004), -0.3)
-    spots = size * np.array([(-0.12, 0.0), (0.12, 0.0), (0.0, -0.05), (-0.15, 0.06), (0.15, 0.06)])
-    sketch.weave(spots, amplitude=0.17 * sketch.signal["marrow"], width=0.045)
-
 
 _CONDYLES = [
     (0.20, -0.10), (0.12, -0.165), (0.0, -0.115), (-0.12, -0.165), (-0.20, -0.10), (-0.225, 0.02),

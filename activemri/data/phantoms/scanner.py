@@ -71,8 +71,7 @@ def shading_polynomial(
 
 def fit(maps: Complex, *, degree: int) -> Complex:
     """Least-squares coefficients of maps (map, height, width) that span the field of view."""
-    down, right = (_inverse(n, degree) for n in maps.shape[-2:])
-    inside_y, inside_x = (_inside(n) for n in maps.shape[-2:])
+    (down, inside_y), (right, inside_x) = (_inverse(n, degree) for n in maps.shape[-2:])
     return down @ maps[:, inside_y][:, :, inside_x] @ right.T
 
 
@@ -117,13 +116,9 @@ def _harmonics(n: int, degree: int) -> Complex:
     return harmonics
 
 
-def _inside(n: int) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = np.abs((np.arange(n) - n // 2) / n) <= FIT_REACH
-    return inside
-
-
 @lru_cache(maxsize=16)
-def _inverse(n: int, degree: int) -> Complex:
+def _inverse(n: int, degree: int) -> tuple[Complex, NDArray[np.bool_]]:
     """Regularised pseudo-inverse, so that the polynomial stays tame where it is not fitted."""
-    inverse = np.linalg.pinv(_harmonics(n, degree)[_inside(n)], rcond=1e-4)
-    return inverse.astype(np.complex128)
+    inside = np.abs((np.arange(n) - n // 2) / n) <= FIT_REACH
+    inverse = np.linalg.pinv(_harmonics(n, degree)[inside], rcond=1e-4)
+    return inverse.astype(np.complex128), inside
