@@ -12,6 +12,7 @@ import torch
 from scipy import special
 
 from activemri.data.phantoms import scanner
+from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
 from activemri.data.phantoms.dataset import (
     DRAW,
     PhantomDataset,
@@ -20,7 +21,6 @@ from activemri.data.phantoms.dataset import (
     lesion_box,
 )
 from activemri.data.phantoms.shapes import Array, Drawing, rotation, signed_area
-from activemri.data.phantoms.sketch import band, blob, curve, fold, inset, spline
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.coils import combine

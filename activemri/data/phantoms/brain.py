@@ -4,35 +4,34 @@ import math
 
 import numpy as np
 
-from activemri.data.phantoms.shapes import Array
-from activemri.data.phantoms.sketch import Sketch, band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.shapes import Array, Drawing
 
 CORTEX = 0.017  # thickness of the grey matter
 
 
-def draw_brain(sketch: Sketch) -> None:
+def draw_brain(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
     """One slice of a head: axial (the face upwards), coronal (the crown upwards) or sagittal."""
-    generator, place = sketch.generator, sketch.place
     view = generator.random()
     coronal = view > 0.7
     if view < 0.3:
-        return _sagittal(sketch)
+        return _sagittal(drawing, generator, place)
     size = math.sqrt(1 - (0.5 * place) ** 2)
     wide = size * generator.uniform(0.33, 0.37)
     tall = size * (generator.uniform(0.37, 0.40) if coronal else generator.uniform(0.41, 0.45))
     head = blob(generator, (wide, tall), roughness=0.014, n=72)
     scalp, skull = generator.uniform(0.016, 0.026), generator.uniform(0.020, 0.028)
-    sketch.fill("skin", "air", head)
-    sketch.fill("fat", "skin", inset(head, 0.006))
-    sketch.fill("bone", "fat", inset(head, scalp))
-    sketch.fill("marrow", "bone", inset(head, scalp + 0.30 * skull), 0.6)
-    sketch.fill("bone", "marrow", inset(head, scalp + 0.62 * skull), 0.6)
-    sketch.fill("csf", "bone", inset(head, scalp + skull))
+    drawing.fill("skin", "air", head)
+    drawing.fill("fat", "skin", inset(head, 0.006))
+    drawing.fill("bone", "fat", inset(head, scalp))
+    drawing.fill("marrow", "bone", inset(head, scalp + 0.30 * skull), 0.6)
+    drawing.fill("bone", "marrow", inset(head, scalp + 0.62 * skull), 0.6)
+    drawing.fill("csf", "bone", inset(head, scalp + skull))
     brain = inset(head, scalp + skull + generator.uniform(0.004, 0.010))
     low, high = brain.min(axis=0), brain.max(axis=0)
     reach = (high - low) / 2
     n = 2 * int(generator.integers(14, 18))
-    sulci = _sulci(sketch, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
+    sulci = _sulci(generator, place, n=n, skip=(0.25, 0.75, 0.0, 1.0, 0.5))
     lateral = generator.uniform(0.30, 0.42, 2) * reach[0]
     sulci += [(0.003, lateral[0], 0.4, -0.2, 0.012), (0.5, lateral[1], -0.4, 0.2, 0.012)]
     front, back = generator.uniform(0.42, 0.55), generator.uniform(0.36, 0.5)
@@ -41,8 +40,8 @@ def draw_brain(sketch: Sketch) -> None:
         (0.25, back * reach[1] * (0.3 if coronal else 1), 0.0, 0.0, 0.010),
     ]
     grey, white = fold(brain, sulci, thickness=CORTEX * size)
-    sketch.fill("grey", "csf", grey)
-    sketch.fill("white", "grey", white)
+    drawing.fill("grey", "csf", grey)
+    drawing.fill("white", "grey", white)
     # Ventricles and the nuclei beside them, in units of half the brain.
     swell = generator.uniform(0.7, 1.5) * (1.05 - 0.75 * abs(place + 0.1))
     jitter = generator.normal(0, 0.012, (2, 4, 2))
@@ -51,7 +50,7 @@ def draw_brain(sketch: Sketch) -> None:
         horn = np.array([(0.17, -0.34), (0.085, -0.20), (0.10, -0.02), (0.26, 0.30)])
         path = curve((horn + moved) * [side * reach[0], reach[1]])
         width = np.interp(np.linspace(0, 1, 16), [0, 0.2, 0.5, 0.85, 1], [0.5, 3.2, 2.0, 3.4, 0.5])
-        sketch.fill("csf", "white", band(path, 0.009 * swell * width))
+        drawing.fill("csf", "white", band(path, 0.009 * swell * width))
         for (x, y, a, b, turn), factor in zip(
             (
                 (0.235, -0.24, 0.055, 0.10, -0.3),  # caudate
@@ -65,9 +64,9 @@ def draw_brain(sketch: Sketch) -> None:
             centre = np.array([side * x, y]) * reach
             radii = (factor * a * reach[0], factor * b * reach[1])
             shape = blob(generator, radii, centre=centre, angle=side * turn, roughness=0.06, n=20)
-            sketch.fill("nucleus", "white", shape)
+            drawing.fill("nucleus", "white", shape)
     third = curve([(0, 0.06 * reach[1]), (0, 0.26 * reach[1])], n=6)
-    sketch.fill("csf", "white", band(third, 0.004 + 0.006 * swell))
+    drawing.fill("csf", "white", band(third, 0.004 + 0.006 * swell))
     for _ in range(int(generator.integers(0, 6))):  # bright spots, each in some of the slices
         angle, distance = generator.uniform(0, 2 * math.pi), generator.uniform(0.55, 1)
         middle, radius, turn = generator.uniform((-1, 0.006, 0), (1, 0.020, math.pi))
@@ -75,12 +74,13 @@ def draw_brain(sketch: Sketch) -> None:
         if seen > 0.2:
             centre = 0.5 * reach * distance * [math.cos(angle), math.sin(angle)]
             radii = (1.4 * radius * seen, radius * seen)
-            sketch.spot("lesion", "white", centre, radii=radii, angle=turn, share=0.8)
-    _fibres(sketch, 0.62 * reach)
+            drawing.spot("lesion", "white", centre, radii=radii, angle=turn, share=0.8)
+    _fibres(drawing, generator, 0.62 * reach)
 
 
 def _sulci(
-    sketch: Sketch,
+    generator: np.random.Generator,
+    place: float,
     *,
     n: int,
     scale: float = 1.0,
@@ -88,7 +88,6 @@ def _sulci(
     span: tuple[float, float] = (0.0, 1.0),
 ) -> list[tuple[float, ...]]:
     """Deep and shallow furrows in turn, unevenly spaced, none near the openings to skip."""
-    generator, place = sketch.generator, sketch.place
     sulci: list[tuple[float, ...]] = []
     for i in range(n):
         spread, depth, lean, bend, width, moving, growing = generator.uniform(-1, 1, 7)
@@ -101,19 +100,18 @@ def _sulci(
     return sulci
 
 
-def _sagittal(sketch: Sketch) -> None:
+def _sagittal(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
     """From the side, the face at the left."""
-    generator, place = sketch.generator, sketch.place
     size = math.sqrt(1 - (0.35 * place) ** 2)
     outline = spline(_PROFILE, generator=generator, wobble=0.006)
-    sketch.fill("skin", "air", size * outline)
-    sketch.fill("fat", "skin", size * inset(outline, 0.008))
+    drawing.fill("skin", "air", size * outline)
+    drawing.fill("fat", "skin", size * inset(outline, 0.008))
     cavity = spline(_CAVITY, generator=generator, wobble=0.003)
     skull = generator.uniform(0.018, 0.026)
-    sketch.fill("bone", "fat", size * inset(cavity, -skull))
-    sketch.fill("marrow", "bone", size * inset(cavity, -0.66 * skull), 0.6)
-    sketch.fill("bone", "marrow", size * inset(cavity, -0.36 * skull), 0.6)
-    sketch.fill("csf", "bone", size * cavity)
+    drawing.fill("bone", "fat", size * inset(cavity, -skull))
+    drawing.fill("marrow", "bone", size * inset(cavity, -0.66 * skull), 0.6)
+    drawing.fill("bone", "marrow", size * inset(cavity, -0.36 * skull), 0.6)
+    drawing.fill("csf", "bone", size * cavity)
     # Airways, tongue and the muscles of the neck, all within fat.
     nose = [(-0.36, 0.035), (-0.25, -0.015), (-0.13, 0.03), (-0.10, 0.075), (-0.22, 0.075)]
     throat = [(-0.105, 0.10), (-0.08, 0.18), (-0.075, 0.34), (-0.055, 0.34), (-0.055, 0.18)]
@@ -121,15 +119,17 @@ def _sagittal(sketch: Sketch) -> None:
     nape = [(0.155, 0.20), (0.215, 0.18), (0.185, 0.28), (0.18, 0.43), (0.150, 0.43)]
     for points, name in ((nose, "air"), (throat, "air"), (tongue, "muscle"), (nape, "muscle")):
         shape = spline(points, generator=generator, wobble=0.004)
-        sketch.fill(name, "fat", size * shape)
+        drawing.fill(name, "fat", size * shape)
     for y in (0.005, 0.035):
         concha = curve([(-0.29, y), (-0.21, y + 0.012), (-0.15, y + 0.02)], n=8)
-        sketch.fill("muscle", "air", size * band(concha, 0.011), 0.7)
+        drawing.fill("muscle", "air", size * band(concha, 0.011), 0.7)
     cerebrum = spline(_CEREBRUM, generator=generator, wobble=0.003)
-    sulci = _sulci(sketch, n=int(generator.integers(19, 24)), scale=0.72, span=(0.02, 0.66))
+    sulci = _sulci(
+        generator, place, n=int(generator.integers(19, 24)), scale=0.72, span=(0.02, 0.66)
+    )
     grey, white = fold(cerebrum, sulci, thickness=CORTEX)
-    sketch.fill("grey", "csf", size * grey)
-    sketch.fill("white", "grey", size * white)
+    drawing.fill("grey", "csf", size * grey)
+    drawing.fill("white", "grey", size * white)
     # Corpus callosum over the ventricle, thalamus, brainstem and spinal cord.
     swell = generator.uniform(0.8, 1.5) * (1.1 - 0.5 * abs(place))
     beam = [(-0.115, -0.095), (-0.135, -0.14), (-0.07, -0.188), (0.03, -0.192), (0.105, -0.145)]
@@ -138,14 +138,14 @@ def _sagittal(sketch: Sketch) -> None:
     under = [(-0.108, -0.10), (-0.10, -0.135), (-0.05, -0.160), (0.03, -0.162), (0.085, -0.13)]
     thalamus = blob(generator, (0.055, 0.034), centre=(0.0, -0.105), angle=0.15, n=24)
     around = curve(np.array(beam) * [1.22, 1.0] + [0.0, -0.022], n=20)
-    sketch.fill("grey", "white", size * band(around, 0.016))
-    sketch.fill("white", "air", size * band(curve(beam, n=20), thick), 0.25)
+    drawing.fill("grey", "white", size * band(around, 0.016))
+    drawing.fill("white", "air", size * band(curve(beam, n=20), thick), 0.25)
     ventricle = band(curve(under, n=20), 0.008 + 0.010 * swell * np.sin(np.linspace(0.3, 2.8, 20)))
-    sketch.fill("csf", "white", size * ventricle)
-    sketch.fill("nucleus", "white", size * thalamus)
+    drawing.fill("csf", "white", size * ventricle)
+    drawing.fill("nucleus", "white", size * thalamus)
     stem = [(0.045, 0.012), (0.040, 0.07), (0.070, 0.15), (0.089, 0.25), (0.090, 0.41)]
     width = np.interp(np.linspace(0, 1, 24), [0, 0.22, 0.45, 1], [0.045, 0.078, 0.040, 0.026])
-    sketch.fill("white", "csf", size * band(curve(stem, n=24), width))
+    drawing.fill("white", "csf", size * band(curve(stem, n=24), width))
     # The cerebellum: grey, with a tree of white matter; its leaves are cut by fine furrows.
     lump = [(0.105, 0.055), (0.15, -0.005), (0.24, 0.0), (0.295, 0.035), (0.235, 0.105)]
     lump += [(0.15, 0.135)]
@@ -155,10 +155,11 @@ def _sagittal(sketch: Sketch) -> None:
         for i in range(15)
     ]
     grey, _ = fold(edge, leaves, thickness=0.01)
-    sketch.fill("grey", "csf", size * grey)
-    sketch.weave(
+    drawing.fill("grey", "csf", size * grey)
+    drawing.weave(
+        generator,
         size * np.array([(0.18, 0.05), (0.225, 0.05)]),
-        amplitude=0.45 * abs(sketch.signal["grey"] - sketch.signal["csf"]),
+        amplitude=0.45 * abs(drawing.signal["grey"] - drawing.signal["csf"]),
         width=0.026,
         pitch=(26, 46),
     )
@@ -168,8 +169,8 @@ def _sagittal(sketch: Sketch) -> None:
         tip = root + length * np.array([math.cos(angle), math.sin(angle)])
         branch = curve([root, (root + tip) / 2 + generator.normal(0, 0.004, 2), tip], n=6)
         leaf = band(branch, np.linspace(0.012, 0.004, 6))
-        sketch.fill("white", "grey", size * leaf, 0.8)
-    _fibres(sketch, size * np.array([0.2, 0.12]), centre=(0.0, -0.16))
+        drawing.fill("white", "grey", size * leaf, 0.8)
+    _fibres(drawing, generator, size * np.array([0.2, 0.12]), centre=(0.0, -0.16))
 
 
 #: Outlines from the side, the face at the left; x, y in fields of view.
@@ -192,11 +193,18 @@ _CEREBRUM = [
 ]  # fmt: skip
 
 
-def _fibres(sketch: Sketch, reach: Array, *, centre: tuple[float, float] = (0.0, 0.0)) -> None:
+def _fibres(
+    drawing: Drawing,
+    generator: np.random.Generator,
+    reach: Array,
+    *,
+    centre: tuple[float, float] = (0.0, 0.0),
+) -> None:
     """Fine vessels of the white matter, in the subject's own direction and spacing."""
-    sketch.weave(
-        centre + reach * sketch.generator.uniform(-0.8, 0.8, (5, 2)),
-        amplitude=0.06 * sketch.signal["white"],
+    drawing.weave(
+        generator,
+        centre + reach * generator.uniform(-0.8, 0.8, (5, 2)),
+        amplitude=0.06 * drawing.signal["white"],
         width=0.085,
         pitch=(17, 36),
     )

@@ -13,7 +13,6 @@ from activemri.data.phantoms.abdomen import draw_abdomen
 from activemri.data.phantoms.brain import draw_brain
 from activemri.data.phantoms.knee import draw_knee
 from activemri.data.phantoms.shapes import Drawing, rotation
-from activemri.data.phantoms.sketch import CONTRASTS, Sketch, tissue_signals
 from activemri.data.regions import Box, region_of
 from activemri.data.slices import Slice, SliceInfo
 from activemri.mri import fourier
@@ -30,7 +29,33 @@ SPLITS = {
 }
 LAST_SUBJECT = 1_000_000
 
-DRAW: dict[str, Callable[[Sketch], None]] = {
+CONTRASTS = ("T1", "T2", "PD")
+
+#: Relative signal, T1-, T2- and proton-density-weighted, at about 1.5 tesla.
+_SIGNAL: dict[str, tuple[float, float, float]] = {
+    "fat": (1.00, 0.62, 0.80),
+    "marrow": (0.85, 0.50, 0.70),
+    "bone": (0.06, 0.05, 0.08),
+    "air": (0.00, 0.00, 0.00),
+    "csf": (0.14, 1.00, 0.85),
+    "grey": (0.48, 0.58, 0.80),
+    "white": (0.68, 0.38, 0.66),
+    "nucleus": (0.54, 0.46, 0.74),
+    "muscle": (0.42, 0.26, 0.50),
+    "tendon": (0.08, 0.06, 0.12),
+    "cartilage": (0.52, 0.60, 0.85),
+    "fluid": (0.22, 0.95, 0.90),
+    "liver": (0.56, 0.34, 0.56),
+    "spleen": (0.42, 0.56, 0.66),
+    "kidney": (0.46, 0.68, 0.72),
+    "medulla": (0.34, 0.82, 0.78),
+    "blood": (0.16, 0.18, 0.22),
+    "bowel": (0.40, 0.50, 0.60),
+    "skin": (0.40, 0.36, 0.50),
+    "lesion": (0.34, 0.86, 0.90),
+}
+
+DRAW: dict[str, Callable[[Drawing, np.random.Generator, float], None]] = {
     "brain": draw_brain,
     "knee": draw_knee,
     "abdomen": draw_abdomen,
@@ -75,9 +100,8 @@ class Subject:
         usual one along each axis, so that the body is narrower in it.
         """
         signal = tissue_signals(self.contrast, self.generator("tissue"))
-        sketch = Sketch(self.generator("anatomy"), place, signal)
-        DRAW[self.family](sketch)
-        drawing = sketch.drawing
+        drawing = Drawing(signal=signal)
+        DRAW[self.family](drawing, self.generator("anatomy"), place)
         drawing.softness = self.generator("thickness").uniform(*SOFTNESS)
         # Turned, scaled and shifted so that it stays in the field of view, unless it is long.
         wide, tall = self.generator("field of view").uniform(1.0, widest, 2)
@@ -288,3 +312,18 @@ def lesion_box(drawing: Drawing, shape: tuple[int, int]) -> Box:
     right, bottom = np.ceil((np.array([x, y]) + half) * per_unit).astype(int)
     corner = (shape[0] // 2 + int(top), shape[1] // 2 + int(left))
     return (*corner, int(bottom - top) + 1, int(right - left) + 1)
+
+
+def tissue_signals(contrast: str, generator: np.random.Generator) -> dict[str, float]:
+    """Signal of each tissue for one subject and one of the `CONTRASTS`.
+
+    Subjects and protocols differ by some 8 % a tissue; every other T2 and PD scan suppresses fat,
+    as is usual in joints and bellies.
+    """
+    column = CONTRASTS.index(contrast)
+    saturated = contrast != "T1" and generator.random() < 0.5
+    spread = np.exp(0.08 * generator.standard_normal(len(_SIGNAL)))
+    return {
+        name: float(row[column] * factor * (0.3 if saturated and name in ("fat", "marrow") else 1))
+        for (name, row), factor in zip(_SIGNAL.items(), spread, strict=True)
+    }
