@@ -9,14 +9,7 @@ IMAGE_AXES = (-2, -1)  # (height, width)
 
 
 def fft2(image: Tensor) -> Tensor:
-    """Image to k-space, both with their origin at index ``n // 2``.
-
-    Args:
-        image: complex, (..., height, width).
-
-    Returns:
-        k-space of the same shape; the transform is unitary, so energies are equal.
-    """
+    """Image to k-space (..., height, width), both with their origin at ``n // 2``; unitary."""
     return fft(image, IMAGE_AXES)
 
 
@@ -43,8 +36,7 @@ def weigh(image: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
 
     Args:
         image: complex (batch, ...).
-        weights: real or bool, of the centred k-space, that broadcast against the image; their
-            first axis is the batch, or 1.
+        weights: real or bool (batch or 1, ...) of the centred k-space, that broadcast.
         axes: those to transform; along the others weights are constant.
     """
     if not axes:

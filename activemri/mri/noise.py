@@ -59,12 +59,10 @@ def smooth_phase(
 def estimated_sigma(kspace: Tensor) -> Tensor:
     """Noise of every coil, from samples so far from the origin that there is little else.
 
-    The samples are those of the outer eighth of the rows on both sides, where zeros count as not
-    acquired. Their median is used, so that the columns of low frequencies, in which there is signal
-    up to the last row, matter little. Where all samples hold signal it is too large.
-
-    Args:
-        kspace: complex, (..., coil, height, width), zero where nothing was acquired.
+    The samples are those of the outer eighth of the rows on both sides of k-space (..., coil,
+    height, width), where zeros count as not acquired. Their median is used, so that the columns of
+    low frequencies, in which there is signal up to the last row, matter little. Where all samples
+    hold signal it is too large.
 
     Returns:
         Standard deviation per complex sample as in :func:`complex_noise`, (..., coil); zero for a

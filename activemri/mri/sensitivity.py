@@ -1,8 +1,8 @@
 """Coil maps from the acquired centre of k-space alone.
 
 The lines (or, for points, the square) around the origin that are acquired without a gap say how
-the coils see the object's coarse structure, and coil maps are smooth. Three ways of going from one
-to the other, of rising effort: a ratio of low-resolution images, the main direction of the coils'
+the coils see the object's coarse structure, and coil maps are smooth. Three ways to go from one to
+the other, of rising effort: a ratio of low-resolution images, the main direction of the coils'
 signal in a patch (Walsh), and the null space of short convolutions in k-space (ESPIRiT).
 
 All of them give maps of unit norm over the coils in every pixel, equal coils where nothing is
@@ -99,9 +99,6 @@ def espirit(
         kernel: side of a patch in samples; at most half the block, rounded up.
         calibration: widest block that patches are taken from.
         threshold: of singular values, in units of the largest: below it is noise.
-
-    Raises:
-        ValueError: if the shapes do not fit, or a size is below 1.
     """
     if kernel < 1 or calibration < 1 or not 0 <= threshold < 1:
         raise ValueError(

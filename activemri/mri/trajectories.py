@@ -40,15 +40,9 @@ def golden(n: int, *, order: int = 1) -> Tensor:
 def spokes(angles: Tensor, n_samples: int) -> Tensor:
     """Straight lines through the centre of k-space, from -1/2 to 1/2 - 1 / n_samples.
 
-    Args:
-        angles: in radians, (readout,).
-        n_samples: even; twice the size of the image for steps of half a sample of its grid.
-
-    Returns:
-        float32 (readout, sample, 2).
+    Angles (readout,) are in radians. The number of samples is even: twice the size of the image for
+    steps of half a sample of its grid. float32 (readout, sample, 2).
     """
-    if angles.ndim != 1:
-        raise ValueError(f"expected angles of the shape (readout,); got {tuple(angles.shape)}")
     radii = _radii(n_samples)
     directions = torch.stack([angles.double().sin(), angles.double().cos()], dim=-1)
     return (directions[:, None] * radii[:, None]).float()
@@ -85,11 +79,6 @@ def wedges(angles: Tensor, acquired: Tensor) -> Tensor:
     so is the result in float64: radians, 0 where not acquired. They add up to pi; spokes of the
     same angle share theirs.
     """
-    if acquired.ndim != 2 or angles.shape != acquired.shape[1:]:
-        raise ValueError(
-            f"expected (batch, {len(angles)}) of acquired spokes for {len(angles)} angles; "
-            f"got {tuple(acquired.shape)}"
-        )
     sorted_angles, order = (angles.double() % math.pi).sort()
     there = acquired[:, order].repeat(1, 3)  # the turns before and after are neighbours too
     turns = torch.cat([sorted_angles + turn * math.pi for turn in (-1, 0, 1)])

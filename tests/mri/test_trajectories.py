@@ -217,9 +217,5 @@ def test_impossible_wishes_are_refused() -> None:
         trajectories.spiral(4, 1, size=64)
     with pytest.raises(ValueError, match="even"):
         trajectories.spokes(angles, 7)
-    with pytest.raises(ValueError, match="angles"):
-        trajectories.spokes(angles[None], 8)
     with pytest.raises(ValueError, match=r"0\.5 cycles per pixel"):
         trajectories.spiral(4, 100, size=64, reach=32)
-    with pytest.raises(ValueError, match="4 angles"):
-        trajectories.wedges(angles, torch.ones(1, 5, dtype=torch.bool))

@@ -99,7 +99,15 @@ class Subject:
         The view is its height and width in units of its smaller side. It is 1 to `widest` times the
         usual one along each axis, so that the body is narrower in it.
         """
-        signal = tissue_signals(self.contrast, self.generator("tissue"))
+        # Subjects and protocols differ by some 8 % a tissue; every other T2 and PD scan suppresses
+        # fat, as is usual in joints and bellies.
+        column, generator = CONTRASTS.index(self.contrast), self.generator("tissue")
+        saturated = self.contrast != "T1" and generator.random() < 0.5
+        spread = np.exp(0.08 * generator.standard_normal(len(_SIGNAL)))
+        signal = {}
+        for (name, row), factor in zip(_SIGNAL.items(), spread, strict=True):
+            suppressed = saturated and name in ("fat", "marrow")
+            signal[name] = float(row[column] * factor * (0.3 if suppressed else 1))
         drawing = Drawing(signal=signal)
         DRAW[self.family](drawing, self.generator("anatomy"), place)
         drawing.softness = self.generator("thickness").uniform(*SOFTNESS)
@@ -312,18 +320,3 @@ def lesion_box(drawing: Drawing, shape: tuple[int, int]) -> Box:
     right, bottom = np.ceil((np.array([x, y]) + half) * per_unit).astype(int)
     corner = (shape[0] // 2 + int(top), shape[1] // 2 + int(left))
     return (*corner, int(bottom - top) + 1, int(right - left) + 1)
-
-
-def tissue_signals(contrast: str, generator: np.random.Generator) -> dict[str, float]:
-    """Signal of each tissue for one subject and one of the `CONTRASTS`.
-
-    Subjects and protocols differ by some 8 % a tissue; every other T2 and PD scan suppresses fat,
-    as is usual in joints and bellies.
-    """
-    column = CONTRASTS.index(contrast)
-    saturated = contrast != "T1" and generator.random() < 0.5
-    spread = np.exp(0.08 * generator.standard_normal(len(_SIGNAL)))
-    return {
-        name: float(row[column] * factor * (0.3 if saturated and name in ("fat", "marrow") else 1))
-        for (name, row), factor in zip(_SIGNAL.items(), spread, strict=True)
-    }
