@@ -63,7 +63,28 @@ def slices_of_images(
     Raises:
         ValueError: for another shape or type, values that are not finite, or negative magnitudes.
     """
-    stack = _checked(images)
+    expected = "data: expected images of shape (n, height, width), real or complex"
+    numbers = isinstance(images, Tensor) or np.asarray(images).dtype.kind in "biufc"
+    if not numbers or images.ndim != 3 or 0 in images.shape:
+        hint = "; one image is images[None]" if images.ndim == 2 else ""
+        hint = hint or "; raw data of several coils go into Slice objects of a SliceList"
+        raise ValueError(f"{expected}; got {images.dtype} of shape {tuple(images.shape)}{hint}")
+    if min(images.shape[1:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"{expected}, each side at least {SSIM_WINDOW}; got shape {tuple(images.shape)}"
+        )
+    stack = torch.as_tensor(images).detach().cpu()
+    stack = stack.to(torch.complex64 if stack.is_complex() else torch.float32)
+    largest = stack.abs().flatten(1).amax(dim=1)
+    unusable = (~(largest.isfinite() & (largest > 0))).nonzero().flatten().tolist()
+    if unusable:
+        first = unusable[0]
+        raise ValueError(f"data: image {first} is all zero, or holds NaN or Inf; leave it out")
+    if not stack.is_complex() and bool((stack < 0).any()):
+        raise ValueError(
+            "data: real images are magnitudes, and some are negative; pass complex images to keep "
+            "signs, or their absolute values"
+        )
     owners = [f"{name}-{i}" for i in range(len(stack))] if subjects is None else list(subjects)
     if len(owners) != len(stack):
         raise ValueError(
@@ -117,7 +138,6 @@ def slice_of_image(
         synthetic_phase: give magnitude-only images a phase and noise.
         noise: standard deviation of that noise as a share of the largest magnitude.
         processing: what has been done to the image before.
-
     """
     refuse_unusable(image, "the image")
     if volume.magnitude_only:
@@ -173,30 +193,3 @@ def with_synthetic_phase(magnitude: Tensor, *, sigma: float, name: str, index: i
 def stable_hash(text: str) -> int:
     """64 bits of a text that do not change from process to process as ``hash`` does."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _checked(images: NDArray[Any] | Tensor) -> Tensor:
-    """Images as complex64 or float32, (n, height, width)."""
-    expected = "data: expected images of shape (n, height, width), real or complex"
-    numbers = isinstance(images, Tensor) or np.asarray(images).dtype.kind in "biufc"
-    if not numbers or images.ndim != 3 or 0 in images.shape:
-        hint = "; one image is images[None]" if images.ndim == 2 else ""
-        hint = hint or "; raw data of several coils go into Slice objects of a SliceList"
-        raise ValueError(f"{expected}; got {images.dtype} of shape {tuple(images.shape)}{hint}")
-    if min(images.shape[1:]) < SSIM_WINDOW:
-        raise ValueError(
-            f"{expected}, each side at least {SSIM_WINDOW}; got shape {tuple(images.shape)}"
-        )
-    stack = torch.as_tensor(images).detach().cpu()
-    stack = stack.to(torch.complex64 if stack.is_complex() else torch.float32)
-    largest = stack.abs().flatten(1).amax(dim=1)
-    unusable = (~(largest.isfinite() & (largest > 0))).nonzero().flatten().tolist()
-    if unusable:
-        first = unusable[0]
-        raise ValueError(f"data: image {first} is all zero, or holds NaN or Inf; leave it out")
-    if not stack.is_complex() and bool((stack < 0).any()):
-        raise ValueError(
-            "data: real images are magnitudes, and some are negative; pass complex images to keep "
-            "signs, or their absolute values"
-        )
-    return stack

@@ -152,25 +152,18 @@ def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int =
     return weights
 
 
-def disc(shape: tuple[int, int]) -> Tensor:
-    """Share of each centred Cartesian sample that spokes see: 1 inside |k| <= 1/2, 0 outside.
-
-    It falls as a raised cosine over the last two samples of the shorter side inside the edge.
-    float32 (height, width), the shape of the images.
-    """
-    down, across = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
-    inside = (0.5 - torch.hypot(down[:, None], across)) * min(shape) / ROLL_OFF
-    return (0.5 - 0.5 * torch.cos(math.pi * inside.clamp(0, 1))).float()
-
-
 def limit_to_disc(images: Tensor) -> Tensor:
     """Complex images (..., height, width) without the corners of k-space, which no spoke reaches.
 
-    Targets of radial scans are such images.
+    Targets of radial scans are such images. Samples are kept inside |k| <= 1/2; at the edge they
+    fall as a raised cosine over the last two samples of the shorter side.
     """
-    height, width = images.shape[-2:]
-    share = disc((height, width)).to(images.device, images.real.dtype)[None]
-    flat = images.reshape(-1, height, width)
+    shape = images.shape[-2:]
+    down, across = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
+    inside = (0.5 - torch.hypot(down[:, None], across)) * min(shape) / ROLL_OFF
+    share = (0.5 - 0.5 * torch.cos(math.pi * inside.clamp(0, 1))).float()
+    share = share.to(images.device, images.real.dtype)[None]
+    flat = images.reshape(-1, *shape)
     return fourier.weigh(flat, share, fourier.IMAGE_AXES).reshape(images.shape)
 
 
