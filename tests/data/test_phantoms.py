@@ -331,9 +331,9 @@ def test_the_signal_to_noise_ratio_is_as_defined() -> None:
 @pytest.mark.parametrize("family", DRAW)
 def test_bodies_lie_in_the_field_of_view_and_change_smoothly(family: str) -> None:
     dataset = PhantomDataset(
-        "train", family=family, n_subjects=5, slices_per_subject=6, matrix_size=(48, 48), snr=1e6
+        "train", family=family, n_subjects=3, slices_per_subject=6, matrix_size=(48, 48), snr=1e6
     )
-    for start in range(0, 30, 6):
+    for start in range(0, 18, 6):
         targets = [dataset[start + i].target for i in range(6)]
         for target in targets:
             edge = torch.cat((target[:, :1], target[:, -1:]))
@@ -425,11 +425,11 @@ def test_contours_pass_where_they_should() -> None:
 
 @pytest.fixture(scope="module")
 def with_lesions() -> PhantomDataset:
-    return PhantomDataset(lesions=True, n_subjects=9, slices_per_subject=2, matrix_size=(64, 64))
+    return PhantomDataset(lesions=True, n_subjects=5, slices_per_subject=2, matrix_size=(64, 64))
 
 
 def test_a_lesion_lies_in_its_box_and_changes_nothing_far_from_it() -> None:
-    options: dict[str, Any] = {"n_subjects": 9, "slices_per_subject": 2, "matrix_size": (64, 64)}
+    options: dict[str, Any] = {"n_subjects": 4, "slices_per_subject": 2, "matrix_size": (64, 64)}
     options |= {"snr": math.inf, "phase": 0.0}
     plain, lesions = PhantomDataset(**options), PhantomDataset(lesions=True, **options)
     for position in range(len(plain)):
@@ -450,7 +450,7 @@ def test_the_subjects_differ_in_where_a_lesion_lies_and_which_lines_show_it(
         assert roi is not None
         first, second = (index[0].item() for index in roi.nonzero(as_tuple=True))
         boxes.add((first, second))
-    assert len(boxes) == 9
+    assert len(boxes) == 5
     subjects = [Subject(number, "brain") for number in range(8)]
     drawings = [(Drawing([(1.0, PENTAGON)]), subject.generator("lesion")) for subject in subjects]
     for drawing, generator in drawings:
@@ -470,18 +470,19 @@ def test_a_box_is_in_pixels_of_any_matrix() -> None:
 
 
 def test_wider_fields_of_view_narrow_the_body_and_stretch_its_spectrum() -> None:
-    usual = PhantomDataset(family="abdomen", n_subjects=12, slices_per_subject=1)
-    wider = PhantomDataset(family="abdomen", n_subjects=12, slices_per_subject=1, widest_view=2.0)
+    sizes: dict[str, Any] = {"n_subjects": 8, "slices_per_subject": 1, "matrix_size": (64, 64)}
+    usual = PhantomDataset(family="abdomen", **sizes)
+    wider = PhantomDataset(family="abdomen", widest_view=2.0, **sizes)
 
     def width(dataset: PhantomDataset, i: int) -> int:
         target = dataset[i].target
         return int((target > 0.15 * target.max()).any(dim=0).sum())
 
-    shrink = [width(wider, i) / width(usual, i) for i in range(12)]
+    shrink = [width(wider, i) / width(usual, i) for i in range(8)]
     assert all(0.45 < factor < 1.05 for factor in shrink)
     assert max(shrink) - min(shrink) > 0.2
     narrowest = int(np.argmin(shrink))
-    outer = torch.arange(128).sub(64).abs() > 16
+    outer = torch.arange(64).sub(32).abs() > 16
     share = [
         float(s.kspace.abs().square()[..., outer].sum() / s.kspace.abs().square().sum())
         for s in (usual[narrowest], wider[narrowest])
