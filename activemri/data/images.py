@@ -53,10 +53,9 @@ def slices_of_images(
 ) -> SliceList:
     """Scans of one coil whose k-space is the centred orthonormal transform of images.
 
-    Real images are taken for magnitudes; they get a smooth phase and a little noise.
-
     Args:
-        images: real or complex, (n, height, width).
+        images: complex (n, height, width), or real magnitudes, which get a smooth phase and a
+            little noise.
         subjects: who was scanned, one for each image; default: somebody else in each.
         matrix_size: bring the scans to this size; see :func:`activemri.data.standard.to_matrix`.
         name: of the data set, and of its volumes.
@@ -64,117 +63,6 @@ def slices_of_images(
     Raises:
         ValueError: for another shape or type, values that are not finite, or negative magnitudes.
     """
-    stack = _checked(images)
-    owners = [f"{name}-{i}" for i in range(len(stack))] if subjects is None else list(subjects)
-    if len(owners) != len(stack):
-        raise ValueError(
-            f"subjects: expected one for each of {len(stack)} images; got {len(owners)}"
-        )
-    slices = [_slice(stack[i], i, owner, name) for i, owner in enumerate(owners)]
-    if matrix_size is not None:
-        slices = [to_matrix(one, matrix_size) for one in slices]
-    return SliceList(slices, name)
-
-
-def slice_of_image(
-    volume: Volume,
-    index: int,
-    image: Tensor,
-    *,
-    file: str,
-    synthetic_phase: bool,
-    noise: float = NOISE,
-    processing: tuple[str, ...] = (),
-) -> Slice:
-    """A slice of one coil, whose k-space is the centred orthonormal transform of an image.
-
-    Magnitude-only images get a smooth phase and complex noise, seeded by the volume's file and the
-    slice's index, and recorded in `Slice.processing`. The reference then is the magnitude of the
-    result, noise included: it is what a fully sampled scan of that object would give. On brain
-    images this leaves a quarter to a third of the energy without a mirror image; raw scans have
-    about a half (no symmetry at all), coil-combined complex images 0.01 to 0.2.
-
-    Args:
-        volume: with the `largest` magnitude, if it is magnitude-only.
-        index: of the slice.
-        image: (height, width), complex64 or float32.
-        file: name of the file without its suffix, the seed.
-        synthetic_phase: give magnitude-only images a phase and noise.
-        noise: standard deviation of that noise as a share of the largest magnitude.
-        processing: what has been done to the image before.
-
-    Raises:
-        UnreadableError: NaN, Inf or nothing but zeros.
-    """
-    refuse_unusable(image, "the image")
-    if volume.magnitude_only:
-        image = image.abs()
-    if volume.magnitude_only and synthetic_phase:
-        assert volume.largest is not None  # describe() sets it for magnitude-only volumes
-        image = with_synthetic_phase(image, sigma=noise * volume.largest, name=file, index=index)
-        processing += (
-            "magnitude only: added a synthetic smooth phase and complex noise of "
-            f"{noise:g} of the volume's largest magnitude, seeded by file and slice",
-        )
-    kspace = fourier.fft2(image if image.is_complex() else image + 0j).unsqueeze(0)
-    return volume.slice(
-        index,
-        kspace=kspace,
-        target=center_crop(image.abs(), volume.target_shape).contiguous(),
-        processing=processing,
-        measured=_measured(kspace),
-    )
-
-
-def largest_magnitude(values: NDArray[Any]) -> float:
-    """Largest finite magnitude of an array of numbers."""
-    magnitude = np.abs(values)
-    return float(magnitude.max(where=np.isfinite(magnitude), initial=0))
-
-
-def contrast_of(description: str | None) -> str:
-    """Short name of the contrast in a description, so that results can be grouped by it."""
-    if description is None or "not stated" in description:
-        return "unknown"
-    for name, pattern in CONTRASTS.items():
-        if re.search(pattern, description, flags=re.IGNORECASE):
-            return name
-    return description.split(",")[0].strip()
-
-
-def with_synthetic_phase(magnitude: Tensor, *, sigma: float, name: str, index: int) -> Tensor:
-    """Give a magnitude image a smooth phase and complex noise.
-
-    Args:
-        magnitude: float32, (height, width).
-        sigma: standard deviation of the noise, of real and imaginary part together.
-        name: name of the volume; with `index` the seed, the same on every machine.
-        index: position of the slice in the volume.
-
-    Returns:
-        complex64, (height, width).
-    """
-    height, width = magnitude.shape
-    generator = np.random.default_rng([stable_hash(name), index])
-    phase = smooth_phase(height, width, generator=generator)
-    image = torch.polar(magnitude, phase)
-    return image + complex_noise((height, width), sigma=sigma, generator=generator)
-
-
-def stable_hash(text: str) -> int:
-    """64 bits of a text that do not change from process to process as ``hash`` does."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _measured(kspace: Tensor) -> Tensor:
-    """Like `measured_samples`, for k-space computed from an image: rounding fills its padding."""
-    energy = kspace.abs().square().sum(dim=0)
-    columns, rows = energy.sum(dim=0), energy.sum(dim=1)
-    return (columns > EMPTY * columns.max()) & (rows > EMPTY * rows.max()).unsqueeze(1)
-
-
-def _checked(images: NDArray[Any] | Tensor) -> Tensor:
-    """Images as complex64 or float32, (n, height, width)."""
     expected = "data: expected images of shape (n, height, width), real or complex"
     numbers = isinstance(images, Tensor) or np.asarray(images).dtype.kind in "biufc"
     if not numbers or images.ndim != 3 or 0 in images.shape:
@@ -197,23 +85,111 @@ def _checked(images: NDArray[Any] | Tensor) -> Tensor:
             "data: real images are magnitudes, and some are negative; pass complex images to keep "
             "signs, or their absolute values"
         )
-    return stack
+    owners = [f"{name}-{i}" for i in range(len(stack))] if subjects is None else list(subjects)
+    if len(owners) != len(stack):
+        raise ValueError(
+            f"subjects: expected one for each of {len(stack)} images; got {len(owners)}"
+        )
+    slices = []
+    for position, (image, subject) in enumerate(zip(stack, owners, strict=True)):
+        processing: tuple[str, ...] = ()
+        if not image.is_complex():
+            sigma = NOISE * float(image.max())
+            image = with_synthetic_phase(image, sigma=sigma, name=name, index=position)
+            processing = ("magnitude only: added a synthetic smooth phase and complex noise",)
+        target = image.abs()
+        scan = Slice(
+            fourier.fft2(image)[None],
+            target,
+            volume=f"{name}-{position}",
+            index=0,
+            subject=subject,
+            volume_max=float(target.max()),
+            measured=torch.ones(image.shape, dtype=torch.bool),
+            processing=processing,
+        )
+        slices.append(scan if matrix_size is None else to_matrix(scan, matrix_size))
+    return SliceList(slices, name)
 
 
-def _slice(image: Tensor, position: int, subject: str, name: str) -> Slice:
-    processing: tuple[str, ...] = ()
-    if not image.is_complex():
-        sigma = NOISE * float(image.max())
-        image = with_synthetic_phase(image, sigma=sigma, name=name, index=position)
-        processing = ("magnitude only: added a synthetic smooth phase and complex noise",)
-    target = image.abs()
-    return Slice(
-        fourier.fft2(image)[None],
-        target,
-        volume=f"{name}-{position}",
-        index=0,
-        subject=subject,
-        volume_max=float(target.max()),
-        measured=torch.ones(image.shape, dtype=torch.bool),
+def slice_of_image(
+    volume: Volume,
+    index: int,
+    image: Tensor,
+    *,
+    file: str,
+    synthetic_phase: bool,
+    noise: float = NOISE,
+    processing: tuple[str, ...] = (),
+) -> Slice:
+    """A slice of one coil, whose k-space is the centred orthonormal transform of an image.
+
+    Magnitude-only images get a smooth phase and complex noise, seeded by the volume's file and the
+    slice's index, and recorded in `Slice.processing`. The reference then is the magnitude of the
+    result, noise included: it is what a fully sampled scan of that object would give. On brain
+    images this leaves a quarter to a third of the energy without a mirror image; raw scans have
+    about a half (no symmetry at all), coil-combined complex images 0.01 to 0.2. An image of zeros
+    only, or with NaN or Inf, is an UnreadableError.
+
+    Args:
+        volume, index: of the slice; with the `largest` magnitude, if it is magnitude-only.
+        image: (height, width), complex64 or float32.
+        file: name of the file without its suffix, the seed.
+        synthetic_phase: give magnitude-only images a phase and noise.
+        noise: standard deviation of that noise as a share of the largest magnitude.
+        processing: what has been done to the image before.
+    """
+    refuse_unusable(image, "the image")
+    if volume.magnitude_only:
+        image = image.abs()
+    if volume.magnitude_only and synthetic_phase:
+        assert volume.largest is not None  # describe() sets it for magnitude-only volumes
+        image = with_synthetic_phase(image, sigma=noise * volume.largest, name=file, index=index)
+        processing += (
+            "magnitude only: added a synthetic smooth phase and complex noise of "
+            f"{noise:g} of the volume's largest magnitude, seeded by file and slice",
+        )
+    kspace = fourier.fft2(image if image.is_complex() else image + 0j)
+    # As `measured_samples` finds them, but that rounding fills the padding of transformed images.
+    energy = kspace.abs().square()
+    columns, rows = energy.sum(dim=0), energy.sum(dim=1)
+    measured = (columns > EMPTY * columns.max()) & (rows > EMPTY * rows.max()).unsqueeze(1)
+    return volume.slice(
+        index,
+        kspace=kspace.unsqueeze(0),
+        target=center_crop(image.abs(), volume.target_shape).contiguous(),
         processing=processing,
+        measured=measured,
     )
+
+
+def largest_magnitude(values: NDArray[Any]) -> float:
+    """Largest finite magnitude of an array of numbers."""
+    magnitude = np.abs(values)
+    return float(magnitude.max(where=np.isfinite(magnitude), initial=0))
+
+
+def contrast_of(description: str | None) -> str:
+    """Short name of the contrast in a description, so that results can be grouped by it."""
+    if description is None or "not stated" in description:
+        return "unknown"
+    for name, pattern in CONTRASTS.items():
+        if re.search(pattern, description, flags=re.IGNORECASE):
+            return name
+    return description.split(",")[0].strip()
+
+
+def with_synthetic_phase(magnitude: Tensor, *, sigma: float, name: str, index: int) -> Tensor:
+    """A magnitude image (height, width) with a smooth phase and complex noise: complex64.
+
+    Name and index of the volume's slice are the seed, the same on every machine.
+    """
+    height, width = magnitude.shape
+    generator = np.random.default_rng([stable_hash(name), index])
+    image = torch.polar(magnitude, smooth_phase(height, width, generator=generator))
+    return image + complex_noise((height, width), sigma=sigma, generator=generator)
+
+
+def stable_hash(text: str) -> int:
+    """64 bits of a text that do not change from process to process as ``hash`` does."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

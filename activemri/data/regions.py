@@ -17,9 +17,7 @@ COLUMNS = ("file", "slice", "x", "y", "width", "height")
 
 
 def region_of(boxes: Sequence[Box], shape: tuple[int, int]) -> Tensor:
-    """Pixels that lie in any of several boxes: bool (height, width).
-
-    Boxes are cut at the edges of the image.
+    """Pixels in any of several boxes, which are cut at the image's edges: bool (height, width).
 
     Raises:
         ValueError: if a box is empty, or nothing of it lies in the image.
@@ -48,10 +46,13 @@ def resampled(region: Tensor, shape: tuple[int, int]) -> Tensor:
     A new pixel is in the region if the old one at its place is, or if an old one of the region
     falls onto it, so that small regions do not vanish. The pixel at n // 2 stays at n // 2.
     """
-    down, right = (
-        _overlap(old, new) for old, new in zip(region.shape, shape, strict=True)
-    )  # (new, old) each
-    return down @ region.float() @ right.T > 0
+    overlaps = []  # (new, old) along both axes: 1 where an old pixel matters to a new one
+    for old, new in zip(region.shape, shape, strict=True):
+        overlap = torch.zeros(new, old)
+        overlap[torch.arange(new), _places(new, old)] = 1.0
+        overlap[_places(old, new), torch.arange(old)] = 1.0
+        overlaps.append(overlap)
+    return overlaps[0] @ region.float() @ overlaps[1].T > 0
 
 
 def read_findings(path: str | Path) -> Findings:
@@ -65,9 +66,6 @@ def read_findings(path: str | Path) -> Findings:
 
     Zhao et al., fastMRI+, Clinical pathology annotations for knee and brain fully sampled magnetic
     resonance imaging data, Scientific Data 9:152 (2022); https://github.com/microsoft/fastmri-plus.
-
-    Args:
-        path: of the file, e.g. `knee.csv` of fastMRI+.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -102,15 +100,6 @@ def upright(box: Box, n_rows: int) -> Box:
     """A box of a finding in the stored image of so many rows."""
     top, left, height, width = box
     return n_rows - top - height, left, height, width
-
-
-def _overlap(old: int, new: int) -> Tensor:
-    """Which old pixels of an axis matter to which new ones: float32 (new, old), 1 or 0."""
-    overlap = torch.zeros(new, old)
-    source = torch.arange(new), _places(new, old)
-    target = _places(old, new), torch.arange(old)
-    overlap[source] = overlap[target] = 1.0
-    return overlap
 
 
 def _places(n: int, other: int) -> Tensor:

@@ -28,16 +28,9 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
     """Let a scan of one coil be seen by several, each with noise of its own.
 
     Distance and places of the coils, and how strong their noise is, are drawn for the volume, the
-    noise itself for the slice. All follow from the volume's name, the same on every machine.
-
-    Args:
-        scan: of one coil.
-        n_coils: of the array, at least 2.
-        largest: magnitude of the volume, which the noise is a share of.
-
-    Returns:
-        The scan with k-space of all coils and the root of their sum of squares as its target. Coil
-        maps are left out: they are for the reconstruction to estimate, as on a scanner.
+    noise itself for the slice. All follow from the volume's name, the same on every machine. The
+    noise is a share of the `largest` magnitude of the volume. The target is the root of the coils'
+    sum of squares; coil maps are for the reconstruction to estimate, as on a scanner.
 
     Raises:
         ValueError: if the scan has several coils already, or fewer than 2 are asked for.
@@ -68,7 +61,7 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
 
 @lru_cache(maxsize=1)  # the slices of a volume come one after the other
 def _array(seed: int, n_coils: int, height: int, width: int) -> tuple[Tensor, float]:
-    """Coil maps of a volume, (coil, height, width), and how strong the noise is."""
+    """Coil maps of a volume, (coil, height, width), and the share of the noise."""
     generator = np.random.default_rng([seed])
     distance = generator.uniform(*DISTANCE)
     share = float(np.exp(generator.uniform(*np.log(NOISE))))

@@ -25,7 +25,7 @@ class Slice:
         subject: who was scanned. Splits never divide a subject.
         volume_max: largest target value within the volume: the data range of volume metrics.
         contrast: e.g. "T2"; "unknown" where the file does not say.
-        field_strength: in tesla, or None where the file does not say.
+        field_strength: in tesla, or None.
         scanner: maker and model, e.g. "SIEMENS Prisma_fit"; "unknown" where the file does not say.
         sensitivity: complex64 coil maps (coil, height, width), of unit norm over the coils, or
             None. With one coil None is a unit map; with several coils None means that the maps
@@ -95,12 +95,12 @@ def measured_samples(kspace: Tensor) -> Tensor:
 
     Zero padding leaves whole columns (or rows) of exact zeros in every coil.
     """
-    present = kspace[0] != 0
-    columns, rows = present.any(dim=0, keepdim=True), present.any(dim=1, keepdim=True)
-    if not (columns.all() and rows.all()):  # else further coils cannot add anything
-        present = (kspace != 0).any(dim=0)
-        columns, rows = present.any(dim=0, keepdim=True), present.any(dim=1, keepdim=True)
-    return columns & rows
+    for coils in (kspace[:1], kspace):  # where one coil shows all, the others add nothing
+        present = (coils != 0).any(dim=0)
+        measured = present.any(dim=0, keepdim=True) & present.any(dim=1, keepdim=True)
+        if measured.all():
+            break
+    return measured
 
 
 class SliceDataset(Protocol):

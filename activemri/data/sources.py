@@ -71,7 +71,7 @@ def open_dataset(
             raise ValueError(
                 f"slices_per_volume, split_file and annotations are for files; got {data}"
             )
-        from activemri.data.phantoms import PhantomDataset
+        from activemri.data.phantoms.dataset import PhantomDataset
 
         dataset: SliceDataset = PhantomDataset(
             split=split,
@@ -119,11 +119,7 @@ def load(dataset: SliceDataset) -> SliceList:
 
 
 def matrix_shape(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width of a matrix size; one number stands for both.
-
-    Raises:
-        ValueError: if it is neither.
-    """
+    """Height and width of a matrix size; one number stands for both. Others are refused."""
     if size is None:
         return None
     sides = (size, size) if isinstance(size, Integral) else size

@@ -38,10 +38,12 @@ from activemri.options import require_not_negative
 from activemri.tables import format_table
 
 Strata = Mapping[str, Mapping[str, int]]  # subject: label: number of slices
+Fold = tuple[tuple[str, ...], tuple[str, ...]]  # subjects to learn from, and to choose weights by
 
 ALL = "all"
 UNLISTED = "unlisted"
 SPLIT_FILES = ("splits.json", "splits.csv")
+USUAL = ("train", "val", "test")
 SHARES = {"val": 0.15, "test": 0.15}  # the rest is for training
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 NAME_ENDING = re.compile(
@@ -69,27 +71,13 @@ class SplitSettings:
         require_not_negative(seed=self.seed)
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Subjects of one training; both sorted, none in both.
-
-    Attributes:
-        train: to learn from.
-        validation: to choose weights by, and to report.
-    """
-
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-
-
 def assign_splits(
     entries: Sequence[Entry], root: Path, *, split_file: Path | None = None, seed: int = 0
 ) -> dict[str, str]:
     """The split of every subject.
 
     Args:
-        entries: files of an index.
-        root: the index's root; its own name counts as a folder's name.
+        entries, root: of an index; the root's own name counts as a folder's name.
         split_file: JSON object or CSV (columns subject, split).
         seed: of the draw.
 
@@ -97,8 +85,7 @@ def assign_splits(
         ValueError: if a subject is in two splits, or the split file cannot be understood.
     """
     subjects = sorted({entry.volume.subject for entry in entries})
-    if split_file is None:
-        split_file = next((root / n for n in SPLIT_FILES if (root / n).is_file()), None)
+    split_file = split_file or _file_in(root)
     if split_file is not None:
         listed = read_split_file(split_file)
         return {subject: listed.get(subject, UNLISTED) for subject in subjects}
@@ -129,11 +116,7 @@ def select(entries: Sequence[Entry], splits: Mapping[str, str], split: str) -> l
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Subject -> split, out of a JSON object or a CSV file with the columns subject and split.
-
-    Raises:
-        ValueError: if it is neither, or has a subject in two splits.
-    """
+    """Subject -> split, out of a JSON object or a CSV file with the columns subject and split."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -172,44 +155,24 @@ def split_of_name(file: str, root: Path) -> str | None:
 
 def draw_splits(subjects: Sequence[str], seed: int) -> dict[str, str]:
     """Draw splits; from three subjects on no split is empty."""
-    order = iter(in_drawn_order(subjects, seed))
-    sizes = split_sizes(len(subjects))
+    order = iter(_drawn_order(subjects, seed))
+    sizes = _split_sizes(len(subjects))
     return {subject: split for split, size in sizes.items() for subject in islice(order, size)}
-
-
-def in_drawn_order(subjects: Iterable[str], seed: int) -> list[str]:
-    """Sort by a hash of seed and subject: the same on every machine."""
-
-    def place(subject: str) -> bytes:
-        return hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest()
-
-    return sorted(subjects, key=place)
-
-
-def split_sizes(n_subjects: int) -> dict[str, int]:
-    """Number of subjects that a draw gives to val, test and train."""
-    enough = n_subjects >= 3
-    sizes = {name: max(round(share * n_subjects), 1) * enough for name, share in SHARES.items()}
-    return {**sizes, "train": n_subjects - sum(sizes.values())}
 
 
 def usual_order(name: str) -> tuple[int, str]:
     """Sorts train, val, test first, then the rest by name."""
-    usual = ("train", "val", "test")
-    return (usual.index(name) if name in usual else len(usual), name)
+    return (USUAL.index(name) if name in USUAL else len(USUAL), name)
 
 
 def k_fold(
     subjects: Iterable[str], k: int, *, seed: int, strata: Strata | None = None
 ) -> list[Fold]:
-    """Every subject validates once; folds differ by at most one subject.
+    """k folds in which every subject validates once; they differ by at most one subject.
 
-    Args:
-        subjects: who may train and validate. The order and repetitions do not matter.
-        k: number of folds, at least 2.
-        seed: of the draw, which is the same on every machine.
-        strata: balance these labels over the folds; see :func:`strata_of`. Subjects with large
-            shares of a label are dealt first, each to where its labels are short.
+    Order and repetitions of the subjects do not matter. The labels of `strata` are balanced over
+    the folds, see :func:`strata_of`: subjects with large shares of a label are dealt first, each to
+    where its labels are short.
 
     Raises:
         ValueError: if there are not 2 to as many folds as subjects.
@@ -219,30 +182,23 @@ def k_fold(
         raise ValueError(f"expected 2 folds up to one for each of {len(names)} subjects; got {k}")
     sizes = [len(names) // k + (fold < len(names) % k) for fold in range(k)]
     dealt = _deal(names, sizes, seed=seed, strata=strata)
-    return [Fold(tuple(sorted(names - {*some})), tuple(sorted(some))) for some in dealt]
+    return [(tuple(sorted(names - {*some})), tuple(sorted(some))) for some in dealt]
 
 
 def leave_one_subject_out(subjects: Iterable[str]) -> list[Fold]:
-    """As many folds as subjects, in their order: each validates alone.
-
-    Raises:
-        ValueError: if there are fewer than two subjects.
-    """
+    """As many folds as subjects, in their order: each validates alone."""
     names = set(subjects)
     if len(names) < 2:
         raise ValueError(f"expected at least 2 subjects to leave one out; got {len(names)}")
-    return [Fold(tuple(sorted(names - {name})), (name,)) for name in sorted(names)]
+    return [(tuple(sorted(names - {name})), (name,)) for name in sorted(names)]
 
 
 def stratified_splits(
     subjects: Iterable[str], *, seed: int, strata: Strata | None = None
 ) -> dict[str, str]:
-    """Draw train, val and test with strata balanced over them: subject -> split.
-
-    Sizes are those of :func:`draw_splits`.
-    """
+    """As :func:`draw_splits`, with strata balanced over the splits."""
     names = set(subjects)
-    sizes = split_sizes(len(names))
+    sizes = _split_sizes(len(names))
     dealt = _deal(names, list(sizes.values()), seed=seed, strata=strata)
     return {
         name: split for split, members in zip(sizes, dealt, strict=True) for name in sorted(members)
@@ -250,22 +206,16 @@ def stratified_splits(
 
 
 def strata_of(dataset: SliceDataset, by: str) -> dict[str, Counter[str]]:
-    """Slices of every subject by label, without reading them.
-
-    Args:
-        dataset: of all subjects.
-        by: "contrast", "field-strength" or "scanner".
+    """Slices of every subject by "contrast", "field-strength" or "scanner", without reading them.
 
     Raises:
         ValueError: if there is no such label, or no slice says it.
     """
-    return count_strata(((dataset.describe(i), 1) for i in range(len(dataset))), by)
+    return _counted(((dataset.describe(i), 1) for i in range(len(dataset))), by)
 
 
-def count_strata(
-    scans: Iterable[tuple[SliceInfo | Volume, int]], by: str
-) -> dict[str, Counter[str]]:
-    """As :func:`strata_of`, from anything labelled and how many slices it stands for."""
+def _counted(scans: Iterable[tuple[SliceInfo | Volume, int]], by: str) -> dict[str, Counter[str]]:
+    """Slices of every subject by label, from scans and how many slices each stands for."""
     if by not in LABELS:
         raise ValueError(f"cannot stratify by {by!r}; expected one of {', '.join(LABELS)}")
     strata: dict[str, Counter[str]] = {}
@@ -277,7 +227,7 @@ def count_strata(
 
 
 def draw_split_file(settings: SplitSettings) -> str:
-    """Draw, write and describe the splits of a folder's subjects.
+    """Draw and write the splits of a folder's subjects.
 
     Returns:
         A table: subjects and slices of every split, by label where it is stratified.
@@ -295,8 +245,7 @@ def draw_split_file(settings: SplitSettings) -> str:
         raise ValueError(f"{out} is there already; remove it, or choose another --out")
     index = index_path(root, all_readers())
     if not settings.redraw:  # a published test split must not be drawn away by accident
-        found = next((root / n for n in SPLIT_FILES if (root / n).is_file()), None)
-        if found is not None:
+        if found := _file_in(root):
             raise ValueError(f"the data have splits already: {found}; --redraw draws others")
         for entry in index.entries:
             split = entry.volume.split or split_of_name(entry.file, index.root)
@@ -307,7 +256,7 @@ def draw_split_file(settings: SplitSettings) -> str:
                 )
     volumes = [(entry.volume, entry.volume.n_slices) for entry in index.entries]
     subjects = {volume.subject for volume, _ in volumes}
-    strata = None if settings.stratify is None else count_strata(volumes, settings.stratify)
+    strata = None if settings.stratify is None else _counted(volumes, settings.stratify)
     splits = stratified_splits(subjects, seed=settings.seed, strata=strata)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
@@ -317,11 +266,31 @@ def draw_split_file(settings: SplitSettings) -> str:
             strata[volume.subject]["slices"] += n_slices
     labels = sorted({label for counts in strata.values() for label in counts})
     lines = []
-    for split in ("train", "val", "test"):
+    for split in USUAL:
         members = [subject for subject, where in splits.items() if where == split]
         totals = (sum(strata[subject][label] for subject in members) for label in labels)
         lines.append((split, len(members), *totals))
     return f"{format_table(('split', 'subjects', *labels), lines)}\n\n{out}"
+
+
+def _file_in(root: Path) -> Path | None:
+    return next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
+
+
+def _drawn_order(subjects: Iterable[str], seed: int) -> list[str]:
+    """Sort by a hash of seed and subject: the same on every machine."""
+
+    def place(subject: str) -> bytes:
+        return hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest()
+
+    return sorted(subjects, key=place)
+
+
+def _split_sizes(n_subjects: int) -> dict[str, int]:
+    """Number of subjects that a draw gives to val, test and train."""
+    enough = n_subjects >= 3
+    sizes = {name: max(round(share * n_subjects), 1) * enough for name, share in SHARES.items()}
+    return {**sizes, "train": n_subjects - sum(sizes.values())}
 
 
 def _one_split_each(found: Iterable[tuple[Entry, str | None]]) -> dict[str, str]:
@@ -379,14 +348,12 @@ def _deal(
         # Rounded, so that equal costs stay equal whatever the order of the sums.
         return round(grown * len(names) / sizes[group], 9), -room / sizes[group]
 
-    order = in_drawn_order(names, seed)
-
     def turn(name: str) -> tuple[float, list[tuple[str, float]]]:
         # Rare labels first. Subjects alike come one after the other: taken in turns with others,
         # the last ones would have to go where room was left.
         return -sum(shares[name].values()), list(shares[name].items())
 
-    for name in sorted(order, key=turn):
+    for name in sorted(_drawn_order(names, seed), key=turn):
         chosen = min(range(len(sizes)), key=lambda group: cost(group, name))
         groups[chosen].append(name)
         have[chosen].update(shares[name])

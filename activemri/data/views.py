@@ -27,9 +27,6 @@ class SliceView:
         change: applied to every slice that is read.
         describe: the same for what is known without reading.
         keep: keep slices in memory after their first use.
-
-    Raises:
-        ValueError: if there are no slices.
     """
 
     def __init__(
@@ -46,7 +43,8 @@ class SliceView:
         self.name = name
         self._members = list(members)
         self._change, self._describe = change, describe
-        self._kept: dict[int, Slice] | None = {} if keep else None
+        self.keeps = keep
+        self._kept: dict[int, Slice] = {}
         infos = [self.describe(position) for position in range(len(self))]
         self.shape = (max(i.shape[0] for i in infos), max(i.shape[1] for i in infos))
         self.n_coils = max(i.n_coils for i in infos)
@@ -55,13 +53,11 @@ class SliceView:
         return len(self._members)
 
     def __getitem__(self, index: int) -> Slice:
-        if self._kept is not None and index in self._kept:
+        if index in self._kept:
             return self._kept[index]
         dataset, position = self._members[index]
-        scan = dataset[position]
-        if self._change is not None:
-            scan = self._change(scan)
-        if self._kept is not None:
+        scan = dataset[position] if self._change is None else self._change(dataset[position])
+        if self.keeps:
             self._kept[index] = scan
         return scan
 
@@ -71,20 +67,11 @@ class SliceView:
         info = dataset.describe(position)
         return info if self._describe is None else self._describe(info)
 
-    @property
-    def keeps(self) -> bool:
-        """True if slices stay in memory."""
-        return self._kept is not None
-
 
 def subset(
     dataset: SliceDataset, subjects: Collection[str], *, name: str | None = None
 ) -> SliceView:
-    """The slices of some subjects, in the data set's order.
-
-    Raises:
-        ValueError: if the data set lacks one of the subjects, or none is given.
-    """
+    """The slices of some subjects, in the data set's order; ValueError if one is not there."""
     found = [(position, dataset.describe(position).subject) for position in range(len(dataset))]
     missing = sorted(set(subjects) - {subject for _, subject in found})
     if missing:
@@ -109,20 +96,15 @@ def remembered(dataset: SliceDataset) -> SliceView:
 
 
 def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
-    """The data set with the same region of interest in every slice.
+    """The data set with one region of interest in every slice in place of the slices' own.
 
-    Args:
-        dataset: whose slices to take; regions of their own are replaced.
-        region: "center", or (top, left, height, width) in pixels of the target.
-
-    Raises:
-        ValueError: if it is neither.
+    It is "center", or (top, left, height, width) in pixels of the target.
     """
     if region != CENTER and (isinstance(region, str) or len(region) != 4):
         raise ValueError(
             f'roi must be "{CENTER}" or (top, left, height, width) in pixels; got {region!r}'
         )
-    change = partial(_marked, box=None if isinstance(region, str) else region)
+    change = partial(_marked, region=region)
     return SliceView(_members(dataset), name=dataset.name, change=change)
 
 
@@ -132,9 +114,6 @@ def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
     Whether the even or the odd slices are turned is drawn by the volume's name, so that a slice has
     the same orientation whatever else is in the data set. Bring slices to one size before that
     (`matrix_size`): the oversampled readout of a native scan would become hundreds of encodes.
-
-    Raises:
-        ValueError: for another word.
     """
     if orientation not in (STORED, MIXED):
         raise ValueError(f'orientation must be "{STORED}" or "{MIXED}"; got {orientation!r}')
@@ -145,12 +124,10 @@ def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
 
 
 def swapped(scan: Slice) -> Slice:
-    """The slice with height and width exchanged in k-space, and with it in the image.
-
-    A label of the target's size is turned with it.
-    """
+    """The slice with height and width of k-space and of all that is an image exchanged."""
     label = scan.label
-    image = label is not None and label.shape[-2:] == scan.target.shape
+    if label is not None and label.shape[-2:] == scan.target.shape:
+        label = _turn(label)
     return replace(
         scan,
         kspace=_turn(scan.kspace),
@@ -158,7 +135,7 @@ def swapped(scan: Slice) -> Slice:
         sensitivity=None if scan.sensitivity is None else _turn(scan.sensitivity),
         measured=_turn(scan.measured),
         roi=None if scan.roi is None else _turn(scan.roi),
-        label=_turn(label) if label is not None and image else label,
+        label=label,
         processing=(*scan.processing, "readout and phase encode exchanged"),
     )
 
@@ -167,9 +144,10 @@ def _members(dataset: SliceDataset) -> list[tuple[SliceDataset, int]]:
     return [(dataset, position) for position in range(len(dataset))]
 
 
-def _marked(scan: Slice, *, box: Box | None) -> Slice:
-    shape = (scan.target.shape[0], scan.target.shape[1])
-    return replace(scan, roi=region_of([center_box(shape) if box is None else box], shape))
+def _marked(scan: Slice, *, region: str | Box) -> Slice:
+    height, width = scan.target.shape
+    box = center_box((height, width)) if isinstance(region, str) else region
+    return replace(scan, roi=region_of([box], (height, width)))
 
 
 def _mixed(scan: Slice) -> Slice:

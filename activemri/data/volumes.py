@@ -12,7 +12,7 @@ import torch
 
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
-from activemri.data.readers import READ_FAILURES, Container, UnreadableError
+from activemri.data.readers import READ_FAILURES, UnreadableError
 from activemri.data.regions import Box, Findings, region_of, upright
 from activemri.data.slices import Slice, SliceInfo
 from activemri.data.standard import magnitude_reference, to_matrix
@@ -38,8 +38,7 @@ class VolumeDataset:
     Can be pickled and forked: every process opens its own files.
 
     Args:
-        root: folder that the entries' names are relative to.
-        entries: files to take slices from.
+        root, entries: of an index: files to take slices from.
         name: short name for reports.
         matrix_size: bring every slice to this (height, width).
         slices_per_volume: take at most this many slices of a volume, evenly spaced.
@@ -62,9 +61,11 @@ class VolumeDataset:
         findings: Findings | None = None,
     ) -> None:
         self.name = name
+        self._root = root
         self._findings = findings or {}
         self._matrix_size = matrix_size
-        self._files = OpenFiles(root)
+        self._process = os.getpid()
+        self._files: OrderedDict[str, Any] = OrderedDict()  # those used last stay open
         surveys = survey(root, entries, matrix_size=matrix_size)
         unusable: list[str] = []
         self._slices: list[tuple[Entry, int, float]] = []
@@ -78,19 +79,18 @@ class VolumeDataset:
             self._slices += [(entry, index, found.volume_max) for index in chosen]
         if unusable:
             log.warning("left out %d slice(s), the first: %s", len(unusable), unusable[0])
-        if not self._slices and findings is not None and any(found.usable for found in surveys):
-            raise ValueError(
-                f"none of the slices of {name} has a box: volumes are called e.g. "
-                f"{entries[0].volume.name!r}, the annotations are for e.g. {next(iter(findings))}"
-            )
         if not self._slices:
+            if findings is not None and any(found.usable for found in surveys):
+                raise ValueError(
+                    f"none of the slices of {name} has a box: volumes are called e.g. "
+                    f"{entries[0].volume.name!r}, the annotations are for e.g. "
+                    f"{next(iter(findings))}"
+                )
             raise UnreadableError(f"no usable slice in {name}; left out {len(unusable)} slices")
         used = {entry.file: entry.volume for entry, _, _ in self._slices}.values()
         self.n_coils = max(volume.n_coils for volume in used)
-        self.shape = matrix_size or (
-            max(volume.shape[0] for volume in used),
-            max(volume.shape[1] for volume in used),
-        )
+        rows, columns = zip(*(volume.shape for volume in used), strict=True)
+        self.shape = matrix_size or (max(rows), max(columns))
 
     def __len__(self) -> int:
         return len(self._slices)
@@ -98,9 +98,10 @@ class VolumeDataset:
     def __getitem__(self, position: int) -> Slice:
         entry, index, volume_max = self._slices[position]
         try:
-            file = self._files.open(entry.file, entry.reader.container)
             findings = self._findings.get((entry.volume.name, index), ())
-            scan = _read_slice(file, entry, index, matrix_size=self._matrix_size, findings=findings)
+            scan = _read_slice(
+                self._open(entry), entry, index, matrix_size=self._matrix_size, findings=findings
+            )
         except READ_FAILURES as error:
             raise UnreadableError(
                 f"{entry.file}, slice {index}, was readable when it was indexed: {error}"
@@ -123,29 +124,19 @@ class VolumeDataset:
             scanner=volume.scanner,
         )
 
-
-class OpenFiles:
-    """Keeps the files used last open, separately in every process."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._process = os.getpid()
-        self._open: OrderedDict[str, Any] = OrderedDict()
-
-    def open(self, name: str, kind: Container) -> Any:
-        """The open file of that name, relative to the root."""
+    def _open(self, entry: Entry) -> Any:
         if self._process != os.getpid():
             # Handles inherited by a fork share their file positions with the parent.
-            self._process, self._open = os.getpid(), OrderedDict()
-        if name not in self._open:
-            self._open[name] = kind.open(self.root / name)
-            if len(self._open) > MAX_OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(name)
-        return self._open[name]
+            self._process, self._files = os.getpid(), OrderedDict()
+        if entry.file not in self._files:
+            self._files[entry.file] = entry.reader.container.open(self._root / entry.file)
+            if len(self._files) > MAX_OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(entry.file)
+        return self._files[entry.file]
 
     def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "_process": -1, "_open": OrderedDict()}
+        return vars(self) | {"_process": -1, "_files": OrderedDict()}
 
 
 def evenly_spaced(positions: Sequence[int], count: int | None) -> list[int]:
@@ -166,8 +157,8 @@ class Survey:
         usable: positions of the usable slices.
         problems: position and reason of each unusable slice.
         never_acquired: number of columns that were never acquired, the most in any slice.
-        mismatch: relative difference between the reference and the image of the fully sampled
-            k-space, in the middle slice.
+        mismatch: relative difference between the reference and the image of the k-space, in the
+            middle slice.
         off_center: distance of the strongest sample from the centre of k-space, as a share of
             the side, in the middle slice.
     """
@@ -198,22 +189,28 @@ class Survey:
 def survey(
     root: Path, entries: Sequence[Entry], *, matrix_size: tuple[int, int] | None = None
 ) -> list[Survey]:
-    """Read every slice of some files, or remember what that has shown before.
+    """Read every slice of some files of an index, or remember what that has shown before.
 
-    Args:
-        root: the index's root.
-        entries: files of the index.
-        matrix_size: look at the slices in this standard form; remembered apart.
+    Slices are looked at in the standard form of a matrix size, which is remembered apart.
     """
     readers = sorted({repr(entry.reader) for entry in entries})
     cache = FileFacts(root, f"samples {readers} {matrix_size} {SSIM_WINDOW}")
-    sizes = [(root / entry.file).stat().st_size for entry in entries]
+    statuses = [(root / entry.file).stat() for entry in entries]
     surveys: list[Survey] = []
     try:
-        with Progress("check", sum(sizes), unit="") as progress:
-            for entry, size in zip(entries, sizes, strict=True):
-                surveys.append(_remembered(root, entry, matrix_size, cache))
-                progress(progress.at + size)
+        with Progress("check", sum(one.st_size for one in statuses), unit="") as progress:
+            for entry, status in zip(entries, statuses, strict=True):
+                facts = cache.of(entry.file, status)
+                try:
+                    problems = tuple((index, reason) for index, reason in facts["problems"])
+                    known = facts | {"usable": tuple(facts["usable"]), "problems": problems}
+                    found = Survey(**known)
+                except (KeyError, TypeError, ValueError):  # nothing, or of another version
+                    found, lasting = _read_all(root, entry, matrix_size)
+                    if lasting:
+                        cache.keep(entry.file, status, asdict(found))
+                surveys.append(found)
+                progress(progress.at + status.st_size)
     finally:
         cache.save()
     return surveys
@@ -239,29 +236,17 @@ def _read_slice(
     return scan if matrix_size is None else to_matrix(scan, matrix_size)
 
 
-def _remembered(
-    root: Path, entry: Entry, matrix_size: tuple[int, int] | None, cache: FileFacts
-) -> Survey:
-    status = (root / entry.file).stat()
-    facts = cache.of(entry.file, status)
-    try:
-        problems = tuple((index, reason) for index, reason in facts["problems"])
-        return Survey(**(facts | {"usable": tuple(facts["usable"]), "problems": problems}))
-    except (KeyError, TypeError, ValueError):  # nothing, or of another version
-        pass
-    try:
-        found, lasting = _read_all(root, entry, matrix_size)
-    except READ_FAILURES as error:
-        return Survey(problems=tuple((i, str(error)) for i in range(entry.volume.n_slices)))
-    if lasting:
-        cache.keep(entry.file, status, asdict(found))
-    return found
-
-
 def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> tuple[Survey, bool]:
     """The survey, and whether it would come out the same next time (no failed reads)."""
-    found, lasting = Survey(), True
-    with entry.reader.container.open(root / entry.file) as file:
+    problems: list[tuple[int, str]] = []
+    usable: list[int] = []
+    volume_max, never_acquired, mismatch, off_center, lasting = 0.0, 0, 0.0, 0.0, True
+    try:
+        file = entry.reader.container.open(root / entry.file)
+    except READ_FAILURES as error:
+        every = range(entry.volume.n_slices)
+        return Survey(problems=tuple((index, str(error)) for index in every)), False
+    with file:
         for index in range(entry.volume.n_slices):
             try:
                 scan = _read_slice(file, entry, index, matrix_size=matrix_size)
@@ -274,24 +259,22 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
                         f"x {SSIM_WINDOW} pixels; got {height} x {width}"
                     )
             except READ_FAILURES as error:
-                found = replace(found, problems=(*found.problems, (index, str(error))))
+                problems.append((index, str(error)))
                 lasting = lasting and isinstance(error, UnreadableError)
                 continue
-            never_acquired = int((~scan.measured.any(dim=0)).sum())
-            found = replace(
-                found,
-                volume_max=max(found.volume_max, float(scan.target.max())),
-                usable=(*found.usable, index),
-                never_acquired=max(found.never_acquired, never_acquired),
-            )
+            usable.append(index)
+            volume_max = max(volume_max, float(scan.target.max()))
+            never_acquired = max(never_acquired, int((~scan.measured.any(dim=0)).sum()))
             if index == entry.volume.n_slices // 2:
                 image = magnitude_reference(
                     scan.kspace, (height, width), sensitivity=scan.sensitivity
                 )
                 norm = torch.linalg.vector_norm
+                mismatch = float(norm(image - scan.target) / norm(scan.target))
                 n_rows, n_columns = scan.shape
                 row, column = divmod(int(scan.kspace.abs().amax(dim=0).argmax()), n_columns)
-                off = abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns
-                mismatch = float(norm(image - scan.target) / norm(scan.target))
-                found = replace(found, mismatch=mismatch, off_center=max(off))
-    return found, lasting
+                off_center = max(
+                    abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns
+                )
+    facts = (volume_max, tuple(usable), tuple(problems), never_acquired, mismatch, off_center)
+    return Survey(*facts), lasting

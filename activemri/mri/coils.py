@@ -1,4 +1,4 @@
-"""Receive coils: sensitivities from physics, and how images combine."""
+"""Receive coils: sensitivities from physics, how images combine, prewhitening."""
 
 import math
 
@@ -26,8 +26,7 @@ def biot_savart_sensitivity(
 
     Args:
         n_coils: loops, evenly around the body from a random start; 1 gives a map of ones.
-        height: rows of the grid.
-        width: columns of the grid; pixels are square and the smaller side has length 1.
+        height, width: of the grid; pixels are square and the smaller side has length 1.
         generator: moves the loops a little; None leaves them at their nominal places, the first
             one on the right.
         distance: of the loops from the centre, in units of the smaller side.
@@ -36,57 +35,12 @@ def biot_savart_sensitivity(
 
     Returns:
         complex64 (coil, height, width), of unit norm over the coils in every pixel.
-
-    Raises:
-        ValueError: if there is no coil, no pixel, or a wire would cross the centre.
     """
-    if n_coils < 1 or height < 1 or width < 1 or not distance > 0:
-        raise ValueError(
-            "expected at least one coil, a grid of at least 1 x 1 and a positive distance; "
-            f"got {n_coils} coils, {height} x {width} and {distance}"
-        )
     if n_coils == 1:
         return torch.ones(1, height, width, dtype=torch.complex64)
     side = min(height, width)
-    y = (np.arange(height) - height // 2) / side
-    x = (np.arange(width) - width // 2) / side
-    wires = _loops(n_coils, distance=distance, jitter=jitter, generator=generator)
-    maps = _receive_field(torch.from_numpy(wires), torch.from_numpy(y), torch.from_numpy(x))
-    return unit_norm(maps).to(torch.complex64)
-
-
-def root_sum_of_squares(images: Tensor) -> Tensor:
-    """Coil images (..., coil, height, width) to a magnitude image (..., height, width)."""
-    combined: Tensor
-    if images.requires_grad or not images.is_complex():
-        # A root of zero has no finite gradient; this has one.
-        combined = torch.linalg.vector_norm(images, dim=-3)
-    else:  # 20 times as fast
-        combined = torch.view_as_real(images).square().sum(dim=-4).sum(dim=-1).sqrt()
-    return combined
-
-
-def combine(images: Tensor, sensitivity: Tensor) -> Tensor:
-    """Coil images to one complex image, sum conj(S) x, both (..., coil, height, width).
-
-    This is the adjoint of "seeing with the coils", and with maps of unit norm also the
-    signal-to-noise optimal combination for independent noise (Roemer et al. 1990).
-    """
-    return torch.sum(sensitivity.conj() * images, dim=-3)
-
-
-def unit_norm(maps: Tensor) -> Tensor:
-    """Divide maps (..., coil, height, width) by their norm; a pixel of zeros gets equal coils."""
-    norm = root_sum_of_squares(maps).unsqueeze(-3)
-    equal = torch.full_like(maps, 1 / math.sqrt(maps.shape[-3]))
-    tiny = torch.finfo(norm.dtype).tiny
-    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), equal)
-
-
-def _loops(
-    n_coils: int, *, distance: float, jitter: float, generator: np.random.Generator | None
-) -> np.ndarray:
-    """Corners of the wire loops, (coil, segment + 1, xyz), closed."""
+    y = torch.from_numpy((np.arange(height) - height // 2) / side)
+    x = torch.from_numpy((np.arange(width) - width // 2) / side)
     draws = np.zeros((5, n_coils))
     start = 0.0
     if generator is not None:
@@ -100,22 +54,17 @@ def _loops(
     normal = angle + draws[3]
     around = np.linspace(0, 2 * math.pi, SEGMENTS + 1)[None]
     tangent = radius[:, None] * np.cos(around)
-    return np.stack(
-        (
-            (apart * np.cos(angle))[:, None] - np.sin(normal)[:, None] * tangent,
-            (apart * np.sin(angle))[:, None] + np.cos(normal)[:, None] * tangent,
-            radius[:, None] * np.sin(around) + draws[4][:, None] * distance,
-        ),
-        axis=-1,
+    corners = (
+        (apart * np.cos(angle))[:, None] - np.sin(normal)[:, None] * tangent,
+        (apart * np.sin(angle))[:, None] + np.cos(normal)[:, None] * tangent,
+        radius[:, None] * np.sin(around) + draws[4][:, None] * distance,
     )
-
-
-def _receive_field(wires: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """B_x - i B_y of unit currents (up to mu_0 / 4 pi): (coil, height, width)."""
+    wires = torch.from_numpy(np.stack(corners, axis=-1))  # closed: (coil, segment + 1, xyz)
     step = wires[:, 1:] - wires[:, :-1]  # (coil, segment, xyz)
     middle = (wires[:, 1:] + wires[:, :-1]) / 2
-    field = torch.zeros(len(wires), len(y), len(x), dtype=torch.complex128)
-    for segment in range(step.shape[1]):  # one at a time: the grid is large, the loop short
+    # B_x - i B_y of unit currents (up to mu_0 / 4 pi)
+    field = torch.zeros(n_coils, height, width, dtype=torch.complex128)
+    for segment in range(SEGMENTS):  # one at a time: the grid is large, the loop short
         d_x, d_y, d_z = (step[:, segment, axis, None, None] for axis in range(3))
         to_x, to_y, to_z = (-middle[:, segment, axis, None, None] for axis in range(3))
         to_x, to_y = to_x + x, to_y + y[:, None]
@@ -123,4 +72,70 @@ def _receive_field(wires: Tensor, y: Tensor, x: Tensor) -> Tensor:
         field += torch.complex(
             (d_y * to_z - d_z * to_y) * weight, -(d_z * to_x - d_x * to_z) * weight
         )
-    return field
+    return unit_norm(field).to(torch.complex64)
+
+
+def root_sum_of_squares(images: Tensor) -> Tensor:
+    """Coil images (..., coil, height, width) to a magnitude image (..., height, width)."""
+    if images.requires_grad or not images.is_complex():
+        # A root of zero has no finite gradient; this has one, but takes 20 times as long.
+        norm: Tensor = torch.linalg.vector_norm(images, dim=-3)
+        return norm
+    return torch.view_as_real(images).square().sum(dim=-4).sum(dim=-1).sqrt()
+
+
+def combine(images: Tensor, sensitivity: Tensor) -> Tensor:
+    """Coil images to one complex image, sum conj(S) x, both (..., coil, height, width).
+
+    The adjoint of "seeing with the coils"; with maps of unit norm the signal-to-noise optimal
+    combination for independent noise (Roemer et al. 1990).
+    """
+    return torch.sum(sensitivity.conj() * images, dim=-3)
+
+
+def unit_norm(maps: Tensor) -> Tensor:
+    """Divide maps (..., coil, height, width) by their norm; a pixel of zeros gets equal coils."""
+    norm = root_sum_of_squares(maps).unsqueeze(-3)
+    equal = torch.full_like(maps, 1 / math.sqrt(maps.shape[-3]))
+    tiny = torch.finfo(norm.dtype).tiny
+    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), equal)
+
+
+def noise_covariance(noise: Tensor) -> Tensor:
+    """Covariance (coil, coil) of samples without signal, complex (coil, ...).
+
+    Raises:
+        ValueError: fewer samples than coils, or none that differs from zero.
+    """
+    samples = noise.flatten(1)
+    n_coils, n_samples = samples.shape
+    if n_samples < n_coils or not bool(samples.abs().amax() > 0):
+        raise ValueError(
+            f"expected at least {n_coils} noise samples of each of {n_coils} coils, and not zeros "
+            f"only; got {n_samples}"
+        )
+    return samples @ samples.conj().T / n_samples
+
+
+def whitening(covariance: Tensor) -> Tensor:
+    """The matrix that makes noise of that covariance independent and of variance one.
+
+    Inverse of the Cholesky factor: W C W^H = 1 (Pruessmann et al., MRM 46:638, 2001).
+
+    Raises:
+        ValueError: a covariance that is not positive definite, e.g. with a broken coil.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed):
+        raise ValueError(
+            "the noise covariance is not positive definite: a coil may be broken or there twice; "
+            "expected independent noise in every coil"
+        )
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse
+
+
+def mix_coils(kspace: Tensor, matrix: Tensor) -> Tensor:
+    """Combine coils: (..., coil, height, width) to (..., virtual coil, height, width)."""
+    return torch.einsum("vc,...chw->...vhw", matrix.to(kspace.dtype), kspace)

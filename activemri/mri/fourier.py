@@ -9,14 +9,7 @@ IMAGE_AXES = (-2, -1)  # (height, width)
 
 
 def fft2(image: Tensor) -> Tensor:
-    """Image to k-space, both with their origin at index ``n // 2``.
-
-    Args:
-        image: complex, (..., height, width).
-
-    Returns:
-        k-space of the same shape; the transform is unitary, so energies are equal.
-    """
+    """Image to k-space (..., height, width), both with their origin at ``n // 2``; unitary."""
     return fft(image, IMAGE_AXES)
 
 
@@ -27,12 +20,12 @@ def ifft2(kspace: Tensor) -> Tensor:
 
 def fft(image: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The same centred transform along chosen axes only; along none it changes nothing."""
-    return _one_by_one(image, lambda one: _centred(torch.fft.fftn, one, axes))
+    return _centred(torch.fft.fftn, image, axes)
 
 
 def ifft(kspace: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Inverse of :func:`fft` along the same axes."""
-    return _one_by_one(kspace, lambda one: _centred(torch.fft.ifftn, one, axes))
+    return _centred(torch.fft.ifftn, kspace, axes)
 
 
 def weigh(image: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -43,8 +36,7 @@ def weigh(image: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
 
     Args:
         image: complex (batch, ...).
-        weights: real or bool, of the centred k-space, that broadcast against the image; their
-            first axis is the batch, or 1.
+        weights: real or bool (batch or 1, ...) of the centred k-space, that broadcast.
         axes: those to transform; along the others weights are constant.
     """
     if not axes:
@@ -52,36 +44,30 @@ def weigh(image: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
     turned = torch.fft.ifftshift(weights, dim=axes)
 
     def one(image: Tensor, turned: Tensor) -> Tensor:
-        spectrum = torch.fft.fftn(image, dim=axes)
-        result: Tensor = torch.fft.ifftn(spectrum * turned, dim=axes)
+        result: Tensor = torch.fft.ifftn(torch.fft.fftn(image, dim=axes) * turned, dim=axes)
         return result
 
     if not _apart(image):
         return one(image, turned)
-    return torch.stack(
-        [
-            one(*pair)
-            for pair in zip(image, turned.expand(len(image), *turned.shape[1:]), strict=True)
-        ]
-    )
+    items = zip(image, turned.expand(len(image), *turned.shape[1:]), strict=True)
+    return torch.stack([one(*item) for item in items])
 
 
-def _centred(transform: Callable[..., Tensor], values: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _centred(transform: Callable[..., Tensor], batch: Tensor, axes: tuple[int, ...]) -> Tensor:
+    def one(values: Tensor) -> Tensor:
+        shifted = torch.fft.ifftshift(values, dim=axes)
+        result: Tensor = torch.fft.fftshift(transform(shifted, dim=axes, norm="ortho"), dim=axes)
+        return result
+
     if not axes:
-        return values
-    shifted = torch.fft.ifftshift(values, dim=axes)
-    result: Tensor = torch.fft.fftshift(transform(shifted, dim=axes, norm="ortho"), dim=axes)
-    return result
+        return batch
+    return torch.stack([one(item) for item in batch]) if _apart(batch) else one(batch)
 
 
-def _one_by_one(batch: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
-    """Transform the items of a batch, each alone on the CPU.
+def _apart(batch: Tensor) -> bool:
+    """True if the items of a batch are transformed each alone: on the CPU.
 
     The library may round a batch differently from its items, and then a scan would depend on
     which others it is acquired with. Taking them apart costs next to nothing.
     """
-    return torch.stack([transform(one) for one in batch]) if _apart(batch) else transform(batch)
-
-
-def _apart(batch: Tensor) -> bool:
     return batch.device.type == "cpu" and batch.ndim > 2 and len(batch) > 1

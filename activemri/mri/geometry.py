@@ -23,8 +23,8 @@ from torch import Tensor
 
 from activemri import plugins
 from activemri.mri import fourier, trajectories
-from activemri.mri.lanczos import largest_eigenvalue
 from activemri.mri.nufft import NUFFT
+from activemri.mri.solvers import largest_eigenvalue
 
 Shape = tuple[int, int]
 

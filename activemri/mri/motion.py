@@ -25,25 +25,21 @@ def moved(kspace: Tensor, *, angle: float, shift: tuple[float, float]) -> Tensor
         kspace: complex (..., height, width); all coils move along with the object.
         angle: in radians, from the width's axis (right) towards the height's (down).
         shift: down and right, in pixels.
-
-    Returns:
-        k-space of the same shape.
     """
-    image = _shear(fourier.ifft2(kspace), -math.tan(angle / 2), axis=-1)
-    image = _shear(image, math.sin(angle), axis=-2)
-    turned = fourier.fft2(_shear(image, -math.tan(angle / 2), axis=-1))
     height, width = kspace.shape[-2:]
+    image = fourier.ifft2(kspace)
+    slope = -math.tan(angle / 2)
+    for axis, steepness, n in (
+        (-1, slope, height),
+        (-2, math.sin(angle), width),
+        (-1, slope, height),
+    ):
+        ramp = _ramp(image.shape[axis], steepness * (torch.arange(n) - n // 2), image)
+        spectrum = fourier.fft(image, (axis,)) * (ramp if axis == -1 else ramp.T)
+        image = fourier.ifft(spectrum, (axis,))
     down = _ramp(height, torch.tensor([shift[0]]), kspace)[0, :, None]
     right = _ramp(width, torch.tensor([shift[1]]), kspace)[0]
-    return turned * down * right
-
-
-def _shear(image: Tensor, slope: float, *, axis: int) -> Tensor:
-    """Shift along an axis by `slope` times the distance from the centre along the other one."""
-    n = image.shape[-1 if axis == -2 else -2]
-    ramp = _ramp(image.shape[axis], slope * (torch.arange(n) - n // 2), image)
-    ramp = ramp if axis == -1 else ramp.T
-    return fourier.ifft(fourier.fft(image, (axis,)) * ramp, (axis,))
+    return fourier.fft2(image) * down * right
 
 
 def _ramp(n: int, distance: Tensor, like: Tensor) -> Tensor:

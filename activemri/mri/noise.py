@@ -10,19 +10,11 @@ from torch import Tensor
 def complex_noise(
     shape: tuple[int, ...], *, sigma: float, generator: np.random.Generator
 ) -> Tensor:
-    """Circular complex Gaussian noise.
+    """Circular complex Gaussian noise, complex64.
 
     `sigma` is the standard deviation of a complex sample, E|n|^2 = sigma^2: the real and the
     imaginary part have sigma / sqrt(2) each. The orthonormal Fourier transform keeps it, so it
     is the same number in k-space and in the image.
-
-    Args:
-        shape: of the result.
-        sigma: standard deviation per complex sample, at least 0.
-        generator: source of the randomness.
-
-    Returns:
-        complex64 noise of that shape.
 
     Raises:
         ValueError: if sigma is negative or not finite.
@@ -41,26 +33,14 @@ def smooth_phase(
     A random offset, a random linear ramp (an echo slightly off centre), a random bowl (the field
     away from the centre of the magnet) and four plane waves of at most 1.2 periods over the field
     of view (susceptibility). The field is defined on the unit square, so that a finer grid samples
-    the same kind of field more finely.
+    the same kind of field more finely; the generator is drawn from equally for every grid.
 
-    Args:
-        height: rows of the grid.
-        width: columns of the grid.
-        generator: source of the randomness; it is drawn from equally for every grid.
-        strength: scales everything but the offset. At 1 the phase varies by 1 to 2 radians
-            (standard deviation over the field of view), at 0 it is constant.
+    `strength` scales everything but the offset. At 1 the phase varies by 1 to 2 radians (standard
+    deviation over the field of view), at 0 it is constant.
 
     Returns:
         float32 phase in radians, (height, width); not wrapped.
-
-    Raises:
-        ValueError: if the grid is empty or the strength is negative.
     """
-    if height < 1 or width < 1 or not strength >= 0:
-        raise ValueError(
-            "expected a grid of at least 1 x 1 and a strength of at least 0; "
-            f"got {height} x {width} and {strength}"
-        )
     offset = generator.uniform(-math.pi, math.pi)
     ramp = generator.normal(0, 1.8, 2)
     bowl = generator.normal(0, 2.5, 3)
@@ -79,12 +59,10 @@ def smooth_phase(
 def estimated_sigma(kspace: Tensor) -> Tensor:
     """Noise of every coil, from samples so far from the origin that there is little else.
 
-    The samples are those of the outer eighth of the rows on both sides, where zeros count as not
-    acquired. Their median is used, so that the columns of low frequencies, in which there is signal
-    up to the last row, matter little. Where all samples hold signal it is too large.
-
-    Args:
-        kspace: complex, (..., coil, height, width), zero where nothing was acquired.
+    The samples are those of the outer eighth of the rows on both sides of k-space (..., coil,
+    height, width), where zeros count as not acquired. Their median is used, so that the columns of
+    low frequencies, in which there is signal up to the last row, matter little. Where all samples
+    hold signal it is too large.
 
     Returns:
         Standard deviation per complex sample as in :func:`complex_noise`, (..., coil); zero for a

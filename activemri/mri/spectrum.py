@@ -9,9 +9,7 @@ _SMALLEST = 1e-12  # share of the energy below which a line counts as empty: it 
 def line_distances(shape: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
     """Distance of every line from the centre of k-space, in lines: float64 (height * width,).
 
-    Args:
-        shape: of a mask laid out for a scan; 1 along an axis that is read out completely.
-        device: where it shall lie.
+    The shape is that of a mask laid out for a scan: 1 along an axis that is read out completely.
     """
     down, right = (torch.arange(n, device=device).double() - n // 2 for n in shape)
     return torch.hypot(down[:, None], right[None, :]).flatten()
@@ -36,7 +34,7 @@ def power_law(energy: Tensor, acquired: Tensor, distance: Tensor) -> Tensor:
     mean_x = (weight * x).sum(dim=1, keepdim=True) / n
     mean_y = (weight * y).sum(dim=1, keepdim=True) / n
     spread = (weight * (x - mean_x) ** 2).sum(dim=1, keepdim=True)
-    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    spread = torch.where(spread > 0, spread, 1)
     slope = (weight * (x - mean_x) * (y - mean_y)).sum(dim=1, keepdim=True) / spread
     expected: Tensor = (mean_y + slope.clamp(max=0) * (x - mean_x)).exp()
     return expected

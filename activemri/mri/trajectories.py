@@ -16,11 +16,7 @@ ROLL_OFF = 2  # samples of the grid, at the edge of the disc
 
 
 def nyquist(size: int) -> int:
-    """Equally spaced spokes that are no farther apart than the samples of a grid, ceil(pi/2 size).
-
-    Args:
-        size: pixels of the image along its longer side.
-    """
+    """Equally spaced spokes no farther apart than samples of a grid whose longer side is `size`."""
     return math.ceil(math.pi / 2 * size)
 
 
@@ -33,16 +29,9 @@ def golden(n: int, *, order: int = 1) -> Tensor:
     """Angles of n spokes, each a golden angle after the one before.
 
     Any number of spokes in a row is spread nearly equally (Winkelmann et al., IEEE TMI 26:68,
-    2007). Tiny golden angles do it with smaller steps, hence smaller eddy currents (Wundrak et al.,
-    IEEE TMI 34:1262, 2015, equation 3).
-
-    Args:
-        n: number of spokes.
-        order: 1 for steps of 111.25 degrees; tiny ones are pi / (golden ratio + order - 1), such as
-            23.63 degrees for 7.
-
-    Returns:
-        float64 (spoke,), in radians from 0 to pi: only directions matter.
+    2007). The steps are pi / (golden ratio + order - 1): 111.25 degrees for an order of 1. Tiny
+    ones, 23.63 degrees for 7, mean smaller eddy currents (Wundrak et al., IEEE TMI 34:1262, 2015,
+    equation 3). float64 (spoke,), in radians from 0 to pi: only directions matter.
     """
     step = math.pi / (GOLDEN_RATIO + _at_least_one(order, "order") - 1)
     return step * torch.arange(_at_least_one(n, "spoke"), dtype=torch.float64) % math.pi
@@ -51,15 +40,9 @@ def golden(n: int, *, order: int = 1) -> Tensor:
 def spokes(angles: Tensor, n_samples: int) -> Tensor:
     """Straight lines through the centre of k-space, from -1/2 to 1/2 - 1 / n_samples.
 
-    Args:
-        angles: in radians, (readout,).
-        n_samples: even; twice the size of the image for steps of half a sample of its grid.
-
-    Returns:
-        float32 (readout, sample, 2).
+    Angles (readout,) are in radians. The number of samples is even: twice the size of the image for
+    steps of half a sample of its grid. float32 (readout, sample, 2).
     """
-    if angles.ndim != 1:
-        raise ValueError(f"expected angles of the shape (readout,); got {tuple(angles.shape)}")
     radii = _radii(n_samples)
     directions = torch.stack([angles.double().sin(), angles.double().cos()], dim=-1)
     return (directions[:, None] * radii[:, None]).float()
@@ -68,16 +51,9 @@ def spokes(angles: Tensor, n_samples: int) -> Tensor:
 def spiral(n_interleaves: int, n_samples: int, *, size: int, reach: float = 0.5) -> Tensor:
     """Archimedean spirals from the centre outwards, with equal steps along them.
 
-    Turns of all interleaves together are 1 / size apart. Gradients and their slew are not limited.
-
-    Args:
-        n_interleaves: rotated copies, equally spaced.
-        n_samples: of each.
-        size: pixels of the image along its longer side.
-        reach: radius where they end, in cycles per pixel.
-
-    Returns:
-        float32 (readout, sample, 2).
+    The interleaves are rotated copies, equally spaced; their turns together are 1 / size apart, the
+    longer side of the image in pixels. They end at a radius of `reach` cycles per pixel. Gradients
+    and their slew are not limited. float32 (readout, sample, 2).
     """
     if not 0 < reach <= 0.5:
         raise ValueError(f"expected a reach of at most 0.5 cycles per pixel; got {reach}")
@@ -99,19 +75,10 @@ def spiral(n_interleaves: int, n_samples: int, *, size: int, reach: float = 0.5)
 def wedges(angles: Tensor, acquired: Tensor) -> Tensor:
     """Angle that each acquired spoke stands for: half of the gaps to both of its neighbours.
 
-    Args:
-        angles: of all spokes in radians, in any order, (readout,).
-        acquired: bool (batch, readout).
-
-    Returns:
-        float64 (batch, readout), in radians, 0 where not acquired. They add up to pi. Spokes of the
-        same angle share theirs.
+    Angles (readout,) are those of all spokes in any order, `acquired` is bool (batch, readout), and
+    so is the result in float64: radians, 0 where not acquired. They add up to pi; spokes of the
+    same angle share theirs.
     """
-    if acquired.ndim != 2 or angles.shape != acquired.shape[1:]:
-        raise ValueError(
-            f"expected (batch, {len(angles)}) of acquired spokes for {len(angles)} angles; "
-            f"got {tuple(acquired.shape)}"
-        )
     sorted_angles, order = (angles.double() % math.pi).sort()
     there = acquired[:, order].repeat(1, 3)  # the turns before and after are neighbours too
     turns = torch.cat([sorted_angles + turn * math.pi for turn in (-1, 0, 1)])
@@ -124,38 +91,25 @@ def wedges(angles: Tensor, acquired: Tensor) -> Tensor:
     return widths
 
 
-def ramp(n_samples: int, *, shape: tuple[int, int]) -> Tensor:
-    """Density of spokes but for the angle that each stands for: max(|k|, dk / 4) dk height width.
-
-    Args:
-        n_samples: of a spoke of :func:`spokes`, dk = 1 / n_samples apart. The sample at the centre
-            stands for a disc of half that radius.
-        shape: (height, width) of the images.
-
-    Returns:
-        float64 (sample,).
-    """
-    spacing = 1 / n_samples
-    return _radii(n_samples).abs().clamp_min(spacing / 4) * spacing * math.prod(shape)
-
-
 def density(angles: Tensor, acquired: Tensor, *, n_samples: int, shape: tuple[int, int]) -> Tensor:
     """Weights of the samples of acquired spokes: the area of k-space that each stands for.
 
     W for which A^H W A is close to one for images within the disc |k| <= 1/2, where it is sampled
-    completely. It is in units of a sample of the image's own grid.
+    completely: the angle of :func:`wedges` times max(|k|, dk / 4) dk height width, in units of a
+    sample of the image's own grid. The sample at the centre stands for a disc of radius dk / 2.
 
     Args:
-        angles: of all spokes in radians, (readout,).
-        acquired: bool (batch, readout).
-        n_samples: of a spoke of :func:`spokes`.
+        angles, acquired: as for :func:`wedges`.
+        n_samples: of a spoke of :func:`spokes`, dk = 1 / n_samples apart.
         shape: (height, width) of the images.
 
     Returns:
         float32 (batch, readout, sample), 0 where not acquired.
     """
-    of_samples = ramp(n_samples, shape=shape).to(acquired.device)
-    return (wedges(angles.to(acquired.device), acquired)[..., None] * of_samples).float()
+    spacing = 1 / n_samples
+    ramp = _radii(n_samples).abs().clamp_min(spacing / 4) * spacing * math.prod(shape)
+    turns = wedges(angles.to(acquired.device), acquired)
+    return (turns[..., None] * ramp.to(acquired.device)).float()
 
 
 def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int = 15) -> Tensor:
@@ -176,16 +130,18 @@ def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int =
         real (batch, sample), 0 where not acquired.
     """
     trajectory = transform.trajectory.detach()
-    height, width = transform.shape
+    height, width = shape = transform.shape
     differences = NUFFT(
         trajectory,
         (2 * height - 1, 2 * width - 1),
         eps=transform.eps,
         n_threads=transform.n_threads,
     )
-    kernel = _overlap(transform.shape).to(trajectory) * (
-        math.prod(differences.shape) / math.prod(transform.shape)
-    )
+    # Common share of two elliptic fields of view by their distance, one where they are the same.
+    down, across = (torch.arange(1 - n, n, dtype=torch.float64) / n for n in shape)
+    apart = torch.hypot(down[:, None], across).clamp_max(1)
+    overlap = 2 / math.pi * (apart.acos() - apart * (1 - apart**2).sqrt())
+    kernel = overlap.to(trajectory) * (math.prod(differences.shape) / math.prod(shape))
     if acquired is None:
         acquired = trajectory.new_ones(1, transform.n_samples, dtype=torch.bool)
     weights = acquired.to(trajectory.dtype)
@@ -196,30 +152,19 @@ def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int =
     return weights
 
 
-def disc(shape: tuple[int, int]) -> Tensor:
-    """Share of each centred Cartesian sample that spokes see: 1 inside |k| <= 1/2, 0 outside.
-
-    It falls as a raised cosine over the last two samples of the shorter side inside the edge.
-
-    Args:
-        shape: (height, width) of the images.
-
-    Returns:
-        float32 (height, width).
-    """
-    inside = (0.5 - _grid_radii(shape)) * min(shape) / ROLL_OFF
-    return (0.5 - 0.5 * torch.cos(math.pi * inside.clamp(0, 1))).float()
-
-
 def limit_to_disc(images: Tensor) -> Tensor:
     """Complex images (..., height, width) without the corners of k-space, which no spoke reaches.
 
-    Targets of radial scans are such images.
+    Targets of radial scans are such images. Samples are kept inside |k| <= 1/2; at the edge they
+    fall as a raised cosine over the last two samples of the shorter side.
     """
-    shape = (images.shape[-2], images.shape[-1])
-    share = disc(shape).to(images.device, images.real.dtype)
+    shape = images.shape[-2:]
+    down, across = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
+    inside = (0.5 - torch.hypot(down[:, None], across)) * min(shape) / ROLL_OFF
+    share = (0.5 - 0.5 * torch.cos(math.pi * inside.clamp(0, 1))).float()
+    share = share.to(images.device, images.real.dtype)[None]
     flat = images.reshape(-1, *shape)
-    return fourier.weigh(flat, share[None], fourier.IMAGE_AXES).reshape(images.shape)
+    return fourier.weigh(flat, share, fourier.IMAGE_AXES).reshape(images.shape)
 
 
 def _radii(n_samples: int) -> Tensor:
@@ -227,22 +172,6 @@ def _radii(n_samples: int) -> Tensor:
     if n_samples < 2 or n_samples % 2:
         raise ValueError(f"expected an even number of samples, at least 2; got {n_samples}")
     return torch.arange(n_samples, dtype=torch.float64) / n_samples - 0.5
-
-
-def _overlap(shape: tuple[int, int]) -> Tensor:
-    """Common share of two fields of view, elliptic, by their distance in pixels.
-
-    It is float64 (2 height - 1, 2 width - 1), one in its centre.
-    """
-    down, across = (torch.arange(1 - n, n, dtype=torch.float64) / n for n in shape)
-    apart = torch.hypot(down[:, None], across[None, :]).clamp_max(1)
-    return 2 / math.pi * (apart.acos() - apart * (1 - apart**2).sqrt())
-
-
-def _grid_radii(shape: tuple[int, int]) -> Tensor:
-    """|k| of centred Cartesian samples in cycles per pixel, float64 (height, width)."""
-    down, across = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape)
-    return torch.hypot(down[:, None], across[None, :])
 
 
 def _at_least_one(n: int, name: str) -> int:

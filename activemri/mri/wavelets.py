@@ -16,44 +16,25 @@ _LOW = (
 def decompose(image: Tensor, levels: int) -> Tensor:
     """Wavelet coefficients on a torus: an orthonormal change of basis.
 
-    Args:
-        image: real (..., height, width), both divisible by ``2 ** levels``; complex images are two.
-        levels: how often the coarse part is taken apart again.
-
-    Returns:
-        Coefficients of the same shape, the coarse part in the top left corner.
-
-    Raises:
-        ValueError: if a side is not divisible.
+    The coarse part of a real image (..., height, width), or of the two that a complex one is, is
+    taken apart again so many times, which 2 ** levels must divide both sides for. It lies in the
+    top left corner.
     """
-    _check(image, levels)
-    result = image
     for level in range(levels):
-        height, width = (size >> level for size in image.shape[-2:])
-        result = _with_corner(result, _split(result[..., :height, :width]))
-    return result
+        image = _step(image, level)
+    return image
 
 
 def compose(coefficients: Tensor, levels: int) -> Tensor:
-    """The image of some coefficients: inverse and adjoint of :func:`decompose`.
-
-    Raises:
-        ValueError: if a side is not divisible.
-    """
-    _check(coefficients, levels)
-    result = coefficients
+    """The image of some coefficients: inverse and adjoint of :func:`decompose`."""
     for level in reversed(range(levels)):
-        height, width = (size >> level for size in coefficients.shape[-2:])
-        result = _with_corner(result, _join(result[..., :height, :width]))
-    return result
+        coefficients = _step(coefficients, level, back=True)
+    return coefficients
 
 
-def _check(values: Tensor, levels: int) -> None:
-    if levels < 0 or any(size % (1 << levels) for size in values.shape[-2:]):
-        raise ValueError(
-            f"expected at least 0 levels and sides divisible by 2 ** levels; got {levels} levels "
-            f"of {tuple(values.shape[-2:])}"
-        )
+def most_levels(height: int, width: int) -> int:
+    """Levels whose coarsest part is still wider than the filter; at least one."""
+    return max(1, int(math.log2(max(2, min(height, width) // len(_LOW)))))
 
 
 @cache
@@ -68,30 +49,14 @@ def _matrix(n: int) -> Tensor:
     return matrix
 
 
-def _split(values: Tensor) -> Tensor:
-    rows, columns = (_matrix(size).to(values) for size in values.shape[-2:])
-    return _between(rows, values, columns.T)
-
-
-def _join(values: Tensor) -> Tensor:
-    rows, columns = (_matrix(size).to(values) for size in values.shape[-2:])
-    return _between(rows.T, values, columns)
-
-
-def _between(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Products of each image alone: the library may round a stack of them differently."""
-    images = values.reshape(-1, *values.shape[-2:])
-    return torch.stack([left @ image @ right for image in images]).reshape(values.shape)
-
-
-def _with_corner(whole: Tensor, corner: Tensor) -> Tensor:
-    if corner.shape == whole.shape:
-        return corner
-    height, width = corner.shape[-2:]
-    right = torch.cat([corner, whole[..., :height, width:]], dim=-1)
-    return torch.cat([right, whole[..., height:, :]], dim=-2)
-
-
-def most_levels(height: int, width: int) -> int:
-    """Levels whose coarsest part is still wider than the filter; at least one."""
-    return max(1, int(math.log2(max(2, min(height, width) // len(_LOW)))))
+def _step(values: Tensor, level: int, *, back: bool = False) -> Tensor:
+    """Take the top left corner that is left at a level apart, or put it together again."""
+    height, width = (size >> level for size in values.shape[-2:])
+    down, right = _matrix(height).to(values), _matrix(width).to(values)
+    down, right = (down.T, right) if back else (down, right.T)
+    corner = values[..., :height, :width]
+    # Products of each image alone: the library may round a stack of them differently.
+    images = [down @ image @ right for image in corner.reshape(-1, height, width)]
+    result = values.clone()
+    result[..., :height, :width] = torch.stack(images).reshape(corner.shape)
+    return result

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from activemri.mri.conjugate_gradient import conjugate_gradient
+from activemri.mri.solvers import conjugate_gradient
 from activemri.reconstruction.reconstructor import (
     Measurement,
     Reconstruction,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from activemri.mri.conjugate_gradient import solve_shifted
+from activemri.mri.solvers import solve_shifted
 from activemri.reconstruction.convolutions import Convolutions, require_sizes
 from activemri.reconstruction.image_channels import normalised, scale_and_phase
 from activemri.reconstruction.reconstructor import (

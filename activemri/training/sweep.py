@@ -11,7 +11,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -317,7 +317,7 @@ def _folds(settings: SweepSettings, scans: SliceDataset) -> dict[str, Member]:
         name = f"fold-{number}"
         parts = [
             subset(scans, people, name=f"{scans.name} {name} {part}")
-            for part, people in asdict(fold).items()
+            for part, people in zip(("train", "validation"), fold, strict=True)
         ]
         members[name] = Member(_placed(settings, name), *parts)
     return members

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from activemri.data.formats.calgary_campinas import SCALE, CalgaryCampinasReader
-from activemri.data.phantoms import PhantomDataset
+from activemri.data.phantoms.dataset import PhantomDataset
 from tests.data.files import random_kspace, read, refused, to_image
 from tests.data.published_files import write_calgary, write_parts
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
-from activemri.data.phantoms import PhantomDataset
+from activemri.data.phantoms.dataset import PhantomDataset
 from activemri.data.readers import UnreadableError
 from activemri.data.slices import Slice
 from activemri.data.volumes import survey

@@ -11,17 +11,16 @@ import pytest
 import torch
 from scipy import special
 
-from activemri.data.phantoms import PhantomDataset, scanner
-from activemri.data.phantoms.anatomy import DRAW, Subject, add_lesion, lesion_box
-from activemri.data.phantoms.contour import Sulcus, band, blob, curve, fold, inset, spline
-from activemri.data.phantoms.shapes import (
-    TABLE_STEPS,
-    Array,
-    Drawing,
-    jinc_table,
-    rotation,
-    signed_area,
+from activemri.data.phantoms import scanner
+from activemri.data.phantoms.contour import band, blob, curve, fold, inset, spline
+from activemri.data.phantoms.dataset import (
+    DRAW,
+    PhantomDataset,
+    Subject,
+    add_lesion,
+    lesion_box,
 )
+from activemri.data.phantoms.shapes import Array, Drawing, rotation, signed_area
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.coils import combine
@@ -94,19 +93,11 @@ def test_a_rectangle_is_a_product_of_sincs_and_a_circle_a_jinc() -> None:
     np.testing.assert_allclose(drawing.spectrum(ROWS, COLUMNS), truth, atol=1e-14)
     disc = Drawing()
     disc.ellipse(1.0, (0, 0), radii=(0.2, 0.2))
-    k = np.hypot(ROWS[:, None], COLUMNS)
+    rows = np.concatenate((ROWS, np.sort(np.random.default_rng(0).uniform(6, 400, 300))))
+    k = np.hypot(rows[:, None], COLUMNS)
     k[k == 0] = 1e-9
     truth = 0.2 * special.j1(2 * math.pi * 0.2 * k) / k
-    np.testing.assert_allclose(disc.spectrum(ROWS, COLUMNS), truth, atol=1e-7 * truth.max())
-
-
-def test_the_jinc_table_is_accurate_to_1e_7_of_its_peak() -> None:
-    from activemri.data.phantoms.kernels import interpolate
-
-    table = jinc_table(500.0)
-    s = np.random.default_rng(0).uniform(0.001, 500, 4000)
-    found = np.array([interpolate(table, value * TABLE_STEPS) for value in s])
-    assert np.abs(found - 2 * special.j1(s) / s).max() < 1e-7
+    np.testing.assert_allclose(disc.spectrum(rows, COLUMNS), truth, atol=1e-7 * truth.max())
 
 
 def test_a_polygon_with_many_corners_is_an_ellipse() -> None:
@@ -172,11 +163,6 @@ def test_cropping_keeps_what_lies_in_the_field_of_view() -> None:
     truth = integrated(rastered(drawing, place[None], place[:, None]), place, ROWS, COLUMNS)
     assert np.abs(cropped.spectrum(ROWS, COLUMNS) - truth).max() < 3e-4
     assert len(cropped.polygons) == 1
-
-
-def test_polygons_need_three_corners() -> None:
-    with pytest.raises(ValueError, match="a polygon needs vertices"):
-        Drawing().polygon(1.0, [(0, 0), (1, 1)])
 
 
 @pytest.mark.parametrize("shape", [(10, 14), (15, 9)])
@@ -345,9 +331,9 @@ def test_the_signal_to_noise_ratio_is_as_defined() -> None:
 @pytest.mark.parametrize("family", DRAW)
 def test_bodies_lie_in_the_field_of_view_and_change_smoothly(family: str) -> None:
     dataset = PhantomDataset(
-        "train", family=family, n_subjects=5, slices_per_subject=6, matrix_size=(48, 48), snr=1e6
+        "train", family=family, n_subjects=3, slices_per_subject=6, matrix_size=(48, 48), snr=1e6
     )
-    for start in range(0, 30, 6):
+    for start in range(0, 18, 6):
         targets = [dataset[start + i].target for i in range(6)]
         for target in targets:
             edge = torch.cat((target[:, :1], target[:, -1:]))
@@ -374,7 +360,7 @@ def test_subjects_of_a_family_need_different_lines() -> None:
 
 
 def test_number_decides_about_the_subject() -> None:
-    one, same, other = Subject.of(7, "brain"), Subject.of(7, "brain"), Subject.of(8, "brain")
+    one, same, other = Subject(7, "brain"), Subject(7, "brain"), Subject(8, "brain")
     assert one.name == "phantom-brain-000007"
     extents = [subject.draw(0.1).extent()[0] for subject in (one, same, other)]
     assert np.array_equal(extents[0], extents[1])
@@ -399,14 +385,8 @@ def test_non_square_pictures_show_the_same_body_at_the_same_size() -> None:
         ({"family": "heart"}, "family must be one of brain, knee, abdomen, mixed; got 'heart'"),
         ({"n_subjects": 0}, "n_subjects must be a whole number from 1"),
         ({"split": "val", "n_subjects": 200_001}, "n_subjects must be .* to 100000"),
-        ({"slices_per_subject": 0}, "slices_per_subject must be a whole number"),
-        ({"n_coils": 33}, "n_coils must be a whole number from 1 to 32; got 33"),
         ({"matrix_size": (4, 64)}, "height of matrix_size must be"),
         ({"matrix_size": (64, 4.5)}, "width of matrix_size must be"),
-        ({"snr": 0.0}, "snr must be positive"),
-        ({"snr": math.nan}, "snr must be positive"),
-        ({"phase": -1.0}, "phase must be a finite number"),
-        *(({"widest_view": w}, "widest_view must be from 1 to 4") for w in (0.5, 5.0, math.nan)),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
@@ -424,7 +404,9 @@ def test_importing_phantoms_does_not_import_the_compiler() -> None:
 
 def test_furrows_cut_area_off_and_lie_in_the_outline() -> None:
     circle = blob(np.random.default_rng(0), (0.3, 0.3), roughness=0.0, n=100)
-    outer, inner = fold(circle, [Sulcus(i / 10, 0.08) for i in range(10)], thickness=0.015)
+    outer, inner = fold(
+        circle, [(i / 10, 0.08, 0.0, 0.0, 0.006) for i in range(10)], thickness=0.015
+    )
     areas = [abs(signed_area(points)) for points in (circle, outer, inner)]
     assert areas[0] > areas[1] + 10 * 0.08 * 0.003 and areas[1] > areas[2]
     assert np.hypot(*inner.T).max() < np.hypot(*outer.T).max() < 0.301
@@ -443,11 +425,11 @@ def test_contours_pass_where_they_should() -> None:
 
 @pytest.fixture(scope="module")
 def with_lesions() -> PhantomDataset:
-    return PhantomDataset(lesions=True, n_subjects=9, slices_per_subject=2, matrix_size=(64, 64))
+    return PhantomDataset(lesions=True, n_subjects=5, slices_per_subject=2, matrix_size=(64, 64))
 
 
 def test_a_lesion_lies_in_its_box_and_changes_nothing_far_from_it() -> None:
-    options: dict[str, Any] = {"n_subjects": 9, "slices_per_subject": 2, "matrix_size": (64, 64)}
+    options: dict[str, Any] = {"n_subjects": 4, "slices_per_subject": 2, "matrix_size": (64, 64)}
     options |= {"snr": math.inf, "phase": 0.0}
     plain, lesions = PhantomDataset(**options), PhantomDataset(lesions=True, **options)
     for position in range(len(plain)):
@@ -468,8 +450,8 @@ def test_the_subjects_differ_in_where_a_lesion_lies_and_which_lines_show_it(
         assert roi is not None
         first, second = (index[0].item() for index in roi.nonzero(as_tuple=True))
         boxes.add((first, second))
-    assert len(boxes) == 9
-    subjects = [Subject.of(number, "brain") for number in range(8)]
+    assert len(boxes) == 5
+    subjects = [Subject(number, "brain") for number in range(8)]
     drawings = [(Drawing([(1.0, PENTAGON)]), subject.generator("lesion")) for subject in subjects]
     for drawing, generator in drawings:
         add_lesion(drawing, generator, 0.0)
@@ -488,18 +470,19 @@ def test_a_box_is_in_pixels_of_any_matrix() -> None:
 
 
 def test_wider_fields_of_view_narrow_the_body_and_stretch_its_spectrum() -> None:
-    usual = PhantomDataset(family="abdomen", n_subjects=12, slices_per_subject=1)
-    wider = PhantomDataset(family="abdomen", n_subjects=12, slices_per_subject=1, widest_view=2.0)
+    sizes: dict[str, Any] = {"n_subjects": 8, "slices_per_subject": 1, "matrix_size": (64, 64)}
+    usual = PhantomDataset(family="abdomen", **sizes)
+    wider = PhantomDataset(family="abdomen", widest_view=2.0, **sizes)
 
     def width(dataset: PhantomDataset, i: int) -> int:
         target = dataset[i].target
         return int((target > 0.15 * target.max()).any(dim=0).sum())
 
-    shrink = [width(wider, i) / width(usual, i) for i in range(12)]
+    shrink = [width(wider, i) / width(usual, i) for i in range(8)]
     assert all(0.45 < factor < 1.05 for factor in shrink)
     assert max(shrink) - min(shrink) > 0.2
     narrowest = int(np.argmin(shrink))
-    outer = torch.arange(128).sub(64).abs() > 16
+    outer = torch.arange(64).sub(32).abs() > 16
     share = [
         float(s.kspace.abs().square()[..., outer].sum() / s.kspace.abs().square().sum())
         for s in (usual[narrowest], wider[narrowest])

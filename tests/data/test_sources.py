@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from activemri.data import volumes
-from activemri.data.readers import HDF5
 from activemri.data.slices import Slice, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import VolumeDataset, evenly_spaced
@@ -143,11 +142,17 @@ def test_data_sets_travel_to_other_processes(folder: Path) -> None:
 def test_a_forked_process_opens_its_own_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = volumes.OpenFiles(folder)
-    mine = files.open("a.h5", HDF5)
-    assert files.open("a.h5", HDF5) is mine
+    dataset = open_dataset(folder)
+    assert isinstance(dataset, VolumeDataset)
+
+    def handle() -> object:
+        assert dataset[0].shape == dataset.describe(0).shape
+        return dataset._files["a.h5"]
+
+    mine = handle()
+    assert handle() is mine
     monkeypatch.setattr("os.getpid", lambda: -5)
-    assert files.open("a.h5", HDF5) is not mine
+    assert handle() is not mine
 
 
 def test_a_limited_number_of_files_stays_open(
@@ -155,9 +160,13 @@ def test_a_limited_number_of_files_stays_open(
 ) -> None:
     monkeypatch.setattr(volumes, "MAX_OPEN_FILES", 2)
     for number in range(4):
-        write_kspace(tmp_path / f"{number}.h5")
-    files = volumes.OpenFiles(tmp_path)
-    handles = [files.open(f"{number}.h5", HDF5) for number in range(4)]
+        write_kspace(tmp_path / f"{number}.h5", shape=(1, 3, 8, 10))
+    dataset = open_dataset(tmp_path, split="all")
+    assert isinstance(dataset, VolumeDataset)
+    handles = []
+    for position in range(4):
+        dataset[position]
+        handles.append(dataset._files[f"{position}.h5"])
     assert [bool(handle) for handle in handles] == [False, False, True, True]
 
 
@@ -196,7 +205,7 @@ def test_phantoms_are_opened_by_name(
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from activemri.data import phantoms
+    from activemri.data.phantoms import dataset as phantoms
 
     asked: list[dict[str, object]] = []
     monkeypatch.setitem(vars(phantoms), "PhantomDataset", lambda **given: asked.append(given))

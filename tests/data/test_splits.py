@@ -189,13 +189,10 @@ labels = st.lists(st.sampled_from("xyz"), min_size=2, max_size=40)
 
 
 def assert_everyone_validates_once(folds: Sequence[Fold], subjects: Sequence[str]) -> None:
-    assert sorted(s for fold in folds for s in fold.validation) == sorted(subjects)
-    for fold in folds:
-        assert sorted(fold.train + fold.validation) == sorted(subjects)
-        assert (list(fold.train), list(fold.validation)) == (
-            sorted(fold.train),
-            sorted(fold.validation),
-        )
+    assert sorted(s for _, validation in folds for s in validation) == sorted(subjects)
+    for train, validation in folds:
+        assert sorted(train + validation) == sorted(subjects)
+        assert (list(train), list(validation)) == (sorted(train), sorted(validation))
 
 
 @given(some_names, st.integers(2, 40), st.integers())
@@ -206,7 +203,7 @@ def test_every_subject_validates_once_in_folds_of_equal_size(
     folds = k_fold(subjects, k, seed=seed)
     assert len(folds) == k
     assert_everyone_validates_once(folds, subjects)
-    sizes = [len(fold.validation) for fold in folds]
+    sizes = [len(validation) for _, validation in folds]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -236,17 +233,17 @@ def test_subjects_of_one_label_each_are_balanced_as_well_as_whole_subjects_can_b
     strata = {f"s{number}": {label: 5} for number, label in enumerate(labels)}
     folds = k_fold(strata, k, seed=seed, strata=strata)
     assert_everyone_validates_once(folds, sorted(strata))
-    sizes = [len(fold.validation) for fold in folds]
+    sizes = [len(validation) for _, validation in folds]
     assert max(sizes) - min(sizes) <= 1
     for label in set(labels):
-        counts = [sum(label in strata[s] for s in fold.validation) for fold in folds]
+        counts = [sum(label in strata[s] for s in validation) for _, validation in folds]
         assert max(counts) - min(counts) <= 1
 
 
 def imbalance(folds: Sequence[Fold], strata: Strata) -> float:
     """Sum over folds and labels of the squared distance of the label's share from 1 / k."""
     total = sum((Counter(counts) for counts in strata.values()), Counter())
-    found = [sum((Counter(strata[s]) for s in f.validation), Counter()) for f in folds]
+    found = [sum((Counter(strata[s]) for s in some), Counter()) for _, some in folds]
     return sum(
         (counts[label] / total[label] - 1 / len(folds)) ** 2 for counts in found for label in total
     )
@@ -259,7 +256,7 @@ def best_imbalance(strata: Strata, k: int) -> float:
     for dealt in itertools.product(range(k), repeat=len(some_names)):
         if max(Counter(dealt).values()) - min(dealt.count(f) for f in range(k)) <= 1:
             folds = [
-                Fold((), tuple(n for n, g in zip(some_names, dealt, strict=True) if g == f))
+                ((), tuple(n for n, g in zip(some_names, dealt, strict=True) if g == f))
                 for f in range(k)
             ]
             best = min(best, imbalance(folds, strata))
@@ -288,13 +285,13 @@ def test_subjects_of_several_labels_are_balanced_nearly_as_well_as_any_way_can()
 def test_large_subjects_are_dealt_first_so_that_small_ones_even_them_out() -> None:
     strata = {name: {"T1": n} for name, n in zip("abcd", (30, 20, 20, 10), strict=True)}
     for seed in range(10):
-        for fold in k_fold(strata, 2, seed=seed, strata=strata):
-            assert sum(strata[name]["T1"] for name in fold.validation) == 40
+        for _, validation in k_fold(strata, 2, seed=seed, strata=strata):
+            assert sum(strata[name]["T1"] for name in validation) == 40
 
 
 def test_leaving_one_out_gives_every_subject_a_fold() -> None:
     folds = leave_one_subject_out(["b", "c", "a", "b"])
-    assert folds == [Fold(("b", "c"), ("a",)), Fold(("a", "c"), ("b",)), Fold(("a", "b"), ("c",))]
+    assert folds == [(("b", "c"), ("a",)), (("a", "c"), ("b",)), (("a", "b"), ("c",))]
 
 
 @pytest.mark.parametrize("k", [-1, 0, 1, 4])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.phantoms import PhantomDataset
+from activemri.data.phantoms.dataset import PhantomDataset
 from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import (
     IDEAL,

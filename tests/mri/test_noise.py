@@ -61,11 +61,3 @@ def test_a_finer_grid_samples_the_same_phase() -> None:
 def test_without_strength_only_the_offset_is_left() -> None:
     phase = smooth_phase(6, 7, generator=np.random.default_rng(5), strength=0)
     assert float(phase.max()) == float(phase.min()) != 0
-
-
-@pytest.mark.parametrize(("height", "width", "strength"), [(0, 4, 1), (4, 0, 1), (4, 4, -1)])
-def test_senseless_grids_and_strengths_are_refused(
-    height: int, width: int, strength: float
-) -> None:
-    with pytest.raises(ValueError, match="expected a grid of at least 1 x 1"):
-        smooth_phase(height, width, generator=np.random.default_rng(0), strength=strength)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from activemri.mri import fourier, trajectories
-from activemri.mri.conjugate_gradient import conjugate_gradient
-from activemri.mri.lanczos import largest_eigenvalue
 from activemri.mri.nufft import NUFFT
+from activemri.mri.solvers import conjugate_gradient, largest_eigenvalue
 
 SIZE = 64
 SHAPE = (SIZE, SIZE)
@@ -193,13 +192,15 @@ def test_the_kernel_bounds_the_norm() -> None:
 
 @pytest.mark.parametrize("shape", [(12, 15), (16, 16)])
 def test_the_disc_keeps_its_inside_and_drops_the_corners(shape: tuple[int, int]) -> None:
-    share = trajectories.disc(shape)
+    # The transform of an image of one sample at the centre is constant.
+    point = fourier.ifft2(torch.ones(1, *shape, dtype=torch.complex64))
+    share = fourier.fft2(trajectories.limit_to_disc(point))[0].real
     radii = torch.hypot(
         *torch.meshgrid(*[(torch.arange(n) - n // 2) / n for n in shape], indexing="ij")
     )
     assert bool((share[radii >= 0.5] < 1e-6).all())
-    assert bool((share[radii <= 0.5 - 2 / min(shape)] == 1).all())
-    assert float(share.min()) >= 0 and float(share.max()) <= 1
+    assert bool((share[radii <= 0.5 - 2 / min(shape)] > 1 - 1e-6).all())
+    assert float(share.min()) >= -1e-6 and float(share.max()) <= 1 + 1e-6
     images = torch.randn(2, 3, *shape, dtype=torch.complex64)
     expected = fourier.ifft2(fourier.fft2(images) * share)
     torch.testing.assert_close(trajectories.limit_to_disc(images), expected)
@@ -218,9 +219,5 @@ def test_impossible_wishes_are_refused() -> None:
         trajectories.spiral(4, 1, size=64)
     with pytest.raises(ValueError, match="even"):
         trajectories.spokes(angles, 7)
-    with pytest.raises(ValueError, match="angles"):
-        trajectories.spokes(angles[None], 8)
     with pytest.raises(ValueError, match=r"0\.5 cycles per pixel"):
         trajectories.spiral(4, 100, size=64, reach=32)
-    with pytest.raises(ValueError, match="4 angles"):
-        trajectories.wedges(angles, torch.ones(1, 5, dtype=torch.bool))

@@ -46,14 +46,6 @@ def test_polynomials_up_to_the_third_degree_have_no_details() -> None:
     assert fine[:8, :-4].abs().max() < 1e-9 < fine[:8, -4:].abs().max()
 
 
-def test_sides_and_levels_that_do_not_fit_are_refused() -> None:
-    for levels in (2, -1):
-        with pytest.raises(ValueError, match=r"divisible by 2 \*\* levels; got .* \(8, 10\)"):
-            decompose(torch.zeros(8, 10), levels)
-    with pytest.raises(ValueError, match="divisible"):
-        compose(torch.zeros(9, 8), 1)
-
-
 @pytest.mark.parametrize(("size", "levels"), [((8, 10), 1), ((128, 128), 4), ((640, 368), 5)])
 def test_the_coarsest_part_stays_wider_than_the_filter(size: tuple[int, int], levels: int) -> None:
     assert most_levels(*size) == levels

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.data.phantoms import PhantomDataset
+from activemri.data.phantoms.dataset import PhantomDataset
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 from activemri.reconstruction.total_variation import TotalVariation
 from activemri.reconstruction.wavelet import WaveletSensing

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.conjugate_gradient import conjugate_gradient, solve_shifted
+from activemri.mri.solvers import conjugate_gradient, solve_shifted
 from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.kiki import KIKINet, compand, expand
 from activemri.reconstruction.modl import MoDL

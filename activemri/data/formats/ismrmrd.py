@@ -18,7 +18,7 @@ from activemri.data.formats.stored import header_number, header_text
 from activemri.data.readers import Reader, UnreadableError, Volume, cached_by_file
 from activemri.data.slices import Slice
 from activemri.mri import fourier
-from activemri.mri.compression import mix_coils, noise_covariance, whitening
+from activemri.mri.coils import mix_coils, noise_covariance, whitening
 
 #: What de-identified files hold in place of a patient.
 NOBODY = re.compile(r"anon|unknown|none|n/?a$|[x0\W_]*$", flags=re.IGNORECASE)

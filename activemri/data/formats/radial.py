@@ -11,8 +11,8 @@ from torch import Tensor
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.readers import UnreadableError
 from activemri.mri import fourier
-from activemri.mri.conjugate_gradient import conjugate_gradient
 from activemri.mri.nufft import NUFFT
+from activemri.mri.solvers import conjugate_gradient
 
 REMEMBERED = 4  # trajectories; one of 400 spokes of 512 samples takes 7 MB
 REGULARIZATION = 1e-3  # in the units of A^H W A, which is close to one

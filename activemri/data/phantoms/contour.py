@@ -1,7 +1,7 @@
 """Contours of organs: smooth, a little irregular, never the same twice. All are (n, 2) arrays."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,15 +18,9 @@ def blob(
     roughness: float = 0.05,
     n: int = 48,
 ) -> Array:
-    """A closed ellipse whose radius wanders.
+    """A closed ellipse of half axes `radii` (x, y), turned by an angle, whose radius wanders.
 
-    Args:
-        generator: source of the irregularity.
-        radii: half axes (x, y) before turning.
-        centre: (x, y).
-        angle: of turning, in radians.
-        roughness: relative standard deviation of the radius; harmonics 2 to 6 share it.
-        n: vertices.
+    `roughness` is the relative standard deviation of the radius; harmonics 2 to 6 share it.
     """
     around = np.linspace(0, 2 * math.pi, n, endpoint=False)
     wander = np.ones(n)
@@ -50,11 +44,8 @@ def spline(
         corners = corners + wobble * generator.standard_normal(corners.shape).clip(-2, 2)
     before, after, beyond = (np.roll(corners, shift, axis=0) for shift in (1, -1, -2))
     t = (np.arange(pieces) / pieces)[None, :, None]
-    p0, p1, p2, p3 = (p[:, None] for p in (before, corners, after, beyond))
-    curve = p1 + t / 2 * (
-        p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3))
-    )
-    return np.asarray(curve.reshape(-1, 2))
+    four = (p[:, None] for p in (before, corners, after, beyond))
+    return _catmull_rom(t, *four).reshape(-1, 2)
 
 
 def inset(outline: Array, distance: float) -> Array:
@@ -70,12 +61,7 @@ def inward_normals(outline: Array) -> Array:
 
 
 def band(path: ArrayLike, width: ArrayLike) -> Array:
-    """A closed ribbon around an open path (n, 2): (2 n, 2).
-
-    Args:
-        path: the middle of the ribbon.
-        width: full width, one number or one for each point.
-    """
+    """A closed ribbon (2 n, 2) around an open path (n, 2), of one full width or one a point."""
     middle = np.asarray(path, float)
     tangent = np.gradient(middle, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-12
@@ -99,8 +85,7 @@ def curve(
     place = np.linspace(0, len(corners) - 1, n)
     left = np.minimum(place.astype(int), len(corners) - 2)
     t = (place - left)[:, None]
-    p0, p1, p2, p3 = (ends[left + shift] for shift in range(4))
-    path = p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * _cubic(p0, p1, p2, p3)))
+    path = _catmull_rom(t, *(ends[left + shift] for shift in range(4)))
     if generator is not None:
         start, turns = generator.uniform(0, 2 * math.pi, 2), generator.uniform(0.6, 1.6)
         fine = np.linspace(0, 1, n)[:, None]
@@ -108,31 +93,17 @@ def curve(
     return np.asarray(path)
 
 
-@dataclass(frozen=True)
-class Sulcus:
-    """A furrow into a folded surface.
-
-    Attributes:
-        place: where on the outline it opens, as a share of the way around.
-        depth: how far it goes in.
-        lean: of its beginning away from the normal, in radians.
-        bend: sideways displacement of its tip, relative to the depth.
-        width: at its opening.
-    """
-
-    place: float
-    depth: float
-    lean: float = 0.0
-    bend: float = 0.0
-    width: float = 0.006
-
-
-def fold(outline: Array, sulci: list[Sulcus], *, thickness: float) -> tuple[Array, Array]:
+def fold(
+    outline: Array, sulci: Sequence[tuple[float, ...]], *, thickness: float
+) -> tuple[Array, Array]:
     """A folded sheet such as the brain's cortex.
 
     Args:
         outline: smooth closed contour that the crowns of the folds touch.
-        sulci: the furrows between them, not closer than about three thicknesses.
+        sulci: the furrows between them, not closer than about three thicknesses. Each has a place
+            on the outline where it opens, as a share of the way around; a depth; a lean of its
+            beginning away from the normal, in radians; a bend, the sideways displacement of its tip
+            relative to the depth; and a width at its opening.
         thickness: of the sheet.
 
     Returns:
@@ -143,42 +114,39 @@ def fold(outline: Array, sulci: list[Sulcus], *, thickness: float) -> tuple[Arra
     way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
     normals = inward_normals(outline)
     normals = np.vstack([normals, normals[:1]])
-    ordered = sorted(sulci, key=lambda sulcus: sulcus.place % 1)
+    turning = math.copysign(1, signed_area(outline))
+    ordered = sorted(sulci, key=lambda sulcus: sulcus[0] % 1)
 
     def at(place: float, table: Array) -> Array:
         position = (place % 1) * way[-1]
         return np.array([np.interp(position, way, table[:, axis]) for axis in (0, 1)])
 
     surfaces = []
-    for depth in (0.0, thickness):
+    for outset in (0.0, thickness):
         parts = []
-        for this, following in zip(ordered, ordered[1:] + ordered[:1], strict=True):
-            normal = at(this.place, normals)
-            parts.append(
-                _furrow(this, at(this.place, closed), normal, outset=depth, outline=outline)
-            )
-            gap = (following.place - this.place) % 1 or 1.0
-            clear = (this.width / 2 + depth) / way[-1]
+        for sulcus, following in zip(ordered, ordered[1:] + ordered[:1], strict=True):
+            place, depth, lean, bend, width = sulcus
+            # Down one wall of the furrow and up the other, in the direction of the outline.
+            normal = at(place, normals)
+            forwards = turning * np.array([normal[1], -normal[0]])
+            inwards = math.cos(lean) * normal + math.sin(lean) * forwards
+            side = math.cos(lean) * forwards - math.sin(lean) * normal
+            t = np.linspace(min(1.0, outset / depth), 1, 5)[:, None]
+            middle = at(place, closed) + depth * (t * inwards + bend * t**2 * side)
+            half = outset + width / 2 * (1 - 0.55 * t)
+            tip = middle[-1] + (outset + 0.2 * width) * (inwards + bend * side)
+            parts += [middle - half * side, tip[None], (middle + half * side)[::-1]]
+            # Along the crown to the next one.
+            gap = (following[0] - place) % 1 or 1.0
+            clear = (width / 2 + outset) / way[-1]
             for share in np.linspace(0, 1, max(3, math.ceil(gap * 40))):
-                place = this.place + clear + share * max(gap - 2 * clear, 0)
-                parts.append((at(place, closed) + depth * at(place, normals))[None])
+                crown = place + clear + share * max(gap - 2 * clear, 0)
+                parts.append((at(crown, closed) + outset * at(crown, normals))[None])
         surfaces.append(np.concatenate(parts))
     return surfaces[0], surfaces[1]
 
 
-def _furrow(
-    sulcus: Sulcus, opening: Array, normal: Array, *, outset: float, outline: Array
-) -> Array:
-    """Down one wall of a furrow and up the other, in the direction of the outline."""
-    forwards = math.copysign(1, signed_area(outline)) * np.array([normal[1], -normal[0]])
-    inwards = math.cos(sulcus.lean) * normal + math.sin(sulcus.lean) * forwards
-    side = math.cos(sulcus.lean) * forwards - math.sin(sulcus.lean) * normal
-    t = np.linspace(min(1.0, outset / sulcus.depth), 1, 5)[:, None]
-    middle = opening + sulcus.depth * (t * inwards + sulcus.bend * t**2 * side)
-    half = outset + sulcus.width / 2 * (1 - 0.55 * t)
-    tip = middle[-1] + (outset + 0.2 * sulcus.width) * (inwards + sulcus.bend * side)
-    return np.concatenate([middle - half * side, tip[None], (middle + half * side)[::-1]])
-
-
-def _cubic(p0: Array, p1: Array, p2: Array, p3: Array) -> Array:
-    return np.asarray(3 * (p1 - p2) + p3 - p0)
+def _catmull_rom(t: Array, p0: Array, p1: Array, p2: Array, p3: Array) -> Array:
+    """The curve's points between p1 and p2, t from 0 to 1."""
+    cubic = 3 * (p1 - p2) + p3 - p0
+    return p1 + t / 2 * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * cubic))

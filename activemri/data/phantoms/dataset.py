@@ -1,13 +1,19 @@
-"""Slices of procedural subjects, made when they are asked for."""
+"""Procedural subjects, lesions of known place, and slices made when they are asked for."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from activemri.data.phantoms import scanner
-from activemri.data.phantoms.anatomy import FAMILIES, Subject, add_lesion, lesion_box
-from activemri.data.regions import region_of
+from activemri.data.phantoms.abdomen import draw_abdomen
+from activemri.data.phantoms.brain import draw_brain
+from activemri.data.phantoms.knee import draw_knee
+from activemri.data.phantoms.shapes import Drawing, rotation
+from activemri.data.regions import Box, region_of
 from activemri.data.slices import Slice, SliceInfo
 from activemri.mri import fourier
 from activemri.mri.coils import combine
@@ -23,6 +29,106 @@ SPLITS = {
 }
 LAST_SUBJECT = 1_000_000
 
+CONTRASTS = ("T1", "T2", "PD")
+
+#: Relative signal, T1-, T2- and proton-density-weighted, at about 1.5 tesla.
+_SIGNAL: dict[str, tuple[float, float, float]] = {
+    "fat": (1.00, 0.62, 0.80),
+    "marrow": (0.85, 0.50, 0.70),
+    "bone": (0.06, 0.05, 0.08),
+    "air": (0.00, 0.00, 0.00),
+    "csf": (0.14, 1.00, 0.85),
+    "grey": (0.48, 0.58, 0.80),
+    "white": (0.68, 0.38, 0.66),
+    "nucleus": (0.54, 0.46, 0.74),
+    "muscle": (0.42, 0.26, 0.50),
+    "tendon": (0.08, 0.06, 0.12),
+    "cartilage": (0.52, 0.60, 0.85),
+    "fluid": (0.22, 0.95, 0.90),
+    "liver": (0.56, 0.34, 0.56),
+    "spleen": (0.42, 0.56, 0.66),
+    "kidney": (0.46, 0.68, 0.72),
+    "medulla": (0.34, 0.82, 0.78),
+    "blood": (0.16, 0.18, 0.22),
+    "bowel": (0.40, 0.50, 0.60),
+    "skin": (0.40, 0.36, 0.50),
+    "lesion": (0.34, 0.86, 0.90),
+}
+
+DRAW: dict[str, Callable[[Drawing, np.random.Generator, float], None]] = {
+    "brain": draw_brain,
+    "knee": draw_knee,
+    "abdomen": draw_abdomen,
+}
+TURN = {"brain": 0.5, "knee": 0.35, "abdomen": 0.3}  # largest rotation to either side, radians
+SOFTNESS = (0.001, 0.0035)  # blur of edges by the slice thickness, standard deviation
+LONG_TURN = 0.14  # likewise of a leg that leaves the field of view above and below
+REACH = 0.46  # other bodies stay within this distance of the centre along both axes
+
+#: A lesion: half axes in fields of view, septa per field of view, signal in units of the strongest;
+#: share of the body's half extent that it lies within, and sides of the box around it over its own.
+LESION_RADII, LESION_PITCH, LESION_SIGNAL = (0.030, 0.050), (16.0, 44.0), (0.35, 0.6)
+LESION_REACH, LESION_MARGIN = 0.5, 1.4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One procedural subject of a family: its number is the seed of everything about it."""
+
+    number: int
+    family: str
+
+    @property
+    def name(self) -> str:
+        return f"phantom-{self.family}-{self.number:06d}"
+
+    @property
+    def contrast(self) -> str:
+        return CONTRASTS[int(self.generator("contrast").integers(len(CONTRASTS)))]
+
+    def generator(self, purpose: str, index: int = 0) -> np.random.Generator:
+        """An independent stream for a purpose, always from its beginning."""
+        family = tuple(DRAW).index(self.family)
+        return np.random.default_rng([self.number, family, index, *purpose.encode()])
+
+    def draw(
+        self, place: float, *, view: tuple[float, float] = (1.0, 1.0), widest: float = 1.0
+    ) -> Drawing:
+        """The slice at a place through the body, -1 to 1, cut at the edges of the field of view.
+
+        The view is its height and width in units of its smaller side. It is 1 to `widest` times the
+        usual one along each axis, so that the body is narrower in it.
+        """
+        # Subjects and protocols differ by some 8 % a tissue; every other T2 and PD scan suppresses
+        # fat, as is usual in joints and bellies.
+        column, generator = CONTRASTS.index(self.contrast), self.generator("tissue")
+        saturated = self.contrast != "T1" and generator.random() < 0.5
+        spread = np.exp(0.08 * generator.standard_normal(len(_SIGNAL)))
+        signal = {}
+        for (name, row), factor in zip(_SIGNAL.items(), spread, strict=True):
+            suppressed = saturated and name in ("fat", "marrow")
+            signal[name] = float(row[column] * factor * (0.3 if suppressed else 1))
+        drawing = Drawing(signal=signal)
+        DRAW[self.family](drawing, self.generator("anatomy"), place)
+        drawing.softness = self.generator("thickness").uniform(*SOFTNESS)
+        # Turned, scaled and shifted so that it stays in the field of view, unless it is long.
+        wide, tall = self.generator("field of view").uniform(1.0, widest, 2)
+        pose = self.generator("pose")
+        low, high = drawing.extent()
+        long = high[1] - low[1] > 1.5
+        angle = pose.uniform(-1, 1) * (LONG_TURN if long else TURN[self.family])
+        stretch = np.diag(pose.uniform(0.9, 1.06, 2))
+        turned = drawing.transformed(rotation(angle) @ stretch, (0, 0))
+        if long:
+            narrow = np.diag([1 / wide, 1.0])  # it leaves every field of view along its length
+            return turned.transformed(narrow, pose.uniform(-0.04, 0.04, 2)).cropped(view)
+        low, high = turned.extent()
+        scale = min(1.0, 2 * REACH / float((high - low).max()))
+        room = REACH - scale * (high - low) / 2
+        shift = room * pose.uniform(-0.8, 0.8, 2) - scale * (high + low) / 2
+        narrow = np.diag([1 / wide, 1 / tall])
+        return turned.transformed(scale * narrow, narrow @ shift).cropped(view)
+
 
 class PhantomDataset:
     """A data set without files: the same subjects, to the bit, whenever they are asked for.
@@ -32,10 +138,8 @@ class PhantomDataset:
     volume over the body (pixels above a tenth of the volume's maximum), divided by the standard
     deviation of a complex noise sample; noise is independent between coils. The target is the
     magnitude of the fully sampled noisy reconstruction |sum conj(S) x|, so that acquiring
-    everything reaches it exactly.
-
-    A volume is made as a whole when its first slice is asked for, for `volume_max` needs it, and
-    is kept.
+    everything reaches it exactly. A volume is made as a whole when its first slice is asked for,
+    for `volume_max` needs it, and is kept.
 
     Args:
         split: "train", "val", "calibration" or "test".
@@ -46,15 +150,14 @@ class PhantomDataset:
         matrix_size: (height, width) of k-space. The body is sized by the smaller side.
         n_coils: receive coils around the body, 1 to 32.
         snr: signal-to-noise ratio as above; `math.inf` for none.
-        phase: strength of the smooth background phase, see
-            :func:`activemri.mri.noise.smooth_phase`.
+        phase: strength of the background phase, see :func:`activemri.mri.noise.smooth_phase`.
         widest_view: fields of view are drawn for every subject and axis, from the usual one to
             this many times as much; the matrix stays, so that pixels become larger, the body
             narrower in the image, and its detail lies further out in k-space.
         lesions: draw a lesion into every slice; a box around it is the slice's region of interest.
 
     Raises:
-        ValueError: if there is no such split or family, or a number makes no sense.
+        ValueError: if there is no such split or family, or a size makes no sense.
     """
 
     def __init__(
@@ -71,32 +174,33 @@ class PhantomDataset:
         widest_view: float = 1.0,
         lesions: bool = False,
     ) -> None:
-        for what, name, known in (("split", split, tuple(SPLITS)), ("family", family, FAMILIES)):
+        families = tuple(DRAW)
+        names = (("split", split, (*SPLITS,)), ("family", family, (*families, "mixed")))
+        for what, name, known in names:
             if name not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
         first, usual = SPLITS[split]
-        most = min([s for s, _ in SPLITS.values() if s > first], default=LAST_SUBJECT) - first
         n_subjects = usual if n_subjects is None else n_subjects
-        _check_range("n_subjects", n_subjects, 1, most)
-        _check_range("slices_per_subject", slices_per_subject, 1, 1000)
-        _check_range("n_coils", n_coils, 1, 32)
-        _check_range("height of matrix_size", matrix_size[0], 8, 4096)
-        _check_range("width of matrix_size", matrix_size[1], 8, 4096)
-        if not snr > 0:
-            raise ValueError(f"snr must be positive; got {snr}")
-        if not (phase >= 0 and math.isfinite(phase)):
-            raise ValueError(f"phase must be a finite number of at least 0; got {phase}")
-        if not 1 <= widest_view <= 4:
-            raise ValueError(f"widest_view must be from 1 to 4; got {widest_view}")
+        most = min([s for s, _ in SPLITS.values() if s > first], default=LAST_SUBJECT) - first
+        for what, number, low, high in (
+            ("n_subjects", n_subjects, 1, most),
+            ("height of matrix_size", matrix_size[0], 8, 4096),
+            ("width of matrix_size", matrix_size[1], 8, 4096),
+        ):
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if not whole or not low <= number <= high:
+                raise ValueError(
+                    f"{what} must be a whole number from {low} to {high}; got {number!r}"
+                )
         self.name = f"phantom {family} {split}"
         self.shape = (int(matrix_size[0]), int(matrix_size[1]))
         self.n_coils = n_coils
         self.slices_per_subject = slices_per_subject
-        self.snr = snr
-        self.phase = phase
-        self.widest_view = widest_view
-        self.lesions = lesions
-        self.subjects = [Subject.of(first + i, family) for i in range(n_subjects)]
+        self.snr, self.phase, self.widest_view, self.lesions = snr, phase, widest_view, lesions
+        self.subjects = [
+            Subject(i, families[i % len(families)] if family == "mixed" else family)
+            for i in range(first, first + n_subjects)
+        ]
         self._volumes: dict[int, list[Slice]] = {}
 
     def __len__(self) -> int:
@@ -134,19 +238,21 @@ class PhantomDataset:
         n_slices = self.slices_per_subject
         places = [float(p) for p in 0.8 * ((2 * np.arange(n_slices) + 1) / n_slices - 1)]
         drawings = [subject.draw(p, view=view, widest=self.widest_view) for p in places]
+        regions: list[Tensor | None] = [None] * n_slices
         if self.lesions:
             for drawing, place in zip(drawings, places, strict=True):
                 add_lesion(drawing, subject.generator("lesion"), place)
-        coils = scanner.coil_polynomials(
-            self.n_coils, self.shape, generator=subject.generator("coils")
-        )
+            regions = [region_of([lesion_box(d, self.shape)], self.shape) for d in drawings]
+        generator = subject.generator("coils")
+        coils = scanner.coil_polynomials(self.n_coils, self.shape, generator=generator)
         shading = scanner.shading_polynomial(
             self.shape,
             generator=subject.generator("phase"),
             strength=self.phase,
             fade=drawings[0].extent()[1][1] > view[0] / 2 - 1e-6,
         )
-        sensitivity = scanner.sensitivity_maps(coils, self.shape)
+        maps = scanner.evaluate(coils, self.shape)
+        sensitivity = torch.from_numpy(maps / np.linalg.norm(maps, axis=0)).to(torch.complex64)
         exact = [
             scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
             for drawing in drawings
@@ -163,8 +269,8 @@ class PhantomDataset:
         targets = combine(fourier.ifft2(noisy), sensitivity).abs()
         return [
             Slice(
-                kspace=kspace,
-                target=target,
+                noisy[position],
+                targets[position],
                 volume=subject.name,
                 index=position,
                 subject=subject.name,
@@ -172,16 +278,45 @@ class PhantomDataset:
                 contrast=subject.contrast,
                 sensitivity=sensitivity if self.n_coils > 1 else None,
                 measured=torch.ones(self.shape, dtype=torch.bool),
-                roi=region_of([lesion_box(drawing, self.shape)], self.shape)
-                if self.lesions
-                else None,
+                roi=regions[position],
             )
-            for position, (kspace, target, drawing) in enumerate(
-                zip(noisy, targets, drawings, strict=True)
-            )
+            for position in range(n_slices)
         ]
 
 
-def _check_range(what: str, number: int, low: int, high: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
-        raise ValueError(f"{what} must be a whole number from {low} to {high}; got {number!r}")
+def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
+    """Draw a bright, septated spot into a slice that is posed and cut to the field of view.
+
+    Parallel septa stand for what makes a finding readable: they put its detail into few lines of
+    k-space, near plus and minus their spatial frequency along the phase encode. Their direction
+    and spacing are the subject's own, so which lines show them differs from subject to subject.
+    The lesion becomes the last ellipse; the generator is drawn from equally for every place.
+    """
+    low, high = drawing.polygons[0][1].min(axis=0), drawing.polygons[0][1].max(axis=0)
+    direction = generator.uniform(0, 2 * math.pi)
+    distance = LESION_REACH * math.sqrt(generator.random())
+    aside = np.array([math.cos(direction), math.sin(direction)]) * distance
+    centre = (low + high) / 2 + aside * np.minimum(high - low, 0.8) / 2
+    middle, turn = generator.uniform(-0.5, 0.5), generator.uniform(0, math.pi)
+    radii = generator.uniform(*LESION_RADII, 2) * math.sqrt(1 - ((place - middle) / 2) ** 2)
+    bright = generator.uniform(*LESION_SIGNAL)
+    angle, pitch, phase = generator.uniform(
+        (0, LESION_PITCH[0], 0), (math.pi, LESION_PITCH[1], 2 * math.pi)
+    )
+    septa = pitch * np.array([math.cos(angle), math.sin(angle)])
+    drawing.wave(0.7 * bright, centre, widths=0.6 * radii, frequency=septa, phase=phase, angle=turn)
+    drawing.ellipse(bright, centre, radii=radii, angle=turn)
+
+
+def lesion_box(drawing: Drawing, shape: tuple[int, int]) -> Box:
+    """The box around the last ellipse, in pixels of an image of that shape.
+
+    The field of view's smaller side has length one, and its centre is the pixel at n // 2.
+    """
+    _, x, y, *matrix = drawing.ellipses[-1]
+    half = LESION_MARGIN * np.linalg.norm(np.reshape(matrix, (2, 2)), axis=1)  # along x, along y
+    per_unit = min(shape)
+    left, top = np.floor((np.array([x, y]) - half) * per_unit).astype(int)
+    right, bottom = np.ceil((np.array([x, y]) + half) * per_unit).astype(int)
+    corner = (shape[0] // 2 + int(top), shape[1] // 2 + int(left))
+    return (*corner, int(bottom - top) + 1, int(right - left) + 1)

@@ -52,17 +52,6 @@ def add_edges(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def interpolate(table: Array, position: float) -> float:  # pragma: no cover - compiled
-    """Cubic Hermite interpolation in a table (n, 2) of values and slopes per step."""
-    left = int(position)
-    t = position - left
-    rest = 1 - t
-    value: float = rest * rest * ((1 + 2 * t) * table[left, 0] + t * table[left, 1])
-    value += t * t * ((3 - 2 * t) * table[left + 1, 0] - rest * table[left + 1, 1])
-    return value
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
 def add_ellipses(
     ellipses: Array,
     rows: Array,
@@ -74,9 +63,8 @@ def add_ellipses(
 ) -> None:  # pragma: no cover - compiled
     """Add ellipses (amplitude, x, y, xx, xy, yx, yy): images of the unit disc under a matrix.
 
-    Args:
-        table: the jinc function 2 J1(s) / s, as :func:`interpolate` expects it.
-        steps: table steps per unit of s.
+    The table (n, 2) has values and slopes per step of the jinc function 2 J1(s) / s, and so many
+    steps per unit of s. It is interpolated by cubic Hermite polynomials.
     """
     n_columns = columns.size
     shift_cos, shift_sin = np.empty(n_columns), np.empty(n_columns)
@@ -92,7 +80,12 @@ def add_ellipses(
             for j in range(n_columns):
                 u = xx * columns[j] + yx * k_y
                 v = xy * columns[j] + yy * k_y
-                jinc = interpolate(table, 2 * math.pi * steps * math.sqrt(u * u + v * v))
+                position = 2 * math.pi * steps * math.sqrt(u * u + v * v)
+                left = int(position)
+                t = position - left
+                rest = 1 - t
+                jinc = rest * rest * ((1 + 2 * t) * table[left, 0] + t * table[left, 1])
+                jinc += t * t * ((3 - 2 * t) * table[left + 1, 0] - rest * table[left + 1, 1])
                 real[i, j] += jinc * (shift_cos[j] * row_cos - shift_sin[j] * row_sin)
                 imaginary[i, j] += jinc * (shift_cos[j] * row_sin + shift_sin[j] * row_cos)
 
@@ -103,8 +96,7 @@ def add_waves(
 ) -> None:  # pragma: no cover - compiled
     """Add Gaussian-windowed cosines (amplitude, x, y, xx, xy, yx, yy, k_x, k_y, phase).
 
-    Args:
-        reach: standard deviations in k-space after which the Gaussian counts as zero.
+    The Gaussian counts as zero `reach` standard deviations away in k-space.
     """
     for wave in waves:
         amplitude, x, y, xx, xy, yx, yy, wave_x, wave_y, phase = wave

@@ -8,8 +8,8 @@ exp(2 pi i a . x) with |a| at most the degree: the coil maps, and one for phase 
 
 is a finite sum of exact values. It is done with an FFT of the spectrum on a grid with a margin of
 the sum of the degrees on each side: what wraps around stays within the margin, which is cut off.
-So k-space is exact, up to rounding, for the polynomials that were used and any drawing inside the
-field of view; what is approximated is only that the polynomials look like coils and phases.
+So k-space is exact, up to rounding, for any drawing inside the field of view; what is approximated
+is only that the polynomials look like coils and phases.
 
 The coil maps used, p_c, fit Biot-Savart maps in the part of the field of view where bodies are
 (a polynomial is periodic, the physical maps are not), so their norm is one within some percent.
@@ -45,7 +45,7 @@ def coil_polynomials(
     """Coefficients of Biot-Savart maps: (coil, 2 degree + 1, 2 degree + 1); a one for one coil."""
     if n_coils == 1:
         return np.ones((1, 1, 1), complex)
-    height, width = _fit_shape(shape)
+    height, width = (round(FIT_SIZE * side) for side in field_of_view(shape))
     maps = biot_savart_sensitivity(n_coils, height, width, generator=generator)
     return fit(maps.numpy().astype(complex), degree=COIL_DEGREE)
 
@@ -53,16 +53,12 @@ def coil_polynomials(
 def shading_polynomial(
     shape: tuple[int, int], *, generator: np.random.Generator, strength: float, fade: bool
 ) -> Complex:
-    """Coefficients of a smooth phase and a shading: (1, 2 degree + 1, 2 degree + 1).
+    """Coefficients of a phase of some strength and a shading: (1, 2 degree + 1, 2 degree + 1).
 
-    Args:
-        shape: of k-space.
-        generator: source of the randomness.
-        strength: of the phase.
-        fade: lose sensitivity towards the upper and lower edge, as at the ends of a coil that is
-            shorter than the body.
+    They may `fade` towards the upper and lower edge, as at the ends of a coil that is shorter than
+    the body.
     """
-    height, width = _fit_shape(shape)
+    height, width = (round(FIT_SIZE * side) for side in field_of_view(shape))
     phase = smooth_phase(height, width, generator=generator, strength=strength).numpy()
     y = (np.arange(height) - height // 2)[:, None] / height
     x = (np.arange(width) - width // 2)[None, :] / width
@@ -75,8 +71,7 @@ def shading_polynomial(
 
 def fit(maps: Complex, *, degree: int) -> Complex:
     """Least-squares coefficients of maps (map, height, width) that span the field of view."""
-    down, right = (_inverse(n, degree) for n in maps.shape[-2:])
-    inside_y, inside_x = (_inside(n) for n in maps.shape[-2:])
+    (down, inside_y), (right, inside_x) = (_inverse(n, degree) for n in maps.shape[-2:])
     return down @ maps[:, inside_y][:, :, inside_x] @ right.T
 
 
@@ -85,12 +80,6 @@ def evaluate(coefficients: Complex, shape: tuple[int, int]) -> Complex:
     degree = coefficients.shape[-1] // 2
     down, right = (_harmonics(n, degree) for n in shape)
     return down @ coefficients @ right.T
-
-
-def sensitivity_maps(coils: Complex, shape: tuple[int, int]) -> Tensor:
-    """The coil maps of unit norm on a grid: complex64 (coil, height, width)."""
-    maps = evaluate(coils, shape)
-    return torch.from_numpy(maps / np.linalg.norm(maps, axis=0)).to(torch.complex64)
 
 
 def exact_kspace(
@@ -105,7 +94,8 @@ def exact_kspace(
     side = min(shape)
     rows = np.arange(-(height // 2), 1) * (side / shape[0])
     columns = np.arange(-(width // 2), width // 2 + 1) * (side / shape[1])
-    spectrum = _mirrored(drawing.spectrum(rows, columns), height, width)
+    half = drawing.spectrum(rows, columns)  # k_y <= 0; drawings are real, so F(-k) = conj F(k)
+    spectrum = np.concatenate((half, np.conj(half[-2::-1, ::-1])))[:height, :width]
     scale = side**2 / math.sqrt(shape[0] * shape[1])
     image = fourier.ifft2(torch.from_numpy(spectrum * scale))
     factors = evaluate(coils, (height, width)) * evaluate(shading, (height, width))
@@ -119,17 +109,6 @@ def field_of_view(shape: tuple[int, int]) -> tuple[float, float]:
     return shape[0] / min(shape), shape[1] / min(shape)
 
 
-def _mirrored(half: Complex, height: int, width: int) -> Complex:
-    """The rows k_y <= 0 of a real drawing's spectrum completed to (height, width)."""
-    below = np.conj(half[-2::-1, ::-1])  # F(-k) = conj F(k)
-    return np.concatenate((half, below))[:height, :width]
-
-
-def _fit_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    side = min(shape)
-    return round(FIT_SIZE * shape[0] / side), round(FIT_SIZE * shape[1] / side)
-
-
 def _harmonics(n: int, degree: int) -> Complex:
     position = (np.arange(n) - n // 2) / n
     orders = np.arange(-degree, degree + 1)
@@ -137,13 +116,9 @@ def _harmonics(n: int, degree: int) -> Complex:
     return harmonics
 
 
-def _inside(n: int) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = np.abs((np.arange(n) - n // 2) / n) <= FIT_REACH
-    return inside
-
-
 @lru_cache(maxsize=16)
-def _inverse(n: int, degree: int) -> Complex:
+def _inverse(n: int, degree: int) -> tuple[Complex, NDArray[np.bool_]]:
     """Regularised pseudo-inverse, so that the polynomial stays tame where it is not fitted."""
-    inverse = np.linalg.pinv(_harmonics(n, degree)[_inside(n)], rcond=1e-4)
-    return inverse.astype(np.complex128)
+    inside = np.abs((np.arange(n) - n // 2) / n) <= FIT_REACH
+    inverse = np.linalg.pinv(_harmonics(n, degree)[inside], rcond=1e-4)
+    return inverse.astype(np.complex128), inside

@@ -19,6 +19,7 @@ accurate to 1e-7 of the peak.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -33,7 +34,9 @@ WAVE_REACH = math.sqrt(2 * math.log(1e9))  # standard deviations until 1e-9 of t
 
 @dataclass(eq=False)
 class Drawing:
-    """Shapes added up; each method adds one and returns nothing.
+    """Shapes added up; each method adds some and returns nothing.
+
+    Those of a body add the difference to the tissue that they lie in, by the `signal` of tissues.
 
     Attributes:
         polygons: (weight, vertices) of closed contours; clockwise or not does not matter.
@@ -47,13 +50,11 @@ class Drawing:
     ellipses: list[tuple[float, ...]] = field(default_factory=list)
     waves: list[tuple[float, ...]] = field(default_factory=list)
     softness: float = 0.0
+    signal: dict[str, float] = field(default_factory=dict)
 
     def polygon(self, amplitude: float, vertices: ArrayLike) -> None:
         """Add a closed polygon with vertices (n, 2)."""
-        points = np.asarray(vertices, float)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
-            raise ValueError(f"a polygon needs vertices (3 or more, 2); got {points.shape}")
-        self.polygons.append((amplitude, points))
+        self.polygons.append((amplitude, np.asarray(vertices, float)))
 
     def ellipse(
         self, amplitude: float, centre: ArrayLike, *, radii: ArrayLike, angle: float = 0.0
@@ -78,12 +79,59 @@ class Drawing:
         matrix = rotation(angle) * np.asarray(widths, float)
         self.waves.append((amplitude, x, y, *matrix.ravel(), *np.asarray(frequency, float), phase))
 
+    def fill(self, inner: str, outer: str, outline: ArrayLike, share: float = 1.0) -> None:
+        """Make `outer` tissue within a contour `inner` tissue, or a share of the way to it."""
+        self.polygon(share * (self.signal[inner] - self.signal[outer]), outline)
+
+    def spot(
+        self,
+        inner: str,
+        outer: str,
+        centre: ArrayLike,
+        *,
+        radii: ArrayLike,
+        angle: float = 0.0,
+        share: float = 1.0,
+    ) -> None:
+        """As :meth:`fill`, within an ellipse of half axes `radii` (x, y) before it is turned."""
+        step = share * (self.signal[inner] - self.signal[outer])
+        self.ellipse(step, centre, radii=radii, angle=angle)
+
+    def weave(
+        self,
+        generator: np.random.Generator,
+        centres: Iterable[ArrayLike],
+        *,
+        amplitude: float,
+        width: float,
+        pitch: tuple[float, float] = (17, 38),
+    ) -> None:
+        """Add patches of texture (struts, fibres, vessels): stripes of the subject's own pitch.
+
+        The stripes of all patches are in step but for small variations, so their energy lies on a
+        few phase-encode lines (columns), other ones in every subject. Their wave vector is at most
+        0.6 radians from the x axis, so that it is the phase encodes that see the weave. `width` is
+        the standard deviation of a patch, `pitch` the range of the stripes per field of view.
+        """
+        turn = generator.uniform(-0.6, 0.6)
+        rate, start = generator.uniform(*pitch), generator.uniform(0, 2 * math.pi)
+        for centre in centres:
+            local, factor = turn + generator.normal(0, 0.03), rate * (1 + generator.normal(0, 0.02))
+            frequency = np.array([factor * math.cos(local), factor * math.sin(local)])
+            self.wave(
+                amplitude * generator.uniform(0.8, 1.2),
+                centre,
+                widths=width * generator.uniform(0.85, 1.15, 2),
+                frequency=frequency,
+                phase=start + 2 * math.pi * float(frequency @ np.asarray(centre)),
+            )
+
     def transformed(self, matrix: ArrayLike, shift: ArrayLike) -> "Drawing":
         """The drawing under x -> matrix x + shift."""
         mapping, offset = np.asarray(matrix, float), np.asarray(shift, float)
         backwards = np.linalg.inv(mapping)
-        placed_polygons = [(weight, p @ mapping.T + offset) for weight, p in self.polygons]
-        result = Drawing(placed_polygons, softness=self.softness)
+        polygons = [(weight, points @ mapping.T + offset) for weight, points in self.polygons]
+        result = Drawing(polygons, softness=self.softness)
         for row in (*self.ellipses, *self.waves):
             centre = mapping @ np.array(row[1:3]) + offset
             inner = mapping @ np.array(row[3:7]).reshape(2, 2)
@@ -100,10 +148,7 @@ class Drawing:
         return points.min(axis=0), points.max(axis=0)
 
     def cropped(self, view: tuple[float, float]) -> "Drawing":
-        """The drawing with its polygons cut at the edges of a field of view (height, width).
-
-        Ellipses and waves are kept whole.
-        """
+        """The drawing with polygons cut at the edges of a field of view (height, width)."""
         kept = []
         for weight, points in self.polygons:
             for axis, half in ((0, view[1] / 2), (1, view[0] / 2)):
@@ -114,15 +159,7 @@ class Drawing:
         return Drawing(kept, self.ellipses, self.waves, self.softness)
 
     def spectrum(self, rows: ArrayLike, columns: ArrayLike) -> NDArray[np.complex128]:
-        """The Fourier transform on a grid of spatial frequencies.
-
-        Args:
-            rows: k_y in ascending order, (height,).
-            columns: k_x in ascending order, (width,).
-
-        Returns:
-            complex128 (height, width).
-        """
+        """The transform at k_y (height,) and k_x (width,), both ascending: (height, width)."""
         from activemri.data.phantoms import kernels
 
         down, right = np.asarray(rows, float), np.asarray(columns, float)
@@ -130,29 +167,26 @@ class Drawing:
         square = down[:, None] ** 2 + right**2
         if self.polygons:
             sums = np.zeros_like(parts)
-            kernels.add_edges(self._edges(), down, right, *sums)
+            edges = []  # (weight, x0, y0, x1, y1), counter-clockwise polygons weighing positive
+            for weight, start in self.polygons:
+                signed = np.full((len(start), 1), weight * math.copysign(1, signed_area(start)))
+                edges.append(np.hstack((signed, start, np.roll(start, -1, axis=0))))
+            kernels.add_edges(np.concatenate(edges), down, right, *sums)
             origin = square == 0
             factor = 1 / (2 * math.pi * np.where(origin, 1, square))
             parts += np.stack((-factor * sums[1], factor * sums[0]))
             parts[0] += origin * sum(weight * abs(signed_area(p)) for weight, p in self.polygons)
         if self.ellipses:
-            rows_of_ellipses = np.array(self.ellipses)
-            longest = np.linalg.norm(rows_of_ellipses[:, 3:7], axis=1).max()
-            table = jinc_table(2 * math.pi * longest * math.sqrt(square.max()))
-            kernels.add_ellipses(rows_of_ellipses, down, right, table, TABLE_STEPS, *parts)
+            ellipses = np.array(self.ellipses)
+            longest = np.linalg.norm(ellipses[:, 3:7], axis=1).max()
+            largest = 2 * math.pi * longest * math.sqrt(square.max())
+            table = _jinc_table(1 << max(8, math.ceil(math.log2(largest + 1))))
+            kernels.add_ellipses(ellipses, down, right, table, TABLE_STEPS, *parts)
         parts *= np.exp(-2 * (math.pi * self.softness) ** 2 * square)
         if self.waves:
             kernels.add_waves(np.array(self.waves), down, right, WAVE_REACH, *parts)
         spectrum: NDArray[np.complex128] = parts[0] + 1j * parts[1]
         return spectrum
-
-    def _edges(self) -> Array:
-        """(weight, x0, y0, x1, y1) of every edge, counter-clockwise polygons weighing positive."""
-        blocks = []
-        for weight, start in self.polygons:
-            signed = np.full((len(start), 1), weight * math.copysign(1, signed_area(start)))
-            blocks.append(np.hstack((signed, start, np.roll(start, -1, axis=0))))
-        return np.concatenate(blocks)
 
 
 def rotation(angle: float) -> Array:
@@ -188,13 +222,9 @@ def signed_area(points: Array) -> float:
     return float(cross.sum()) / 2
 
 
-def jinc_table(largest: float) -> Array:
-    """Values and slopes of 2 J1(s) / s for s from 0 to at least `largest`, (n, 2)."""
-    return _jinc_table(1 << max(8, math.ceil(math.log2(largest + 1))))
-
-
 @lru_cache(maxsize=8)
 def _jinc_table(largest: int) -> Array:
+    """Values and slopes of 2 J1(s) / s for s from 0 to `largest`, (n, 2)."""
     from scipy import special
 
     s = np.arange(1, largest * TABLE_STEPS + 2) / TABLE_STEPS

@@ -1,10 +1,10 @@
-"""Conjugate gradients: exact in as many steps as unknowns, item by item."""
+"""Solvers: exact in as many steps as unknowns, item by item."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from activemri.mri.conjugate_gradient import conjugate_gradient
+from activemri.mri.solvers import conjugate_gradient, largest_eigenvalue
 
 BATCH, N = 3, 6
 
@@ -68,6 +68,20 @@ def test_an_item_does_not_depend_on_the_others() -> None:
     assert (together[2] == 0).all()
 
 
-def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="number of steps and a tolerance"):
-        conjugate_gradient(lambda x: x, torch.ones(1, 2), max_steps=-1)
+def test_the_norm_of_each_item_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn(3, 6, 4, dtype=torch.complex128, generator=generator)
+    matrices = factors @ factors.mH
+    start = torch.randn(3, 6, dtype=torch.complex128, generator=generator)
+
+    def found(steps: int) -> torch.Tensor:
+        return largest_eigenvalue(lambda x: (matrices @ x[..., None])[..., 0], start, steps=steps)
+
+    expected = torch.linalg.eigvalsh(matrices)[:, -1]
+    torch.testing.assert_close(found(6), expected)
+    assert bool((found(3) <= expected * (1 + 1e-12)).all())
+    torch.testing.assert_close(found(40), expected)
+
+
+def test_the_norm_of_nothing_is_zero() -> None:
+    assert largest_eigenvalue(lambda x: 0 * x, torch.ones(2, 3, 4)).tolist() == [0, 0]
