@@ -5,14 +5,13 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from activemri.mri.operators import Operator
 from activemri.reconstruction.image_channels import (
     from_channels,
     normalised,
     pad_to_multiple,
     scale_and_phase,
     to_channels,
-    works_one_by_one,
+    zeroed,
 )
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
@@ -20,7 +19,6 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 LOG_VARIANCE = (-13.8, 1.609)  # variances from 1e-6 to 5
 _START = -6.0  # of the log variance, before training: 5 % of the root mean square
 _DOWNSAMPLING = 8  # from the image to the bottleneck
-_LEVELS = 3
 
 
 class CResNet(Reconstructor):
@@ -36,7 +34,9 @@ class CResNet(Reconstructor):
     Ours differs from the paper by default: images are normalised by s and by their mean phase,
     blocks predict a change instead of the image, encoder features are handed on to the decoder
     (`skips`) and a convolution at full resolution precedes the output, and log variances may go
-    down to -13.8 instead of -9.2. :data:`PAPER` has the paper's settings, which leave `skips` out.
+    down to -13.8 instead of -9.2. The paper leaves out `skips` and has 4 blocks and a dropout of
+    0.2, with 128 channels and 5 residual blocks for DICOM images of 128 x 128, and 256 channels and
+    3 residual blocks for raw knee scans of 640 x 368.
 
     Args:
         channels: width f of the first level; 2 f and 4 f follow.
@@ -96,20 +96,8 @@ class CResNet(Reconstructor):
             for _ in range(blocks)
         )
 
-    def forward(self, measurement: Measurement) -> Reconstruction:
-        zero_filled = measurement.zero_filled
-        if not works_one_by_one(self.training, zero_filled):
-            return self._reconstruct(zero_filled, measurement.operator)
-        parts = [
-            self._reconstruct(zero_filled[row : row + 1], measurement.operator.of_scan(row))
-            for row in range(len(zero_filled))
-        ]
-        return Reconstruction(
-            torch.cat([part.image for part in parts]),
-            torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
-        )
-
-    def _reconstruct(self, zero_filled: Tensor, operator: Operator) -> Reconstruction:
+    def solve(self, measurement: Measurement) -> Reconstruction:
+        zero_filled, operator = measurement.zero_filled, measurement.operator
         scale, phase = scale_and_phase(zero_filled)
         start = normalised(zero_filled, scale, phase)
         embedded = self.embedding(operator.grid_mask)
@@ -189,7 +177,13 @@ class _Block(nn.Module):
             )
             for a, b, extra in zip(narrow, narrow[1:], handed_on, strict=False)
         )
-        self.head = _head(f // 2 + handed_on[-1], f // 2, skips)
+        # Real part, imaginary part, log variance.
+        n_last, width = f // 2 + handed_on[-1], f // 2
+        self.head: nn.Module = zeroed(nn.Conv2d(width if skips else n_last, 3, 1))
+        if skips:
+            # Details need a look at full resolution; the transposed convolutions alone blur them.
+            look = nn.Conv2d(n_last, width, 3, padding=1, padding_mode="reflect")
+            self.head = nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), self.head)
 
     def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The block's answer, and its bottleneck for the next block."""
@@ -224,23 +218,3 @@ class _ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         changed: Tensor = features + self.layers(features)
         return changed
-
-
-def _head(n_inputs: int, width: int, skips: bool) -> nn.Module:
-    """Real part, imaginary part, log variance. It starts at zero: untrained, nothing changes."""
-    last = nn.Conv2d(width if skips else n_inputs, 3, 1)
-    nn.init.zeros_(last.weight)
-    assert last.bias is not None
-    nn.init.zeros_(last.bias)
-    if not skips:
-        return last
-    # Details need a look at full resolution; the transposed convolutions alone blur them.
-    look = nn.Conv2d(n_inputs, width, 3, padding=1, padding_mode="reflect")
-    return nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), last)
-
-
-#: Settings of Zhang et al. for DICOM images of 128 x 128 and raw knee scans of 640 x 368.
-PAPER: dict[str, dict[str, object]] = {
-    "dicom": {"channels": 128, "blocks": 4, "residual_blocks": 5, "dropout": 0.2, "skips": False},
-    "raw": {"channels": 256, "blocks": 4, "residual_blocks": 3, "dropout": 0.2, "skips": False},
-}

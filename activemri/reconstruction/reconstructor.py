@@ -1,6 +1,5 @@
 """Input and output of every reconstruction method."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,7 +86,8 @@ class Reconstructor(nn.Module):
                 residual = measurement.operator.gram(image) - image
                 return Reconstruction(image - 0.5 * residual)
 
-    Subclasses implement :meth:`forward`. They must depend on nothing but the measurement.
+    Subclasses implement :meth:`forward`, or :meth:`solve`. They must depend on nothing but the
+    measurement.
     """
 
     #: Measured samples are in the result as they were measured, on a Cartesian grid of one coil.
@@ -102,6 +102,17 @@ class Reconstructor(nn.Module):
     settings: dict[str, object]
 
     def forward(self, measurement: Measurement) -> Reconstruction:
+        """Solve; in evaluation on a CPU every scan alone.
+
+        There the result of a scan then does not depend on its batch to the last bit, and many small
+        steps stay in the cache. Other devices want batches.
+        """
+        if self.training or measurement.zero_filled.device.type != "cpu":
+            return self.solve(measurement)
+        rows = range(len(measurement.zero_filled))
+        return Reconstruction.join([self.solve(measurement.of_scan(row)) for row in rows])
+
+    def solve(self, measurement: Measurement) -> Reconstruction:
         raise NotImplementedError
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
@@ -153,21 +164,6 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
         image=image.to(zero_filled.dtype),
         uncertainty=None if uncertainty is None else uncertainty.float(),
     )
-
-
-def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], Tensor]) -> Tensor:
-    """Image of every scan by a method, on a CPU each alone.
-
-    There the result of a scan then does not depend on its batch to the last bit, and many small
-    steps stay in the cache. Other devices want batches.
-
-    Args:
-        measurement: of any number of scans.
-        solve: measurement to complex image (batch, height, width).
-    """
-    if measurement.zero_filled.device.type != "cpu":
-        return solve(measurement)
-    return torch.cat([solve(measurement.of_scan(row)) for row in range(len(measurement.samples))])
 
 
 @torch.no_grad()

@@ -47,14 +47,14 @@ GEOMETRIES = ["columns", "points", "radial"]
 @cache
 def built(kind: str) -> Reconstructor:
     """With random weights, so that no promise hangs on training."""
-    made = rebuild({"kind": kind, "settings": SETTINGS.get(kind, {})}).eval()
+    made: Reconstructor = rebuild({"kind": kind, "settings": SETTINGS.get(kind, {})})
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in made.parameters():
             # of about unit gain, so that deep stacks neither explode nor fall silent
             size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
             weight.copy_(size * torch.randn(weight.shape, generator=generator))
-    return made
+    return made.eval()
 
 
 def is_served(kind: str, geometry: str) -> bool:

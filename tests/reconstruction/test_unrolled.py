@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from activemri.mri.conjugate_gradient import conjugate_gradient, solve_shifted
-from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.kiki import KIKINet, compand, expand
 from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
-from activemri.reconstruction.varnet import VarNet
+from activemri.reconstruction.varnet import AdaptiveVarNet, VarNet
 from tests.reconstruction.scans import nmse, undersampled
 
 SMALL: dict[type[Reconstructor], dict[str, Any]] = {
@@ -165,5 +164,5 @@ def test_hard_data_consistency_at_the_end_keeps_what_was_measured() -> None:
 
 
 def test_an_unknown_place_of_data_consistency_is_named() -> None:
-    with pytest.raises(ValueError, match="dc_mode: expected first, simul, last; got 'between'"):
+    with pytest.raises(ValueError, match=r"dc_mode.*between"):
         AdaptiveVarNet(dc_mode="between")  # type: ignore[arg-type]
