@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.order import Order
 from activemri.agents.policy import Greedy, Policy, Traits, choose, score_actions, signed
 from activemri.agents.rollout import play
 from activemri.data.slices import Slice
@@ -107,7 +107,7 @@ class ExchangeOracle:
             start_masks=state.view.start_mask[rows],
             seeds=state.secret.conditions.seed[rows],
         )
-        first = low_frequency_first() if self.order is None else FixedOrder(self.order, "start")
+        first = low_frequency_first() if self.order is None else self.order
         by_order, by_oracle = (
             _taken(scan, policy, start, self.metric) for policy in (first, oracle(self.metric))
         )

@@ -1,6 +1,7 @@
 """Policies by name: one line adds one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from activemri.agents.adaptive import (
 )
 from activemri.agents.networks import load_policy
 from activemri.agents.oracles import ExchangeOracle, oracle
-from activemri.agents.order import LEARNERS, FixedOrder, Order
+from activemri.agents.order import KINDS, Order
 from activemri.agents.policy import Policy, Traits
 from activemri.evaluator import Evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
@@ -31,7 +32,7 @@ def _learned(name: str) -> Callable[[Order | None], Policy]:
             )
         if order.kind != name:
             raise ValueError(f"policy {name!r} needs an order of that kind; got {order.kind!r}")
-        return FixedOrder(order, name)
+        return replace(order, name=name)
 
     return make
 
@@ -46,7 +47,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "conjugate-symmetric": heuristic.conjugate_symmetric,
     "repeat-centre": heuristic.repeat_centre,
     "re-acquire": heuristic.re_acquire,
-    **{name: _learned(name) for name in LEARNERS},
+    **{name: _learned(name) for name in KINDS},
     "uncertainty-greedy": uncertainty_greedy,
     "entropy-greedy": entropy_greedy,
     "evaluator-greedy": evaluator_greedy,
@@ -127,8 +128,8 @@ def _lacks(found: object) -> str:
 
 
 def needs_fit(policy: str | Path | Policy) -> bool:
-    """True for a name that stands for an order yet to be learned; see `order.LEARNERS`."""
-    return isinstance(policy, str) and policy in LEARNERS
+    """True for a name that stands for an order yet to be learned; see `order.KINDS`."""
+    return isinstance(policy, str) and policy in KINDS
 
 
 def traits_of(policy: str | Path | Policy) -> Traits:
@@ -138,7 +139,7 @@ def traits_of(policy: str | Path | Policy) -> Traits:
         ValueError: as :func:`make_policy`.
     """
     if needs_fit(policy):
-        return FixedOrder.traits
+        return Order.traits
     return make_policy(policy, reconstructor="zero-filled").traits
 
 
@@ -152,5 +153,5 @@ def _from_file(path: str | Path) -> Policy:
     record = stem.with_name(stem.name + ".json")
     has_weights = stem.with_name(stem.name + ".safetensors").exists()
     if not has_weights and (record.exists() or str(path).endswith(".json")):
-        return FixedOrder(Order.load(record), name=name)
+        return Order.load(record, name=name)
     return load_policy(path, name=name)

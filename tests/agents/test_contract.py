@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from activemri.agents.order import LEARNERS
+from activemri.agents.order import fit_order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit, traits_of
 from activemri.agents.rollout import Episodes, rollout
@@ -35,7 +35,7 @@ QUICK = settings(
 def ready(name: str, acquisition: Scan, scans: list[Slice]) -> Policy:
     """The policy; a learned one is fitted to the scans."""
     n_lines = max(3, acquisition.geometry.readouts_per_action)  # one action at least
-    order = LEARNERS[name](acquisition, scans, n_lines=n_lines) if needs_fit(name) else None
+    order = fit_order(name, acquisition, scans, n_lines=n_lines) if needs_fit(name) else None
     return make_policy(
         name,
         order=order,
