@@ -53,18 +53,6 @@ def test_metrics_equal_scikit_image(size: tuple[int, int], scale: float) -> None
             assert ours[name].dtype == torch.float64
 
 
-@sizes
-def test_volume_scores_equal_fastmri_evaluate(size: tuple[int, int]) -> None:
-    from fastmri import evaluate
-
-    image, target = pair(size)
-    ours = metrics.volume_scores(image, target)
-    x, y = image.double().numpy(), target.double().numpy()
-    for name in ("mse", "nmse", "psnr", "ssim"):
-        theirs = float(np.squeeze(getattr(evaluate, name)(y, x)))
-        assert ours[name] == pytest.approx(theirs, rel=1e-6), name
-
-
 def test_one_slice_with_its_own_range_is_fastmri_evaluate_of_that_slice() -> None:
     from fastmri import evaluate
 
