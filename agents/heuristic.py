@@ -64,8 +64,26 @@ def high_frequency_first() -> Greedy:
 
 
 def equispaced() -> Greedy:
-    """The lines of an equispaced mask, spread out from the first to the last of them."""
-    return Greedy("equispaced", equispaced_priority, _ORDER)
+    """Actions of an equispaced mask in bit-reversed order, then the others from the centre.
+
+    The mask has as many actions as the budget pays for, spread evenly over those that were legal
+    at the start, counted in their order of numbers: along one axis, or, for points, row by row.
+    """
+
+    def priority(view: View) -> Tensor:
+        geometry = view.geometry
+        at_start = geometry.legal(view.start_mask, view.measurable, view.start_budget)
+        n_wanted = -(-view.start_budget // geometry.readouts_per_action)
+        result = (-2 - geometry.frequency).repeat(len(at_start), 1)
+        for row, wanted in enumerate(n_wanted.tolist()):
+            candidates = at_start[row].nonzero().squeeze(1)
+            if len(candidates):
+                places = _spread(len(candidates), min(wanted, len(candidates)))
+                rank = torch.linspace(0, -1, len(places), dtype=torch.float64)
+                result[row, candidates[places.to(result.device)]] = rank.to(result.device)
+        return result
+
+    return Greedy("equispaced", priority, _ORDER)
 
 
 def conjugate_symmetric() -> Greedy:
@@ -74,8 +92,15 @@ def conjugate_symmetric() -> Greedy:
     The k-space of a real image has equal magnitudes at opposite frequencies, so a line whose
     opposite is acquired says little that is new, and comes last.
     """
+
+    def priority(view: View) -> Tensor:
+        geometry, fresh = view.geometry, view.measurable & ~view.mask
+        tells = fresh & ~view.mask[:, cartesian(view.transform).mirror.to(fresh.device)]
+        informative, distance = geometry.by_action(tells, "any"), geometry.frequency
+        return torch.where(informative, -distance, -distance - 1 - distance.max())
+
     traits = Traits(is_order=True, needs=frozenset({"grid"}))
-    return Greedy("conjugate-symmetric", conjugate_priority, traits)
+    return Greedy("conjugate-symmetric", priority, traits)
 
 
 def repeat_centre() -> Greedy:
@@ -136,38 +161,6 @@ def polynomial_density(view: View) -> Tensor:
 def density(distance: Tensor) -> Tensor:
     """Weight at a distance from the centre of k-space between 0 and 1; of the same shape."""
     return (1 - distance) ** DENSITY_POWER + DENSITY_FLOOR
-
-
-def equispaced_priority(view: View) -> Tensor:
-    """Actions of an equispaced mask in bit-reversed order, then the others from the centre.
-
-    The mask has as many actions as the budget pays for, spread evenly over those that were legal
-    at the start, counted in their order of numbers: along one axis, or, for points, row by row.
-
-    Returns:
-        float64 (batch, n_actions).
-    """
-    geometry = view.geometry
-    at_start = geometry.legal(view.start_mask, view.measurable, view.start_budget)
-    n_wanted = -(-view.start_budget // geometry.readouts_per_action)
-    priority = (-2 - geometry.frequency).repeat(len(at_start), 1)
-    for row, wanted in enumerate(n_wanted.tolist()):
-        candidates = at_start[row].nonzero().squeeze(1)
-        if len(candidates):
-            places = _spread(len(candidates), min(wanted, len(candidates))).to(candidates.device)
-            rank = torch.linspace(0, -1, len(places), dtype=torch.float64, device=places.device)
-            priority[row, candidates[places]] = rank
-    return priority
-
-
-def conjugate_priority(view: View) -> Tensor:
-    """Low frequencies first, actions without a line of unknown opposite last: (batch, n)."""
-    geometry = view.geometry
-    fresh = view.measurable & ~view.mask
-    tells = fresh & ~view.mask[:, cartesian(view.transform).mirror.to(fresh.device)]
-    informative = geometry.by_action(tells, "any")
-    distance = geometry.frequency
-    return torch.where(informative, -distance, -distance - 1 - distance.max())
 
 
 @lru_cache(maxsize=256)

@@ -57,10 +57,7 @@ class Policy(Protocol):
 
     Policies remember nothing between calls: all that they need is in the view (the lines acquired,
     those that the scan began with, both budgets), so that episodes cannot leak into one another.
-
-    Attributes:
-        name: as in tables.
-        traits: facts about it.
+    Those of a fixed number of actions refuse others by a method ``check(geometry)``.
     """
 
     @property
@@ -69,7 +66,7 @@ class Policy(Protocol):
     def traits(self) -> Traits: ...
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Choose.
+        """Choose an action for every scan.
 
         Args:
             view: what is known of the scans; with the truth for oracles.
@@ -90,8 +87,7 @@ class Greedy:
 
     Attributes:
         name: as in tables.
-        score: worth of every action, higher is better: view -> float (batch, n_actions) or
-            (n_actions,).
+        score: worth of every action: view -> float (batch, n_actions) or (n_actions,).
         traits: facts about the score.
     """
 
@@ -106,8 +102,6 @@ class Greedy:
 
 def require_played(policy: Policy, geometry: Geometry) -> None:
     """Refuse a policy that cannot decide on the readouts of a geometry.
-
-    Policies of a fixed number of actions say so themselves, by a method ``check(geometry)``.
 
     Raises:
         ValueError: says what it needs.

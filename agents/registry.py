@@ -100,12 +100,7 @@ def make_policy(
         return policy
     name = str(policy)
     if name in POLICIES:
-        given = {
-            "metric": metric,
-            "order": order,
-            "evaluator": evaluator,
-            "reconstructor": reconstructor,
-        }
+        given = dict(metric=metric, order=order, evaluator=evaluator, reconstructor=reconstructor)
         wanted = signature(POLICIES[name]).parameters
         return POLICIES[name](**{part: given[part] for part in given if part in wanted})
     if name in SHIPPED:
@@ -147,9 +142,8 @@ def _from_file(path: str | Path) -> Policy:
     """A learned policy: weights in a checkpoint, or an order, which is a JSON file alone."""
     stem = checkpoints.without_suffix(path)
     if Path(path).is_dir():
-        name, stem = Path(path).name, Path(path) / "best"
-    else:
-        name = stem.name if stem.name != "best" else stem.parent.name
+        stem = Path(path) / "best"
+    name = stem.name if stem.name != "best" else stem.parent.name
     record = stem.with_name(stem.name + ".json")
     has_weights = stem.with_name(stem.name + ".safetensors").exists()
     if not has_weights and (record.exists() or str(path).endswith(".json")):
