@@ -7,7 +7,6 @@ samples in place of the truth, what actions would lead to.
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,10 +34,6 @@ N_DRAWN = 8
 #: 128 x 128 lie in [-1, 1] and whose Fourier transform is not normalised: 50 / 128 with an
 #: orthonormal one.
 SIGMA = 50 / 128
-
-#: How distances become a score; see :func:`mixture_entropy`.
-Form = Literal["mixture", "repo"]
-FORMS: tuple[Form, ...] = ("mixture", "repo")
 
 
 def evaluator_greedy(evaluator: str | Path | Evaluator | None = None) -> Greedy:
@@ -191,9 +186,7 @@ def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tenso
     return torch.stack(draws, dim=1)
 
 
-def entropy_greedy(
-    sampler: Reconstructor | None = None, *, sigma: float = SIGMA, form: Form = "mixture"
-) -> Greedy:
+def entropy_greedy(sampler: Reconstructor | None = None, *, sigma: float = SIGMA) -> Greedy:
     """Takes the lines about which posterior samples carry most information.
 
     The rule of Nolan et al., "Active Diffusion Subsampling", 2025: every sample of the posterior
@@ -210,26 +203,23 @@ def entropy_greedy(
         sampler: draws the samples; None takes those of the scans' own reconstructions.
         sigma: standard deviation of the components, in units of the scan's scale. The smaller, the
             sooner samples count as entirely different, and lines beyond that as equals.
-        form: "mixture", or "repo" for what the authors' code computes.
 
     Raises:
-        ValueError: a sigma that is not above 0, or another form.
+        ValueError: a sigma that is not above 0.
     """
-    if not sigma > 0 or form not in FORMS:
-        raise ValueError(
-            f"expected a sigma above 0 and one of {', '.join(FORMS)}; got {sigma} and {form!r}"
-        )
+    if not sigma > 0:
+        raise ValueError(f"expected a sigma above 0; got {sigma}")
 
     def score(view: View) -> Tensor:
         samples = posterior_samples(view, sampler)
         distances = action_gains(sample_distances(view, samples), view)
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
-        return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
+        return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma)
 
     return Greedy("entropy-greedy", score, Traits(needs=frozenset({"samples", "grid"})))
 
 
-def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") -> Tensor:
+def mixture_entropy(distances: Tensor, *, sigma: float) -> Tensor:
     """Entropy of equal Gaussians around samples, beyond that of a single one, in nats.
 
     With squared distances d_ij^2 between N samples
@@ -237,23 +227,18 @@ def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") 
         H = - 1/N sum_i log 1/N sum_j exp(-d_ij^2 / (2 sigma^2)),
 
     0 where all samples agree, log N where all are far apart, in between at most twice the true
-    value and never below it (Kolchinsky and Tracey, Entropy 2017). The authors' code has the
-    opposite sign in the exponent and none in front ("repo"): no entropy, but where distances are
-    small against sigma it ranks lines alike, by their sum of squares. It does not level off.
+    value and never below it (Kolchinsky and Tracey, Entropy 2017). The code of Nolan et al. has the
+    opposite sign in the exponent and none in front: no entropy, but where distances are small
+    against sigma it ranks lines alike, by their sum of squares.
 
     Args:
         distances: squared, float64 (batch, sample, sample, item).
         sigma: standard deviation of each Gaussian along every axis, in the unit of the distances.
-        form: see above.
 
     Returns:
         float64 (batch, item).
     """
-    n_samples = distances.shape[1]
-    exponent = distances / (2 * sigma**2)
-    if form == "repo":
-        return torch.logsumexp(exponent, dim=2).sum(dim=1)
-    density = torch.logsumexp(-exponent, dim=2) - math.log(n_samples)
+    density = torch.logsumexp(-distances / (2 * sigma**2), dim=2) - math.log(distances.shape[1])
     return -density.mean(dim=1)
 
 
@@ -264,15 +249,13 @@ def sample_distances(view: View, samples: Tensor) -> Tensor:
     """
     maps, n_samples = view.sensitivity, samples.shape[1]
     coils = samples.unsqueeze(2) if maps is None else samples.unsqueeze(2) * maps.unsqueeze(1)
-    found = None
+    shape = (len(samples), n_samples, n_samples, view.mask.shape[1])
+    found = torch.zeros(shape, dtype=torch.float64, device=samples.device)
     for one in range(n_samples):
         for other in range(one):
             apart = coils[:, one] - coils[:, other]
             energy = torch.stack([view.transform.energy(coil) for coil in apart.unbind(1)]).sum(0)
-            if found is None:
-                found = energy.new_zeros(len(energy), n_samples, n_samples, energy.shape[1])
             found[:, one, other] = found[:, other, one] = energy
-    assert found is not None, "one sample tells nothing"
     return found
 
 
@@ -336,8 +319,8 @@ def look_ahead(
         means: Tensor = values.unflatten(0, samples.shape[:2]).mean(dim=1)
         return means
 
-    needs = frozenset({"samples", "reconstructor", "grid"})
-    return Greedy("look-ahead", score, Traits(needs=needs))
+    traits = Traits(needs=frozenset({"samples", "reconstructor", "grid"}))
+    return Greedy("look-ahead", score, traits)
 
 
 def _imagined(view: View, samples: Tensor, reconstructor: Reconstructor, metric: str) -> Truth:
@@ -369,20 +352,13 @@ def _imagined(view: View, samples: Tensor, reconstructor: Reconstructor, metric:
         for row in range(len(samples))
         for sample in range(n_samples)
     ]
-    scan = Scan(
-        view.geometry,
-        reconstructor,
-        n_center_lines=0,
-        metrics=(metric,),
-        device=view.mask.device,
+    metrics, device = (metric,), view.mask.device
+    scan = Scan(view.geometry, reconstructor, n_center_lines=0, metrics=metrics, device=device)
+    start_masks, masks, budgets = (
+        values.repeat_interleave(n_samples, dim=0)
+        for values in (view.start_mask, view.mask, view.budget)
     )
-    state = scan.resume(
-        slices,
-        start_masks=view.start_mask.repeat_interleave(n_samples, dim=0),
-        masks=view.mask.repeat_interleave(n_samples, dim=0),
-        budgets=view.budget.repeat_interleave(n_samples, dim=0),
-    )
-    return Truth(scan, state)
+    return Truth(scan, scan.resume(slices, start_masks=start_masks, masks=masks, budgets=budgets))
 
 
 def _values(imagined: Truth, tried: Tensor, metric: str, *, depth: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.order import Order
-from activemri.agents.policy import Greedy, Policy, Traits, choose, score_actions, signed
+from activemri.agents.policy import Greedy, Traits, choose, score_actions, signed
 from activemri.agents.rollout import play
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, State, Truth, View
@@ -107,47 +107,32 @@ class ExchangeOracle:
             start_masks=state.view.start_mask[rows],
             seeds=state.secret.conditions.seed[rows],
         )
-        first = low_frequency_first() if self.order is None else self.order
-        by_order, by_oracle = (
-            _taken(scan, policy, start, self.metric) for policy in (first, oracle(self.metric))
-        )
+        # Final score, higher is better, and actions of every scan under the better of two policies.
+        best: list[tuple[float, list[int]]] = [(-np.inf, []) for _ in rows]
+        for policy in (oracle(self.metric), self.order or low_frequency_first()):
+            taken: list[list[int]] = [[] for _ in rows]
+            for actions, end in play(scan, policy, start.clone(), []):
+                masks = end.view.mask[:, None]
+                for row, action in enumerate([] if actions is None else actions.tolist()):
+                    if action >= 0 and action not in taken[row]:
+                        taken[row].append(action)
+            scores = signed(Truth(scan, end).scores_of_masks(masks, self.metric), self.metric)
+            ends = zip(best, zip(scores[:, 0].tolist(), taken, strict=True), strict=True)
+            best = [max(pair, key=lambda end: end[0]) for pair in ends]
         plans = []
-        for row, ends in enumerate(zip(by_oracle, by_order, strict=True)):
-            _, actions = max(ends, key=lambda end: end[0])
+        for row, (_, chosen) in enumerate(best):
             truth = Truth(scan, start.select([row]))
             for _ in range(self.max_swaps):
-                better = _best_swap(truth, actions, self.metric, n_drops=self.n_drops)
+                better = _best_swap(truth, chosen, self.metric, n_drops=self.n_drops)
                 if better is None:
                     break
-                actions = better
-            plans.append(_ranked(truth, sorted(actions), self.metric))
+                chosen = better
+            plans.append(_ranked(truth, sorted(chosen), self.metric))
         return plans
 
 
-def _taken(scan: Scan, policy: Policy, start: State, metric: str) -> list[tuple[float, list[int]]]:
-    """Final score (higher is better) and actions of every scan under a policy."""
-    actions: list[list[int]] = [[] for _ in range(len(start))]
-    end = start
-    for taken, after in play(scan, policy, start.clone(), []):
-        end = after
-        for row, action in enumerate([] if taken is None else taken.tolist()):
-            if action >= 0:
-                actions[row].append(action)
-    masks = end.view.mask[:, None]
-    scores = signed(Truth(scan, end).scores_of_masks(masks, metric)[:, 0], metric)
-    once = [list(dict.fromkeys(taken)) for taken in actions]
-    return list(zip(scores.tolist(), once, strict=True))
-
-
 def _best_swap(truth: Truth, actions: list[int], metric: str, *, n_drops: int) -> list[int] | None:
-    """The set after the first swap that helps, cheapest removal first; None if none does.
-
-    Args:
-        truth: of one scan before its first action.
-        actions: the set.
-        metric: what is maximised.
-        n_drops: actions tried for removal.
-    """
+    """The set after the first swap that helps, cheapest removal first; None if none does."""
     geometry, view = truth.scan.geometry, truth.state.view
     rests = [[other for other in actions if other != action] for action in actions]
     masks = view.mask.repeat(len(rests), 1)
