@@ -3,16 +3,12 @@
 They know the geometry and the lines that a scan has, and look at no image.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Greedy, Traits, choose
+from activemri.agents.policy import Greedy, Traits
 from activemri.envs.scan import View
 from activemri.mri.geometry import cartesian
 
@@ -20,37 +16,17 @@ from activemri.mri.geometry import cartesian
 DENSITY_POWER = 3
 DENSITY_FLOOR = 0.01
 
-_ORDER = Traits(is_order=True)
+_ORDER, _RANDOM = Traits(is_order=True), Traits(is_random=True)
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """Draws a legal action with a probability in proportion to its weight.
-
-    Attributes:
-        name: as in tables.
-        weight: view -> float (batch, n_actions), above zero where legal.
-    """
-
-    name: str
-    weight: Callable[[View], Tensor]
-    traits: ClassVar[Traits] = Traits(is_random=True)
-
-    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        # An exponential race: the first arrival of rates w is a draw in proportion to w.
-        race = np.stack([g.exponential(size=view.legal.shape[1]) for g in generators])
-        arrival = torch.from_numpy(race).to(view.legal.device) / self.weight(view)
-        return choose(-arrival, view.legal)
-
-
-def random() -> Sampled:
+def random() -> Greedy:
     """Every legal action is equally likely."""
-    return Sampled("random", lambda view: torch.ones_like(view.legal, dtype=torch.float64))
+    return Greedy("random", lambda view: torch.ones_like(view.legal).double(), _RANDOM)
 
 
-def variable_density() -> Sampled:
+def variable_density() -> Greedy:
     """Random, more often near the centre of k-space; see :func:`polynomial_density`."""
-    return Sampled("variable-density", polynomial_density)
+    return Greedy("variable-density", polynomial_density, _RANDOM)
 
 
 def low_frequency_first() -> Greedy:

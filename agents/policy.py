@@ -80,10 +80,11 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Greedy:
-    """Takes the legal action of highest score; of equals the first.
+    """Takes the legal action of highest score, of equals the first; at random, draws instead.
 
     Readouts that may be measured again are, whenever they score best, by oracles and by policies
-    that repeat; by others only after all have been measured.
+    that repeat; by others only after all have been measured. A random policy draws legal actions
+    with probabilities in proportion to their scores, which are above 0.
 
     Attributes:
         name: as in tables.
@@ -96,8 +97,13 @@ class Greedy:
     traits: Traits = Traits()
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        scores = self.score(view)
+        if self.traits.is_random:
+            # An exponential race: the first arrival of rates w is a draw in proportion to w.
+            race = np.stack([g.exponential(size=view.legal.shape[1]) for g in generators])
+            return choose(-torch.from_numpy(race).to(scores.device) / scores, view.legal)
         repeats = self.traits.repeats or self.traits.is_oracle
-        return choose(self.score(view), view.legal if repeats else view.due)
+        return choose(scores, view.legal if repeats else view.due)
 
 
 def require_played(policy: Policy, geometry: Geometry) -> None:

@@ -1,6 +1,7 @@
 """The cascaded residual network of Zhang et al., with an uncertainty for every pixel."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,9 +165,18 @@ class _Block(nn.Module):
             )
             for a, b in itertools.pairwise(widths)
         )
-        self.bottleneck = nn.Sequential(
-            *(_ResidualBlock(4 * f, dropout) for _ in range(residual_blocks))
-        )
+        # x + IN(conv(dropout(ReLU(IN(conv x))))), each
+        self.bottleneck: Any = nn.ModuleList()
+        for _ in range(residual_blocks):
+            layers = nn.Sequential(
+                nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
+                nn.InstanceNorm2d(4 * f),
+                nn.ReLU(),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
+                nn.InstanceNorm2d(4 * f),
+            )
+            self.bottleneck.append(nn.ModuleDict({"layers": layers}))
         narrow = [4 * f, 2 * f, f, f // 2]
         handed_on = [0, 2 * f, f, n_inputs] if skips else [0, 0, 0, 0]
         self.decoder = nn.ModuleList(
@@ -193,28 +203,11 @@ class _Block(nn.Module):
         features = levels.pop()
         if before is not None:
             features = features + before
-        bottleneck = features = self.bottleneck(features)
+        for residual in self.bottleneck:
+            features = features + residual["layers"](features)
+        bottleneck = features
         for up in self.decoder:
             features = up(features)
             if self.skips:
                 features = torch.cat([features, levels.pop()], dim=1)
         return self.head(features), bottleneck
-
-
-class _ResidualBlock(nn.Module):
-    """x + IN(conv(dropout(ReLU(IN(conv x)))))."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
-            nn.InstanceNorm2d(width),
-            nn.ReLU(),
-            nn.Dropout2d(dropout),
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
-            nn.InstanceNorm2d(width),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        changed: Tensor = features + self.layers(features)
-        return changed
