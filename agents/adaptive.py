@@ -1,8 +1,4 @@
-"""Policies that look at this scan's reconstruction, and at images that could be behind it.
-
-They ask an evaluator, the reconstruction's uncertainty, the entropy of posterior samples, or, with
-samples in place of the truth, what actions would lead to.
-"""
+"""Policies that look at this scan's reconstruction, and at images that could be behind it."""
 
 import math
 from dataclasses import replace
@@ -43,7 +39,7 @@ def evaluator_greedy(evaluator: str | Path | Evaluator | None = None) -> Greedy:
     acquires several lines counts what all of them lack to a score of 1.
 
     Args:
-        evaluator: for as many lines as the scans have, or more; see
+        evaluator: of as many lines as the scans have, or more; see
             :func:`activemri.evaluator.make_evaluator`.
     """
     asked = make_evaluator(evaluator)
@@ -73,12 +69,7 @@ def line_scores(evaluator: Evaluator, view: View) -> Tensor:
 
 
 def uncertainty_greedy() -> Greedy:
-    """Takes the line about which the reconstruction is least certain.
-
-    Where the reconstructor gives posterior samples (ensembles, Monte-Carlo dropout), that is the
-    line whose samples vary most. Else the standard deviation of the pixels is carried over to the
-    lines; see :func:`line_variance`.
-    """
+    """Takes the line about which the reconstruction is least certain; see :func:`line_variance`."""
 
     def score(view: View) -> Tensor:
         return action_gains(line_variance(view), view)
@@ -96,8 +87,7 @@ def line_variance(view: View) -> Tensor:
         v_i = sum_j P_j q_{i - j},   q = sum over the readout of |F s|^2.
 
     P is zero on acquired lines, whose samples are known, and elsewhere follows the power law of
-    frequency that fits the energies of the acquired lines best: an image's missing detail is as
-    strong as its known spectrum promises.
+    frequency that fits the energies of the acquired lines best.
 
     Raises:
         ValueError: if the reconstructor gives no uncertainty.
@@ -145,13 +135,10 @@ def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tenso
 
     They are those that a reconstructor gives, where it draws any: ensembles, Monte-Carlo dropout,
     diffusion. Of a reconstructor with a standard deviation s per pixel alone, they are
-
-        reconstruction + s n,
-
-    without what that adds to acquired lines, whose samples are known. The noise n is stationary,
-    Gaussian, of unit variance (for real and imaginary part each), and its spectrum is the one that
-    :func:`line_variance` takes errors to have. Its draws are the same for every scan and every
-    time. Such errors know nothing of edges and aliasing, so expect less of them than of samples.
+    reconstruction + s n, without what that adds to acquired lines, whose samples are known. The
+    noise n is stationary, Gaussian, of unit variance (for real and imaginary part each), has the
+    spectrum P of :func:`line_variance`, and is the same for every scan and every time. It knows
+    nothing of edges and aliasing.
 
     Args:
         view: what is known of the scans.
@@ -189,15 +176,12 @@ def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tenso
 def entropy_greedy(sampler: Reconstructor | None = None, *, sigma: float = SIGMA) -> Greedy:
     """Takes the lines about which posterior samples carry most information.
 
-    The rule of Nolan et al., "Active Diffusion Subsampling", 2025: every sample of the posterior
-    (of any reconstructor that draws some, see :func:`posterior_samples`) predicts what a line would
-    measure; with Gaussian noise of standard deviation `sigma` these predictions are a Gaussian
-    mixture, and the line whose mixture has the largest entropy is taken. Ours differs: an action
-    of several lines is judged by the mixture of all its new lines together; with several coils
-    predictions are those of every coil, under the maps of the scan.
-
-    `uncertainty-greedy` is the cheaper rule on the same samples: their variance, which is what
-    remains of the entropy if sigma is large.
+    The rule of Nolan et al., "Active Diffusion Subsampling", 2025: every posterior sample predicts
+    what a line would measure; with Gaussian noise of standard deviation `sigma` these predictions
+    are a Gaussian mixture, and the line whose mixture has the largest entropy is taken. Ours
+    differs: an action of several lines is judged by the mixture of all its new lines together; with
+    several coils predictions are those of every coil. `uncertainty-greedy` takes the variance of
+    the same samples, which is what remains of the entropy if sigma is large.
 
     Args:
         sampler: draws the samples; None takes those of the scans' own reconstructions.
@@ -228,8 +212,7 @@ def mixture_entropy(distances: Tensor, *, sigma: float) -> Tensor:
 
     0 where all samples agree, log N where all are far apart, in between at most twice the true
     value and never below it (Kolchinsky and Tracey, Entropy 2017). The code of Nolan et al. has the
-    opposite sign in the exponent and none in front: no entropy, but where distances are small
-    against sigma it ranks lines alike, by their sum of squares.
+    opposite sign in the exponent and none in front: no entropy.
 
     Args:
         distances: squared, float64 (batch, sample, sample, item).
@@ -243,9 +226,9 @@ def mixture_entropy(distances: Tensor, *, sigma: float) -> Tensor:
 
 
 def sample_distances(view: View, samples: Tensor) -> Tensor:
-    """Squared distances of samples on every line of k-space.
+    """Squared distances of samples on every line: float64 (batch, sample, sample, n_lines).
 
-    Summed over the readout and the coils: float64 (batch, sample, sample, n_lines).
+    Summed over the readout and the coils.
     """
     maps, n_samples = view.sensitivity, samples.shape[1]
     coils = samples.unsqueeze(2) if maps is None else samples.unsqueeze(2) * maps.unsqueeze(1)
@@ -273,17 +256,14 @@ def look_ahead(
     For every sample x_s: what has been acquired stays, all else is what would be measured of x_s;
     each of the most promising actions is tried, the result reconstructed, and scored against the
     magnitude of x_s. The action with the best mean score over the samples is taken. With the truth
-    as only sample it is the one-step oracle.
-
-    It imagines ideal scans: where lines may be measured again, it takes new ones as long as there
-    are any. It costs ``n_actions * n_samples`` reconstructions an action, and with a depth of two
-    about ``n_actions`` times that.
+    as only sample it is the one-step oracle. It imagines ideal scans: where lines may be measured
+    again, it takes new ones as long as there are any. It costs ``n_actions * n_samples``
+    reconstructions an action, and with a depth of two about ``n_actions`` times that.
 
     Args:
         reconstructor: of the scans.
-        sampler: draws the samples; None takes those of the scans' own reconstructions. See
-            :func:`posterior_samples` for what is taken of a reconstructor without samples. A
-            sampler that knows more than the reconstructor makes looking ahead worth while.
+        sampler: as of :func:`posterior_samples`. One that knows more than the reconstructor makes
+            looking ahead worth while.
         metric: what it maximises.
         n_actions: how many actions are tried: those on whose new lines the samples vary most.
         n_samples: how many samples are taken for the truth: the first ones.

@@ -82,9 +82,8 @@ def conjugate_symmetric() -> Greedy:
 def repeat_centre() -> Greedy:
     """Averages the centre of k-space most, where lines may be measured again.
 
-    After every action the numbers of measurements are as near as they can be to proportions of
-    the density of :func:`polynomial_density`: next comes the action of the largest w / (n + 1),
-    measured n times so far (the method of highest averages). In ideal scans it is
+    The method of highest averages: next comes the action of the largest w / (n + 1), of the density
+    w of :func:`polynomial_density`, measured n times so far. In ideal scans it is
     `low-frequency-first`.
     """
 
@@ -118,15 +117,12 @@ def _fewest_measurements(view: View) -> Tensor:
 
 
 def polynomial_density(view: View) -> Tensor:
-    """Weights (1 - r)^p plus a floor, for r the distance from the centre of k-space.
+    """Weights (1 - r)^p plus a floor at the distance r from the centre: float64 (batch, n_actions).
 
     The polynomial density of Lustig, Donoho and Pauly, Magn Reson Med 58:1182-1195 (2007). They
     fix the offset by the number of samples wanted; here it is constant, because actions are drawn
     one by one, without replacement, until the budget is spent. r is 1 at the outermost line that
     the scan has.
-
-    Returns:
-        float64 (batch, n_actions).
     """
     distance = view.geometry.frequency
     exists = view.geometry.by_action(view.measurable, "any")

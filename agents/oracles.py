@@ -1,10 +1,4 @@
-"""Policies that know the target, and so bound what others can reach.
-
-The one-step oracle takes the best action now, which need not belong to the best set. The exchange
-oracle searches the set: it starts from a good one and swaps actions as long as that helps, an
-exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal Experiments,
-1972).
-"""
+"""Policies that know the target, and so bound what others can reach."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,10 +54,12 @@ def ask_truth(view: View) -> Truth:
 class ExchangeOracle:
     """Acquires the best set of lines that a local search finds for the scan's whole budget.
 
-    The search starts from what ends better, a fixed order or the one-step oracle. A round drops
-    the action whose loss costs least and takes the best other one that acquires as many lines; if
-    that does not help, it tries the next cheapest, up to `n_drops`. Rounds go on until none helps.
-    The result is taken in greedy order. Its final score is never below that of its two starts.
+    An exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal
+    Experiments, 1972). The search starts from what ends better, a fixed order or the one-step
+    oracle. A round drops the action whose loss costs least and takes the best other one that
+    acquires as many lines; if that does not help, it tries the next cheapest, up to `n_drops`.
+    Rounds go on until none helps. The result is taken in greedy order, and its final score is never
+    below that of its two starts.
 
     The plan of a scan is made once, at the first action, and depends on nothing but the slice, the
     protocol, the lines at the start, and the seed of imperfect scans. There it is a set as well:

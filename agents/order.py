@@ -44,7 +44,7 @@ class Order:
         kind: how it was learned, e.g. "lbcs".
         actions: every action of the geometry once, the first one first.
         n_learned: how many of them were learned; the rest comes from the centre outwards.
-        geometry: name of the geometry.
+        geometry: its name.
         lines_per_action: most lines that one action acquires.
         shape: height and width of the frame.
         metric: what was maximised.
@@ -192,8 +192,7 @@ def fit_order(
     its own one-step oracle. An action's gain in a scan at a step is the change of the score that it
     brings there; once the scan's oracle has taken the action, the gain that it had then. Step t of
     the order takes, of the actions that are not in it yet, the one of the largest mean gain at step
-    t. Where `lbcs` scores all scans with the same lines acquired, this one scores each with the
-    lines that suit it best. With `n_scans` it uses that many scans, drawn once.
+    t. With `n_scans` it uses that many scans, drawn once.
 
     Args:
         kind: "lbcs" or "average-oracle".
@@ -363,9 +362,7 @@ def learn_order(
         kind: greedy order on the train scans (lbcs), or mean preference of their greedy oracles.
         protocol: its reconstructor and the score of its reward are those that it is learned for.
         seed: of all draws.
-        n_fit_scans: scans that each step is decided on, drawn anew; None takes all.
-        max_fit_slices: train scans, spread evenly, that are seen at all; None takes all.
-        slices_per_volume: take so many evenly spaced slices of each volume; None takes all.
+        n_fit_scans, max_fit_slices, slices_per_volume: as of :class:`TrainOrderSettings`.
         device: where to compute.
         show: show progress.
 

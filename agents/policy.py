@@ -20,10 +20,6 @@ _MEMORY = 64e6
 class Traits:
     """Facts about a policy that decide how it is run and compared. Nothing else lists policies.
 
-    ::
-
-        traits = Traits(is_random=True, needs=frozenset({"lines"}))
-
     Attributes:
         is_order: takes the same actions in every scan of one size and start: a fixed order.
         is_random: draws from the generators; else one seed shows all that it does.
@@ -147,15 +143,12 @@ def choose(priority: Tensor, legal: Tensor) -> Tensor:
 
 
 def score_actions(truth: Truth, wanted: Tensor, metric: str) -> Tensor:
-    """True scores after single actions, higher is better.
+    """True scores after single actions: float64 (batch, n_actions), higher is better.
 
     Args:
         truth: of scans under way.
-        wanted: actions to try in each scan, bool (batch, n_actions).
+        wanted: actions to try in each scan, bool (batch, n_actions); others have -inf.
         metric: name of the score; the sign of errors is turned.
-
-    Returns:
-        float64 (batch, n_actions), -inf where not wanted.
     """
     result = torch.full(wanted.shape, -torch.inf, dtype=torch.float64, device=wanted.device)
     most = int(wanted.sum(dim=1).max())

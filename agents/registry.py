@@ -83,8 +83,7 @@ def make_policy(
         metric: what oracles and look-ahead maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
-        evaluator: what `evaluator-greedy` asks: a checkpoint's path, an evaluator, or None for the
-            one that comes with the package.
+        evaluator: what `evaluator-greedy` asks; None for the one that comes with the package.
         reconstructor: what the scans are reconstructed with, which `look-ahead` tries actions with.
 
     Raises:
