@@ -3,15 +3,14 @@
 Every function takes magnitude images (batch, height, width) and returns float64 (batch,). The
 definitions are scikit-image's (Gaussian weights off, 7 x 7 window, sample covariance), which are
 also those of ``fastmri.evaluate``. Two conventions of the data range exist in the field and give
-different numbers; they carry different names here and are never mixed:
+different numbers:
 
 * ``ssim``, ``psnr``: the largest value of the slice's own target;
 * ``ssim_volume``, ``psnr_volume``: the largest value of the target's whole volume.
 
 ``roi_ssim`` and ``roi_nmse`` look at a region of interest only. SSIM's windows are those of the
-whole image, with the slice's data range; their values are averaged over the windows whose centre
-lies in the region. ``task_loss`` is the loss of a downstream network; see
-:class:`activemri.envs.reward.TaskLoss`.
+whole image; their values are averaged over the windows whose centre lies in the region.
+``task_loss`` is the loss of a downstream network; see :class:`activemri.envs.reward.TaskLoss`.
 """
 
 from dataclasses import dataclass
@@ -91,21 +90,15 @@ def nrmse(image: Tensor, target: Tensor) -> Tensor:
 
 
 def psnr(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB.
-
-    Args:
-        image: (batch, height, width).
-        target: the same shape.
-        data_range: largest value that the signal is said to take, (batch,).
-    """
+    """Peak signal-to-noise ratio in dB, of a largest signal `data_range`, (batch,)."""
     return decibels(mse(image, target), data_range.double())
 
 
 def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), averaged where the whole window fits.
+    """Structural similarity (Wang et al. 2004), averaged where the whole 7 x 7 window fits.
 
     Args:
-        image: (batch, height, width), each side at least 7.
+        image: (batch, height, width).
         target: the same shape.
         data_range: largest value that the signal is said to take, (batch,).
     """
@@ -113,14 +106,7 @@ def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
 
 
 def roi_ssim(image: Tensor, target: Tensor, *, region: Tensor, data_range: Tensor) -> Tensor:
-    """Mean SSIM of the windows whose centre lies in a region.
-
-    Args:
-        image: (batch, height, width), each side at least 7.
-        target: the same shape.
-        region: bool, the same shape.
-        data_range: largest value that the signal is said to take, (batch,).
-    """
+    """As :func:`ssim`, of windows whose centre lies in a region, bool (batch, height, width)."""
     values, weights = _ssim_map(image, target, data_range), window_centers(region)
     return (values * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))
 

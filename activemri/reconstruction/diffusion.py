@@ -1,6 +1,7 @@
 """Posterior samples from a diffusion model: many images that fit what has been measured."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -46,14 +47,13 @@ class Diffusion(Reconstructor):
 
     With `conditional` the network is a model of what is missing rather than of whole images: noise
     lies on lines alone that were not acquired, and the network is given the zero-filled image and
-    the mask, which are those that episodes visit (Xie and Li, MICCAI 2022). Without, it knows
-    nothing of masks: a prior of images, which the samples' DC alone leads to the scan.
+    the mask (Xie and Li, MICCAI 2022). Without, it is a prior of images, which the samples' DC
+    alone leads to the scan.
 
     The image is the samples' mean, the uncertainty what they differ by
     (:func:`activemri.reconstruction.ensemble.pooled`). The noise is drawn from `seed` alone: a scan
-    is reconstructed alike twice, in any batch, and with every device; no gradients are kept.
-    Multi-coil scans use the coil-combined image, in which lines lie under each other's coils: DC is
-    then close, not exact, as for every method here.
+    is reconstructed alike twice, in any batch, and with every device; no gradients are kept. With
+    several coils, DC of the combined image is close, not exact, as for every method here.
 
     Args:
         channels: width of the network, a multiple of 8.
@@ -112,8 +112,7 @@ class Diffusion(Reconstructor):
     def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
         """Weighted squared error of images whose noise the network has taken off: (batch,).
 
-        Levels and noise come from torch's global generator, as dropout does; whoever trains seeds
-        it.
+        Levels and noise come from torch's global generator, as dropout does.
 
         Args:
             measurement: what has been acquired of them.
@@ -134,8 +133,13 @@ class Diffusion(Reconstructor):
 
     def _samples(self, start: Tensor, operator: Operator, row: int) -> Tensor:
         """Of one normalised scan (height, width): complex (sample, height, width)."""
-        start = start.expand(self.n_samples, -1, -1)
-        operator = _repeated(operator, row, self.n_samples)
+        n, maps = self.n_samples, operator.sensitivity
+        start = start.expand(n, -1, -1)
+        operator = replace(
+            operator,
+            mask=operator.mask[row].expand(n, -1),
+            sensitivity=None if maps is None else maps[row].expand(n, -1, -1, -1),
+        )
         # On the CPU, because a seed means other numbers on other devices.
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(start.shape, dtype=start.dtype, generator=generator).to(start.device)
@@ -169,19 +173,8 @@ class Diffusion(Reconstructor):
 def noise_levels(n_steps: int) -> list[float]:
     """Falling standard deviations from :data:`LARGEST` to :data:`SMALLEST`, after Karras et al."""
     high, low = LARGEST ** (1 / _CURVATURE), SMALLEST ** (1 / _CURVATURE)
-    return [
-        (high + step / max(n_steps - 1, 1) * (low - high)) ** _CURVATURE for step in range(n_steps)
-    ]
-
-
-def _repeated(operator: Operator, row: int, n: int) -> Operator:
-    """The operator of one scan, for n images of it."""
-    maps = operator.sensitivity
-    return Operator(
-        operator.transform,
-        operator.mask[row].expand(n, -1),
-        None if maps is None else maps[row].expand(n, -1, -1, -1),
-    )
+    steps = [step / max(n_steps - 1, 1) for step in range(n_steps)]
+    return [(high + share * (low - high)) ** _CURVATURE for share in steps]
 
 
 class Denoiser(nn.Module):

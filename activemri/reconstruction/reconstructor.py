@@ -16,7 +16,6 @@ class Measurement:
 
     ::
 
-        image = measurement.zero_filled
         residual = measurement.operator.forward(image) - measurement.samples
 
     Attributes:
@@ -55,10 +54,6 @@ class Measurement:
 class Reconstruction(Batched):
     """A reconstructed batch.
 
-    ::
-
-        result = Reconstruction(image, uncertainty=deviation)
-
     Attributes:
         image: complex, (batch, height, width).
         uncertainty: standard deviation per pixel, float (batch, height, width), or None where
@@ -73,7 +68,7 @@ class Reconstruction(Batched):
 
 
 class Reconstructor(nn.Module):
-    """A method that turns a measurement into an image.
+    """A method that turns a measurement, and nothing but it, into an image.
 
     ::
 
@@ -86,8 +81,7 @@ class Reconstructor(nn.Module):
                 residual = measurement.operator.gram(image) - image
                 return Reconstruction(image - 0.5 * residual)
 
-    Subclasses implement :meth:`forward`, or :meth:`solve`. They must depend on nothing but the
-    measurement.
+    Subclasses implement :meth:`forward`, or :meth:`solve`.
     """
 
     #: Measured samples are in the result as they were measured, on a Cartesian grid of one coil.
@@ -155,24 +149,13 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
     total = image.sum() if uncertainty is None else image.sum() + uncertainty.sum()
     if not bool(total.isfinite()):  # a sum is finite if all values are, and costs little
         raise ValueError(f"{name}: expected finite values; got NaN or Inf")
-    if image.dtype == zero_filled.dtype and (
-        uncertainty is None or uncertainty.dtype == torch.float32
-    ):
-        return made
-    return replace(
-        made,
-        image=image.to(zero_filled.dtype),
-        uncertainty=None if uncertainty is None else uncertainty.float(),
-    )
+    uncertainty = None if uncertainty is None else uncertainty.float()
+    return replace(made, image=image.to(zero_filled.dtype), uncertainty=uncertainty)
 
 
 @torch.no_grad()
 def gives_uncertainty(reconstructor: Reconstructor) -> bool:
-    """Its reconstructions come with an uncertainty, as found out on a tiny scan.
-
-    Args:
-        reconstructor: in evaluation mode.
-    """
+    """Its reconstructions come with an uncertainty, as found out on a tiny scan."""
     weight = next(iter(reconstructor.state_dict().values()), torch.empty(0))
     kspace = torch.ones(1, 1, 16, 16, dtype=torch.complex64, device=weight.device)
     mask = torch.ones(1, 1, 16, dtype=torch.bool, device=weight.device)
