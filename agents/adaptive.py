@@ -42,12 +42,10 @@ def evaluator_greedy(evaluator: str | Path | Evaluator | None = None) -> Greedy:
         evaluator: of as many lines as the scans have, or more; see
             :func:`activemri.evaluator.make_evaluator`.
     """
-    asked = make_evaluator(evaluator)
-
-    def score(view: View) -> Tensor:
-        return action_gains(1 - line_scores(asked, view), view)
-
-    return Greedy("evaluator-greedy", score, Traits(needs=frozenset({"lines", "evaluator"})))
+    asked, traits = make_evaluator(evaluator), Traits(needs=frozenset({"lines", "evaluator"}))
+    return Greedy(
+        "evaluator-greedy", lambda view: action_gains(1 - line_scores(asked, view), view), traits
+    )
 
 
 def line_scores(evaluator: Evaluator, view: View) -> Tensor:
@@ -61,20 +59,18 @@ def line_scores(evaluator: Evaluator, view: View) -> Tensor:
             f"an evaluator scores whole lines; geometry {view.geometry.name!r} has none"
         )
     image = view.reconstruction.image
+    image = image.transpose(1, 2) if view.geometry.are_rows else image
     with torch.no_grad():
-        scores: Tensor = evaluator(
-            image.transpose(1, 2) if view.geometry.are_rows else image, view.mask
-        )
+        scores: Tensor = evaluator(image, view.mask)
     return scores
 
 
 def uncertainty_greedy() -> Greedy:
     """Takes the line about which the reconstruction is least certain; see :func:`line_variance`."""
-
-    def score(view: View) -> Tensor:
-        return action_gains(line_variance(view), view)
-
-    return Greedy("uncertainty-greedy", score, Traits(needs=frozenset({"uncertainty", "grid"})))
+    traits = Traits(needs=frozenset({"uncertainty", "grid"}))
+    return Greedy(
+        "uncertainty-greedy", lambda view: action_gains(line_variance(view), view), traits
+    )
 
 
 def line_variance(view: View) -> Tensor:

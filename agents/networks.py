@@ -264,10 +264,10 @@ class ScoringNetwork(ActionNetwork):
     """Makes numbers of every line, and of these the scores.
 
     Residual one-dimensional convolutions run along the lines, or other readouts, of k-space. Every
-    line sees its neighbours, its mirror image, and the mean over all lines. The weights are shared
-    by all lines, so that a few subjects teach a lot. An action's score is the mean of its lines'
-    scores. That of STOP is the best score of a line not yet acquired, plus a number made of the
-    mean over all lines, which says by its sign whether to stop.
+    line sees its neighbours, its mirror image, and the mean over all lines, by weights that all
+    share, so that a few subjects teach a lot. An action's score is the mean of its lines' scores.
+    That of STOP is the best score of a line not yet acquired, plus a number made of the mean over
+    all lines, which says by its sign whether to stop.
 
     Attributes:
         channels: numbers that the network keeps for each line.
@@ -334,9 +334,8 @@ class ScoringNetwork(ActionNetwork):
     def point_outwards(self, spread: float) -> None:
         """Begin as low-frequency-first: what a learner has no need to find out again.
 
-        Two of the numbers that the network keeps for each line become its distance from the centre
-        and whether it was acquired, and its score ``-spread * (distance + acquired)``. Everything
-        else is left to learn.
+        Two numbers of each line become its distance from the centre and whether it was acquired,
+        and its score ``-spread * (distance + acquired)``. Everything else is left to learn.
         """
         assert self.enter.bias is not None and self.leave.bias is not None
         with torch.no_grad():
@@ -390,8 +389,8 @@ class LineNetwork(ScoringNetwork):
 class ImageNetwork(ScoringNetwork):
     """Looks at the image by strided convolutions, whose summary speaks of every line of k-space.
 
-    Lines of k-space are no places in the image: a summary of the whole image is turned into a few
-    numbers for each line by a dense layer, and joined with what was acquired, the budget and the
+    Lines of k-space are no places in the image: a dense layer turns a summary of the whole image
+    into a few numbers for each line, which are joined with what was acquired, the budget and the
     distance from the centre. Images of bytes are brought to 0 to 1; others are taken as they are.
 
     Args:
@@ -452,9 +451,8 @@ class ScheduleNetwork(ActionNetwork):
     """Fully connected layers on the number of acquired lines: the same order for every scan.
 
     The data-set-specific network of Pineda et al., MICCAI 2020: the number of lines acquired since
-    the start, one-hot, goes through layers with ReLU to a score for every action. What order comes
-    out is decided by the scans that it was trained on. Comparing it with a network that sees the
-    scan, trained in the same way, says what adapting to the scan is worth.
+    the start, one-hot, goes through layers with ReLU to a score for every action. Comparing it with
+    a network that sees the scan, trained in the same way, says what adapting to the scan is worth.
 
     Args:
         n_actions, stops: see :class:`ActionNetwork`.
@@ -498,10 +496,9 @@ class ScheduleNetwork(ActionNetwork):
 class EvaluatorNetwork(ActionNetwork):
     """Scores lines by the images that they make, as in Pineda et al., MICCAI 2020.
 
-    The architecture is that of :class:`activemri.evaluator.Evaluator`, trained for another
-    purpose: spectral maps of the reconstruction and the mask's embedding go through strided
-    convolutions. An action's score is the mean of its lines' scores. The paper has 128 channels
-    and 4 layers. The budget is not seen, as in the paper.
+    The architecture is that of :class:`activemri.evaluator.Evaluator`, trained for another purpose.
+    An action's score is the mean of its lines' scores. The paper has 128 channels and 4 layers, and
+    does not see the budget either.
 
     Args:
         width: lines of k-space of the largest scan.
@@ -538,11 +535,10 @@ class VarNetNetwork(ActionNetwork):
     """Convolutions and pooling over the image, then layers that give every line a score.
 
     ``fastmri.models.policy.LineConvSampler`` of Bakker et al., On learning adaptive acquisition
-    policies for undersampled multi-coil MRI reconstruction, MIDL 2022: blocks of convolution,
-    instance normalisation, ReLU and pooling that double the channels, and fully connected layers.
-    Ours differs: its heat map is taken before it is squashed and rescaled, as
-    :mod:`activemri.agents.relaxations` does both. The network sees real and imaginary part of the
-    current reconstruction, and neither mask nor budget, as in the paper.
+    policies for undersampled multi-coil MRI reconstruction, MIDL 2022. Ours differs: its heat map
+    is taken before it is squashed and rescaled, as :mod:`activemri.agents.relaxations` does both.
+    The network sees real and imaginary part of the current reconstruction, and neither mask nor
+    budget, as in the paper.
 
     Args:
         shape: height and width of the frame.

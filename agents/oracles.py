@@ -90,14 +90,13 @@ class ExchangeOracle:
         seeds, starts = state.secret.conditions.seed.tolist(), state.view.start_mask.cpu().numpy()
         keys = [(*settings, s, m.tobytes()) for s, m in zip(seeds, starts, strict=True)]
         missing = [row for row, key in enumerate(keys) if key not in plans[row]]
-        for row, plan in zip(missing, self._planned(scan, state, missing), strict=True):
-            plans[row][keys[row]] = plan
+        if missing:
+            for row, plan in zip(missing, self._planned(scan, state, missing), strict=True):
+                plans[row][keys[row]] = plan
         return choose(torch.stack([plans[row][key] for row, key in enumerate(keys)]), view.due)
 
     def _planned(self, scan: Scan, state: State, rows: list[int]) -> list[Tensor]:
         """Priorities of all actions in some of the scans, (n_actions,) each."""
-        if not rows:
-            return []
         start = scan.start(
             [state.secret.slices[row] for row in rows],
             start_masks=state.view.start_mask[rows],

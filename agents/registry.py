@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,15 @@ from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import WEIGHTS
 
 
-def _learned(name: str) -> Callable[[Order | None], Policy]:
-    def make(order: Order | None) -> Policy:
-        if order is None:
-            raise ValueError(
-                f"policy {name!r} is learned from data: give its order, or the path of a file made "
-                f"by 'activemri train order --kind {name}'"
-            )
-        if order.kind != name:
-            raise ValueError(f"policy {name!r} needs an order of that kind; got {order.kind!r}")
-        return replace(order, name=name)
-
-    return make
+def _learned(name: str, order: Order | None) -> Policy:
+    if order is None:
+        raise ValueError(
+            f"policy {name!r} is learned from data: give its order, or the path of a file made "
+            f"by 'activemri train order --kind {name}'"
+        )
+    if order.kind != name:
+        raise ValueError(f"policy {name!r} needs an order of that kind; got {order.kind!r}")
+    return replace(order, name=name)
 
 
 #: Functions that make policies. Of the keywords of :func:`make_policy` they get those they name.
@@ -47,7 +45,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "conjugate-symmetric": heuristic.conjugate_symmetric,
     "repeat-centre": heuristic.repeat_centre,
     "re-acquire": heuristic.re_acquire,
-    **{name: _learned(name) for name in KINDS},
+    **{name: partial(_learned, name) for name in KINDS},
     "uncertainty-greedy": uncertainty_greedy,
     "entropy-greedy": entropy_greedy,
     "evaluator-greedy": evaluator_greedy,
@@ -105,7 +103,14 @@ def make_policy(
     if name in SHIPPED:
         return load_policy(SHIPPED[name], name=name)
     if isinstance(policy, Path) or "/" in name or "\\" in name or name.endswith(".json"):
-        return _from_file(policy)
+        path = Path(policy)
+        stem = path / "best" if path.is_dir() else checkpoints.without_suffix(path)
+        label = stem.name if stem.name != "best" else stem.parent.name
+        record = stem.with_name(stem.name + ".json")
+        has_weights = stem.with_name(stem.name + ".safetensors").exists()
+        if not has_weights and (record.exists() or name.endswith(".json")):
+            return Order.load(record, name=label)  # a JSON file alone
+        return load_policy(path, name=label)
     found: Any = plugins.find(
         name,
         {**POLICIES, **SHIPPED},
@@ -135,16 +140,3 @@ def traits_of(policy: str | Path | Policy) -> Traits:
     if needs_fit(policy):
         return Order.traits
     return make_policy(policy, reconstructor="zero-filled").traits
-
-
-def _from_file(path: str | Path) -> Policy:
-    """A learned policy: weights in a checkpoint, or an order, which is a JSON file alone."""
-    stem = checkpoints.without_suffix(path)
-    if Path(path).is_dir():
-        stem = Path(path) / "best"
-    name = stem.name if stem.name != "best" else stem.parent.name
-    record = stem.with_name(stem.name + ".json")
-    has_weights = stem.with_name(stem.name + ".safetensors").exists()
-    if not has_weights and (record.exists() or str(path).endswith(".json")):
-        return Order.load(record, name=name)
-    return load_policy(path, name=name)

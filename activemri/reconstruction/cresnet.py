@@ -75,27 +75,13 @@ class CResNet(Reconstructor):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1; got {dropout}")
-        self.settings = {
-            "channels": channels,
-            "blocks": blocks,
-            "residual_blocks": residual_blocks,
-            "dropout": dropout,
-            "mask_features": mask_features,
-            "skips": skips,
-            "data_consistency": data_consistency,
-        }
+        of_block: Any = dict(residual_blocks=residual_blocks, dropout=dropout, skips=skips)
+        self.settings = dict(channels=channels, blocks=blocks, mask_features=mask_features)
+        self.settings |= {**of_block, "data_consistency": data_consistency}
         self.keeps_data = data_consistency
         self.embedding = MaskEmbedding(mask_features)
-        self.blocks = nn.ModuleList(
-            _Block(
-                channels,
-                n_inputs=2 + mask_features,
-                residual_blocks=residual_blocks,
-                dropout=dropout,
-                skips=skips,
-            )
-            for _ in range(blocks)
-        )
+        made = [_Block(channels, n_inputs=2 + mask_features, **of_block) for _ in range(blocks)]
+        self.blocks = nn.ModuleList(made)
 
     def solve(self, measurement: Measurement) -> Reconstruction:
         zero_filled, operator = measurement.zero_filled, measurement.operator
@@ -110,7 +96,7 @@ class CResNet(Reconstructor):
             answer, bottleneck = block(padded, bottleneck)
             answer = answer[..., rows, columns]
             image = image + from_channels(answer[:, :2])
-            if self.settings["data_consistency"]:
+            if self.keeps_data:
                 image = operator.data_consistency(image, start)
             log_variance = answer[:, 2]
         assert log_variance is not None

@@ -82,13 +82,8 @@ class Diffusion(Reconstructor):
                 f"least 0; got channels={channels}, n_samples={n_samples}, n_steps={n_steps}, "
                 f"seed={seed}"
             )
-        self.settings = {
-            "channels": channels,
-            "n_samples": n_samples,
-            "n_steps": n_steps,
-            "conditional": conditional,
-            "seed": seed,
-        }
+        self.settings = dict(channels=channels, n_samples=n_samples, n_steps=n_steps)
+        self.settings |= dict(conditional=conditional, seed=seed)
         self.n_samples, self.n_steps, self.seed = n_samples, n_steps, seed
         self.conditional = conditional
         # Spread of a real number of what the network models, in units of the image's root mean

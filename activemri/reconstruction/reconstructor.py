@@ -134,18 +134,15 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
             f"got {type(made).__name__}"
         )
     image, uncertainty = made.image, made.uncertainty
-    if image.shape != zero_filled.shape or not (image.is_complex() or image.is_floating_point()):
-        raise ValueError(
-            f"{name}: expected a complex image of shape {wanted}; "
-            f"got {image.dtype} of shape {tuple(image.shape)}"
-        )
-    if uncertainty is not None and (
-        uncertainty.shape != zero_filled.shape or not uncertainty.is_floating_point()
-    ):
-        raise ValueError(
-            f"{name}: expected a real uncertainty of shape {wanted}; "
-            f"got {uncertainty.dtype} of shape {tuple(uncertainty.shape)}"
-        )
+    for noun, found in (("complex image", image), ("real uncertainty", uncertainty)):
+        if found is None:
+            continue
+        is_number = found.is_floating_point() or (found is image and found.is_complex())
+        if found.shape != zero_filled.shape or not is_number:
+            raise ValueError(
+                f"{name}: expected a {noun} of shape {wanted}; "
+                f"got {found.dtype} of shape {tuple(found.shape)}"
+            )
     total = image.sum() if uncertainty is None else image.sum() + uncertainty.sum()
     if not bool(total.isfinite()):  # a sum is finite if all values are, and costs little
         raise ValueError(f"{name}: expected finite values; got NaN or Inf")
