@@ -226,7 +226,9 @@ def copied(network: "ActionNetwork") -> "ActionNetwork":
 
 
 class ActionNetwork(nn.Module):
-    """Scores every action: logits, values or predicted gains; higher is better.
+    """Scores every action, legal or not: logits, values or predicted gains; higher is better.
+
+    From an observation to float (batch, n_actions + stops).
 
     Args:
         n_lines: length of a mask.
@@ -254,10 +256,6 @@ class ActionNetwork(nn.Module):
         self.groups: Groups = settings.get("groups")
         self.stops: bool = settings.get("stops", False)
         self.n_actions = n_lines if self.groups is None else len(self.groups)
-
-    def forward(self, observation: Observations) -> Tensor:
-        """Scores of all actions, illegal ones too: float (batch, n_actions + stops)."""
-        raise NotImplementedError
 
 
 class ScoringNetwork(ActionNetwork):
@@ -306,11 +304,13 @@ class ScoringNetwork(ActionNetwork):
     def embed(self, observation: Observations) -> Tensor:
         """Numbers of every line: float (batch, channels, n_lines)."""
         known = self.features(observation)
-        hidden: Tensor = self.enter(torch.cat([known, mirrored(known)], dim=1))
+        # The line at n // 2 is its own mirror image; so is the first one of an even number.
+        mirror = mirror_of(known.shape[-1], known.device)
+        hidden: Tensor = self.enter(torch.cat([known, known[..., mirror]], dim=1))
         for block in self.blocks:
             normal = block["normalise"](hidden)
             mean = normal.mean(dim=-1, keepdim=True).expand_as(normal)
-            mixed = block["mix"](torch.cat([normal, mirrored(normal), mean], dim=1))
+            mixed = block["mix"](torch.cat([normal, normal[..., mirror], mean], dim=1))
             hidden = hidden + block["out"](functional.silu(mixed))
         return hidden
 
@@ -477,8 +477,6 @@ class ScheduleNetwork(ActionNetwork):
         super().__init__(
             n_actions, n_actions=n_actions, budget=budget, hidden=hidden, layers=layers, stops=stops
         )
-        if min(n_actions, budget, hidden, layers) < 1:
-            raise ValueError(f"a schedule has at least one of each; got {self.settings}")
         self.budget = budget
         widths = [budget + 1] + layers * [hidden]
         parts: list[nn.Module] = []
@@ -567,11 +565,6 @@ class VarNetNetwork(ActionNetwork):
         n_lines = height if along_height else width
         sizes = dict(shape=[height, width], channels=channels, pools=pools, hidden=hidden)
         super().__init__(n_lines, along_height=along_height, groups=groups, **sizes)
-        if min(height, width) < 2 ** (pools + 1):
-            raise ValueError(
-                f"{pools} poolings need images of at least {2 ** (pools + 1)} pixels a side; got "
-                f"{height} x {width}"
-            )
         self.along_height = along_height
         size = (2, width, height) if along_height else (2, height, width)
         sampler = LineConvSampler(size, chans=channels, num_pool_layers=pools, fc_size=hidden)
@@ -597,11 +590,3 @@ def of_actions(values: Tensor, groups: Groups) -> Tensor:
     if groups is None:
         return values
     return values[..., torch.tensor(groups, device=values.device)].mean(dim=-1)
-
-
-def mirrored(values: Tensor) -> Tensor:
-    """Values of the lines at the opposite side of the centre, (batch, channel, line).
-
-    The line at n // 2 stays; the first of an even number has no opposite and stays as well.
-    """
-    return values[..., mirror_of(values.shape[-1], values.device)]

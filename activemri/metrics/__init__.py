@@ -32,28 +32,26 @@ class Metric:
 
     Attributes:
         name: as in tables, rewards and `info`.
-        higher_is_better: whether a larger value is a better image.
-        data_range: whose largest target value scales it: "slice", "volume", or None if nobody's.
+        higher_is_better: a larger value is a better image.
         needs: what it takes besides image and target: "region", "task", or None.
     """
 
     name: str
     higher_is_better: bool
-    data_range: str | None = None
     needs: str | None = None
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("ssim", higher_is_better=True, data_range="slice"),
-        Metric("psnr", higher_is_better=True, data_range="slice"),
+        Metric("ssim", higher_is_better=True),
+        Metric("psnr", higher_is_better=True),
         Metric("nmse", higher_is_better=False),
         Metric("nrmse", higher_is_better=False),
         Metric("mse", higher_is_better=False),
-        Metric("ssim_volume", higher_is_better=True, data_range="volume"),
-        Metric("psnr_volume", higher_is_better=True, data_range="volume"),
-        Metric("roi_ssim", higher_is_better=True, data_range="slice", needs="region"),
+        Metric("ssim_volume", higher_is_better=True),
+        Metric("psnr_volume", higher_is_better=True),
+        Metric("roi_ssim", higher_is_better=True, needs="region"),
         Metric("roi_nmse", higher_is_better=False, needs="region"),
         Metric("task_loss", higher_is_better=False, needs="task"),
     )

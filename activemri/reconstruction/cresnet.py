@@ -51,8 +51,6 @@ class CResNet(Reconstructor):
         data_consistency: put measured samples back; False only to study what that is worth.
     """
 
-    keeps_data = True
-
     needs = frozenset({"grid"})
 
     def __init__(
@@ -78,7 +76,7 @@ class CResNet(Reconstructor):
         of_block: Any = dict(residual_blocks=residual_blocks, dropout=dropout, skips=skips)
         self.settings = dict(channels=channels, blocks=blocks, mask_features=mask_features)
         self.settings |= {**of_block, "data_consistency": data_consistency}
-        self.keeps_data = data_consistency
+        self.data_consistency = data_consistency
         self.embedding = MaskEmbedding(mask_features)
         made = [_Block(channels, n_inputs=2 + mask_features, **of_block) for _ in range(blocks)]
         self.blocks = nn.ModuleList(made)
@@ -96,7 +94,7 @@ class CResNet(Reconstructor):
             answer, bottleneck = block(padded, bottleneck)
             answer = answer[..., rows, columns]
             image = image + from_channels(answer[:, :2])
-            if self.keeps_data:
+            if self.data_consistency:
                 image = operator.data_consistency(image, start)
             log_variance = answer[:, 2]
         assert log_variance is not None

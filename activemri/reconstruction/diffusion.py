@@ -63,7 +63,6 @@ class Diffusion(Reconstructor):
         seed: of the noise.
     """
 
-    keeps_data = True
     needs = frozenset({"grid"})
 
     def __init__(

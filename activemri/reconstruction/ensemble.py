@@ -32,7 +32,6 @@ class Ensemble(Reconstructor):
             raise ValueError("expected different members; one of them is there twice")
         self.settings = {"members": list(members)}
         self.members = nn.ModuleList(members)
-        self.keeps_data = all(member.keeps_data for member in members)
         self.needs = frozenset().union(*(member.needs for member in members))
 
     def forward(self, measurement: Measurement) -> Reconstruction:
@@ -71,7 +70,7 @@ class MonteCarloDropout(Reconstructor):
             )
         self.settings = {"reconstructor": reconstructor, "n_samples": n_samples, "seed": seed}
         self.reconstructor, self.n_samples, self.seed = reconstructor, n_samples, seed
-        self.keeps_data, self.needs = reconstructor.keeps_data, reconstructor.needs
+        self.needs = reconstructor.needs
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         parts = []

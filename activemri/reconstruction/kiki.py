@@ -33,7 +33,6 @@ class KIKINet(Reconstructor):
         turns: pairs of K and I.
     """
 
-    keeps_data = True
     needs = frozenset({"grid"})
 
     def __init__(self, channels: int = 32, *, layers: int = 5, turns: int = 2) -> None:

@@ -65,7 +65,7 @@ class Recalibrated(Reconstructor):
         for name, knots in (("log_predicted", x), ("log_observed", y)):
             logs = torch.from_numpy(knots).log().float()
             self.register_buffer(name, logs, persistent=False)  # the settings hold them
-        self.keeps_data, self.needs = reconstructor.keeps_data, reconstructor.needs
+        self.needs = reconstructor.needs
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         result = self.reconstructor(measurement)

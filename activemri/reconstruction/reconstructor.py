@@ -59,7 +59,7 @@ class Reconstruction(Batched):
         uncertainty: standard deviation per pixel, float (batch, height, width), or None where
             the method does not give one.
         samples: plausible images, complex (batch, sample, height, width), each with the measured
-            data in it if the method keeps data; None where the method draws none anyway.
+            data in it if the image has them; None where the method draws none anyway.
     """
 
     image: Tensor
@@ -84,8 +84,6 @@ class Reconstructor(nn.Module):
     Subclasses implement :meth:`forward`, or :meth:`solve`.
     """
 
-    #: Measured samples are in the result as they were measured, on a Cartesian grid of one coil.
-    keeps_data = False
     #: The image is the zero-filled one, so that it may be kept up to date by increments.
     is_zero_filled = False
     #: What the geometry must offer: "grid" (Cartesian samples).

@@ -92,18 +92,6 @@ def test_scores_of_a_region_equal_scikit_image_and_numpy(size: tuple[int, int]) 
         assert error[i].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_slice_and_volume_range_have_different_names() -> None:
-    assert {m.name for m in metrics.METRICS.values() if m.data_range == "slice"} == {
-        "ssim",
-        "psnr",
-        "roi_ssim",
-    }
-    assert {m.name for m in metrics.METRICS.values() if m.data_range == "volume"} == {
-        "ssim_volume",
-        "psnr_volume",
-    }
-
-
 def test_higher_is_better_for_ssim_and_psnr_only() -> None:
     better = {name for name, metric in metrics.METRICS.items() if metric.higher_is_better}
     assert better == {"ssim", "psnr", "ssim_volume", "psnr_volume", "roi_ssim"}
