@@ -1,7 +1,6 @@
-"""Fixed orders of actions: the policy, its file, and how it is learned.
+"""Fixed orders of actions, the best that a policy can do which does not look at the subject.
 
-An order is the best that a policy can do which does not look at the subject. One that is learned
-from data is hard to beat: any adaptive policy should be compared with it.
+One that is learned from data is hard to beat: any adaptive policy should be compared with it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,12 +186,11 @@ def fit_order(
     on that many scans, drawn anew, as in Sanchez et al., Scalable learning-based sampling
     optimization for compressive dynamic MRI, ICASSP 2020 (who draw candidate actions as well).
 
-    `average-oracle` is what the scans' own greedy oracles prefer, averaged over the scans, in the
-    spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS 2020. Every scan follows
-    its own one-step oracle. An action's gain in a scan at a step is the change of the score that it
-    brings there; once the scan's oracle has taken the action, the gain that it had then. Step t of
-    the order takes, of the actions that are not in it yet, the one of the largest mean gain at step
-    t. With `n_scans` it uses that many scans, drawn once.
+    `average-oracle` is in the spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS
+    2020. Every scan follows its own one-step oracle. An action's gain in a scan at a step is the
+    change of the score that it brings there; once the scan's oracle has taken the action, the gain
+    that it had then. Step t of the order takes, of the actions that are not in it yet, the one of
+    the largest mean gain at step t. With `n_scans` it uses that many scans, drawn once.
 
     Args:
         kind: "lbcs" or "average-oracle".

@@ -1,4 +1,4 @@
-"""Policies: what they take, give and are; the greedy one, and scores of single trial actions."""
+"""Policies: what they are and do; scores of single trial actions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,11 +103,7 @@ class Greedy:
 
 
 def require_played(policy: Policy, geometry: Geometry) -> None:
-    """Refuse a policy that cannot decide on the readouts of a geometry.
-
-    Raises:
-        ValueError: says what it needs.
-    """
+    """Refuse a policy that cannot decide on the readouts of a geometry, by a ValueError."""
     if lacking := unmet(policy.traits, geometry):
         raise ValueError(
             f"policy {policy.name!r} needs {lacking}; geometry {geometry.name!r} has none"

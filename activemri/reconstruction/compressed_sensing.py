@@ -102,7 +102,7 @@ class TotalVariation(Reconstructor):
 def descend(
     measurement: Measurement, proximal: Callable[[Tensor, Tensor], Tensor], *, steps: int
 ) -> Tensor:
-    """Minimise 1/2 |A x - y|^2 + R(x) from the zero-filled image.
+    """Minimise 1/2 |A x - y|^2 + R(x) from the zero-filled image: complex (batch, height, width).
 
     FISTA (Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009), on A^H W A with the density weights
     W where samples are not on a grid. Steps are the inverse of its norm: one on a Cartesian grid,
@@ -110,12 +110,8 @@ def descend(
 
     Args:
         measurement: y and A.
-        proximal: argmin length R(x) + 1/2 |x - v|^2 for images v, complex (batch, height, width),
-            and lengths (batch, 1, 1).
+        proximal: argmin length R(x) + 1/2 |x - v|^2 for images v and lengths (batch, 1, 1).
         steps: iterations, one A^H A each.
-
-    Returns:
-        Images, complex (batch, height, width).
     """
     image = ahead = measurement.zero_filled
     length = (1 / measurement.operator.norm)[:, None, None]

@@ -42,11 +42,10 @@ class CResNet(Reconstructor):
     Args:
         channels: width f of the first level; 2 f and 4 f follow.
         blocks: length of the cascade.
-        residual_blocks: residual blocks at the bottleneck of every block.
+        residual_blocks: in every block.
         dropout: probability of dropping a channel inside residual blocks, in training and for
             Monte-Carlo dropout.
-        mask_features: length d of the mask's embedding, a linear map of the acquired lines'
-            positions that every pixel gets as further input; 0 leaves it out.
+        mask_features: length of the mask's embedding, which every pixel gets as further input.
         skips: hand encoder features on to the decoder.
         data_consistency: put measured samples back; False only to study what that is worth.
     """
@@ -105,12 +104,8 @@ class CResNet(Reconstructor):
 class MaskEmbedding(nn.Module):
     """A linear map of which lines have been acquired to a few numbers.
 
-    The weights of a line are interpolated from a fixed number of positions across k-space, so that
-    scans of every width can be reconstructed.
-
-    Args:
-        n_features: how many numbers.
-        n_positions: positions at which weights are kept.
+    The weights of a line are interpolated from `n_positions` across k-space, so that scans of every
+    width can be reconstructed.
     """
 
     def __init__(self, n_features: int, *, n_positions: int = 128) -> None:

@@ -43,8 +43,8 @@ class MonteCarloDropout(Reconstructor):
 
     Every sample is one network with units dropped as in training; all else of it is in evaluation
     mode. What a sample drops is drawn from the seed alone: it is the same for every scan, whatever
-    its batch, on every device, and leaves the global random state untouched. So differences
-    between masks of one scan are not blurred by other draws.
+    its batch, on every device, so that differences between masks of one scan are not blurred by
+    other draws.
 
     Args:
         reconstructor: a network with dropout layers.

@@ -54,7 +54,6 @@ def make_reconstructor(
 
     ::
 
-        reconstructor = make_reconstructor("cresnet")
         reconstructor = make_reconstructor("runs/unet/best")
 
     Args:
