@@ -93,14 +93,28 @@ class Diffusion(Reconstructor):
         )
 
     @torch.no_grad()
-    def forward(self, measurement: Measurement) -> Reconstruction:
+    def solve(self, measurement: Measurement) -> Reconstruction:
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
-        # One scan at a time: the result of one does not depend on its batch.
-        samples = torch.stack(
-            [self._samples(start[row], measurement.operator, row) for row in range(len(start))]
+        n, operator, maps = self.n_samples, measurement.operator, measurement.operator.sensitivity
+        # On the CPU, because a seed means other numbers on other devices.
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn((n, *start.shape[1:]), dtype=start.dtype, generator=generator)
+        noise = noise.to(start.device).repeat(len(start), 1, 1)  # the same for every scan
+        start = start.repeat_interleave(n, dim=0)
+        operator = replace(
+            operator,
+            mask=operator.mask.repeat_interleave(n, dim=0),
+            sensitivity=None if maps is None else maps.repeat_interleave(n, dim=0),
         )
-        samples = samples * (scale * phase).unsqueeze(1)
+        levels = noise_levels(self.n_steps)
+        image = start + levels[0] * self._where_free(math.sqrt(2) * noise, operator)
+        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
+            all_levels = start.real.new_full((len(start),), level)
+            answer = self._denoise(image, all_levels, start, operator)
+            answer = operator.data_consistency(answer, start)
+            image = answer + (image - answer) * (following / level)
+        samples = image.unflatten(0, (-1, n)) * (scale * phase).unsqueeze(1)
         return pooled([Reconstruction(sample) for sample in samples.unbind(dim=1)])
 
     def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
@@ -124,29 +138,6 @@ class Diffusion(Reconstructor):
             answer = measurement.operator.data_consistency(answer, start)
         error = (answer - clean).abs().square().mean(dim=(-2, -1))
         return error * (level**2 + self.spread**2) / (level * self.spread) ** 2
-
-    def _samples(self, start: Tensor, operator: Operator, row: int) -> Tensor:
-        """Of one normalised scan (height, width): complex (sample, height, width)."""
-        n, maps = self.n_samples, operator.sensitivity
-        start = start.expand(n, -1, -1)
-        operator = replace(
-            operator,
-            mask=operator.mask[row].expand(n, -1),
-            sensitivity=None if maps is None else maps[row].expand(n, -1, -1, -1),
-        )
-        # On the CPU, because a seed means other numbers on other devices.
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(start.shape, dtype=start.dtype, generator=generator).to(start.device)
-        noise = self._where_free(math.sqrt(2) * noise, operator)
-        levels = noise_levels(self.n_steps)
-        image = start + levels[0] * noise
-        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
-            answer = self._denoise(
-                image, start.real.new_full(start.shape[:1], level), start, operator
-            )
-            answer = operator.data_consistency(answer, start)
-            image = answer + (image - answer) * (following / level)
-        return image
 
     def _denoise(self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator) -> Tensor:
         """D(noisy, level), before the measured samples are put back."""
