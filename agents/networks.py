@@ -466,21 +466,14 @@ class ScheduleNetwork(ActionNetwork):
     needs: frozenset[str] = frozenset()
 
     def __init__(
-        self,
-        n_actions: int,
-        budget: int,
-        *,
-        hidden: int = 32,
-        layers: int = 3,
-        stops: bool = False,
+        self, n_actions: int, budget: int, *, hidden: int = 32, layers: int = 3, stops: bool = False
     ) -> None:
         super().__init__(
             n_actions, n_actions=n_actions, budget=budget, hidden=hidden, layers=layers, stops=stops
         )
         self.budget = budget
-        widths = [budget + 1] + layers * [hidden]
         parts: list[nn.Module] = []
-        for before, after in pairwise(widths):
+        for before, after in pairwise([budget + 1] + layers * [hidden]):
             parts += [nn.Linear(before, after), nn.ReLU()]
         self.network = nn.Sequential(*parts, nn.Linear(hidden, n_actions + stops))
 

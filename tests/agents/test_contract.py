@@ -194,7 +194,7 @@ def test_an_order_and_nothing_else_is_the_same_for_all_scans(
     if scanner is not IDEAL and name == "re-acquire":
         pytest.skip("it is an order as long as nothing looks suspicious")
     protocol = replace(make_protocol(budget=7), scanner=scanner)
-    scans = [make_scan(seed) for seed in range(6)]
+    scans = [make_scan(seed) for seed in range(3)]
     policy = ready(name, protocol, scans)
     assert policy.traits == traits_of(name)
     actions = rollout(protocol, policy, scans).actions

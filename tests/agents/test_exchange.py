@@ -24,13 +24,15 @@ GEOMETRIES = [("columns", 1), ("columns", 2), ("columns", 3), ("points", 1), ("r
 GEOMETRIES += [("conjugate-columns", 1), ("conjugate-columns", 2)]
 
 
-@pytest.mark.parametrize(("geometry", "lines"), GEOMETRIES)
-@pytest.mark.parametrize("metric", ["ssim", "mse"])
+@pytest.mark.parametrize(
+    ("geometry", "lines", "metric"),
+    [*((*one, "ssim") for one in GEOMETRIES), ("columns", 2, "mse"), ("points", 1, "mse")],
+)
 def test_the_final_score_is_not_below_either_start(
     make_scan: MakeScan, make_protocol: MakeProtocol, geometry: str, lines: int, metric: str
 ) -> None:
     protocol = make_protocol(geometry, lines_per_action=lines, budget=6)
-    scans = [make_scan(seed) for seed in range(4)]
+    scans = [make_scan(seed) for seed in range(3)]
     order = fit_order("lbcs", protocol, [make_scan(9), make_scan(8)], metric=metric)
     sign = 1 if metric == "ssim" else -1
 
