@@ -65,15 +65,15 @@ def make_reconstructor(
     Raises:
         ValueError: none of these.
     """
-    name = str(reconstructor)
     if isinstance(reconstructor, Reconstructor):
-        made = reconstructor
-    elif not isinstance(reconstructor, str | Path):
+        return reconstructor.to(device).eval()
+    if not isinstance(reconstructor, str | Path):
         raise ValueError(
             "reconstructor: expected a name, a checkpoint's path, or an object of a subclass of "
             f"Reconstructor; got {type(reconstructor).__name__}"
         )
-    elif name in RECONSTRUCTORS:
+    name = str(reconstructor)
+    if name in RECONSTRUCTORS:
         if (WEIGHTS / f"{name}.safetensors").is_file():
             made = from_checkpoint(checkpoints.load(WEIGHTS / name))
         elif (made := RECONSTRUCTORS[name]()).state_dict():
