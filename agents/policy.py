@@ -20,6 +20,10 @@ _MEMORY = 64e6
 class Traits:
     """Facts about a policy that decide how it is run and compared. Nothing else lists policies.
 
+    ::
+
+        traits = Traits(is_random=True, needs=frozenset({"lines"}))
+
     Attributes:
         is_order: takes the same actions in every scan of one size and start: a fixed order.
         is_random: draws from the generators; else one seed shows all that it does.

@@ -54,6 +54,10 @@ class Measurement:
 class Reconstruction(Batched):
     """A reconstructed batch.
 
+    ::
+
+        result = Reconstruction(image, uncertainty=deviation)
+
     Attributes:
         image: complex, (batch, height, width).
         uncertainty: standard deviation per pixel, float (batch, height, width), or None where
