@@ -139,8 +139,8 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
     for noun, found in (("complex image", image), ("real uncertainty", uncertainty)):
         if found is None:
             continue
-        is_number = found.is_floating_point() or (found is image and found.is_complex())
-        if found.shape != zero_filled.shape or not is_number:
+        fits = found.is_floating_point() or (noun == "complex image" and found.is_complex())
+        if found.shape != zero_filled.shape or not fits:
             raise ValueError(
                 f"{name}: expected a {noun} of shape {wanted}; "
                 f"got {found.dtype} of shape {tuple(found.shape)}"
