@@ -20,7 +20,7 @@ from activemri.agents.episode_masks import EpisodeMasks
 from activemri.data.slices import SliceDataset
 from activemri.devices import seeded
 from activemri.evaluator import Evaluator, save_evaluator
-from activemri.metrics.losses import Loss, make_loss, names_in
+from activemri.metrics.losses import Loss, Terms, make_loss
 from activemri.options import RunOptions, require_not_negative, require_positive
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import from_checkpoint
@@ -297,7 +297,7 @@ class PairTrainee:
             reconstructor=self.reconstructor.network,
             n_steps=settings.max_steps,
         )
-        self.reconstructor.loss = loss_of(settings, self.evaluator.network)
+        self.reconstructor.terms = loss_of(settings, self.evaluator.network)
 
     @property
     def step(self) -> int:
@@ -312,8 +312,7 @@ class PairTrainee:
 
     def train_on(self, batch: Batch, /) -> dict[str, float]:
         prediction = self.reconstructor.predict(batch)
-        assert prediction.whole is not None
-        of_lines = self.evaluator.learn_from(batch, prediction.whole.image.detach())
+        of_lines = self.evaluator.learn_from(batch, prediction.whole.detach())
         self.evaluator.network.requires_grad_(False)  # judges, and does not learn
         losses = self.reconstructor.learn_from(batch, prediction)
         self.evaluator.network.requires_grad_(True)
@@ -353,7 +352,7 @@ def new_evaluator(settings: TrainJointSettings, *, width: int) -> Evaluator:
     return seeded(lambda: Evaluator(width, **settings.evaluator), settings.run.seed).train()
 
 
-def loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Loss:
+def loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Terms:
     """The reconstructor's loss. Alternating, it may ask the evaluator that is trained beside it.
 
     Args:
@@ -367,10 +366,10 @@ def loss_of(settings: TrainJointSettings, evaluator: Evaluator | None) -> Loss:
     if settings.schedule == "staged":  # there is no evaluator yet
         return make_loss(settings.loss, more=more)
     more = {"adversarial": adversarial(evaluator), "perceptual": perceptual_by(evaluator), **more}
-    text = settings.loss
-    if settings.adversarial_weight > 0 and "adversarial" not in names_in(text):
-        text += f"+{settings.adversarial_weight}*adversarial"
-    return make_loss(text, more=more)
+    terms = make_loss(settings.loss, more=more)
+    if settings.adversarial_weight > 0:
+        terms.setdefault("adversarial", (settings.adversarial_weight, more["adversarial"]))
+    return terms
 
 
 def _result(folder: Path) -> JointlyTrained:

@@ -25,7 +25,7 @@ from activemri.data.views import pooled, subjects_of
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan
 from activemri.evaluator import load_evaluator
-from activemri.metrics.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.metrics.losses import Loss, Prediction, Terms, losses_of, make_loss
 from activemri.mri.geometry import Geometry
 from activemri.options import (
     Compute,
@@ -275,9 +275,9 @@ def train_reconstructor(
     """
     settings.compute.prepare()
     settings.check(loss=loss)
-    loss_of = loss or make_loss(settings.loss, more=losses_from_weights(settings))
+    terms = make_loss(loss or settings.loss, more=losses_from_weights(settings))
     context = open_context(settings, train=train, validation=validation, moments=moments, loss=loss)
-    trainee = ReconstructorTrainee(context, loss_of)
+    trainee = ReconstructorTrainee(context, terms)
     run_loop(trainee, context, name="reconstructor", on_validation=on_validation)
     return Trained(**results_in(context.folder.best))
 
@@ -509,15 +509,15 @@ class ReconstructorTrainee:
 
     Args:
         context: of the training.
-        loss: that it minimises.
+        terms: losses whose sum it minimises.
         command: for the checkpoint.
     """
 
     def __init__(
-        self, context: Context, loss: Loss | WeightedSum, *, command: str = "train reconstructor"
+        self, context: Context, terms: Terms, *, command: str = "train reconstructor"
     ) -> None:
         settings = context.settings
-        self.context, self.loss, self.command = context, loss, command
+        self.context, self.terms, self.command = context, terms, command
         self.step = 0
         self.network = untrained(settings, device=context.device)
         self.descent = Descent(
@@ -547,11 +547,7 @@ class ReconstructorTrainee:
 
     def learn_from(self, batch: Batch, prediction: Prediction) -> dict[str, float]:
         """One step; the losses, each part of a sum apart."""
-        if not isinstance(self.loss, WeightedSum):
-            losses = {"loss": self.loss(prediction)}
-        else:
-            parts = self.loss.parts(prediction)
-            losses = {"loss": self.loss.total(parts), **(parts if len(parts) > 1 else {})}
+        losses = losses_of(prediction, self.terms)
         means = {name: batch.mean(values) for name, values in losses.items()}
         return self.descent.descend(means, step=self.step)
 

@@ -130,9 +130,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(horizon: str) -> None:
 
 def test_a_policy_that_is_sure_of_itself_still_tries_other_lines() -> None:
     made = learner()
-    made.network.forward = (  # type: ignore[method-assign]
-        lambda observation: 1e6 * observation["mask"]
-    )
+    made.network.forward = lambda observation: 1e6 * observation["mask"]
     chances = made._log_policy({"mask": torch.eye(16)}, torch.ones(16, 16).bool()).exp()
     assert float(chances.diagonal().min()) > 0.75
     assert float(chances.min()) > 0.01
