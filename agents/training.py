@@ -32,7 +32,7 @@ from activemri.options import (
 from activemri.registration import find_protocol
 from activemri.training import loop
 from activemri.training.folder import RunFolder
-from activemri.training.loop import DivergedError, Evaluation, OnValidation, Trained
+from activemri.training.loop import DivergedError, OnValidation, Trained
 
 if TYPE_CHECKING:
     LearnerLike = LearnerSettings
@@ -193,7 +193,7 @@ def run_training(
         )
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
-    best = loop.train(
+    trained = loop.train(
         training,
         folder,
         name="policy",
@@ -203,12 +203,7 @@ def run_training(
         state=folder.open(same, resume=run.resume),  # when nothing more can be refused
         on_validation=on_validation,
     )
-    return Trained(
-        checkpoint=folder.best,
-        best_step=best.step,
-        best_score=best.score,
-        score=training.select,
-    )
+    return replace(trained, score=training.select)
 
 
 class _Training:
@@ -235,7 +230,7 @@ class _Training:
         except FloatingPointError as error:
             raise DivergedError(f"{error}; try a smaller --learner.lr") from error
 
-    def validate(self) -> Evaluation:
+    def validate(self) -> tuple[float, dict[str, float]]:
         self.policy = self.learner.policy()
         results = evaluate(
             self.problem.scan,
@@ -245,7 +240,7 @@ class _Training:
             step_cost=self.problem.protocol.step_cost,
         )
         entries = {f"validation_{name}": value for name, value in results.items()}
-        return Evaluation(score=results[self.select], entries=entries)
+        return results[self.select], entries
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         algo = learner_name(self.settings.learner)

@@ -8,7 +8,6 @@ reconstructor on these and on random ones, so that it does not forget the rest. 
 of the policy ends it, so that policy and reconstructor belong together.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,36 +84,17 @@ class TrainAlternatingSettings:
         )
 
 
-@dataclass(frozen=True)
-class Alternation:
-    """Result of the rounds.
-
-    Attributes:
-        out: folder of policy and reconstructor.
-        rounds: validation scores after each of them, the first one before any fine-tuning.
-    """
-
-    out: Path
-    rounds: tuple[Mapping[str, float], ...]
-
-    def __str__(self) -> str:
-        """A table with one line a round."""
-        lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(self.rounds)]
-        table = format_table(("fine-tunings", *_SHOWN), lines)
-        return (
-            f"{table}\n\n{self.out / _POLICY} is the policy, {self.out / _RECONSTRUCTOR} the "
-            "reconstructor that it was trained for; scores are those of validation scans"
-        )
-
-
 def train_alternating(
     settings: TrainAlternatingSettings, *, validation: SliceDataset | None = None
-) -> Alternation:
+) -> str:
     """Train a policy and a reconstructor in turns; continue after a kill.
 
     Args:
         settings: of the command.
         validation: scans that choose the best weights; None takes the split "val" of the data.
+
+    Returns:
+        A table of validation scores: a line for each round, the first one before any fine-tuning.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; a reconstructor that has
@@ -122,81 +102,61 @@ def train_alternating(
         OSError: the folder cannot be written.
     """
     settings.compute.prepare()
-    out = settings.run.out
+    out, algo = settings.run.out, learner_name(settings.learner)
     start = make_reconstructor(settings.protocol.reconstructor)
     if not any(True for _ in start.parameters()):
         raise ValueError(
             "--reconstructor: expected one that can be trained, e.g. cresnet or unet; this one has "
             "no weights"
         )
-    same = {"algo": learner_name(settings.learner), **described(settings)}
-    RunFolder(out).open(same, resume=settings.run.resume)
+    RunFolder(out).open({"algo": algo, **described(settings)}, resume=settings.run.resume)
     reconstructor = out / "start" / "best"
     if not reconstructor.with_suffix(".json").exists():
         save_reconstructor(
             reconstructor, start, info={"from": str(settings.protocol.reconstructor)}
         )
-    scores: list[Mapping[str, float]] = []
+    rounds: list[dict[str, float]] = []
     policy: Path | None = None
     for number in range(settings.rounds + 1):
         folder = out / f"round-{number}"
         protocol = replace(settings.protocol, reconstructor=str(reconstructor))
-        policy = _train_policy(settings, protocol, folder / _POLICY, policy, validation)
-        scores.append(_evaluate(settings, protocol, policy, validation))
+        training = TrainPolicySettings(
+            protocol=protocol,
+            run=_run(settings, folder / _POLICY),
+            compute=settings.compute,
+            learner=settings.learner,
+            validation_scans=settings.validation_scans,
+            warm_start=None if policy is None else str(policy),  # the last round's
+        )
+        policy = run_training(training, validation=validation).checkpoint
+        options = as_environment(protocol, device=settings.compute.device)
+        scans = validation_of(options, validation, settings.validation_scans)
+        problem = Problem(replace(options, data=scans))
+        scores = evaluate(
+            problem.scan,
+            make_policy(policy),
+            problem.scans,
+            metric=problem.metric,
+            step_cost=problem.protocol.step_cost,
+        )
+        rounds.append(scores)
         if number < settings.rounds:
             reconstructor = _fine_tune(
                 settings, protocol, folder / _RECONSTRUCTOR, policy, validation
             )
     assert policy is not None
-    info = {"algo": learner_name(settings.learner)}
-    make_policy(policy).save(out / _POLICY, info=info)  # type: ignore[attr-defined]
+    make_policy(policy).save(out / _POLICY, info={"algo": algo})  # type: ignore[attr-defined]
     save_reconstructor(
         out / _RECONSTRUCTOR,
         make_reconstructor(reconstructor),
         info={"fine_tunings": settings.rounds},
     )
-    files.write_json(out / "summary.json", {"rounds": [dict(score) for score in scores]})
-    return Alternation(out, tuple(scores))
-
-
-def _train_policy(
-    settings: TrainAlternatingSettings,
-    protocol: ScanProtocol,
-    out: Path,
-    warm_start: Path | None,
-    validation: SliceDataset | None,
-) -> Path:
-    """Train the policy for the reconstructor as it is, from the last round's on."""
-    trained = run_training(
-        TrainPolicySettings(
-            protocol=protocol,
-            run=_run(settings, out),
-            compute=settings.compute,
-            learner=settings.learner,
-            validation_scans=settings.validation_scans,
-            warm_start=None if warm_start is None else str(warm_start),
-        ),
-        validation=validation,
-    )
-    return trained.checkpoint
-
-
-def _evaluate(
-    settings: TrainAlternatingSettings,
-    protocol: ScanProtocol,
-    policy: Path,
-    validation: SliceDataset | None,
-) -> Mapping[str, float]:
-    """Validation scores of policy and reconstructor together."""
-    options = as_environment(protocol, device=settings.compute.device)
-    scans = validation_of(options, validation, settings.validation_scans)
-    problem = Problem(replace(options, data=scans))
-    return evaluate(
-        problem.scan,
-        make_policy(policy),
-        problem.scans,
-        metric=problem.metric,
-        step_cost=problem.protocol.step_cost,
+    files.write_json(out / "summary.json", {"rounds": rounds})
+    lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(rounds)]
+    return (
+        f"{format_table(('fine-tunings', *_SHOWN), lines)}\n\n{out / _POLICY} is the policy, "
+        f"{out / _RECONSTRUCTOR} the reconstructor that it was trained for; scores are those of "
+        "validation scans"
     )
 
 

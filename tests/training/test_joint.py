@@ -13,11 +13,11 @@ import torch
 
 from activemri import checkpoints
 from activemri.data.slices import SliceList
-from activemri.evaluator import load_evaluator
+from activemri.evaluator import make_evaluator
 from activemri.metrics.losses import l1
 from activemri.reconstruction.registry import make_reconstructor
-from activemri.training.joint import JointlyTrained, TrainJointSettings, train_joint
-from activemri.training.loop import DivergedError
+from activemri.training.joint import TrainJointSettings, train_joint
+from activemri.training.loop import DivergedError, Trained
 from tests.training import scans
 from tests.training.scans import (
     UNET,
@@ -46,10 +46,13 @@ def joint(out: Path, **changes: Any) -> TrainJointSettings:
     return settings
 
 
-def train(settings: TrainJointSettings, **changes: Any) -> JointlyTrained:
-    result = scans.train(settings, train_joint, **changes)
-    assert isinstance(result, JointlyTrained)
-    return result
+def train(settings: TrainJointSettings, **changes: Any) -> Trained:
+    return scans.train(settings, train_joint, **changes)
+
+
+def about_evaluator(folder: Path) -> Any:
+    """Facts in the checkpoint of a training's evaluator."""
+    return checkpoints.load(folder / "evaluator").info
 
 
 def test_staged_training_ends_with_the_evaluator_of_the_best_reconstructor(tmp_path: Path) -> None:
@@ -61,11 +64,12 @@ def test_staged_training_ends_with_the_evaluator_of_the_best_reconstructor(tmp_p
     ]
     first, second = entries[:4], entries[4:]
     assert result.best_score == max(e["validation_ssim"] for e in first)
-    assert result.evaluator_loss == min(e["validation_loss"] for e in second)
-    assert result.evaluator_step == second[-1]["best_step"]
+    info = about_evaluator(tmp_path)
+    loss = min(e["validation_loss"] for e in second)
+    assert info["metrics"]["loss"] == loss and f"validation loss {loss:.4f}" in str(result)
+    assert info["step"] == second[-1]["best_step"]
     assert make_reconstructor(result.checkpoint).settings == UNET
-    assert load_evaluator(result.evaluator).settings["width"] == 18
-    info = checkpoints.load(result.evaluator).info
+    assert make_evaluator(tmp_path / "evaluator").settings["width"] == 18
     assert info["gamma"] == 3.0
     assert str(info["command"]).startswith("activemri train joint --reconstructor unet ")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -77,7 +81,7 @@ def test_alternating_training_keeps_the_evaluator_that_belongs_to_the_best_recon
     tmp_path: Path,
 ) -> None:
     result = train(joint(tmp_path, schedule="alternating"))
-    assert result.best_step == result.evaluator_step
+    assert result.best_step == about_evaluator(tmp_path)["step"]
     entries = log_of(tmp_path)
     assert [(e["training"], e["step"]) for e in entries] == [("pair", s) for s in (0, 2, 4, 6)]
     last = entries[-1]
@@ -155,11 +159,12 @@ def test_a_trained_evaluator_finds_bad_lines(tmp_path: Path) -> None:
         gamma=10.0,
         evaluator={"channels": 4, "layers": 2, "line_channels": 8},
     )
-    result = train(settings, train=discs(list("abcdef")), validation=discs(["dd", "ee"]))
+    train(settings, train=discs(list("abcdef")), validation=discs(["dd", "ee"]))
     before = next(e for e in log_of(tmp_path) if e["training"] == "evaluator")
-    assert result.evaluator_loss < before["validation_loss"] / 10
-    assert result.spearman > before["validation_spearman"] + 0.05
-    assert result.regret < before["validation_regret"] / 2
+    after = about_evaluator(tmp_path)["metrics"]
+    assert after["loss"] < before["validation_loss"] / 10
+    assert after["spearman"] > before["validation_spearman"] + 0.05
+    assert after["regret"] < before["validation_regret"] / 2
 
 
 def test_several_coils_and_sizes_train_with_empty_lines(tmp_path: Path) -> None:
@@ -171,9 +176,9 @@ def test_several_coils_and_sizes_train_with_empty_lines(tmp_path: Path) -> None:
     kspace[..., :3] = 0
     slices[0] = replace(slices[0], kspace=kspace, measured=(kspace != 0).any(dim=0))
     settings = joint(tmp_path, max_steps=2, evaluator_steps=2, schedule="alternating")
-    result = train(settings, train=SliceList(slices))
-    assert load_evaluator(result.evaluator).settings["width"] == 18
-    assert result.evaluator_loss < 10
+    train(settings, train=SliceList(slices))
+    assert make_evaluator(tmp_path / "evaluator").settings["width"] == 18
+    assert about_evaluator(tmp_path)["metrics"]["loss"] < 10
 
 
 def test_a_perceptual_loss_asks_the_evaluator_beside_or_another_one(tmp_path: Path) -> None:
@@ -224,7 +229,7 @@ def test_divergence_names_stage_scans_and_weights(tmp_path: Path) -> None:
     )
     with pytest.raises(DivergedError, match=message):
         train(joint(tmp_path, evaluator_lr=1e30, evaluator_steps=60), train=discs(["a"]))
-    load_evaluator(tmp_path / "evaluator")
+    make_evaluator(tmp_path / "evaluator")
     make_reconstructor(tmp_path)
 
 
