@@ -26,15 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Contents of a checkpoint.
-
-    Attributes:
-        path: of both files, without suffix.
-        kind: name of the network in its registry.
-        settings: arguments that rebuild the network.
-        state_dict: the weights.
-        info: how it was trained: data, matrix, metrics, package version, command.
-    """
+    """Contents of a checkpoint, see :func:`save`; the path is without suffix."""
 
     path: Path
     kind: str
@@ -79,7 +71,7 @@ def save(
         kind: name of the network in its registry.
         settings: arguments that rebuild it; anything JSON can hold.
         state_dict: the weights.
-        info: how it was trained; the package version is added.
+        info: how it was trained (data, matrix, metrics, command); the package version is added.
 
     Returns:
         The path without suffix.
@@ -99,11 +91,8 @@ def save(
         "sha256": digest(weights),
         "info": {"package_version": __version__, **info},
     }
-    files = {
-        _beside(stem, _WEIGHTS): weights,
-        _beside(stem, _JSON): (json.dumps(described, indent=2) + "\n").encode(),
-    }
-    write_together(files)
+    text = json.dumps(described, indent=2) + "\n"
+    write_together({_beside(stem, _WEIGHTS): weights, _beside(stem, _JSON): text.encode()})
     return stem
 
 
@@ -122,7 +111,18 @@ def load(path: str | Path) -> Checkpoint:
 
     stem = find(path)
     weights = _beside(stem, _WEIGHTS).read_bytes()
-    described = _description(stem, digest(weights))
+    for extra in ("", NEXT):  # the second one if a save was cut between its two renames
+        file = _beside(stem, _JSON + extra)
+        if file.is_file():
+            described = _parsed(file)
+            if described["sha256"] == digest(weights):
+                break
+    else:
+        raise CheckpointError(
+            f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
+            f"expected SHA-256 {described['sha256']}, found {digest(weights)}; the file was cut "
+            "off or changed"
+        )
     try:
         state_dict = from_bytes(weights)
     except SafetensorError as error:
@@ -134,7 +134,13 @@ def find(path: str | Path) -> Path:
     """The path without suffix of the checkpoint that `path` means (see :func:`load`)."""
     stem = without_suffix(path)
     if Path(path).is_dir():
-        stem = _only_one_in(Path(path))
+        names = sorted(p.stem for p in Path(path).glob(f"*{_WEIGHTS}"))
+        if "best" not in names and len(names) != 1:
+            raise CheckpointError(
+                f"expected one checkpoint, or one called 'best', in the folder {path}; "
+                f"found {', '.join(names) or 'none'}"
+            )
+        stem = Path(path) / ("best" if "best" in names else names[0])
     has_weights = _beside(stem, _WEIGHTS).is_file()
     has_json = _beside(stem, _JSON).is_file()
     if has_weights and not has_json:  # the first save was cut between its two renames
@@ -157,34 +163,6 @@ def without_suffix(path: str | Path) -> Path:
     """The part that the paths of both files of a checkpoint share."""
     path = Path(path)
     return path.with_suffix("") if path.suffix in (_WEIGHTS, _JSON) else path
-
-
-def _only_one_in(folder: Path) -> Path:
-    names = sorted(p.stem for p in folder.glob(f"*{_WEIGHTS}"))
-    if "best" in names:
-        return folder / "best"
-    if len(names) != 1:
-        raise CheckpointError(
-            f"expected one checkpoint, or one called 'best', in the folder {folder}; "
-            f"found {', '.join(names) or 'none'}"
-        )
-    return folder / names[0]
-
-
-def _description(stem: Path, found_hash: str) -> dict[str, Any]:
-    """The JSON file that belongs to weights with this hash."""
-    expected = "nothing"
-    for extra in ("", NEXT):  # the second one if a save was cut between its two renames
-        path = _beside(stem, _JSON + extra)
-        if path.is_file():
-            described = _parsed(path)
-            expected = str(described["sha256"])
-            if expected == found_hash:
-                return described
-    raise CheckpointError(
-        f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
-        f"expected SHA-256 {expected}, found {found_hash}; the file was cut off or changed"
-    )
 
 
 def _parsed(path: Path) -> dict[str, Any]:

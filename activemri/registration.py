@@ -18,14 +18,10 @@ VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
 
 @dataclass(frozen=True)
 class Environment:
-    """A registered id: a named scan protocol.
+    """A registered id: a named scan protocol, whose fields the user may override.
 
-    Attributes:
-        name: the part of the id between ``ActiveMRI/`` and the version.
-        summary: one line for tables.
-        protocol: what the user may override. Where its ``data`` is None the user must say where
-            the scans lie: ``gym.make(id, data=PATH)``.
-        version: raised by every change that alters results.
+    Where its ``data`` is None the user must say where the scans lie: ``gym.make(id, data=PATH)``.
+    The version is raised by every change that alters results.
     """
 
     name: str

@@ -15,11 +15,10 @@ import pytest
 
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.views import subjects_of
-from activemri.options import RunOptions, described
-from activemri.training.axes import Range, parse_axis, with_values
+from activemri.options import RunOptions, described, with_values
 from activemri.training.loop import DivergedError, OnValidation, Trained
 from activemri.training.reconstructor import TrainReconstructorSettings, train_reconstructor
-from activemri.training.sweep import Sweep, SweepSettings, run_sweep
+from activemri.training.sweep import Range, Sweep, SweepSettings, parse_axis, run_sweep
 from tests.training.scans import discs, random_moments, tiny
 
 SUBJECTS = ["a", "bb", "ccc", "dddd", "eeeee"]
@@ -135,7 +134,7 @@ def test_labels_are_balanced_and_single_subjects_left_out(
 def test_values_are_varied_alone_or_in_all_combinations(fake: FakeTraining, tmp_path: Path) -> None:
     vary = ("lr=0.1|0.2", "network.channels=4")
     found = sweep(tmp_path / "alone", fake, vary=vary, alone=True)
-    assert list(found.members) == ["full", "lr=0.1", "lr=0.2", "network.channels=4"]
+    assert list(found.summary["members"]) == ["full", "lr=0.1", "lr=0.2", "network.channels=4"]
     assert [one.lr for one in fake.begun] == [0.01, 0.1, 0.2, 0.01]
     assert fake.begun[-1].network == {"channels": 4, "pools": 1}
     row = found.summary["members"]["lr=0.2"]
@@ -145,7 +144,10 @@ def test_values_are_varied_alone_or_in_all_combinations(fake: FakeTraining, tmp_
         line.split() for line in str(found).splitlines()
     ]
     grid = sweep(tmp_path / "grid", fake, vary=vary)
-    assert list(grid.members) == ["lr=0.1_network.channels=4", "lr=0.2_network.channels=4"]
+    assert list(grid.summary["members"]) == [
+        "lr=0.1_network.channels=4",
+        "lr=0.2_network.channels=4",
+    ]
     with pytest.raises(ValueError, match=r"lr=0\.01: it is so already"):
         sweep(tmp_path / "same", fake, vary=("lr=0.01",), alone=True)
 
@@ -267,7 +269,7 @@ def test_folds_train_for_real_and_continue_with_the_same_bits(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         sweep(tmp_path / "parts", interrupted, folds=3)
     assert str(sweep(tmp_path / "parts", train, folds=3, resume=True)) == str(whole)
-    for name in whole.members:
+    for name in whole.summary["members"]:
         files = [tmp_path / out / name / "best.safetensors" for out in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -306,11 +308,12 @@ def test_the_best_trial_is_that_of_the_best_score(
     rates = [settings.lr for settings in fake.begun]
     assert len(set(rates)) == 8
     assert all(1e-3 <= rate <= 1e-1 for rate in rates)
-    assert (result.best.lr, result.score) == (min(rates), 1 - min(rates))
     best = json.loads((tmp_path / "study" / "best.json").read_text())
+    assert result.summary == {**best, "counts": {"finished": 8}}
     assert best["settings"]["lr"] == best["values"]["lr"] == min(rates)
+    assert best["score"] == 1 - min(rates)
     assert f"--lr {min(rates)}" in best["command"] and best["command"] in str(result)
-    rows = [float(line.split()[1]) for line in result.table.splitlines()[2:]]
+    rows = [float(line.split()[1]) for line in str(result).splitlines()[2:10]]
     assert rows == sorted(rows, reverse=True)
 
 
@@ -336,15 +339,15 @@ def test_trainings_that_do_badly_are_stopped_early(
     result = search(trials=7, base={"max_steps": 8}, pruner=pruner)
     assert fake.steps[0] == 8
     assert (fake.steps[-1] < 8) == (pruner != "none")
-    assert (result.counts.get("stopped early", 0) > 0) == (pruner != "none")
-    assert sum(result.counts.values()) == 7
+    assert (result.summary["counts"].get("stopped early", 0) > 0) == (pruner != "none")
+    assert sum(result.summary["counts"].values()) == 7
 
 
 def test_trainings_that_came_to_their_end_are_finished_however_bad(
     fake: FakeTraining, search: Callable[..., Any]
 ) -> None:
     fake.score = lambda settings, step: -len(fake.begun)  # ever worse
-    assert search(trials=7, base={"max_steps": 2}).counts == {"finished": 7}
+    assert search(trials=7, base={"max_steps": 2}).summary["counts"] == {"finished": 7}
 
 
 def test_a_search_is_continued_as_if_it_had_not_been_interrupted(
@@ -368,7 +371,7 @@ def test_a_search_is_continued_as_if_it_had_not_been_interrupted(
     assert rates == [*expected[:4], expected[3], expected[3], *expected[4:]]
     assert [one.run.resume for one in fake.begun] == [False] * 4 + [True] * 2 + [False] * 2
     assert len({one.run.out for one in fake.begun[3:6]}) == 1
-    assert (result.score, result.table, result.counts) == (whole.score, whole.table, whole.counts)
+    assert str(result).replace("parts", "whole") == str(whole)
 
 
 def test_reports_from_before_a_kill_still_count(
@@ -402,7 +405,7 @@ def test_a_kill_while_a_trial_is_queued_again_does_not_queue_it_twice(
         patched.setattr("optuna.Study.tell", interrupt)
         search(trials=2, resume=True)
     fake.before = lambda settings: None
-    assert search(trials=2, resume=True).counts == {"finished": 2}
+    assert search(trials=2, resume=True).summary["counts"] == {"finished": 2}
     assert [one.run.out.name for one in fake.begun] == ["trial-0000"] * 2 + ["trial-0001"]
 
 
@@ -414,8 +417,8 @@ def test_two_processes_share_a_search(fake: FakeTraining, search: Callable[..., 
             other.append(search(trials=6, pruner="none", resume=True))
 
     fake.before = help_out
-    assert search(trials=6, pruner="none").counts == {"finished": 6}
-    assert other[0].counts == {"finished": 5, "running": 1}
+    assert search(trials=6, pruner="none").summary["counts"] == {"finished": 6}
+    assert other[0].summary["counts"] == {"finished": 5, "running": 1}
     assert len({one.lr for one in fake.begun}) == len({one.run.out for one in fake.begun}) == 6
 
 
@@ -429,7 +432,7 @@ def test_values_that_cannot_be_trained_with_are_left_behind(
             raise DivergedError(f"loss nan in {len(fake.begun)}")
 
     fake.before = diverge
-    assert search("some").counts == {"finished": 2, "failed": 1}
+    assert search("some").summary["counts"] == {"finished": 2, "failed": 1}
     diverges = 9
     with pytest.raises(ValueError, match=r"no trial .* was finished, the first: loss nan in 4"):
         search("all")
@@ -450,8 +453,9 @@ def test_a_search_killed_outright_ends_with_the_same_best_weights(tmp_path: Path
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (tmp_path / "killed" / "trial-0001" / "last.pt").is_file()  # in the second training
     result = real_search(tmp_path / "killed", resume=True)
-    assert (result.score, result.table) == (whole.score, whole.table)
-    weights = [r.best.run.out.joinpath("best.safetensors").read_bytes() for r in (whole, result)]
+    assert result.summary["score"] == whole.summary["score"]
+    paths = [Path(one.summary["checkpoint"]) for one in (whole, result)]
+    weights = [path.with_suffix(".safetensors").read_bytes() for path in paths]
     assert weights[0] == weights[1]
 
 
