@@ -124,7 +124,15 @@ class Evaluator(nn.Module):
             for a, b in itertools.pairwise(widths)
         )
         self.scores = nn.Linear(widths[-1], width)
-        self.along_lines = _AlongLines(line_channels) if line_channels else None
+        self.along_lines = nn.ModuleDict()
+        if line_channels:
+            self.along_lines["layers"] = nn.Sequential(
+                nn.Conv1d(6, line_channels, 7, padding=3),
+                nn.LeakyReLU(_SLOPE),
+                nn.Conv1d(line_channels, line_channels, 7, padding=9, dilation=3),
+                nn.LeakyReLU(_SLOPE),
+                nn.Conv1d(line_channels, 1, 1),
+            )
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Score lines.
@@ -154,8 +162,16 @@ class Evaluator(nn.Module):
         lines, acquired = self._lines(image, mask)
         pooled = self._features(lines, acquired)[-1].mean(dim=(-2, -1))
         scores: Tensor = self.scores(pooled)
-        if self.along_lines is not None:
-            scores = scores + self.along_lines(scores, lines, acquired)
+        if self.along_lines:  # corrects by what is near a line, and opposite of it
+            energy = torch.log(lines.abs().square().mean(dim=1) + 1e-6) / 5
+            known = acquired.to(energy.dtype)
+            position = torch.linspace(-1, 1, self.width, device=energy.device).abs()
+            # Frequency k has its mirror image at -k: index i at 2 (n // 2) - i.
+            indices = torch.arange(self.width, device=energy.device)
+            opposite = (2 * (self.width // 2) - indices) % self.width
+            seen = [scores, energy, known, energy[:, opposite], known[:, opposite]]
+            seen.append(position.expand_as(energy))
+            scores = scores + self.along_lines["layers"](torch.stack(seen, dim=1)).squeeze(1)
         return scores[:, self._part(mask.shape[1])]
 
     def _features(self, lines: Tensor, acquired: Tensor) -> list[Tensor]:
@@ -239,32 +255,6 @@ class Evaluator(nn.Module):
         constant = self.embedding(acquired[:, None]).expand(-1, -1, lines.shape[1], n)
         offset = functional.conv2d(constant, embedding_weight, self.first.bias, _STRIDE, padding=1)
         return maps + offset
-
-
-class _AlongLines(nn.Module):
-    """Corrects scores by what is near a line, and opposite of it, in k-space."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv1d(6, channels, 7, padding=3),
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv1d(channels, channels, 7, padding=9, dilation=3),
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv1d(channels, 1, 1),
-        )
-
-    def forward(self, scores: Tensor, lines: Tensor, acquired: Tensor) -> Tensor:
-        """Corrections, like the scores; `lines` are complex (batch, height, line)."""
-        energy = torch.log(lines.abs().square().mean(dim=1) + 1e-6) / 5
-        known = acquired.to(energy.dtype)
-        n = energy.shape[1]
-        position = torch.linspace(-1, 1, n, device=energy.device).abs().expand_as(energy)
-        # Frequency k has its mirror image at -k: index i at 2 (n // 2) - i.
-        opposite = (2 * (n // 2) - torch.arange(n, device=energy.device)) % n
-        seen = [scores, energy, known, energy[:, opposite], known[:, opposite], position]
-        corrections: Tensor = self.layers(torch.stack(seen, dim=1))
-        return corrections.squeeze(1)
 
 
 def save_evaluator(path: str | Path, evaluator: Evaluator, *, info: Mapping[str, object]) -> Path:

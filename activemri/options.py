@@ -149,11 +149,9 @@ def _named(value: object) -> str:
 
 
 def with_values(settings: Any, values: Mapping[str, object]) -> Any:
-    """The settings with other values.
+    """The settings with other values, by option, e.g. "network.channels".
 
-    Args:
-        settings: of a command.
-        values: by option, e.g. "network.channels"; texts are read as the option's type.
+    Texts are read as the option's type.
 
     Raises:
         ValueError: an unknown option, or a value that it refuses.

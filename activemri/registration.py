@@ -120,11 +120,7 @@ def find_protocol(id: str) -> ScanProtocol:
 
         protocol = replace(find_protocol("ActiveMRI/Motion-v0"), reconstructor="zero-filled")
 
-    Args:
-        id: as for :func:`find_spec`.
-
-    Raises:
-        ValueError: as :func:`find_spec`.
+    Id and errors are those of :func:`find_spec`.
     """
     known = [field.name for field in fields(ScanProtocol)]
     given = find_spec(id).kwargs
@@ -133,8 +129,6 @@ def find_protocol(id: str) -> ScanProtocol:
 
 def find_spec(id: str) -> EnvSpec:
     """The specification of an id: ours, or one that a user registered with our entry point.
-
-    Its `kwargs` are what the environment is made with, its `max_episode_steps` a limit of time.
 
     Args:
         id: as for ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the

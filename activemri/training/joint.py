@@ -152,17 +152,7 @@ def train_joint(
     kept. Alternating, it is the one that was trained together with the best reconstructor: losses
     of evaluators that judge different reconstructors cannot be compared.
 
-    Args:
-        settings: see there.
-        train: scans to learn from; None opens the train split of the protocol's data.
-        validation: scans that choose the best weights; None opens the val split.
-        moments: source of the masks; None records episodes.
-        on_validation: called with step and score after every validation of either stage.
-
-    Raises:
-        ValueError: unusable settings or data; a folder that is taken; subjects in both splits.
-        OSError: the output folder cannot be written.
-        DivergedError: a loss that is not finite; the best weights so far are kept.
+    Arguments and errors are the same as well; `on_validation` is called in either stage.
     """
     settings.compute.prepare()
     settings.check()
@@ -197,14 +187,7 @@ def train_joint(
 
 
 class EvaluatorTrainee(BatchTrainee):
-    """An evaluator that learns to judge the images of a reconstructor.
-
-    Args:
-        context: of the training.
-        settings: the same as those of the context.
-        reconstructor: whose images are judged.
-        n_steps: of the whole training.
-    """
+    """An evaluator that learns, in so many steps, to judge the images of a reconstructor."""
 
     def __init__(
         self,
@@ -252,12 +235,7 @@ class EvaluatorTrainee(BatchTrainee):
 
 
 class PairTrainee(BatchTrainee):
-    """Reconstructor and evaluator, one step of each at a time.
-
-    Args:
-        context: of the training.
-        settings: the same as those of the context.
-    """
+    """Reconstructor and evaluator, one step of each at a time."""
 
     def __init__(self, context: Context, settings: TrainJointSettings) -> None:
         self.reconstructor = ReconstructorTrainee(context, settings.objective(), command=_COMMAND)

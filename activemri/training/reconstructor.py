@@ -174,9 +174,6 @@ class TrainReconstructorSettings:
     def check(self, *, loss: Loss | None = None) -> None:
         """Refuse what the training would refuse, before data are read.
 
-        Args:
-            loss: instead of the one that is named.
-
         Raises:
             ValueError: an unknown loss, augmentation, network or argument of it, a device that is
                 not there, a folder that is taken, or one that was started with other settings.
@@ -281,12 +278,7 @@ def result_in(checkpoint: Path) -> Trained:
 class Context:
     """A training whose data are open, whose folder is claimed, and whose episodes are recorded.
 
-    Args:
-        settings: of the training, checked.
-        train: scans to learn from; None opens the train split.
-        validation: scans that choose the best weights; None opens the val split.
-        moments: source of the masks; None records episodes.
-        loss: of the caller's own, if there is one.
+    Arguments and errors are those of :func:`train_reconstructor`, with checked settings.
 
     Attributes:
         device: where this process computes.
@@ -294,10 +286,6 @@ class Context:
         batches: the batch of every step.
         validation: scans and moments of validations.
         step: steps that the trainee has taken.
-
-    Raises:
-        ValueError: unusable data; a folder that is taken; subjects in both splits.
-        OSError: the output folder cannot be written.
     """
 
     def __init__(
@@ -479,13 +467,7 @@ class BatchTrainee:
 
 
 class ReconstructorTrainee(BatchTrainee):
-    """A reconstructor that learns from a loss.
-
-    Args:
-        context: of the training.
-        loss: that it minimises.
-        command: for the checkpoint.
-    """
+    """A reconstructor that learns from a loss; its checkpoint names the command."""
 
     def __init__(
         self, context: Context, loss: Loss | WeightedSum, *, command: str = "train reconstructor"

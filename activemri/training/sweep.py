@@ -118,12 +118,7 @@ Member = tuple[Any, SliceDataset, SliceDataset]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Results of a sweep.
-
-    Attributes:
-        summary: as in ``sweep.json``, or that of the best training as in ``best.json``.
-        text: a table with a line for each training, and what follows from it.
-    """
+    """A table of all trainings, and what is in ``sweep.json``, or for a search ``best.json``."""
 
     summary: Mapping[str, Any]
     text: str
@@ -192,7 +187,6 @@ def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) ->
 
     Raises:
         ValueError: as :meth:`RunFolder.open`.
-        OSError: the folder cannot be written.
     """
     if processes.rank() > 0:  # the first process of a torchrun does it for all
         return
@@ -223,12 +217,7 @@ def check(settings: Any) -> None:
 
 
 def train_once(settings: Any, train: Callable[[Any], Trained]) -> Trained:
-    """Train into the settings' folder; continue what was interrupted, keep what is finished.
-
-    Args:
-        settings: of one training of a sweep; `resume` is set as needed.
-        train: called unless the training is finished.
-    """
+    """Train into the settings' folder; continue what was interrupted, keep what is finished."""
     out, device = settings.run.out, processes.join(settings.compute.device)
     done, begun = result_in(out), (out / "settings.json").exists()
     processes.barrier(device)  # until all have looked; then the first one writes
