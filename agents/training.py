@@ -17,7 +17,7 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
 from activemri.data.slices import SliceDataset, SliceList
-from activemri.data.views import STORED
+from activemri.data.views import STORED, require_other_subjects
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import EnvOptions, ScanProtocol
 from activemri.envs.scan import Scan
@@ -183,14 +183,7 @@ def run_training(
         name=run.out.name,
     )
     scans = validation_of(settings.protocol, validation, settings.validation_scans)
-    subjects = [
-        {part.describe(i).subject for i in range(len(part))} for part in (problem.scans, scans)
-    ]
-    if shared := subjects[0] & subjects[1]:
-        raise ValueError(
-            "train and validation scans must come from different subjects; found in both: "
-            + ", ".join(sorted(shared)[:5])
-        )
+    require_other_subjects(problem.scans, scans)
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
     trained = loop.train(

@@ -21,7 +21,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from activemri import checkpoints
 from activemri.agents.episode_masks import EpisodeMasks, record_episodes
 from activemri.data.slices import SliceDataset
-from activemri.data.views import pooled, subjects_of
+from activemri.data.views import pooled, require_other_subjects
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan
 from activemri.evaluator import make_evaluator
@@ -302,16 +302,7 @@ class Context:
         self.folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
         train = in_memory(train if train is not None else protocol.dataset("train"))
         validation = in_memory(validation if validation is not None else protocol.dataset("val"))
-        for name, scans in (("train", train), ("validation", validation)):
-            if len(scans) == 0:
-                raise ValueError(
-                    f"there are no {name} scans; give every split at least one subject"
-                )
-        if shared := sorted(set(subjects_of(train)) & set(subjects_of(validation))):
-            raise ValueError(
-                "train and validation scans must come from different subjects; found in both: "
-                + ", ".join(shared[:5])
-            )
+        require_other_subjects(train, validation)
         scan = bare_scan(settings, train, validation) if moments is None else moments.scan
         require_served(settings.untrained(), scan.geometry)
         supervised = settings.supervision == "full"

@@ -21,7 +21,6 @@ from activemri.tables import format_table
 from activemri.training import processes
 from activemri.training.loop import OnValidation
 from activemri.training.sweep import (
-    Range,
     Sweep,
     SweepSettings,
     axes_of,
@@ -39,7 +38,6 @@ except ModuleNotFoundError as error:
         'a search needs optuna, which is not installed: pip install "activemri[hpo]"',
         name=error.name,
     ) from error
-from optuna import distributions
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -72,7 +70,6 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     check(placed(settings, "trial", settings.base))
     claim(settings)
     out, study = settings.run.out, _study(settings)
-    drawn = {key: _distribution(values) for key, values in axes.items()}
     run = with_shared_moments(settings.train)
     while True:
         with ExitStack() as stack:  # holds the lock of the trial's folder
@@ -86,7 +83,14 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
                 # a restart nor a second process draws what was drawn before.
                 state = np.random.SeedSequence([settings.run.seed, len(trials)]).generate_state(1)
                 study.sampler = optuna.samplers.TPESampler(seed=int(state[0]))
-                trial = study.ask(drawn)
+                trial = study.ask()
+                for key, values in axes.items():
+                    if isinstance(values, tuple):
+                        trial.suggest_categorical(key, values)
+                    elif values.whole:
+                        trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
+                    else:
+                        trial.suggest_float(key, values.low, values.high, log=values.log)
                 folder = trial.user_attrs.get("folder", f"trial-{len(trials):04}")
                 trial.set_user_attr("folder", folder)
                 stack.enter_context(_held(settings, folder))
@@ -148,14 +152,6 @@ def _study(settings: SweepSettings) -> optuna.Study:
             direction="maximize",
             load_if_exists=True,
         )
-
-
-def _distribution(values: Range | tuple[str, ...]) -> distributions.BaseDistribution:
-    if isinstance(values, tuple):
-        return distributions.CategoricalDistribution(values)
-    if values.whole:
-        return distributions.IntDistribution(int(values.low), int(values.high), log=values.log)
-    return distributions.FloatDistribution(values.low, values.high, log=values.log)
 
 
 def _trials(study: optuna.Study) -> list[FrozenTrial]:

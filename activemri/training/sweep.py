@@ -24,7 +24,16 @@ from activemri import files
 from activemri.data.slices import SliceDataset
 from activemri.data.splits import k_fold, leave_one_subject_out, strata_of
 from activemri.data.views import pooled, subjects_of, subset
-from activemri.options import FREE, RunOptions, command_line, described, flat, with_values
+from activemri.options import (
+    FREE,
+    RunOptions,
+    command_line,
+    described,
+    flat,
+    require_not_negative,
+    require_positive,
+    with_values,
+)
 from activemri.tables import format_table
 from activemri.training import processes
 from activemri.training.batches import in_memory
@@ -76,28 +85,21 @@ class SweepSettings:
     """Its function."""
 
     def __post_init__(self) -> None:
-        folds = self.folds is not None or self.leave_one_subject_out
-        wrong = [
-            (self.folds is not None and self.folds < 2, "--folds: expected at least 2"),
-            (self.fold is not None and self.fold < 0, "--fold: expected a number of at least 0"),
-            (self.trials is not None and self.trials < 1, "--trials: expected at least 1"),
-            (
-                self.folds is not None and self.leave_one_subject_out,
-                "--folds and --leave-one-subject-out: choose one",
-            ),
-            (self.fold is not None and not folds, "--fold is one of --folds; add them"),
-            (
-                self.stratify is not None and self.folds is None,
-                "--stratify balances --folds; add them",
-            ),
-            (folds and bool(self.vary), "--folds and --vary: choose one"),
-            (
-                (self.alone or self.trials is not None) and not self.vary,
-                "--alone and --trials are about --vary; add it",
-            ),
-            (self.alone and self.trials is not None, "--alone and --trials: choose one"),
-        ]
-        for refused, message in wrong:
+        require_not_negative(fold=self.fold)
+        require_positive(trials=self.trials)
+        n_folds, alone_out = self.folds, self.leave_one_subject_out
+        folds, searches = n_folds is not None or alone_out, self.trials is not None
+        wrong = {
+            "--folds: expected at least 2": n_folds is not None and n_folds < 2,
+            "--folds and --leave-one-subject-out: choose one": n_folds is not None and alone_out,
+            "--fold is one of --folds; add them": self.fold is not None and not folds,
+            "--stratify balances --folds; add them": self.stratify and n_folds is None,
+            "--folds and --vary: choose one": folds and self.vary,
+            "--alone and --trials are about --vary; add it": not self.vary
+            and (self.alone or searches),
+            "--alone and --trials: choose one": self.alone and searches,
+        }
+        for message, refused in wrong.items():
             if refused:
                 raise ValueError(message)
 

@@ -265,10 +265,10 @@ def test_folds_train_for_real_and_continue_with_the_same_bits(tmp_path: Path) ->
             raise KeyboardInterrupt
         return train(settings, **given)
 
-    whole: Sweep = sweep(tmp_path / "whole", train, folds=3)
+    whole: Sweep = sweep(tmp_path / "whole", train, folds=2)
     with pytest.raises(KeyboardInterrupt):
-        sweep(tmp_path / "parts", interrupted, folds=3)
-    assert str(sweep(tmp_path / "parts", train, folds=3, resume=True)) == str(whole)
+        sweep(tmp_path / "parts", interrupted, folds=2)
+    assert str(sweep(tmp_path / "parts", train, folds=2, resume=True)) == str(whole)
     for name in whole.summary["members"]:
         files = [tmp_path / out / name / "best.safetensors" for out in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -323,7 +323,7 @@ def test_the_first_ten_trials_are_drawn_and_results_steer_the_others(
     rates = []
     for name, sign in (("up", 1), ("again", 1), ("down", -1)):
         fake.score = lambda settings, step, sign=sign: sign * math.log(settings.lr)  # type: ignore[misc]
-        search(name, trials=12, pruner="none")
+        search(name, trials=11, pruner="none")
         rates.append([settings.lr for settings in fake.begun])
         fake.begun.clear()
     assert rates[0] == rates[1]
