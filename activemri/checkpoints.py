@@ -92,7 +92,7 @@ def save(
         "info": {"package_version": __version__, **info},
     }
     text = json.dumps(described, indent=2) + "\n"
-    write_together({_beside(stem, _WEIGHTS): weights, _beside(stem, _JSON): text.encode()})
+    write_together({Path(f"{stem}{_WEIGHTS}"): weights, Path(f"{stem}{_JSON}"): text.encode()})
     return stem
 
 
@@ -109,14 +109,32 @@ def load(path: str | Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    stem = find(path)
-    weights = _beside(stem, _WEIGHTS).read_bytes()
-    for extra in ("", NEXT):  # the second one if a save was cut between its two renames
-        file = _beside(stem, _JSON + extra)
-        if file.is_file():
-            described = _parsed(file)
-            if described["sha256"] == digest(weights):
-                break
+    stem = without_suffix(path)
+    if Path(path).is_dir():
+        names = sorted(p.stem for p in Path(path).glob(f"*{_WEIGHTS}"))
+        if "best" not in names and len(names) != 1:
+            raise CheckpointError(
+                f"expected one checkpoint, or one called 'best', in the folder {path}; "
+                f"found {', '.join(names) or 'none'}"
+            )
+        stem = Path(path) / ("best" if "best" in names else names[0])
+    file, about = Path(f"{stem}{_WEIGHTS}"), Path(f"{stem}{_JSON}")
+    if not file.is_file() and not about.is_file():
+        raise CheckpointError(
+            f"found no checkpoint at {path}: expected {file.name} and {about.name} in {stem.parent}"
+        )
+    # The second one if a save was cut between its two renames.
+    abouts = [one for one in (about, Path(f"{about}{NEXT}")) if one.is_file()]
+    if not file.is_file() or not abouts:
+        here, gone = (file, about) if file.is_file() else (about, file)
+        raise CheckpointError(
+            f"half of the checkpoint is missing: {here} is there, {gone} is not; copy both files"
+        )
+    weights = file.read_bytes()
+    for one in abouts:
+        described = _parsed(one)
+        if described["sha256"] == digest(weights):
+            break
     else:
         raise CheckpointError(
             f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
@@ -128,35 +146,6 @@ def load(path: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{stem}{_WEIGHTS} is not a safetensors file: {error}") from error
     return Checkpoint(stem, described["kind"], described["settings"], state_dict, described["info"])
-
-
-def find(path: str | Path) -> Path:
-    """The path without suffix of the checkpoint that `path` means (see :func:`load`)."""
-    stem = without_suffix(path)
-    if Path(path).is_dir():
-        names = sorted(p.stem for p in Path(path).glob(f"*{_WEIGHTS}"))
-        if "best" not in names and len(names) != 1:
-            raise CheckpointError(
-                f"expected one checkpoint, or one called 'best', in the folder {path}; "
-                f"found {', '.join(names) or 'none'}"
-            )
-        stem = Path(path) / ("best" if "best" in names else names[0])
-    has_weights = _beside(stem, _WEIGHTS).is_file()
-    has_json = _beside(stem, _JSON).is_file()
-    if has_weights and not has_json:  # the first save was cut between its two renames
-        has_json = _beside(stem, _JSON + NEXT).is_file()
-    if not has_weights and not has_json:
-        raise CheckpointError(
-            f"found no checkpoint at {path}: expected {stem.name}{_WEIGHTS} and {stem.name}{_JSON} "
-            f"in {stem.parent}"
-        )
-    if not (has_weights and has_json):
-        here, gone = (_WEIGHTS, _JSON) if has_weights else (_JSON, _WEIGHTS)
-        raise CheckpointError(
-            f"half of the checkpoint is missing: {stem}{here} is there, {stem}{gone} is not; "
-            "copy both files"
-        )
-    return stem
 
 
 def without_suffix(path: str | Path) -> Path:
@@ -180,7 +169,3 @@ def _parsed(path: Path) -> dict[str, Any]:
             f"reads up to {FORMAT_VERSION}: install a newer one"
         )
     return dict(described)
-
-
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)

@@ -10,12 +10,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """The device of that name, if this machine has it.
-
-    Raises:
-        ValueError: for a name that is none, or a device that is not there; the message lists those
-            that are.
-    """
+    """The device of that name, if this machine has it; else a ValueError lists those it has."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):  # torch's words for an unknown name

@@ -34,14 +34,8 @@ def column_errors(image: Tensor, reference: Tensor) -> Tensor:
     """1/2 H^-1 sum over rows of |K^_i - K_i|^2, in units of the reference's mean square.
 
     With K^ = K = 0 outside column i that is half the column's contribution to NMSE, times the
-    number of columns.
-
-    Args:
-        image: reconstruction, complex (batch, height, width).
-        reference: fully sampled image, the same shape.
-
-    Returns:
-        float (batch, width).
+    number of columns. Reconstruction and fully sampled image are complex (batch, height, width),
+    errors float (batch, width).
     """
     difference = fourier.fft(image - reference, (-1,))  # unitary along the rows: sums are equal
     unit = reference.abs().square().mean(dim=(-2, -1)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -49,13 +43,7 @@ def column_errors(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def kernel_targets(errors: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
-    """Targets of the evaluator for a reconstruction: exp(-gamma error), 1 where acquired.
-
-    Args:
-        errors: of :func:`column_errors`, (batch, line).
-        mask: True where acquired, bool (batch, line).
-        gamma: how fast scores fall with the error.
-    """
+    """Targets of the evaluator, (batch, line): exp(-gamma error), and 1 where acquired."""
     return torch.exp(-gamma * errors).masked_fill(mask, 1.0)
 
 
@@ -135,15 +123,12 @@ class Evaluator(nn.Module):
             )
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Score lines.
+        """Score lines, float (batch, line).
 
         Args:
             image: complex, (batch, height, width of the image).
             mask: True where acquired, bool (batch, line). There may be more lines than the image
                 is wide, if it is narrower than others; both are aligned at their centres.
-
-        Returns:
-            float (batch, line).
 
         Raises:
             ValueError: for more lines than the evaluator was made for.

@@ -39,11 +39,7 @@ class Compute:
         require_positive(threads=self.threads)
 
     def prepare(self) -> "torch.device":
-        """Set the number of threads of this process, and give the device.
-
-        Raises:
-            ValueError: for a device that is not there.
-        """
+        """Set the number of threads of this process, and give the device, if it is there."""
         import torch
 
         from activemri.devices import usable

@@ -12,14 +12,11 @@ T = TypeVar("T")
 def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> T:
     """The entry of that name, or the object that ``package.module:object`` names.
 
-    Args:
-        name: as given by the user. Modules may lie in the working directory.
-        registry: entries by name.
-        what: noun for messages, e.g. "policy".
-        more: what else the caller takes, for the message.
+    Modules may lie in the working directory.
 
     Raises:
-        ValueError: for an unknown name, or an object that cannot be imported.
+        ValueError: for an unknown name, or an object that cannot be imported; `what` is the noun
+            for that, e.g. "policy", and `more` says what else the caller takes.
     """
     if name in registry:
         return registry[name]

@@ -57,10 +57,8 @@ class TrainAlternatingSettings:
     protocol: OmitArgPrefixes[ScanProtocol] = field(
         default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
     )
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(out=Path("runs/alternating"))
-    )
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/alternating"))
+    compute: OmitArgPrefixes[Compute] = Compute()
     learner: LearnerLike = field(default_factory=Imitation)
     """Settings of the algorithm that trains the policy."""
     rounds: int = 2
@@ -120,6 +118,7 @@ def train_alternating(
     for number in range(settings.rounds + 1):
         folder = out / f"round-{number}"
         protocol = replace(settings.protocol, reconstructor=str(reconstructor))
+        options = as_environment(protocol, device=settings.compute.device)
         training = TrainPolicySettings(
             protocol=protocol,
             run=_run(settings, folder / _POLICY),
@@ -129,7 +128,7 @@ def train_alternating(
             warm_start=None if policy is None else str(policy),  # the last round's
         )
         policy = run_training(training, validation=validation).checkpoint
-        options = as_environment(protocol, device=settings.compute.device)
+
         scans = validation_of(options, validation, settings.validation_scans)
         problem = Problem(replace(options, data=scans))
         scores = evaluate(
@@ -140,10 +139,36 @@ def train_alternating(
             step_cost=problem.protocol.step_cost,
         )
         rounds.append(scores)
-        if number < settings.rounds:
-            reconstructor = _fine_tune(
-                settings, protocol, folder / _RECONSTRUCTOR, policy, validation
-            )
+        if number == settings.rounds:
+            break
+
+        # The policy's episodes on training scans, and random ones, are what to fine-tune on.
+        problem = Problem(options, seed=settings.run.seed)
+        scan, seed = problem.scan, settings.run.seed
+        drawn = np.random.default_rng(seed).permutation(len(problem.scans))
+        chosen = sorted(drawn[: settings.recorded_scans].tolist())
+        played = SliceList([problem.scans[i] for i in chosen], problem.scans.name)
+        batches = rollout_dataset(scan, make_policy(policy), played, seed=seed)
+        episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
+        fine_tuning = TrainReconstructorSettings(
+            protocol=protocol,
+            run=_run(settings, folder / _RECONSTRUCTOR),
+            compute=settings.compute,
+            max_steps=settings.reconstructor_steps,
+            validate_every=max(1, settings.reconstructor_steps // 5),
+            lr=settings.lr,
+            images=0,
+        )
+        reconstructor = train_reconstructor(
+            fine_tuning,
+            moments=EpisodeMasks(
+                {"policy": episodes},
+                scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
+                drawn=("variable-density",),
+            ),
+            train=problem.scans,
+            validation=validation,
+        ).checkpoint
     assert policy is not None
     make_policy(policy).save(out / _POLICY, info={"algo": algo})  # type: ignore[attr-defined]
     save_reconstructor(
@@ -158,47 +183,6 @@ def train_alternating(
         f"{out / _RECONSTRUCTOR} the reconstructor that it was trained for; scores are those of "
         "validation scans"
     )
-
-
-def _fine_tune(
-    settings: TrainAlternatingSettings,
-    protocol: ScanProtocol,
-    out: Path,
-    policy: Path,
-    validation: SliceDataset | None,
-) -> Path:
-    """Fine-tune the reconstructor on the masks of the policy's episodes, and on random ones."""
-    problem = Problem(
-        as_environment(protocol, device=settings.compute.device), seed=settings.run.seed
-    )
-    scans, scan = problem.scans, problem.scan
-    drawn = np.random.default_rng(settings.run.seed).permutation(len(scans))
-    chosen = sorted(drawn[: settings.recorded_scans].tolist())
-    played = SliceList([scans[i] for i in chosen], scans.name)
-    batches = rollout_dataset(scan, make_policy(policy), played, seed=settings.run.seed)
-    episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
-    moments = EpisodeMasks(
-        {"policy": episodes},
-        scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
-        drawn=("variable-density",),
-    )
-    if validation is None:
-        validation = protocol.dataset("val")
-    result = train_reconstructor(
-        TrainReconstructorSettings(
-            protocol=protocol,
-            run=_run(settings, out),
-            compute=settings.compute,
-            max_steps=settings.reconstructor_steps,
-            validate_every=max(1, settings.reconstructor_steps // 5),
-            lr=settings.lr,
-            images=0,
-        ),
-        moments=moments,
-        train=scans,
-        validation=validation,
-    )
-    return result.checkpoint
 
 
 def _run(settings: TrainAlternatingSettings, out: Path) -> RunOptions:

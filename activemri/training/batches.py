@@ -189,11 +189,7 @@ class TrainingBatches:
         return replace(batch, share=len(own) / size)
 
     def longest_masks(self, shape: tuple[int, int], count: int) -> Tensor:
-        """Samples that episodes of at most `count` scans of a size acquire in the end.
-
-        Returns:
-            bool (n, height, width).
-        """
+        """Samples that whole episodes of some scans of a size acquire, bool (n, height, width)."""
         same = [i for i, info in enumerate(self.infos) if info.shape == shape]
         masks = torch.stack([self._longest(index).mask for index in same[:count]])
         transform = cartesian(self.moments.scan.geometry.transform.fitted(shape))

@@ -60,8 +60,7 @@ def new_reconstructor(
 def arguments_of(reconstructor: str | Path | Reconstructor) -> dict[str, Any]:
     """Arguments of a reconstructor's network by name, as they are if none is given.
 
-    Raises:
-        ValueError: as :func:`new_reconstructor`.
+    Errors are those of :func:`new_reconstructor`.
     """
     if isinstance(reconstructor, Reconstructor):
         return {}

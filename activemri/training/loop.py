@@ -70,11 +70,10 @@ class Trained:
 
     def __str__(self) -> str:
         usual = "" if self.baseline is None else f" (zero-filled {self.baseline:.4f})"
-        beside = f"\n{self.beside}" if self.beside else ""
         return (
             f"{self.checkpoint}: best after {self.best_step} steps, validation {self.score} "
-            f"{self.best_score:.4f}{usual}{beside}"
-        )
+            f"{self.best_score:.4f}{usual}\n{self.beside}"
+        ).rstrip()
 
 
 class Trainee(Protocol):

@@ -31,11 +31,7 @@ def world_size() -> int:
 
 
 def device_of(device: str) -> torch.device:
-    """The device of this process: with "cuda" each takes one of its machine.
-
-    Raises:
-        ValueError: a device that is not there.
-    """
+    """The device of this process, if it is there: with "cuda" each takes one of its machine."""
     if world_size() > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return usable(device)

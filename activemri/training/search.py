@@ -21,7 +21,6 @@ from activemri.tables import format_table
 from activemri.training import processes
 from activemri.training.loop import OnValidation
 from activemri.training.sweep import (
-    Sweep,
     SweepSettings,
     axes_of,
     check,
@@ -52,8 +51,8 @@ _WORDS = {
 }
 
 
-def search(settings: SweepSettings, train: SliceDataset, validation: SliceDataset) -> Sweep:
-    """Run trials until there are so many of them, by all processes together.
+def search(settings: SweepSettings, train: SliceDataset, validation: SliceDataset) -> str:
+    """Run trials until there are so many of them, by all processes together; their table.
 
     Raises:
         ValueError: values that make no sense or cannot be compared, settings that the command
@@ -125,13 +124,12 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     best = _summary(settings, finished[0][1])
     baseline = best["baseline"]
     usual = "" if baseline is None else f" (baseline {baseline:.4f})"
-    text = (
+    return (
         f"{format_table(('trial', 'validation', *axes), lines)}\n\n"
         f"{', '.join(f'{n} {word}' for word, n in counts.items())}\n"
         f"best validation score {best['score']:.4f}{usual}, checkpoint {best['checkpoint']}\n"
         f"{best['command']}"
     )
-    return Sweep({**best, "counts": counts}, text)
 
 
 def _study(settings: SweepSettings) -> optuna.Study:

@@ -118,26 +118,16 @@ class Range:
 Member = tuple[Any, SliceDataset, SliceDataset]
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A table of all trainings, and what is in ``sweep.json``, or for a search ``best.json``."""
-
-    summary: Mapping[str, Any]
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
 def run_sweep(
     settings: SweepSettings,
     *,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-) -> Sweep:
+) -> str:
     """Train all members, and sum up; finished ones are kept, interrupted ones are continued.
 
-    Processes with other `fold` may work in the same folder at the same time.
+    Processes with other `fold` may work in the same folder at the same time. Returned is a table;
+    its numbers, commands and subjects are in ``sweep.json``, or for a search in ``best.json``.
 
     Args:
         settings: see there.
@@ -192,19 +182,10 @@ def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) ->
     """
     if processes.rank() > 0:  # the first process of a torchrun does it for all
         return
-    shared = {
-        "command": settings.command,
-        "folds": settings.folds,
-        "leave_one_subject_out": settings.leave_one_subject_out,
-        "stratify": settings.stratify,
-        "vary": settings.vary,
-        "alone": settings.alone,
-        "pruner": settings.pruner,
-        "sweep_seed": settings.run.seed,
-        "members": files.digest(members)[:12],
-        **described(settings.base),
-    }
-    out = settings.run.out
+    out, free = settings.run.out, ("run", "fold", "trials", "base", "train")
+    shared = {name: value for name, value in vars(settings).items() if name not in free}
+    shared |= {"sweep_seed": settings.run.seed, "members": files.digest(members)[:12]}
+    shared |= described(settings.base)
     files.make_writable(out)
     with files.locked(out / "lock"):
         joining = joins and (out / "settings.json").exists()
@@ -329,12 +310,8 @@ def axes_of(
 def parse_axis(word: str, settings: Any) -> tuple[str, Range | tuple[str, ...]]:
     """Key and values of an axis: ``key=a|b|c``, ``key=low:high`` or ``key=low:high:log``.
 
-    Args:
-        word: text.
-        settings: that will be changed.
-
     Raises:
-        ValueError: a text that is neither, an unknown key, or a value that its setting refuses.
+        ValueError: a text that is neither, an unknown key, or a value that the settings refuse.
     """
     key, equals, text = (part.strip() for part in word.partition("="))
     key = key.removeprefix("--").replace("-", "_")
@@ -371,7 +348,7 @@ def placed(settings: SweepSettings, name: str, member: Any) -> Any:
     return replace(member, run=replace(member.run, out=settings.run.out / name, resume=False))
 
 
-def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> Sweep:
+def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> str:
     """Write ``sweep.json``, and a table that over folds ends with mean and deviation."""
     out, folds = settings.run.out, not settings.vary
     rows: dict[str, dict[str, Any]] = {}
@@ -405,4 +382,4 @@ def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> Sweep:
     header = ("training", *(("validation",) if folds else ()), "baseline", "best score")
     header += ("gain" if folds else "difference", "best step")
     n_trained = sum(result is not None for result in results.values())
-    return Sweep(summary, f"{format_table(header, lines)}\n\n{n_trained} of {len(rows)} trained")
+    return f"{format_table(header, lines)}\n\n{n_trained} of {len(rows)} trained"
