@@ -118,11 +118,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    Args:
-        arguments: what follows the program's name; None means ``sys.argv[1:]``.
-    """
+    """Run one command, by default that of ``sys.argv[1:]``, and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(f"activemri {activemri.__version__}")

@@ -140,8 +140,7 @@ class Evaluator(nn.Module):
 
     def features(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """Response of each convolution to the image, for perceptual losses: first to last."""
-        lines, acquired = self._lines(image, mask)
-        return self._features(lines, acquired)
+        return self._features(*self._lines(image, mask))
 
     def _score(self, image: Tensor, mask: Tensor) -> Tensor:
         lines, acquired = self._lines(image, mask)

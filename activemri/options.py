@@ -83,14 +83,12 @@ def command_line(command: str, settings: Any) -> str:
     for name, value, usual in flat(settings):
         if name in FREE or value is usual or (_is_plain(value) and value == usual):
             continue
-        option = f"--{name.replace('_', '-')}"
+        group, dot, last = name.replace("_", "-").rpartition(".")
         if isinstance(value, bool):
-            group, _, last = option.rpartition(".")
-            prefix = f"{group}." if group else "--"
-            words.append(option if value else f"{prefix}no-{last.removeprefix('--')}")
+            words.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words.append(" ".join([option, *(shlex.quote(_named(v)) for v in values)]))
+            words += [f"--{group}{dot}{last}", *(shlex.quote(_named(v)) for v in values)]
     return " ".join(words)
 
 

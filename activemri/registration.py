@@ -130,9 +130,8 @@ def find_protocol(id: str) -> ScanProtocol:
 def find_spec(id: str) -> EnvSpec:
     """The specification of an id: ours, or one that a user registered with our entry point.
 
-    Args:
-        id: as for ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the
-            module first that registers it.
+    An id is that of ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the
+    module first that registers it.
 
     Raises:
         ValueError: nothing of that name is registered, or it is no environment of this package.
@@ -147,13 +146,11 @@ def find_spec(id: str) -> EnvSpec:
     spec = gymnasium.registry.get(name)
     if spec is not None and _is_ours(spec):
         return spec
+    problem = f"unknown environment {id!r}"
+    if spec is not None:
+        problem = f"environment {id!r} is made by {spec.entry_point}, not by {ENTRY_POINT}"
     known = ", ".join(id for id, other in gymnasium.registry.items() if _is_ours(other))
-    if spec is None:
-        raise ValueError(f"unknown environment {id!r}; expected one of {known}")
-    raise ValueError(
-        f"environment {id!r} is made by {spec.entry_point}, not by {ENTRY_POINT}; "
-        f"expected one of {known}"
-    )
+    raise ValueError(f"{problem}; expected one of {known}")
 
 
 def _is_ours(spec: EnvSpec) -> bool:

@@ -48,11 +48,10 @@ class Descent:
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "16")
 
     def descend(self, losses: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
-        """Follow the gradient of the loss called "loss".
+        """Follow the gradient of the loss called "loss"; the others are only reported.
 
         Args:
-            losses: one number each, the share that this process has in them; the others are only
-                reported.
+            losses: one number each, the share that this process has in them.
             step: which this is; sets the learning rate.
 
         Returns:

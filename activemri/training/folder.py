@@ -100,13 +100,7 @@ class RunFolder:
     def open(self, settings: Mapping[str, object], *, resume: bool) -> dict[str, Any] | None:
         """Claim the folder for a new run, or find where an old one stopped: :meth:`state`.
 
-        Args:
-            settings: all that a continuation must share, facts about the data included.
-            resume: continue what is in the folder.
-
-        Raises:
-            ValueError: as :meth:`check`, and for a state that cannot be read.
-            OSError: the folder cannot be written.
+        Arguments and errors are those of :meth:`check`; facts about the data join the settings.
         """
         self.check(settings, resume=resume)
         if not self._settings.exists():

@@ -37,13 +37,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 class Validation:
-    """The same scans and moments every time, drawn once from the seed.
-
-    Args:
-        scans: of the validation split.
-        moments: source of the moments of episodes.
-        seed: of the draws.
-    """
+    """The same scans and moments of episodes every time, drawn once from the seed."""
 
     def __init__(self, scans: SliceDataset, moments: EpisodeMasks, *, seed: int) -> None:
         self.scans, self.moments, self.seed = scans, moments, seed
@@ -86,11 +80,6 @@ def draw(validation: Validation, reconstructor: Reconstructor, *, n_scans: int) 
 
     Columns: zero-filled, reconstruction, target, error, and the uncertainty where there is one.
     Error and uncertainty have one scale.
-
-    Args:
-        validation: whose scans are shown.
-        reconstructor: drawn in evaluation mode; its mode is restored.
-        n_scans: at most so many rows.
     """
     places = np.linspace(0, len(validation.indices) - 1, min(n_scans, len(validation.indices)))
     moment = len(validation.steps) // 2
