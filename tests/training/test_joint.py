@@ -106,13 +106,11 @@ def test_the_evaluators_opinion_changes_the_reconstructor_unless_it_has_no_weigh
     assert any(not torch.equal(w, weights["without"][name]) for name, w in weights["with"].items())
 
 
-@pytest.mark.parametrize(
-    ("schedule", "stops"), [("staged", (5, 12, 13, 18)), ("alternating", (7,))]
-)
+@pytest.mark.parametrize(("schedule", "stops"), [("staged", (12, 13, 18)), ("alternating", (7,))])
 def test_a_training_interrupted_in_either_stage_and_resumed_ends_with_the_same_bits(
     tmp_path: Path, schedule: str, stops: tuple[int, ...]
 ) -> None:
-    network = {"channels": 2, "dropout": 0.2}
+    network = {"channels": 2, "blocks": 1, "dropout": 0.2}
     whole = joint(tmp_path / "whole", schedule=schedule, reconstructor="cresnet", network=network)
     train(whole)
     for stop_at in stops:

@@ -349,7 +349,7 @@ def test_a_full_disk_ends_the_training_and_leaves_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, Any] = {
-        "max_steps": 30,
+        "max_steps": 20,
         "validate_every": 10,
         "network": {"channels": 4, "pools": 1},
         "n_center_lines": 2,
