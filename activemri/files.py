@@ -86,10 +86,7 @@ def require_writable(folder: Path) -> None:
 def make_writable(folder: Path) -> None:
     """Make a folder, and refuse one that cannot be written by an OSError."""
     require_writable(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"the output folder {folder} cannot be made: {error.strerror}") from error
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -100,7 +100,6 @@ class TrainJointSettings(TrainReconstructorSettings):
                 "or conjugate-columns, or train the reconstructor alone (activemri train "
                 "reconstructor)"
             )
-        self.objective()
         if self.schedule == "alternating" and hasattr(self.untrained(), "training_loss"):
             raise ValueError(
                 f"--schedule alternating: {self.protocol.reconstructor!r} is trained with a loss "
@@ -110,19 +109,14 @@ class TrainJointSettings(TrainReconstructorSettings):
         super().check(loss=loss)
 
     def new_evaluator(self, *, width: int) -> Evaluator:
-        """The untrained evaluator, in training mode; `width` is the number of its lines.
-
-        Raises:
-            ValueError: arguments that it refuses.
-        """
+        """The untrained evaluator of so many lines, in training mode, or a ValueError."""
         require_arguments(self.evaluator, Evaluator, option="evaluator", name="the evaluator")
         return seeded(lambda: Evaluator(width, **self.evaluator), self.run.seed).train()
 
     def objective(self, evaluator: Evaluator | None = None) -> Loss | WeightedSum:
         """The reconstructor's loss. Alternating, it may ask the evaluator trained beside it.
 
-        Args:
-            evaluator: the one beside; None to see whether the loss makes sense.
+        None is there to see whether the loss makes sense.
         """
         size = self.protocol.matrix_size
         width = size[1] if isinstance(size, tuple) else size or _SOME_WIDTH

@@ -156,11 +156,7 @@ class TrainReconstructorSettings:
         )
 
     def objective(self) -> Loss | WeightedSum:
-        """The loss that is named.
-
-        Raises:
-            ValueError: an unknown one, or no evaluator in `perceptual_weights`.
-        """
+        """The loss that is named, or a ValueError."""
         return make_loss(self.loss, more=self.losses_of_weights())
 
     def losses_of_weights(self) -> dict[str, Loss]:
