@@ -1,13 +1,8 @@
-"""Policies that look at this scan's reconstruction, and at images that could be behind it.
-
-They ask an evaluator, the reconstruction's uncertainty, the entropy of posterior samples, or, with
-samples in place of the truth, what actions would lead to.
-"""
+"""Policies that look at this scan's reconstruction, and at images that could be behind it."""
 
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,10 +31,6 @@ N_DRAWN = 8
 #: orthonormal one.
 SIGMA = 50 / 128
 
-#: How distances become a score; see :func:`mixture_entropy`.
-Form = Literal["mixture", "repo"]
-FORMS: tuple[Form, ...] = ("mixture", "repo")
-
 
 def evaluator_greedy(evaluator: str | Path | Evaluator | None = None) -> Greedy:
     """Takes the line that looks least real to the evaluator.
@@ -48,15 +39,13 @@ def evaluator_greedy(evaluator: str | Path | Evaluator | None = None) -> Greedy:
     acquires several lines counts what all of them lack to a score of 1.
 
     Args:
-        evaluator: for as many lines as the scans have, or more; see
+        evaluator: of as many lines as the scans have, or more; see
             :func:`activemri.evaluator.make_evaluator`.
     """
-    asked = make_evaluator(evaluator)
-
-    def score(view: View) -> Tensor:
-        return action_gains(1 - line_scores(asked, view), view)
-
-    return Greedy("evaluator-greedy", score, Traits(needs=frozenset({"lines", "evaluator"})))
+    asked, traits = make_evaluator(evaluator), Traits(needs=frozenset({"lines", "evaluator"}))
+    return Greedy(
+        "evaluator-greedy", lambda view: action_gains(1 - line_scores(asked, view), view), traits
+    )
 
 
 def line_scores(evaluator: Evaluator, view: View) -> Tensor:
@@ -70,25 +59,18 @@ def line_scores(evaluator: Evaluator, view: View) -> Tensor:
             f"an evaluator scores whole lines; geometry {view.geometry.name!r} has none"
         )
     image = view.reconstruction.image
+    image = image.transpose(1, 2) if view.geometry.are_rows else image
     with torch.no_grad():
-        scores: Tensor = evaluator(
-            image.transpose(1, 2) if view.geometry.are_rows else image, view.mask
-        )
+        scores: Tensor = evaluator(image, view.mask)
     return scores
 
 
 def uncertainty_greedy() -> Greedy:
-    """Takes the line about which the reconstruction is least certain.
-
-    Where the reconstructor gives posterior samples (ensembles, Monte-Carlo dropout), that is the
-    line whose samples vary most. Else the standard deviation of the pixels is carried over to the
-    lines; see :func:`line_variance`.
-    """
-
-    def score(view: View) -> Tensor:
-        return action_gains(line_variance(view), view)
-
-    return Greedy("uncertainty-greedy", score, Traits(needs=frozenset({"uncertainty", "grid"})))
+    """Takes the line about which the reconstruction is least certain; see :func:`line_variance`."""
+    traits = Traits(needs=frozenset({"uncertainty", "grid"}))
+    return Greedy(
+        "uncertainty-greedy", lambda view: action_gains(line_variance(view), view), traits
+    )
 
 
 def line_variance(view: View) -> Tensor:
@@ -101,8 +83,7 @@ def line_variance(view: View) -> Tensor:
         v_i = sum_j P_j q_{i - j},   q = sum over the readout of |F s|^2.
 
     P is zero on acquired lines, whose samples are known, and elsewhere follows the power law of
-    frequency that fits the energies of the acquired lines best: an image's missing detail is as
-    strong as its known spectrum promises.
+    frequency that fits the energies of the acquired lines best.
 
     Raises:
         ValueError: if the reconstructor gives no uncertainty.
@@ -150,13 +131,10 @@ def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tenso
 
     They are those that a reconstructor gives, where it draws any: ensembles, Monte-Carlo dropout,
     diffusion. Of a reconstructor with a standard deviation s per pixel alone, they are
-
-        reconstruction + s n,
-
-    without what that adds to acquired lines, whose samples are known. The noise n is stationary,
-    Gaussian, of unit variance (for real and imaginary part each), and its spectrum is the one that
-    :func:`line_variance` takes errors to have. Its draws are the same for every scan and every
-    time. Such errors know nothing of edges and aliasing, so expect less of them than of samples.
+    reconstruction + s n, without what that adds to acquired lines, whose samples are known. The
+    noise n is stationary, Gaussian, of unit variance (for real and imaginary part each), has the
+    spectrum P of :func:`line_variance`, and is the same for every scan and every time. It knows
+    nothing of edges and aliasing.
 
     Args:
         view: what is known of the scans.
@@ -191,45 +169,37 @@ def posterior_samples(view: View, sampler: Reconstructor | None = None) -> Tenso
     return torch.stack(draws, dim=1)
 
 
-def entropy_greedy(
-    sampler: Reconstructor | None = None, *, sigma: float = SIGMA, form: Form = "mixture"
-) -> Greedy:
+def entropy_greedy(sampler: Reconstructor | None = None, *, sigma: float = SIGMA) -> Greedy:
     """Takes the lines about which posterior samples carry most information.
 
-    The rule of Nolan et al., "Active Diffusion Subsampling", 2025: every sample of the posterior
-    (of any reconstructor that draws some, see :func:`posterior_samples`) predicts what a line would
-    measure; with Gaussian noise of standard deviation `sigma` these predictions are a Gaussian
-    mixture, and the line whose mixture has the largest entropy is taken. Ours differs: an action
-    of several lines is judged by the mixture of all its new lines together; with several coils
-    predictions are those of every coil, under the maps of the scan.
-
-    `uncertainty-greedy` is the cheaper rule on the same samples: their variance, which is what
-    remains of the entropy if sigma is large.
+    The rule of Nolan et al., "Active Diffusion Subsampling", 2025: every posterior sample predicts
+    what a line would measure; with Gaussian noise of standard deviation `sigma` these predictions
+    are a Gaussian mixture, and the line whose mixture has the largest entropy is taken. Ours
+    differs: an action of several lines is judged by the mixture of all its new lines together; with
+    several coils predictions are those of every coil. `uncertainty-greedy` takes the variance of
+    the same samples, which is what remains of the entropy if sigma is large.
 
     Args:
         sampler: draws the samples; None takes those of the scans' own reconstructions.
         sigma: standard deviation of the components, in units of the scan's scale. The smaller, the
             sooner samples count as entirely different, and lines beyond that as equals.
-        form: "mixture", or "repo" for what the authors' code computes.
 
     Raises:
-        ValueError: a sigma that is not above 0, or another form.
+        ValueError: a sigma that is not above 0.
     """
-    if not sigma > 0 or form not in FORMS:
-        raise ValueError(
-            f"expected a sigma above 0 and one of {', '.join(FORMS)}; got {sigma} and {form!r}"
-        )
+    if not sigma > 0:
+        raise ValueError(f"expected a sigma above 0; got {sigma}")
 
     def score(view: View) -> Tensor:
         samples = posterior_samples(view, sampler)
         distances = action_gains(sample_distances(view, samples), view)
         unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny).square()
-        return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma, form=form)
+        return mixture_entropy(distances / unit[:, None, None, None], sigma=sigma)
 
     return Greedy("entropy-greedy", score, Traits(needs=frozenset({"samples", "grid"})))
 
 
-def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") -> Tensor:
+def mixture_entropy(distances: Tensor, *, sigma: float) -> Tensor:
     """Entropy of equal Gaussians around samples, beyond that of a single one, in nats.
 
     With squared distances d_ij^2 between N samples
@@ -237,42 +207,34 @@ def mixture_entropy(distances: Tensor, *, sigma: float, form: Form = "mixture") 
         H = - 1/N sum_i log 1/N sum_j exp(-d_ij^2 / (2 sigma^2)),
 
     0 where all samples agree, log N where all are far apart, in between at most twice the true
-    value and never below it (Kolchinsky and Tracey, Entropy 2017). The authors' code has the
-    opposite sign in the exponent and none in front ("repo"): no entropy, but where distances are
-    small against sigma it ranks lines alike, by their sum of squares. It does not level off.
+    value and never below it (Kolchinsky and Tracey, Entropy 2017). The code of Nolan et al. has the
+    opposite sign in the exponent and none in front: no entropy.
 
     Args:
         distances: squared, float64 (batch, sample, sample, item).
         sigma: standard deviation of each Gaussian along every axis, in the unit of the distances.
-        form: see above.
 
     Returns:
         float64 (batch, item).
     """
-    n_samples = distances.shape[1]
-    exponent = distances / (2 * sigma**2)
-    if form == "repo":
-        return torch.logsumexp(exponent, dim=2).sum(dim=1)
-    density = torch.logsumexp(-exponent, dim=2) - math.log(n_samples)
+    density = torch.logsumexp(-distances / (2 * sigma**2), dim=2) - math.log(distances.shape[1])
     return -density.mean(dim=1)
 
 
 def sample_distances(view: View, samples: Tensor) -> Tensor:
-    """Squared distances of samples on every line of k-space.
+    """Squared distances of samples on every line: float64 (batch, sample, sample, n_lines).
 
-    Summed over the readout and the coils: float64 (batch, sample, sample, n_lines).
+    Summed over the readout and the coils.
     """
     maps, n_samples = view.sensitivity, samples.shape[1]
     coils = samples.unsqueeze(2) if maps is None else samples.unsqueeze(2) * maps.unsqueeze(1)
-    found = None
+    shape = (len(samples), n_samples, n_samples, view.mask.shape[1])
+    found = torch.zeros(shape, dtype=torch.float64, device=samples.device)
     for one in range(n_samples):
         for other in range(one):
             apart = coils[:, one] - coils[:, other]
             energy = torch.stack([view.transform.energy(coil) for coil in apart.unbind(1)]).sum(0)
-            if found is None:
-                found = energy.new_zeros(len(energy), n_samples, n_samples, energy.shape[1])
             found[:, one, other] = found[:, other, one] = energy
-    assert found is not None, "one sample tells nothing"
     return found
 
 
@@ -290,17 +252,14 @@ def look_ahead(
     For every sample x_s: what has been acquired stays, all else is what would be measured of x_s;
     each of the most promising actions is tried, the result reconstructed, and scored against the
     magnitude of x_s. The action with the best mean score over the samples is taken. With the truth
-    as only sample it is the one-step oracle.
-
-    It imagines ideal scans: where lines may be measured again, it takes new ones as long as there
-    are any. It costs ``n_actions * n_samples`` reconstructions an action, and with a depth of two
-    about ``n_actions`` times that.
+    as only sample it is the one-step oracle. It imagines ideal scans: where lines may be measured
+    again, it takes new ones as long as there are any. It costs ``n_actions * n_samples``
+    reconstructions an action, and with a depth of two about ``n_actions`` times that.
 
     Args:
         reconstructor: of the scans.
-        sampler: draws the samples; None takes those of the scans' own reconstructions. See
-            :func:`posterior_samples` for what is taken of a reconstructor without samples. A
-            sampler that knows more than the reconstructor makes looking ahead worth while.
+        sampler: as of :func:`posterior_samples`. One that knows more than the reconstructor makes
+            looking ahead worth while.
         metric: what it maximises.
         n_actions: how many actions are tried: those on whose new lines the samples vary most.
         n_samples: how many samples are taken for the truth: the first ones.
@@ -336,8 +295,8 @@ def look_ahead(
         means: Tensor = values.unflatten(0, samples.shape[:2]).mean(dim=1)
         return means
 
-    needs = frozenset({"samples", "reconstructor", "grid"})
-    return Greedy("look-ahead", score, Traits(needs=needs))
+    traits = Traits(needs=frozenset({"samples", "reconstructor", "grid"}))
+    return Greedy("look-ahead", score, traits)
 
 
 def _imagined(view: View, samples: Tensor, reconstructor: Reconstructor, metric: str) -> Truth:
@@ -369,20 +328,13 @@ def _imagined(view: View, samples: Tensor, reconstructor: Reconstructor, metric:
         for row in range(len(samples))
         for sample in range(n_samples)
     ]
-    scan = Scan(
-        view.geometry,
-        reconstructor,
-        n_center_lines=0,
-        metrics=(metric,),
-        device=view.mask.device,
+    metrics, device = (metric,), view.mask.device
+    scan = Scan(view.geometry, reconstructor, n_center_lines=0, metrics=metrics, device=device)
+    start_masks, masks, budgets = (
+        values.repeat_interleave(n_samples, dim=0)
+        for values in (view.start_mask, view.mask, view.budget)
     )
-    state = scan.resume(
-        slices,
-        start_masks=view.start_mask.repeat_interleave(n_samples, dim=0),
-        masks=view.mask.repeat_interleave(n_samples, dim=0),
-        budgets=view.budget.repeat_interleave(n_samples, dim=0),
-    )
-    return Truth(scan, state)
+    return Truth(scan, scan.resume(slices, start_masks=start_masks, masks=masks, budgets=budgets))
 
 
 def _values(imagined: Truth, tried: Tensor, metric: str, *, depth: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.heuristic import density
-from activemri.agents.order import LEARNERS, Order
+from activemri.agents.order import Order, fit_order
 from activemri.agents.policy import unmet
 from activemri.agents.registry import make_policy, needs_fit, traits_of
 from activemri.agents.rollout import PADDING, Episodes, rollout_dataset
@@ -177,7 +177,7 @@ def record_episodes(
             names.append(name)
     for name in track(names, "play policies", unit="policy", show=show):
         if needs_fit(name):
-            orders[name] = LEARNERS[name](lean, scans, seed=seed, data=dataset.name)
+            orders[name] = fit_order(name, lean, scans, seed=seed, data=dataset.name)
         policy = make_policy(name, order=orders.get(name, orders.get("lbcs")))
         batches = rollout_dataset(lean, policy, scans, seed=seed)
         episodes[name] = [e for _, played in batches for e in recorded_episodes(played, lean)]

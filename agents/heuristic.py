@@ -3,16 +3,12 @@
 They know the geometry and the lines that a scan has, and look at no image.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Greedy, Traits, choose
+from activemri.agents.policy import Greedy, Traits
 from activemri.envs.scan import View
 from activemri.mri.geometry import cartesian
 
@@ -20,37 +16,17 @@ from activemri.mri.geometry import cartesian
 DENSITY_POWER = 3
 DENSITY_FLOOR = 0.01
 
-_ORDER = Traits(is_order=True)
+_ORDER, _RANDOM = Traits(is_order=True), Traits(is_random=True)
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """Draws a legal action with a probability in proportion to its weight.
-
-    Attributes:
-        name: as in tables.
-        weight: view -> float (batch, n_actions), above zero where legal.
-    """
-
-    name: str
-    weight: Callable[[View], Tensor]
-    traits: ClassVar[Traits] = Traits(is_random=True)
-
-    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        # An exponential race: the first arrival of rates w is a draw in proportion to w.
-        race = np.stack([g.exponential(size=view.legal.shape[1]) for g in generators])
-        arrival = torch.from_numpy(race).to(view.legal.device) / self.weight(view)
-        return choose(-arrival, view.legal)
-
-
-def random() -> Sampled:
+def random() -> Greedy:
     """Every legal action is equally likely."""
-    return Sampled("random", lambda view: torch.ones_like(view.legal, dtype=torch.float64))
+    return Greedy("random", lambda view: torch.ones_like(view.legal).double(), _RANDOM)
 
 
-def variable_density() -> Sampled:
+def variable_density() -> Greedy:
     """Random, more often near the centre of k-space; see :func:`polynomial_density`."""
-    return Sampled("variable-density", polynomial_density)
+    return Greedy("variable-density", polynomial_density, _RANDOM)
 
 
 def low_frequency_first() -> Greedy:
@@ -64,8 +40,26 @@ def high_frequency_first() -> Greedy:
 
 
 def equispaced() -> Greedy:
-    """The lines of an equispaced mask, spread out from the first to the last of them."""
-    return Greedy("equispaced", equispaced_priority, _ORDER)
+    """Actions of an equispaced mask in bit-reversed order, then the others from the centre.
+
+    The mask has as many actions as the budget pays for, spread evenly over those that were legal
+    at the start, counted in their order of numbers: along one axis, or, for points, row by row.
+    """
+
+    def priority(view: View) -> Tensor:
+        geometry = view.geometry
+        at_start = geometry.legal(view.start_mask, view.measurable, view.start_budget)
+        n_wanted = -(-view.start_budget // geometry.readouts_per_action)
+        result = (-2 - geometry.frequency).repeat(len(at_start), 1)
+        for row, wanted in enumerate(n_wanted.tolist()):
+            candidates = at_start[row].nonzero().squeeze(1)
+            if len(candidates):
+                places = _spread(len(candidates), min(wanted, len(candidates)))
+                rank = torch.linspace(0, -1, len(places), dtype=torch.float64)
+                result[row, candidates[places.to(result.device)]] = rank.to(result.device)
+        return result
+
+    return Greedy("equispaced", priority, _ORDER)
 
 
 def conjugate_symmetric() -> Greedy:
@@ -74,16 +68,22 @@ def conjugate_symmetric() -> Greedy:
     The k-space of a real image has equal magnitudes at opposite frequencies, so a line whose
     opposite is acquired says little that is new, and comes last.
     """
+
+    def priority(view: View) -> Tensor:
+        geometry, fresh = view.geometry, view.measurable & ~view.mask
+        tells = fresh & ~view.mask[:, cartesian(view.transform).mirror.to(fresh.device)]
+        informative, distance = geometry.by_action(tells, "any"), geometry.frequency
+        return torch.where(informative, -distance, -distance - 1 - distance.max())
+
     traits = Traits(is_order=True, needs=frozenset({"grid"}))
-    return Greedy("conjugate-symmetric", conjugate_priority, traits)
+    return Greedy("conjugate-symmetric", priority, traits)
 
 
 def repeat_centre() -> Greedy:
     """Averages the centre of k-space most, where lines may be measured again.
 
-    After every action the numbers of measurements are as near as they can be to proportions of
-    the density of :func:`polynomial_density`: next comes the action of the largest w / (n + 1),
-    measured n times so far (the method of highest averages). In ideal scans it is
+    The method of highest averages: next comes the action of the largest w / (n + 1), of the density
+    w of :func:`polynomial_density`, measured n times so far. In ideal scans it is
     `low-frequency-first`.
     """
 
@@ -117,15 +117,12 @@ def _fewest_measurements(view: View) -> Tensor:
 
 
 def polynomial_density(view: View) -> Tensor:
-    """Weights (1 - r)^p plus a floor, for r the distance from the centre of k-space.
+    """Weights (1 - r)^p plus a floor at the distance r from the centre: float64 (batch, n_actions).
 
     The polynomial density of Lustig, Donoho and Pauly, Magn Reson Med 58:1182-1195 (2007). They
     fix the offset by the number of samples wanted; here it is constant, because actions are drawn
     one by one, without replacement, until the budget is spent. r is 1 at the outermost line that
     the scan has.
-
-    Returns:
-        float64 (batch, n_actions).
     """
     distance = view.geometry.frequency
     exists = view.geometry.by_action(view.measurable, "any")
@@ -136,38 +133,6 @@ def polynomial_density(view: View) -> Tensor:
 def density(distance: Tensor) -> Tensor:
     """Weight at a distance from the centre of k-space between 0 and 1; of the same shape."""
     return (1 - distance) ** DENSITY_POWER + DENSITY_FLOOR
-
-
-def equispaced_priority(view: View) -> Tensor:
-    """Actions of an equispaced mask in bit-reversed order, then the others from the centre.
-
-    The mask has as many actions as the budget pays for, spread evenly over those that were legal
-    at the start, counted in their order of numbers: along one axis, or, for points, row by row.
-
-    Returns:
-        float64 (batch, n_actions).
-    """
-    geometry = view.geometry
-    at_start = geometry.legal(view.start_mask, view.measurable, view.start_budget)
-    n_wanted = -(-view.start_budget // geometry.readouts_per_action)
-    priority = (-2 - geometry.frequency).repeat(len(at_start), 1)
-    for row, wanted in enumerate(n_wanted.tolist()):
-        candidates = at_start[row].nonzero().squeeze(1)
-        if len(candidates):
-            places = _spread(len(candidates), min(wanted, len(candidates))).to(candidates.device)
-            rank = torch.linspace(0, -1, len(places), dtype=torch.float64, device=places.device)
-            priority[row, candidates[places]] = rank
-    return priority
-
-
-def conjugate_priority(view: View) -> Tensor:
-    """Low frequencies first, actions without a line of unknown opposite last: (batch, n)."""
-    geometry = view.geometry
-    fresh = view.measurable & ~view.mask
-    tells = fresh & ~view.mask[:, cartesian(view.transform).mirror.to(fresh.device)]
-    informative = geometry.by_action(tells, "any")
-    distance = geometry.frequency
-    return torch.where(informative, -distance, -distance - 1 - distance.max())
 
 
 @lru_cache(maxsize=256)

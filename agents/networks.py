@@ -1,8 +1,6 @@
 """Networks that score actions, and the policies that they are.
 
-Networks differ by what they look at: lines, images, the time, or complex images. All are for
-readouts that are lines, or score actions by their number. :func:`make_network` makes one that fits
-a scan, :class:`LearnedPolicy` acts by it.
+They look at lines, images, the time, or complex images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,11 +58,8 @@ class LearnedPolicy:
     def traits(self) -> Traits:
         """An order if all that the network sees is the mask, whose course does not vary."""
         repeats = self.frame.repeats > 1
-        return Traits(
-            is_order=self.network.observation == "mask" and not repeats,
-            repeats=repeats,
-            needs=self.network.needs,
-        )
+        is_order = self.network.observation == "mask" and not repeats
+        return Traits(is_order=is_order, repeats=repeats, needs=self.network.needs)
 
     def check(self, geometry: Geometry) -> None:
         """Refuse scans with other actions than those that were learned.
@@ -89,11 +84,7 @@ class LearnedPolicy:
         return torch.where(scores[:, n_actions] > best, STOP, actions)
 
     def scores(self, view: View) -> Tensor:
-        """Scores of every action by the network: float (batch, n_actions + stops).
-
-        Raises:
-            ValueError: as :meth:`check`.
-        """
+        """Scores of every action by the network: float (batch, n_actions + stops)."""
         self.check(view.geometry)
         network = self.network.to(view.legal.device)
         was_training = network.training
@@ -105,15 +96,12 @@ class LearnedPolicy:
 
     def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path:
         """Write weights and settings; the path without suffix. See :func:`load_policy`."""
+        network, frame = self.network, asdict(self.frame)
         return checkpoints.save(
             path,
-            kind=_KIND + self.network.kind,
-            settings={
-                "network": self.network.settings,
-                "frame": asdict(self.frame),
-                "name": self.name,
-            },
-            state_dict=self.network.state_dict(),
+            kind=_KIND + network.kind,
+            settings={"network": network.settings, "frame": frame, "name": self.name},
+            state_dict=network.state_dict(),
             info=info,
         )
 
@@ -143,7 +131,7 @@ def load_policy(path: str | Path, *, name: str | None = None) -> LearnedPolicy:
             "by 'activemri train policy'"
         )
     try:
-        settings: dict[str, Any] = dict(checkpoint.settings)
+        settings: dict[str, Any] = checkpoint.settings
         network = NETWORKS[kind](**settings["network"])
         sizes: dict[str, Any] = settings["frame"]
         sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
@@ -172,7 +160,7 @@ def make_network(
     """A new network for the actions of a geometry.
 
     Args:
-        kind: "lines", "image", "schedule", "evaluator" or "varnet".
+        kind: in :data:`NETWORKS`.
         geometry: of the scans.
         frame: their largest sizes.
         budget: lines that a scan acquires, for "schedule"; None for all.
@@ -185,7 +173,7 @@ def make_network(
     Raises:
         ValueError: an unknown kind, or one that does not fit.
     """
-    n_readouts = geometry.n_readouts
+    n_readouts, rows = geometry.n_readouts, geometry.are_rows
     if kind in ("image", "evaluator", "varnet") and not geometry.has_lines:
         raise ValueError(
             f"geometry {geometry.name!r}: a network of the kind {kind!r} scores whole lines "
@@ -217,10 +205,9 @@ def make_network(
                 scoring.update(observation=observation, repeats="repeats" in space.spaces)
                 return ImageNetwork(space["image"].shape, n_readouts, **scoring)
             case "evaluator":
-                layers, rows = most_layers(n_readouts), geometry.are_rows
+                layers = max(1, min(4, n_readouts.bit_length() - 1))  # 4 in the paper
                 return EvaluatorNetwork(n_readouts, along_height=rows, layers=layers, **of_lines)
             case "varnet":
-                rows = geometry.are_rows
                 pools = max(1, min(4, min(geometry.shape).bit_length() - 2))  # 4 in the paper
                 return VarNetNetwork(geometry.shape, along_height=rows, groups=groups, pools=pools)
         raise ValueError(
@@ -239,19 +226,22 @@ def copied(network: "ActionNetwork") -> "ActionNetwork":
 
 
 class ActionNetwork(nn.Module):
-    """Scores every action: logits, values or predicted gains; higher is better.
+    """Scores every action, legal or not: logits, values or predicted gains; higher is better.
+
+    From an observation to float (batch, n_actions + stops).
 
     Args:
         n_lines: length of a mask.
         **settings: arguments that make the same network, as JSON holds them. In all networks
             `groups` are the lines of each action (None where action i acquires line i); with
-            `stops` there is one more score, the last one, which is that of STOP.
+            `stops` there is one more score, the last one, which is that of STOP. Lines are rows
+            with `along_height`, else columns.
 
     Attributes:
         kind: in :data:`NETWORKS`.
         observation: name of its input, see :mod:`activemri.envs.observation`.
-        n_actions: actions of the geometry, without STOP.
-        needs: traits of the policy that it is, see :class:`activemri.agents.policy.Traits`.
+        n_actions: without STOP.
+        needs: as of :class:`activemri.agents.policy.Traits`.
     """
 
     kind: ClassVar[str]
@@ -267,19 +257,15 @@ class ActionNetwork(nn.Module):
         self.stops: bool = settings.get("stops", False)
         self.n_actions = n_lines if self.groups is None else len(self.groups)
 
-    def forward(self, observation: Observations) -> Tensor:
-        """Scores of all actions, illegal ones too: float (batch, n_actions + stops)."""
-        raise NotImplementedError
-
 
 class ScoringNetwork(ActionNetwork):
     """Makes numbers of every line, and of these the scores.
 
     Residual one-dimensional convolutions run along the lines, or other readouts, of k-space. Every
-    line sees its neighbours, its mirror image, and the mean over all lines. The weights are shared
-    by all lines, so that a few subjects teach a lot. An action's score is the mean of its lines'
-    scores. That of STOP is the best score of a line not yet acquired, plus a number made of the
-    mean over all lines, which says by its sign whether to stop.
+    line sees its neighbours, its mirror image, and the mean over all lines, by weights that all
+    share, so that a few subjects teach a lot. An action's score is the mean of its lines' scores.
+    That of STOP is the best score of a line not yet acquired, plus a number made of the mean over
+    all lines, which says by its sign whether to stop.
 
     Attributes:
         channels: numbers that the network keeps for each line.
@@ -295,7 +281,12 @@ class ScoringNetwork(ActionNetwork):
         """Make the layers that lead from features of lines to scores; last of all layers."""
         self.channels = channels
         self.enter = nn.Conv1d(2 * n_features, channels, 1)
-        self.blocks = nn.ModuleList(LineBlock(channels) for _ in range(blocks))
+        self.blocks: Any = nn.ModuleList()
+        for _ in range(blocks):
+            normalise = nn.GroupNorm(1, channels)
+            mix = nn.Conv1d(3 * channels, channels, _KERNEL, padding=_KERNEL // 2)
+            out = nn.Conv1d(channels, channels, 1)
+            self.blocks.append(nn.ModuleDict({"normalise": normalise, "mix": mix, "out": out}))
         self.leave = nn.Conv1d(channels, 1, 1)
         self.stop = nn.Linear(channels, 1) if self.stops else None
 
@@ -313,9 +304,14 @@ class ScoringNetwork(ActionNetwork):
     def embed(self, observation: Observations) -> Tensor:
         """Numbers of every line: float (batch, channels, n_lines)."""
         known = self.features(observation)
-        hidden: Tensor = self.enter(torch.cat([known, mirrored(known)], dim=1))
+        # The line at n // 2 is its own mirror image; so is the first one of an even number.
+        mirror = mirror_of(known.shape[-1], known.device)
+        hidden: Tensor = self.enter(torch.cat([known, known[..., mirror]], dim=1))
         for block in self.blocks:
-            hidden = block(hidden)
+            normal = block["normalise"](hidden)
+            mean = normal.mean(dim=-1, keepdim=True).expand_as(normal)
+            mixed = block["mix"](torch.cat([normal, normal[..., mirror], mean], dim=1))
+            hidden = hidden + block["out"](functional.silu(mixed))
         return hidden
 
     def score(self, hidden: Tensor, observation: Observations) -> Tensor:
@@ -338,9 +334,8 @@ class ScoringNetwork(ActionNetwork):
     def point_outwards(self, spread: float) -> None:
         """Begin as low-frequency-first: what a learner has no need to find out again.
 
-        Two of the numbers that the network keeps for each line become its distance from the centre
-        and whether it was acquired, and its score ``-spread * (distance + acquired)``. Everything
-        else is left to learn.
+        Two numbers of each line become its distance from the centre and whether it was acquired,
+        and its score ``-spread * (distance + acquired)``. Everything else is left to learn.
         """
         assert self.enter.bias is not None and self.leave.bias is not None
         with torch.no_grad():
@@ -348,8 +343,7 @@ class ScoringNetwork(ActionNetwork):
                 self.enter.weight[place], self.enter.bias[place] = 0.0, 0.0
                 self.enter.weight[place, feature] = 1.0
             for block in self.blocks:
-                assert isinstance(block, LineBlock) and block.out.bias is not None
-                block.out.weight[:2], block.out.bias[:2] = 0.0, 0.0
+                block["out"].weight[:2], block["out"].bias[:2] = 0.0, 0.0
             self.leave.weight[:], self.leave.bias[:] = 0.0, 0.0
             self.leave.weight[0, :2] = -spread
 
@@ -359,8 +353,7 @@ class LineNetwork(ScoringNetwork):
 
     Args:
         n_features: of each line; see :mod:`activemri.envs.line_features`.
-        n_lines: length of a mask.
-        groups, stops: see :class:`ActionNetwork`.
+        n_lines, groups, stops: see :class:`ActionNetwork`.
         channels, blocks: see :class:`ScoringNetwork`.
     """
 
@@ -377,15 +370,8 @@ class LineNetwork(ScoringNetwork):
         blocks: int = 4,
         stops: bool = False,
     ) -> None:
-        super().__init__(
-            n_lines,
-            n_features=n_features,
-            n_lines=n_lines,
-            groups=groups,
-            channels=channels,
-            blocks=blocks,
-            stops=stops,
-        )
+        sizes = dict(n_features=n_features, n_lines=n_lines, channels=channels, blocks=blocks)
+        super().__init__(n_lines, groups=groups, stops=stops, **sizes)
         names = feature_names(n_features == N_FEATURES)
         self.needs = frozenset({"lines"} if names == NAMES else ())
         self.places = (names.index("distance"), _ACQUIRED)
@@ -403,15 +389,14 @@ class LineNetwork(ScoringNetwork):
 class ImageNetwork(ScoringNetwork):
     """Looks at the image by strided convolutions, whose summary speaks of every line of k-space.
 
-    Lines of k-space are no places in the image: a summary of the whole image is turned into a few
-    numbers for each line by a dense layer, and joined with what was acquired, the budget and the
+    Lines of k-space are no places in the image: a dense layer turns a summary of the whole image
+    into a few numbers for each line, which are joined with what was acquired, the budget and the
     distance from the centre. Images of bytes are brought to 0 to 1; others are taken as they are.
 
     Args:
         shape: channels, height and width of the image.
-        n_lines: length of a mask.
+        n_lines, groups, stops: see :class:`ActionNetwork`.
         observation: which image: "image", "uncertainty", "roi" or "complex".
-        groups, stops: see :class:`ActionNetwork`.
         repeats: lines may be measured again, and the observation says how often they were.
         channels, blocks: see :class:`ScoringNetwork`.
     """
@@ -431,19 +416,16 @@ class ImageNetwork(ScoringNetwork):
         blocks: int = 2,
         stops: bool = False,
     ) -> None:
-        super().__init__(
-            n_lines,
-            shape=list(shape),
-            n_lines=n_lines,
-            observation=observation,
-            groups=groups,
-            repeats=repeats,
-            channels=channels,
-            blocks=blocks,
-            stops=stops,
-        )
+        sizes = dict(shape=list(shape), n_lines=n_lines, channels=channels, blocks=blocks)
+        seen = dict(observation=observation, repeats=repeats)
+        super().__init__(n_lines, groups=groups, stops=stops, **sizes, **seen)
         self.observation, self.n_lines, self.repeats = observation, n_lines, repeats
-        self.look = _summary(shape[0])
+        layers: list[nn.Module] = []
+        for before, after in pairwise((shape[0], *_WIDTHS)):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
+        summary = nn.Linear(_WIDTHS[-1] * _GRID**2, _SUMMARY)
+        layers += [nn.AdaptiveAvgPool2d(_GRID), nn.Flatten(), summary, nn.SiLU()]
+        self.look = nn.Sequential(*layers)
         self.speak = nn.Linear(_SUMMARY, _CONTEXT * n_lines)
         # Acquired, budget, distance; how often and how well, where lines repeat.
         self.build(_CONTEXT + 3 + 2 * repeats, channels=channels, blocks=blocks)
@@ -469,16 +451,14 @@ class ScheduleNetwork(ActionNetwork):
     """Fully connected layers on the number of acquired lines: the same order for every scan.
 
     The data-set-specific network of Pineda et al., MICCAI 2020: the number of lines acquired since
-    the start, one-hot, goes through layers with ReLU to a score for every action. What order comes
-    out is decided by the scans that it was trained on. Comparing it with a network that sees the
-    scan, trained in the same way, says what adapting to the scan is worth.
+    the start, one-hot, goes through layers with ReLU to a score for every action. Comparing it with
+    a network that sees the scan, trained in the same way, says what adapting to the scan is worth.
 
     Args:
-        n_actions: of the geometry.
+        n_actions, stops: see :class:`ActionNetwork`.
         budget: lines to acquire in a whole scan.
         hidden: width of a layer.
         layers: hidden layers.
-        stops: see :class:`ActionNetwork`.
     """
 
     kind = "schedule"
@@ -486,23 +466,14 @@ class ScheduleNetwork(ActionNetwork):
     needs: frozenset[str] = frozenset()
 
     def __init__(
-        self,
-        n_actions: int,
-        budget: int,
-        *,
-        hidden: int = 32,
-        layers: int = 3,
-        stops: bool = False,
+        self, n_actions: int, budget: int, *, hidden: int = 32, layers: int = 3, stops: bool = False
     ) -> None:
         super().__init__(
             n_actions, n_actions=n_actions, budget=budget, hidden=hidden, layers=layers, stops=stops
         )
-        if min(n_actions, budget, hidden, layers) < 1:
-            raise ValueError(f"a schedule has at least one of each; got {self.settings}")
         self.budget = budget
-        widths = [budget + 1] + layers * [hidden]
         parts: list[nn.Module] = []
-        for before, after in pairwise(widths):
+        for before, after in pairwise([budget + 1] + layers * [hidden]):
             parts += [nn.Linear(before, after), nn.ReLU()]
         self.network = nn.Sequential(*parts, nn.Linear(hidden, n_actions + stops))
 
@@ -516,15 +487,13 @@ class ScheduleNetwork(ActionNetwork):
 class EvaluatorNetwork(ActionNetwork):
     """Scores lines by the images that they make, as in Pineda et al., MICCAI 2020.
 
-    The architecture is that of :class:`activemri.evaluator.Evaluator`, trained for another
-    purpose: spectral maps of the reconstruction and the mask's embedding go through strided
-    convolutions. An action's score is the mean of its lines' scores. The paper has 128 channels
-    and 4 layers. The budget is not seen, as in the paper.
+    The architecture is that of :class:`activemri.evaluator.Evaluator`, trained for another purpose.
+    An action's score is the mean of its lines' scores. The paper has 128 channels and 4 layers, and
+    does not see the budget either.
 
     Args:
         width: lines of k-space of the largest scan.
-        along_height: lines are rows; else columns.
-        groups: see :class:`ActionNetwork`.
+        along_height, groups: see :class:`ActionNetwork`.
         channels: width of the first convolution.
         layers: strided convolutions; each halves the image.
     """
@@ -541,14 +510,8 @@ class EvaluatorNetwork(ActionNetwork):
         channels: int = 16,
         layers: int = 4,
     ) -> None:
-        super().__init__(
-            width,
-            width=width,
-            along_height=along_height,
-            groups=groups,
-            channels=channels,
-            layers=layers,
-        )
+        sizes = dict(width=width, channels=channels, layers=layers)
+        super().__init__(width, along_height=along_height, groups=groups, **sizes)
         self.along_height = along_height
         self.evaluator = Evaluator(width, channels=channels, layers=layers)
 
@@ -563,16 +526,14 @@ class VarNetNetwork(ActionNetwork):
     """Convolutions and pooling over the image, then layers that give every line a score.
 
     ``fastmri.models.policy.LineConvSampler`` of Bakker et al., On learning adaptive acquisition
-    policies for undersampled multi-coil MRI reconstruction, MIDL 2022: blocks of convolution,
-    instance normalisation, ReLU and pooling that double the channels, and fully connected layers.
-    Ours differs: its heat map is taken before it is squashed and rescaled, as
-    :mod:`activemri.agents.relaxations` does both. The network sees real and imaginary part of the
-    current reconstruction, and neither mask nor budget, as in the paper.
+    policies for undersampled multi-coil MRI reconstruction, MIDL 2022. Ours differs: its heat map
+    is taken before it is squashed and rescaled, as :mod:`activemri.agents.relaxations` does both.
+    The network sees real and imaginary part of the current reconstruction, and neither mask nor
+    budget, as in the paper.
 
     Args:
         shape: height and width of the frame.
-        along_height: lines are rows; else columns.
-        groups: see :class:`ActionNetwork`.
+        along_height, groups: see :class:`ActionNetwork`.
         channels: of the first block.
         pools: how often the image is halved; at least two pixels must be left.
         hidden: width of the fully connected layers.
@@ -594,20 +555,9 @@ class VarNetNetwork(ActionNetwork):
         from fastmri.models.policy import LineConvSampler  # here: it takes a second to import
 
         height, width = shape
-        super().__init__(
-            height if along_height else width,
-            shape=[height, width],
-            along_height=along_height,
-            groups=groups,
-            channels=channels,
-            pools=pools,
-            hidden=hidden,
-        )
-        if min(height, width) < 2 ** (pools + 1):
-            raise ValueError(
-                f"{pools} poolings need images of at least {2 ** (pools + 1)} pixels a side; got "
-                f"{height} x {width}"
-            )
+        n_lines = height if along_height else width
+        sizes = dict(shape=[height, width], channels=channels, pools=pools, hidden=hidden)
+        super().__init__(n_lines, along_height=along_height, groups=groups, **sizes)
         self.along_height = along_height
         size = (2, width, height) if along_height else (2, height, width)
         sampler = LineConvSampler(size, chans=channels, num_pool_layers=pools, fc_size=hidden)
@@ -628,55 +578,8 @@ NETWORKS: dict[str, Callable[..., ActionNetwork]] = {
 }
 
 
-class LineBlock(nn.Module):
-    """Mixes every line with its neighbours, its mirror image and the mean of all.
-
-    From and to float (batch, channels, n_lines).
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.normalise = nn.GroupNorm(1, channels)
-        self.mix = nn.Conv1d(3 * channels, channels, _KERNEL, padding=_KERNEL // 2)
-        self.out = nn.Conv1d(channels, channels, 1)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        normal = self.normalise(hidden)
-        mean = normal.mean(dim=-1, keepdim=True).expand_as(normal)
-        mixed = functional.silu(self.mix(torch.cat([normal, mirrored(normal), mean], dim=1)))
-        result: Tensor = hidden + self.out(mixed)
-        return result
-
-
 def of_actions(values: Tensor, groups: Groups) -> Tensor:
     """Values of lines (..., n_lines) as those of actions: the mean over an action's lines."""
     if groups is None:
         return values
     return values[..., torch.tensor(groups, device=values.device)].mean(dim=-1)
-
-
-def mirrored(values: Tensor) -> Tensor:
-    """Values of the lines at the opposite side of the centre, (batch, channel, line).
-
-    The line at n // 2 stays; the first of an even number has no opposite and stays as well.
-    """
-    return values[..., mirror_of(values.shape[-1], values.device)]
-
-
-def most_layers(width: int) -> int:
-    """Convolutions of the evaluator that a number of lines allows, up to the paper's 4."""
-    return max(1, min(4, width.bit_length() - 1))
-
-
-def _summary(n_channels: int) -> nn.Sequential:
-    """From images of any size to one vector each."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise((n_channels, *_WIDTHS)):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
-    return nn.Sequential(
-        *layers,
-        nn.AdaptiveAvgPool2d(_GRID),
-        nn.Flatten(),
-        nn.Linear(_WIDTHS[-1] * _GRID**2, _SUMMARY),
-        nn.SiLU(),
-    )

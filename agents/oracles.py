@@ -1,10 +1,4 @@
-"""Policies that know the target, and so bound what others can reach.
-
-The one-step oracle takes the best action now, which need not belong to the best set. The exchange
-oracle searches the set: it starts from a good one and swaps actions as long as that helps, an
-exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal Experiments,
-1972).
-"""
+"""Policies that know the target, and so bound what others can reach."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +10,8 @@ import torch
 from torch import Tensor
 
 from activemri.agents.heuristic import low_frequency_first
-from activemri.agents.order import FixedOrder, Order
-from activemri.agents.policy import Greedy, Policy, Traits, choose, score_actions, signed
+from activemri.agents.order import Order
+from activemri.agents.policy import Greedy, Traits, choose, score_actions, signed
 from activemri.agents.rollout import play
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, State, Truth, View
@@ -60,10 +54,12 @@ def ask_truth(view: View) -> Truth:
 class ExchangeOracle:
     """Acquires the best set of lines that a local search finds for the scan's whole budget.
 
-    The search starts from what ends better, a fixed order or the one-step oracle. A round drops
-    the action whose loss costs least and takes the best other one that acquires as many lines; if
-    that does not help, it tries the next cheapest, up to `n_drops`. Rounds go on until none helps.
-    The result is taken in greedy order. Its final score is never below that of its two starts.
+    An exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal
+    Experiments, 1972). The search starts from what ends better, a fixed order or the one-step
+    oracle. A round drops the action whose loss costs least and takes the best other one that
+    acquires as many lines; if that does not help, it tries the next cheapest, up to `n_drops`.
+    Rounds go on until none helps. The result is taken in greedy order, and its final score is never
+    below that of its two starts.
 
     The plan of a scan is made once, at the first action, and depends on nothing but the slice, the
     protocol, the lines at the start, and the seed of imperfect scans. There it is a set as well:
@@ -94,60 +90,44 @@ class ExchangeOracle:
         seeds, starts = state.secret.conditions.seed.tolist(), state.view.start_mask.cpu().numpy()
         keys = [(*settings, s, m.tobytes()) for s, m in zip(seeds, starts, strict=True)]
         missing = [row for row, key in enumerate(keys) if key not in plans[row]]
-        for row, plan in zip(missing, self._planned(scan, state, missing), strict=True):
-            plans[row][keys[row]] = plan
+        if missing:
+            for row, plan in zip(missing, self._planned(scan, state, missing), strict=True):
+                plans[row][keys[row]] = plan
         return choose(torch.stack([plans[row][key] for row, key in enumerate(keys)]), view.due)
 
     def _planned(self, scan: Scan, state: State, rows: list[int]) -> list[Tensor]:
         """Priorities of all actions in some of the scans, (n_actions,) each."""
-        if not rows:
-            return []
         start = scan.start(
             [state.secret.slices[row] for row in rows],
             start_masks=state.view.start_mask[rows],
             seeds=state.secret.conditions.seed[rows],
         )
-        first = low_frequency_first() if self.order is None else FixedOrder(self.order, "start")
-        by_order, by_oracle = (
-            _taken(scan, policy, start, self.metric) for policy in (first, oracle(self.metric))
-        )
+        # Final score, higher is better, and actions of every scan under the better of two policies.
+        best: list[tuple[float, list[int]]] = [(-np.inf, []) for _ in rows]
+        for policy in (oracle(self.metric), self.order or low_frequency_first()):
+            taken: list[list[int]] = [[] for _ in rows]
+            for actions, end in play(scan, policy, start.clone(), []):
+                masks = end.view.mask[:, None]
+                for row, action in enumerate([] if actions is None else actions.tolist()):
+                    if action >= 0 and action not in taken[row]:
+                        taken[row].append(action)
+            scores = signed(Truth(scan, end).scores_of_masks(masks, self.metric), self.metric)
+            ends = zip(best, zip(scores[:, 0].tolist(), taken, strict=True), strict=True)
+            best = [max(pair, key=lambda end: end[0]) for pair in ends]
         plans = []
-        for row, ends in enumerate(zip(by_oracle, by_order, strict=True)):
-            _, actions = max(ends, key=lambda end: end[0])
+        for row, (_, chosen) in enumerate(best):
             truth = Truth(scan, start.select([row]))
             for _ in range(self.max_swaps):
-                better = _best_swap(truth, actions, self.metric, n_drops=self.n_drops)
+                better = _best_swap(truth, chosen, self.metric, n_drops=self.n_drops)
                 if better is None:
                     break
-                actions = better
-            plans.append(_ranked(truth, sorted(actions), self.metric))
+                chosen = better
+            plans.append(_ranked(truth, sorted(chosen), self.metric))
         return plans
 
 
-def _taken(scan: Scan, policy: Policy, start: State, metric: str) -> list[tuple[float, list[int]]]:
-    """Final score (higher is better) and actions of every scan under a policy."""
-    actions: list[list[int]] = [[] for _ in range(len(start))]
-    end = start
-    for taken, after in play(scan, policy, start.clone(), []):
-        end = after
-        for row, action in enumerate([] if taken is None else taken.tolist()):
-            if action >= 0:
-                actions[row].append(action)
-    masks = end.view.mask[:, None]
-    scores = signed(Truth(scan, end).scores_of_masks(masks, metric)[:, 0], metric)
-    once = [list(dict.fromkeys(taken)) for taken in actions]
-    return list(zip(scores.tolist(), once, strict=True))
-
-
 def _best_swap(truth: Truth, actions: list[int], metric: str, *, n_drops: int) -> list[int] | None:
-    """The set after the first swap that helps, cheapest removal first; None if none does.
-
-    Args:
-        truth: of one scan before its first action.
-        actions: the set.
-        metric: what is maximised.
-        n_drops: actions tried for removal.
-    """
+    """The set after the first swap that helps, cheapest removal first; None if none does."""
     geometry, view = truth.scan.geometry, truth.state.view
     rests = [[other for other in actions if other != action] for action in actions]
     masks = view.mask.repeat(len(rests), 1)

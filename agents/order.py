@@ -1,14 +1,12 @@
-"""Fixed orders of actions: the record, the policy that follows it, and how it is learned.
+"""Fixed orders of actions, the best that a policy can do which does not look at the subject.
 
-An order is the best that a policy can do which does not look at the subject. One that is learned
-from data is hard to beat: any adaptive policy should be compared with it.
+One that is learned from data is hard to beat: any adaptive policy should be compared with it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,23 +27,23 @@ from activemri.progress import Progress, track
 
 _FORMAT = "activemri-order"
 
+Kind = Literal["lbcs", "average-oracle"]
+#: Orders that are learned from training scans; see :func:`fit_order`.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
 #: Called after every step of a search, with its share of the work.
 OnStep = Callable[[float], object]
 
 
-class OrderError(ValueError):
-    """A file that holds no order, or an order for another geometry."""
-
-
 @dataclass(frozen=True)
 class Order:
-    """Actions in the order in which they are taken, and where the order comes from.
+    """Takes the first legal action of an order; through with it, begins anew where that is legal.
 
     Attributes:
         kind: how it was learned, e.g. "lbcs".
         actions: every action of the geometry once, the first one first.
         n_learned: how many of them were learned; the rest comes from the centre outwards.
-        geometry: name of the geometry.
+        geometry: its name.
         lines_per_action: most lines that one action acquires.
         shape: height and width of the frame.
         metric: what was maximised.
@@ -54,6 +52,7 @@ class Order:
         n_scans: how many scans were seen.
         version: of this package.
         info: how it was trained, if that is not all: command, validation.
+        name: as in tables, not in the file; the kind unless given.
     """
 
     kind: str
@@ -68,95 +67,83 @@ class Order:
     n_scans: int
     version: str = __version__
     info: Mapping[str, object] = field(default_factory=dict, compare=False)
+    name: str = field(default="", compare=False, kw_only=True)
+    traits: ClassVar[Traits] = Traits(is_order=True)
 
     def __post_init__(self) -> None:
         if sorted(self.actions) != list(range(len(self.actions))):
-            raise OrderError(
+            raise ValueError(
                 f"an order holds each of its {len(self.actions)} actions once; "
                 f"got {len(set(self.actions))} different ones"
             )
+        object.__setattr__(self, "name", self.name or self.kind)
 
     def check(self, geometry: Geometry) -> None:
-        """Make sure that the actions mean the same in a geometry.
+        """Refuse a geometry in which the actions mean something else.
 
         Raises:
-            OrderError: if not.
+            ValueError: another number of actions or lines, or another name.
         """
         learned = (len(self.actions), self.geometry, self.lines_per_action)
         given = (geometry.n_actions, geometry.name, geometry.readouts_per_action)
         if learned != given:
             words = "{} actions of geometry {!r} with {} lines each".format
-            raise OrderError(
+            raise ValueError(
                 f"the order {self.kind!r} was learned for {words(*learned)}, the scans have "
                 f"{words(*given)}; learn an order on scans of this size"
             )
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a JSON file, completely or not at all. Returns its path, ending in .json."""
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        self.check(view.geometry)
+        actions = torch.tensor(self.actions, device=view.legal.device)
+        return choose(-actions.argsort().double(), view.due)
+
+    def save(self, path: str | Path, *, info: Mapping[str, object] | None = None) -> Path:
+        """Write to a JSON file, completely or not at all. Returns its path, ending in .json.
+
+        Args:
+            path: with or without suffix; missing folders are made.
+            info: instead of its own.
+        """
         target = Path(path)
         if target.suffix != ".json":
             target = target.with_name(target.name + ".json")
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(target, {"format": _FORMAT, **asdict(self)})
+        record = {"format": _FORMAT, **asdict(self), **({} if info is None else {"info": info})}
+        del record["name"]
+        files.write_json(target, record)
         return target
 
     @classmethod
-    def load(cls, path: str | Path) -> "Order":
+    def load(cls, path: str | Path, *, name: str = "") -> "Order":
         """Read a file that :meth:`save` wrote.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            OrderError: if it holds something else.
+            ValueError: if it holds something else.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"expected a file with an order of actions; none is at {path}")
         try:
             record: dict[str, Any] = {"info": {}, **files.read_json(Path(path))}
         except ValueError as error:
-            raise OrderError(f"{path} holds no order of actions: {error}") from error
+            raise ValueError(f"{path} holds no order of actions: {error}") from error
         if record.pop("format", None) != _FORMAT:
-            raise OrderError(
+            raise ValueError(
                 f'{path} holds no order of actions (expected "format": "{_FORMAT}"); '
                 "make one with 'activemri train order'"
             )
-        if wrong := sorted({entry.name for entry in fields(cls)} ^ set(record)):
-            raise OrderError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
-        for name in ("actions", "shape"):
-            numbers = record[name]
+        if wrong := sorted({entry.name for entry in fields(cls)} - {"name"} ^ set(record)):
+            raise ValueError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
+        for entry in ("actions", "shape"):
+            numbers = record[entry]
             if not isinstance(numbers, list) or any(type(value) is not int for value in numbers):
-                raise OrderError(f"{path}: 'actions' and 'shape' must be lists of whole numbers")
-            record[name] = tuple(numbers)
+                raise ValueError(f"{path}: 'actions' and 'shape' must be lists of whole numbers")
+            record[entry] = tuple(numbers)
         try:
-            return cls(**record)
-        except OrderError as error:
-            raise OrderError(f"{path}: {error}") from error
-
-
-@dataclass(frozen=True)
-class FixedOrder:
-    """Takes the first legal action of an order; through with it, begins anew where that is legal.
-
-    Attributes:
-        order: it must have been learned for the geometry of the scans.
-        name: as in tables.
-    """
-
-    order: Order
-    name: str
-    traits: ClassVar[Traits] = Traits(is_order=True)
-
-    def check(self, geometry: Geometry) -> None:
-        """Refuse another geometry; see :meth:`Order.check`."""
-        self.order.check(geometry)
-
-    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        self.check(view.geometry)
-        actions = torch.tensor(self.order.actions, device=view.legal.device)
-        return choose(-actions.argsort().double(), view.due)
-
-    def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path:
-        """Write the order with `info` in it; see :meth:`Order.save`."""
-        return replace(self.order, info=dict(info)).save(path)
+            return cls(**record, name=name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def order_of(
@@ -199,16 +186,14 @@ def fit_order(
     on that many scans, drawn anew, as in Sanchez et al., Scalable learning-based sampling
     optimization for compressive dynamic MRI, ICASSP 2020 (who draw candidate actions as well).
 
-    `average-oracle` is what the scans' own greedy oracles prefer, averaged over the scans, in the
-    spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS 2020. Every scan follows
-    its own one-step oracle. An action's gain in a scan at a step is the change of the score that it
-    brings there; once the scan's oracle has taken the action, the gain that it had then. Step t of
-    the order takes, of the actions that are not in it yet, the one of the largest mean gain at step
-    t. Where `lbcs` scores all scans with the same lines acquired, this one scores each with the
-    lines that suit it best. With `n_scans` it uses that many scans, drawn once.
+    `average-oracle` is in the spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS
+    2020. Every scan follows its own one-step oracle. An action's gain in a scan at a step is the
+    change of the score that it brings there; once the scan's oracle has taken the action, the gain
+    that it had then. Step t of the order takes, of the actions that are not in it yet, the one of
+    the largest mean gain at step t. With `n_scans` it uses that many scans, drawn once.
 
     Args:
-        kind: one of :data:`LEARNERS`.
+        kind: "lbcs" or "average-oracle".
         scan: the scan protocol; its budget is not used if `n_lines` is given.
         slices: training scans, of any sizes that fit the frame. All are held in memory.
         metric: what to maximise (errors: minimise).
@@ -219,8 +204,10 @@ def fit_order(
         data: name of the training data, for the record.
 
     Raises:
-        ValueError: without scans, or for an unknown metric.
+        ValueError: without scans, or for an unknown kind or metric.
     """
+    if kind not in KINDS:
+        raise ValueError(f"an order of the kind {kind!r}: expected one of {', '.join(KINDS)}")
     budget = scan.budget if n_lines is None else n_lines
     scan = replace(scan, budget=budget, metrics=(find_metric(metric).name,))
     generator, places = np.random.default_rng(seed), np.arange(len(slices))
@@ -242,16 +229,6 @@ def fit_order(
         if on_step is not None:
             on_step(1 / n_steps)
     return order_of(kind, actions, scan, metric=metric, data=data, n_scans=len(chosen))
-
-
-learn_lbcs_order = partial(fit_order, "lbcs")
-learn_average_oracle_order = partial(fit_order, "average-oracle")
-
-#: Functions that learn an order from training scans, by its kind.
-LEARNERS: dict[str, Callable[..., Order]] = {
-    "lbcs": learn_lbcs_order,
-    "average-oracle": learn_average_oracle_order,
-}
 
 
 def _lbcs_steps(
@@ -321,7 +298,7 @@ class TrainOrderSettings:
     protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(budget=24)
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/order"))
     compute: OmitArgPrefixes[Compute] = Compute()
-    kind: Literal["lbcs", "average-oracle"] = "lbcs"
+    kind: Kind = "lbcs"
     """Greedy order on the train scans (lbcs), or mean preference of their greedy oracles."""
     slices_per_volume: int | None = None
     """Take this many evenly spaced slices of each volume; None takes all."""
@@ -349,7 +326,7 @@ def train_order(settings: TrainOrderSettings) -> Path:
     """
     device = settings.compute.prepare()
     files.require_writable(settings.run.out)  # an error comes now rather than after hours
-    policy = learn_order(
+    order = learn_order(
         settings.kind,
         settings.protocol,
         seed=settings.run.seed,
@@ -359,11 +336,11 @@ def train_order(settings: TrainOrderSettings) -> Path:
         device=device,
         show=True,
     )
-    return policy.order.save(settings.run.out / settings.kind)
+    return order.save(settings.run.out / settings.kind)
 
 
 def learn_order(
-    kind: Literal["lbcs", "average-oracle"],
+    kind: Kind,
     protocol: ScanProtocol,
     *,
     seed: int = 0,
@@ -372,7 +349,7 @@ def learn_order(
     slices_per_volume: int | None = None,
     device: torch.device | str = "cpu",
     show: bool = False,
-) -> FixedOrder:
+) -> Order:
     """Learn a fixed order of actions from the train split.
 
     ::
@@ -383,9 +360,7 @@ def learn_order(
         kind: greedy order on the train scans (lbcs), or mean preference of their greedy oracles.
         protocol: its reconstructor and the score of its reward are those that it is learned for.
         seed: of all draws.
-        n_fit_scans: scans that each step is decided on, drawn anew; None takes all.
-        max_fit_slices: train scans, spread evenly, that are seen at all; None takes all.
-        slices_per_volume: take so many evenly spaced slices of each volume; None takes all.
+        n_fit_scans, max_fit_slices, slices_per_volume: as of :class:`TrainOrderSettings`.
         device: where to compute.
         show: show progress.
 
@@ -397,7 +372,7 @@ def learn_order(
     chosen = evenly_spaced(range(len(scans)), max_fit_slices)
     loaded = [scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]
     with Progress("learn an order", 1, unit="", show=show) as progress:
-        order = fit_order(
+        return fit_order(
             kind,
             protocol.scan(scans, device=device),
             loaded,
@@ -407,4 +382,3 @@ def learn_order(
             on_step=lambda share: progress(progress.at + share),
             data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
         )
-    return FixedOrder(order, kind)

@@ -1,4 +1,4 @@
-"""Policies: what they take, give and are; the greedy one, and scores of single trial actions."""
+"""Policies: what they are and do; scores of single trial actions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,6 @@ _MEMORY = 64e6
 @dataclass(frozen=True)
 class Traits:
     """Facts about a policy that decide how it is run and compared. Nothing else lists policies.
-
-    ::
-
-        traits = Traits(is_random=True, needs=frozenset({"lines"}))
 
     Attributes:
         is_order: takes the same actions in every scan of one size and start: a fixed order.
@@ -57,10 +53,7 @@ class Policy(Protocol):
 
     Policies remember nothing between calls: all that they need is in the view (the lines acquired,
     those that the scan began with, both budgets), so that episodes cannot leak into one another.
-
-    Attributes:
-        name: as in tables.
-        traits: facts about it.
+    Those of a fixed number of actions refuse others by a method ``check(geometry)``.
     """
 
     @property
@@ -69,7 +62,7 @@ class Policy(Protocol):
     def traits(self) -> Traits: ...
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Choose.
+        """Choose an action for every scan.
 
         Args:
             view: what is known of the scans; with the truth for oracles.
@@ -83,15 +76,15 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Greedy:
-    """Takes the legal action of highest score; of equals the first.
+    """Takes the legal action of highest score, of equals the first; at random, draws instead.
 
     Readouts that may be measured again are, whenever they score best, by oracles and by policies
-    that repeat; by others only after all have been measured.
+    that repeat; by others only after all have been measured. A random policy draws legal actions
+    with probabilities in proportion to their scores, which are above 0.
 
     Attributes:
         name: as in tables.
-        score: worth of every action, higher is better: view -> float (batch, n_actions) or
-            (n_actions,).
+        score: worth of every action: view -> float (batch, n_actions) or (n_actions,).
         traits: facts about the score.
     """
 
@@ -100,18 +93,17 @@ class Greedy:
     traits: Traits = Traits()
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        scores = self.score(view)
+        if self.traits.is_random:
+            # An exponential race: the first arrival of rates w is a draw in proportion to w.
+            race = np.stack([g.exponential(size=view.legal.shape[1]) for g in generators])
+            return choose(-torch.from_numpy(race).to(scores.device) / scores, view.legal)
         repeats = self.traits.repeats or self.traits.is_oracle
-        return choose(self.score(view), view.legal if repeats else view.due)
+        return choose(scores, view.legal if repeats else view.due)
 
 
 def require_played(policy: Policy, geometry: Geometry) -> None:
-    """Refuse a policy that cannot decide on the readouts of a geometry.
-
-    Policies of a fixed number of actions say so themselves, by a method ``check(geometry)``.
-
-    Raises:
-        ValueError: says what it needs.
-    """
+    """Refuse a policy that cannot decide on the readouts of a geometry, by a ValueError."""
     if lacking := unmet(policy.traits, geometry):
         raise ValueError(
             f"policy {policy.name!r} needs {lacking}; geometry {geometry.name!r} has none"
@@ -147,15 +139,12 @@ def choose(priority: Tensor, legal: Tensor) -> Tensor:
 
 
 def score_actions(truth: Truth, wanted: Tensor, metric: str) -> Tensor:
-    """True scores after single actions, higher is better.
+    """True scores after single actions: float64 (batch, n_actions), higher is better.
 
     Args:
         truth: of scans under way.
-        wanted: actions to try in each scan, bool (batch, n_actions).
+        wanted: actions to try in each scan, bool (batch, n_actions); others have -inf.
         metric: name of the score; the sign of errors is turned.
-
-    Returns:
-        float64 (batch, n_actions), -inf where not wanted.
     """
     result = torch.full(wanted.shape, -torch.inf, dtype=torch.float64, device=wanted.device)
     most = int(wanted.sum(dim=1).max())

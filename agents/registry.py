@@ -1,6 +1,8 @@
 """Policies by name: one line adds one."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -15,25 +17,22 @@ from activemri.agents.adaptive import (
 )
 from activemri.agents.networks import load_policy
 from activemri.agents.oracles import ExchangeOracle, oracle
-from activemri.agents.order import LEARNERS, FixedOrder, Order
+from activemri.agents.order import KINDS, Order
 from activemri.agents.policy import Policy, Traits
 from activemri.evaluator import Evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import WEIGHTS
 
 
-def _learned(name: str) -> Callable[[Order | None], Policy]:
-    def make(order: Order | None) -> Policy:
-        if order is None:
-            raise ValueError(
-                f"policy {name!r} is learned from data: give its order, or the path of a file made "
-                f"by 'activemri train order --kind {name}'"
-            )
-        if order.kind != name:
-            raise ValueError(f"policy {name!r} needs an order of that kind; got {order.kind!r}")
-        return FixedOrder(order, name)
-
-    return make
+def _learned(name: str, order: Order | None) -> Policy:
+    if order is None:
+        raise ValueError(
+            f"policy {name!r} is learned from data: give its order, or the path of a file made "
+            f"by 'activemri train order --kind {name}'"
+        )
+    if order.kind != name:
+        raise ValueError(f"policy {name!r} needs an order of that kind; got {order.kind!r}")
+    return replace(order, name=name)
 
 
 #: Functions that make policies. Of the keywords of :func:`make_policy` they get those they name.
@@ -46,7 +45,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "conjugate-symmetric": heuristic.conjugate_symmetric,
     "repeat-centre": heuristic.repeat_centre,
     "re-acquire": heuristic.re_acquire,
-    **{name: _learned(name) for name in LEARNERS},
+    **{name: partial(_learned, name) for name in KINDS},
     "uncertainty-greedy": uncertainty_greedy,
     "entropy-greedy": entropy_greedy,
     "evaluator-greedy": evaluator_greedy,
@@ -82,8 +81,7 @@ def make_policy(
         metric: what oracles and look-ahead maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
-        evaluator: what `evaluator-greedy` asks: a checkpoint's path, an evaluator, or None for the
-            one that comes with the package.
+        evaluator: what `evaluator-greedy` asks; None for the one that comes with the package.
         reconstructor: what the scans are reconstructed with, which `look-ahead` tries actions with.
 
     Raises:
@@ -99,18 +97,20 @@ def make_policy(
         return policy
     name = str(policy)
     if name in POLICIES:
-        given = {
-            "metric": metric,
-            "order": order,
-            "evaluator": evaluator,
-            "reconstructor": reconstructor,
-        }
+        given = dict(metric=metric, order=order, evaluator=evaluator, reconstructor=reconstructor)
         wanted = signature(POLICIES[name]).parameters
         return POLICIES[name](**{part: given[part] for part in given if part in wanted})
     if name in SHIPPED:
         return load_policy(SHIPPED[name], name=name)
     if isinstance(policy, Path) or "/" in name or "\\" in name or name.endswith(".json"):
-        return _from_file(policy)
+        path = Path(policy)
+        stem = path / "best" if path.is_dir() else checkpoints.without_suffix(path)
+        label = stem.name if stem.name != "best" else stem.parent.name
+        record = stem.with_name(stem.name + ".json")
+        has_weights = stem.with_name(stem.name + ".safetensors").exists()
+        if not has_weights and (record.exists() or name.endswith(".json")):
+            return Order.load(record, name=label)  # a JSON file alone
+        return load_policy(path, name=label)
     found: Any = plugins.find(
         name,
         {**POLICIES, **SHIPPED},
@@ -127,8 +127,8 @@ def _lacks(found: object) -> str:
 
 
 def needs_fit(policy: str | Path | Policy) -> bool:
-    """True for a name that stands for an order yet to be learned; see `order.LEARNERS`."""
-    return isinstance(policy, str) and policy in LEARNERS
+    """True for a name that stands for an order yet to be learned; see `order.KINDS`."""
+    return isinstance(policy, str) and policy in KINDS
 
 
 def traits_of(policy: str | Path | Policy) -> Traits:
@@ -138,19 +138,5 @@ def traits_of(policy: str | Path | Policy) -> Traits:
         ValueError: as :func:`make_policy`.
     """
     if needs_fit(policy):
-        return FixedOrder.traits
+        return Order.traits
     return make_policy(policy, reconstructor="zero-filled").traits
-
-
-def _from_file(path: str | Path) -> Policy:
-    """A learned policy: weights in a checkpoint, or an order, which is a JSON file alone."""
-    stem = checkpoints.without_suffix(path)
-    if Path(path).is_dir():
-        name, stem = Path(path).name, Path(path) / "best"
-    else:
-        name = stem.name if stem.name != "best" else stem.parent.name
-    record = stem.with_name(stem.name + ".json")
-    has_weights = stem.with_name(stem.name + ".safetensors").exists()
-    if not has_weights and (record.exists() or str(path).endswith(".json")):
-        return FixedOrder(Order.load(record), name=name)
-    return load_policy(path, name=name)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import activemri as am
-from activemri.agents.order import FixedOrder, learn_lbcs_order
+from activemri.agents.order import fit_order
 from activemri.envs import rendering
 from activemri.envs.scan import State
 
@@ -22,8 +22,8 @@ def main() -> None:
     # Zero-filled images suffice for the order.
     cheap = am.ScanProtocol(data="phantom", budget=24)
     train = cheap.dataset("train")
-    order = learn_lbcs_order(cheap.scan(train), [train[i] for i in range(0, 200, 4)])
-    policies = FixedOrder(order, "lbcs"), am.make_policy("evaluator-greedy")
+    order = fit_order("lbcs", cheap.scan(train), [train[i] for i in range(0, 200, 4)])
+    policies = order, am.make_policy("evaluator-greedy")
     pictures = [last_frame(protocol, policy) for policy in policies]
     Image.fromarray(np.concatenate(pictures, axis=1)).save(
         Path(__file__).parent / "figure.png", optimize=True

@@ -40,8 +40,7 @@ from activemri.envs.protocol import ScanProtocol
 from activemri.metrics.reference import center_crop
 from activemri.options import Compute, RunOptions
 from activemri.progress import track
-from activemri.reconstruction.dropout import MonteCarloDropout
-from activemri.reconstruction.ensemble import Ensemble
+from activemri.reconstruction.ensemble import Ensemble, MonteCarloDropout
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
 from activemri.reconstruction.reconstructor import (
     Reconstruction,

@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, checkpoints, files
 from activemri.agents.oracles import ExchangeOracle
-from activemri.agents.order import LEARNERS, FixedOrder, OnStep, Order
+from activemri.agents.order import OnStep, Order, fit_order
 from activemri.agents.policy import Policy, Traits, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans
@@ -261,7 +261,7 @@ class Plan:
     def traits(self) -> dict[str, Traits]:
         """Traits of the policies, by label."""
         return {
-            label: FixedOrder.traits if needs_fit(members[0]) else self._first(label).traits
+            label: Order.traits if needs_fit(members[0]) else self._first(label).traits
             for label, members in self.policies.items()
         }
 
@@ -281,7 +281,8 @@ class Plan:
         """Learn an order on the train split, for one reconstructor."""
         # The frame is that of the scans to be acquired, so that actions mean the same.
         acquisition = replace(self.acquisitions[reconstructor], metrics=(self.metric,))
-        return LEARNERS[kind](
+        return fit_order(
+            kind,
             acquisition,
             self._fit_scans,
             metric=self.metric,

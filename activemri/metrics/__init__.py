@@ -3,15 +3,14 @@
 Every function takes magnitude images (batch, height, width) and returns float64 (batch,). The
 definitions are scikit-image's (Gaussian weights off, 7 x 7 window, sample covariance), which are
 also those of ``fastmri.evaluate``. Two conventions of the data range exist in the field and give
-different numbers; they carry different names here and are never mixed:
+different numbers:
 
 * ``ssim``, ``psnr``: the largest value of the slice's own target;
 * ``ssim_volume``, ``psnr_volume``: the largest value of the target's whole volume.
 
 ``roi_ssim`` and ``roi_nmse`` look at a region of interest only. SSIM's windows are those of the
-whole image, with the slice's data range; their values are averaged over the windows whose centre
-lies in the region. ``task_loss`` is the loss of a downstream network; see
-:class:`activemri.envs.reward.TaskLoss`.
+whole image; their values are averaged over the windows whose centre lies in the region.
+``task_loss`` is the loss of a downstream network; see :class:`activemri.envs.reward.TaskLoss`.
 """
 
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from torch import Tensor
 
 SSIM_WINDOW = 7
 SSIM_K1, SSIM_K2 = 0.01, 0.03  # Wang et al. 2004
+#: n / (n - 1) for the pixels of one window: scikit-image uses the sample covariance.
+SAMPLE_SCALE = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,26 @@ class Metric:
 
     Attributes:
         name: as in tables, rewards and `info`.
-        higher_is_better: whether a larger value is a better image.
-        data_range: whose largest target value scales it: "slice", "volume", or None if nobody's.
+        higher_is_better: a larger value is a better image.
         needs: what it takes besides image and target: "region", "task", or None.
     """
 
     name: str
     higher_is_better: bool
-    data_range: str | None = None
     needs: str | None = None
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("ssim", higher_is_better=True, data_range="slice"),
-        Metric("psnr", higher_is_better=True, data_range="slice"),
+        Metric("ssim", higher_is_better=True),
+        Metric("psnr", higher_is_better=True),
         Metric("nmse", higher_is_better=False),
         Metric("nrmse", higher_is_better=False),
         Metric("mse", higher_is_better=False),
-        Metric("ssim_volume", higher_is_better=True, data_range="volume"),
-        Metric("psnr_volume", higher_is_better=True, data_range="volume"),
-        Metric("roi_ssim", higher_is_better=True, data_range="slice", needs="region"),
+        Metric("ssim_volume", higher_is_better=True),
+        Metric("psnr_volume", higher_is_better=True),
+        Metric("roi_ssim", higher_is_better=True, needs="region"),
         Metric("roi_nmse", higher_is_better=False, needs="region"),
         Metric("task_loss", higher_is_better=False, needs="task"),
     )
@@ -75,13 +74,12 @@ def find_metric(name: str) -> Metric:
 
 def mse(image: Tensor, target: Tensor) -> Tensor:
     """Mean squared error."""
-    return _sum_of_squares(_as_float64(image, target)[0] - target.double()) / _n_pixels(target)
+    return _difference(image, target).square().mean(dim=(-2, -1))
 
 
 def nmse(image: Tensor, target: Tensor) -> Tensor:
     """Squared error over the target's energy; 0 for a zero target met exactly, else infinite."""
-    error = _sum_of_squares(_as_float64(image, target)[0] - target.double())
-    return normalise(error, _sum_of_squares(target.double()))
+    return normalise(_energy(_difference(image, target)), _energy(target.double()))
 
 
 def nrmse(image: Tensor, target: Tensor) -> Tensor:
@@ -90,110 +88,68 @@ def nrmse(image: Tensor, target: Tensor) -> Tensor:
 
 
 def psnr(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB.
+    """Peak signal-to-noise ratio in dB, of a largest signal `data_range`, (batch,)."""
+    return decibels(mse(image, target), data_range.double())
+
+
+def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), averaged where the whole 7 x 7 window fits.
 
     Args:
         image: (batch, height, width).
         target: the same shape.
         data_range: largest value that the signal is said to take, (batch,).
     """
-    return decibels(mse(image, target), data_range.double())
-
-
-def ssim(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), averaged where the whole window fits.
-
-    Args:
-        image: (batch, height, width), each side at least 7.
-        target: the same shape.
-        data_range: largest value that the signal is said to take, (batch,).
-    """
-    return ssim_map(image, target, data_range=data_range).mean(dim=(-2, -1))
-
-
-def ssim_map(image: Tensor, target: Tensor, *, data_range: Tensor) -> Tensor:
-    """Structural similarity of every window that fits: float64 (batch, height - 6, width - 6).
-
-    Value (i, j) is that of the window around pixel (i + 3, j + 3). Arguments as for :func:`ssim`.
-    """
-    image, target = _as_float64(image, target)
-    if min(target.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels; "
-            f"got {target.shape[-2]} x {target.shape[-1]}"
-        )
-    c1, c2 = ssim_constants(data_range)
-    mean_x, mean_y = box_mean(image), box_mean(target)
-    covariance = sample_scale() * (box_mean(image * target) - mean_x * mean_y)
-    variance_x = sample_scale() * (box_mean(image * image) - mean_x * mean_x)
-    variance_y = sample_scale() * (box_mean(target * target) - mean_y * mean_y)
-    c1, c2 = c1[:, None, None], c2[:, None, None]
-    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    denominator = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return numerator / denominator
+    return _ssim_map(image, target, data_range).mean(dim=(-2, -1))
 
 
 def roi_ssim(image: Tensor, target: Tensor, *, region: Tensor, data_range: Tensor) -> Tensor:
-    """Mean of :func:`ssim_map` over the windows whose centre lies in a region.
-
-    Args:
-        image: (batch, height, width), each side at least 7.
-        target: the same shape.
-        region: bool, the same shape.
-        data_range: largest value that the signal is said to take, (batch,).
-    """
-    values, weights = ssim_map(image, target, data_range=data_range), window_centers(region)
+    """As :func:`ssim`, of windows whose centre lies in a region, bool (batch, height, width)."""
+    values, weights = _ssim_map(image, target, data_range), window_centers(region)
     return (values * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))
 
 
 def roi_nmse(image: Tensor, target: Tensor, *, region: Tensor) -> Tensor:
-    """Squared error within a region, bool (batch, height, width), over the target's energy there.
+    """As :func:`nmse`, within a region, bool (batch, height, width)."""
+    error = _energy(_difference(image, target) * region)
+    return normalise(error, _energy(target.double() * region))
 
-    As for :func:`nmse`, 0 for a zero target met exactly.
+
+def _ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+    _difference(image, target)
+    data_range = data_range.double()[:, None, None]
+    unit = torch.where(data_range > 0, data_range, 1.0)  # a black target counts as 1: no 0 / 0
+    c1, c2 = (SSIM_K1 * unit) ** 2, (SSIM_K2 * unit) ** 2
+    return ssim_map(image.double(), target.double(), c1, c2)
+
+
+def ssim_map(x: Tensor, y: Tensor, c1: Tensor | float, c2: Tensor | float) -> Tensor:
+    """Structural similarity of every window that fits, with constants C1 and C2.
+
+    Magnitude images (batch, height, width) to (batch, height - 6, width - 6). Value (i, j) is that
+    of the window around pixel (i + 3, j + 3).
     """
-    image, target = _as_float64(image, target)
-    error = _sum_of_squares((image - target) * region)
-    return normalise(error, _sum_of_squares(target * region))
+    mean_x, mean_y, xx, yy, xy = box_mean(torch.stack([x, y, x * x, y * y, x * y])).unbind()
+    covariance = SAMPLE_SCALE * (xy - mean_x * mean_y)
+    variances = SAMPLE_SCALE * (xx - mean_x.square() + yy - mean_y.square())
+    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return numerator / ((mean_x.square() + mean_y.square() + c1) * (variances + c2))
 
 
-def volume_scores(image: Tensor, target: Tensor) -> dict[str, float]:
-    """The scores of ``fastmri.evaluate`` for one volume (slice, height, width).
-
-    MSE, NMSE and PSNR are taken over all pixels of the volume at once; SSIM is the mean over its
-    slices; the data range is the volume's. They differ from means of per-slice scores.
-    """
-    image, target = _as_float64(image, target)
-    volume_range = target.max()
-    flat_image, flat_target = image.reshape(1, 1, -1), target.reshape(1, 1, -1)
-    ranges = volume_range.expand(len(target))
-    return {
-        "mse": mse(flat_image, flat_target).item(),
-        "nmse": nmse(flat_image, flat_target).item(),
-        "psnr": psnr(flat_image, flat_target, data_range=volume_range.reshape(1)).item(),
-        "ssim": ssim(image, target, data_range=ranges).mean().item(),
-    }
-
-
-def ssim_constants(data_range: Tensor) -> tuple[Tensor, Tensor]:
-    """C1 and C2 of SSIM; a range of zero (a black target) counts as one, which avoids 0 / 0."""
-    data_range = data_range.double()
-    data_range = torch.where(data_range > 0, data_range, torch.ones_like(data_range))
-    return (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
-
-
-def sample_scale() -> float:
-    """n / (n - 1) for the pixels of one window: scikit-image uses the sample covariance."""
-    n = SSIM_WINDOW**2
-    return n / (n - 1)
-
-
-def box_mean(image: Tensor) -> Tensor:
-    """Mean over each window that fits: (batch, h, w) to (batch, h - 6, w - 6)."""
-    rows = sum(image[:, i : image.shape[1] - SSIM_WINDOW + 1 + i] for i in range(SSIM_WINDOW))
-    assert isinstance(rows, Tensor)
-    columns = sum(rows[:, :, i : rows.shape[2] - SSIM_WINDOW + 1 + i] for i in range(SSIM_WINDOW))
-    assert isinstance(columns, Tensor)
-    return columns / SSIM_WINDOW**2
+def box_mean(images: Tensor) -> Tensor:
+    """Mean over each window that fits: (..., h, w) to (..., h - 6, w - 6)."""
+    if min(images.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels; "
+            f"got {images.shape[-2]} x {images.shape[-1]}"
+        )
+    for axis in (-2, -1):  # four additions an axis instead of six
+        n = images.shape[axis]
+        pairs = images.narrow(axis, 0, n - 1) + images.narrow(axis, 1, n - 1)
+        fours = pairs.narrow(axis, 0, n - 3) + pairs.narrow(axis, 2, n - 3)
+        sixes = fours.narrow(axis, 0, n - 6) + pairs.narrow(axis, 4, n - 6)
+        images = sixes + images.narrow(axis, 6, n - 6)
+    return images / SSIM_WINDOW**2
 
 
 def window_centers(region: Tensor) -> Tensor:
@@ -225,7 +181,7 @@ def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(x @ y) / size if size > 0 else float("nan")
 
 
-def _as_float64(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _difference(image: Tensor, target: Tensor) -> Tensor:
     if image.shape != target.shape or image.ndim != 3:
         raise ValueError(
             "image and target must both be (batch, height, width); "
@@ -233,12 +189,8 @@ def _as_float64(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         )
     if image.is_complex() or target.is_complex():
         raise ValueError("metrics compare magnitudes; take .abs() of complex images first")
-    return image.double(), target.double()
+    return image.double() - target.double()
 
 
-def _sum_of_squares(values: Tensor) -> Tensor:
+def _energy(values: Tensor) -> Tensor:
     return values.square().sum(dim=(-2, -1))
-
-
-def _n_pixels(target: Tensor) -> int:
-    return target.shape[-2] * target.shape[-1]

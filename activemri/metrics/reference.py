@@ -398,7 +398,7 @@ def _window_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
         return mean, variance
     exact = target.double()
     mean = metrics.box_mean(exact)
-    variance = metrics.sample_scale() * (metrics.box_mean(exact**2) - mean**2)
+    variance = metrics.SAMPLE_SCALE * (metrics.box_mean(exact**2) - mean**2)
     return mean.float(), variance.float()
 
 

@@ -1,1 +1,1 @@
-"""Reconstruction methods, one a file: each turns a measurement into an image."""
+"""Reconstruction methods: each turns a measurement into an image."""

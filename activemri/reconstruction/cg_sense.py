@@ -1,14 +1,7 @@
 """CG-SENSE: least squares over what all coils have measured."""
 
-from torch import Tensor
-
 from activemri.mri.conjugate_gradient import conjugate_gradient
-from activemri.reconstruction.reconstructor import (
-    Measurement,
-    Reconstruction,
-    Reconstructor,
-    solved_one_by_one,
-)
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
 
 class CGSense(Reconstructor):
@@ -36,17 +29,14 @@ class CGSense(Reconstructor):
         self.settings = {"steps": steps, "weight": weight, "tolerance": tolerance}
         self.steps, self.weight, self.tolerance = steps, weight, tolerance
 
-    def forward(self, measurement: Measurement) -> Reconstruction:
-        operator = measurement.operator
-        if operator.sensitivity is None and operator.transform.is_cartesian:
-            return Reconstruction(measurement.zero_filled)
-        return Reconstruction(solved_one_by_one(measurement, self._solve))
-
-    def _solve(self, measurement: Measurement) -> Tensor:
-        return conjugate_gradient(
-            lambda image: measurement.operator.gram(image) + self.weight * image,
-            measurement.zero_filled,
-            start=measurement.zero_filled,
-            max_steps=self.steps,
-            tolerance=self.tolerance,
-        )
+    def solve(self, measurement: Measurement) -> Reconstruction:
+        operator, image = measurement.operator, measurement.zero_filled
+        if operator.sensitivity is not None or not operator.transform.is_cartesian:
+            image = conjugate_gradient(
+                lambda image: operator.gram(image) + self.weight * image,
+                measurement.zero_filled,
+                start=measurement.zero_filled,
+                max_steps=self.steps,
+                tolerance=self.tolerance,
+            )
+        return Reconstruction(image)

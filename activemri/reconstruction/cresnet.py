@@ -1,18 +1,18 @@
 """The cascaded residual network of Zhang et al., with an uncertainty for every pixel."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from activemri.mri.operators import Operator
 from activemri.reconstruction.image_channels import (
     from_channels,
     normalised,
     pad_to_multiple,
     scale_and_phase,
     to_channels,
-    works_one_by_one,
+    zeroed,
 )
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
@@ -20,7 +20,6 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 LOG_VARIANCE = (-13.8, 1.609)  # variances from 1e-6 to 5
 _START = -6.0  # of the log variance, before training: 5 % of the root mean square
 _DOWNSAMPLING = 8  # from the image to the bottleneck
-_LEVELS = 3
 
 
 class CResNet(Reconstructor):
@@ -36,21 +35,20 @@ class CResNet(Reconstructor):
     Ours differs from the paper by default: images are normalised by s and by their mean phase,
     blocks predict a change instead of the image, encoder features are handed on to the decoder
     (`skips`) and a convolution at full resolution precedes the output, and log variances may go
-    down to -13.8 instead of -9.2. :data:`PAPER` has the paper's settings, which leave `skips` out.
+    down to -13.8 instead of -9.2. The paper leaves out `skips` and has 4 blocks and a dropout of
+    0.2, with 128 channels and 5 residual blocks for DICOM images of 128 x 128, and 256 channels and
+    3 residual blocks for raw knee scans of 640 x 368.
 
     Args:
         channels: width f of the first level; 2 f and 4 f follow.
         blocks: length of the cascade.
-        residual_blocks: residual blocks at the bottleneck of every block.
+        residual_blocks: in every block.
         dropout: probability of dropping a channel inside residual blocks, in training and for
             Monte-Carlo dropout.
-        mask_features: length d of the mask's embedding, a linear map of the acquired lines'
-            positions that every pixel gets as further input; 0 leaves it out.
+        mask_features: length of the mask's embedding, which every pixel gets as further input.
         skips: hand encoder features on to the decoder.
         data_consistency: put measured samples back; False only to study what that is worth.
     """
-
-    keeps_data = True
 
     needs = frozenset({"grid"})
 
@@ -74,42 +72,16 @@ class CResNet(Reconstructor):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1; got {dropout}")
-        self.settings = {
-            "channels": channels,
-            "blocks": blocks,
-            "residual_blocks": residual_blocks,
-            "dropout": dropout,
-            "mask_features": mask_features,
-            "skips": skips,
-            "data_consistency": data_consistency,
-        }
-        self.keeps_data = data_consistency
+        of_block: Any = dict(residual_blocks=residual_blocks, dropout=dropout, skips=skips)
+        self.settings = dict(channels=channels, blocks=blocks, mask_features=mask_features)
+        self.settings |= {**of_block, "data_consistency": data_consistency}
+        self.data_consistency = data_consistency
         self.embedding = MaskEmbedding(mask_features)
-        self.blocks = nn.ModuleList(
-            _Block(
-                channels,
-                n_inputs=2 + mask_features,
-                residual_blocks=residual_blocks,
-                dropout=dropout,
-                skips=skips,
-            )
-            for _ in range(blocks)
-        )
+        made = [_Block(channels, n_inputs=2 + mask_features, **of_block) for _ in range(blocks)]
+        self.blocks = nn.ModuleList(made)
 
-    def forward(self, measurement: Measurement) -> Reconstruction:
-        zero_filled = measurement.zero_filled
-        if not works_one_by_one(self.training, zero_filled):
-            return self._reconstruct(zero_filled, measurement.operator)
-        parts = [
-            self._reconstruct(zero_filled[row : row + 1], measurement.operator.of_scan(row))
-            for row in range(len(zero_filled))
-        ]
-        return Reconstruction(
-            torch.cat([part.image for part in parts]),
-            torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
-        )
-
-    def _reconstruct(self, zero_filled: Tensor, operator: Operator) -> Reconstruction:
+    def solve(self, measurement: Measurement) -> Reconstruction:
+        zero_filled, operator = measurement.zero_filled, measurement.operator
         scale, phase = scale_and_phase(zero_filled)
         start = normalised(zero_filled, scale, phase)
         embedded = self.embedding(operator.grid_mask)
@@ -121,7 +93,7 @@ class CResNet(Reconstructor):
             answer, bottleneck = block(padded, bottleneck)
             answer = answer[..., rows, columns]
             image = image + from_channels(answer[:, :2])
-            if self.settings["data_consistency"]:
+            if self.data_consistency:
                 image = operator.data_consistency(image, start)
             log_variance = answer[:, 2]
         assert log_variance is not None
@@ -132,12 +104,8 @@ class CResNet(Reconstructor):
 class MaskEmbedding(nn.Module):
     """A linear map of which lines have been acquired to a few numbers.
 
-    The weights of a line are interpolated from a fixed number of positions across k-space, so that
-    scans of every width can be reconstructed.
-
-    Args:
-        n_features: how many numbers.
-        n_positions: positions at which weights are kept.
+    The weights of a line are interpolated from `n_positions` across k-space, so that scans of every
+    width can be reconstructed.
     """
 
     def __init__(self, n_features: int, *, n_positions: int = 128) -> None:
@@ -176,9 +144,18 @@ class _Block(nn.Module):
             )
             for a, b in itertools.pairwise(widths)
         )
-        self.bottleneck = nn.Sequential(
-            *(_ResidualBlock(4 * f, dropout) for _ in range(residual_blocks))
-        )
+        # x + IN(conv(dropout(ReLU(IN(conv x))))), each
+        self.bottleneck: Any = nn.ModuleList()
+        for _ in range(residual_blocks):
+            layers = nn.Sequential(
+                nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
+                nn.InstanceNorm2d(4 * f),
+                nn.ReLU(),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
+                nn.InstanceNorm2d(4 * f),
+            )
+            self.bottleneck.append(nn.ModuleDict({"layers": layers}))
         narrow = [4 * f, 2 * f, f, f // 2]
         handed_on = [0, 2 * f, f, n_inputs] if skips else [0, 0, 0, 0]
         self.decoder = nn.ModuleList(
@@ -189,7 +166,13 @@ class _Block(nn.Module):
             )
             for a, b, extra in zip(narrow, narrow[1:], handed_on, strict=False)
         )
-        self.head = _head(f // 2 + handed_on[-1], f // 2, skips)
+        # Real part, imaginary part, log variance.
+        n_last, width = f // 2 + handed_on[-1], f // 2
+        self.head: nn.Module = zeroed(nn.Conv2d(width if skips else n_last, 3, 1))
+        if skips:
+            # Details need a look at full resolution; the transposed convolutions alone blur them.
+            look = nn.Conv2d(n_last, width, 3, padding=1, padding_mode="reflect")
+            self.head = nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), self.head)
 
     def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The block's answer, and its bottleneck for the next block."""
@@ -199,48 +182,11 @@ class _Block(nn.Module):
         features = levels.pop()
         if before is not None:
             features = features + before
-        bottleneck = features = self.bottleneck(features)
+        for residual in self.bottleneck:
+            features = features + residual["layers"](features)
+        bottleneck = features
         for up in self.decoder:
             features = up(features)
             if self.skips:
                 features = torch.cat([features, levels.pop()], dim=1)
         return self.head(features), bottleneck
-
-
-class _ResidualBlock(nn.Module):
-    """x + IN(conv(dropout(ReLU(IN(conv x)))))."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
-            nn.InstanceNorm2d(width),
-            nn.ReLU(),
-            nn.Dropout2d(dropout),
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
-            nn.InstanceNorm2d(width),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        changed: Tensor = features + self.layers(features)
-        return changed
-
-
-def _head(n_inputs: int, width: int, skips: bool) -> nn.Module:
-    """Real part, imaginary part, log variance. It starts at zero: untrained, nothing changes."""
-    last = nn.Conv2d(width if skips else n_inputs, 3, 1)
-    nn.init.zeros_(last.weight)
-    assert last.bias is not None
-    nn.init.zeros_(last.bias)
-    if not skips:
-        return last
-    # Details need a look at full resolution; the transposed convolutions alone blur them.
-    look = nn.Conv2d(n_inputs, width, 3, padding=1, padding_mode="reflect")
-    return nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), last)
-
-
-#: Settings of Zhang et al. for DICOM images of 128 x 128 and raw knee scans of 640 x 368.
-PAPER: dict[str, dict[str, object]] = {
-    "dicom": {"channels": 128, "blocks": 4, "residual_blocks": 5, "dropout": 0.2, "skips": False},
-    "raw": {"channels": 256, "blocks": 4, "residual_blocks": 3, "dropout": 0.2, "skips": False},
-}

@@ -1,18 +1,23 @@
 """Posterior samples from a diffusion model: many images that fit what has been measured."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from activemri.mri.operators import Operator
-from activemri.reconstruction.denoiser import Denoiser
+from activemri.reconstruction.cresnet import MaskEmbedding
 from activemri.reconstruction.ensemble import pooled
 from activemri.reconstruction.image_channels import (
     from_channels,
     normalised,
+    pad_to_multiple,
     scale_and_phase,
     to_channels,
+    zeroed,
 )
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
@@ -21,6 +26,9 @@ LARGEST, SMALLEST = 10.0, 0.01
 _CURVATURE = 7.0  # of the levels between them: most lie close to the smallest
 _LOG_LEVELS = (-1.0, 1.4)  # mean and standard deviation of the logarithms seen in training
 _MASK_FEATURES = 16
+_FOLD = 2  # pixels of 2 x 2 become channels: a quarter of the work at full resolution
+_GROUPS = 8  # of the normalisation
+_FREQUENCIES = 8  # that a noise level is described with
 
 
 class Diffusion(Reconstructor):
@@ -39,14 +47,13 @@ class Diffusion(Reconstructor):
 
     With `conditional` the network is a model of what is missing rather than of whole images: noise
     lies on lines alone that were not acquired, and the network is given the zero-filled image and
-    the mask, which are those that episodes visit (Xie and Li, MICCAI 2022). Without, it knows
-    nothing of masks: a prior of images, which the samples' DC alone leads to the scan.
+    the mask (Xie and Li, MICCAI 2022). Without, it is a prior of images, which the samples' DC
+    alone leads to the scan.
 
     The image is the samples' mean, the uncertainty what they differ by
     (:func:`activemri.reconstruction.ensemble.pooled`). The noise is drawn from `seed` alone: a scan
-    is reconstructed alike twice, in any batch, and with every device; no gradients are kept.
-    Multi-coil scans use the coil-combined image, in which lines lie under each other's coils: DC is
-    then close, not exact, as for every method here.
+    is reconstructed alike twice, in any batch, and with every device; no gradients are kept. With
+    several coils, DC of the combined image is close, not exact, as for every method here.
 
     Args:
         channels: width of the network, a multiple of 8.
@@ -56,7 +63,6 @@ class Diffusion(Reconstructor):
         seed: of the noise.
     """
 
-    keeps_data = True
     needs = frozenset({"grid"})
 
     def __init__(
@@ -75,13 +81,8 @@ class Diffusion(Reconstructor):
                 f"least 0; got channels={channels}, n_samples={n_samples}, n_steps={n_steps}, "
                 f"seed={seed}"
             )
-        self.settings = {
-            "channels": channels,
-            "n_samples": n_samples,
-            "n_steps": n_steps,
-            "conditional": conditional,
-            "seed": seed,
-        }
+        self.settings = dict(channels=channels, n_samples=n_samples, n_steps=n_steps)
+        self.settings |= dict(conditional=conditional, seed=seed)
         self.n_samples, self.n_steps, self.seed = n_samples, n_steps, seed
         self.conditional = conditional
         # Spread of a real number of what the network models, in units of the image's root mean
@@ -92,21 +93,34 @@ class Diffusion(Reconstructor):
         )
 
     @torch.no_grad()
-    def forward(self, measurement: Measurement) -> Reconstruction:
+    def solve(self, measurement: Measurement) -> Reconstruction:
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
-        # One scan at a time: the result of one does not depend on its batch.
-        samples = torch.stack(
-            [self._samples(start[row], measurement.operator, row) for row in range(len(start))]
+        n, operator, maps = self.n_samples, measurement.operator, measurement.operator.sensitivity
+        # On the CPU, because a seed means other numbers on other devices.
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn((n, *start.shape[1:]), dtype=start.dtype, generator=generator)
+        noise = noise.to(start.device).repeat(len(start), 1, 1)  # the same for every scan
+        start = start.repeat_interleave(n, dim=0)
+        operator = replace(
+            operator,
+            mask=operator.mask.repeat_interleave(n, dim=0),
+            sensitivity=None if maps is None else maps.repeat_interleave(n, dim=0),
         )
-        samples = samples * (scale * phase).unsqueeze(1)
+        levels = noise_levels(self.n_steps)
+        image = start + levels[0] * self._where_free(math.sqrt(2) * noise, operator)
+        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
+            all_levels = start.real.new_full((len(start),), level)
+            answer = self._denoise(image, all_levels, start, operator)
+            answer = operator.data_consistency(answer, start)
+            image = answer + (image - answer) * (following / level)
+        samples = image.unflatten(0, (-1, n)) * (scale * phase).unsqueeze(1)
         return pooled([Reconstruction(sample) for sample in samples.unbind(dim=1)])
 
     def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
         """Weighted squared error of images whose noise the network has taken off: (batch,).
 
-        Levels and noise come from torch's global generator, as dropout does; whoever trains seeds
-        it.
+        Levels and noise come from torch's global generator, as dropout does.
 
         Args:
             measurement: what has been acquired of them.
@@ -124,24 +138,6 @@ class Diffusion(Reconstructor):
             answer = measurement.operator.data_consistency(answer, start)
         error = (answer - clean).abs().square().mean(dim=(-2, -1))
         return error * (level**2 + self.spread**2) / (level * self.spread) ** 2
-
-    def _samples(self, start: Tensor, operator: Operator, row: int) -> Tensor:
-        """Of one normalised scan (height, width): complex (sample, height, width)."""
-        start = start.expand(self.n_samples, -1, -1)
-        operator = _repeated(operator, row, self.n_samples)
-        # On the CPU, because a seed means other numbers on other devices.
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(start.shape, dtype=start.dtype, generator=generator).to(start.device)
-        noise = self._where_free(math.sqrt(2) * noise, operator)
-        levels = noise_levels(self.n_steps)
-        image = start + levels[0] * noise
-        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
-            answer = self._denoise(
-                image, start.real.new_full(start.shape[:1], level), start, operator
-            )
-            answer = operator.data_consistency(answer, start)
-            image = answer + (image - answer) * (following / level)
-        return image
 
     def _denoise(self, noisy: Tensor, level: Tensor, start: Tensor, operator: Operator) -> Tensor:
         """D(noisy, level), before the measured samples are put back."""
@@ -162,16 +158,93 @@ class Diffusion(Reconstructor):
 def noise_levels(n_steps: int) -> list[float]:
     """Falling standard deviations from :data:`LARGEST` to :data:`SMALLEST`, after Karras et al."""
     high, low = LARGEST ** (1 / _CURVATURE), SMALLEST ** (1 / _CURVATURE)
-    return [
-        (high + step / max(n_steps - 1, 1) * (low - high)) ** _CURVATURE for step in range(n_steps)
-    ]
+    steps = [step / max(n_steps - 1, 1) for step in range(n_steps)]
+    return [(high + share * (low - high)) ** _CURVATURE for share in steps]
 
 
-def _repeated(operator: Operator, row: int, n: int) -> Operator:
-    """The operator of one scan, for n images of it."""
-    maps = operator.sensitivity
-    return Operator(
-        operator.transform,
-        operator.mask[row].expand(n, -1),
-        None if maps is None else maps[row].expand(n, -1, -1, -1),
-    )
+class Denoiser(nn.Module):
+    """A small U-Net, told the noise level and, if wanted, which lines have been acquired.
+
+    Three levels with one residual block each on the way down and up, at a half, a fourth and an
+    eighth of the resolution. Noise level and mask set scale and shift of every block (FiLM).
+
+    Args:
+        n_inputs: channels of the images that go in; two come out.
+        width: channels of the first level, a multiple of 8; twice and three times that follow.
+        mask_features: numbers that describe the mask; 0 tells nothing of it.
+    """
+
+    def __init__(self, n_inputs: int, width: int, *, mask_features: int) -> None:
+        super().__init__()
+        widths = [width, 2 * width, 3 * width]
+        self.mask = MaskEmbedding(mask_features)
+        self.condition = nn.Sequential(
+            nn.Linear(2 * _FREQUENCIES + mask_features, 2 * width),
+            nn.SiLU(),
+            nn.Linear(2 * width, 2 * width),
+            nn.SiLU(),
+        )
+        self.stem = nn.Conv2d(n_inputs * _FOLD**2, width, 3, padding=1)
+        self.down = nn.ModuleList(_Block(w, w, n_conditions=2 * width) for w in widths)
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)
+        )
+        self.middle = _Block(widths[-1], widths[-1], n_conditions=2 * width)
+        self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_Block(2 * w, w, n_conditions=2 * width) for w in widths)
+        self.head = nn.Sequential(
+            nn.GroupNorm(_GROUPS, width),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(width, 2 * _FOLD**2, 3, padding=1)),
+        )
+
+    def forward(self, channels: Tensor, level: Tensor, mask: Tensor) -> Tensor:
+        """Answer to noisy images.
+
+        Args:
+            channels: (batch, n_inputs, height, width), of any size.
+            level: logarithm of the noise's standard deviation, (batch,).
+            mask: bool (batch, height or 1, width or 1).
+
+        Returns:
+            (batch, 2, height, width).
+        """
+        octave = 2.0 ** torch.arange(-2, _FREQUENCIES - 2, device=level.device)
+        angle = level[:, None] * octave / 2
+        described = [angle.sin(), angle.cos(), self.mask(mask).flatten(1)]
+        condition = self.condition(torch.cat(described, dim=1))
+        padded, (rows, columns) = pad_to_multiple(channels, _FOLD * 4)
+        features = self.stem(functional.pixel_unshuffle(padded, _FOLD))
+        kept = []
+        for number, block in enumerate(self.down):
+            features = block(features, condition)
+            kept.append(features)
+            if number < len(self.shrink):
+                features = self.shrink[number](features)
+        features = self.middle(features, condition)
+        for number in reversed(range(len(self.up))):
+            features = self.up[number](torch.cat([features, kept[number]], dim=1), condition)
+            if number:
+                features = functional.interpolate(self.grow[number - 1](features), scale_factor=2.0)
+        answer = functional.pixel_shuffle(self.head(features), _FOLD)
+        return answer[..., rows, columns]
+
+
+class _Block(nn.Module):
+    """x + conv(SiLU(norm(FiLM(conv(SiLU(norm x)))))), the way past it a 1 x 1 convolution."""
+
+    def __init__(self, n_inputs: int, width: int, *, n_conditions: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.GroupNorm(_GROUPS, n_inputs), nn.SiLU(), nn.Conv2d(n_inputs, width, 3, padding=1)
+        )
+        self.film = nn.Linear(n_conditions, 2 * width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
+        self.second = zeroed(nn.Conv2d(width, width, 3, padding=1))
+        self.past = nn.Identity() if n_inputs == width else nn.Conv2d(n_inputs, width, 1)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        changed = self.norm(self.first(features)) * (1 + scale) + shift
+        result: Tensor = self.past(features) + self.second(functional.silu(changed))
+        return result

@@ -1,11 +1,16 @@
 """Several reconstructions of one scan: how far they differ says how far to trust them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+
+_Layer = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 class Ensemble(Reconstructor):
@@ -27,11 +32,77 @@ class Ensemble(Reconstructor):
             raise ValueError("expected different members; one of them is there twice")
         self.settings = {"members": list(members)}
         self.members = nn.ModuleList(members)
-        self.keeps_data = all(member.keeps_data for member in members)
         self.needs = frozenset().union(*(member.needs for member in members))
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         return pooled([member(measurement) for member in self.members])
+
+
+class MonteCarloDropout(Reconstructor):
+    """An ensemble of thinned networks (Gal and Ghahramani, ICML 2016).
+
+    Every sample is one network with units dropped as in training; all else of it is in evaluation
+    mode. What a sample drops is drawn from the seed alone: it is the same for every scan, whatever
+    its batch, on every device, so that differences between masks of one scan are not blurred by
+    other draws.
+
+    Args:
+        reconstructor: a network with dropout layers.
+        n_samples: thinned networks, at least two; time grows with them.
+        seed: of what they drop.
+
+    Raises:
+        ValueError: there are no dropout layers, or they drop nothing.
+    """
+
+    def __init__(self, reconstructor: Reconstructor, n_samples: int = 8, *, seed: int = 0) -> None:
+        super().__init__()
+        if n_samples < 2 or seed < 0:
+            raise ValueError(
+                "expected at least two samples and a seed of at least 0; "
+                f"got n_samples={n_samples}, seed={seed}"
+            )
+        if not _dropout_layers(reconstructor):
+            raise ValueError(
+                f"Monte-Carlo dropout needs a network with dropout; this "
+                f"{type(reconstructor).__name__} has no dropout layer that drops anything. Train "
+                "one with a dropout above 0, or make an ensemble of several networks"
+            )
+        self.settings = {"reconstructor": reconstructor, "n_samples": n_samples, "seed": seed}
+        self.reconstructor, self.n_samples, self.seed = reconstructor, n_samples, seed
+        self.needs = reconstructor.needs
+
+    def forward(self, measurement: Measurement) -> Reconstruction:
+        parts = []
+        for sample in range(self.n_samples):
+            with ExitStack() as hooks:
+                for number, layer in enumerate(_dropout_layers(self.reconstructor)):
+                    drop = _dropping(layer, (self.seed, sample, number))
+                    hooks.callback(layer.register_forward_hook(drop).remove)
+                parts.append(self.reconstructor(measurement))
+        return pooled(parts)
+
+
+def _dropout_layers(network: nn.Module) -> list[_Layer]:
+    """Those that drop something but not everything."""
+    return [m for m in network.modules() if isinstance(m, _Layer) and 0 < m.p < 1]
+
+
+def _dropping(layer: _Layer, seed: tuple[int, ...]) -> Callable[..., Tensor]:
+    """Takes the place of a dropout layer's answer; scans of a batch lose the same units."""
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+    def answer(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        features: Tensor = inputs[0]
+        shape = [1, *features.shape[1:]]
+        if not isinstance(layer, nn.Dropout):  # it drops whole channels
+            shape[2:] = [1] * (features.ndim - 2)
+        # On the CPU, because a seed means other numbers on other devices.
+        generator = torch.Generator().manual_seed(number)
+        kept = torch.empty(shape).bernoulli_(1 - layer.p, generator=generator) / (1 - layer.p)
+        return features * kept.to(features)
+
+    return answer
 
 
 def pooled(parts: Sequence[Reconstruction]) -> Reconstruction:
@@ -49,9 +120,5 @@ def pooled(parts: Sequence[Reconstruction]) -> Reconstruction:
     own = [part.uncertainty.square() for part in parts if part.uncertainty is not None]
     if own:
         variance = variance + torch.stack(own).mean(dim=0)
-    samples = torch.cat([_samples(part) for part in parts], dim=1)
-    return Reconstruction(image, variance.sqrt(), samples)
-
-
-def _samples(part: Reconstruction) -> Tensor:
-    return part.image.unsqueeze(1) if part.samples is None else part.samples
+    samples = [part.image[:, None] if part.samples is None else part.samples for part in parts]
+    return Reconstruction(image, variance.sqrt(), torch.cat(samples, dim=1))

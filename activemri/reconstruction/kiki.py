@@ -4,14 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from activemri.mri import fourier
-from activemri.reconstruction.convolutions import Convolutions, require_sizes
-from activemri.reconstruction.image_channels import normalised, scale_and_phase
-from activemri.reconstruction.reconstructor import (
-    Measurement,
-    Reconstruction,
-    Reconstructor,
-    solved_one_by_one,
+from activemri.reconstruction.image_channels import (
+    Convolutions,
+    checked_sizes,
+    normalised,
+    scale_and_phase,
 )
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
 _COMPANDING = 0.1  # in units of the root mean square sample: larger ones are drawn together
 
@@ -21,12 +20,11 @@ class KIKINet(Reconstructor):
 
     Eo et al., KIKI-net: cross-domain convolutional neural networks for reconstructing undersampled
     magnetic resonance images, MRM 80:2188 (2018). A K network sees k-space (of several coils that
-    of their combination), an I network the image.
-
-    k-space spans orders of magnitude, so K networks see k / (|k| + c)^(1/2), which is undone after
-    them. In the paper every network is trained after the ones before it, to the fully sampled
-    scan. Here all are trained at once to the same end: each one's loss is its own, and its input is
-    cut off from the networks that made it. :data:`PAPER` has the paper's sizes.
+    of their combination), an I network the image. k-space spans orders of magnitude, so K networks
+    see k / (|k| + c)^(1/2), which is undone after them. In the paper every network is trained after
+    the ones before it, to the fully sampled scan. Here all are trained at once to the same end, and
+    the input of each is cut off from the networks that made it. The paper has 64 channels, 25
+    layers and 2 turns.
 
     Args:
         channels: width of a network.
@@ -34,20 +32,15 @@ class KIKINet(Reconstructor):
         turns: pairs of K and I.
     """
 
-    keeps_data = True
     needs = frozenset({"grid"})
 
     def __init__(self, channels: int = 32, *, layers: int = 5, turns: int = 2) -> None:
         super().__init__()
-        sizes = {"channels": channels, "layers": layers, "turns": turns}
-        require_sizes(**sizes)
-        self.settings = dict(sizes)
+        self.settings = checked_sizes(channels=channels, layers=layers, turns=turns)
         self.networks = nn.ModuleList(Convolutions(channels, layers) for _ in range(2 * turns))
 
-    def forward(self, measurement: Measurement) -> Reconstruction:
-        if self.training:
-            return Reconstruction(self._stages(measurement)[-1])
-        return Reconstruction(solved_one_by_one(measurement, lambda one: self._stages(one)[-1]))
+    def solve(self, measurement: Measurement) -> Reconstruction:
+        return Reconstruction(self._stages(measurement)[-1])
 
     def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
         """Squared errors of all networks' images, in units of the image's energy: (batch,)."""
@@ -64,20 +57,15 @@ class KIKINet(Reconstructor):
         start = normalised(measurement.zero_filled, scale, phase)
         image, stages = start, []
         for position, network in enumerate(self.networks):
-            change = _in_kspace if position % 2 == 0 else _in_image
-            image = measurement.operator.data_consistency(change(network, image.detach()), start)
+            image = image.detach()
+            if position % 2 == 0:
+                companded = compand(fourier.fft2(image))
+                image = fourier.ifft2(expand(companded + network(companded)))
+            else:
+                image = image + network(image)
+            image = measurement.operator.data_consistency(image, start)
             stages.append(scale * phase * image)
         return stages
-
-
-def _in_image(network: nn.Module, image: Tensor) -> Tensor:
-    change: Tensor = network(image)
-    return image + change
-
-
-def _in_kspace(network: nn.Module, image: Tensor) -> Tensor:
-    companded = compand(fourier.fft2(image))
-    return fourier.ifft2(expand(companded + network(companded)))
 
 
 def compand(kspace: Tensor) -> Tensor:
@@ -89,7 +77,3 @@ def expand(companded: Tensor) -> Tensor:
     """The inverse of :func:`compand`."""
     size = companded.abs()
     return companded * (size + torch.sqrt(size.square() + 4 * _COMPANDING)) / 2
-
-
-#: Sizes of the paper.
-PAPER = {"channels": 64, "layers": 25, "turns": 2}

@@ -7,14 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from activemri.mri.conjugate_gradient import solve_shifted
-from activemri.reconstruction.convolutions import Convolutions, require_sizes
-from activemri.reconstruction.image_channels import normalised, scale_and_phase
-from activemri.reconstruction.reconstructor import (
-    Measurement,
-    Reconstruction,
-    Reconstructor,
-    solved_one_by_one,
+from activemri.reconstruction.image_channels import (
+    Convolutions,
+    checked_sizes,
+    normalised,
+    scale_and_phase,
 )
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
 
 class MoDL(Reconstructor):
@@ -28,7 +27,7 @@ class MoDL(Reconstructor):
     Ours differs from the paper: images are normalised by their root mean square and mean phase, and
     there is no batch normalisation, which ties scans of a batch together. The paper's recipe of
     training one iteration first: ``--network.iterations 1``, then ``--reconstructor`` with the path
-    of the result and ``--network.iterations 10``. :data:`PAPER` has its sizes.
+    of the result and ``--network.iterations 10``. It has 64 channels, 5 layers and 10 steps.
 
     Args:
         channels: width of the network.
@@ -41,29 +40,20 @@ class MoDL(Reconstructor):
         self, channels: int = 32, *, layers: int = 5, iterations: int = 5, cg_steps: int = 8
     ) -> None:
         super().__init__()
-        sizes = {
-            "channels": channels,
-            "layers": layers,
-            "iterations": iterations,
-            "cg_steps": cg_steps,
-        }
-        require_sizes(**sizes)
-        self.settings = dict(sizes)
+        self.settings = checked_sizes(
+            channels=channels, layers=layers, iterations=iterations, cg_steps=cg_steps
+        )
         self.iterations, self.cg_steps = iterations, cg_steps
         self.network = Convolutions(channels, layers)
-        self.raw_weight = nn.Parameter(torch.tensor(math.log(math.expm1(_FIRST_WEIGHT))))
+        # so that the weight starts at 0.05
+        self.raw_weight = nn.Parameter(torch.tensor(math.log(math.expm1(0.05))))
 
     @property
     def weight(self) -> Tensor:
         """w, positive whatever is learned."""
-        return functional.softplus(self.raw_weight) + _SMALLEST_WEIGHT
+        return functional.softplus(self.raw_weight) + 1e-4
 
-    def forward(self, measurement: Measurement) -> Reconstruction:
-        if self.training:
-            return Reconstruction(self._solve(measurement))
-        return Reconstruction(solved_one_by_one(measurement, self._solve))
-
-    def _solve(self, measurement: Measurement) -> Tensor:
+    def solve(self, measurement: Measurement) -> Reconstruction:
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
         image = start
@@ -75,11 +65,4 @@ class MoDL(Reconstructor):
                 self.weight,
                 max_steps=self.cg_steps,
             )
-        return scale * phase * image
-
-
-_FIRST_WEIGHT = 0.05
-_SMALLEST_WEIGHT = 1e-4
-
-#: Sizes of the paper.
-PAPER = {"channels": 64, "layers": 5, "iterations": 10, "cg_steps": 10}
+        return Reconstruction(scale * phase * image)

@@ -29,8 +29,7 @@ class Recalibrated(Reconstructor):
 
     Args:
         reconstructor: one that gives an uncertainty.
-        predicted: standard deviations at the knots as that reconstructor gives them, relative to
-            s, rising.
+        predicted: standard deviations at the knots as it gives them, relative to s, rising.
         observed: what they should be, never falling; as many.
     """
 
@@ -46,18 +45,27 @@ class Recalibrated(Reconstructor):
         observed: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
-        _check_knots(predicted, observed)
+        x, y = np.asarray(predicted, dtype=np.float64), np.asarray(observed, dtype=np.float64)
+        if x.ndim != 1 or x.shape != y.shape or not 1 <= len(x) <= MAX_KNOTS:
+            raise ValueError(
+                f"expected 1 to {MAX_KNOTS} knots and as many values; got {x.shape} and {y.shape}"
+            )
+        if not np.isfinite([x, y]).all() or min(x.min(), y.min()) <= 0:
+            raise ValueError("expected finite knots and values, all above 0")
+        if (np.diff(np.log(x)) < _APART).any():
+            raise ValueError(f"expected rising knots, each at least {_APART:.0e} above the last")
+        if (np.diff(y) < 0).any():
+            raise ValueError("expected values that never fall from one knot to the next")
         self.settings = {
             "reconstructor": reconstructor,
             "predicted": list(predicted),
             "observed": list(observed),
         }
         self.reconstructor = reconstructor
-        for name, knots in (("log_predicted", predicted), ("log_observed", observed)):
-            logs = torch.tensor(knots, dtype=torch.float64).log().float()
+        for name, knots in (("log_predicted", x), ("log_observed", y)):
+            logs = torch.from_numpy(knots).log().float()
             self.register_buffer(name, logs, persistent=False)  # the settings hold them
-        #: Measured samples are in the result as they were measured.
-        self.keeps_data, self.needs = reconstructor.keeps_data, reconstructor.needs
+        self.needs = reconstructor.needs
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         result = self.reconstructor(measurement)
@@ -91,7 +99,7 @@ def root_mean_square(image: Tensor) -> Tensor:
 def fit_knots(
     predicted: Floats, error: Floats, *, n_knots: int = MAX_KNOTS
 ) -> tuple[list[float], list[float]]:
-    """The map of :class:`Recalibrated` from pixels of validation subjects.
+    """Knots of :class:`Recalibrated`, predicted and observed, from pixels of validation subjects.
 
     Isotonic regression (never falling least squares) of the squared error on the predicted
     variance, over groups of equally many pixels of neighbouring prediction, which become the
@@ -101,9 +109,6 @@ def fit_knots(
         predicted: relative standard deviations, (n_pixels,).
         error: relative errors of the same pixels, of either sign.
         n_knots: at most that many.
-
-    Returns:
-        The arguments ``predicted`` and ``observed`` of :class:`Recalibrated`.
     """
     from scipy.optimize import isotonic_regression
 
@@ -123,18 +128,3 @@ def fit_knots(
     mean = np.bincount(of_group, weights=count * squared_error) / weight
     fitted = np.sqrt(isotonic_regression(mean, weights=weight).x)
     return np.exp(knots).tolist(), np.maximum(fitted, _SMALLEST).tolist()
-
-
-def _check_knots(predicted: Sequence[float], observed: Sequence[float]) -> None:
-    x, y = np.asarray(predicted, dtype=np.float64), np.asarray(observed, dtype=np.float64)
-    if x.ndim != 1 or x.shape != y.shape or not 1 <= len(x) <= MAX_KNOTS:
-        raise ValueError(
-            f"expected 1 to {MAX_KNOTS} knots and as many values; got {x.shape} and {y.shape}"
-        )
-    finite = np.isfinite(x).all() and np.isfinite(y).all()
-    if not finite or x.min() <= 0 or y.min() <= 0:
-        raise ValueError("expected finite knots and values, all above 0")
-    if (np.diff(np.log(x)) < _APART).any():
-        raise ValueError(f"expected rising knots, each at least {_APART:.0e} above the last")
-    if (np.diff(y) < 0).any():
-        raise ValueError("expected values that never fall from one knot to the next")

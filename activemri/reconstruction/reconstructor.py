@@ -1,6 +1,5 @@
 """Input and output of every reconstruction method."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,6 @@ class Measurement:
 
     ::
 
-        image = measurement.zero_filled
         residual = measurement.operator.forward(image) - measurement.samples
 
     Attributes:
@@ -56,16 +54,12 @@ class Measurement:
 class Reconstruction(Batched):
     """A reconstructed batch.
 
-    ::
-
-        result = Reconstruction(image, uncertainty=deviation)
-
     Attributes:
         image: complex, (batch, height, width).
         uncertainty: standard deviation per pixel, float (batch, height, width), or None where
             the method does not give one.
         samples: plausible images, complex (batch, sample, height, width), each with the measured
-            data in it if the method keeps data; None where the method draws none anyway.
+            data in it if the image has them; None where the method draws none anyway.
     """
 
     image: Tensor
@@ -74,7 +68,7 @@ class Reconstruction(Batched):
 
 
 class Reconstructor(nn.Module):
-    """A method that turns a measurement into an image.
+    """A method that turns a measurement, and nothing but it, into an image.
 
     ::
 
@@ -87,11 +81,9 @@ class Reconstructor(nn.Module):
                 residual = measurement.operator.gram(image) - image
                 return Reconstruction(image - 0.5 * residual)
 
-    Subclasses implement :meth:`forward`. They must depend on nothing but the measurement.
+    Subclasses implement :meth:`forward`, or :meth:`solve`.
     """
 
-    #: Measured samples are in the result as they were measured, on a Cartesian grid of one coil.
-    keeps_data = False
     #: The image is the zero-filled one, so that it may be kept up to date by increments.
     is_zero_filled = False
     #: What the geometry must offer: "grid" (Cartesian samples).
@@ -102,6 +94,17 @@ class Reconstructor(nn.Module):
     settings: dict[str, object]
 
     def forward(self, measurement: Measurement) -> Reconstruction:
+        """Solve; in evaluation on a CPU every scan alone.
+
+        There the result of a scan then does not depend on its batch to the last bit, and many small
+        steps stay in the cache. Other devices want batches.
+        """
+        if self.training or measurement.zero_filled.device.type != "cpu":
+            return self.solve(measurement)
+        rows = range(len(measurement.zero_filled))
+        return Reconstruction.join([self.solve(measurement.of_scan(row)) for row in rows])
+
+    def solve(self, measurement: Measurement) -> Reconstruction:
         raise NotImplementedError
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
@@ -129,54 +132,25 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
             f"got {type(made).__name__}"
         )
     image, uncertainty = made.image, made.uncertainty
-    if image.shape != zero_filled.shape or not (image.is_complex() or image.is_floating_point()):
-        raise ValueError(
-            f"{name}: expected a complex image of shape {wanted}; "
-            f"got {image.dtype} of shape {tuple(image.shape)}"
-        )
-    if uncertainty is not None and (
-        uncertainty.shape != zero_filled.shape or not uncertainty.is_floating_point()
-    ):
-        raise ValueError(
-            f"{name}: expected a real uncertainty of shape {wanted}; "
-            f"got {uncertainty.dtype} of shape {tuple(uncertainty.shape)}"
-        )
+    for noun, found in (("complex image", image), ("real uncertainty", uncertainty)):
+        if found is None:
+            continue
+        is_number = found.is_floating_point() or (found is image and found.is_complex())
+        if found.shape != zero_filled.shape or not is_number:
+            raise ValueError(
+                f"{name}: expected a {noun} of shape {wanted}; "
+                f"got {found.dtype} of shape {tuple(found.shape)}"
+            )
     total = image.sum() if uncertainty is None else image.sum() + uncertainty.sum()
     if not bool(total.isfinite()):  # a sum is finite if all values are, and costs little
         raise ValueError(f"{name}: expected finite values; got NaN or Inf")
-    if image.dtype == zero_filled.dtype and (
-        uncertainty is None or uncertainty.dtype == torch.float32
-    ):
-        return made
-    return replace(
-        made,
-        image=image.to(zero_filled.dtype),
-        uncertainty=None if uncertainty is None else uncertainty.float(),
-    )
-
-
-def solved_one_by_one(measurement: Measurement, solve: Callable[[Measurement], Tensor]) -> Tensor:
-    """Image of every scan by a method, on a CPU each alone.
-
-    There the result of a scan then does not depend on its batch to the last bit, and many small
-    steps stay in the cache. Other devices want batches.
-
-    Args:
-        measurement: of any number of scans.
-        solve: measurement to complex image (batch, height, width).
-    """
-    if measurement.zero_filled.device.type != "cpu":
-        return solve(measurement)
-    return torch.cat([solve(measurement.of_scan(row)) for row in range(len(measurement.samples))])
+    uncertainty = None if uncertainty is None else uncertainty.float()
+    return replace(made, image=image.to(zero_filled.dtype), uncertainty=uncertainty)
 
 
 @torch.no_grad()
 def gives_uncertainty(reconstructor: Reconstructor) -> bool:
-    """Its reconstructions come with an uncertainty, as found out on a tiny scan.
-
-    Args:
-        reconstructor: in evaluation mode.
-    """
+    """Its reconstructions come with an uncertainty, as found out on a tiny scan."""
     weight = next(iter(reconstructor.state_dict().values()), torch.empty(0))
     kspace = torch.ones(1, 1, 16, 16, dtype=torch.complex64, device=weight.device)
     mask = torch.ones(1, 1, 16, dtype=torch.bool, device=weight.device)

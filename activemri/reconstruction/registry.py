@@ -9,20 +9,17 @@ import torch
 
 from activemri import checkpoints, plugins
 from activemri.checkpoints import Checkpoint, CheckpointError
-from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.cg_sense import CGSense
+from activemri.reconstruction.compressed_sensing import TotalVariation, WaveletSensing
 from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.diffusion import Diffusion
-from activemri.reconstruction.dropout import MonteCarloDropout
-from activemri.reconstruction.ensemble import Ensemble
+from activemri.reconstruction.ensemble import Ensemble, MonteCarloDropout
 from activemri.reconstruction.kiki import KIKINet
 from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.reconstruction.total_variation import TotalVariation
 from activemri.reconstruction.unet import UNet
-from activemri.reconstruction.varnet import VarNet
-from activemri.reconstruction.wavelet import WaveletSensing
+from activemri.reconstruction.varnet import AdaptiveVarNet, VarNet
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
@@ -57,7 +54,6 @@ def make_reconstructor(
 
     ::
 
-        reconstructor = make_reconstructor("cresnet")
         reconstructor = make_reconstructor("runs/unet/best")
 
     Args:
@@ -70,25 +66,35 @@ def make_reconstructor(
         ValueError: none of these.
     """
     if isinstance(reconstructor, Reconstructor):
-        made = reconstructor
-    elif not isinstance(reconstructor, str | Path):
+        return reconstructor.to(device).eval()
+    if not isinstance(reconstructor, str | Path):
         raise ValueError(
             "reconstructor: expected a name, a checkpoint's path, or an object of a subclass of "
             f"Reconstructor; got {type(reconstructor).__name__}"
         )
-    elif str(reconstructor) in RECONSTRUCTORS:
-        made = _by_name(str(reconstructor))
-    elif _looks_like_path(reconstructor):
+    name = str(reconstructor)
+    if name in RECONSTRUCTORS:
+        if (WEIGHTS / f"{name}.safetensors").is_file():
+            made = from_checkpoint(checkpoints.load(WEIGHTS / name))
+        elif (made := RECONSTRUCTORS[name]()).state_dict():
+            raise ValueError(
+                f"there are no trained weights of {name!r} in {WEIGHTS}; train it with 'activemri "
+                "train reconstructor' and give the path of the checkpoint instead of the name"
+            )
+    elif (
+        isinstance(reconstructor, Path)
+        or "/" in name
+        or "\\" in name
+        or name.endswith((".safetensors", ".json"))
+        or Path(name).is_dir()
+        or Path(f"{name}.safetensors").is_file()
+    ):
         made = from_checkpoint(checkpoints.load(reconstructor))
     else:
-        found = plugins.find(
-            str(reconstructor),
-            RECONSTRUCTORS,
-            what="reconstructor",
-            more=", or the path of a checkpoint",
-        )
+        more = ", or the path of a checkpoint"
+        found = plugins.find(name, RECONSTRUCTORS, what="reconstructor", more=more)
         made = plugins.made_of(
-            found, Reconstructor, what=f"reconstructor {reconstructor!r}", make=lambda kind: kind()
+            found, Reconstructor, what=f"reconstructor {name!r}", make=lambda kind: kind()
         )
     return made.to(device).eval()
 
@@ -102,7 +108,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
             "imported before, which files alone never do: at the command line --import MODULE"
         )
     try:
-        made = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})
+        made: Reconstructor = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the settings in {checkpoint.path}.json do not make a {checkpoint.kind!r}: {error}"
@@ -120,18 +126,16 @@ def save_reconstructor(
         ValueError: something in it is of no registered kind.
     """
     described = describe(reconstructor)
-    return checkpoints.save(
-        path,
-        kind=described["kind"],
-        settings=described["settings"],
-        state_dict=reconstructor.state_dict(),
-        info=info,
-    )
+    return checkpoints.save(path, **described, state_dict=reconstructor.state_dict(), info=info)
 
 
-def describe(reconstructor: Reconstructor) -> dict[str, Any]:
-    """Kind and settings for JSON; a reconstructor among the settings becomes kind and settings."""
-    made_by = type(reconstructor)
+def describe(value: Any) -> Any:
+    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists."""
+    if isinstance(value, list):
+        return [describe(item) for item in value]
+    if not isinstance(value, Reconstructor):
+        return value
+    made_by = type(value)
     known = {registered: name for name, registered in (RECONSTRUCTORS | WRAPPERS).items()}
     kind = known.get(made_by, f"{made_by.__module__}:{made_by.__qualname__}")
     if _class_of(kind) is not made_by:
@@ -139,25 +143,27 @@ def describe(reconstructor: Reconstructor) -> dict[str, Any]:
             f"{made_by.__name__} can be found neither in a module nor among "
             f"{', '.join(RECONSTRUCTORS | WRAPPERS)}, so that a checkpoint could not be read again"
         )
-    settings = {name: _described(value) for name, value in reconstructor.settings.items()}
-    return {"kind": kind, "settings": settings}
+    return {"kind": kind, "settings": {k: describe(v) for k, v in value.settings.items()}}
 
 
-def rebuild(described: Mapping[str, Any]) -> Reconstructor:
+def rebuild(described: Any) -> Any:
     """The inverse of :func:`describe`; weights are as they start out.
 
     Raises:
         ValueError: an unknown kind, or settings that make no sense.
         TypeError: settings of other names or types.
     """
+    if isinstance(described, list):
+        return [rebuild(item) for item in described]
+    if not isinstance(described, dict) or set(described) != {"kind", "settings"}:
+        return described
     kind = _class_of(described["kind"])
     if kind is None:
         raise ValueError(
             f"unknown kind {described['kind']!r}; expected one of "
             f"{', '.join(RECONSTRUCTORS | WRAPPERS)}"
         )
-    settings = {name: _rebuilt(value) for name, value in described["settings"].items()}
-    return kind(**settings)
+    return kind(**{name: rebuild(value) for name, value in described["settings"].items()})
 
 
 def _class_of(kind: str) -> type[Reconstructor] | None:
@@ -167,37 +173,3 @@ def _class_of(kind: str) -> type[Reconstructor] | None:
     module, _, name = kind.partition(":")
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) and issubclass(found, Reconstructor) else None
-
-
-def _described(value: object) -> object:
-    if isinstance(value, Reconstructor):
-        return describe(value)
-    return [_described(item) for item in value] if isinstance(value, list) else value
-
-
-def _rebuilt(value: object) -> object:
-    if isinstance(value, dict) and set(value) == {"kind", "settings"}:
-        return rebuild(value)
-    return [_rebuilt(item) for item in value] if isinstance(value, list) else value
-
-
-def _by_name(name: str) -> Reconstructor:
-    kind = RECONSTRUCTORS[name]
-    if (WEIGHTS / f"{name}.safetensors").is_file():
-        return from_checkpoint(checkpoints.load(WEIGHTS / name))
-    made = kind()
-    if made.state_dict():
-        raise ValueError(
-            f"there are no trained weights of {name!r} in {WEIGHTS}; train it with 'activemri "
-            "train reconstructor' and give the path of the checkpoint instead of the name"
-        )
-    return made
-
-
-def _looks_like_path(name: str | Path) -> bool:
-    text = str(name)
-    if isinstance(name, Path) or "/" in text or "\\" in text:
-        return True
-    if text.endswith((".safetensors", ".json")) or Path(text).is_dir():
-        return True
-    return Path(f"{text}.safetensors").is_file()

@@ -6,7 +6,6 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 class ZeroFilled(Reconstructor):
     """The adjoint of the measurement, as it is."""
 
-    keeps_data = True
     is_zero_filled = True
 
     def __init__(self) -> None:

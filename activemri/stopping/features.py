@@ -22,7 +22,7 @@ from activemri.agents.rollout import Episodes, OnStep, batches_of_a_kind, rollou
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.envs.scan import Scan, State, View
 from activemri.evaluator import Evaluator
-from activemri.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW, sample_scale
+from activemri.metrics import SAMPLE_SCALE, SSIM_K1, SSIM_K2, SSIM_WINDOW
 from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
@@ -349,7 +349,7 @@ def _like_the_readout(samples: Tensor, view: View) -> Tensor:
 def _window_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sample variance of every window that fits, as SSIM takes them."""
     mean = _window_mean(image)
-    variance = sample_scale() * (_window_mean(image.square()) - mean.square())
+    variance = SAMPLE_SCALE * (_window_mean(image.square()) - mean.square())
     return mean, variance.clamp(min=0)
 
 

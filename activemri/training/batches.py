@@ -12,7 +12,7 @@ from activemri.agents.episode_masks import EpisodeMasks, Moment
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.data.views import SliceView, remembered
 from activemri.envs.scan import Scan
-from activemri.metrics.losses import Prediction, WholeImages
+from activemri.metrics.losses import Prediction
 from activemri.metrics.reference import center_crop
 from activemri.mri.geometry import cartesian
 from activemri.mri.operators import Operator
@@ -67,7 +67,10 @@ class Batch:
             self.target,
             self.data_range,
             None if uncertainty is None else self.cropped(uncertainty),
-            WholeImages(reconstruction.image, self.reference, self.acquired, self.unobserved),
+            reconstruction.image,
+            self.reference,
+            self.acquired,
+            self.unobserved,
         )
 
     def magnitude(self, reconstructor: Reconstructor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activemri.evaluator import Evaluator, column_errors, kernel_targets
 from activemri.metrics import spearman
-from activemri.metrics.losses import Loss, Prediction, feature_distance, whole_images
+from activemri.metrics.losses import Loss, Prediction
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.training.batches import Batch
 from activemri.training.validation import Validation, evaluating
@@ -39,21 +39,28 @@ def adversarial(evaluator: Evaluator) -> Loss:
     """L_adv = mean_i (e_i(r) - 1)^2 over the lines i that could still be acquired."""
 
     def loss(prediction: Prediction) -> Tensor:
-        whole = whole_images(prediction, "adversarial")
-        scores = evaluator(whole.image, whole.acquired).float()
-        return mean_over((scores - 1).square(), whole.unobserved)
+        scores = evaluator(prediction.whole, prediction.acquired).float()
+        return mean_over((scores - 1).square(), prediction.unobserved)
 
     return loss
 
 
 def perceptual_by(evaluator: Evaluator) -> Loss:
-    """Distance of the features that the evaluator sees in reconstruction and reference."""
+    """Distance of the features that the evaluator sees in reconstruction and reference.
+
+    Mean absolute difference over the mean absolute feature, averaged over the layers.
+    """
 
     def loss(prediction: Prediction) -> Tensor:
-        whole = whole_images(prediction, "perceptual")
         with torch.no_grad():
-            expected = evaluator.features(whole.reference, whole.acquired)
-        return feature_distance(evaluator.features(whole.image, whole.acquired), expected)
+            expected = evaluator.features(prediction.reference, prediction.acquired)
+        found = evaluator.features(prediction.whole, prediction.acquired)
+        distances = [
+            (x - y).abs().float().flatten(1).mean(dim=1)
+            / y.abs().float().flatten(1).mean(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+            for x, y in zip(found, expected, strict=True)
+        ]
+        return torch.stack(distances).mean(dim=0)
 
     return loss
 

@@ -20,7 +20,7 @@ from activemri.agents.episode_masks import EpisodeMasks
 from activemri.data.slices import SliceDataset
 from activemri.devices import seeded
 from activemri.evaluator import Evaluator, save_evaluator
-from activemri.metrics.losses import Loss, WeightedSum, make_loss, names_in
+from activemri.metrics.losses import Loss, Terms, make_loss
 from activemri.options import RunOptions, require_not_negative, require_positive
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import from_checkpoint
@@ -113,7 +113,7 @@ class TrainJointSettings(TrainReconstructorSettings):
         require_arguments(self.evaluator, Evaluator, option="evaluator", name="the evaluator")
         return seeded(lambda: Evaluator(width, **self.evaluator), self.run.seed).train()
 
-    def objective(self, evaluator: Evaluator | None = None) -> Loss | WeightedSum:
+    def objective(self, evaluator: Evaluator | None = None) -> Terms:
         """The reconstructor's loss. Alternating, it may ask the evaluator trained beside it.
 
         None is there to see whether the loss makes sense.
@@ -121,13 +121,14 @@ class TrainJointSettings(TrainReconstructorSettings):
         size = self.protocol.matrix_size
         width = size[1] if isinstance(size, tuple) else size or _SOME_WIDTH
         evaluator = evaluator or self.new_evaluator(width=width)
-        more, text = self.losses_of_weights(), self.loss
-        if self.schedule == "alternating":  # staged, there is no evaluator yet
-            beside = {"adversarial": adversarial(evaluator), "perceptual": perceptual_by(evaluator)}
-            more = {**beside, **more}
-            if self.adversarial_weight > 0 and "adversarial" not in names_in(text):
-                text += f"+{self.adversarial_weight}*adversarial"
-        return make_loss(text, more=more)
+        more = self.losses_of_weights()
+        if self.schedule == "staged":  # there is no evaluator yet
+            return make_loss(self.loss, more=more)
+        beside = {"adversarial": adversarial(evaluator), "perceptual": perceptual_by(evaluator)}
+        terms = make_loss(self.loss, more={**beside, **more})
+        if self.adversarial_weight > 0:
+            terms.setdefault("adversarial", (self.adversarial_weight, beside["adversarial"]))
+        return terms
 
 
 def train_joint(
@@ -237,13 +238,12 @@ class PairTrainee(BatchTrainee):
         self.evaluator = EvaluatorTrainee(
             context, settings, reconstructor=network, n_steps=settings.max_steps
         )
-        self.reconstructor.loss = settings.objective(self.evaluator.network)
+        self.reconstructor.terms = settings.objective(self.evaluator.network)
         super().__init__(context, {**self.reconstructor.parts, **self.evaluator.parts})
 
     def train_on(self, batch: Batch) -> dict[str, float]:
         prediction = self.reconstructor.predict(batch)
-        assert prediction.whole is not None
-        of_lines = self.evaluator.learn_from(batch, prediction.whole.image.detach())
+        of_lines = self.evaluator.learn_from(batch, prediction.whole.detach())
         self.evaluator.network.requires_grad_(False)  # judges, and does not learn
         losses = self.reconstructor.learn_from(batch, prediction)
         self.evaluator.network.requires_grad_(True)

@@ -25,7 +25,7 @@ from activemri.data.views import pooled, require_other_subjects
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan
 from activemri.evaluator import make_evaluator
-from activemri.metrics.losses import Loss, Prediction, WeightedSum, make_loss
+from activemri.metrics.losses import Loss, Prediction, Terms, losses_of, make_loss
 from activemri.options import (
     Compute,
     RunOptions,
@@ -155,8 +155,8 @@ class TrainReconstructorSettings:
             self.protocol.reconstructor, self.network, seed=self.run.seed, device=device
         )
 
-    def objective(self) -> Loss | WeightedSum:
-        """The loss that is named, or a ValueError."""
+    def objective(self) -> Terms:
+        """The losses that are named, or a ValueError."""
         return make_loss(self.loss, more=self.losses_of_weights())
 
     def losses_of_weights(self) -> dict[str, Loss]:
@@ -255,7 +255,8 @@ def train_reconstructor(
     settings.compute.prepare()
     settings.check(loss=loss)
     context = Context(settings, train=train, validation=validation, moments=moments, loss=loss)
-    trainee = ReconstructorTrainee(context, loss or settings.objective())
+    terms = settings.objective() if loss is None else make_loss(loss)
+    trainee = ReconstructorTrainee(context, terms)
     context.run(trainee, name="reconstructor", on_validation=on_validation)
     return result_in(context.folder.best)
 
@@ -454,13 +455,13 @@ class BatchTrainee:
 
 
 class ReconstructorTrainee(BatchTrainee):
-    """A reconstructor that learns from a loss; its checkpoint names the command."""
+    """A reconstructor that learns from a sum of losses; its checkpoint names the command."""
 
     def __init__(
-        self, context: Context, loss: Loss | WeightedSum, *, command: str = "train reconstructor"
+        self, context: Context, terms: Terms, *, command: str = "train reconstructor"
     ) -> None:
         settings = context.settings
-        self.loss, self.command = loss, command
+        self.terms, self.command = terms, command
         self.network = settings.untrained(device=context.device)
         self.descent = Descent(
             self.network, lr=settings.lr, n_steps=settings.max_steps, precision=settings.precision
@@ -488,11 +489,7 @@ class ReconstructorTrainee(BatchTrainee):
 
     def learn_from(self, batch: Batch, prediction: Prediction) -> dict[str, float]:
         """One step; the losses, each part of a sum apart."""
-        if not isinstance(self.loss, WeightedSum):
-            losses = {"loss": self.loss(prediction)}
-        else:
-            parts = self.loss.parts(prediction)
-            losses = {"loss": self.loss.total(parts), **(parts if len(parts) > 1 else {})}
+        losses = losses_of(prediction, self.terms)
         means = {name: batch.mean(values) for name, values in losses.items()}
         return self.descent.descend(means, step=self.step)
 

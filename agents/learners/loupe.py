@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
-from activemri.agents.order import FixedOrder, order_of
+from activemri.agents.order import Order, order_of
 from activemri.agents.relaxations import SoftMasks, draw, lines_of
 from activemri.reconstruction.zero_filled import ZeroFilled
 
@@ -73,7 +73,7 @@ class LoupeLearner:
             report(loss=loss)
         return {"loss": total / n_steps}
 
-    def policy(self) -> FixedOrder:
+    def policy(self) -> Order:
         problem, geometry = self.problem, self.scan.geometry
         started = geometry.center_lines(problem.scan.n_center_lines)
         useless = geometry.by_action(started, "all")
@@ -89,7 +89,7 @@ class LoupeLearner:
             data=problem.scans.name,
             n_scans=len(problem.scans),
         )
-        return FixedOrder(order, problem.name)
+        return replace(order, name=problem.name)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -109,13 +109,13 @@ class LoupeLearner:
         given, geometry = self.problem.warm_start, self.scan.geometry
         if given is None:
             return -self.settings.spread * geometry.frequency.float()
-        if not isinstance(given, FixedOrder):
+        if not isinstance(given, Order):
             raise ValueError(
                 "--warm-start: loupe begins with an order of lines (what it learned before, or "
                 f"'activemri train order'); got the policy {given.name!r}"
             )
         given.check(geometry)
-        rank = torch.tensor(given.order.actions, device=self.scan.device).argsort()
+        rank = torch.tensor(given.actions, device=self.scan.device).argsort()
         places = torch.linspace(0, 1, geometry.n_actions, device=rank.device)
         return -self.settings.spread * places[rank]
 

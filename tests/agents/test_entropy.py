@@ -61,23 +61,18 @@ def test_the_entropy_is_that_of_the_mixture_from_draws(spread: float) -> None:
     assert 0 <= above <= math.log(6) + 1e-9
 
 
-def test_both_forms_rank_like_the_summed_distances_if_sigma_is_large() -> None:
+def test_a_large_sigma_ranks_like_the_summed_distances() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(20, N_SAMPLES, 7, dtype=torch.float64, generator=generator)
     values *= torch.rand(20, 1, 1, dtype=torch.float64, generator=generator)
     distances = torch.stack([squared(v)[0, :, :, 0] for v in values], dim=-1)[None]
     expected = distances.sum(dim=(1, 2)).argsort(dim=1).tolist()
     assert mixture_entropy(distances, sigma=100.0).argsort(dim=1).tolist() == expected
-    assert mixture_entropy(distances, sigma=100.0, form="repo").argsort(dim=1).tolist() == expected
 
 
-def test_for_small_sigma_only_the_form_of_the_code_tells_distant_samples_apart() -> None:
+def test_for_a_small_sigma_distant_samples_count_alike() -> None:
     near, far = squared(torch.tensor([[0.0], [5.0]])), squared(torch.tensor([[0.0], [9.0]]))
     assert mixture_entropy(near, sigma=0.1) == mixture_entropy(far, sigma=0.1)
-    one, other = (mixture_entropy(d, sigma=0.1, form="repo") for d in (near, far))
-    assert float(one) == pytest.approx(2 * 25 / 0.02) and float(other) == pytest.approx(
-        2 * 81 / 0.02
-    )
 
 
 def seen(protocol: Scan, scans: list[Slice], *, seed: int = 0) -> View:
@@ -186,5 +181,3 @@ def test_a_reconstructor_that_is_always_sure_is_refused(
 def test_unusable_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="sigma above 0"):
         entropy_greedy(sigma=0.0)
-    with pytest.raises(ValueError, match="one of mixture, repo"):
-        entropy_greedy(form="other")  # type: ignore[arg-type]

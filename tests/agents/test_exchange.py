@@ -11,7 +11,7 @@ import torch
 from activemri.agents import oracles
 from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.oracles import ExchangeOracle, oracle
-from activemri.agents.order import FixedOrder, learn_lbcs_order
+from activemri.agents.order import fit_order
 from activemri.agents.policy import Policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
@@ -24,20 +24,22 @@ GEOMETRIES = [("columns", 1), ("columns", 2), ("columns", 3), ("points", 1), ("r
 GEOMETRIES += [("conjugate-columns", 1), ("conjugate-columns", 2)]
 
 
-@pytest.mark.parametrize(("geometry", "lines"), GEOMETRIES)
-@pytest.mark.parametrize("metric", ["ssim", "mse"])
+@pytest.mark.parametrize(
+    ("geometry", "lines", "metric"),
+    [*((*one, "ssim") for one in GEOMETRIES), ("columns", 2, "mse"), ("points", 1, "mse")],
+)
 def test_the_final_score_is_not_below_either_start(
     make_scan: MakeScan, make_protocol: MakeProtocol, geometry: str, lines: int, metric: str
 ) -> None:
     protocol = make_protocol(geometry, lines_per_action=lines, budget=6)
-    scans = [make_scan(seed) for seed in range(4)]
-    order = learn_lbcs_order(protocol, [make_scan(9), make_scan(8)], metric=metric)
+    scans = [make_scan(seed) for seed in range(3)]
+    order = fit_order("lbcs", protocol, [make_scan(9), make_scan(8)], metric=metric)
     sign = 1 if metric == "ssim" else -1
 
     def final(policy: Policy) -> torch.Tensor:
         return sign * rollout(protocol, policy, scans).scores[metric][:, -1]
 
-    for start, given in ((FixedOrder(order, "lbcs"), order), (low_frequency_first(), None)):
+    for start, given in ((order, order), (low_frequency_first(), None)):
         best = torch.maximum(final(oracle(metric)), final(start))
         found = final(ExchangeOracle(metric, given))
         assert bool((found >= best - 1e-6 * best.abs()).all())

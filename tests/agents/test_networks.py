@@ -19,7 +19,6 @@ from activemri.agents.networks import (
     VarNetNetwork,
     load_policy,
     make_network,
-    most_layers,
 )
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice
@@ -167,8 +166,8 @@ def test_the_evaluator_scores_the_image_and_its_mask() -> None:
     image = torch.complex(one["image"][:, 0], one["image"][:, 1])
     torch.testing.assert_close(made(one), made.evaluator(image, one["mask"].bool()))
     for width, layers in ((368, 4), (16, 4), (15, 3), (4, 2)):
-        assert most_layers(width) == layers
-        EvaluatorNetwork(width, channels=1, layers=layers)
+        columns = make_geometry("columns", (8, width))
+        assert make_network("evaluator", columns, FRAME, channels=1).settings["layers"] == layers
 
 
 def test_a_schedule_counts_lines_for_any_budget() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from activemri.agents.networks import LearnedPolicy, LineNetwork
 from activemri.agents.oracles import ExchangeOracle, oracle
-from activemri.agents.order import FixedOrder, order_of
+from activemri.agents.order import order_of
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout
@@ -37,7 +37,7 @@ def test_policies_are_refused_by_geometries_that_they_cannot_play(
     order = order_of("mine", [3], scan, metric="ssim", data="here", n_scans=1)
     network = LineNetwork(N_FEATURES, 13, channels=2, blocks=1)
     policies: list[Policy] = [
-        FixedOrder(order, "mine"),
+        order,
         LearnedPolicy(network, "mine", Frame((9, 13), (9, 13), 1, 13)),
         make_policy("uncertainty-greedy"),
     ]

@@ -10,7 +10,7 @@ import torch
 from activemri.agents import heuristic
 from activemri.agents.adaptive import uncertainty_greedy
 from activemri.agents.oracles import ExchangeOracle, oracle
-from activemri.agents.order import LEARNERS, FixedOrder
+from activemri.agents.order import KINDS, fit_order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout
@@ -73,12 +73,12 @@ def test_what_the_scanner_objects_to_is_measured_again_until_it_is_clean() -> No
 
 
 @pytest.mark.parametrize("kind", ARTEFACTS)
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", KINDS)
 def test_orders_are_learned_and_begun_anew(learner: str, kind: str) -> None:
     acquisition = scan_with(ARTEFACTS[kind], budget=20)
-    order = LEARNERS[learner](acquisition, scans(3), n_lines=20)
+    order = fit_order(learner, acquisition, scans(3), n_lines=20)
     assert sorted(order.actions) == list(range(14))
-    taken = rollout(acquisition, FixedOrder(order, learner), scans(1)).actions[0].tolist()
+    taken = rollout(acquisition, order, scans(1)).actions[0].tolist()
     started = (6, 7, 8)
     assert taken[:11] == [action for action in order.actions if action not in started]
     assert taken[11:] == list(order.actions[:9])

@@ -15,7 +15,7 @@ def test_a_policy_that_ships_beats_low_frequency_first_on_validation_phantoms(na
     assert policy.name == name
     scans = open_dataset("phantom", split="val", matrix_size=128)
     task = EnvOptions(data=scans, reconstructor="cresnet", budget=12, metrics=("ssim",))
-    slices = [scans[index] for index in (0, 9, 18, 27)]
+    slices = [scans[index] for index in (0, 18)]
     ours, theirs = (
         rollout(task.scan(scans), one, slices).area("ssim").mean()
         for one in (policy, heuristic.low_frequency_first())

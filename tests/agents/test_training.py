@@ -17,7 +17,7 @@ from activemri.agents import learners
 from activemri.agents.heuristic import low_frequency_first
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout
 from activemri.agents.training import (
@@ -69,10 +69,10 @@ class ScriptedLearner:
                 raise KeyboardInterrupt
         return {"loss": 1.0 / self.step}
 
-    def policy(self) -> FixedOrder:
+    def policy(self) -> Order:
         geometry = self.problem.scan.geometry
         outwards = geometry.frequency.argsort(stable=True).tolist()
-        order = Order(
+        return Order(
             kind="scripted",
             actions=tuple(outwards if self.step in self.settings.good else reversed(outwards)),
             n_learned=len(outwards),
@@ -83,8 +83,8 @@ class ScriptedLearner:
             reconstructor="zero-filled",
             data="scans",
             n_scans=len(self.problem.scans),
+            name=self.problem.name,
         )
-        return FixedOrder(order, self.problem.name)
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -282,8 +282,8 @@ def test_a_learner_of_the_users_own_trains_and_is_continued(
     status, said, _ = run(line, capsys)
     assert status == 0 and said.startswith(f"{tmp_path / 'run' / 'best'}: best after ")
     policy = make_policy(tmp_path / "run")
-    assert isinstance(policy, FixedOrder) and policy.name == "run"
-    assert f"train policy --algo {__name__}:Scripted " in str(policy.order.info["command"])
+    assert isinstance(policy, Order) and policy.name == "run"
+    assert f"train policy --algo {__name__}:Scripted " in str(policy.info["command"])
     status, _, error = run(line, capsys)
     assert status == 2 and "add --resume to continue it, or choose another --out" in error
     status, _, error = run(f"{line} --resume --budget 2", capsys)

@@ -22,8 +22,7 @@ from activemri.benchmark.calibrate import (
 from activemri.benchmark.calibration import NUMBERS, Case, measure
 from activemri.envs.protocol import ScanProtocol
 from activemri.reconstruction.cresnet import CResNet
-from activemri.reconstruction.dropout import MonteCarloDropout
-from activemri.reconstruction.ensemble import Ensemble
+from activemri.reconstruction.ensemble import Ensemble, MonteCarloDropout
 from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.reconstructor import Reconstruction
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor

@@ -53,18 +53,6 @@ def test_metrics_equal_scikit_image(size: tuple[int, int], scale: float) -> None
             assert ours[name].dtype == torch.float64
 
 
-@sizes
-def test_volume_scores_equal_fastmri_evaluate(size: tuple[int, int]) -> None:
-    from fastmri import evaluate
-
-    image, target = pair(size)
-    ours = metrics.volume_scores(image, target)
-    x, y = image.double().numpy(), target.double().numpy()
-    for name in ("mse", "nmse", "psnr", "ssim"):
-        theirs = float(np.squeeze(getattr(evaluate, name)(y, x)))
-        assert ours[name] == pytest.approx(theirs, rel=1e-6), name
-
-
 def test_one_slice_with_its_own_range_is_fastmri_evaluate_of_that_slice() -> None:
     from fastmri import evaluate
 
@@ -102,18 +90,6 @@ def test_scores_of_a_region_equal_scikit_image_and_numpy(size: tuple[int, int]) 
         assert ours[i].item() == pytest.approx(values[inner][within[inner]].mean(), rel=1e-6)
         expected = ((x - y)[within] ** 2).sum() / (y[within] ** 2).sum()
         assert error[i].item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_slice_and_volume_range_have_different_names() -> None:
-    assert {m.name for m in metrics.METRICS.values() if m.data_range == "slice"} == {
-        "ssim",
-        "psnr",
-        "roi_ssim",
-    }
-    assert {m.name for m in metrics.METRICS.values() if m.data_range == "volume"} == {
-        "ssim_volume",
-        "psnr_volume",
-    }
 
 
 def test_higher_is_better_for_ssim_and_psnr_only() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from activemri.reconstruction.cresnet import CResNet
-from activemri.reconstruction.dropout import MonteCarloDropout
+from activemri.reconstruction.ensemble import MonteCarloDropout
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.reconstruction.cresnet import CResNet
 from activemri.reconstruction.ensemble import Ensemble, pooled
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
@@ -72,13 +71,6 @@ def test_samples_of_nested_ensembles_are_all_there() -> None:
     result = Ensemble([Ensemble([a, b]), c])(nothing())
     assert result.samples is not None
     assert torch.equal(result.samples, torch.stack(images(3), dim=1))
-
-
-def test_data_is_kept_only_if_every_member_keeps_it() -> None:
-    keeping = CResNet(2, blocks=1, residual_blocks=0)
-    losing = CResNet(2, blocks=1, residual_blocks=0, data_consistency=False)
-    assert Ensemble([keeping, ZeroFilled()]).keeps_data
-    assert not Ensemble([keeping, losing]).keeps_data
 
 
 def test_too_few_or_repeated_members_are_refused() -> None:

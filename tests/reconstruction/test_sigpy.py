@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from activemri.data.phantoms import PhantomDataset
+from activemri.reconstruction.compressed_sensing import TotalVariation, WaveletSensing
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
-from activemri.reconstruction.total_variation import TotalVariation
-from activemri.reconstruction.wavelet import WaveletSensing
 from tests.reconstruction.scans import nmse, on_grid
 
 WEIGHT = 2e-3

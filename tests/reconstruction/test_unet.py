@@ -1,9 +1,10 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
+from activemri.reconstruction.image_channels import to_channels
 from activemri.reconstruction.reconstructor import Measurement
-from activemri.reconstruction.unet import UNet
+from activemri.reconstruction.unet import UNet, refine
 from tests.reconstruction.scans import on_grid
 
 
@@ -33,10 +34,9 @@ def test_an_untrained_network_gives_the_zero_filled_image() -> None:
 @torch.no_grad()
 def test_the_network_gives_an_image_the_same_bits_in_every_batch() -> None:
     network = small_unet()
-    images = measurement(5).zero_filled
-    together = network._refine(images)
-    assert torch.equal(network._refine(images[3:4])[0], together[3])
-    assert torch.equal(network._refine(images.flip(0)).flip(0), together)
+    scans = measurement(5)
+    together = network(scans).image
+    assert torch.equal(network(scans.of_scan(3)).image[0], together[3])
 
 
 @torch.no_grad()
@@ -59,12 +59,14 @@ def test_training_in_whole_batches_computes_what_evaluation_does_one_by_one() ->
 
 @torch.no_grad()
 def test_an_odd_size_is_padded_with_black_on_both_sides_and_cropped_back() -> None:
-    network = small_unet()
-    channels = torch.randn(1, 2, 13, 18, generator=torch.Generator().manual_seed(2))
+    network, seen = nn.Identity(), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    generator = torch.Generator().manual_seed(2)
+    image = torch.randn(1, 13, 18, dtype=torch.complex64, generator=generator)
     framed = torch.zeros(1, 2, 16, 20)
-    framed[..., 1:14, 1:19] = channels
-    expected: Tensor = network.network(framed)
-    assert torch.equal(network._padded(channels), expected[..., 1:14, 1:19])
+    framed[..., 1:14, 1:19] = to_channels(image)
+    assert torch.equal(refine(network, image, 2), image)
+    assert torch.equal(seen[0], framed)
 
 
 def test_every_weight_gets_a_gradient() -> None:

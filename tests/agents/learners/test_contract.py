@@ -16,7 +16,7 @@ import torch
 
 from activemri.agents.learners import LEARNERS, find_learner, learner_name
 from activemri.agents.networks import LearnedPolicy
-from activemri.agents.order import FixedOrder
+from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout
 from activemri.data.slices import SliceList
@@ -72,8 +72,8 @@ def learned(algo: str) -> tuple[Any, bytes]:
 def weights(policy: Any) -> Mapping[str, Any]:
     if isinstance(policy, LearnedPolicy):
         return policy.network.state_dict()
-    assert isinstance(policy, FixedOrder)
-    return {"actions": torch.tensor(policy.order.actions)}
+    assert isinstance(policy, Order)
+    return {"actions": torch.tensor(policy.actions)}
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -152,8 +152,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(algo: str) -> None:
 def test_a_warm_start_is_where_learning_begins(algo: str) -> None:
     policy, _ = learned(algo)
     learner = begun(algo, problem(warm_start=policy))
-    if isinstance(policy, FixedOrder):
-        assert learner.policy().order.actions == policy.order.actions
+    if isinstance(policy, Order):
+        assert learner.policy().actions == policy.actions
         return
     torch.testing.assert_close(weights(learner.policy()), weights(policy), rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"--warm-start: .* 'random'"):

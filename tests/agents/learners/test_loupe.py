@@ -6,7 +6,7 @@ import pytest
 from activemri.agents import heuristic
 from activemri.agents.learners.learner import Problem
 from activemri.agents.learners.loupe import Loupe, LoupeLearner
-from activemri.agents.order import FixedOrder, Order
+from activemri.agents.order import Order
 from activemri.agents.registry import make_policy
 from tests.agents.learners.problems import CENTER, STRONG, problem
 
@@ -17,15 +17,15 @@ def learner(place: Problem | None = None) -> LoupeLearner:
 
 def test_its_order_begins_with_the_lines_that_hold_the_energy() -> None:
     made = learner()
-    assert set(made.policy().order.actions[:2]) != set(STRONG)
+    assert set(made.policy().actions[:2]) != set(STRONG)
     made.learn(60)
-    order = made.policy().order
+    order = made.policy()
     assert set(order.actions[:2]) == set(STRONG)
     assert (order.kind, order.n_learned, order.n_scans) == ("loupe", 2, 6)
 
 
 def test_lines_of_the_start_never_lead_the_order() -> None:
-    order = learner(problem(budget=None)).policy().order
+    order = learner(problem(budget=None)).policy()
     assert order.n_learned == 14
     assert set(order.actions[-2:]) == set(CENTER)
 
@@ -33,7 +33,7 @@ def test_lines_of_the_start_never_lead_the_order() -> None:
 def test_an_echo_train_counts_as_one_action() -> None:
     made = learner(problem(budget=3, lines_per_action=2))
     made.learn(60)
-    order = made.policy().order
+    order = made.policy()
     assert {line // 2 for line in STRONG} == {order.actions[0]}
     assert (order.n_learned, order.lines_per_action) == (1, 2)
     with pytest.raises(ValueError, match="got the policy 'random'"):
@@ -45,11 +45,11 @@ def test_its_order_is_read_wherever_a_policy_is_named(tmp_path: Path) -> None:
     policy.save(tmp_path / "best", info={"command": "activemri train policy"})
     for name in (tmp_path, tmp_path / "best.json"):
         loaded = make_policy(name)
-        assert isinstance(loaded, FixedOrder)
-        assert loaded.order == policy.order
+        assert isinstance(loaded, Order)
+        assert loaded == policy
         assert loaded.name == tmp_path.name
-        assert loaded.order.info == {"command": "activemri train policy"}
+        assert loaded.info == {"command": "activemri train policy"}
     record = json.loads((tmp_path / "best.json").read_text())
     del record["info"]  # as orders were written before they had one
     (tmp_path / "best.json").write_text(json.dumps(record))
-    assert Order.load(tmp_path / "best.json") == policy.order
+    assert Order.load(tmp_path / "best.json") == policy
