@@ -18,24 +18,18 @@ class Batched:
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """Some of the scans, copied; bool or int64 (n,), or a list of numbers."""
 
-        def some(value: Tensor) -> Tensor:
-            return value[torch.as_tensor(rows, device=value.device)]
-
         def listed(value: list[Any]) -> list[Any]:
-            return [
-                value[i] for i in torch.arange(len(value))[torch.as_tensor(rows).cpu()].tolist()
-            ]
+            numbers = torch.arange(len(value))[torch.as_tensor(rows).cpu()]
+            return [value[number] for number in numbers.tolist()]
 
-        return self.rowwise(some, listed)
+        return self.rowwise(lambda x: x[torch.as_tensor(rows, device=x.device)], listed)
 
     def clone(self) -> Self:
         """A copy that shares what never changes."""
         copies: dict[int, Tensor] = {}  # what is one tensor stays one
-
-        def copied(value: Tensor) -> Tensor:
-            return copies.setdefault(id(value), value.clone())
-
-        return self.rowwise(copied, list, skip_fixed=True)
+        return self.rowwise(
+            lambda value: copies.setdefault(id(value), value.clone()), list, skip_fixed=True
+        )
 
     def put(self, rows: Sequence[int], other: Self) -> None:
         """Replace some of the scans by those of another record, in place."""

@@ -26,15 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Contents of a checkpoint.
-
-    Attributes:
-        path: of both files, without suffix.
-        kind: name of the network in its registry.
-        settings: arguments that rebuild the network.
-        state_dict: the weights.
-        info: how it was trained: data, matrix, metrics, package version, command.
-    """
+    """Contents of a checkpoint, see :func:`save`; the path is without suffix."""
 
     path: Path
     kind: str
@@ -79,7 +71,7 @@ def save(
         kind: name of the network in its registry.
         settings: arguments that rebuild it; anything JSON can hold.
         state_dict: the weights.
-        info: how it was trained; the package version is added.
+        info: how it was trained (data, matrix, metrics, command); the package version is added.
 
     Returns:
         The path without suffix.
@@ -99,11 +91,8 @@ def save(
         "sha256": digest(weights),
         "info": {"package_version": __version__, **info},
     }
-    files = {
-        _beside(stem, _WEIGHTS): weights,
-        _beside(stem, _JSON): (json.dumps(described, indent=2) + "\n").encode(),
-    }
-    write_together(files)
+    text = json.dumps(described, indent=2) + "\n"
+    write_together({Path(f"{stem}{_WEIGHTS}"): weights, Path(f"{stem}{_JSON}"): text.encode()})
     return stem
 
 
@@ -120,9 +109,38 @@ def load(path: str | Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    stem = find(path)
-    weights = _beside(stem, _WEIGHTS).read_bytes()
-    described = _description(stem, digest(weights))
+    stem = without_suffix(path)
+    if Path(path).is_dir():
+        names = sorted(p.stem for p in Path(path).glob(f"*{_WEIGHTS}"))
+        if "best" not in names and len(names) != 1:
+            raise CheckpointError(
+                f"expected one checkpoint, or one called 'best', in the folder {path}; "
+                f"found {', '.join(names) or 'none'}"
+            )
+        stem = Path(path) / ("best" if "best" in names else names[0])
+    file, about = Path(f"{stem}{_WEIGHTS}"), Path(f"{stem}{_JSON}")
+    if not file.is_file() and not about.is_file():
+        raise CheckpointError(
+            f"found no checkpoint at {path}: expected {file.name} and {about.name} in {stem.parent}"
+        )
+    # The second one if a save was cut between its two renames.
+    abouts = [one for one in (about, Path(f"{about}{NEXT}")) if one.is_file()]
+    if not file.is_file() or not abouts:
+        here, gone = (file, about) if file.is_file() else (about, file)
+        raise CheckpointError(
+            f"half of the checkpoint is missing: {here} is there, {gone} is not; copy both files"
+        )
+    weights = file.read_bytes()
+    for one in abouts:
+        described = _parsed(one)
+        if described["sha256"] == digest(weights):
+            break
+    else:
+        raise CheckpointError(
+            f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
+            f"expected SHA-256 {described['sha256']}, found {digest(weights)}; the file was cut "
+            "off or changed"
+        )
     try:
         state_dict = from_bytes(weights)
     except SafetensorError as error:
@@ -130,61 +148,10 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(stem, described["kind"], described["settings"], state_dict, described["info"])
 
 
-def find(path: str | Path) -> Path:
-    """The path without suffix of the checkpoint that `path` means (see :func:`load`)."""
-    stem = without_suffix(path)
-    if Path(path).is_dir():
-        stem = _only_one_in(Path(path))
-    has_weights = _beside(stem, _WEIGHTS).is_file()
-    has_json = _beside(stem, _JSON).is_file()
-    if has_weights and not has_json:  # the first save was cut between its two renames
-        has_json = _beside(stem, _JSON + NEXT).is_file()
-    if not has_weights and not has_json:
-        raise CheckpointError(
-            f"found no checkpoint at {path}: expected {stem.name}{_WEIGHTS} and {stem.name}{_JSON} "
-            f"in {stem.parent}"
-        )
-    if not (has_weights and has_json):
-        here, gone = (_WEIGHTS, _JSON) if has_weights else (_JSON, _WEIGHTS)
-        raise CheckpointError(
-            f"half of the checkpoint is missing: {stem}{here} is there, {stem}{gone} is not; "
-            "copy both files"
-        )
-    return stem
-
-
 def without_suffix(path: str | Path) -> Path:
     """The part that the paths of both files of a checkpoint share."""
     path = Path(path)
     return path.with_suffix("") if path.suffix in (_WEIGHTS, _JSON) else path
-
-
-def _only_one_in(folder: Path) -> Path:
-    names = sorted(p.stem for p in folder.glob(f"*{_WEIGHTS}"))
-    if "best" in names:
-        return folder / "best"
-    if len(names) != 1:
-        raise CheckpointError(
-            f"expected one checkpoint, or one called 'best', in the folder {folder}; "
-            f"found {', '.join(names) or 'none'}"
-        )
-    return folder / names[0]
-
-
-def _description(stem: Path, found_hash: str) -> dict[str, Any]:
-    """The JSON file that belongs to weights with this hash."""
-    expected = "nothing"
-    for extra in ("", NEXT):  # the second one if a save was cut between its two renames
-        path = _beside(stem, _JSON + extra)
-        if path.is_file():
-            described = _parsed(path)
-            expected = str(described["sha256"])
-            if expected == found_hash:
-                return described
-    raise CheckpointError(
-        f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
-        f"expected SHA-256 {expected}, found {found_hash}; the file was cut off or changed"
-    )
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -202,7 +169,3 @@ def _parsed(path: Path) -> dict[str, Any]:
             f"reads up to {FORMAT_VERSION}: install a newer one"
         )
     return dict(described)
-
-
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)

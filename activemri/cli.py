@@ -1,4 +1,4 @@
-"""The command line: one table of commands, a settings dataclass and a function each.
+"""The command line: one table of commands, a function each, which takes a settings dataclass.
 
 Mistakes of the user (a value that makes no sense, a file that is missing or broken, a folder that
 cannot be written, an extra that is not installed) end with one line and status 2. Anything else
@@ -10,10 +10,11 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import activemri
@@ -25,11 +26,11 @@ class Command:
 
     Attributes:
         summary: one line for the list of commands.
-        settings: "module:class" of a frozen dataclass whose defaults work, imported when it is
-            needed. Its field `protocol`, if there is one, takes ``--env ID``, its field `learner`
-            ``--algo NAME``. A method ``adapted(given)`` gives the same settings with defaults that
-            depend on other options: ``given(name)`` is the text of one, or None.
-        run: "module:function" that takes the settings and gives what is to be printed, or None.
+        run: "module:function" that gives what is to be printed, or None, imported when it is
+            needed. The annotation of its first argument is a frozen dataclass of settings whose
+            defaults work. Its field `protocol`, if there is one, takes ``--env ID``, its field
+            `learner` ``--algo NAME``. A method ``adapted(given)`` gives the same settings with
+            defaults that depend on other options: ``given(name)`` is the text of one, or None.
         interrupted: how to go on after an interruption.
         is_swept: its function takes scans to learn from and to validate with, and gives a score.
         sweeps: such a command follows; its name, settings and function go into the fields
@@ -37,7 +38,6 @@ class Command:
     """
 
     summary: str
-    settings: str
     run: str
     interrupted: str = ""
     is_swept: bool = False
@@ -50,104 +50,75 @@ _RESUME = "start the same command with --resume to continue"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "acquire phantom scans with policies of each kind, and report",
-        "activemri.benchmark.demo:DemoSettings",
         "activemri.benchmark.demo:run_demo",
     ),
     "benchmark": Command(
         "compare policies and reconstructors on the scans of one split",
-        "activemri.benchmark.plan:BenchmarkSettings",
         "activemri.benchmark.run:run_benchmark",
         _AGAIN,
     ),
     "calibrate": Command(
         "recalibrate a reconstructor's uncertainty, and report",
-        "activemri.benchmark.calibrate:CalibrateSettings",
         "activemri.benchmark.calibrate:run_calibration",
     ),
     "curves": Command(
         "draw learning curves of trainings",
-        "activemri.benchmark.learning_curves:CurvesSettings",
         "activemri.benchmark.learning_curves:draw_learning_curves",
     ),
     "train reconstructor": Command(
         "train a reconstructor",
-        "activemri.training.reconstructor:TrainReconstructorSettings",
         "activemri.training.reconstructor:train_reconstructor",
         _RESUME,
         is_swept=True,
     ),
     "train joint": Command(
         "train a reconstructor and its evaluator",
-        "activemri.training.joint:TrainJointSettings",
         "activemri.training.joint:train_joint",
         _RESUME,
         is_swept=True,
     ),
-    "train order": Command(
-        "learn a fixed order of actions",
-        "activemri.agents.order:TrainOrderSettings",
-        "activemri.agents.order:train_order",
-    ),
+    "train order": Command("learn a fixed order of actions", "activemri.agents.order:train_order"),
     "train policy": Command(
-        "train a policy",
-        "activemri.agents.training:TrainPolicySettings",
-        "activemri.agents.training:run_training",
-        _RESUME,
-        is_swept=True,
+        "train a policy", "activemri.agents.training:run_training", _RESUME, is_swept=True
     ),
     "train alternating": Command(
         "train a policy and a reconstructor in turns",
-        "activemri.training.alternating:TrainAlternatingSettings",
         "activemri.training.alternating:train_alternating",
         _RESUME,
     ),
     "demonstrate": Command(
         "write down what actions would gain, by an oracle",
-        "activemri.agents.learners.demonstrations:DemonstrateSettings",
         "activemri.agents.learners.demonstrations:demonstrate",
     ),
     "sweep": Command(
         "train over folds of subjects, values of settings, or in search of the best ones",
-        "activemri.training.sweep:SweepSettings",
         "activemri.training.sweep:run_sweep",
         _RESUME,
         sweeps=True,
     ),
     "data inspect": Command(
         "list files, subjects, shapes and problems of a data folder",
-        "activemri.data.inspection:InspectSettings",
         "activemri.data.inspection:run_inspection",
     ),
     "data split": Command(
-        "split subjects into train, val and test",
-        "activemri.data.splits:SplitSettings",
-        "activemri.data.splits:draw_split_file",
+        "split subjects into train, val and test", "activemri.data.splits:draw_split_file"
     ),
     "data convert": Command(
         "convert scans of any format to the one that is read fastest",
-        "activemri.data.conversion:ConvertSettings",
         "activemri.data.conversion:convert",
         _AGAIN,
     ),
     "data card": Command(
-        "describe a data folder in a document",
-        "activemri.data.inspection:CardSettings",
-        "activemri.data.inspection:write_card",
+        "describe a data folder in a document", "activemri.data.inspection:write_card"
     ),
     "throughput": Command(
-        "measure steps a second",
-        "activemri.benchmark.throughput:ThroughputSettings",
-        "activemri.benchmark.throughput:run_throughput",
+        "measure steps a second", "activemri.benchmark.throughput:run_throughput"
     ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    Args:
-        arguments: what follows the program's name; None means ``sys.argv[1:]``.
-    """
+    """Run one command, by default that of ``sys.argv[1:]``, and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(f"activemri {activemri.__version__}")
@@ -158,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     try:
         settings = parse(name, arguments[len(name.split()) :])
-        result = _load(command.run)(settings)
+        result = load(command)[0](settings)
         if result is not None and os.environ.get("RANK", "0") == "0":  # torchrun: the first speaks
             print(result)
         sys.stdout.flush()
@@ -170,9 +141,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("ACTIVEMRI_TRACEBACK") or _is_ours(error):
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else None
+        ours = missing is not None and missing.split(".")[0] == "activemri"  # no extra would help
+        if os.environ.get("ACTIVEMRI_TRACEBACK") or ours:
             raise
-        print(f"activemri: error: {_one_line(error)}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            message = f"{error.filename}: {error.strerror}"  # without the number
+        message = " ".join(message.split()) or type(error).__name__
+        if missing is not None and "activemri[" not in message:
+            message += '; pip install "activemri[all]" installs everything that a command may need'
+        print(f"activemri: error: {message}", file=sys.stderr)
         return 2
     return 0
 
@@ -190,18 +169,22 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     import tyro
 
     command = COMMANDS[name]
-    own, arguments = _take("import", arguments, known={"import"}, field="import")
+    own, arguments = _take("import", arguments)
     if own is not None:
         from activemri import plugins
 
         plugins.load_module(own, what="--import")
-    settings = _load(command.settings)
+    settings = load(command)[1]
     inner: dict[str, Any] = {}
     if command.sweeps:
         arguments, inner = _split(name, arguments)
     known = {field.name for field in fields(settings)}
     default: Any = settings() if {"protocol", "learner"} & known else None
-    env, rest = _take("env", arguments, known=known, field="protocol")
+    env, rest = _take("env", arguments)
+    algo, rest = _take("algo", rest)
+    for option, value, field in (("env", env, "protocol"), ("algo", algo, "learner")):
+        if value is not None and field not in known:
+            raise ValueError(f"this command takes no --{option}")
     if env is not None:
         from activemri.registration import find_protocol
 
@@ -209,13 +192,12 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         if "split" not in protocol.changes:  # a command has a split of its own
             protocol = replace(protocol, split=default.protocol.split)
         default = replace(default, protocol=protocol)
-    algo, rest = _take("algo", rest, known=known, field="learner")
     if algo is not None:
         from activemri.agents.learners import find_learner
 
         default = replace(default, learner=find_learner(algo)())
     if hasattr(default, "adapted"):
-        default = default.adapted(lambda option: _value_of(option, rest))
+        default = default.adapted(lambda option: _take(option, rest)[0])
     given = {} if default is None else {"default": default}
     shown = io.StringIO()
     try:
@@ -224,16 +206,13 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     except SystemExit as error:
         if not error.code:  # help
             raise
-        raise ValueError(_unboxed(shown.getvalue())) from None
+        # The message is in a box that tyro draws, of lines or of ASCII.
+        box = shown.getvalue().splitlines()[1:]
+        words = " ".join(re.sub(r"[─-]{4,}|[╭╮╰╯│|+]", " ", line).strip("─ ") for line in box)
+        words = re.split("Argument helptext:|For full helptext", " ".join(words.split()))[0]
+        words = words.removeprefix("Error parsing ").strip()
+        raise ValueError(f"{words}; --help shows all options") from None
     return replace(parsed, **inner) if inner else parsed
-
-
-def _unboxed(text: str) -> str:
-    """The message in a box that tyro draws, of lines or of ASCII."""
-    lines = [re.sub(r"[─-]{4,}|[╭╮╰╯│|+]", " ", line).strip("─ ") for line in text.splitlines()]
-    words = " ".join(" ".join(lines[1:]).split())
-    words = re.split("Argument helptext:|For full helptext", words)[0]
-    return f"{words.removeprefix('Error parsing ').strip()}; --help shows all options"
 
 
 def _named_first(arguments: Sequence[str]) -> str | None:
@@ -247,34 +226,20 @@ def _split(name: str, arguments: Sequence[str]) -> tuple[Sequence[str], dict[str
         inner = _named_first(arguments[place:])
         if inner is not None and COMMANDS[inner].is_swept:
             base = parse(inner, arguments[place + len(inner.split()) :])
-            train = _load(COMMANDS[inner].run)
-            return arguments[:place], {"command": inner, "base": base, "train": train}
+            known = {"command": inner, "base": base, "train": load(COMMANDS[inner])[0]}
+            return arguments[:place], known
     if {"-h", "--help"} & set(arguments):
         return arguments, {}
     trainings = ", ".join(n for n, command in COMMANDS.items() if command.is_swept)
     raise ValueError(f"activemri {name}: expected a command to {name}, one of {trainings}")
 
 
-def _value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """The text that follows an option, if it is given."""
-    name = f"--{option.replace('_', '-')}"
-    for place, word in enumerate(arguments):
-        head, equals, value = word.partition("=")
-        if head.replace("_", "-") == name:
-            return value if equals else next(iter(arguments[place + 1 : place + 2]), None)
-    return None
-
-
-def _take(
-    option: str, arguments: Sequence[str], *, known: set[str], field: str
-) -> tuple[str | None, list[str]]:
-    """The value of an option that names the default of a field, and the other arguments."""
+def _take(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The text that follows an option, if it is given, and the other arguments."""
     for place, word in enumerate(arguments):
         head, equals, value = word.partition("=")
         if head != f"--{option}":
             continue
-        if field not in known:
-            raise ValueError(f"this command takes no --{option}")
         after = place + 1 if equals else place + 2
         if after > len(arguments):
             raise ValueError(f"--{option}: expected a name")
@@ -299,26 +264,11 @@ def _show_commands(arguments: Sequence[str]) -> int:
     return 0 if asked else 2
 
 
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
-
-
-def _is_ours(error: Exception) -> bool:
-    """True if a module of this package is missing: no extra would help."""
-    name = error.name if isinstance(error, ModuleNotFoundError) else None
-    return name is not None and name.split(".")[0] == "activemri"
-
-
-def _one_line(error: Exception) -> str:
-    """The error's message on one line, with the way out where an extra is missing."""
-    message = str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        message = f"{error.filename}: {error.strerror}"  # without the number
-    message = " ".join(message.split()) or type(error).__name__
-    if isinstance(error, ModuleNotFoundError) and "activemri[" not in message:
-        message += '; pip install "activemri[all]" installs everything that a command may need'
-    return message
+def load(command: Command) -> tuple[Callable[[Any], Any], type]:
+    """The function of a command, and the class of its settings."""
+    module, _, name = command.run.partition(":")
+    run = getattr(import_module(module), name)
+    return run, next(iter(signature(run).parameters.values())).annotation
 
 
 if __name__ == "__main__":

@@ -10,21 +10,15 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """The device of that name, if this machine has it.
-
-    Raises:
-        ValueError: for a name that is none, or a device that is not there; the message lists those
-            that are.
-    """
+    """The device of that name, if this machine has it; else a ValueError lists those it has."""
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:  # also: torch's words for an unknown name
-        raise _refusal(device) from error
-    if found.type == "cpu" and found.index in (None, 0):
+    except (RuntimeError, TypeError):  # torch's words for an unknown name
+        found = None
+    if found is not None and f"{found.type}:{found.index or 0}" in ("cpu:0", *_accelerators()):
         return found
-    if found.type not in _accelerators() or (found.index or 0) >= _accelerators()[found.type]:
-        raise _refusal(device)
-    return found
+    there = ", ".join(["cpu", *_accelerators()])
+    raise ValueError(f"device {str(device)!r} cannot be used here; there is: {there}")
 
 
 def seeded(make: Callable[[], N], seed: int) -> N:
@@ -34,15 +28,8 @@ def seeded(make: Callable[[], N], seed: int) -> N:
         return make()
 
 
-def _accelerators() -> dict[str, int]:
-    """Number of devices of each kind, the CPU aside."""
-    counts = {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
-    counts["mps"] = int(torch.backends.mps.is_available())
-    return {name: count for name, count in counts.items() if count}
-
-
-def _refusal(device: object) -> ValueError:
-    there = ["cpu"]
-    for name, count in _accelerators().items():
-        there += [f"{name}:{index}" for index in range(count)]
-    return ValueError(f"device {str(device)!r} cannot be used here; there is: {', '.join(there)}")
+def _accelerators() -> list[str]:
+    """Names of all devices, the CPU aside."""
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = [f"cuda:{index}" for index in range(n_gpus)]
+    return [*there, "mps:0"] if torch.backends.mps.is_available() else there

@@ -26,36 +26,12 @@ _SLOPE = 0.2  # of the leaky ReLUs
 _KERNEL, _STRIDE = 4, 2
 
 
-def spectral_maps(image: Tensor) -> Tensor:
-    """The images that the single lines of k-space make: they add up to the image.
-
-    M_i = F^-1 (1_i K) has rank one: M_i(h, w) = k_i(h) exp(2 pi i (i - c)(w - c) / W) / sqrt(W),
-    where k_i(h) is column i of k-space after the inverse transform along the readout, that is, of
-    the image's transform along the width. One transform therefore gives all maps.
-
-    Args:
-        image: complex, (batch, height, width).
-
-    Returns:
-        complex, (batch, width, height, width): for every line its map.
-    """
-    lines = fourier.fft(image, (-1,))
-    waves = _waves(image.shape[-1], image.shape[-1], image.device)
-    return lines.transpose(1, 2).unsqueeze(-1) * waves[:, None, :]
-
-
 def column_errors(image: Tensor, reference: Tensor) -> Tensor:
     """1/2 H^-1 sum over rows of |K^_i - K_i|^2, in units of the reference's mean square.
 
     With K^ = K = 0 outside column i that is half the column's contribution to NMSE, times the
-    number of columns.
-
-    Args:
-        image: reconstruction, complex (batch, height, width).
-        reference: fully sampled image, the same shape.
-
-    Returns:
-        float (batch, width).
+    number of columns. Reconstruction and fully sampled image are complex (batch, height, width),
+    errors float (batch, width).
     """
     difference = fourier.fft(image - reference, (-1,))  # unitary along the rows: sums are equal
     unit = reference.abs().square().mean(dim=(-2, -1)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -63,28 +39,24 @@ def column_errors(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def kernel_targets(errors: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
-    """Targets of the evaluator for a reconstruction: exp(-gamma error), 1 where acquired.
-
-    Args:
-        errors: of :func:`column_errors`, (batch, line).
-        mask: True where acquired, bool (batch, line).
-        gamma: how fast scores fall with the error.
-    """
+    """Targets of the evaluator, (batch, line): exp(-gamma error), and 1 where acquired."""
     return torch.exp(-gamma * errors).masked_fill(mask, 1.0)
 
 
 class Evaluator(nn.Module):
     """A score for every k-space line: near 1 if it looks as in a fully sampled image.
 
-    Spectral maps of the reconstruction and an embedding of the mask go through strided 4 x 4
-    convolutions (the first without normalisation) and an average over all pixels to one score a
-    line, as in the paper. Ours differs: images are normalised by their root mean square and mean
-    phase; a small network along the lines (`line_channels`) refines the scores, seeing each
-    line's energy, which lines have been acquired, and both on the other side of k-space.
+    Spectral maps of the reconstruction (the images M_i = F^-1 (1_i K) that single lines of k-space
+    make) and an embedding of the mask go through strided 4 x 4 convolutions (the first without
+    normalisation) and an average over all pixels to one score a line, as in the paper. Ours
+    differs: images are normalised by their root mean square and mean phase; a small network along
+    the lines (`line_channels`) refines the scores, seeing each line's energy, which lines have been
+    acquired, and both on the other side of k-space.
 
-    Because each map has rank one, the first convolution, by far the largest, needs no maps at all:
-    the sum over kernel columns becomes a product with a phase, which leaves one matrix product for
-    all maps together (see :meth:`_first_layer`). The result is that of the convolution.
+    Each map has rank one, M_i(h, w) = k_i(h) exp(2 pi i (i - c)(w - c) / W) / sqrt(W), where k_i is
+    line i of the image's transform along the width. So the first convolution, by far the largest,
+    needs no maps at all: the sum over kernel columns becomes a product with a phase, which leaves
+    one matrix product for all maps together. The result is that of the convolution.
 
     Args:
         width: lines of k-space. Narrower images are padded with empty lines; wider are refused.
@@ -125,10 +97,7 @@ class Evaluator(nn.Module):
         self.width = width
         self.smallest = 2 ** (layers + 1)  # image sides: what is left needs a variance
         self.embedding = MaskEmbedding(mask_features)
-        widths = [channels * 2**n for n in range(max(1, layers - 1))] + [
-            channels * 2 ** max(0, layers - 2)
-        ]
-        widths = widths[:layers]
+        widths = [channels * 2 ** min(n, max(0, layers - 2)) for n in range(layers)]
         self.first = nn.Conv2d(2 * width + mask_features, channels, _KERNEL, _STRIDE, padding=1)
         self.convolutions = nn.ModuleList(
             nn.Sequential(
@@ -139,18 +108,23 @@ class Evaluator(nn.Module):
             for a, b in itertools.pairwise(widths)
         )
         self.scores = nn.Linear(widths[-1], width)
-        self.along_lines = _AlongLines(line_channels) if line_channels else None
+        self.along_lines = nn.ModuleDict()
+        if line_channels:
+            self.along_lines["layers"] = nn.Sequential(
+                nn.Conv1d(6, line_channels, 7, padding=3),
+                nn.LeakyReLU(_SLOPE),
+                nn.Conv1d(line_channels, line_channels, 7, padding=9, dilation=3),
+                nn.LeakyReLU(_SLOPE),
+                nn.Conv1d(line_channels, 1, 1),
+            )
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Score lines.
+        """Score lines, float (batch, line).
 
         Args:
             image: complex, (batch, height, width of the image).
             mask: True where acquired, bool (batch, line). There may be more lines than the image
                 is wide, if it is narrower than others; both are aligned at their centres.
-
-        Returns:
-            float (batch, line).
 
         Raises:
             ValueError: for more lines than the evaluator was made for.
@@ -162,15 +136,22 @@ class Evaluator(nn.Module):
 
     def features(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """Response of each convolution to the image, for perceptual losses: first to last."""
-        lines, acquired = self._lines(image, mask)
-        return self._features(lines, acquired)
+        return self._features(*self._lines(image, mask))
 
     def _score(self, image: Tensor, mask: Tensor) -> Tensor:
         lines, acquired = self._lines(image, mask)
         pooled = self._features(lines, acquired)[-1].mean(dim=(-2, -1))
         scores: Tensor = self.scores(pooled)
-        if self.along_lines is not None:
-            scores = scores + self.along_lines(scores, lines, acquired)
+        if self.along_lines:  # corrects by what is near a line, and opposite of it
+            energy = torch.log(lines.abs().square().mean(dim=1) + 1e-6) / 5
+            known = acquired.to(energy.dtype)
+            position = torch.linspace(-1, 1, self.width, device=energy.device).abs()
+            # Frequency k has its mirror image at -k: index i at 2 (n // 2) - i.
+            indices = torch.arange(self.width, device=energy.device)
+            opposite = (2 * (self.width // 2) - indices) % self.width
+            seen = [scores, energy, known, energy[:, opposite], known[:, opposite]]
+            seen.append(position.expand_as(energy))
+            scores = scores + self.along_lines["layers"](torch.stack(seen, dim=1)).squeeze(1)
         return scores[:, self._part(mask.shape[1])]
 
     def _features(self, lines: Tensor, acquired: Tensor) -> list[Tensor]:
@@ -230,20 +211,24 @@ class Evaluator(nn.Module):
         shift = torch.arange(_KERNEL, device=lines.device) - 1
         turn = torch.exp(2j * torch.pi * frequency[:, None] * shift / n).to(lines.dtype)
         turned = torch.einsum("fidw,iw->idf", kernel, turn)
-        waves = _waves(n, n, lines.device)[:, : n - n % 2 : _STRIDE].contiguous()
+        position = torch.arange(n, device=lines.device, dtype=torch.float64) - n // 2
+        angle = torch.remainder(position[:, None] * position, n) * (2 * torch.pi / n)
+        waves = torch.polar(torch.full_like(angle, n**-0.5), angle).to(torch.complex64)
+        waves = waves[:, : n - n % 2 : _STRIDE].contiguous()
         waves = waves[:, : (n + 2 - _KERNEL) // _STRIDE + 1]
-        result = _real_product(per_line @ turned, waves)  # (batch * h, f, w)
+        products = per_line @ turned
+        both = torch.cat([products.real, products.imag]).permute(1, 2, 0)
+        result = both @ torch.cat([waves.real, -waves.imag])  # Re sum_i: (batch * h, f, w)
         # What the padding must not give: column -1 to the first, column W to the last.
         beyond = [(0, 0, waves[:, 0] * turn[:, 0])]
         if n % 2 == 0:
             beyond.append((-1, _KERNEL - 1, waves[:, -1] * turn[:, _KERNEL - 1]))
-        corrections = []
-        for _, column, wave in beyond:
+        excess = torch.zeros_like(result)
+        for place, column, wave in beyond:
             outer = kernel[..., column].permute(1, 2, 0) * wave[:, None, None]  # (line, dh, f)
             flat = per_line.permute(1, 0, 2).reshape(batch * height, -1)
-            corrections.append((flat @ outer.reshape(-1, outer.shape[-1])).real)
-        result = _without(result, [place for place, _, _ in beyond], corrections)
-        maps: Tensor = result.unflatten(0, (batch, height)).permute(0, 2, 1, 3)
+            excess[..., place] += (flat @ outer.reshape(-1, outer.shape[-1])).real
+        maps: Tensor = (result - excess).unflatten(0, (batch, height)).permute(0, 2, 1, 3)
         assert self.first.bias is not None
         if self.embedding.n_features == 0:
             return maps + self.first.bias[:, None, None]
@@ -252,72 +237,10 @@ class Evaluator(nn.Module):
         return maps + offset
 
 
-class _AlongLines(nn.Module):
-    """Corrects scores by what is near a line, and opposite of it, in k-space."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv1d(6, channels, 7, padding=3),
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv1d(channels, channels, 7, padding=9, dilation=3),
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv1d(channels, 1, 1),
-        )
-
-    def forward(self, scores: Tensor, lines: Tensor, acquired: Tensor) -> Tensor:
-        """Corrections, float (batch, line).
-
-        Args:
-            scores: float (batch, line).
-            lines: complex (batch, height, line).
-            acquired: bool (batch, line).
-        """
-        energy = torch.log(lines.abs().square().mean(dim=1) + 1e-6) / 5
-        known = acquired.to(energy.dtype)
-        n = energy.shape[1]
-        position = torch.linspace(-1, 1, n, device=energy.device).abs().expand_as(energy)
-        # Frequency k has its mirror image at -k: index i at 2 (n // 2) - i.
-        opposite = (2 * (n // 2) - torch.arange(n, device=energy.device)) % n
-        seen = [scores, energy, known, energy[:, opposite], known[:, opposite], position]
-        corrections: Tensor = self.layers(torch.stack(seen, dim=1))
-        return corrections.squeeze(1)
-
-
 def save_evaluator(path: str | Path, evaluator: Evaluator, *, info: Mapping[str, object]) -> Path:
-    """Write a checkpoint (see :func:`activemri.checkpoints.save`).
-
-    Args:
-        path: with or without suffix.
-        evaluator: what to write.
-        info: how it was trained.
-    """
-    return checkpoints.save(
-        path,
-        kind=KIND,
-        settings=evaluator.settings,
-        state_dict=evaluator.state_dict(),
-        info=info,
-    )
-
-
-def load_evaluator(path: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
-    """An evaluator from its checkpoint, in evaluation mode.
-
-    Raises:
-        CheckpointError: if there is none, it is damaged, or it is of something else.
-    """
-    checkpoint = checkpoints.load(path)
-    if checkpoint.kind != KIND:
-        raise CheckpointError(f"{checkpoint.path} holds a {checkpoint.kind!r}, not an evaluator")
-    try:
-        made = Evaluator(**checkpoint.settings)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the settings in {checkpoint.path}.json do not make an evaluator: {error}"
-        ) from error
-    checkpoint.fill(made)
-    return made.to(device).eval()
+    """Write a checkpoint (see :func:`activemri.checkpoints.save`)."""
+    settings, weights = evaluator.settings, evaluator.state_dict()
+    return checkpoints.save(path, kind=KIND, settings=settings, state_dict=weights, info=info)
 
 
 def make_evaluator(
@@ -331,30 +254,18 @@ def make_evaluator(
         device: where it shall run.
 
     Raises:
-        CheckpointError: see :func:`load_evaluator`.
+        CheckpointError: if there is none, it is damaged, or it is of something else.
     """
     if isinstance(evaluator, Evaluator):
         return evaluator.to(device).eval()
-    return load_evaluator(WEIGHTS / KIND if evaluator is None else evaluator, device=device)
-
-
-def _waves(n: int, size: int, device: torch.device) -> Tensor:
-    """exp(2 pi i (i - c)(w - c) / n) / sqrt(n) for lines i and columns w: complex64 (n, size)."""
-    place = torch.arange(max(n, size), device=device, dtype=torch.float64) - n // 2
-    angle = torch.remainder(place[:n, None] * place[:size], n) * (2 * torch.pi / n)
-    return torch.polar(torch.full_like(angle, n**-0.5), angle).to(torch.complex64)
-
-
-def _real_product(per_line: Tensor, waves: Tensor) -> Tensor:
-    """Re sum_i x_i(r, f) waves_i(w): (line, r, f) and (line, w) to (r, f, w)."""
-    both = torch.cat([per_line.real, per_line.imag]).permute(1, 2, 0)
-    result: Tensor = both @ torch.cat([waves.real, -waves.imag])
-    return result
-
-
-def _without(result: Tensor, places: list[int], shares: list[Tensor]) -> Tensor:
-    """Subtract shares (r, f) from columns of (r, f, w), not in place."""
-    taken = torch.zeros_like(result)
-    for place, share in zip(places, shares, strict=True):
-        taken[..., place] = taken[..., place] + share
-    return result - taken
+    checkpoint = checkpoints.load(WEIGHTS / KIND if evaluator is None else evaluator)
+    if checkpoint.kind != KIND:
+        raise CheckpointError(f"{checkpoint.path} holds a {checkpoint.kind!r}, not an evaluator")
+    try:
+        made = Evaluator(**checkpoint.settings)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the settings in {checkpoint.path}.json do not make an evaluator: {error}"
+        ) from error
+    checkpoint.fill(made)
+    return made.to(device).eval()

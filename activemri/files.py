@@ -15,8 +15,7 @@ NEXT = ".next"  # ending of a file that is not written completely yet
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write files beside the old ones, force them to disk, then rename one after the other.
 
-    Raises:
-        OSError: a file cannot be written; those that were there before are intact.
+    After an OSError those that were there before are intact.
     """
     written: list[Path] = []
     try:
@@ -60,12 +59,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds something else.
-    """
+    """The object in a JSON file; a ValueError where it holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -81,11 +75,7 @@ def digest(content: bytes | str) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written, before hours of work; makes nothing.
-
-    Raises:
-        OSError: one line with the reason.
-    """
+    """Refuse a folder that cannot be made or written by an OSError, without making it."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise OSError(f"the output folder {folder} cannot be written: {existing} is a file")
@@ -94,28 +84,16 @@ def require_writable(folder: Path) -> None:
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder, and refuse one that cannot be written.
-
-    Raises:
-        OSError: one line with the reason.
-    """
+    """Make a folder, and refuse one that cannot be written by an OSError."""
     require_writable(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"the output folder {folder} cannot be made: {error.strerror}") from error
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock file during the block; a process that is killed lets go of it.
 
-    Args:
-        path: of the lock file.
-        wait: until no other process holds it.
-
-    Yields:
-        False where another process holds it.
+    Waits until no other process holds it, or else yields False where one does.
     """
     with path.open("ab") as file:
         yield _lock(file.fileno(), wait=wait)

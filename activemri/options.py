@@ -5,10 +5,20 @@ Nothing heavy is imported here.
 
 import json
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
@@ -29,11 +39,7 @@ class Compute:
         require_positive(threads=self.threads)
 
     def prepare(self) -> "torch.device":
-        """Set the number of threads of this process, and give the device.
-
-        Raises:
-            ValueError: for a device that is not there.
-        """
+        """Set the number of threads of this process, and give the device, if it is there."""
         import torch
 
         from activemri.devices import usable
@@ -63,9 +69,6 @@ def described(settings: Any) -> dict[str, object]:
 
     Left out is what does not change results: folder, device, threads, pictures. Objects that JSON
     cannot hold are given by the name of their class.
-
-    Args:
-        settings: of a command, a dataclass whose defaults work.
     """
     return {
         name: json.loads(json.dumps(value, default=_named))
@@ -80,15 +83,17 @@ def command_line(command: str, settings: Any) -> str:
     for name, value, usual in flat(settings):
         if name in FREE or value is usual or (_is_plain(value) and value == usual):
             continue
-        option = f"--{name.replace('_', '-')}"
+        group, dot, last = name.replace("_", "-").rpartition(".")
         if isinstance(value, bool):
-            group, _, last = option.rpartition(".")
-            prefix = f"{group}." if group else "--"
-            words.append(option if value else f"{prefix}no-{last.removeprefix('--')}")
+            words.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words.append(" ".join([option, *(shlex.quote(_named(v)) for v in values)]))
+            words += [f"--{group}{dot}{last}", *(shlex.quote(_named(v)) for v in values)]
     return " ".join(words)
+
+
+#: Options that may differ between a run and its continuation.
+FREE = frozenset(("out", "resume", "device", "threads", "images", "tensorboard"))
 
 
 def flat(settings: Any) -> list[tuple[str, Any, Any]]:
@@ -97,15 +102,11 @@ def flat(settings: Any) -> list[tuple[str, Any, Any]]:
     Settings whose defaults depend on others say so by a method ``adapted(given)``, where
     ``given(name)`` is another option's value, or None: it returns them with these defaults.
     """
-    usual = _usual(settings)
+    usual = type(settings)()
     if hasattr(usual, "adapted"):
         values = {name: value for name, value, _ in _flat(settings, usual, "")}
         usual = usual.adapted(values.get)
     return list(_flat(settings, usual, ""))
-
-
-#: Options that may differ between a run and its continuation.
-FREE = frozenset(("out", "resume", "device", "threads", "images", "tensorboard"))
 
 
 def _flat(settings: Any, usual: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
@@ -118,18 +119,14 @@ def _flat(settings: Any, usual: Any, prefix: str) -> Iterator[tuple[str, Any, An
                 yield f"{prefix}{field.name}.{name}", value.get(name, one), one
         elif is_dataclass(default) and is_dataclass(value):
             if type(default) is not type(value):
-                default = _usual(value)
-            bare = is_bare(hints[field.name])
+                default = type(value)()  # type: ignore[misc]
+            bare = _is_bare(hints[field.name])
             yield from _flat(value, default, prefix if bare else f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value, default
 
 
-def _usual(settings: Any) -> Any:
-    return type(settings)()
-
-
-def is_bare(hint: Any) -> bool:
+def _is_bare(hint: Any) -> bool:
     """True if options of a nested dataclass are given without its name before them."""
     return _OMITS in getattr(hint, "__metadata__", ())
 
@@ -145,12 +142,75 @@ def _named(value: object) -> str:
     return str(value) if _is_plain(value) else type(value).__qualname__
 
 
-def require_positive(**values: float | None) -> None:
-    """Refuse numbers that are not above 0; None passes.
+def with_values(settings: Any, values: Mapping[str, object]) -> Any:
+    """The settings with other values, by option, e.g. "network.channels".
+
+    Texts are read as the option's type.
 
     Raises:
-        ValueError: names the option.
+        ValueError: an unknown option, or a value that it refuses.
     """
+    for field in fields(settings):  # defaults may depend on what is changed
+        arguments = getattr(settings, field.name)
+        if isinstance(arguments, dict):
+            usual = {name: default for name, _, default in flat(settings)}
+            given = {k: v for k, v in arguments.items() if v != usual[f"{field.name}.{k}"]}
+            settings = replace(settings, **{field.name: given})
+    for key in sorted(values, key=lambda key: "." in key):
+        known = {name: value for name, value, _ in flat(settings)}
+        if key not in known:
+            raise ValueError(f"unknown option {key!r}; expected one of {', '.join(known)}")
+        settings = _with_value(settings, key, values[key], known[key])
+    return settings
+
+
+def _with_value(settings: Any, key: str, value: object, now: object) -> Any:
+    name, _, rest = key.partition(".")
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        current = getattr(settings, field.name)
+        if field.name == name and isinstance(current, dict):
+            return replace(settings, **{name: {**current, rest: _typed(value, type(now))}})
+        if field.name == name and is_dataclass(current) and rest:
+            return replace(settings, **{name: _with_value(current, rest, value, now)})
+        if field.name == name:
+            return replace(settings, **{name: _typed(value, hints[name])})
+        if _is_bare(hints[field.name]) and any(f.name == name for f in fields(current)):
+            return replace(settings, **{field.name: _with_value(current, key, value, now)})
+    raise ValueError(f"unknown option {key!r}")
+
+
+def _typed(value: object, hint: Any) -> object:
+    """A text as a type says it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    kinds = _kinds(hint)
+    if type(None) in kinds and value == "None":
+        return None
+    if tuple in kinds:
+        return tuple(value.split(","))
+    if bool in kinds:
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"expected true or false; got {value}")
+        return value.lower() == "true"
+    for kind in (int, float, Path):
+        if kind in kinds and str not in kinds:
+            return kind(value)
+    return value
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The plain types that an annotation allows."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _kinds(get_args(hint)[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_kinds, get_args(hint)))
+    return {str if origin is Literal else origin or hint}
+
+
+def require_positive(**values: float | None) -> None:
+    """Refuse numbers that are not above 0 by a ValueError that names the option; None passes."""
     for name, value in values.items():
         if value is not None and not value > 0:
             option = name.replace("_", "-")
@@ -158,11 +218,7 @@ def require_positive(**values: float | None) -> None:
 
 
 def require_not_negative(**values: float | None) -> None:
-    """Refuse numbers below 0; None passes.
-
-    Raises:
-        ValueError: names the option.
-    """
+    """Refuse numbers below 0 by a ValueError that names the option; None passes."""
     for name, value in values.items():
         if value is not None and not value >= 0:
             option = name.replace("_", "-")

@@ -12,14 +12,11 @@ T = TypeVar("T")
 def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> T:
     """The entry of that name, or the object that ``package.module:object`` names.
 
-    Args:
-        name: as given by the user. Modules may lie in the working directory.
-        registry: entries by name.
-        what: noun for messages, e.g. "policy".
-        more: what else the caller takes, for the message.
+    Modules may lie in the working directory.
 
     Raises:
-        ValueError: for an unknown name, or an object that cannot be imported.
+        ValueError: for an unknown name, or an object that cannot be imported; `what` is the noun
+            for that, e.g. "policy", and `more` says what else the caller takes.
     """
     if name in registry:
         return registry[name]
@@ -33,11 +30,7 @@ def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> 
 
 
 def load(path: str, *, what: str) -> Any:
-    """The object at ``package.module:object``.
-
-    Raises:
-        ValueError: it cannot be imported, with the reason.
-    """
+    """The object at ``package.module:object``; a ValueError says why it cannot be imported."""
     module, _, name = path.partition(":")
     found = load_module(module, what=what)
     try:
@@ -49,11 +42,7 @@ def load(path: str, *, what: str) -> Any:
 
 
 def load_module(module: str, *, what: str) -> Any:
-    """A module of the user's own, which may lie in the working directory.
-
-    Raises:
-        ValueError: it cannot be imported, with the reason.
-    """
+    """A module of the user's own, which may lie in the working directory; errors as above."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -72,16 +61,10 @@ def is_object_path(name: str) -> bool:
 def made_of(
     found: Any, kind: type[T] | tuple[type[T], ...], *, what: str, make: Callable[[Any], Any]
 ) -> T:
-    """An object of a kind: itself, or what calling it gives.
-
-    Args:
-        found: an object, or a class or function that makes one.
-        kind: what is wanted.
-        what: noun for messages.
-        make: calls `found`.
+    """An object of a kind: the one that was found, or the one that `make` makes of it.
 
     Raises:
-        ValueError: it is neither, and gives none.
+        ValueError: it is none, and makes none; `what` is the noun for that.
     """
     made = found if isinstance(found, kind) else make(found) if callable(found) else found
     if not isinstance(made, kind):

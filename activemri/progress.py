@@ -60,12 +60,7 @@ class Progress:
             self._print()
 
     def __call__(self, at: float, **numbers: float) -> None:
-        """Show that `at` units are done, and numbers, of which the last ones stay.
-
-        Args:
-            at: units, from the very beginning.
-            **numbers: e.g. ``loss=0.1``.
-        """
+        """Show that `at` units are done from the very beginning, and numbers, which stay."""
         self._shown |= numbers
         if self._bar.disable:
             self.at = at

@@ -18,14 +18,10 @@ VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
 
 @dataclass(frozen=True)
 class Environment:
-    """A registered id: a named scan protocol.
+    """A registered id: a named scan protocol, whose fields the user may override.
 
-    Attributes:
-        name: the part of the id between ``ActiveMRI/`` and the version.
-        summary: one line for tables.
-        protocol: what the user may override. Where its ``data`` is None the user must say where
-            the scans lie: ``gym.make(id, data=PATH)``.
-        version: raised by every change that alters results.
+    Where its ``data`` is None the user must say where the scans lie: ``gym.make(id, data=PATH)``.
+    The version is raised by every change that alters results.
     """
 
     name: str
@@ -124,11 +120,7 @@ def find_protocol(id: str) -> ScanProtocol:
 
         protocol = replace(find_protocol("ActiveMRI/Motion-v0"), reconstructor="zero-filled")
 
-    Args:
-        id: as for :func:`find_spec`.
-
-    Raises:
-        ValueError: as :func:`find_spec`.
+    Id and errors are those of :func:`find_spec`.
     """
     known = [field.name for field in fields(ScanProtocol)]
     given = find_spec(id).kwargs
@@ -138,11 +130,8 @@ def find_protocol(id: str) -> ScanProtocol:
 def find_spec(id: str) -> EnvSpec:
     """The specification of an id: ours, or one that a user registered with our entry point.
 
-    Its `kwargs` are what the environment is made with, its `max_episode_steps` a limit of time.
-
-    Args:
-        id: as for ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the
-            module first that registers it.
+    An id is that of ``gymnasium.make``: "ActiveMRI/Phantom-v0", or "module:Name-v0" to import the
+    module first that registers it.
 
     Raises:
         ValueError: nothing of that name is registered, or it is no environment of this package.
@@ -157,13 +146,11 @@ def find_spec(id: str) -> EnvSpec:
     spec = gymnasium.registry.get(name)
     if spec is not None and _is_ours(spec):
         return spec
+    problem = f"unknown environment {id!r}"
+    if spec is not None:
+        problem = f"environment {id!r} is made by {spec.entry_point}, not by {ENTRY_POINT}"
     known = ", ".join(id for id, other in gymnasium.registry.items() if _is_ours(other))
-    if spec is None:
-        raise ValueError(f"unknown environment {id!r}; expected one of {known}")
-    raise ValueError(
-        f"environment {id!r} is made by {spec.entry_point}, not by {ENTRY_POINT}; "
-        f"expected one of {known}"
-    )
+    raise ValueError(f"{problem}; expected one of {known}")
 
 
 def _is_ours(spec: EnvSpec) -> bool:

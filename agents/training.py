@@ -17,7 +17,7 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
 from activemri.data.slices import SliceDataset, SliceList
-from activemri.data.views import STORED
+from activemri.data.views import STORED, require_other_subjects
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import EnvOptions, ScanProtocol
 from activemri.envs.scan import Scan
@@ -32,7 +32,7 @@ from activemri.options import (
 from activemri.registration import find_protocol
 from activemri.training import loop
 from activemri.training.folder import RunFolder
-from activemri.training.loop import DivergedError, Evaluation, OnValidation, Trained
+from activemri.training.loop import DivergedError, OnValidation, Trained
 
 if TYPE_CHECKING:
     LearnerLike = LearnerSettings
@@ -183,17 +183,10 @@ def run_training(
         name=run.out.name,
     )
     scans = validation_of(settings.protocol, validation, settings.validation_scans)
-    subjects = [
-        {part.describe(i).subject for i in range(len(part))} for part in (problem.scans, scans)
-    ]
-    if shared := subjects[0] & subjects[1]:
-        raise ValueError(
-            "train and validation scans must come from different subjects; found in both: "
-            + ", ".join(sorted(shared)[:5])
-        )
+    require_other_subjects(problem.scans, scans)
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
-    best = loop.train(
+    trained = loop.train(
         training,
         folder,
         name="policy",
@@ -203,12 +196,7 @@ def run_training(
         state=folder.open(same, resume=run.resume),  # when nothing more can be refused
         on_validation=on_validation,
     )
-    return Trained(
-        checkpoint=folder.best,
-        best_step=best.step,
-        best_score=best.score,
-        score=training.select,
-    )
+    return replace(trained, score=training.select)
 
 
 class _Training:
@@ -235,7 +223,7 @@ class _Training:
         except FloatingPointError as error:
             raise DivergedError(f"{error}; try a smaller --learner.lr") from error
 
-    def validate(self) -> Evaluation:
+    def validate(self) -> tuple[float, dict[str, float]]:
         self.policy = self.learner.policy()
         results = evaluate(
             self.problem.scan,
@@ -245,7 +233,7 @@ class _Training:
             step_cost=self.problem.protocol.step_cost,
         )
         entries = {f"validation_{name}": value for name, value in results.items()}
-        return Evaluation(score=results[self.select], entries=entries)
+        return results[self.select], entries
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         algo = learner_name(self.settings.learner)

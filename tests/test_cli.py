@@ -13,6 +13,7 @@ import pytest
 import activemri
 from activemri import cli
 from activemri.options import command_line, described
+from activemri.training.reconstructor import TrainReconstructorSettings
 from tests.data.files import write_image
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
     """Run a command that ends with a given exception; returns the exit status."""
 
     def run(error: BaseException) -> int:
-        def fail(settings: object) -> None:
+        def fail(settings: TrainReconstructorSettings) -> None:
             raise error
 
         monkeypatch.setattr("activemri.training.reconstructor.train_reconstructor", fail)
@@ -69,14 +70,14 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: activemri {name}" in shown
-    settings = cli._load(cli.COMMANDS[name].settings)
+    _, settings = cli.load(cli.COMMANDS[name])
     assert "--n-center-lines" in shown or "protocol" not in {f.name for f in fields(settings)}
 
 
 def test_a_protocol_is_declared_once() -> None:
     """No command that takes a scan protocol has an option of its own for a part of it."""
     for name, command in cli.COMMANDS.items():
-        settings = cli._load(command.settings)
+        _, settings = cli.load(command)
         nested = {"protocol", "run", "compute"} & {f.name for f in fields(settings)}
         default = settings() if "protocol" in nested else None
         for part in nested if default is not None else ():
@@ -211,8 +212,9 @@ def test_an_interrupted_training_says_how_to_continue(
 
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:
-    code = "import sys, activemri.data.inspection; from activemri import cli\n"
-    code += "activemri.data.inspection.write_card = lambda settings: 'line\\n' * 100_000\n"
+    code = "import sys; from activemri import cli; from activemri.data import inspection\n"
+    code += "def long(settings: inspection.CardSettings): return 'line\\n' * 100_000\n"
+    code += "inspection.write_card = long\n"
     code += "sys.exit(cli.main(['data', 'card', '.']))"
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as writer:

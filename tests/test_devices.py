@@ -17,7 +17,7 @@ def test_what_is_no_device_here_is_refused_with_those_that_are(device: str) -> N
 
 
 def test_a_graphics_card_is_asked_for_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_accelerators", lambda: {"cuda": 2})
+    monkeypatch.setattr(devices, "_accelerators", lambda: ["cuda:0", "cuda:1"])
     assert usable("cuda") == torch.device("cuda")
     assert usable("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match="'cuda:2' cannot be used here; there is: cpu, cuda:0, "):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from activemri import cli
+
 MINE = '''
 import torch
 import activemri as am
@@ -113,8 +115,16 @@ def test_own_parts_are_trained_and_compared(folder: Path) -> None:
     ],
 )
 def test_parts_of_the_wrong_kind_are_refused_in_one_line(
-    options: str, reason: str, folder: Path
+    options: str,
+    reason: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = run(f"train order --matrix-size 32 --max-fit-slices 1 {options}", folder)
-    assert found.returncode == 2
-    assert reason in found.stderr.splitlines()[-1] and "Traceback" not in found.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command adds the folder to it
+    monkeypatch.setitem(sys.modules, "mine", None)
+    monkeypatch.delitem(sys.modules, "mine")
+    line = f"train order --matrix-size 32 --max-fit-slices 1 {options}"
+    assert cli.main(line.split()) == 2
+    assert reason in capsys.readouterr().err.splitlines()[-1]

@@ -23,7 +23,7 @@ from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, View
 from activemri.evaluator import KIND as EVALUATOR
-from activemri.evaluator import Evaluator, load_evaluator
+from activemri.evaluator import Evaluator, make_evaluator
 from activemri.metrics import find_metric
 from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import track
@@ -513,7 +513,7 @@ def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluato
     folder = path if path.is_dir() else path.parent
     if not (folder / f"{EVALUATOR}.safetensors").is_file():
         return None
-    found = load_evaluator(folder / EVALUATOR)
+    found = make_evaluator(folder / EVALUATOR)
     if found.width >= n_lines:
         return found
     log.warning(

@@ -90,6 +90,15 @@ def subjects_of(dataset: SliceDataset) -> list[str]:
     return sorted({dataset.describe(position).subject for position in range(len(dataset))})
 
 
+def require_other_subjects(train: SliceDataset, validation: SliceDataset) -> None:
+    """Refuse splits that share a subject by a ValueError that names the first ones."""
+    if shared := sorted(set(subjects_of(train)) & set(subjects_of(validation))):
+        raise ValueError(
+            "train and validation scans must come from different subjects; found in both: "
+            + ", ".join(shared[:5])
+        )
+
+
 def remembered(dataset: SliceDataset) -> SliceView:
     """The data set, whose slices stay in memory after their first use: it must be small enough."""
     return SliceView(_members(dataset), name=dataset.name, keep=True)

@@ -8,7 +8,6 @@ reconstructor on these and on random ones, so that it does not forget the rest. 
 of the policy ends it, so that policy and reconstructor belong together.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -58,10 +57,8 @@ class TrainAlternatingSettings:
     protocol: OmitArgPrefixes[ScanProtocol] = field(
         default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
     )
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(out=Path("runs/alternating"))
-    )
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/alternating"))
+    compute: OmitArgPrefixes[Compute] = Compute()
     learner: LearnerLike = field(default_factory=Imitation)
     """Settings of the algorithm that trains the policy."""
     rounds: int = 2
@@ -85,36 +82,17 @@ class TrainAlternatingSettings:
         )
 
 
-@dataclass(frozen=True)
-class Alternation:
-    """Result of the rounds.
-
-    Attributes:
-        out: folder of policy and reconstructor.
-        rounds: validation scores after each of them, the first one before any fine-tuning.
-    """
-
-    out: Path
-    rounds: tuple[Mapping[str, float], ...]
-
-    def __str__(self) -> str:
-        """A table with one line a round."""
-        lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(self.rounds)]
-        table = format_table(("fine-tunings", *_SHOWN), lines)
-        return (
-            f"{table}\n\n{self.out / _POLICY} is the policy, {self.out / _RECONSTRUCTOR} the "
-            "reconstructor that it was trained for; scores are those of validation scans"
-        )
-
-
 def train_alternating(
     settings: TrainAlternatingSettings, *, validation: SliceDataset | None = None
-) -> Alternation:
+) -> str:
     """Train a policy and a reconstructor in turns; continue after a kill.
 
     Args:
         settings: of the command.
         validation: scans that choose the best weights; None takes the split "val" of the data.
+
+    Returns:
+        A table of validation scores: a line for each round, the first one before any fine-tuning.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; a reconstructor that has
@@ -122,123 +100,89 @@ def train_alternating(
         OSError: the folder cannot be written.
     """
     settings.compute.prepare()
-    out = settings.run.out
+    out, algo = settings.run.out, learner_name(settings.learner)
     start = make_reconstructor(settings.protocol.reconstructor)
     if not any(True for _ in start.parameters()):
         raise ValueError(
             "--reconstructor: expected one that can be trained, e.g. cresnet or unet; this one has "
             "no weights"
         )
-    same = {"algo": learner_name(settings.learner), **described(settings)}
-    RunFolder(out).open(same, resume=settings.run.resume)
+    RunFolder(out).open({"algo": algo, **described(settings)}, resume=settings.run.resume)
     reconstructor = out / "start" / "best"
     if not reconstructor.with_suffix(".json").exists():
         save_reconstructor(
             reconstructor, start, info={"from": str(settings.protocol.reconstructor)}
         )
-    scores: list[Mapping[str, float]] = []
+    rounds: list[dict[str, float]] = []
     policy: Path | None = None
     for number in range(settings.rounds + 1):
         folder = out / f"round-{number}"
         protocol = replace(settings.protocol, reconstructor=str(reconstructor))
-        policy = _train_policy(settings, protocol, folder / _POLICY, policy, validation)
-        scores.append(_evaluate(settings, protocol, policy, validation))
-        if number < settings.rounds:
-            reconstructor = _fine_tune(
-                settings, protocol, folder / _RECONSTRUCTOR, policy, validation
-            )
-    assert policy is not None
-    info = {"algo": learner_name(settings.learner)}
-    make_policy(policy).save(out / _POLICY, info=info)  # type: ignore[attr-defined]
-    save_reconstructor(
-        out / _RECONSTRUCTOR,
-        make_reconstructor(reconstructor),
-        info={"fine_tunings": settings.rounds},
-    )
-    files.write_json(out / "summary.json", {"rounds": [dict(score) for score in scores]})
-    return Alternation(out, tuple(scores))
-
-
-def _train_policy(
-    settings: TrainAlternatingSettings,
-    protocol: ScanProtocol,
-    out: Path,
-    warm_start: Path | None,
-    validation: SliceDataset | None,
-) -> Path:
-    """Train the policy for the reconstructor as it is, from the last round's on."""
-    trained = run_training(
-        TrainPolicySettings(
+        options = as_environment(protocol, device=settings.compute.device)
+        training = TrainPolicySettings(
             protocol=protocol,
-            run=_run(settings, out),
+            run=_run(settings, folder / _POLICY),
             compute=settings.compute,
             learner=settings.learner,
             validation_scans=settings.validation_scans,
-            warm_start=None if warm_start is None else str(warm_start),
-        ),
-        validation=validation,
-    )
-    return trained.checkpoint
+            warm_start=None if policy is None else str(policy),  # the last round's
+        )
+        policy = run_training(training, validation=validation).checkpoint
 
+        scans = validation_of(options, validation, settings.validation_scans)
+        problem = Problem(replace(options, data=scans))
+        scores = evaluate(
+            problem.scan,
+            make_policy(policy),
+            problem.scans,
+            metric=problem.metric,
+            step_cost=problem.protocol.step_cost,
+        )
+        rounds.append(scores)
+        if number == settings.rounds:
+            break
 
-def _evaluate(
-    settings: TrainAlternatingSettings,
-    protocol: ScanProtocol,
-    policy: Path,
-    validation: SliceDataset | None,
-) -> Mapping[str, float]:
-    """Validation scores of policy and reconstructor together."""
-    options = as_environment(protocol, device=settings.compute.device)
-    scans = validation_of(options, validation, settings.validation_scans)
-    problem = Problem(replace(options, data=scans))
-    return evaluate(
-        problem.scan,
-        make_policy(policy),
-        problem.scans,
-        metric=problem.metric,
-        step_cost=problem.protocol.step_cost,
-    )
-
-
-def _fine_tune(
-    settings: TrainAlternatingSettings,
-    protocol: ScanProtocol,
-    out: Path,
-    policy: Path,
-    validation: SliceDataset | None,
-) -> Path:
-    """Fine-tune the reconstructor on the masks of the policy's episodes, and on random ones."""
-    problem = Problem(
-        as_environment(protocol, device=settings.compute.device), seed=settings.run.seed
-    )
-    scans, scan = problem.scans, problem.scan
-    drawn = np.random.default_rng(settings.run.seed).permutation(len(scans))
-    chosen = sorted(drawn[: settings.recorded_scans].tolist())
-    played = SliceList([scans[i] for i in chosen], scans.name)
-    batches = rollout_dataset(scan, make_policy(policy), played, seed=settings.run.seed)
-    episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
-    moments = EpisodeMasks(
-        {"policy": episodes},
-        scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
-        drawn=("variable-density",),
-    )
-    if validation is None:
-        validation = protocol.dataset("val")
-    result = train_reconstructor(
-        TrainReconstructorSettings(
+        # The policy's episodes on training scans, and random ones, are what to fine-tune on.
+        problem = Problem(options, seed=settings.run.seed)
+        scan, seed = problem.scan, settings.run.seed
+        drawn = np.random.default_rng(seed).permutation(len(problem.scans))
+        chosen = sorted(drawn[: settings.recorded_scans].tolist())
+        played = SliceList([problem.scans[i] for i in chosen], problem.scans.name)
+        batches = rollout_dataset(scan, make_policy(policy), played, seed=seed)
+        episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
+        fine_tuning = TrainReconstructorSettings(
             protocol=protocol,
-            run=_run(settings, out),
+            run=_run(settings, folder / _RECONSTRUCTOR),
             compute=settings.compute,
             max_steps=settings.reconstructor_steps,
             validate_every=max(1, settings.reconstructor_steps // 5),
             lr=settings.lr,
             images=0,
-        ),
-        moments=moments,
-        train=scans,
-        validation=validation,
+        )
+        reconstructor = train_reconstructor(
+            fine_tuning,
+            moments=EpisodeMasks(
+                {"policy": episodes},
+                scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
+                drawn=("variable-density",),
+            ),
+            train=problem.scans,
+            validation=validation,
+        ).checkpoint
+    assert policy is not None
+    make_policy(policy).save(out / _POLICY, info={"algo": algo})  # type: ignore[attr-defined]
+    save_reconstructor(
+        out / _RECONSTRUCTOR,
+        make_reconstructor(reconstructor),
+        info={"fine_tunings": settings.rounds},
     )
-    return result.checkpoint
+    files.write_json(out / "summary.json", {"rounds": rounds})
+    lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(rounds)]
+    return (
+        f"{format_table(('fine-tunings', *_SHOWN), lines)}\n\n{out / _POLICY} is the policy, "
+        f"{out / _RECONSTRUCTOR} the reconstructor that it was trained for; scores are those of "
+        "validation scans"
+    )
 
 
 def _run(settings: TrainAlternatingSettings, out: Path) -> RunOptions:

@@ -47,7 +47,7 @@ def flip(generator: np.random.Generator) -> Change:
 
 def rotate90(generator: np.random.Generator) -> Change:
     """Turn by a quarter half of the time."""
-    return turned if generator.random() < 0.5 else _unchanged
+    return turned if generator.random() < 0.5 else lambda scan: scan
 
 
 def phase(generator: np.random.Generator) -> Change:
@@ -154,7 +154,3 @@ def dephased(scan: Slice, generator: np.random.Generator) -> Slice:
 
 def _is_centred(scan: Slice, axis: int) -> bool:
     return (scan.kspace.shape[axis] - scan.target.shape[axis]) % 2 == 0
-
-
-def _unchanged(scan: Slice) -> Slice:
-    return scan

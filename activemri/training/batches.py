@@ -66,7 +66,7 @@ class Batch:
             self.cropped(reconstruction.image),
             self.target,
             self.data_range,
-            None if uncertainty is None else self._crop(uncertainty),
+            None if uncertainty is None else self.cropped(uncertainty),
             reconstruction.image,
             self.reference,
             self.acquired,
@@ -78,11 +78,8 @@ class Batch:
         return self.cropped(reconstructor(self.measurement).image)
 
     def cropped(self, image: Tensor) -> Tensor:
-        """Magnitude of the part of complex images that the targets show."""
-        return self._crop(image).abs()
-
-    def _crop(self, image: Tensor) -> Tensor:
-        return center_crop(image, (self.target.shape[-2], self.target.shape[-1]))
+        """Magnitude of the part of images that the targets show."""
+        return center_crop(image, (self.target.shape[-2], self.target.shape[-1])).abs()
 
 
 def make_batch(
@@ -162,14 +159,9 @@ class TrainingBatches:
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
-        self.scans = scans
-        self.moments = moments
-        self.batch_size = batch_size
-        self.seed = seed
-        self.augment = augment
-        self.one_mask = one_mask
-        self.rank, self.n_processes = rank, n_processes
-        self.infos = infos_of(scans)
+        self.scans, self.moments, self.infos = scans, moments, infos_of(scans)
+        self.batch_size, self.seed, self.augment = batch_size, seed, augment
+        self.one_mask, self.rank, self.n_processes = one_mask, rank, n_processes
         kinds: dict[object, list[int]] = defaultdict(list)
         for index, info in enumerate(self.infos):
             kinds[info.shape, info.target_shape, info.n_coils].append(index)
@@ -184,7 +176,10 @@ class TrainingBatches:
         # Changes and scanners have generators of their own: masks do not depend on them.
         of_changes = np.random.default_rng([self.seed, step, 1])
         changes = [self.augment(of_changes) for _ in chosen]
-        moments = [self._moment(i, generator) for i in chosen]
+        moments = [
+            self._longest(i) if self.one_mask else self.moments(self.infos[i], generator)
+            for i in chosen
+        ]
         seeds = np.random.default_rng([self.seed, step, 3]).integers(2**62, size=size)
         own = list(range(size))[self.rank :: self.n_processes]
         some = own or [0]  # a process without a scan computes one that does not count
@@ -197,24 +192,11 @@ class TrainingBatches:
         return replace(batch, share=len(own) / size)
 
     def longest_masks(self, shape: tuple[int, int], count: int) -> Tensor:
-        """Samples that episodes of scans of one size acquire in the end.
-
-        Args:
-            shape: of k-space.
-            count: scans at most.
-
-        Returns:
-            bool (n, height, width).
-        """
+        """Samples that whole episodes of some scans of a size acquire, bool (n, height, width)."""
         same = [i for i, info in enumerate(self.infos) if info.shape == shape]
         masks = torch.stack([self._longest(index).mask for index in same[:count]])
         transform = cartesian(self.moments.scan.geometry.transform.fitted(shape))
         return transform.grid_mask(masks).expand(-1, *shape)
-
-    def _moment(self, index: int, generator: np.random.Generator) -> Moment:
-        if not self.one_mask:
-            return self.moments(self.infos[index], generator)
-        return self._longest(index)
 
     def _longest(self, index: int) -> Moment:
         own = np.random.default_rng([self.seed, index, 2])
@@ -223,17 +205,14 @@ class TrainingBatches:
 
 def in_memory(dataset: SliceDataset, *, limit: int = MEMORY_BYTES) -> SliceDataset:
     """The data set, whose slices are kept after their first use if all of them fit."""
-    fits = sum(map(_n_bytes, infos_of(dataset))) <= limit
+    size = 0
+    for info in infos_of(dataset):
+        arrays = 2 if info.n_coils > 1 else 1  # k-space and, at most, maps
+        size += info.shape[0] * info.shape[1] * (8 * info.n_coils * arrays + 4)
     kept = isinstance(dataset, SliceView) and dataset.keeps
-    return remembered(dataset) if fits and not kept else dataset
+    return remembered(dataset) if size <= limit and not kept else dataset
 
 
 def infos_of(dataset: SliceDataset) -> list[SliceInfo]:
     """All that is known of the slices without reading them."""
     return [dataset.describe(position) for position in range(len(dataset))]
-
-
-def _n_bytes(info: SliceInfo) -> int:
-    height, width = info.shape
-    arrays = 2 if info.n_coils > 1 else 1  # k-space and, at most, maps
-    return height * width * (8 * info.n_coils * arrays + 4)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -40,31 +40,38 @@ def new_reconstructor(
     if isinstance(reconstructor, Reconstructor):
         made = deepcopy(reconstructor)
     elif (kind := _class_of(str(reconstructor))) is not None:
-        chosen = _checked(network, kind, reconstructor)
-        made = seeded(lambda: kind(**chosen), seed)
+        require_arguments(network, kind, option="network", name=str(reconstructor))
+        made = seeded(partial(kind, **network), seed)
         if not any(True for _ in made.parameters()):
             raise ValueError(f"--reconstructor {reconstructor}: {_expected()}")
     else:
-        made = _continued(str(reconstructor), network)
+        known = arguments_of(reconstructor)  # refuses what is no checkpoint
+        found = checkpoints.load(reconstructor)
+        if found.kind in RECONSTRUCTORS and any(known.get(k) != v for k, v in network.items()):
+            kind = RECONSTRUCTORS[found.kind]
+            require_arguments(network, kind, option="network", name=str(reconstructor))
+            made = kind(**{**found.settings, **network})
+            found.fill(made)
+        else:
+            made = make_reconstructor(reconstructor)
     return made.to(device).requires_grad_(True).train()
 
 
 def arguments_of(reconstructor: str | Path | Reconstructor) -> dict[str, Any]:
     """Arguments of a reconstructor's network by name, as they are if none is given.
 
-    Raises:
-        ValueError: as :func:`new_reconstructor`.
+    Errors are those of :func:`new_reconstructor`.
     """
     if isinstance(reconstructor, Reconstructor):
         return {}
     kind = _class_of(str(reconstructor))
-    if kind is None:
-        try:
-            found = checkpoints.load(reconstructor)
-        except checkpoints.CheckpointError as error:
-            raise ValueError(f"--reconstructor {reconstructor}: {error}; {_expected()}") from error
-        return dict(found.settings) if found.kind in trainable() else {}
-    return arguments_of_kind(kind)
+    if kind is not None:
+        return arguments_of_kind(kind)
+    try:
+        found = checkpoints.load(reconstructor)
+    except checkpoints.CheckpointError as error:
+        raise ValueError(f"--reconstructor {reconstructor}: {error}; {_expected()}") from error
+    return dict(found.settings) if found.kind in trainable() else {}
 
 
 def arguments_of_kind(kind: type) -> dict[str, Any]:
@@ -75,6 +82,15 @@ def arguments_of_kind(kind: type) -> dict[str, Any]:
         for name, p in inspect.signature(kind).parameters.items()
         if p.default is not p.empty
     }
+
+
+def require_arguments(given: Mapping[str, Any], kind: type, *, option: str, name: str) -> None:
+    """Refuse arguments of a class by a ValueError with the option that gives them."""
+    known = arguments_of_kind(kind)
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(
+            f"--{option}.{unknown[0]}: expected an argument of {name}: {', '.join(known)}"
+        )
 
 
 @cache
@@ -108,24 +124,3 @@ def _expected() -> str:
         "expected a reconstructor that can be trained, one of "
         f"{', '.join(trainable())}, or a checkpoint of one"
     )
-
-
-def _continued(checkpoint: str, network: Mapping[str, Any]) -> Reconstructor:
-    """A trained reconstructor, with other arguments where its weights allow that."""
-    known = arguments_of(checkpoint)
-    found = checkpoints.load(checkpoint)
-    if found.kind not in RECONSTRUCTORS or all(known.get(k) == v for k, v in network.items()):
-        return make_reconstructor(checkpoint)
-    kind = RECONSTRUCTORS[found.kind]
-    made = kind(**{**found.settings, **_checked(network, kind, checkpoint)})
-    found.fill(made)
-    return made
-
-
-def _checked(network: Mapping[str, Any], kind: type, name: object) -> dict[str, Any]:
-    known = arguments_of_kind(kind)
-    if unknown := [key for key in network if key not in known]:
-        raise ValueError(
-            f"--network.{unknown[0]}: expected an argument of {name}: {', '.join(known)}"
-        )
-    return dict(network)

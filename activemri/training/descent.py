@@ -42,20 +42,16 @@ class Descent:
         option: str = "--lr",
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        self.network = network
-        self.lr = lr
-        self.n_steps = n_steps
-        self.option = option
+        self.network, self.lr, self.n_steps, self.option = network, lr, n_steps, option
         self.optimizer = torch.optim.AdamW(network.parameters(), betas=betas, weight_decay=0.0)
         # Keeps small gradients from vanishing; only 16-bit floats need that.
-        self.scaler = torch.amp.GradScaler("cuda") if precision == "16" else None
+        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "16")
 
     def descend(self, losses: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
-        """Follow the gradient of the loss called "loss".
+        """Follow the gradient of the loss called "loss"; the others are only reported.
 
         Args:
-            losses: one number each, the share that this process has in them; the others are only
-                reported.
+            losses: one number each, the share that this process has in them.
             step: which this is; sets the learning rate.
 
         Returns:
@@ -67,37 +63,29 @@ class Descent:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps=self.n_steps, largest=self.lr)
         self.optimizer.zero_grad()
-        loss = losses["loss"]
-        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        torch.autograd.backward(self.scaler.scale(losses["loss"]))
         values = torch.stack([value.detach().float() for value in losses.values()])
         values = sum_gradients(self.network, values)
         found = dict(zip(losses, values.tolist(), strict=True))
-        self._step(found["loss"])
-        return found
-
-    def _step(self, loss: float) -> None:
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT).item()
-        too_large = self.scaler is not None and self.scaler.get_scale() > SMALLEST_SCALE
-        if not (math.isfinite(loss) and (math.isfinite(norm) or too_large)):
-            raise DivergedError(f"loss {loss}, gradient norm {norm}; try a smaller {self.option}")
-        if self.scaler is None:
-            self.optimizer.step()
-            return
+        too_large = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
+        if not (math.isfinite(found["loss"]) and (math.isfinite(norm) or too_large)):
+            raise DivergedError(
+                f"loss {found['loss']}, gradient norm {norm}; try a smaller {self.option}"
+            )
         self.scaler.step(self.optimizer)  # does nothing if the scale was too large
         self.scaler.update()
+        return found
 
-    def state(self) -> dict[str, Any]:
-        """State from which :meth:`restore` goes on to the same weights, bit for bit."""
-        state = self.optimizer.state_dict()
-        return state if self.scaler is None else {**state, "scaler": self.scaler.state_dict()}
+    def state_dict(self) -> dict[str, Any]:
+        """State from which :meth:`load_state_dict` goes on to the same weights, bit for bit."""
+        scaler = {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+        return {**self.optimizer.state_dict(), **scaler}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        kept = {name: value for name, value in state.items() if name != "scaler"}
-        self.optimizer.load_state_dict(kept)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+        self.scaler.load_state_dict(state.get("scaler", {}))
 
 
 def learning_rate(step: int, *, n_steps: int, largest: float) -> float:
@@ -106,18 +94,6 @@ def learning_rate(step: int, *, n_steps: int, largest: float) -> float:
     if step < rise:
         return largest * (step + 1) / rise
     return largest * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise))) / 2
-
-
-def require_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse 16 bits where they are slower, or not there.
-
-    Raises:
-        ValueError: says what to do.
-    """
-    if precision != "32" and device.type != "cuda":
-        raise ValueError(
-            f"--precision {precision} needs a GPU (--device cuda); on the {device.type} leave it 32"
-        )
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

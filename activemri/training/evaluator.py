@@ -4,7 +4,7 @@ Zhang et al., CVPR 2019, with least-squares adversarial losses. Lines that the s
 measured have no weight anywhere.
 """
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 import torch
@@ -15,24 +15,7 @@ from activemri.metrics import spearman
 from activemri.metrics.losses import Loss, Prediction
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.training.batches import Batch
-from activemri.training.validation import Validation
-
-
-@dataclass(frozen=True)
-class EvaluatorScore:
-    """Quality of an evaluator's judgements of lines on fixed scans and masks.
-
-    Attributes:
-        loss: mean squared distance of its scores from their targets; decides which is best.
-        spearman: rank correlation between low scores and large errors over the lines that could
-            still be acquired, averaged over images; NaN where none had two such lines.
-        regret: one minus the true error of the line that it would acquire, as a share of the
-            largest there is, averaged over images.
-    """
-
-    loss: float
-    spearman: float
-    regret: float
+from activemri.training.validation import Validation, evaluating
 
 
 def evaluator_loss(evaluator: Evaluator, batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
@@ -46,15 +29,10 @@ def evaluator_loss(evaluator: Evaluator, batch: Batch, image: Tensor, *, gamma: 
     """
     scores = evaluator(torch.cat([image, batch.reference]), batch.acquired.repeat(2, 1))
     of_images, of_references = scores.float().chunk(2)
-    targets = line_targets(batch, image, gamma=gamma)
+    errors = column_errors(image, batch.reference)
+    targets = kernel_targets(errors, batch.acquired, gamma=gamma)
     squares = (of_images - targets).square() + (of_references - 1).square()
     return mean_over(squares, batch.measured)
-
-
-def line_targets(batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
-    """Target scores of reconstructions, (batch, line)."""
-    errors = column_errors(image, batch.reference)
-    return kernel_targets(errors, batch.acquired, gamma=gamma)
 
 
 def adversarial(evaluator: Evaluator) -> Loss:
@@ -92,46 +70,33 @@ def mean_over(values: Tensor, lines: Tensor) -> Tensor:
     return (values * lines).sum(dim=1) / lines.sum(dim=1).clamp(min=1)
 
 
-@torch.no_grad()
 def score_evaluator(
     evaluator: Evaluator, reconstructor: Reconstructor, validation: Validation, *, gamma: float
-) -> EvaluatorScore:
-    """Score an evaluator, both networks in evaluation mode; their modes are restored."""
-    modes = [(network, network.training) for network in (evaluator, reconstructor)]
-    for network, _ in modes:
-        network.eval()
-    found: list[tuple[float, float, float]] = []
-    for batch in validation.batches():
-        found += _scores_of(evaluator, batch, reconstructor(batch.measurement).image, gamma)
-    for network, mode in modes:
-        network.train(mode)
-    loss, spearman, regret = np.array(found).T
-    known = ~np.isnan(spearman)
-    return EvaluatorScore(
-        loss=float(loss.mean()),
-        spearman=float(spearman[known].mean()) if known.any() else float("nan"),
-        regret=float(np.nanmean(regret)) if (~np.isnan(regret)).any() else float("nan"),
-    )
+) -> dict[str, float]:
+    """Score judgements of lines on fixed scans and masks; the networks' modes are restored.
 
-
-def _scores_of(
-    evaluator: Evaluator, batch: Batch, image: Tensor, gamma: float
-) -> list[tuple[float, float, float]]:
-    """Loss, rank correlation and regret of every image of a batch."""
-    scores = evaluator(image, batch.acquired).float()
-    squares = (scores - line_targets(batch, image, gamma=gamma)).square()
-    losses = mean_over(squares, batch.measured).tolist()
-    errors = column_errors(image, batch.reference)
-    rows = zip(scores.cpu(), errors.cpu(), batch.unobserved.cpu(), strict=True)
-    ranks = [
-        (spearman(-s[free].numpy(), error[free].numpy()), regret(s[free], error[free]))
-        for s, error, free in rows
-    ]
-    return [(loss, *rank) for loss, rank in zip(losses, ranks, strict=True)]
-
-
-def regret(scores: Tensor, errors: Tensor) -> float:
-    """1 - error of the line with the lowest score / largest error; NaN without an error."""
-    if len(errors) == 0 or errors.max() <= 0:
-        return float("nan")
-    return 1 - (errors[scores.argmin()] / errors.max()).item()
+    Returns:
+        loss: mean squared distance of the scores from their targets; decides which are best.
+        spearman: rank correlation between low scores and large errors over the lines that could
+            still be acquired, averaged over images; NaN where none had two such lines.
+        regret: one minus the true error of the line with the lowest score, as a share of the
+            largest there is, averaged over images; NaN where there is no error.
+    """
+    losses: list[float] = []
+    ranks: list[float] = []
+    regrets: list[float] = []
+    for index in validation.indices:
+        batch = validation.batch(index)
+        with evaluating(evaluator, reconstructor):
+            image = reconstructor(batch.measurement).image
+            scores = evaluator(image, batch.acquired).float()
+        errors = column_errors(image, batch.reference)
+        targets = kernel_targets(errors, batch.acquired, gamma=gamma)
+        losses += mean_over((scores - targets).square(), batch.measured).tolist()
+        for row, free in enumerate(batch.unobserved.cpu()):
+            score, error = scores.cpu()[row][free], errors.cpu()[row][free]
+            ranks.append(spearman(-score.numpy(), error.numpy()))
+            if len(error) and error.max() > 0:
+                regrets.append(1 - (error[score.argmin()] / error.max()).item())
+    found = {"loss": losses, "spearman": [r for r in ranks if not math.isnan(r)], "regret": regrets}
+    return {name: float(np.mean(one)) if one else math.nan for name, one in found.items()}

@@ -35,19 +35,27 @@ class RunFolder:
         path: of the folder.
         tensorboard: show what is logged in TensorBoard as well.
 
+    Attributes:
+        best: checkpoint of the best weights, without suffix.
+
     Raises:
         ModuleNotFoundError: TensorBoard is wanted, and not installed.
     """
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
-        self.path = path
-        self._writer = _summary_writer() if tensorboard else None
+        self.path, self.best = path, path / "best"
+        self._settings = path / "settings.json"
+        self._make_board: Any = None
         self._boards: dict[str, Any] = {}
-
-    @property
-    def best(self) -> Path:
-        """Checkpoint of the best weights, without suffix."""
-        return self.path / "best"
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    '--tensorboard: TensorBoard is not installed: pip install "activemri[log]"',
+                    name=error.name,
+                ) from error
+            self._make_board = SummaryWriter
 
     def check(self, settings: Mapping[str, object], *, resume: bool) -> None:
         """Refuse what :meth:`open` would refuse, as far as these settings show it; makes nothing.
@@ -76,21 +84,23 @@ class RunFolder:
                 f"{self.path} holds a run already; add --resume to continue it, or choose another "
                 "--out"
             )
-        self._require_same(settings)
+        then = files.read_json(self._settings)
+        changed = [
+            f"{name}: {then.get(name)!r} then, {value!r} now"
+            for name, value in json.loads(json.dumps(settings, default=str)).items()
+            if then.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"the run in {self.path} was started with something else ({'; '.join(changed)}); "
+                "use the same, or choose another --out. Schedules follow max_steps, so a longer "
+                "training is another training"
+            )
 
     def open(self, settings: Mapping[str, object], *, resume: bool) -> dict[str, Any] | None:
-        """Claim the folder for a new run, or find where an old one stopped.
+        """Claim the folder for a new run, or find where an old one stopped: :meth:`state`.
 
-        Args:
-            settings: all that a continuation must share, facts about the data included.
-            resume: continue what is in the folder.
-
-        Returns:
-            The state to continue from; None to begin.
-
-        Raises:
-            ValueError: as :meth:`check`, and for a state that cannot be read.
-            OSError: the folder cannot be written.
+        Arguments and errors are those of :meth:`check`; facts about the data join the settings.
         """
         self.check(settings, resume=resume)
         if not self._settings.exists():
@@ -125,64 +135,34 @@ class RunFolder:
         torch.save(dict(state), buffer)
         files.write(self.path / "last.pt", buffer.getvalue())
 
-    def log(self, entry: Mapping[str, Any], *, picture: Picture | None = None) -> None:
-        """Append one line of JSON, and show numbers and picture in TensorBoard.
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append one line of JSON, and show its numbers in TensorBoard.
 
         Args:
             entry: with "training" (name of what is trained) and "step"; lines of the same
-                training's same and later steps go before.
-            picture: also written to ``images/``.
+                training's same and later steps go before. A "picture" goes to ``images/``.
         """
+        name, step, picture = entry["training"], entry["step"], entry.get("picture")
         path = self.path / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _is_before(json.loads(line), entry)]
-        files.write(path, "".join(f"{x}\n" for x in [*kept, json.dumps(entry)]))
-        name, step = entry["training"], entry["step"]
+        earlier = [(line, json.loads(line)) for line in lines]
+        kept = [text for text, one in earlier if one["training"] != name or one["step"] < step]
+        kept.append(json.dumps({key: x for key, x in entry.items() if key != "picture"}))
+        files.write(path, "".join(f"{line}\n" for line in kept))
         if picture is not None:
-            self._save_picture(f"{name}-{step:06}", picture)
-        if self._writer is not None:
-            self._show(entry, picture)
+            from PIL import Image
 
-    def close(self) -> None:
-        """Close TensorBoard's files."""
-        for board in self._boards.values():
-            board.close()
-        self._boards.clear()
-
-    @property
-    def _settings(self) -> Path:
-        return self.path / "settings.json"
-
-    def _require_same(self, settings: Mapping[str, object]) -> None:
-        then = files.read_json(self._settings)
-        now = json.loads(json.dumps(settings, default=str))
-        changed = [
-            f"{name}: {then.get(name)!r} then, {value!r} now"
-            for name, value in now.items()
-            if then.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"the run in {self.path} was started with something else ({'; '.join(changed)}); "
-                "use the same, or choose another --out. Schedules follow max_steps, so a longer "
-                "training is another training"
-            )
-
-    def _save_picture(self, name: str, pixels: Picture) -> None:
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        path = self.path / "images" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        files.write(path, buffer.getvalue())
-
-    def _show(self, entry: Mapping[str, Any], picture: Picture | None) -> None:
-        name, step = entry["training"], entry["step"]
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, format="PNG")
+            path = self.path / "images" / f"{name}-{step:06}.png"
+            path.parent.mkdir(exist_ok=True)
+            files.write(path, buffer.getvalue())
+        if self._make_board is None:
+            return
         if name not in self._boards:
             # What an interrupted run has shown of this step and later ones is dropped.
             path = self.path / "tensorboard" / name
-            self._boards[name] = self._writer(str(path), purge_step=step)  # type: ignore[misc]
+            self._boards[name] = self._make_board(str(path), purge_step=step)
         board = self._boards[name]
         for key, value in entry.items():
             if isinstance(value, float):
@@ -191,17 +171,8 @@ class RunFolder:
             board.add_image(f"{name}/validation", picture, step, dataformats="HWC")
         board.flush()
 
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            '--tensorboard: TensorBoard is not installed: pip install "activemri[log]"',
-            name=error.name,
-        ) from error
-    return SummaryWriter
-
-
-def _is_before(line: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    return bool(line.get("training") != entry["training"] or line["step"] < entry["step"])
+    def close(self) -> None:
+        """Close TensorBoard's files."""
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()

@@ -6,12 +6,8 @@ loop knows nothing else about it. Use it so::
     folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
     given = {"n_train_scans": len(scans)}  # facts that a continuation must share
     state = folder.open(described(settings) | given, resume=settings.run.resume)
-    trainee = Imitation(...)
-    best = train(
-        trainee, folder, name="policy", n_steps=1500, validate_every=150, patience=5, state=state
-    )
-    return Trained(
-        checkpoint=folder.best, best_step=best.step, best_score=best.score, score="area"
+    trained = train(
+        Imitation(...), folder, name="policy", n_steps=1500, validate_every=150, state=state
     )
 
 Refuse mistakes of the user before ``folder.open``, which claims the folder. Of a trainee's methods,
@@ -20,7 +16,8 @@ Refuse mistakes of the user before ``folder.open``, which claims the folder. Of 
   ``self.step``, and calls ``progress(loss=...)`` as often as anything has moved, also where it
   collects states for minutes: ``progress(states=n)``. It returns what is logged, e.g. the mean
   loss, and raises :class:`DivergedError` with a hint where a number is no longer finite;
-- ``validate()`` gives an :class:`Evaluation`; higher scores are better;
+- ``validate()`` gives the score that decides which weights are best, higher being better, and
+  entries for log and checkpoint; the entry "picture" is shown in ``images/`` instead;
 - ``save(path, entries)`` writes the checkpoint of the weights as they are, because the validation
   that gave these entries was the best so far;
 - ``state()`` and ``restore(state)`` exchange tensors and plain Python, ``step`` and all random
@@ -30,50 +27,25 @@ Refuse mistakes of the user before ``folder.open``, which claims the folder. Of 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from activemri.progress import Progress
-from activemri.training.folder import Picture, RunFolder
+from activemri.training.folder import RunFolder
 from activemri.training.processes import broadcast, rank
 
 #: Called after every validation, once its results are on disk, with step and score.
 OnValidation = Callable[[int, float], None]
 
+#: Shows numbers, given by name, beside the trainee's step.
+ShowProgress = Callable[..., None]
+
 
 class DivergedError(ValueError):
     """A loss, a gradient or a weight is no longer a finite number."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """Result of a validation.
-
-    Attributes:
-        score: decides which weights are best; higher is better.
-        entries: for the log and the checkpoint.
-        picture: for ``images/``, if there is one.
-    """
-
-    score: float
-    entries: Mapping[str, Any] = field(default_factory=dict)
-    picture: Picture | None = None
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best weights.
-
-    Attributes:
-        step: after which they were taken.
-        score: what they reached in validation.
-    """
-
-    step: int = 0
-    score: float = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +58,7 @@ class Trained:
         best_score: what they reached in validation.
         score: name of that score; higher is better.
         baseline: the score that training should beat, if there is one: zero-filled images'.
+        beside: a line about what was trained beside.
     """
 
     checkpoint: Path
@@ -93,33 +66,23 @@ class Trained:
     best_score: float
     score: str = "ssim"
     baseline: float | None = None
+    beside: str = ""
 
     def __str__(self) -> str:
-        """One line."""
         usual = "" if self.baseline is None else f" (zero-filled {self.baseline:.4f})"
         return (
             f"{self.checkpoint}: best after {self.best_step} steps, validation {self.score} "
-            f"{self.best_score:.4f}{usual}"
-        )
-
-
-class ShowProgress(Protocol):
-    """Shows numbers beside the trainee's step."""
-
-    def __call__(self, **numbers: float) -> None: ...
+            f"{self.best_score:.4f}{usual}\n{self.beside}"
+        ).rstrip()
 
 
 class Trainee(Protocol):
-    """A thing to be trained; see the module for what its methods must do.
-
-    Attributes:
-        step: steps taken so far.
-    """
+    """A thing to be trained; see the module for what its methods must do."""
 
     @property
     def step(self) -> int: ...
     def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, Any]: ...
-    def validate(self) -> Evaluation: ...
+    def validate(self) -> tuple[float, Mapping[str, Any]]: ...
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None: ...
     def state(self) -> dict[str, Any]: ...
     def restore(self, state: Mapping[str, Any], /) -> None: ...
@@ -135,10 +98,9 @@ def train(
     patience: int | None = None,
     state: Mapping[str, Any] | None = None,
     checkpoint: str = "best",
-    unit: str = "step",
     on_validation: OnValidation | None = None,
     device: torch.device | str = "cpu",
-) -> Best:
+) -> Trained:
     """Train to the end, from the beginning or from a saved state.
 
     There is a validation before the first step, after the last, and every `validate_every` steps.
@@ -153,54 +115,46 @@ def train(
         patience: validations without a better score that end the training.
         state: what `folder.open` found; None to begin.
         checkpoint: file name, without suffix, of the best weights.
-        unit: a step, for progress.
         on_validation: called after every validation; what it raises ends the training.
         device: through which several processes exchange scores.
 
     Raises:
         DivergedError: with the trainee's hint; the best weights so far are kept.
     """
-    best = Best()
+    best = Trained(checkpoint=folder.path / checkpoint, best_step=0, best_score=-math.inf)
     if state is not None:
-        best = Best(state["best_step"], state["best_score"])
+        best = replace(best, best_step=state["best_step"], best_score=state["best_score"])
         trainee.restore(state["trainee"])
     first = rank() == 0
-    bar = Progress(f"train {name}", n_steps, done=trainee.step, unit=unit, show=first)
+    bar = Progress(f"train {name}", n_steps, done=trainee.step, show=first)
 
     def progress(**numbers: float) -> None:
         bar(trainee.step, **numbers)
 
-    def validated(losses: Mapping[str, Any], seconds: float) -> Best:
-        score, reached = math.nan, best
+    def validated(losses: Mapping[str, Any], seconds: float) -> Trained:
+        score, step, high = math.nan, float(best.best_step), best.best_score
         if first:
-            evaluation = trainee.validate()
-            score = evaluation.score
-            if score > best.score:
-                reached = Best(trainee.step, score)
-                trainee.save(folder.path / checkpoint, evaluation.entries)
-            entry = {"training": name, "step": trainee.step, **losses, **evaluation.entries}
-            entry |= {"best_step": reached.step, "seconds": round(seconds, 3)}
-            folder.log(entry, picture=evaluation.picture)
-            folder.save(
-                {
-                    "training": name,
-                    "best_step": reached.step,
-                    "best_score": reached.score,
-                    "trainee": trainee.state(),
-                }
-            )
-        score, step, high = broadcast([score, reached.step, reached.score], device=device)
+            score, entries = trainee.validate()
+            if score > high:
+                step, high = trainee.step, score
+                trainee.save(best.checkpoint, entries)
+            entry = {"training": name, "step": trainee.step, **losses, **entries}
+            folder.log({**entry, "best_step": int(step), "seconds": round(seconds, 3)})
+            reached = {"training": name, "best_step": int(step), "best_score": high}
+            folder.save({**reached, "trainee": trainee.state()})
+        score, step, high = broadcast([score, step, high], device=device)
         if on_validation is not None:
             on_validation(trainee.step, score)
         progress(best=high)
-        return Best(int(step), high)
+        return replace(best, best_step=int(step), best_score=high)
 
     try:
         with bar:
             if state is None:
                 best = validated({"loss": None}, 0.0)
             while trainee.step < n_steps:
-                if patience is not None and trainee.step - best.step >= patience * validate_every:
+                waited = trainee.step - best.best_step
+                if patience is not None and waited >= patience * validate_every:
                     break
                 started = time.monotonic()
                 until = min(n_steps, (trainee.step // validate_every + 1) * validate_every)
@@ -209,7 +163,7 @@ def train(
     except DivergedError as error:
         raise DivergedError(
             f"training of {name} stopped at step {trainee.step}: {error}. The best weights, from "
-            f"step {best.step}, are in {folder.path / checkpoint}"
+            f"step {best.best_step}, are in {best.checkpoint}"
         ) from error
     finally:
         folder.close()

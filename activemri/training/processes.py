@@ -30,25 +30,8 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def require_divisible(batch_size: int) -> None:
-    """Refuse a batch that the processes cannot share equally.
-
-    Raises:
-        ValueError: says which numbers do not fit.
-    """
-    if batch_size % world_size():
-        raise ValueError(
-            f"--batch-size {batch_size} cannot be divided by the {world_size()} processes of this "
-            "training; choose a multiple"
-        )
-
-
 def device_of(device: str) -> torch.device:
-    """The device of this process: with "cuda" each takes one of its machine.
-
-    Raises:
-        ValueError: a device that is not there.
-    """
+    """The device of this process, if it is there: with "cuda" each takes one of its machine."""
     if world_size() > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return usable(device)
@@ -87,17 +70,13 @@ def sum_gradients(network: nn.Module, losses: Tensor) -> Tensor:
     """Add up the gradients of all processes, in place, and their losses, which are returned."""
     if world_size() == 1:
         return losses
-    for p in network.parameters():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    flat = torch.cat([losses, *(g.flatten() for g in gradients)])
     from accelerate.utils import reduce
 
-    total: Tensor = reduce(flat, reduction="sum")
-    sums = total.split([len(losses), *(g.numel() for g in gradients)])
-    for gradient, summed in zip(gradients, sums[1:], strict=True):
-        gradient.copy_(summed.view_as(gradient))
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+    flat = torch.cat([losses, *(g.flatten() for g in gradients)])
+    sums = reduce(flat, reduction="sum").split([len(losses), *(g.numel() for g in gradients)])
+    for parameter, summed in zip(network.parameters(), sums[1:], strict=True):
+        parameter.grad = summed.view_as(parameter)
     summed_losses: Tensor = sums[0]
     return summed_losses
 

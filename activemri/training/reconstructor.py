@@ -11,22 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from activemri import checkpoints
 from activemri.agents.episode_masks import EpisodeMasks, record_episodes
 from activemri.data.slices import SliceDataset
-from activemri.data.views import pooled, subjects_of
+from activemri.data.views import pooled, require_other_subjects
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan
-from activemri.evaluator import load_evaluator
+from activemri.evaluator import make_evaluator
 from activemri.metrics.losses import Loss, Prediction, Terms, losses_of, make_loss
-from activemri.mri.geometry import Geometry
 from activemri.options import (
     Compute,
     RunOptions,
@@ -35,25 +34,19 @@ from activemri.options import (
     require_not_negative,
     require_positive,
 )
-from activemri.reconstruction.reconstructor import Measurement, Reconstructor, require_served
+from activemri.reconstruction.reconstructor import Reconstructor, require_served
 from activemri.reconstruction.registry import save_reconstructor
+from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.training import loop, processes
 from activemri.training.augmentation import make_augmentation
 from activemri.training.batches import Batch, TrainingBatches, in_memory
 from activemri.training.construction import arguments_of, new_reconstructor
-from activemri.training.descent import Descent, Precision, autocast, require_precision
+from activemri.training.descent import Descent, Precision, autocast
 from activemri.training.evaluator import perceptual_by
-from activemri.training.folder import Picture, RunFolder
-from activemri.training.loop import (
-    DivergedError,
-    Evaluation,
-    OnValidation,
-    ShowProgress,
-    Trained,
-)
-from activemri.training.pictures import draw
+from activemri.training.folder import RunFolder
+from activemri.training.loop import DivergedError, OnValidation, ShowProgress, Trained
 from activemri.training.self_supervised import robust_loss, sample_weights, self_supervised_loss
-from activemri.training.validation import Validation
+from activemri.training.validation import Validation, draw, evaluating
 
 if TYPE_CHECKING:
     Arguments = Mapping[str, Any]
@@ -151,11 +144,31 @@ class TrainReconstructorSettings:
             self, network=arguments_of(given("reconstructor") or self.protocol.reconstructor)
         )
 
+    def untrained(self, *, device: torch.device | str = "cpu") -> Reconstructor:
+        """The reconstructor before its first step.
+
+        One with a method ``training_loss(measurement, image)`` has a loss of its own, (batch,), of
+        what has been acquired and the image of all readouts. It may draw from torch's global
+        generator, which every training step seeds.
+        """
+        return new_reconstructor(
+            self.protocol.reconstructor, self.network, seed=self.run.seed, device=device
+        )
+
+    def objective(self) -> Terms:
+        """The losses that are named, or a ValueError."""
+        return make_loss(self.loss, more=self.losses_of_weights())
+
+    def losses_of_weights(self) -> dict[str, Loss]:
+        """Losses that the evaluator in `perceptual_weights` makes possible, by name."""
+        if self.perceptual_weights is None:
+            return {}
+        device = processes.device_of(self.compute.device)
+        evaluator = make_evaluator(self.perceptual_weights, device=device)
+        return {"perceptual": perceptual_by(evaluator.requires_grad_(False))}
+
     def check(self, *, loss: Loss | None = None) -> None:
         """Refuse what the training would refuse, before data are read.
-
-        Args:
-            loss: instead of the one that is named.
 
         Raises:
             ValueError: an unknown loss, augmentation, network or argument of it, a device that is
@@ -164,82 +177,48 @@ class TrainReconstructorSettings:
             ModuleNotFoundError: TensorBoard is wanted, and not installed.
         """
         if loss is None:
-            make_loss(self.loss, more=losses_from_weights(self))
-        check_all_but_loss(self, loss=loss)
-
-
-@runtime_checkable
-class LearnsByItself(Protocol):
-    """A reconstructor with a training loss of its own, e.g. one that learns to take off noise."""
-
-    def training_loss(self, measurement: Measurement, image: Tensor, /) -> Tensor:
-        """Loss, (batch,), of what has been acquired and the image of all readouts.
-
-        It may draw from torch's global generator, which every training step seeds.
-        """
-        ...
-
-
-def check_all_but_loss(settings: TrainReconstructorSettings, *, loss: Loss | None = None) -> None:
-    """As the settings' own check, for trainings whose losses have other names."""
-    processes.require_divisible(settings.batch_size)
-    require_precision(settings.precision, processes.device_of(settings.compute.device))
-    make_augmentation(settings.augment)
-    learns_by_itself = isinstance(untrained(settings), LearnsByItself)
-    usual = TrainReconstructorSettings.loss
-    own_loss = settings.loss != usual or settings.perceptual_weights is not None or loss is not None
-    if learns_by_itself and own_loss:
-        raise ValueError(
-            f"--reconstructor {settings.protocol.reconstructor} is trained with a loss of its own, "
-            "not with one of its images; leave out --loss and --perceptual-weights, and give no "
-            "loss"
-        )
-    if settings.supervision != "full":
-        _refuse_references(settings, learns_by_itself=learns_by_itself, own_loss=own_loss)
-    folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
-    if processes.rank() == 0:  # others would find what the first one has begun
-        folder.check(described(settings), resume=settings.run.resume)
-
-
-def _refuse_references(
-    settings: TrainReconstructorSettings, *, learns_by_itself: bool, own_loss: bool
-) -> None:
-    """Self-supervised trainings know no image to compare with."""
-    if learns_by_itself:
-        raise ValueError(
-            f"--supervision {settings.supervision}: {settings.protocol.reconstructor} learns from "
-            "fully sampled images; expected a reconstructor that is trained with --loss, e.g. modl "
-            "or varnet"
-        )
-    if own_loss or settings.augment != TrainReconstructorSettings.augment:
-        raise ValueError(
-            f"--supervision {settings.supervision} has a loss of its own, and sees one acquisition "
-            "of every scan as it is; leave out --loss, --augment and --perceptual-weights"
-        )
-    if not 0 < settings.held_out < 1:
-        raise ValueError(f"--held-out: expected a share between 0 and 1; got {settings.held_out}")
-
-
-def losses_from_weights(settings: TrainReconstructorSettings) -> dict[str, Loss]:
-    """Losses that the evaluator in `settings.perceptual_weights` makes possible, by name.
-
-    Raises:
-        CheckpointError: there is no evaluator.
-    """
-    if settings.perceptual_weights is None:
-        return {}
-    device = processes.device_of(settings.compute.device)
-    evaluator = load_evaluator(settings.perceptual_weights, device=device)
-    return {"perceptual": perceptual_by(evaluator.requires_grad_(False))}
-
-
-def untrained(
-    settings: TrainReconstructorSettings, *, device: torch.device | str = "cpu"
-) -> Reconstructor:
-    """The reconstructor that settings describe, before its first step."""
-    return new_reconstructor(
-        settings.protocol.reconstructor, settings.network, seed=settings.run.seed, device=device
-    )
+            self.objective()
+        if self.batch_size % processes.world_size():
+            raise ValueError(
+                f"--batch-size {self.batch_size} cannot be divided by the "
+                f"{processes.world_size()} processes of this training; choose a multiple"
+            )
+        device = processes.device_of(self.compute.device)
+        if self.precision != "32" and device.type != "cuda":
+            raise ValueError(
+                f"--precision {self.precision} needs a GPU (--device cuda); on the {device.type} "
+                "leave it 32"
+            )
+        make_augmentation(self.augment)
+        learns_by_itself = hasattr(self.untrained(), "training_loss")
+        usual = TrainReconstructorSettings
+        own_loss = (self.loss, self.perceptual_weights, loss) != (usual.loss, None, None)
+        if learns_by_itself and own_loss:
+            raise ValueError(
+                f"--reconstructor {self.protocol.reconstructor} is trained with a loss of its own, "
+                "not with one of its images; leave out --loss and --perceptual-weights, and give "
+                "no loss"
+            )
+        if self.supervision != "full":
+            if learns_by_itself:
+                raise ValueError(
+                    f"--supervision {self.supervision}: {self.protocol.reconstructor} learns from "
+                    "fully sampled images; expected a reconstructor that is trained with --loss, "
+                    "e.g. modl or varnet"
+                )
+            if own_loss or self.augment != usual.augment:
+                raise ValueError(
+                    f"--supervision {self.supervision} has a loss of its own, and sees one "
+                    "acquisition of every scan as it is; leave out --loss, --augment and "
+                    "--perceptual-weights"
+                )
+            if not 0 < self.held_out < 1:
+                raise ValueError(
+                    f"--held-out: expected a share between 0 and 1; got {self.held_out}"
+                )
+        folder = RunFolder(self.run.out, tensorboard=self.tensorboard)
+        if processes.rank() == 0:  # others would find what the first one has begun
+            folder.check(described(self), resume=self.run.resume)
 
 
 def train_reconstructor(
@@ -275,51 +254,109 @@ def train_reconstructor(
     """
     settings.compute.prepare()
     settings.check(loss=loss)
-    terms = make_loss(loss or settings.loss, more=losses_from_weights(settings))
-    context = open_context(settings, train=train, validation=validation, moments=moments, loss=loss)
+    context = Context(settings, train=train, validation=validation, moments=moments, loss=loss)
+    terms = settings.objective() if loss is None else make_loss(loss)
     trainee = ReconstructorTrainee(context, terms)
-    run_loop(trainee, context, name="reconstructor", on_validation=on_validation)
-    return Trained(**results_in(context.folder.best))
+    context.run(trainee, name="reconstructor", on_validation=on_validation)
+    return result_in(context.folder.best)
 
 
-def results_in(checkpoint: Path) -> dict[str, Any]:
-    """Results of the training that wrote a checkpoint of a reconstructor."""
+def result_in(checkpoint: Path) -> Trained:
+    """Result of the training that wrote a checkpoint of a reconstructor."""
     info: Any = checkpoints.load(checkpoint).info
-    return {
-        "checkpoint": checkpoint,
-        "best_step": info["step"],
-        "best_score": info["metrics"]["ssim"],
-        "baseline": info["metrics"]["zero_filled_ssim"],
-    }
+    return Trained(
+        checkpoint=checkpoint,
+        best_step=info["step"],
+        best_score=info["metrics"]["ssim"],
+        baseline=info["metrics"]["zero_filled_ssim"],
+    )
 
 
-@dataclass(frozen=True, eq=False)
 class Context:
-    """A training whose data are open and whose folder is claimed.
+    """A training whose data are open, whose folder is claimed, and whose episodes are recorded.
+
+    Arguments and errors are those of :func:`train_reconstructor`, with checked settings.
 
     Attributes:
-        settings: of the training.
-        folder: where it writes.
-        batches: the batch of every step.
-        validation: scans and moments of validations.
         device: where this process computes.
         state: to continue from; None to begin.
+        batches: the batch of every step.
+        validation: scans and moments of validations.
+        step: steps that the trainee has taken.
     """
 
-    settings: TrainReconstructorSettings
-    folder: RunFolder
-    batches: TrainingBatches
-    validation: Validation
-    device: torch.device
-    state: dict[str, Any] | None
+    def __init__(
+        self,
+        settings: TrainReconstructorSettings,
+        *,
+        train: SliceDataset | None,
+        validation: SliceDataset | None,
+        moments: EpisodeMasks | None,
+        loss: Loss | None = None,
+    ) -> None:
+        self.settings, self.step = settings, 0
+        self.device, protocol = processes.join(settings.compute.device), settings.protocol
+        self.folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
+        train = in_memory(train if train is not None else protocol.dataset("train"))
+        validation = in_memory(validation if validation is not None else protocol.dataset("val"))
+        require_other_subjects(train, validation)
+        scan = bare_scan(settings, train, validation) if moments is None else moments.scan
+        require_served(settings.untrained(), scan.geometry)
+        supervised = settings.supervision == "full"
+        if not (supervised or scan.geometry.transform.is_cartesian):
+            raise ValueError(
+                f"--supervision {settings.supervision} holds out samples of a Cartesian grid; "
+                f"geometry {scan.geometry.name!r} has none"
+            )
+        same = {
+            **described(settings),
+            "masks": "EpisodeMasks" if moments is None else type(moments).__name__,
+            "n_train_scans": len(train),
+            "n_validation_scans": len(validation),
+            "loss_object": None
+            if loss is None
+            else getattr(loss, "__qualname__", type(loss).__qualname__),
+        }
+        if processes.rank() == 0:  # claims the folder; then all read the state in it
+            self.state = self.folder.open(same, resume=settings.run.resume)
+        processes.barrier(self.device)
+        if processes.rank() > 0:
+            self.state = self.folder.state()
+        processes.barrier(self.device)  # the first one writes again only when all have read
+        if moments is None:
+            moments = recorded_moments(settings, train, validation)
+        self.batches = TrainingBatches(
+            train,
+            moments,
+            batch_size=settings.batch_size,
+            seed=settings.run.seed,
+            augment=make_augmentation(settings.augment if supervised else ("none",)),
+            one_mask=not supervised,
+            rank=processes.rank(),
+            n_processes=processes.world_size(),
+        )
+        self.validation = Validation(validation, moments, seed=settings.run.seed)
 
-    def info(self, *, step: int, metrics: Mapping[str, object], command: str) -> dict[str, object]:
+    def run(self, trainee: loop.Trainee, *, name: str, **options: Any) -> None:
+        """Train to the end of the settings' schedule, or as options of the loop say otherwise."""
+        settings = self.settings
+        schedule = {"n_steps": settings.max_steps, "state": self.state, **options}
+        loop.train(
+            trainee,
+            self.folder,
+            name=name,
+            validate_every=settings.validate_every,
+            patience=settings.patience,
+            device=self.device,
+            **schedule,
+        )
+
+    def info(self, metrics: Mapping[str, object], *, command: str) -> dict[str, object]:
         """Facts about the training for a checkpoint."""
         settings, scan = self.settings, self.batches.moments.scan
+        data = settings.protocol.data
         return {
-            "data": settings.protocol.data
-            if isinstance(settings.protocol.data, str)
-            else self.batches.scans.name,
+            "data": data if isinstance(data, str) else self.batches.scans.name,
             "matrix_size": settings.protocol.matrix_size,
             "geometry": scan.geometry.name,
             "n_train_slices": len(self.batches.scans),
@@ -327,7 +364,7 @@ class Context:
             "budget": self.batches.moments.budget,
             "sensitivity": str(settings.protocol.sensitivity),
             "masks": type(self.batches.moments).__name__,
-            "step": step,
+            "step": self.step,
             "supervision": settings.supervision,
             "metrics": dict(metrics),
             "torch_version": str(torch.__version__),
@@ -335,68 +372,6 @@ class Context:
             "processes": processes.world_size(),
             "command": command_line(command, settings),
         }
-
-
-def open_context(
-    settings: TrainReconstructorSettings,
-    *,
-    train: SliceDataset | None,
-    validation: SliceDataset | None,
-    moments: EpisodeMasks | None,
-    loss: Loss | None,
-) -> Context:
-    """Open the data, claim the folder, and record the episodes.
-
-    Raises:
-        ValueError: unusable data; a folder that is taken; subjects in both splits.
-        OSError: the output folder cannot be written.
-    """
-    device, protocol = processes.join(settings.compute.device), settings.protocol
-    folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
-    train = in_memory(train if train is not None else protocol.dataset("train"))
-    validation = in_memory(validation if validation is not None else protocol.dataset("val"))
-    refuse_shared_subjects(train, validation)
-    scan = bare_scan(settings, train, validation) if moments is None else moments.scan
-    _require_served(settings, scan.geometry)
-    name = None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
-    given = {
-        "masks": "EpisodeMasks" if moments is None else type(moments).__name__,
-        "n_train_scans": len(train),
-        "n_validation_scans": len(validation),
-        "loss_object": name,
-    }
-    state = _claimed(folder, described(settings) | given, settings, device)
-    if moments is None:
-        moments = recorded_moments(settings, train, validation)
-    supervised = settings.supervision == "full"
-    batches = TrainingBatches(
-        train,
-        moments,
-        batch_size=settings.batch_size,
-        seed=settings.run.seed,
-        augment=make_augmentation(settings.augment if supervised else ("none",)),
-        one_mask=not supervised,
-        rank=processes.rank(),
-        n_processes=processes.world_size(),
-    )
-    checks = Validation(validation, moments, seed=settings.run.seed)
-    return Context(settings, folder, batches, checks, device, state)
-
-
-def refuse_shared_subjects(train: SliceDataset, validation: SliceDataset) -> None:
-    """Refuse splits that are empty, or that share a subject.
-
-    Raises:
-        ValueError: with the first subjects.
-    """
-    for name, scans in (("train", train), ("validation", validation)):
-        if len(scans) == 0:
-            raise ValueError(f"there are no {name} scans; give every split at least one subject")
-    if shared := sorted(set(subjects_of(train)) & set(subjects_of(validation))):
-        raise ValueError(
-            "train and validation scans must come from different subjects; found in both: "
-            + ", ".join(shared[:5])
-        )
 
 
 def bare_scan(
@@ -422,120 +397,87 @@ def recorded_moments(
     )
 
 
-def _require_served(settings: TrainReconstructorSettings, geometry: Geometry) -> None:
-    """Refuse what needs a Cartesian grid where there is none."""
-    require_served(untrained(settings), geometry)
-    if settings.supervision != "full" and not geometry.transform.is_cartesian:
-        raise ValueError(
-            f"--supervision {settings.supervision} holds out samples of a Cartesian grid; geometry "
-            f"{geometry.name!r} has none"
-        )
+class BatchTrainee:
+    """A trainee of the loop that learns from one batch a step.
 
-
-def _claimed(
-    folder: RunFolder,
-    shared: Mapping[str, object],
-    settings: TrainReconstructorSettings,
-    device: torch.device,
-) -> dict[str, Any] | None:
-    """Claim the folder once, and let every process read the state in it."""
-    first = processes.rank() == 0
-    state = folder.open(shared, resume=settings.run.resume) if first else None
-    processes.barrier(device)
-    if not first:
-        state = folder.state()
-    processes.barrier(device)  # the first process writes again only when all have read
-    return state
-
-
-def run_loop(
-    trainee: loop.Trainee, context: Context, *, name: str, on_validation: OnValidation | None
-) -> None:
-    """Train to the end of the settings' schedule."""
-    settings = context.settings
-    loop.train(
-        trainee,
-        context.folder,
-        name=name,
-        n_steps=settings.max_steps,
-        validate_every=settings.validate_every,
-        patience=settings.patience,
-        state=context.state,
-        on_validation=on_validation,
-        device=context.device,
-    )
-
-
-class BatchTrainee(Protocol):
-    """A trainee that learns from one batch a step."""
-
-    step: int
-
-    def train_on(self, batch: Batch, /) -> dict[str, float]:
-        """Learn from a batch; the losses by name, the one that is followed being called "loss"."""
-        ...
-
-
-def learn_from_batches(
-    trainee: BatchTrainee, context: Context, n_steps: int, progress: ShowProgress
-) -> dict[str, float]:
-    """Some steps, each with random numbers of its own; the mean losses.
-
-    Raises:
-        DivergedError: names the scans of the step.
-    """
-    totals: dict[str, float] = defaultdict(float)
-    gpus = [context.device] if context.device.type == "cuda" else []
-    for _ in range(n_steps):
-        batch = context.batches[trainee.step]
-        numbers = (context.settings.run.seed, trainee.step, processes.rank())
-        with torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-            try:
-                losses = trainee.train_on(batch)
-            except DivergedError as error:
-                raise DivergedError(
-                    f"{error}, or look at the scans {', '.join(batch.names)}"
-                ) from error
-        trainee.step += 1
-        for name, loss in losses.items():
-            totals[name] += loss
-        progress(loss=losses["loss"])
-    return {name: total / n_steps for name, total in totals.items()}
-
-
-class ReconstructorTrainee:
-    """A reconstructor that learns from a loss.
+    Subclasses add `train_on`, `validate` and `save`.
 
     Args:
-        context: of the training.
-        terms: losses whose sum it minimises.
-        command: for the checkpoint.
+        context: of the training, whose steps are counted anew.
+        parts: networks and optimisers by their names in the saved state.
     """
+
+    def __init__(self, context: Context, parts: Mapping[str, nn.Module | Descent]) -> None:
+        self.context, self.parts = context, parts
+        context.step = 0
+
+    def train_on(self, batch: Batch) -> dict[str, float]:
+        """Learn from a batch; the losses by name, the one that is followed being called "loss"."""
+        raise NotImplementedError
+
+    @property
+    def step(self) -> int:
+        return self.context.step
+
+    def learn(self, n_steps: int, progress: ShowProgress, /) -> dict[str, float]:
+        """Some steps, each with random numbers of its own; the mean losses.
+
+        Raises:
+            DivergedError: names the scans of the step.
+        """
+        context = self.context
+        totals: dict[str, float] = defaultdict(float)
+        gpus = [context.device] if context.device.type == "cuda" else []
+        for _ in range(n_steps):
+            batch = context.batches[context.step]
+            numbers = (context.settings.run.seed, context.step, processes.rank())
+            with torch.random.fork_rng(devices=gpus):
+                torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+                try:
+                    losses = self.train_on(batch)
+                except DivergedError as error:
+                    raise DivergedError(
+                        f"{error}, or look at the scans {', '.join(batch.names)}"
+                    ) from error
+            context.step += 1
+            for name, loss in losses.items():
+                totals[name] += loss
+            progress(loss=losses["loss"])
+        return {name: total / n_steps for name, total in totals.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, **{n: part.state_dict() for n, part in self.parts.items()}}
+
+    def restore(self, state: Mapping[str, Any], /) -> None:
+        self.context.step = state["step"]
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+
+class ReconstructorTrainee(BatchTrainee):
+    """A reconstructor that learns from a sum of losses; its checkpoint names the command."""
 
     def __init__(
         self, context: Context, terms: Terms, *, command: str = "train reconstructor"
     ) -> None:
         settings = context.settings
-        self.context, self.terms, self.command = context, terms, command
-        self.step = 0
-        self.network = untrained(settings, device=context.device)
+        self.terms, self.command = terms, command
+        self.network = settings.untrained(device=context.device)
         self.descent = Descent(
             self.network, lr=settings.lr, n_steps=settings.max_steps, precision=settings.precision
         )
-        self.zero_filled = context.validation.zero_filled()
-        self._weights: dict[tuple[int, int], Tensor] = {}
+        super().__init__(context, {"network": self.network, "optimizer": self.descent})
+        self.zero_filled = context.validation.score(ZeroFilled())
+        self._weights: dict[tuple[int, int], Tensor] = {}  # of held-out samples, by size of scans
 
-    def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, float]:
-        return learn_from_batches(self, self.context, n_steps, progress)
-
-    def train_on(self, batch: Batch, /) -> dict[str, float]:
+    def train_on(self, batch: Batch) -> dict[str, float]:
         settings = self.context.settings
         if settings.supervision != "full":
             loss = self._held_out_loss(batch, seed=self.step)
-        elif isinstance(self.network, LearnsByItself):
+        elif hasattr(self.network, "training_loss"):
             with autocast(settings.precision, self.context.device):
-                loss = self.network.training_loss(batch.measurement, batch.reference)
+                own_loss: Any = self.network.training_loss
+                loss = own_loss(batch.measurement, batch.reference)
         else:
             return self.learn_from(batch, self.predict(batch))
         return self.descent.descend({"loss": batch.mean(loss)}, step=self.step)
@@ -556,7 +498,14 @@ class ReconstructorTrainee:
         settings = self.context.settings
         loss: Callable[..., Tensor] = self_supervised_loss
         if settings.supervision == "robust-ssdu":
-            weights = self._weights_of(batch.measurement.kspace.shape)
+            height, width = batch.measurement.kspace.shape[-2:]
+            if (height, width) not in self._weights:
+                self._weights[height, width] = sample_weights(
+                    self.context.batches.longest_masks((height, width), N_MASKS),
+                    share=settings.held_out,
+                    generator=torch.Generator().manual_seed(settings.run.seed),
+                )
+            weights = self._weights[height, width]
             loss = partial(robust_loss, weights=weights, more_noise=settings.more_noise)
         with autocast(settings.precision, self.context.device):
             return loss(
@@ -567,57 +516,34 @@ class ReconstructorTrainee:
                 generator=torch.Generator().manual_seed(settings.run.seed * 1_000_003 + seed),
             )
 
-    def _weights_of(self, kspace: torch.Size) -> Tensor:
-        """Weights of held-out samples for scans of this size."""
-        shape = (kspace[-2], kspace[-1])
-        if shape not in self._weights:
-            settings = self.context.settings
-            self._weights[shape] = sample_weights(
-                self.context.batches.longest_masks(shape, N_MASKS),
-                share=settings.held_out,
-                generator=torch.Generator().manual_seed(settings.run.seed),
-            )
-        return self._weights[shape]
-
-    def validate(self) -> Evaluation:
-        validation = self.context.validation
-        score = validation.score(self.network)
+    def validate(self) -> tuple[float, dict[str, Any]]:
+        validation, settings = self.context.validation, self.context.settings
+        score, score_at = validation.score(self.network)
         entries: dict[str, Any] = {
-            "validation_ssim": score.ssim,
-            "validation_ssim_at": score.ssim_at,
-            "zero_filled_ssim_at": self.zero_filled.ssim_at,
+            "validation_ssim": score,
+            "validation_ssim_at": score_at,
+            "zero_filled_ssim_at": self.zero_filled[1],
         }
-        decides = score.ssim
-        if self.context.settings.supervision != "full":
+        if settings.supervision != "full":
             # No reference decides, but held-out samples of validation scans, the same ones always.
-            loss = validation.mean(self.network, lambda batch: self._held_out_loss(batch, seed=0))
-            entries["validation_loss"], decides = loss, -loss
-        return Evaluation(score=decides, entries=entries, picture=self._picture())
-
-    def _picture(self) -> Picture | None:
-        n_scans = self.context.settings.images
-        if n_scans == 0:
-            return None
-        return draw(self.context.validation, self.network, n_scans=n_scans)
+            last = validation.steps[-1:]
+            with evaluating(self.network):
+                losses = [
+                    self._held_out_loss(validation.batch(index, steps=last), seed=0)
+                    for index in validation.indices
+                ]
+            entries["validation_loss"] = float(torch.cat(losses).double().mean())
+            score = -entries["validation_loss"]
+        if settings.images > 0:
+            entries["picture"] = draw(validation, self.network, n_scans=settings.images)
+        return score, entries
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         metrics = {
             "ssim": entries["validation_ssim"],
             "ssim_at": entries["validation_ssim_at"],
-            "zero_filled_ssim": self.zero_filled.ssim,
-            "zero_filled_ssim_at": self.zero_filled.ssim_at,
+            "zero_filled_ssim": self.zero_filled[0],
+            "zero_filled_ssim_at": self.zero_filled[1],
         }
-        info = self.context.info(step=self.step, metrics=metrics, command=self.command)
+        info = self.context.info(metrics, command=self.command)
         save_reconstructor(path, self.network, info=info)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.descent.state(),
-        }
-
-    def restore(self, state: Mapping[str, Any], /) -> None:
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.descent.restore(state["optimizer"])

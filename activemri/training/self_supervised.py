@@ -29,6 +29,7 @@ from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
 KEPT_SIDE = 4  # samples around the origin that the reconstructor always sees
+_TINY = 1e-20
 _SPREAD = 1 / 4  # of the held-out samples around the origin, standard deviation over the side
 
 
@@ -43,9 +44,6 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
         mask: acquired samples, bool (batch, height, width).
         share: of the acquired samples, between 0 and 1.
         generator: of the draw.
-
-    Returns:
-        bool (batch, height, width).
 
     Raises:
         ValueError: for a share that leaves nothing on one side.
@@ -67,11 +65,9 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
 
 
 def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Operator]:
-    """The measurement that the reconstructor sees, and the operator of the held-out samples.
+    """The measurement that the reconstructor sees, and the operator of held-out samples.
 
-    Args:
-        measurement: all that was acquired.
-        out: held-out samples, bool (batch, height, width).
+    The latter are `out`, bool (batch, height, width).
     """
     operator = measurement.operator
     shape, maps = operator.transform.shape, operator.sensitivity
@@ -106,7 +102,16 @@ def self_supervised_loss(
         seen, operator = divided(measurement, out)
         predicted = operator.forward(reconstructor(seen).image)
         measured = operator.transform.of_grid(kspace) * operator.mask[:, :, None, None]
-        losses.append(_relative(predicted - measured, measured))
+        # In units of the largest sample, whatever the signal's scale.
+        largest = measured.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        error, usual = (
+            torch.view_as_real(values / largest[:, None, None, None]).square().sum(-1).flatten(1)
+            for values in (predicted - measured, measured)
+        )
+        # The slope of a root is infinite at zero.
+        euclidean = (error.sum(dim=1) + _TINY).sqrt() / (usual.sum(dim=1) + _TINY).sqrt()
+        absolute = (error + _TINY).sqrt().sum(dim=1) / (usual + _TINY).sqrt().sum(dim=1)
+        losses.append(euclidean + absolute)
     return torch.stack(losses).mean(dim=0)
 
 
@@ -139,14 +144,11 @@ def robust_loss(
 ) -> Tensor:
     """Weighted squared error of what is held out and of what is seen, relative: (batch,).
 
+    The other arguments are those of :func:`self_supervised_loss`.
+
     Args:
-        reconstructor: to be judged.
-        measurement: all that was acquired.
         weights: of held-out samples, (height, width).
-        share: of samples to hold out.
-        n_splits: draws to average over.
         more_noise: strength of the noise that is added, over that of the scan's own.
-        generator: of the draws.
     """
     kspace, operator = measurement.kspace, measurement.operator
     shape, maps = operator.transform.shape, operator.sensitivity
@@ -168,22 +170,3 @@ def robust_loss(
         weighted = torch.where(out, weights.to(error.device) * error, error) * mask
         losses.append(weighted.flatten(1).sum(dim=1) / energy)
     return torch.stack(losses).mean(dim=0)
-
-
-def _relative(error: Tensor, measured: Tensor) -> Tensor:
-    """Sum of the relative errors in both norms, whatever the signal's scale: (batch,)."""
-    largest = measured.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    unit = largest[:, None, None, None]
-    squares = [
-        torch.view_as_real(values / unit).square().sum(dim=-1).flatten(1)
-        for values in (error, measured)
-    ]
-    # the slope of a root is infinite at zero
-    euclidean, absolute = (
-        [(s.sum(dim=1) + _TINY).sqrt() for s in squares],
-        [(s + _TINY).sqrt().sum(dim=1) for s in squares],
-    )
-    return euclidean[0] / euclidean[1] + absolute[0] / absolute[1]
-
-
-_TINY = 1e-20

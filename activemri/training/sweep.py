@@ -9,9 +9,11 @@ in it when it is finished; ``sweep.json`` sums up. A sweep is continued as one.
 
 import inspect
 import itertools
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,15 +24,25 @@ from activemri import files
 from activemri.data.slices import SliceDataset
 from activemri.data.splits import k_fold, leave_one_subject_out, strata_of
 from activemri.data.views import pooled, subjects_of, subset
-from activemri.options import RunOptions, command_line, described
+from activemri.options import (
+    FREE,
+    RunOptions,
+    command_line,
+    described,
+    flat,
+    require_not_negative,
+    require_positive,
+    with_values,
+)
 from activemri.tables import format_table
 from activemri.training import processes
-from activemri.training.axes import Range, parse_axis, with_values
 from activemri.training.batches import in_memory
 from activemri.training.folder import RunFolder
-from activemri.training.loop import OnValidation, Trained
+from activemri.training.loop import Trained
 
 RESULT = "result.json"
+_NUMBERS = ("best_step", "best_score", "score", "baseline")  # of a training, in that file
+_COLUMNS = ("baseline", "best_score", "gain")
 
 #: Trains with settings of a command: ``(settings, *, train, validation, on_validation)``.
 Train = Callable[..., Trained]
@@ -73,81 +85,37 @@ class SweepSettings:
     """Its function."""
 
     def __post_init__(self) -> None:
-        folds = self.folds is not None or self.leave_one_subject_out
-        wrong = [
-            (self.folds is not None and self.folds < 2, "--folds: expected at least 2"),
-            (self.fold is not None and self.fold < 0, "--fold: expected a number of at least 0"),
-            (self.trials is not None and self.trials < 1, "--trials: expected at least 1"),
-            (
-                self.folds is not None and self.leave_one_subject_out,
-                "--folds and --leave-one-subject-out: choose one",
-            ),
-            (self.fold is not None and not folds, "--fold is one of --folds; add them"),
-            (
-                self.stratify is not None and self.folds is None,
-                "--stratify balances --folds; add them",
-            ),
-            (folds and bool(self.vary), "--folds and --vary: choose one"),
-            (
-                (self.alone or self.trials is not None) and not self.vary,
-                "--alone and --trials are about --vary; add it",
-            ),
-            (self.alone and self.trials is not None, "--alone and --trials: choose one"),
-        ]
-        for refused, message in wrong:
+        require_not_negative(fold=self.fold)
+        require_positive(trials=self.trials)
+        n_folds, alone_out = self.folds, self.leave_one_subject_out
+        folds, searches = n_folds is not None or alone_out, self.trials is not None
+        wrong = {
+            "--folds: expected at least 2": n_folds is not None and n_folds < 2,
+            "--folds and --leave-one-subject-out: choose one": n_folds is not None and alone_out,
+            "--fold is one of --folds; add them": self.fold is not None and not folds,
+            "--stratify balances --folds; add them": self.stratify and n_folds is None,
+            "--folds and --vary: choose one": folds and self.vary,
+            "--alone and --trials are about --vary; add it": not self.vary
+            and (self.alone or searches),
+            "--alone and --trials: choose one": self.alone and searches,
+        }
+        for message, refused in wrong.items():
             if refused:
                 raise ValueError(message)
 
 
 @dataclass(frozen=True)
-class Member:
-    """One training of a sweep.
+class Range:
+    """All numbers from `low` to `high`, or all whole ones; `log` searches the logarithm."""
 
-    Attributes:
-        settings: of the training.
-        train: scans to learn from.
-        validation: scans that choose the best weights.
-    """
-
-    settings: Any
-    train: SliceDataset
-    validation: SliceDataset
+    low: float
+    high: float
+    log: bool
+    whole: bool
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """Results of a sweep.
-
-    Attributes:
-        members: trainings by name.
-        results: one each; None where it is not trained yet.
-        summary: as in ``sweep.json``.
-    """
-
-    members: Mapping[str, Member]
-    results: Mapping[str, Trained | None]
-    summary: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        """A table with a line for each training, and mean and deviation over folds."""
-        folds = "mean" in self.summary
-        lines: list[tuple[object, ...]] = []
-        for name, member in self.members.items():
-            row = self.summary["members"][name]
-            who = (_shortened(subjects_of(member.validation)),) if folds else ()
-            numbers = (row["baseline"], row["best_score"], row["gain"], row["best_step"])
-            lines.append((name, *who, *numbers))
-        if folds:
-            lines += [(name, "", *self.summary[name].values(), None) for name in ("mean", "sd")]
-        header = ("training", *(("validation",) if folds else ()), "baseline", "best score")
-        header += ("gain" if folds else "difference", "best step")
-        n_trained = sum(result is not None for result in self.results.values())
-        return f"{format_table(header, lines)}\n\n{n_trained} of {len(self.members)} trained"
-
-
-def _shortened(subjects: Sequence[str]) -> str:
-    rest = f" and {len(subjects) - 3} more" if len(subjects) > 3 else ""
-    return ", ".join(subjects[:3]) + rest
+#: Settings of one training of a sweep, scans to learn from, scans that choose the best weights.
+Member = tuple[Any, SliceDataset, SliceDataset]
 
 
 def run_sweep(
@@ -155,10 +123,11 @@ def run_sweep(
     *,
     train: SliceDataset | None = None,
     validation: SliceDataset | None = None,
-) -> object:
+) -> str:
     """Train all members, and sum up; finished ones are kept, interrupted ones are continued.
 
-    Processes with other `fold` may work in the same folder at the same time.
+    Processes with other `fold` may work in the same folder at the same time. Returned is a table;
+    its numbers, commands and subjects are in ``sweep.json``, or for a search in ``best.json``.
 
     Args:
         settings: see there.
@@ -178,30 +147,26 @@ def run_sweep(
     train = in_memory(train if train is not None else base.protocol.dataset("train"))
     validation = in_memory(validation if validation is not None else base.protocol.dataset("val"))
     if settings.trials is not None:
-        return _search(settings, train, validation)
-    if settings.vary:
-        members = _grid(settings, train, validation)
-    else:
-        members = _folds(settings, pooled([train, validation], name=train.name))
+        from activemri.training.search import search
+
+        return search(settings, train, validation)
+    members = (_grid if settings.vary else _folds)(settings, train, validation)
     chosen = list(members)
     if settings.fold is not None:
         if settings.fold >= len(members):
             raise ValueError(f"--fold: expected 0 to {len(members) - 1}; got {settings.fold}")
         chosen = [f"fold-{settings.fold}"]
     for name in chosen:
-        check(members[name].settings)
+        check(members[name][0])
     begun = any((out / name).exists() for name in chosen)
-    shared = "".join(f"{name}: {subjects_of(one.validation)}\n" for name, one in members.items())
+    shared = "".join(f"{name}: {subjects_of(one[2])}\n" for name, one in members.items())
     claim(settings, members=shared, joins=settings.fold is not None and not begun)
     run = with_shared_moments(settings.train)
     for name in chosen:
-        member = members[name]
-        train_once(
-            member.settings,
-            lambda one, m=member: run(one, train=m.train, validation=m.validation),  # type: ignore[misc]
-        )
-        _write(settings, members)
-    return _write(settings, members)
+        own, *scans = members[name]
+        train_once(own, partial(run, train=scans[0], validation=scans[1]))
+        _sum_up(settings, members)
+    return _sum_up(settings, members)
 
 
 def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) -> None:
@@ -214,23 +179,13 @@ def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) ->
 
     Raises:
         ValueError: as :meth:`RunFolder.open`.
-        OSError: the folder cannot be written.
     """
     if processes.rank() > 0:  # the first process of a torchrun does it for all
         return
-    shared = {
-        "command": settings.command,
-        "folds": settings.folds,
-        "leave_one_subject_out": settings.leave_one_subject_out,
-        "stratify": settings.stratify,
-        "vary": settings.vary,
-        "alone": settings.alone,
-        "pruner": settings.pruner,
-        "sweep_seed": settings.run.seed,
-        "members": files.digest(members)[:12],
-        **described(settings.base),
-    }
-    out = settings.run.out
+    out, free = settings.run.out, ("run", "fold", "trials", "base", "train")
+    shared = {name: value for name, value in vars(settings).items() if name not in free}
+    shared |= {"sweep_seed": settings.run.seed, "members": files.digest(members)[:12]}
+    shared |= described(settings.base)
     files.make_writable(out)
     with files.locked(out / "lock"):
         joining = joins and (out / "settings.json").exists()
@@ -245,12 +200,7 @@ def check(settings: Any) -> None:
 
 
 def train_once(settings: Any, train: Callable[[Any], Trained]) -> Trained:
-    """Train into the settings' folder; continue what was interrupted, keep what is finished.
-
-    Args:
-        settings: of one training of a sweep; `resume` is set as needed.
-        train: called unless the training is finished.
-    """
+    """Train into the settings' folder; continue what was interrupted, keep what is finished."""
     out, device = settings.run.out, processes.join(settings.compute.device)
     done, begun = result_in(out), (out / "settings.json").exists()
     processes.barrier(device)  # until all have looked; then the first one writes
@@ -258,13 +208,9 @@ def train_once(settings: Any, train: Callable[[Any], Trained]) -> Trained:
         return done
     result = train(replace(settings, run=replace(settings.run, resume=begun)))
     if processes.rank() == 0:
-        numbers = {name: getattr(result, name) for name in _NUMBERS}
-        files.write_json(out / RESULT, numbers)
+        files.write_json(out / RESULT, {name: getattr(result, name) for name in _NUMBERS})
     processes.barrier(device)
     return result
-
-
-_NUMBERS = ("best_step", "best_score", "score", "baseline")
 
 
 def result_in(folder: Path) -> Trained | None:
@@ -286,40 +232,38 @@ def with_shared_moments(train: Train) -> Train:
 
     known: dict[tuple[object, ...], Any] = {}
 
-    def run(settings: Any, *, train_scans: SliceDataset, **more: Any) -> Trained:
+    def run(settings: Any, **given: Any) -> Trained:
+        scans = given["train"], given["validation"]
         protocol = replace(settings.protocol, reconstructor="")
-        key = (id(train_scans), id(more["validation"]), settings.run.seed, *described_all(protocol))
-        if key not in known:
-            known[key] = recorded_moments(settings, train_scans, more["validation"])
-        return train(settings, train=train_scans, moments=known[key], **more)
+        key = [settings.run.seed, *map(id, scans)]
+        for value in vars(protocol).values():  # objects are told apart by identity
+            plain = isinstance(value, str | int | float | tuple | Path | None)
+            key.append(str(value) if plain else id(value))
+        if tuple(key) not in known:
+            known[tuple(key)] = recorded_moments(settings, *scans)
+        return train(settings, moments=known[tuple(key)], **given)
 
-    return lambda settings, *, train, **more: run(settings, train_scans=train, **more)
-
-
-def described_all(protocol: Any) -> tuple[str, ...]:
-    """A protocol as texts, objects told apart by identity."""
-    values = [getattr(protocol, field.name) for field in fields(protocol)]
-    return tuple(
-        str(value) if isinstance(value, str | int | float | tuple | Path | None) else str(id(value))
-        for value in values
-    )
+    return run
 
 
-def _folds(settings: SweepSettings, scans: SliceDataset) -> dict[str, Member]:
+def _folds(
+    settings: SweepSettings, train: SliceDataset, validation: SliceDataset
+) -> dict[str, Member]:
+    scans = pooled([train, validation], name=train.name)
     subjects = subjects_of(scans)
     if settings.folds is None:
         folds = leave_one_subject_out(subjects)
     else:
         strata = None if settings.stratify is None else strata_of(scans, settings.stratify)
         folds = k_fold(subjects, settings.folds, seed=settings.run.seed, strata=strata)
-    members = {}
+    members: dict[str, Member] = {}
     for number, fold in enumerate(folds):
         name = f"fold-{number}"
         parts = [
             subset(scans, people, name=f"{scans.name} {name} {part}")
             for part, people in zip(("train", "validation"), fold, strict=True)
         ]
-        members[name] = Member(_placed(settings, name), *parts)
+        members[name] = (placed(settings, name, settings.base), parts[0], parts[1])
     return members
 
 
@@ -327,15 +271,11 @@ def _grid(
     settings: SweepSettings, train: SliceDataset, validation: SliceDataset
 ) -> dict[str, Member]:
     """All combinations of the values, or the settings as they are and each value alone."""
-    choices = {}
-    for word in settings.vary:
-        key, values = parse_axis(word, settings.base)
-        if not isinstance(values, tuple):
-            raise ValueError(f"--vary {word}: a range is for a search; add --trials")
-        if key in choices:
-            raise ValueError(f"--vary: {key} is there twice")
-        choices[key] = values
-    pairs = [[(key, value) for value in values] for key, values in choices.items()]
+    pairs: list[list[tuple[str, str]]] = []
+    for key, values in axes_of(settings).items():
+        if isinstance(values, Range):
+            raise ValueError(f"--vary {key}: a range is for a search; add --trials")
+        pairs.append([(key, value) for value in values])
     combinations: list[tuple[tuple[str, str], ...]] = list(itertools.product(*pairs))
     if settings.alone:
         combinations = [(), *((pair,) for axis in pairs for pair in axis)]
@@ -346,91 +286,14 @@ def _grid(
         changed = with_values(settings.base, dict(combination))
         if combination and settings.alone and described(changed) == described(settings.base):
             raise ValueError(f"--vary {about}: it is so already")
-        members[name] = Member(_placed(settings, name, changed), train, validation)
+        members[name] = (placed(settings, name, changed), train, validation)
     return members
 
 
-def _placed(settings: SweepSettings, name: str, base: Any = None) -> Any:
-    """The command's settings with a folder of their own, without pictures."""
-    base = settings.base if base is None else base
-    return replace(base, run=replace(base.run, out=settings.run.out / name, resume=False))
-
-
-def _write(settings: SweepSettings, members: Mapping[str, Member]) -> Sweep:
-    out = settings.run.out
-    with files.locked(out / "lock"):
-        results = {name: result_in(out / name) for name in members}
-        first = next(iter(results.values()))
-        rows: dict[str, dict[str, Any]] = {}
-        for name, member in members.items():
-            result = results[name]
-            row: dict[str, Any] = {name: getattr(result, name, None) for name in _NUMBERS}
-            row["gain"] = None
-            # Folds are compared with their own baselines, changed settings with the first ones.
-            against = first if settings.vary else result
-            usual = getattr(against, "best_score" if settings.vary else "baseline", None)
-            if result is not None and usual is not None:
-                row["gain"] = result.best_score - usual
-            row["command"] = command_line(settings.command, member.settings)
-            if not settings.vary:
-                row["train"] = subjects_of(member.train)
-                row["validation"] = subjects_of(member.validation)
-            rows[name] = row
-        summary: dict[str, Any] = {"members": rows}
-        if not settings.vary:
-            columns = ("baseline", "best_score", "gain")
-            values = {
-                name: np.array([row[name] for row in rows.values() if row[name] is not None], float)
-                for name in columns
-            }
-            summary["mean"] = {k: float(v.mean()) if len(v) else None for k, v in values.items()}
-            summary["sd"] = {
-                k: float(v.std(ddof=1)) if len(v) > 1 else None for k, v in values.items()
-            }
-        if processes.rank() == 0:
-            files.write_json(out / "sweep.json", summary)
-    return Sweep(members, results, summary)
-
-
-def _search(settings: SweepSettings, train: SliceDataset, validation: SliceDataset) -> object:
-    from activemri.training.search import search
-
-    if processes.world_size() > 1:
-        raise ValueError(
-            "a search is not started with torchrun: start the same command again with --resume "
-            "for each process that shall help"
-        )
-    axes = _axes(settings)
-    check(_placed(settings, "trial"))
-    claim(settings)
-    run = with_shared_moments(settings.train)
-
-    def trial(member: Any, on_validation: OnValidation) -> Trained:
-        return train_once(
-            member,
-            lambda one: run(one, train=train, validation=validation, on_validation=on_validation),
-        )
-
-    return search(
-        settings.run.out,
-        base=settings.base,
-        command=settings.command,
-        axes=axes,
-        n_trials=settings.trials or 0,
-        seed=settings.run.seed,
-        pruner=settings.pruner,
-        train=trial,
-    )
-
-
-def _axes(settings: SweepSettings) -> dict[str, Range | tuple[str, ...]]:
-    """Axes of a search: options whose values change no validation score by themselves.
-
-    Raises:
-        ValueError: an option that says which scans and moments are scored, or how long it takes.
-    """
-    fixed = {field.name for field in fields(settings.base.protocol)} - {"reconstructor"}
-    fixed |= {"seed", "max_steps", "validate_every", "patience"}
+def axes_of(
+    settings: SweepSettings, *, fixed: Collection[str] = ()
+) -> dict[str, Range | tuple[str, ...]]:
+    """Values or ranges of every option that is varied; those of `fixed` must not be."""
     axes: dict[str, Range | tuple[str, ...]] = {}
     for word in settings.vary:
         key, values = parse_axis(word, settings.base)
@@ -442,3 +305,81 @@ def _axes(settings: SweepSettings) -> dict[str, Range | tuple[str, ...]]:
             raise ValueError(f"--vary: {key} is there twice")
         axes[key] = values
     return axes
+
+
+def parse_axis(word: str, settings: Any) -> tuple[str, Range | tuple[str, ...]]:
+    """Key and values of an axis: ``key=a|b|c``, ``key=low:high`` or ``key=low:high:log``.
+
+    Raises:
+        ValueError: a text that is neither, an unknown key, or a value that the settings refuse.
+    """
+    key, equals, text = (part.strip() for part in word.partition("="))
+    key = key.removeprefix("--").replace("-", "_")
+    if not equals or not text:
+        raise ValueError(f"--vary {word}: expected KEY=A|B|C, KEY=LOW:HIGH or KEY=LOW:HIGH:log")
+    known = {name: value for name, value, _ in flat(settings)}
+    if key not in known or key in FREE:
+        raise ValueError(
+            f"--vary {word}: cannot vary {key!r}; expected one of "
+            f"{', '.join(name for name in known if name not in FREE)}"
+        )
+    match = re.fullmatch(r"([^:|]+):([^:|]+)(:log)?", text)
+    try:
+        if match is None:
+            values = tuple(value.strip() for value in text.split("|"))
+            for value in values:
+                with_values(settings, {key: value})
+            return key, values
+        low, high = match.group(1, 2)
+        whole = isinstance(known[key], int)
+        edges = [float(int(edge)) if whole else float(edge) for edge in (low, high)]
+        if not edges[0] < edges[1] < math.inf or (match.group(3) and edges[0] <= 0):
+            above = " above 0" if match.group(3) else ""
+            raise ValueError(f"expected a smaller and a larger number{above}")
+        for edge in (low, high):
+            with_values(settings, {key: edge.strip()})
+    except ValueError as error:
+        raise ValueError(f"--vary {word}: {error}") from None
+    return key, Range(edges[0], edges[1], match.group(3) is not None, whole)
+
+
+def placed(settings: SweepSettings, name: str, member: Any) -> Any:
+    """Settings of one training, with a folder of their own."""
+    return replace(member, run=replace(member.run, out=settings.run.out / name, resume=False))
+
+
+def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> str:
+    """Write ``sweep.json``, and a table that over folds ends with mean and deviation."""
+    out, folds = settings.run.out, not settings.vary
+    rows: dict[str, dict[str, Any]] = {}
+    lines: list[tuple[object, ...]] = []
+    with files.locked(out / "lock"):
+        results = {name: result_in(out / name) for name in members}
+        first = next(iter(results.values()))
+        for name, (own, train, validation) in members.items():
+            result, people = results[name], subjects_of(validation)
+            row = rows[name] = {key: getattr(result, key, None) for key in _NUMBERS}
+            # Folds are compared with their own baselines, changed settings with the first ones.
+            usual = getattr(result if folds else first, "baseline" if folds else "best_score", None)
+            known = result is not None and usual is not None
+            row["gain"] = row["best_score"] - usual if known else None
+            row["command"] = command_line(settings.command, own)
+            if folds:
+                row |= {"train": subjects_of(train), "validation": people}
+            rest = f" and {len(people) - 3} more" if len(people) > 3 else ""
+            who = (", ".join(people[:3]) + rest,) if folds else ()
+            lines.append((name, *who, *(row[key] for key in _COLUMNS), row["best_step"]))
+        summary: dict[str, Any] = {"members": rows}
+        if folds:
+            summary |= {"mean": {}, "sd": {}}
+            for key in _COLUMNS:
+                values = [row[key] for row in rows.values() if row[key] is not None]
+                summary["mean"][key] = float(np.mean(values)) if values else None
+                summary["sd"][key] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            lines += [(name, "", *summary[name].values(), None) for name in ("mean", "sd")]
+        if processes.rank() == 0:
+            files.write_json(out / "sweep.json", summary)
+    header = ("training", *(("validation",) if folds else ()), "baseline", "best score")
+    header += ("gain" if folds else "difference", "best step")
+    n_trained = sum(result is not None for result in results.values())
+    return f"{format_table(header, lines)}\n\n{n_trained} of {len(rows)} trained"

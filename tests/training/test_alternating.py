@@ -49,7 +49,7 @@ def resumed(settings: TrainAlternatingSettings) -> TrainAlternatingSettings:
     return replace(settings, run=replace(settings.run, resume=True))
 
 
-def test_policy_and_fine_tuned_reconstructor_come_out_together(
+def test_policy_and_fine_tuned_reconstructor_come_out_together_and_once_only(
     settings: TrainAlternatingSettings,
 ) -> None:
     text = run(settings)
@@ -60,14 +60,10 @@ def test_policy_and_fine_tuned_reconstructor_come_out_together(
     before = make_reconstructor(str(settings.protocol.reconstructor)).state_dict()
     after = make_reconstructor(settings.run.out / "reconstructor").state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
-
-
-def test_it_can_be_continued_and_ends_the_same(settings: TrainAlternatingSettings) -> None:
-    run(settings)
-    expected = (settings.run.out / "summary.json").read_text()
-    (settings.run.out / "summary.json").unlink()
-    run(resumed(settings))
-    assert (settings.run.out / "summary.json").read_text() == expected
+    with pytest.raises(ValueError, match="add --resume to continue"):
+        run(settings)
+    with pytest.raises(ValueError, match=r"lr: 0.01 then, 0.5 now"):
+        run(replace(resumed(settings), lr=0.5))
 
 
 def test_a_killed_run_goes_on_where_it_was(
@@ -90,16 +86,9 @@ def test_a_killed_run_goes_on_where_it_was(
     run(resumed(killed))
     assert log.read_text() == written, "the first policy was trained again"
     assert (killed.run.out / "summary.json").read_text() == expected
-
-
-def test_a_folder_that_is_taken_or_was_started_otherwise_is_refused(
-    settings: TrainAlternatingSettings,
-) -> None:
-    run(settings)
-    with pytest.raises(ValueError, match="add --resume to continue"):
-        run(settings)
-    with pytest.raises(ValueError, match=r"lr: 0.01 then, 0.5 now"):
-        run(replace(resumed(settings), lr=0.5))
+    (killed.run.out / "summary.json").unlink()
+    run(resumed(killed))  # there is nothing left to train
+    assert (killed.run.out / "summary.json").read_text() == expected
 
 
 def test_a_reconstructor_without_weights_is_refused(settings: TrainAlternatingSettings) -> None:

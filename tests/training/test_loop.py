@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from activemri.training.folder import RunFolder
-from activemri.training.loop import Best, DivergedError, Evaluation, ShowProgress, train
+from activemri.training.loop import DivergedError, ShowProgress, Trained, train
 
 
 class Walk:
@@ -28,8 +28,8 @@ class Walk:
             progress(loss=float(self.step))
         return {"loss": float(self.step)}
 
-    def validate(self) -> Evaluation:
-        return Evaluation(score=-abs(self.step - 6.0), entries={"validation_x": 1.0})
+    def validate(self) -> tuple[float, dict[str, Any]]:
+        return -abs(self.step - 6.0), {"validation_x": 1.0}
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         path.with_suffix(".json").write_text(json.dumps({"step": self.step, **entries}))
@@ -54,7 +54,7 @@ def walk(
     resume: bool = False,
     patience: int | None = None,
     **options: Any,
-) -> Best:
+) -> Trained:
     folder = RunFolder(path)
     state = folder.open({"n_steps": 10}, resume=resume)
     return train(
@@ -76,7 +76,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
 def test_the_best_weights_and_one_entry_for_each_validation_are_kept(tmp_path: Path) -> None:
     told: list[tuple[int, float]] = []
     best = walk(tmp_path, Walk(), n_steps=9, on_validation=lambda *x: told.append(x))
-    assert best == Best(6, 0.0)
+    assert (best.checkpoint, best.best_step, best.best_score) == (tmp_path / "best", 6, 0.0)
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 6, "validation_x": 1.0}
     assert [entry["step"] for entry in entries(tmp_path)] == [0, 2, 4, 6, 8, 9]
     assert [entry["best_step"] for entry in entries(tmp_path)] == [0, 2, 4, 6, 6, 6]
@@ -93,7 +93,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         walk(tmp_path / "other", killed, on_validation=kill)
-    assert walk(tmp_path / "other", resumed, resume=True) == Best(6, 0.0)
+    best = walk(tmp_path / "other", resumed, resume=True)
+    assert (best.best_step, best.best_score) == (6, 0.0)
     assert torch.equal(whole.place, resumed.place)
     one, other = entries(tmp_path / "whole"), entries(tmp_path / "other")
     assert [e | {"seconds": 0} for e in one] == [e | {"seconds": 0} for e in other]
@@ -101,7 +102,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 def test_patience_ends_a_run_that_no_longer_gets_better(tmp_path: Path) -> None:
     trainee = Walk()
-    assert walk(tmp_path, trainee, n_steps=100, patience=2).step == 6
+    assert walk(tmp_path, trainee, n_steps=100, patience=2).best_step == 6
     assert trainee.step == 10
 
 
