@@ -27,7 +27,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
 from activemri.agents.networks import (
@@ -113,7 +113,15 @@ class ActiveMRIVecEnv(VecEnv):
 
     def reset(self) -> Any:
         """Begin all scans, with the seeds and options given before."""
-        observation, infos = self.env.reset(seed=self._seeds, options=self._shared_options())
+        first, *others = self._options
+        if any(other.keys() != first.keys() for other in others):
+            raise ValueError("give the same options of reset to all scans, or to none")
+        options = {k: v for k, v in first.items() if k not in _PER_SCAN}
+        if any(one[key] != value for key, value in options.items() for one in others):
+            raise ValueError(f"of the options of reset, only {', '.join(_PER_SCAN)} may differ")
+        for key in first.keys() & set(_PER_SCAN):
+            options[key] = np.stack([one[key] for one in self._options])
+        observation, infos = self.env.reset(seed=self._seeds, options=options)
         self.reset_infos = _split(infos, range(self.num_envs), self.num_envs)
         self._returns[:], self._lengths[:] = 0.0, 0
         self._begun_at = time.monotonic()
@@ -137,7 +145,11 @@ class ActiveMRIVecEnv(VecEnv):
             for row in ended:
                 self.reset_infos[row], infos[row] = infos[row], last[row]
                 infos[row]["terminal_observation"] = spread["final_obs"][row]
-                infos[row]["episode"] = self._episode(row)
+                infos[row]["episode"] = {
+                    "r": round(float(self._returns[row]), 6),
+                    "l": int(self._lengths[row]),
+                    "t": round(time.monotonic() - self._begun_at, 6),
+                }
             self._returns[ended], self._lengths[ended] = 0.0, 0
         for info, out_of_time in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = out_of_time
@@ -190,25 +202,6 @@ class ActiveMRIVecEnv(VecEnv):
     def close(self) -> None:
         self.env.close()
 
-    def _episode(self, row: int) -> dict[str, float]:
-        """Statistics of an episode that has ended, as ``Monitor`` gives them."""
-        return {
-            "r": round(float(self._returns[row]), 6),
-            "l": int(self._lengths[row]),
-            "t": round(time.monotonic() - self._begun_at, 6),
-        }
-
-    def _shared_options(self) -> dict[str, Any]:
-        """One set of options for all scans, with an entry for each scan where they differ."""
-        first, *others = self._options
-        if any(other.keys() != first.keys() for other in others):
-            raise ValueError("give the same options of reset to all scans, or to none")
-        shared = {k: v for k, v in first.items() if k not in _PER_SCAN}
-        if any(one[key] != value for key, value in shared.items() for one in others):
-            raise ValueError(f"of the options of reset, only {', '.join(_PER_SCAN)} may differ")
-        stacked = {k: np.stack([one[k] for one in self._options]) for k in _PER_SCAN if k in first}
-        return {**shared, **stacked}
-
 
 def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str, Any]]:
     """Infos of each of n scans, from arrays for all; those of other scans stay empty."""
@@ -237,99 +230,70 @@ class NetworkFeatures(BaseFeaturesExtractor):
     Args:
         observation_space: of one scan.
         network: to begin with; a copy of it learns. None makes a new one that fits.
+
+    Attributes:
+        part: of the features that is given; all, if not set.
+
+    Raises:
+        ValueError: an observation with neither features of lines nor an image.
     """
 
     def __init__(
         self, observation_space: spaces.Dict, network: ScoringNetwork | None = None
     ) -> None:
-        made = new_network(observation_space) if network is None else copied(network)
-        assert isinstance(made, ScoringNetwork)
-        n_scores = made.n_actions + made.stops
-        super().__init__(observation_space, n_scores + 2 * made.channels)
-        self.network = made
+        if network is None:
+            parts = observation_space.spaces
+            n_lines = int(np.prod(parts["mask"].shape or ())) if "mask" in parts else 0
+            if n_lines and "lines" in parts:
+                shape = parts["lines"].shape or ()
+                network = LineNetwork(shape[0], n_lines, channels=32, blocks=2)
+            elif n_lines and "image" in parts:
+                shape = parts["image"].shape or ()
+                network = ImageNetwork(shape, n_lines, repeats="repeats" in parts)
+            else:
+                raise ValueError(
+                    'expected an observation with "mask", and "lines" or "image"; got one with '
+                    + ", ".join(parts)
+                )
+        else:
+            network = copied(network)
+            assert isinstance(network, ScoringNetwork)
+        self.n_scores = network.n_actions + network.stops
+        super().__init__(observation_space, self.n_scores + 2 * network.channels)
+        self.network, self.part = network, slice(None)
 
     def forward(self, observations: Observations) -> Tensor:
         hidden = self.network.embed(observations)
         scores = self.network.score(hidden, observations)
-        return torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
-
-
-def new_network(observation_space: spaces.Dict) -> ScoringNetwork:
-    """A network of the default size for what is observed.
-
-    Raises:
-        ValueError: neither features of lines nor an image.
-    """
-    parts = observation_space.spaces
-    n_lines = int(np.prod(parts["mask"].shape or ())) if "mask" in parts else 0
-    if n_lines and "lines" in parts:
-        return LineNetwork((parts["lines"].shape or ())[0], n_lines, channels=32, blocks=2)
-    if n_lines and "image" in parts:
-        return ImageNetwork(parts["image"].shape or (), n_lines, repeats="repeats" in parts)
-    raise ValueError(
-        'expected an observation with "mask", and "lines" or "image"; got one with '
-        + ", ".join(parts)
-    )
-
-
-def actor_critic_options(network: ScoringNetwork) -> dict[str, Any]:
-    """`policy_kwargs` of an actor-critic policy around a network, for :func:`use_scores`."""
-    return {
-        "net_arch": {"pi": [], "vf": []},
-        "features_extractor_class": NetworkFeatures,
-        "features_extractor_kwargs": {"network": network},
-        # The value's gradients are larger than the actor's and would spoil a warm start.
-        "share_features_extractor": False,
-        "ortho_init": False,  # it would forget the network's weights
-    }
+        features = torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
+        return finite(features[:, self.part])
 
 
 def use_scores(policy: Any, *, lr: float) -> None:
-    """Take logits from the scores of the actor's network as they are, the value from the rest.
+    """Take logits of an actor, or values of a DQN, from the scores of its network as they are.
+
+    The value of an actor's critic comes from the rest of the features.
 
     Args:
-        policy: made with :func:`actor_critic_options`.
+        policy: with :class:`NetworkFeatures` and without layers (`net_arch`) after them.
         lr: learning rate of its new optimiser.
     """
-    network = policy.features_extractor.network
-    n_scores = network.n_actions + network.stops
-    policy.action_net = _Part(0, n_scores)
-    policy.value_net = nn.Sequential(
-        _Part(n_scores, policy.features_dim),
-        nn.Linear(2 * network.channels, _CRITIC_WIDTH),
-        nn.SiLU(),
-        nn.Linear(_CRITIC_WIDTH, 1),
-    ).to(policy.device)
-    learned = [weight for weight in policy.parameters() if weight.requires_grad]
+    if isinstance(policy, DQNPolicy):
+        for net in (policy.q_net, policy.q_net_target):
+            features: Any = net.features_extractor
+            features.part, net.q_net = slice(0, features.n_scores), nn.Sequential()
+        learned = list(policy.q_net.parameters())
+    else:
+        actor, critic = policy.pi_features_extractor, policy.vf_features_extractor
+        actor.part, critic.part = slice(0, actor.n_scores), slice(actor.n_scores, None)
+        policy.action_net = nn.Identity()
+        policy.value_net = nn.Sequential(
+            nn.Linear(2 * critic.network.channels, _CRITIC_WIDTH),
+            nn.SiLU(),
+            nn.Linear(_CRITIC_WIDTH, 1),
+        ).to(policy.device)
+        learned = [weight for weight in policy.parameters() if weight.requires_grad]
     policy.optimizer = policy.optimizer_class(learned, lr=lr, **policy.optimizer_kwargs)
-
-
-class NetworkDQNPolicy(DQNPolicy):
-    """DQN's policy: a network's scores are the values.
-
-    Args:
-        *spaces_and_rate: as of ``DQNPolicy``.
-        network: to begin with; a copy of it learns.
-        **options: of ``DQNPolicy``.
-    """
-
-    def __init__(self, *spaces_and_rate: Any, network: ScoringNetwork, **options: Any) -> None:
-        options.pop("use_sde", None)  # it is for continuous actions
-        self._first = (network,)  # in a tuple, so that it is no part of this module
-        super().__init__(*spaces_and_rate, **options)
-
-    def make_q_net(self) -> QNetwork:
-        made = _NetworkValues(self._first[0], self.observation_space, self.action_space)
-        return made.to(self.device)
-
-
-class _NetworkValues(QNetwork):
-    def __init__(self, network: ScoringNetwork, observations: Any, actions: Any) -> None:
-        super().__init__(observations, actions, _unused(), features_dim=1, net_arch=[])
-        self.q_net = copied(network)  # type: ignore[assignment]  # a Sequential there
-
-    def forward(self, obs: Any) -> Tensor:
-        return finite(self.q_net(obs))
 
 
 def contrib() -> Any:
@@ -350,19 +314,18 @@ def contrib() -> Any:
 
 
 def quantile_policy() -> Any:
-    """QR-DQN's policy: a network's scores are the means of the returns.
+    """QR-DQN's policy, with scores of the network of :class:`NetworkFeatures` as mean returns.
 
     The quantiles around the mean come from one more layer with the same weights for all lines. They
-    have mean zero, so that the network alone is the policy. Arguments as of
-    :class:`NetworkDQNPolicy`.
+    have mean zero, so that the network alone is the policy.
     """
     from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 
     class NetworkQuantiles(QuantileNetwork):
-        def __init__(
-            self, network: ScoringNetwork, observations: Any, actions: Any, n_quantiles: int
-        ) -> None:
-            super().__init__(observations, actions, _unused(), 1, n_quantiles, net_arch=[])
+        def __init__(self, network: ScoringNetwork, *spaces_and_quantiles: Any) -> None:
+            observations, actions, n_quantiles = spaces_and_quantiles
+            unused = FlattenExtractor(spaces.Box(0, 1, (1,)))  # the network sees all
+            super().__init__(observations, actions, unused, 1, n_quantiles, net_arch=[])
             self.quantile_net = copied(network)  # type: ignore[assignment]  # a Sequential there
             self.around = nn.Conv1d(network.channels, n_quantiles, 1)
 
@@ -378,29 +341,12 @@ def quantile_policy() -> Any:
             return finite(network.score(hidden, obs)[:, None] + around)
 
     class NetworkQRDQNPolicy(QRDQNPolicy):
-        def __init__(self, *spaces_and_rate: Any, network: ScoringNetwork, **options: Any) -> None:
-            options.pop("use_sde", None)  # it is for continuous actions
-            self._first = (network,)  # in a tuple, so that it is no part of this module
-            super().__init__(*spaces_and_rate, **options)
-
         def make_quantile_net(self) -> QuantileNetwork:
-            made = NetworkQuantiles(
-                self._first[0], self.observation_space, self.action_space, self.n_quantiles
-            )
-            return made.to(self.device)
+            network = self.features_extractor_kwargs["network"]
+            given = (self.observation_space, self.action_space, self.n_quantiles)
+            return NetworkQuantiles(network, *given).to(self.device)
 
     return NetworkQRDQNPolicy
-
-
-class _Part(nn.Module):
-    """Some of the features as they are."""
-
-    def __init__(self, first: int, end: int) -> None:
-        super().__init__()
-        self.first, self.end = first, end
-
-    def forward(self, features: Tensor) -> Tensor:
-        return finite(features[:, self.first : self.end])
 
 
 def finite(values: Tensor) -> Tensor:
@@ -412,8 +358,3 @@ def finite(values: Tensor) -> Tensor:
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError("the network gives values that are not finite numbers")
     return values
-
-
-def _unused() -> FlattenExtractor:
-    """An extractor of features for networks that see the whole observation."""
-    return FlattenExtractor(spaces.Box(0, 1, (1,)))

@@ -13,22 +13,14 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 from activemri.agents.learners import learner_name
 from activemri.agents.learners.imitation import Imitation
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, signed
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.views import STORED
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import EnvOptions, ScanProtocol
-from activemri.envs.scan import Scan
-from activemri.metrics import find_metric
-from activemri.options import (
-    Compute,
-    RunOptions,
-    command_line,
-    described,
-    require_positive,
-)
+from activemri.options import Compute, RunOptions, command_line, described, require_positive
 from activemri.registration import find_protocol
 from activemri.training import loop
 from activemri.training.folder import RunFolder
@@ -204,10 +196,7 @@ def run_training(
         on_validation=on_validation,
     )
     return Trained(
-        checkpoint=folder.best,
-        best_step=best.step,
-        best_score=best.score,
-        score=training.select,
+        checkpoint=folder.best, best_step=best.step, best_score=best.score, score=training.select
     )
 
 
@@ -221,9 +210,8 @@ class _Training:
         self.learner = settings.learner.start(problem)
         self.state, self.restore = self.learner.state, self.learner.restore
         self.policy = self.learner.policy()
-        self.select = settings.select
-        if self.select == "auto":
-            self.select = "return" if problem.protocol.step_cost > 0 else "area"
+        usual = "return" if problem.protocol.step_cost > 0 else "area"
+        self.select = usual if settings.select == "auto" else settings.select
 
     @property
     def step(self) -> int:
@@ -237,26 +225,15 @@ class _Training:
 
     def validate(self) -> Evaluation:
         self.policy = self.learner.policy()
-        results = evaluate(
-            self.problem.scan,
-            self.policy,
-            self.validation,
-            metric=self.problem.metric,
-            step_cost=self.problem.protocol.step_cost,
-        )
+        results = evaluate(self.problem, self.policy, self.validation)
         entries = {f"validation_{name}": value for name, value in results.items()}
         return Evaluation(score=results[self.select], entries=entries)
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         algo = learner_name(self.settings.learner)
-        info = {
-            "algo": algo,
-            **described(self.settings),
-            "step": self.step,
-            **entries,
-            "command": command_line(f"train policy --algo {algo}", self.settings),
-        }
-        self.policy.save(path, info=info)
+        facts = {"algo": algo, **described(self.settings), "step": self.step, **entries}
+        command = command_line(f"train policy --algo {algo}", self.settings)
+        self.policy.save(path, info={**facts, "command": command})
 
 
 def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions:
@@ -267,26 +244,18 @@ def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions
     return EnvOptions.of(options)
 
 
-def evaluate(
-    scan: Scan,
-    policy: Policy,
-    scans: SliceDataset,
-    *,
-    metric: str,
-    step_cost: float = 0.0,
-    seed: int = 0,
-) -> dict[str, float]:
+def evaluate(problem: Problem, policy: Policy, scans: SliceDataset) -> dict[str, float]:
     """Means over scans: `area` under the score's curve, `final` score, `return`, `n_actions`.
 
     The return is the gain of the score minus the price of all actions. Errors count negatively.
     """
-    sign = 1.0 if find_metric(metric).higher_is_better else -1.0
+    metric, price = problem.metric, problem.protocol.step_cost
     found: dict[str, list[Tensor]] = {"area": [], "final": [], "return": [], "n_actions": []}
-    for _, episodes in rollout_dataset(scan, policy, scans, seed=seed):
-        curve, n_actions = sign * episodes.scores[metric], episodes.n_steps.double()
-        found["area"].append(sign * episodes.area(metric))
+    for _, episodes in rollout_dataset(problem.scan, policy, scans):
+        curve, n_actions = signed(episodes.scores[metric], metric), episodes.n_steps.double()
+        found["area"].append(signed(episodes.area(metric), metric))
         found["final"].append(curve[:, -1])
-        found["return"].append(curve[:, -1] - curve[:, 0] - step_cost * n_actions)
+        found["return"].append(curve[:, -1] - curve[:, 0] - price * n_actions)
         found["n_actions"].append(n_actions)
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 

@@ -191,13 +191,7 @@ def _evaluate(
     options = as_environment(protocol, device=settings.compute.device)
     scans = validation_of(options, validation, settings.validation_scans)
     problem = Problem(replace(options, data=scans))
-    return evaluate(
-        problem.scan,
-        make_policy(policy),
-        problem.scans,
-        metric=problem.metric,
-        step_cost=problem.protocol.step_cost,
-    )
+    return evaluate(problem, make_policy(policy), problem.scans)
 
 
 def _fine_tune(

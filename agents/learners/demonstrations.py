@@ -11,7 +11,7 @@ these are. Samples are not stored: whoever reads the file has the scans, and
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from activemri.agents.learners.learner import Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
 from activemri.agents.policy import Policy, require_played, signed
 from activemri.agents.registry import make_policy
-from activemri.data.slices import Slice, SliceDataset
+from activemri.agents.rollout import rows_of_a_kind
+from activemri.data.slices import Slice
 from activemri.envs.protocol import EnvOptions, ScanProtocol
-from activemri.envs.scan import IDLE, Scan, State, View, kind
+from activemri.envs.scan import IDLE, View
 from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import Progress
 from activemri.registration import find_protocol
@@ -97,17 +98,19 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
     require_played(policy, problem.scan.geometry)
-    collector = Collector(problem, n_tried=settings.n_tried, horizon=settings.horizon, follow=0.5)
     with Progress("query the oracle", settings.states, unit="state") as progress:
-        found, _ = collector.collect(
+        found, _ = collect(
+            problem,
             settings.states,
             priority=priority_of(policy, seed=settings.run.seed),
             look=lambda view: view.mask,
             generator=np.random.default_rng(settings.run.seed),
+            n_tried=settings.n_tried,
+            horizon=settings.horizon,
+            follow=0.5,
             report=lambda **moved: progress(min(int(moved["states"]), settings.states)),
         )
-    facts = facts_of(problem, horizon=settings.horizon)
-    return write_demonstrations(settings.run.out, found, scans=problem.scans, facts=facts)
+    return write_demonstrations(settings.run.out, found, problem, horizon=settings.horizon)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +168,29 @@ class Demonstrations:
         return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
 
-@dataclass(frozen=True)
-class Collector:
-    """Plays episodes and queries the oracle along the way; results lie on the CPU.
+def collect(
+    problem: Problem,
+    n_states: int,
+    *,
+    priority: Priority,
+    look: Callable[[View], Tensor],
+    generator: np.random.Generator,
+    n_tried: int | None = 24,
+    horizon: int = 1,
+    states_per_episode: int | None = 8,
+    exploration: tuple[float, ...] = (0.0, 0.1, 0.3),
+    follow: float = 0.0,
+    batch_size: int = 8,
+    report: Report = silent,
+) -> tuple[Demonstrations, Tensor]:
+    """Play episodes and query the oracle along the way.
 
-    Attributes:
+    Args:
         problem: scans, and the score that the oracle maximises.
+        n_states: states to collect, or a few more.
+        priority: of the actions, by which episodes go on.
+        look: from a view to what is kept of it besides.
+        generator: of all draws.
         n_tried: actions tried in a state; None tries all legal ones.
         horizon: lines after which the oracle compares scores: the action tried, and then those of
             highest priority. 1 is the one-step oracle.
@@ -179,142 +199,114 @@ class Collector:
             chosen at random.
         follow: chance that the episode takes the oracle's action in states that are kept.
         batch_size: scans side by side.
+        report: called with the number of states so far.
+
+    Returns:
+        The states, and what `look` saw of each, (n, ...), on the CPU.
     """
+    scan, metric = problem.scan, problem.metric
+    parts, seen, n_found = list[Demonstrations](), list[Tensor](), 0
 
-    problem: Problem
-    n_tried: int | None = 24
-    horizon: int = 1
-    states_per_episode: int | None = 8
-    exploration: tuple[float, ...] = (0.0, 0.1, 0.3)
-    follow: float = 0.0
-    batch_size: int = 8
-
-    def collect(
-        self,
-        n_states: int,
-        *,
-        priority: Priority,
-        look: Callable[[View], Tensor],
-        generator: np.random.Generator,
-        report: Report = silent,
-    ) -> tuple[Demonstrations, Tensor]:
-        """At least so many states, and what `look` saw of each: (n, ...)."""
-        parts: list[Demonstrations] = []
-        seen: list[Tensor] = []
-        while sum(map(len, parts)) < n_states:
-            chosen = self.problem.draw(self.batch_size, generator)
-            slices = {i: self.problem.scans[i] for i in dict.fromkeys(chosen)}
-            for one in dict.fromkeys(kind(s) for s in slices.values()):
-                group = [i for i in chosen if kind(slices[i]) == one]
-                found, looks = self._episodes(group, slices, priority, look, generator)
-                parts.append(found)
-                seen.append(looks)
-            report(states=sum(map(len, parts)))
-        return Demonstrations.join(parts), torch.cat(seen)
-
-    def _episodes(
-        self,
-        group: Sequence[int],
-        slices: dict[int, Slice],
-        priority: Priority,
-        look: Callable[[View], Tensor],
-        generator: np.random.Generator,
-    ) -> tuple[Demonstrations, Tensor]:
-        problem, metric = self.problem, self.problem.metric
-        state = problem.scan.start(
-            [slices[i] for i in group], generators=generator.spawn(len(group))
-        )
+    def episodes(group: Sequence[int], slices: Sequence[Slice]) -> None:
+        """Play scans of one kind, numbers `group` of the data set, to the end."""
+        state = scan.start(slices, generators=generator.spawn(len(group)))
         length = int(state.view.start_budget.max())
-        n_kept = length if self.states_per_episode is None else min(self.states_per_episode, length)
+        n_kept = length if states_per_episode is None else min(states_per_episode, length)
         kept = set(generator.choice(length, size=n_kept, replace=False).tolist())
-        chance = torch.from_numpy(generator.choice(self.exploration, size=len(group)))
+        chance = torch.from_numpy(generator.choice(exploration, size=len(group)))
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
-        parts: list[Demonstrations] = []
-        seen: list[Tensor] = []
-        moments: list[tuple[int, int]] = []
+        found, moments = list[Demonstrations](), list[Tensor]()
         curve = [signed(state.scores[metric], metric).cpu().clone()]
         while not bool(state.finished.all()):
-            view, step = state.view, len(curve) - 1
-            liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
+            view, device = state.view, state.finished.device
+            legal = view.legal.cpu()
+            liking = priority(view).cpu().masked_fill(~legal, -torch.inf)
             # The most liked actions, or, by chance, others drawn by how much they are liked.
             finite = liking.masked_fill(~liking.isfinite(), -1e9)
             other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws)
             explores = torch.rand(len(liking), generator=draws) < chance
             actions = torch.where(explores, other.squeeze(1), liking.argmax(dim=1))
-            if step in kept:
-                part = self._queried(state, liking, torch.tensor(group), draws)
-                follow = torch.rand(len(group), generator=draws) < self.follow
-                actions = torch.where(follow, part.action, actions)
+            if len(curve) - 1 in kept:
+                frequency = scan.geometry.frequency.cpu()
+                tried = _trials(legal, liking, n_tried, frequency=frequency, draws=draws)
+                if horizon == 1:
+                    scores = scan.preview(state, tried.to(device), (metric,))[metric]
+                else:
+                    masks = _masks_ahead(view, tried.to(device), liking.to(device), horizon)
+                    scores = scan.preview_masks(state, masks, (metric,))[metric]
+                illegal = ~legal.gather(1, tried)
                 active = (~state.finished.cpu()).nonzero().squeeze(1)
-                parts.append(part.select(active))
+                part = Demonstrations(
+                    index=torch.tensor(group),
+                    start_mask=view.start_mask.cpu().clone(),
+                    mask=view.mask.cpu().clone(),
+                    budget=view.budget.cpu().clone(),
+                    start_budget=view.start_budget.cpu().clone(),
+                    score=curve[-1],
+                    tried=tried.masked_fill(illegal, _PADDING),
+                    scores=signed(scores.cpu(), metric).masked_fill(illegal, -torch.inf),
+                    prospect=torch.zeros(len(group), dtype=torch.float64),
+                )
+                follows = torch.rand(len(group), generator=draws) < follow
+                actions = torch.where(follows, part.action, actions)
+                found.append(part.select(active))
                 seen.append(look(view).cpu()[active].clone())
-                moments.extend((row, step) for row in active.tolist())
-            actions = torch.where(state.finished, IDLE, actions.to(state.finished.device))
-            state = problem.scan.acquire(state, actions)
+                moments.append(torch.stack([active, torch.full_like(active, len(curve) - 1)]))
+            state = scan.acquire(state, torch.where(state.finished, IDLE, actions.to(device)))
             curve.append(signed(state.scores[metric], metric).cpu().clone())
         # Largest gain, after its price, that comes after every step.
         worth = torch.stack(curve, dim=1)
         worth = worth - problem.protocol.step_cost * torch.arange(len(curve), dtype=worth.dtype)
         prospect = worth[:, 1:].flip(1).cummax(dim=1).values.flip(1) - worth[:, :-1]
-        ahead = torch.stack([prospect[row, at] for row, at in moments])
-        return replace(Demonstrations.join(parts), prospect=ahead), torch.cat(seen)
+        row, step = torch.cat(moments, dim=1)
+        parts.append(replace(Demonstrations.join(found), prospect=prospect[row, step]))
 
-    def _queried(
-        self, state: State, liking: Tensor, index: Tensor, draws: torch.Generator
-    ) -> Demonstrations:
-        """Scores after trial actions."""
-        view, metric = state.view, self.problem.metric
-        tried = self._trials(view.legal.cpu(), liking, draws)
-        legal = view.legal.cpu().gather(1, tried)
-        trials = tried.to(view.legal.device)
-        if self.horizon == 1:
-            found = self.problem.scan.preview(state, trials, (metric,))[metric]
-        else:
-            masks = self._masks_ahead(view, trials, liking.to(trials.device))
-            found = self.problem.scan.preview_masks(state, masks, (metric,))[metric]
-        return Demonstrations(
-            index=index,
-            start_mask=view.start_mask.cpu().clone(),
-            mask=view.mask.cpu().clone(),
-            budget=view.budget.cpu().clone(),
-            start_budget=view.start_budget.cpu().clone(),
-            score=signed(state.scores[metric], metric).cpu().clone(),
-            tried=tried.masked_fill(~legal, _PADDING),
-            scores=signed(found.cpu(), metric).masked_fill(~legal, -torch.inf),
-            prospect=torch.zeros(len(index), dtype=torch.float64),
-        )
+    while n_found < n_states:
+        chosen = problem.draw(batch_size, generator)
+        slices = {i: problem.scans[i] for i in dict.fromkeys(chosen)}
+        for rows in rows_of_a_kind([slices[i] for i in chosen]):
+            episodes([chosen[row] for row in rows], [slices[chosen[row]] for row in rows])
+        n_found = sum(map(len, parts))
+        report(states=n_found)
+    return Demonstrations.join(parts), torch.cat(seen)
 
-    def _trials(self, legal: Tensor, liking: Tensor, draws: torch.Generator) -> Tensor:
-        """Actions to try: the most liked ones, some near the centre, some anywhere."""
-        most = int(legal.sum(dim=1).max())
-        if self.n_tried is None or self.n_tried >= most:
-            return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
-        n_best = n_low = max(1, int(0.4 * self.n_tried))
-        weight = torch.exp(-self.problem.scan.geometry.frequency.cpu() / 0.3).expand(legal.shape)
-        chosen = liking.topk(n_best, dim=1).indices
-        n_more = self.n_tried - n_best - n_low
-        for n, wanted in ((n_low, weight), (n_more, torch.ones_like(weight))):
-            if n >= 1:  # illegal ones come last; they are marked as not tried afterwards
-                open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
-                more = torch.multinomial(open_, n, generator=draws)
-                chosen = torch.cat([chosen, more], dim=1)
-        return chosen
 
-    def _masks_ahead(self, view: View, tried: Tensor, liking: Tensor) -> Tensor:
-        """Masks after each trial action and the most liked ones that come next."""
-        geometry, n_next = self.problem.scan.geometry, self.horizon - 1
-        order = liking.topk(min(n_next + 1, liking.shape[1]), dim=1)
-        room = (view.budget - 1).clamp(max=n_next)
-        masks = []
-        for first in tried.T:
-            mask = geometry.acquire(view.mask, first)
-            taken = torch.zeros_like(room)
-            for action, value in zip(order.indices.T, order.values.T, strict=True):
-                wanted = (action != first) & value.isfinite() & (taken < room)
-                mask = torch.where(wanted[:, None], geometry.acquire(mask, action), mask)
-                taken = taken + wanted.long()
-            masks.append(mask)
-        return torch.stack(masks, dim=1)
+def _trials(
+    legal: Tensor,
+    liking: Tensor,
+    n_tried: int | None,
+    *,
+    frequency: Tensor,
+    draws: torch.Generator,
+) -> Tensor:
+    """Actions to try: the most liked ones, some near the centre, some anywhere."""
+    most = int(legal.sum(dim=1).max())
+    if n_tried is None or n_tried >= most:
+        return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
+    n_best = n_low = max(1, int(0.4 * n_tried))
+    weight = torch.exp(-frequency / 0.3).expand(legal.shape)
+    chosen = liking.topk(n_best, dim=1).indices
+    for n, wanted in ((n_low, weight), (n_tried - n_best - n_low, torch.ones_like(weight))):
+        if n >= 1:  # illegal ones come last; they are marked as not tried afterwards
+            open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
+            chosen = torch.cat([chosen, torch.multinomial(open_, n, generator=draws)], dim=1)
+    return chosen
+
+
+def _masks_ahead(view: View, tried: Tensor, liking: Tensor, horizon: int) -> Tensor:
+    """Masks after each trial action and the most liked ones that come next."""
+    order = liking.topk(min(horizon, liking.shape[1]), dim=1)
+    room = (view.budget - 1).clamp(max=horizon - 1)
+    masks = []
+    for first in tried.T:
+        mask = view.geometry.acquire(view.mask, first)
+        taken = torch.zeros_like(room)
+        for action, value in zip(order.indices.T, order.values.T, strict=True):
+            wanted = (action != first) & value.isfinite() & (taken < room)
+            mask = torch.where(wanted[:, None], view.geometry.acquire(mask, action), mask)
+            taken = taken + wanted.long()
+        masks.append(mask)
+    return torch.stack(masks, dim=1)
 
 
 def outwards(view: View) -> Tensor:
@@ -340,53 +332,8 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
     return priority
 
 
-def view_states(
-    scan: Scan,
-    scans: SliceDataset,
-    found: Demonstrations,
-    *,
-    batch_size: int = 16,
-    report: Report = silent,
-) -> Iterator[tuple[list[int], View]]:
-    """Views of every state: rows of the demonstrations, and the view of these."""
-    done = 0
-    by_kind: dict[object, list[int]] = {}
-    # Scans are read once, one after the other.
-    for row in found.index.argsort(stable=True).tolist():
-        info = scans.describe(int(found.index[row]))
-        by_kind.setdefault((info.shape, info.target_shape, info.n_coils), []).append(row)
-    for rows in by_kind.values():
-        for first in range(0, len(rows), batch_size):
-            some = rows[first : first + batch_size]
-            part = found.select(some)
-            slices = {i: scans[i] for i in dict.fromkeys(part.index.tolist())}
-            state = scan.resume(
-                [slices[i] for i in part.index.tolist()],
-                start_masks=part.start_mask,
-                masks=part.mask,
-                budgets=part.budget,
-            )
-            yield some, state.view
-            done += len(some)
-            report(states=done)
-
-
-def facts_of(problem: Problem, *, horizon: int = 1) -> dict[str, Any]:
-    """Facts that a file says about its demonstrations: metric, geometry, origin of the scans."""
-    geometry = problem.scan.geometry
-    return {
-        "metric": problem.metric,
-        "reconstructor": type(problem.scan.reconstructor).__name__,
-        "data": problem.scans.name,
-        "geometry": geometry.name,
-        "n_lines": geometry.n_readouts,
-        "n_actions": geometry.n_actions,
-        "horizon": horizon,
-    }
-
-
 def write_demonstrations(
-    path: str | Path, found: Demonstrations, *, scans: SliceDataset, facts: Mapping[str, Any]
+    path: Path, found: Demonstrations, problem: Problem, *, horizon: int = 1
 ) -> Path:
     """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet.
 
@@ -395,9 +342,9 @@ def write_demonstrations(
         ModuleNotFoundError: pyarrow is not installed; the message says which extra has it.
     """
     arrow, parquet = _arrow()
-    infos = [scans.describe(i) for i in found.index.tolist()]
+    infos = [problem.scans.describe(i) for i in found.index.tolist()]
     known = found.tried >= 0
-    columns: Mapping[str, Any] = {
+    columns = {
         "volume": [info.volume for info in infos],
         "slice": [info.index for info in infos],
         "subject": [info.subject for info in infos],
@@ -411,25 +358,21 @@ def write_demonstrations(
         "scores": [row[k].tolist() for row, k in zip(found.scores, known, strict=True)],
         "prospect": found.prospect.tolist(),
     }
-    table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(dict(facts))})
-    target = Path(path).with_suffix(".parquet")
+    facts = _facts(problem) | {"horizon": horizon}
+    table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
+    target = path.with_suffix(".parquet")
     with files.replacing(target) as partial:
         parquet.write_table(table, partial)
     return target
 
 
-def read_demonstrations(
-    path: str | Path, *, scans: SliceDataset
-) -> tuple[Demonstrations, dict[str, Any]]:
-    """Read a file that :func:`write_demonstrations` wrote.
-
-    Args:
-        path: of the file.
-        scans: whom it is about, in any order.
+def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
+    """Read a file that :func:`write_demonstrations` wrote, for the scans of a problem.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds something else, or scans that are not among those given.
+        ValueError: if it holds something else, or demonstrations for other scans or actions or
+            another metric.
         ModuleNotFoundError: pyarrow is not installed.
     """
     arrow, parquet = _arrow()
@@ -442,8 +385,14 @@ def read_demonstrations(
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
-    facts = dict(json.loads(described))
-    rows = table.to_pydict()
+    facts = json.loads(described)
+    for name, here in _facts(problem).items():
+        if name in ("metric", "geometry", "n_lines", "n_actions") and facts[name] != here:
+            raise ValueError(
+                f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
+                f"{here!r}"
+            )
+    rows, scans = table.to_pydict(), problem.scans
     infos = [scans.describe(position) for position in range(len(scans))]
     known = {(info.volume, info.index): at for at, info in enumerate(infos)}
     wanted = list(zip(rows["volume"], rows["slice"], strict=True))
@@ -452,27 +401,42 @@ def read_demonstrations(
             f"{path} is about scans that are not among those of {scans.name}, the first: slice "
             f"{missing[0][1]} of {missing[0][0]}; name the data that it was made from"
         )
-    n_trials = max(map(len, rows["actions"]), default=0)
-    tried = torch.full((len(wanted), n_trials), _PADDING)
-    scores = torch.full((len(wanted), n_trials), -torch.inf, dtype=torch.float64)
-    masks = torch.zeros((2, len(wanted), facts["n_lines"]), dtype=torch.bool)
-    for row, (actions, values) in enumerate(zip(rows["actions"], rows["scores"], strict=True)):
-        tried[row, : len(actions)] = torch.tensor(actions, dtype=torch.int64)
-        scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
-        for mask, name in zip(masks, ("start_lines", "lines"), strict=True):
-            mask[row, torch.tensor(rows[name][row], dtype=torch.int64)] = True
-    found = Demonstrations(
-        index=torch.tensor([known[scan] for scan in wanted], dtype=torch.int64),
-        start_mask=masks[0],
-        mask=masks[1],
+
+    def padded(name: str, dtype: torch.dtype, fill: float) -> Tensor:
+        """Lists of several lengths as one tensor, (row, trial)."""
+        values = [torch.tensor(value, dtype=dtype) for value in rows[name]]
+        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+
+    def masks(name: str) -> Tensor:
+        mask = torch.zeros((len(wanted), facts["n_lines"]), dtype=torch.bool)
+        for row, lines in zip(mask, rows[name], strict=True):
+            row[torch.tensor(lines, dtype=torch.int64)] = True
+        return mask
+
+    return Demonstrations(
+        index=torch.tensor([known[scan] for scan in wanted]),
+        start_mask=masks("start_lines"),
+        mask=masks("lines"),
         budget=torch.tensor(rows["budget"]),
         start_budget=torch.tensor(rows["start_budget"]),
         score=torch.tensor(rows["score"], dtype=torch.float64),
-        tried=tried,
-        scores=scores,
+        tried=padded("actions", torch.int64, _PADDING),
+        scores=padded("scores", torch.float64, -torch.inf),
         prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
     )
-    return found, facts
+
+
+def _facts(problem: Problem) -> dict[str, Any]:
+    """Facts that a file says about its demonstrations."""
+    geometry = problem.scan.geometry
+    return {
+        "metric": problem.metric,
+        "reconstructor": type(problem.scan.reconstructor).__name__,
+        "data": problem.scans.name,
+        "geometry": geometry.name,
+        "n_lines": geometry.n_readouts,
+        "n_actions": geometry.n_actions,
+    }
 
 
 def _arrow() -> tuple[Any, Any]:

@@ -25,15 +25,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from activemri.agents.learners.demonstrations import (
-    Collector,
     Demonstrations,
-    facts_of,
+    collect,
     outwards,
     priority_of,
     read_demonstrations,
-    view_states,
 )
-from activemri.agents.learners.learner import Problem, Report, require_positive, silent
+from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
 from activemri.agents.networks import LearnedPolicy, LineNetwork
 from activemri.envs.line_features import mirror_image, mirror_of, readout_features
 
@@ -85,125 +83,102 @@ class Imitation:
         return ImitationLearner(self, problem)
 
 
-class ImitationLearner:
+class ImitationLearner(Descent):
     """Collects what the oracle says, and learns to rank actions as it does."""
 
+    settings: Imitation
+    network: LineNetwork
+
     def __init__(self, settings: Imitation, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.step = 0
         network = problem.network("lines", channels=settings.channels, blocks=settings.blocks)
-        assert isinstance(network, LineNetwork)
-        self.network = network
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        )
+        super().__init__(settings, problem, network, weight_decay=settings.weight_decay)
         self.generator = np.random.default_rng(problem.seed)
         self.draws = torch.Generator().manual_seed(problem.seed)
         self.demonstrations: Demonstrations | None = None
-        self.features = torch.empty(0)
-        self.rounds_done = 0
+        self.features, self.rounds_done = torch.empty(0), 0
         if settings.demonstrations:
-            self._read(settings.demonstrations)
-
-    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
-        total = 0.0
-        self.network.train()
-        for _ in range(n_steps):
-            if self.rounds_done < self.settings.rounds and self.step >= self._start_of_round():
-                self._collect(report)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate()
-            loss = self._descend()
-            total += loss
-            self.step += 1
-            report(loss=loss)
-        return {"loss": total / n_steps, "states": float(len(self.features))}
+            found = read_demonstrations(settings.demonstrations, problem)
+            self.demonstrations, features = found, dict[int, Tensor]()
+            for index in found.index.unique().tolist():
+                for rows in (found.index == index).nonzero().squeeze(1).split(16):
+                    part = found.select(rows)
+                    state = problem.scan.resume(
+                        [problem.scans[index]] * len(part),
+                        start_masks=part.start_mask,
+                        masks=part.mask,
+                        budgets=part.budget,
+                    )
+                    seen = readout_features(state.view).cpu()
+                    features.update(zip(rows.tolist(), seen, strict=True))
+            self.features = torch.stack([features[row] for row in range(len(found))])
 
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
 
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        settings, total = self.settings, 0.0
+        rounds, length = settings.rounds, max(1, settings.max_steps // settings.rounds)
+        for _ in range(n_steps):
+            begun = self.rounds_done * settings.max_steps // rounds
+            if self.rounds_done < rounds and self.step >= begun:
+                self.rounds_done += 1
+                if settings.states > 0:
+                    self._collect(report)
+            # The rate rises for a tenth of a round, then falls to a hundredth along a cosine.
+            begun = (self.rounds_done - 1) * settings.max_steps // rounds
+            at = min(1.0, (self.step - begun + 1) / length)
+            cosine = (1 + math.cos(math.pi * (at - 0.1) / 0.9)) / 2
+            loss = self._loss()
+            loss.backward()
+            self.move(loss.item(), rate=at / 0.1 if at < 0.1 else 0.01 + 0.99 * cosine)
+            total += loss.item()
+            self.step += 1
+            report(loss=loss.item())
+        return {"loss": total / n_steps, "states": float(len(self.features))}
+
     def state(self) -> dict[str, Any]:
-        found = self.demonstrations
+        found, bits = self.demonstrations, self.generator.bit_generator
         return {
-            "step": self.step,
+            **super().state(),
             "rounds_done": self.rounds_done,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.bit_generator.state,
-            "spawned": self.generator.bit_generator.seed_seq.n_children_spawned,  # type: ignore[attr-defined]
+            "generator": bits.state,
+            "spawned": bits.seed_seq.n_children_spawned,  # type: ignore[attr-defined]
             "draws": self.draws.get_state(),
             "features": self.features,
             "demonstrations": None if found is None else dict(vars(found)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.step, self.rounds_done = state["step"], state["rounds_done"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().restore(state)
+        self.rounds_done, self.features = state["rounds_done"], state["features"]
         self.generator = np.random.default_rng(self.problem.seed)
         self.generator.spawn(state["spawned"]) if state["spawned"] else None
         self.generator.bit_generator.state = state["generator"]
         self.draws.set_state(state["draws"])
-        self.features = state["features"]
         found = state["demonstrations"]
         self.demonstrations = None if found is None else Demonstrations(**found)
 
-    def _start_of_round(self) -> int:
-        return self.rounds_done * self.settings.max_steps // self.settings.rounds
-
-    def _learning_rate(self) -> float:
-        """Rises for a tenth of a round, then falls to a hundredth along a cosine."""
-        length = max(1, self.settings.max_steps // self.settings.rounds)
-        begun = (self.rounds_done - 1) * self.settings.max_steps // self.settings.rounds
-        at = min(1.0, (self.step - begun + 1) / length)
-        if at < 0.1:
-            return self.settings.lr * at / 0.1
-        return self.settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (at - 0.1) / 0.9)))
-
-    def _read(self, path: str) -> None:
-        """Demonstrations from a file: the scans are brought to each of their states again."""
-        problem = self.problem
-        found, facts = read_demonstrations(path, scans=problem.scans)
-        for name, here in facts_of(problem).items():
-            if name in ("metric", "geometry", "n_lines", "n_actions") and facts[name] != here:
-                raise ValueError(
-                    f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
-                    f"{here!r}"
-                )
-        features = {
-            row: line
-            for rows, view in view_states(problem.scan, problem.scans, found)
-            for row, line in zip(rows, readout_features(view).cpu(), strict=True)
-        }
-        self.features = torch.stack([features[row] for row in range(len(found))])
-        self.demonstrations = found
-
     def _collect(self, report: Report) -> None:
         """Another round of states, along episodes of the policy as it is now."""
-        settings = self.settings
-        self.rounds_done += 1
-        if settings.states == 0:
-            return
-        first = self.demonstrations is None and self.problem.warm_start is None
-        collector = Collector(
+        settings, known = self.settings, self.demonstrations
+        first = known is None and self.problem.warm_start is None
+        found, features = collect(
             self.problem,
-            n_tried=settings.n_tried,
-            horizon=settings.horizon,
-            exploration=(0.3, 1.0) if first else (0.0, 0.1, 0.3),
-            follow=0.6 if first else 0.0,
-        )
-        found, features = collector.collect(
             math.ceil(settings.states / settings.rounds),
             priority=outwards if first else priority_of(self.policy()),
             look=readout_features,
             generator=self.generator,
+            n_tried=settings.n_tried,
+            horizon=settings.horizon,
+            exploration=(0.3, 1.0) if first else (0.0, 0.1, 0.3),
+            follow=0.6 if first else 0.0,
             report=report,
         )
-        known = self.demonstrations
         self.demonstrations = found if known is None else Demonstrations.join([known, found])
         self.features = torch.cat([self.features, features]) if len(self.features) else features
 
-    def _descend(self) -> float:
+    def _loss(self) -> Tensor:
+        """Mean loss of states drawn from all that were collected."""
         assert self.demonstrations is not None
         rows = torch.randint(len(self.features), (self.settings.batch,), generator=self.draws)
         batch, lines = self.demonstrations.select(rows), self.features[rows]
@@ -220,14 +195,7 @@ class ImitationLearner:
         loss = ranking_loss(scores, tried, batch, temperature=self.settings.temperature)
         if self.network.stops:
             loss = loss + stopping_loss(scores, lines, self.network, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError("the loss is not a finite number")
-        return value
+        return loss
 
 
 def ranking_loss(

@@ -1,21 +1,23 @@
-"""The problem that a learner is given, and the protocols of learners and their settings.
+"""The problem that a learner is given, the protocols of learners and their settings, and descent.
 
 A learner is one file: a frozen dataclass of settings, whose `start` begins to learn, and the class
 of what learns. One of the user's own needs nothing else: ``--algo package.module:Settings``.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from torch import Tensor, nn
 
 from activemri import options
 from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied, make_network
+from activemri.agents.order import FixedOrder
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
 from activemri.data.slices import Slice, SliceDataset
@@ -32,12 +34,6 @@ Report = Callable[..., None]
 
 def silent(**numbers: float) -> None:
     """Report nothing."""
-
-
-class SavedPolicy(Policy, Protocol):
-    """A policy that can be written to disk, for :func:`activemri.agents.registry.make_policy`."""
-
-    def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path: ...
 
 
 class Learner(Protocol):
@@ -58,7 +54,7 @@ class Learner(Protocol):
         """
         ...
 
-    def policy(self) -> SavedPolicy:
+    def policy(self) -> LearnedPolicy | FixedOrder:
         """The policy as it stands, without exploration; learning on does not change it."""
         ...
 
@@ -116,13 +112,13 @@ class Problem:
         self.metric = protocol.metric
         self.scans: SliceDataset = protocol.dataset()
         # What the protocol does to its data is done.
-        done: dict[str, Any] = {
-            "data": self.scans,
-            "orientation": STORED,
-            "roi": None,
-            "annotations": None,
-        }
-        opened = replace(protocol.lean(self.metric), **done)
+        opened = replace(
+            protocol.lean(self.metric),
+            data=self.scans,
+            orientation=STORED,
+            roi=None,
+            annotations=None,
+        )
         self.scan = opened.scan(self.scans, device=protocol.device)
         self.protocol = replace(opened, reconstructor=self.scan.reconstructor)
 
@@ -151,9 +147,9 @@ class Problem:
 
         Args:
             kind: see :func:`activemri.agents.networks.make_network`, also for what follows.
-            channels: of a new network.
-            blocks: of a new network.
-            observation: of a new network of images.
+            channels: of a new network, as are `blocks` and `observation`.
+            blocks: residual blocks.
+            observation: of a network of images.
             stops: score STOP; None where the protocol has it.
 
         Raises:
@@ -245,9 +241,80 @@ class Problem:
         return list(volumes.values()), list(subjects.values())
 
 
-def falling(lr: float, step: int, max_steps: int) -> float:
-    """Learning rate that falls along a line to a twentieth at the end of the training."""
-    return lr * (1 - 0.95 * min(1.0, step / max(1, max_steps)))
+class Descent:
+    """Shared by learners by gradients: Adam with a rate that falls, and the state to go on from.
+
+    Args:
+        settings: with `max_steps`, `lr` and `batch`.
+        problem: to learn from.
+        network: what learns.
+        weight_decay: of AdamW.
+
+    Attributes:
+        clip: largest norm of a gradient.
+    """
+
+    clip = 1.0
+
+    def __init__(
+        self, settings: Any, problem: Problem, network: nn.Module, *, weight_decay: float = 0.0
+    ) -> None:
+        self.settings, self.problem, self.step = settings, problem, 0
+        self.network, self.weights = network, list(network.parameters())
+        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=weight_decay)
+
+    def loss(
+        self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
+    ) -> Tensor:
+        """Loss of every scan of one kind, (batch,)."""
+        raise NotImplementedError
+
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        total = 0.0
+        for _ in range(n_steps):
+            parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
+            loss = 0.0
+            for scans in parts:
+                part = self.loss(scans, generator, draws).sum() / self.settings.batch
+                part.backward(inputs=self.weights)
+                loss += part.item()
+            self.move(loss)
+            total += loss
+            self.step += 1
+            report(loss=loss)
+        return {"loss": total / n_steps}
+
+    def move(self, loss: float = 0.0, *, rate: float | None = None) -> None:
+        """One step of Adam, along the gradient cut to the norm :attr:`clip`.
+
+        Args:
+            loss: to be refused, like the gradient, if it is not finite.
+            rate: as a share of the largest; None falls along a line to a twentieth at the end.
+
+        Raises:
+            FloatingPointError: a loss or a gradient that is not finite.
+        """
+        if rate is None:
+            rate = 1 - 0.95 * min(1.0, self.step / self.settings.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * rate
+        norm = nn.utils.clip_grad_norm_(self.weights, self.clip)
+        if not math.isfinite(loss + float(norm)):
+            raise FloatingPointError("the loss or its gradient is not a finite number")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def require_positive(settings: object, *names: str) -> None:

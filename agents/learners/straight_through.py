@@ -22,19 +22,17 @@ last image alone; then only the first looks of rounds have been trained. A step 
 descent.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
-from activemri.agents.networks import LearnedPolicy, observed
-from activemri.agents.relaxations import SoftMasks, bounded, draw, lines_of
+from activemri.agents.learners.learner import Descent, Problem, require_positive
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, observed
+from activemri.agents.relaxations import bounded, draw, lines_of, mask_loss
 from activemri.data.slices import Slice
 from activemri.envs.scan import State
 
@@ -80,74 +78,45 @@ class SeqMRI(StraightThrough):
     """Looks at the scan that choose lines."""
 
 
-class StraightThroughLearner:
+class StraightThroughLearner(Descent):
     """A network that draws the lines of whole rounds, moved by gradients."""
 
+    settings: StraightThrough
+    network: ActionNetwork
+
     def __init__(self, settings: StraightThrough, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.step = 0
-        self.losses = SoftMasks(problem.scan, problem.metric)
+        self.mask_loss = mask_loss(problem.scan, problem.metric)
         self.scan = replace(problem.scan, metrics=())  # scores are not needed
-        self.network = problem.network(
+        network = problem.network(
             settings.network, channels=settings.channels, blocks=settings.blocks, stops=False
         )
-        self.weights = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(self.weights, lr=settings.lr)
-
-    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
-        total = 0.0
-        for _ in range(n_steps):
-            for group in self.optimizer.param_groups:
-                group["lr"] = falling(self.settings.lr, self.step, self.settings.max_steps)
-            loss = self._descend()
-            total += loss
-            self.step += 1
-            report(loss=loss)
-        return {"loss": total / n_steps}
+        super().__init__(settings, problem, network)
 
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def _descend(self) -> float:
-        parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
-        self.optimizer.zero_grad()
-        total = 0.0
-        for scans in parts:
-            loss = self._loss(scans, generator, draws).sum() / self.settings.batch
-            loss.backward(inputs=self.weights)
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        if not math.isfinite(total) or not bool(torch.isfinite(norm)):
-            raise FloatingPointError("the loss or its gradient is not a finite number")
-        self.optimizer.step()
-        return total
-
-    def _loss(
+    def loss(
         self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
     ) -> Tensor:
-        """Loss of every scan, (batch,): the mean over rounds, or that of the last one."""
+        """The mean over rounds, or that of the last one."""
         state = self.scan.start(scans, generators=generator.spawn(len(scans)))
         ends = self._ends(state.view.budget // self.scan.geometry.readouts_per_action, generator)
         with torch.no_grad():
-            before = self._acquired(state, state.view.mask.float(), ends[0], draws)
+            lines = self._acquired(state, state.view.mask.float(), ends[0], draws)
         losses = []
         for start, end in pairwise(ends):
-            state = self._brought_to(state, before)
-            before = self._acquired(state, before, end - start, draws)
+            masks, view = lines.detach() > 0, state.view
+            if not torch.equal(masks, view.mask):
+                spent = (masks & ~view.start_mask).sum(dim=1)
+                state = self.scan.resume(
+                    scans,
+                    start_masks=view.start_mask,
+                    masks=masks,
+                    budgets=(view.start_budget - spent).clamp(min=0),
+                )
+            lines = self._acquired(state, lines, end - start, draws)
             if self.settings.anywhere or end is ends[-1]:
-                losses.append(self.losses(state, before))
+                losses.append(self.mask_loss(state, lines))
         return torch.stack(losses).mean(dim=0)
 
     def _acquired(self, state: State, before: Tensor, k: Tensor, draws: torch.Generator) -> Tensor:
@@ -159,20 +128,7 @@ class StraightThroughLearner:
         if not bool(torch.isfinite(scores).all()):
             raise FloatingPointError("the network's scores are not finite numbers")
         taken = draw(bounded(scores), state.view.legal, k, generator=draws)
-        return lines_of(taken, state, self.scan.geometry, before)
-
-    def _brought_to(self, state: State, lines: Tensor) -> State:
-        """The scans with these lines acquired."""
-        masks = lines.detach() > 0
-        if torch.equal(masks, state.view.mask):
-            return state
-        spent = (masks & ~state.view.start_mask).sum(dim=1)
-        return self.scan.resume(
-            state.secret.slices,
-            start_masks=state.view.start_mask,
-            masks=masks,
-            budgets=(state.view.start_budget - spent).clamp(min=0),
-        )
+        return lines_of(taken, state, before)
 
     def _ends(self, most: Tensor, generator: np.random.Generator) -> list[Tensor]:
         """Actions taken before each round and after the last, int64 (batch,) each.

@@ -13,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from activemri.agents.sb3 import ActiveMRIVecEnv, NetworkFeatures, make_sb3_env, new_network
+from activemri.agents.sb3 import ActiveMRIVecEnv, NetworkFeatures, make_sb3_env
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 from tests.envs.scans import equal_scans, mixed_scans
@@ -231,4 +231,4 @@ def test_features_plug_into_the_policies_of_stable_baselines(observation: str) -
     )
     space = spaces.Dict({"mask": spaces.MultiBinary(5), "budget": spaces.Box(0, 1, (1,))})
     with pytest.raises(ValueError, match='"lines" or "image"; got one with budget, mask'):
-        new_network(space)
+        NetworkFeatures(space)

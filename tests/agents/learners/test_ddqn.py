@@ -135,7 +135,7 @@ def test_the_scan_leads_to_the_best_lines_of_every_scan() -> None:
         **{"memory": 1000, "burn_in": 200, "target_every": 100, "epsilon_decay": 0.6},
     )
     made.learn(800)
-    reached = -evaluate(place.scan, made.policy(), place.scans, metric="mse")["final"]
+    reached = -evaluate(place, made.policy(), place.scans)["final"]
     assert reached < 1.05 * own < 0.1 * common
 
 
@@ -225,14 +225,14 @@ def play(env: ActiveMRIVectorEnv, memory: Memory, steps: int = 7) -> list[dict[s
     rng, live = np.random.default_rng(1), []
     seen, _ = env.reset(seed=0)
     for _ in range(steps):
-        legal, points = env.action_masks(), Points.of(env.episodes)
-        actions = draw_legal(legal, rng)
+        seen, points = {**seen, "legal": env.action_masks()}, Points.of(env.episodes)
+        actions = draw_legal(seen["legal"], rng)
         after, rewards, terminated, _, _ = env.step(actions)
-        memory.add(seen, legal, points, actions, rewards=rewards, terminated=terminated)
+        memory.add(seen, points, actions, rewards=rewards, terminated=terminated)
         for row in range(N):
             live.append(
                 {
-                    "before": {**{k: v[row] for k, v in seen.items()}, "legal": legal[row]},
+                    "before": {k: v[row] for k, v in seen.items()},
                     "after": {k: v[row] for k, v in after.items()},
                     "numbers": (actions[row], rewards[row], terminated[row]),
                 }

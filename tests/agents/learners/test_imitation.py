@@ -7,9 +7,8 @@ import torch
 
 from activemri.agents import heuristic
 from activemri.agents.learners.demonstrations import (
-    Collector,
     Demonstrations,
-    facts_of,
+    collect,
     outwards,
     write_demonstrations,
 )
@@ -124,15 +123,16 @@ def test_a_training_is_resumed_amid_a_round() -> None:
 def test_it_learns_from_a_file_alone(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     where = place()
-    found, _ = Collector(where, n_tried=6).collect(
+    found, _ = collect(
+        where,
         32,
+        n_tried=6,
         priority=outwards,
         look=lambda view: view.mask,
         generator=np.random.default_rng(0),
     )
-    for metric in ("ssim", "psnr"):
-        facts = facts_of(where) | {"metric": metric}
-        write_demonstrations(tmp_path / metric, found, scans=where.scans, facts=facts)
+    for place_of, name in ((where, "ssim"), (place(reward="delta_psnr"), "psnr")):
+        write_demonstrations(tmp_path / name, found, place_of)
     made = learner(where, demonstrations=str(tmp_path / "ssim.parquet"), states=0)
     assert made.learn(3)["states"] == len(found)
     with pytest.raises(ValueError, match=r"metric 'psnr'; this training needs 'ssim'"):
