@@ -1,20 +1,12 @@
 """Environments and policies for Stable-Baselines3: many scans, one reconstruction a step.
 
-    from sb3_contrib import MaskablePPO
-    from activemri.agents.sb3 import make_sb3_env
-
-    env = make_sb3_env("ActiveMRI/Phantom-v0", num_envs=16, observation="lines")
-    MaskablePPO("MultiInputPolicy", env).learn(20_000)
-
 Stable-Baselines3 has its own idea of a vector environment: finished scans begin anew within the
-same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` is so for
-:class:`activemri.envs.vector_env.ActiveMRIVectorEnv`. The networks of this package score every
-line with the same weights. Stable-Baselines3 only trains them: one learned by imitation can be
-their start, and what it has trained is saved without it.
+same step, and every scan has an info of its own. It only trains the networks of this package: one
+learned by imitation can be their start, and what it has trained is saved without it.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -66,16 +58,13 @@ def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecE
     Raises:
         ValueError: an unknown id or option.
     """
-    given: dict[str, Any] = {"num_envs": 16}
     if isinstance(protocol, str):
         spec = find_spec(protocol)
-        given |= {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
+        own: dict[str, Any] = {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
     else:
-        given |= protocol.changes
-    wanted = given | options
-    return ActiveMRIVecEnv(
-        ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
-    )
+        own = protocol.changes
+    wanted = {"num_envs": 16, **own, **options, "autoreset_mode": AutoresetMode.SAME_STEP}
+    return ActiveMRIVecEnv(ActiveMRIVectorEnv(**wanted))
 
 
 class ActiveMRIVecEnv(VecEnv):
@@ -103,8 +92,7 @@ class ActiveMRIVecEnv(VecEnv):
             )
         if not env.options.to_numpy:
             raise ValueError("Stable-Baselines3 takes NumPy arrays: leave to_numpy=False out")
-        self.env = env
-        self.reward_scale = reward_scale
+        self.env, self.reward_scale = env, reward_scale
         self._actions: NDArray[Any] = np.zeros(env.num_envs, dtype=np.int64)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
@@ -122,7 +110,7 @@ class ActiveMRIVecEnv(VecEnv):
         for key in first.keys() & set(_PER_SCAN):
             options[key] = np.stack([one[key] for one in self._options])
         observation, infos = self.env.reset(seed=self._seeds, options=options)
-        self.reset_infos = _split(infos, range(self.num_envs), self.num_envs)
+        self.reset_infos = _split(infos, self.num_envs)
         self._returns[:], self._lengths[:] = 0.0, 0
         self._begun_at = time.monotonic()
         self._reset_seeds()
@@ -139,9 +127,9 @@ class ActiveMRIVecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         ended = np.flatnonzero(done).tolist()
-        infos = _split(spread, range(self.num_envs), self.num_envs)
+        infos = _split(spread, self.num_envs)
         if ended:
-            last = _split(spread["final_info"], ended, self.num_envs)
+            last = _split(spread["final_info"], self.num_envs)
             for row in ended:
                 self.reset_infos[row], infos[row] = infos[row], last[row]
                 infos[row]["terminal_observation"] = spread["final_obs"][row]
@@ -162,11 +150,7 @@ class ActiveMRIVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Results of a method for each scan: `action_masks` or `render`.
-
-        Raises:
-            AttributeError: for methods that speak of all scans together: call them on :attr:`env`.
-        """
+        """Results for each scan of `action_masks` or `render`; call all others on :attr:`env`."""
         if method_name not in ("action_masks", "render"):
             raise AttributeError(
                 f"all scans share one environment: call .env.{method_name}() for all of them"
@@ -175,16 +159,9 @@ class ActiveMRIVecEnv(VecEnv):
         return [results[i] for i in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of the environment that all scans share, once for each scan."""
-        value = getattr(self.env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute for all scans.
-
-        Raises:
-            ValueError: if it is for some of them only.
-        """
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise ValueError("all scans share one environment: set attributes for all of them")
         setattr(self.env, attr_name, value)
@@ -196,24 +173,22 @@ class ActiveMRIVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """A frame of every scan."""
         return self.env.render() or ()
 
     def close(self) -> None:
         self.env.close()
 
 
-def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str, Any]]:
-    """Infos of each of n scans, from arrays for all; those of other scans stay empty."""
+def _split(spread: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """Infos of each of n scans, from arrays for all."""
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in spread.items():
         present = spread.get(f"_{key}")
         if present is None or key.startswith(("final_", "_")):
             continue
         entries = values if values.ndim > 1 else values.tolist()
-        for row in rows:
-            if present[row]:
-                infos[row][key] = entries[row]
+        for row in np.flatnonzero(present).tolist():
+            infos[row][key] = entries[row]
     return infos
 
 
@@ -241,26 +216,23 @@ class NetworkFeatures(BaseFeaturesExtractor):
     def __init__(
         self, observation_space: spaces.Dict, network: ScoringNetwork | None = None
     ) -> None:
-        if network is None:
-            parts = observation_space.spaces
-            n_lines = int(np.prod(parts["mask"].shape or ())) if "mask" in parts else 0
-            if n_lines and "lines" in parts:
-                shape = parts["lines"].shape or ()
-                network = LineNetwork(shape[0], n_lines, channels=32, blocks=2)
-            elif n_lines and "image" in parts:
-                shape = parts["image"].shape or ()
-                network = ImageNetwork(shape, n_lines, repeats="repeats" in parts)
-            else:
-                raise ValueError(
-                    'expected an observation with "mask", and "lines" or "image"; got one with '
-                    + ", ".join(parts)
-                )
+        parts: Any = observation_space.spaces
+        n_lines = int(np.prod(parts["mask"].shape)) if "mask" in parts else 0
+        made: Any
+        if network is not None:
+            made = copied(network)
+        elif n_lines and "lines" in parts:
+            made = LineNetwork(parts["lines"].shape[0], n_lines, channels=32, blocks=2)
+        elif n_lines and "image" in parts:
+            made = ImageNetwork(parts["image"].shape, n_lines, repeats="repeats" in parts)
         else:
-            network = copied(network)
-            assert isinstance(network, ScoringNetwork)
-        self.n_scores = network.n_actions + network.stops
-        super().__init__(observation_space, self.n_scores + 2 * network.channels)
-        self.network, self.part = network, slice(None)
+            raise ValueError(
+                'expected an observation with "mask", and "lines" or "image"; got one with '
+                + ", ".join(parts)
+            )
+        self.n_scores = made.n_actions + made.stops
+        super().__init__(observation_space, self.n_scores + 2 * made.channels)
+        self.network, self.part = made, slice(None)
 
     def forward(self, observations: Observations) -> Tensor:
         hidden = self.network.embed(observations)
@@ -350,11 +322,7 @@ def quantile_policy() -> Any:
 
 
 def finite(values: Tensor) -> Tensor:
-    """The same values.
-
-    Raises:
-        FloatingPointError: if one of them is no finite number.
-    """
+    """The same values; FloatingPointError if one of them is no finite number."""
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError("the network gives values that are not finite numbers")
     return values

@@ -12,7 +12,7 @@ these are. Samples are not stored: whoever reads the file has the scans, and
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from activemri.agents.learners.learner import Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
 from activemri.agents.policy import Policy, require_played, signed
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import rows_of_a_kind
+from activemri.agents.rollout import PADDING, rows_of_a_kind
 from activemri.data.slices import Slice
+from activemri.envs.line_features import readout_features
 from activemri.envs.protocol import EnvOptions, ScanProtocol
 from activemri.envs.scan import IDLE, View
 from activemri.options import Compute, RunOptions, require_positive
@@ -37,7 +38,6 @@ from activemri.registration import find_protocol
 #: How much every action is worth trying, higher first: view -> float (batch, n_actions).
 Priority = Callable[[View], Tensor]
 
-_PADDING = -1
 _KEY = b"activemri-demonstrations"
 
 
@@ -99,11 +99,10 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     problem = Problem(protocol, seed=settings.run.seed)
     require_played(policy, problem.scan.geometry)
     with Progress("query the oracle", settings.states, unit="state") as progress:
-        found, _ = collect(
+        found = collect(
             problem,
             settings.states,
             priority=priority_of(policy, seed=settings.run.seed),
-            look=lambda view: view.mask,
             generator=np.random.default_rng(settings.run.seed),
             n_tried=settings.n_tried,
             horizon=settings.horizon,
@@ -127,6 +126,7 @@ class Demonstrations:
         tried: actions, int64 (n, trial); -1 fills shorter rows.
         scores: after each of them, float64 (n, trial); -inf where none was tried.
         prospect: what the rest of this episode gained at best, after its price, float64 (n,).
+        features: see :func:`activemri.envs.line_features.readout_features`, (n, feature, n_lines).
     """
 
     index: Tensor
@@ -138,6 +138,7 @@ class Demonstrations:
     tried: Tensor
     scores: Tensor
     prospect: Tensor
+    features: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
@@ -147,25 +148,21 @@ class Demonstrations:
         """The best of the actions tried: int64 (n,)."""
         return self.tried.gather(1, self.scores.argmax(dim=1, keepdim=True)).squeeze(1)
 
-    def select(self, rows: Sequence[int] | Tensor) -> "Demonstrations":
+    def select(self, rows: Tensor) -> "Demonstrations":
         """Some of the states."""
-        index = torch.as_tensor(rows)
-        return Demonstrations(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Demonstrations(**{name: values[rows] for name, values in vars(self).items()})
 
     @classmethod
     def join(cls, parts: "Sequence[Demonstrations]") -> "Demonstrations":
         """All states of several collections."""
+        joined = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
         n_trials = max(part.tried.shape[1] for part in parts)
-        fill = {"tried": _PADDING, "scores": -torch.inf}
-
-        def joined(name: str) -> Tensor:
-            values = [getattr(part, name) for part in parts]
-            if name in fill:
-                pad = torch.nn.functional.pad
-                values = [pad(v, (0, n_trials - v.shape[1]), value=fill[name]) for v in values]
-            return torch.cat(values)
-
-        return cls(**{f.name: joined(f.name) for f in fields(cls)})
+        for name, fill in (("tried", PADDING), ("scores", -torch.inf)):
+            joined[name] = [
+                torch.nn.functional.pad(value, (0, n_trials - value.shape[1]), value=fill)
+                for value in joined[name]
+            ]
+        return cls(**{name: torch.cat(values) for name, values in joined.items()})
 
 
 def collect(
@@ -173,7 +170,6 @@ def collect(
     n_states: int,
     *,
     priority: Priority,
-    look: Callable[[View], Tensor],
     generator: np.random.Generator,
     n_tried: int | None = 24,
     horizon: int = 1,
@@ -182,14 +178,13 @@ def collect(
     follow: float = 0.0,
     batch_size: int = 8,
     report: Report = silent,
-) -> tuple[Demonstrations, Tensor]:
-    """Play episodes and query the oracle along the way.
+) -> Demonstrations:
+    """Play episodes and query the oracle along the way; all lies on the CPU.
 
     Args:
         problem: scans, and the score that the oracle maximises.
         n_states: states to collect, or a few more.
         priority: of the actions, by which episodes go on.
-        look: from a view to what is kept of it besides.
         generator: of all draws.
         n_tried: actions tried in a state; None tries all legal ones.
         horizon: lines after which the oracle compares scores: the action tried, and then those of
@@ -200,14 +195,10 @@ def collect(
         follow: chance that the episode takes the oracle's action in states that are kept.
         batch_size: scans side by side.
         report: called with the number of states so far.
-
-    Returns:
-        The states, and what `look` saw of each, (n, ...), on the CPU.
     """
     scan, metric = problem.scan, problem.metric
-    parts, seen, n_found = list[Demonstrations](), list[Tensor](), 0
 
-    def episodes(group: Sequence[int], slices: Sequence[Slice]) -> None:
+    def episodes(group: Sequence[int], slices: Sequence[Slice]) -> list[Demonstrations]:
         """Play scans of one kind, numbers `group` of the data set, to the end."""
         state = scan.start(slices, generators=generator.spawn(len(group)))
         length = int(state.view.start_budget.max())
@@ -215,10 +206,10 @@ def collect(
         kept = set(generator.choice(length, size=n_kept, replace=False).tolist())
         chance = torch.from_numpy(generator.choice(exploration, size=len(group)))
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
-        found, moments = list[Demonstrations](), list[Tensor]()
+        found = list[tuple[Demonstrations, Tensor, int]]()  # some scans, which ones, and the step
         curve = [signed(state.scores[metric], metric).cpu().clone()]
         while not bool(state.finished.all()):
-            view, device = state.view, state.finished.device
+            view, step, device = state.view, len(curve) - 1, state.finished.device
             legal = view.legal.cpu()
             liking = priority(view).cpu().masked_fill(~legal, -torch.inf)
             # The most liked actions, or, by chance, others drawn by how much they are liked.
@@ -226,7 +217,7 @@ def collect(
             other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws)
             explores = torch.rand(len(liking), generator=draws) < chance
             actions = torch.where(explores, other.squeeze(1), liking.argmax(dim=1))
-            if len(curve) - 1 in kept:
+            if step in kept:
                 frequency = scan.geometry.frequency.cpu()
                 tried = _trials(legal, liking, n_tried, frequency=frequency, draws=draws)
                 if horizon == 1:
@@ -243,32 +234,31 @@ def collect(
                     budget=view.budget.cpu().clone(),
                     start_budget=view.start_budget.cpu().clone(),
                     score=curve[-1],
-                    tried=tried.masked_fill(illegal, _PADDING),
+                    tried=tried.masked_fill(illegal, PADDING),
                     scores=signed(scores.cpu(), metric).masked_fill(illegal, -torch.inf),
-                    prospect=torch.zeros(len(group), dtype=torch.float64),
+                    prospect=curve[-1],  # is not known yet
+                    features=readout_features(view).cpu(),
                 )
                 follows = torch.rand(len(group), generator=draws) < follow
                 actions = torch.where(follows, part.action, actions)
-                found.append(part.select(active))
-                seen.append(look(view).cpu()[active].clone())
-                moments.append(torch.stack([active, torch.full_like(active, len(curve) - 1)]))
+                found.append((part.select(active), active, step))
             state = scan.acquire(state, torch.where(state.finished, IDLE, actions.to(device)))
             curve.append(signed(state.scores[metric], metric).cpu().clone())
         # Largest gain, after its price, that comes after every step.
         worth = torch.stack(curve, dim=1)
         worth = worth - problem.protocol.step_cost * torch.arange(len(curve), dtype=worth.dtype)
         prospect = worth[:, 1:].flip(1).cummax(dim=1).values.flip(1) - worth[:, :-1]
-        row, step = torch.cat(moments, dim=1)
-        parts.append(replace(Demonstrations.join(found), prospect=prospect[row, step]))
+        return [replace(part, prospect=prospect[rows, step]) for part, rows, step in found]
 
-    while n_found < n_states:
+    parts = list[Demonstrations]()
+    while sum(map(len, parts)) < n_states:
         chosen = problem.draw(batch_size, generator)
         slices = {i: problem.scans[i] for i in dict.fromkeys(chosen)}
         for rows in rows_of_a_kind([slices[i] for i in chosen]):
-            episodes([chosen[row] for row in rows], [slices[chosen[row]] for row in rows])
-        n_found = sum(map(len, parts))
-        report(states=n_found)
-    return Demonstrations.join(parts), torch.cat(seen)
+            group = [chosen[row] for row in rows]
+            parts += episodes(group, [slices[i] for i in group])
+        report(states=sum(map(len, parts)))
+    return Demonstrations.join(parts)
 
 
 def _trials(
@@ -367,7 +357,7 @@ def write_demonstrations(
 
 
 def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
-    """Read a file that :func:`write_demonstrations` wrote, for the scans of a problem.
+    """Read a file that :func:`write_demonstrations` wrote, and bring the scans to its states.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -413,16 +403,31 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
             row[torch.tensor(lines, dtype=torch.int64)] = True
         return mask
 
+    index = torch.tensor([known[scan] for scan in wanted])
+    start_mask, mask = masks("start_lines"), masks("lines")
+    budget = torch.tensor(rows["budget"])
+    features = dict[int, Tensor]()
+    for place in index.unique().tolist():
+        for some in (index == place).nonzero().squeeze(1).split(16):
+            state = problem.scan.resume(
+                [scans[place]] * len(some),
+                start_masks=start_mask[some],
+                masks=mask[some],
+                budgets=budget[some],
+            )
+            seen = readout_features(state.view).cpu()
+            features.update(zip(some.tolist(), seen, strict=True))
     return Demonstrations(
-        index=torch.tensor([known[scan] for scan in wanted]),
-        start_mask=masks("start_lines"),
-        mask=masks("lines"),
-        budget=torch.tensor(rows["budget"]),
+        index=index,
+        start_mask=start_mask,
+        mask=mask,
+        budget=budget,
         start_budget=torch.tensor(rows["start_budget"]),
         score=torch.tensor(rows["score"], dtype=torch.float64),
-        tried=padded("actions", torch.int64, _PADDING),
+        tried=padded("actions", torch.int64, PADDING),
         scores=padded("scores", torch.float64, -torch.inf),
         prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
+        features=torch.stack([features[row] for row in range(len(index))]),
     )
 
 

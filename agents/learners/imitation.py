@@ -33,7 +33,7 @@ from activemri.agents.learners.demonstrations import (
 )
 from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
 from activemri.agents.networks import LearnedPolicy, LineNetwork
-from activemri.envs.line_features import mirror_image, mirror_of, readout_features
+from activemri.envs.line_features import mirror_image, mirror_of
 
 _SMALLEST = 1e-5  # gains below it are noise
 _GAINS_WEIGHT = 0.3
@@ -95,22 +95,9 @@ class ImitationLearner(Descent):
         self.generator = np.random.default_rng(problem.seed)
         self.draws = torch.Generator().manual_seed(problem.seed)
         self.demonstrations: Demonstrations | None = None
-        self.features, self.rounds_done = torch.empty(0), 0
+        self.rounds_done = 0
         if settings.demonstrations:
-            found = read_demonstrations(settings.demonstrations, problem)
-            self.demonstrations, features = found, dict[int, Tensor]()
-            for index in found.index.unique().tolist():
-                for rows in (found.index == index).nonzero().squeeze(1).split(16):
-                    part = found.select(rows)
-                    state = problem.scan.resume(
-                        [problem.scans[index]] * len(part),
-                        start_masks=part.start_mask,
-                        masks=part.mask,
-                        budgets=part.budget,
-                    )
-                    seen = readout_features(state.view).cpu()
-                    features.update(zip(rows.tolist(), seen, strict=True))
-            self.features = torch.stack([features[row] for row in range(len(found))])
+            self.demonstrations = read_demonstrations(settings.demonstrations, problem)
 
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
@@ -134,7 +121,8 @@ class ImitationLearner(Descent):
             total += loss.item()
             self.step += 1
             report(loss=loss.item())
-        return {"loss": total / n_steps, "states": float(len(self.features))}
+        assert self.demonstrations is not None
+        return {"loss": total / n_steps, "states": float(len(self.demonstrations))}
 
     def state(self) -> dict[str, Any]:
         found, bits = self.demonstrations, self.generator.bit_generator
@@ -144,13 +132,12 @@ class ImitationLearner(Descent):
             "generator": bits.state,
             "spawned": bits.seed_seq.n_children_spawned,  # type: ignore[attr-defined]
             "draws": self.draws.get_state(),
-            "features": self.features,
             "demonstrations": None if found is None else dict(vars(found)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
-        self.rounds_done, self.features = state["rounds_done"], state["features"]
+        self.rounds_done = state["rounds_done"]
         self.generator = np.random.default_rng(self.problem.seed)
         self.generator.spawn(state["spawned"]) if state["spawned"] else None
         self.generator.bit_generator.state = state["generator"]
@@ -162,11 +149,10 @@ class ImitationLearner(Descent):
         """Another round of states, along episodes of the policy as it is now."""
         settings, known = self.settings, self.demonstrations
         first = known is None and self.problem.warm_start is None
-        found, features = collect(
+        found = collect(
             self.problem,
             math.ceil(settings.states / settings.rounds),
             priority=outwards if first else priority_of(self.policy()),
-            look=readout_features,
             generator=self.generator,
             n_tried=settings.n_tried,
             horizon=settings.horizon,
@@ -175,15 +161,16 @@ class ImitationLearner(Descent):
             report=report,
         )
         self.demonstrations = found if known is None else Demonstrations.join([known, found])
-        self.features = torch.cat([self.features, features]) if len(self.features) else features
 
     def _loss(self) -> Tensor:
         """Mean loss of states drawn from all that were collected."""
-        assert self.demonstrations is not None
-        rows = torch.randint(len(self.features), (self.settings.batch,), generator=self.draws)
-        batch, lines = self.demonstrations.select(rows), self.features[rows]
+        known = self.demonstrations
+        assert known is not None
+        rows = torch.randint(len(known), (self.settings.batch,), generator=self.draws)
+        batch = known.select(rows)
+        lines, tried = batch.features, batch.tried
         noise = torch.randn(lines.shape, generator=self.draws) * (lines != 0)
-        lines, tried = lines + self.settings.noise * noise, batch.tried
+        lines = lines + self.settings.noise * noise
         has_sides = self.network.groups is None and self.problem.scan.geometry.has_lines
         if has_sides and torch.rand(1, generator=self.draws) < 0.5:
             lines = mirror_image(lines)

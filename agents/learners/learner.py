@@ -1,7 +1,7 @@
 """The problem that a learner is given, the protocols of learners and their settings, and descent.
 
-A learner is one file: a frozen dataclass of settings, whose `start` begins to learn, and the class
-of what learns. One of the user's own needs nothing else: ``--algo package.module:Settings``.
+A learner is one file: a frozen dataclass of settings, and the class of what learns. One of the
+user's own needs nothing else: ``--algo package.module:Settings``.
 """
 
 import math
@@ -26,8 +26,6 @@ from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
-_STOPS = {True: "may stop", False: "never does"}
-
 #: Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``.
 Report = Callable[..., None]
 
@@ -37,11 +35,7 @@ def silent(**numbers: float) -> None:
 
 
 class Learner(Protocol):
-    """An algorithm at work.
-
-    Attributes:
-        step: steps taken, in the algorithm's own unit.
-    """
+    """An algorithm at work; `step` counts steps in its own unit."""
 
     @property
     def step(self) -> int: ...
@@ -59,28 +53,20 @@ class Learner(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain Python: all that :meth:`restore` needs to go on bit for bit."""
+        """Tensors and plain Python: all that `restore` needs to go on bit for bit."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class LearnerSettings(Protocol):
-    """Settings of an algorithm: a frozen dataclass whose defaults work.
-
-    Attributes:
-        max_steps: length of the training, in the algorithm's own steps.
-    """
+    """Settings of an algorithm: a frozen dataclass whose defaults work; `max_steps` end it."""
 
     @property
     def max_steps(self) -> int: ...
 
     def start(self, problem: "Problem") -> Learner:
-        """Begin to learn.
-
-        Raises:
-            ValueError: for a problem that the algorithm cannot learn.
-        """
+        """Begin to learn; ValueError for a problem that the algorithm cannot learn."""
         ...
 
 
@@ -98,6 +84,7 @@ class Problem:
         scans: to learn from.
         scan: what acquires them.
         metric: score to improve.
+        frame: sizes that hold every scan.
     """
 
     def __init__(
@@ -121,11 +108,7 @@ class Problem:
         )
         self.scan = opened.scan(self.scans, device=protocol.device)
         self.protocol = replace(opened, reconstructor=self.scan.reconstructor)
-
-    @cached_property
-    def frame(self) -> Frame:
-        """Sizes that hold every scan."""
-        return Frame.of(self.scans, self.scan)
+        self.frame = Frame.of(self.scans, self.scan)
 
     def environment(self, observation: str, *, num_envs: int) -> ActiveMRIVectorEnv:
         """Scans side by side that begin anew in the step in which they end."""
@@ -185,10 +168,10 @@ class Problem:
         except ValueError as error:
             raise ValueError(f"--warm-start: {error}") from error
         if network.stops != stops:
+            wanted, got = ("may stop", "never does") if stops else ("never does", "may stop")
             raise ValueError(
-                "--warm-start: the policy that is to be learned "
-                f"{_STOPS[stops]}, and the network {_STOPS[not stops]}; begin with one that was "
-                "trained in the same way"
+                f"--warm-start: the policy that is to be learned {wanted}, and the network {got}; "
+                "begin with one that was trained in the same way"
             )
         return copied(network).to(self.scan.device)
 

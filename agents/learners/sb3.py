@@ -22,7 +22,6 @@ import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
@@ -197,6 +196,7 @@ class SB3Learner:
 
     def __init__(self, settings: SB3Settings, problem: Problem) -> None:
         self.settings, self.problem, seed = settings, problem, problem.seed
+        self.model: Any = None
         self.draws: tuple[Any, Any, Any] = (
             random.Random(seed).getstate(),
             np.random.RandomState(seed).get_state(),
@@ -230,7 +230,7 @@ class SB3Learner:
             "policy_kwargs": features | options.get("policy_kwargs", {}),
         }
         with self._own_draws():
-            self.model: Any = algorithm(**given)
+            self.model = algorithm(**given)
             if not isinstance(settings, QRDQN):
                 use_scores(self.model.policy, lr=settings.lr)
         self.model.set_logger(Logger(None, []))
@@ -241,14 +241,12 @@ class SB3Learner:
 
     @property
     def step(self) -> int:
-        n_steps: int = self.model.num_timesteps
-        return n_steps
+        return 0 if self.model is None else int(self.model.num_timesteps)
 
     @property
     def done(self) -> float:
         """Share of the training that is behind it."""
-        model = getattr(self, "model", None)  # read while the model is being made, too
-        return 0.0 if model is None else min(1.0, model.num_timesteps / self.settings.max_steps)
+        return min(1.0, self.step / self.settings.max_steps)
 
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         self._begin_anew()
@@ -295,20 +293,16 @@ class SB3Learner:
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.num_timesteps, model._n_updates = state["step"], state["n_updates"]
-        if isinstance(model, OffPolicyAlgorithm):
-            model._n_calls = state["n_calls"]  # type: ignore[attr-defined]
-            # As many actions as were taken before learning began, by the policy as it is.
+        if state["n_calls"]:  # a memory: as many actions as before learning, by the policy as it is
+            model._n_calls = state["n_calls"]
             n_calls = min(model.learning_starts, self.step) // self.env.num_envs
-            if n_calls > 0 and model.replay_buffer is not None:
+            if n_calls > 0:
+                often = TrainFreq(n_calls, TrainFrequencyUnit.STEP)
                 self._begin_anew()
-                frequency = TrainFreq(n_calls, TrainFrequencyUnit.STEP)
                 with self._own_draws():
                     _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
-                    model.collect_rollouts(
-                        self.env, callback, frequency, model.replay_buffer, learning_starts=0
-                    )
-            model.num_timesteps = state["step"]
-            model._n_calls = state["n_calls"]  # type: ignore[attr-defined]
+                    model.collect_rollouts(self.env, callback, often, model.replay_buffer)
+            model.num_timesteps, model._n_calls = state["step"], state["n_calls"]
         self.draws = (draws["python"], draws["numpy"], draws["torch"])
 
     def _rate(self, _: float) -> float:

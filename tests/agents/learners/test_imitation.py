@@ -51,6 +51,7 @@ def states(n: int = 3, n_trials: int = 4) -> Demonstrations:
         tried=torch.stack([torch.randperm(18, generator=generator)[:n_trials] for _ in range(n)]),
         scores=1 + torch.rand(n, n_trials, generator=generator).double(),
         prospect=torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)[:n],
+        features=torch.zeros(n, N_FEATURES, 18),
     )
 
 
@@ -81,7 +82,7 @@ def test_the_ranking_loss_is_least_for_the_gains_themselves() -> None:
         other = perfect + 0.3 * torch.randn(3, 18, generator=generator)
         assert ranking_loss(other, found.tried, found, temperature=0.5) > least
     # Rows of fewer trials are padded with actions that were not tried and do not count.
-    padded = Demonstrations.join([found, states(1, n_trials=7)]).select(range(3))
+    padded = Demonstrations.join([found, states(1, n_trials=7)]).select(torch.arange(3))
     torch.testing.assert_close(
         ranking_loss(other, padded.tried, padded, temperature=0.5),
         ranking_loss(other, found.tried, found, temperature=0.5),
@@ -123,17 +124,13 @@ def test_a_training_is_resumed_amid_a_round() -> None:
 def test_it_learns_from_a_file_alone(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     where = place()
-    found, _ = collect(
-        where,
-        32,
-        n_tried=6,
-        priority=outwards,
-        look=lambda view: view.mask,
-        generator=np.random.default_rng(0),
-    )
+    generator = np.random.default_rng(0)
+    found = collect(where, 32, n_tried=6, priority=outwards, generator=generator)
     for place_of, name in ((where, "ssim"), (place(reward="delta_psnr"), "psnr")):
         write_demonstrations(tmp_path / name, found, place_of)
     made = learner(where, demonstrations=str(tmp_path / "ssim.parquet"), states=0)
+    assert made.demonstrations is not None
+    torch.testing.assert_close(made.demonstrations.features, found.features)
     assert made.learn(3)["states"] == len(found)
     with pytest.raises(ValueError, match=r"metric 'psnr'; this training needs 'ssim'"):
         learner(where, demonstrations=str(tmp_path / "psnr.parquet"), states=0)
