@@ -120,7 +120,7 @@ PAPER = DoubleDQN(
 PAPER_DATASET = replace(PAPER, network="schedule", channels=32)
 
 
-class Memory:
+class Memory(Replay):
     """Transitions by scan and masks, and the newest observations in half precision.
 
     :class:`activemri.envs.replay.Replay` keeps about sixty bytes a transition at 128 lines, so a
@@ -138,7 +138,8 @@ class Memory:
     """
 
     def __init__(self, env: ActiveMRIVectorEnv, *, capacity: int, cache_mb: float) -> None:
-        self.replay, self.n_envs = Replay(capacity, env.episodes), env.num_envs
+        super().__init__(capacity, env.episodes)
+        self.n_envs = env.num_envs
         spaces: Mapping[str, Any] = env.single_observation_space.spaces  # type: ignore[attr-defined]
         parts: dict[str, Any] = {"legal": ((env.episodes.n_actions,), np.dtype(bool))}
         for name, space in spaces.items():
@@ -149,43 +150,30 @@ class Memory:
         self.size = size if size >= 2 * self.n_envs else 0
         self.ring = {n: np.zeros((self.size, *shape), dtype) for n, (shape, dtype) in parts.items()}
 
-    def add(
-        self,
-        seen: Mapping[str, Array],
-        points: Points,
-        actions: Array,
-        *,
-        rewards: Array,
-        terminated: Array,
-    ) -> None:
-        """Remember one step of every environment: what was seen before it, and what came of it.
-
-        What was seen holds legal actions as well, as "legal".
-        """
+    def keep(self, seen: Mapping[str, Array]) -> None:
+        """Keep what is seen ("legal" actions included) before the transitions that come next."""
         if self.size:
-            slots = (self.replay.n_added + np.arange(self.n_envs)) % self.size
+            slots = (self.n_added + np.arange(self.n_envs)) % self.size
             for name, part in seen.items():
                 self.ring[name][slots] = part
-        self.replay.add(points, actions, rewards=rewards, terminated=terminated)
 
     def take(self, places: NDArray[np.int64]) -> Batch:
         """Transitions at some places of the memory, (n,): from the ring, else rebuilt."""
-        replay = self.replay
-        numbers, device = replay.numbers(places), replay.scan.device
-        old = (numbers < replay.n_added - self.size) | (numbers + self.n_envs >= replay.n_added)
+        numbers = self.numbers(places)
+        old = (numbers < self.n_added - self.size) | (numbers + self.n_envs >= self.n_added)
         if old.all():
-            return replay.rebuild(places)
+            return self.rebuild(places)
 
         def seen(numbers: NDArray[np.int64]) -> dict[str, Tensor]:
-            parts = {
-                n: torch.from_numpy(ring[numbers % self.size]) for n, ring in self.ring.items()
-            }
-            half = torch.float16
-            return {n: (p.float() if p.dtype == half else p).to(device) for n, p in parts.items()}
+            parts = {}
+            for name, ring in self.ring.items():
+                part = torch.from_numpy(ring[numbers % self.size]).to(self.scan.device)
+                parts[name] = part.float() if part.dtype == torch.float16 else part
+            return parts
 
         before, after = seen(numbers), seen(numbers + self.n_envs)
         if old.any():
-            again = replay.rebuild(places[old])
+            again = self.rebuild(places[old])
             for parts, observation, legal in (
                 (before, again.observation, again.legal),
                 (after, again.next_observation, again.next_legal),
@@ -194,20 +182,18 @@ class Memory:
                     parts[name][old] = part.to(parts[name])
         return Batch(
             observation=before,
-            action=replay.stored("action", places),
-            reward=replay.stored("reward", places),
             next_observation=after,
-            terminated=replay.stored("terminated", places),
             legal=before["legal"],
             next_legal=after["legal"],
+            **{name: self.stored(name, places) for name in ("action", "reward", "terminated")},
         )
 
     def state(self) -> dict[str, Any]:
         ring = {name: torch.from_numpy(part.copy()) for name, part in self.ring.items()}
-        return {"replay": self.replay.state(), "ring": ring}
+        return {**super().state(), "ring": ring}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.replay.restore(state["replay"])
+        super().restore(state)
         for name, part in self.ring.items():
             part[:] = state["ring"][name].numpy()
 
@@ -232,9 +218,7 @@ def double_target(
 
 def draw_legal(legal: Array, generator: np.random.Generator) -> Array:
     """One legal action of each scan, all as likely: int64 (batch,), from (batch, n_actions)."""
-    keys = np.where(legal > 0, generator.random(legal.shape), -1.0)
-    actions: Array = keys.argmax(axis=1)
-    return actions
+    return np.asarray(np.where(legal > 0, generator.random(legal.shape), -1.0).argmax(axis=1))
 
 
 class DoubleDQNLearner(Descent):
@@ -277,7 +261,8 @@ class DoubleDQNLearner(Descent):
             actions = self._actions(seen)
             self.seen, rewards, terminated, _, _ = env.step(actions)
             rewards = rewards.astype(np.float32)
-            self.memory.add(seen, points, actions, rewards=rewards, terminated=terminated)
+            self.memory.keep(seen)
+            self.memory.add(points, actions, rewards=rewards, terminated=terminated)
             if settings.in_units and self.n_squares < settings.burn_in:
                 self.squares += float(np.square(rewards, dtype=np.float64).sum())
                 self.n_squares += len(rewards)
@@ -350,8 +335,8 @@ class DoubleDQNLearner(Descent):
 
     def _descend(self) -> float:
         """One step of descent: its loss."""
-        n_known = len(self.memory.replay)
-        drawn = self.memory.take(self.generator.integers(n_known, size=self.settings.batch))
+        memory = self.memory
+        drawn = memory.take(self.generator.integers(len(memory), size=self.settings.batch))
         self.network.train()
         with torch.no_grad():
             after = (drawn.next_observation, drawn.next_legal)

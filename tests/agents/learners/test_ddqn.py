@@ -228,7 +228,8 @@ def play(env: ActiveMRIVectorEnv, memory: Memory, steps: int = 7) -> list[dict[s
         seen, points = {**seen, "legal": env.action_masks()}, Points.of(env.episodes)
         actions = draw_legal(seen["legal"], rng)
         after, rewards, terminated, _, _ = env.step(actions)
-        memory.add(seen, points, actions, rewards=rewards, terminated=terminated)
+        memory.keep(seen)
+        memory.add(points, actions, rewards=rewards, terminated=terminated)
         for row in range(N):
             live.append(
                 {
@@ -296,14 +297,14 @@ def test_other_scans_are_rebuilt_too(
 def test_a_million_transitions_take_less_than_200_megabytes(n_lines: int) -> None:
     env = environment(SliceList([scan(0, shape=(16, n_lines))]))
     memory = Memory(env, capacity=1_000_000, cache_mb=DoubleDQN().cache_mb)
-    held = [*memory.replay._columns.values(), *memory.ring.values()]
+    held = [*memory._columns.values(), *memory.ring.values()]
     assert sum(array.nbytes for array in held) < 200e6
 
 
 def test_rewards_are_in_units_of_the_first_ones() -> None:
     made = learner(burn_in=6)
     made.learn(6)
-    first = made.memory.replay.stored("reward", np.arange(6)).double()
+    first = made.memory.stored("reward", np.arange(6)).double()
     made.learn(18)
     assert made.reward_unit == pytest.approx(float(first.square().mean().sqrt()), rel=1e-6)
     assert learner(in_units=False).reward_unit == 1.0
