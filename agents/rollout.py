@@ -27,7 +27,7 @@ class Episodes:
     """History of a batch of scans. Values stay as they are after the end of an episode.
 
     Attributes:
-        policy: name of the policy.
+        policy: its name.
         scans: who was scanned, without samples.
         start_mask: lines that the scans began with, bool (batch, n_lines).
         actions: int64 (batch, steps), PADDING after the end.
@@ -135,19 +135,15 @@ def rollout_dataset(
     batch_size: int = 16,
     on_step: OnStep | None = None,
 ) -> Iterator[tuple[list[int], Episodes]]:
-    """Scan many slices of any kinds, in batches of equal ones.
+    """Scan many slices of any sizes, in batches of equal ones, in the order of their first slices.
 
     Yields:
-        Positions in the data set, and what happened there. Batches come in the order of their
-        kinds' first slices.
+        Positions in the data set, and what happened there.
     """
     positions = range(len(dataset)) if indices is None else indices
     for group in batches_of_a_kind(dataset, positions, batch_size):
         slices = [dataset[position] for position in group]
-        for rows in rows_of_a_kind(slices):
-            batch = [slices[row] for row in rows]
-            episodes = rollout(scan, policy, batch, seed=seed, on_step=on_step)
-            yield [group[row] for row in rows], episodes
+        yield group, rollout(scan, policy, slices, seed=seed, on_step=on_step)
 
 
 def play(
@@ -156,12 +152,11 @@ def play(
     """From a state to the end: yields (None, start), then (actions taken, state) for each step."""
     yield None, state
     while not bool(state.finished.all()):
-        finished, view = state.finished, state.view
+        view = state.view
         if policy.traits.is_oracle:
             view = replace(view, truth=Truth(scan, state))
-        wanted = policy.act(view, generators)
-        actions = torch.where(finished, IDLE, wanted)
-        idle = ~finished & (actions < 0) & (actions != STOP)
+        actions = torch.where(state.finished, IDLE, policy.act(view, generators))
+        idle = ~state.finished & (actions < 0) & (actions != STOP)
         if bool(idle.any()):
             row = int(idle.nonzero()[0])
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,18 +116,15 @@ def train_policy(
         ValueError: parts that do not fit, subjects in both splits, a folder that is taken.
         DivergedError: a loss that is not finite.
     """
-    named = str(warm_start) if isinstance(warm_start, str | Path | None) else warm_start.name
+    named = warm_start if isinstance(warm_start, str | Path | None) else warm_start.name
     with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(out or Path(temporary) / learner_name(learner).rpartition(":")[2])
         settings = TrainPolicySettings(
             protocol=protocol,
-            run=RunOptions(
-                out=Path(out or Path(temporary) / learner_name(learner).rpartition(":")[2]),
-                seed=seed,
-                resume=resume,
-            ),
+            run=RunOptions(out=folder, seed=seed, resume=resume),
             compute=Compute(device=device),
             learner=learner,
-            warm_start=None if warm_start is None else named,
+            warm_start=None if named is None else str(named),
             validate_every=validate_every,
             validation_scans=validation_scans,
             patience=patience,
@@ -160,12 +157,11 @@ def run_training(
         DivergedError: a loss that is not finite; the best policy so far is kept.
     """
     run, learner = settings.run, settings.learner
-    device = str(settings.compute.prepare())
+    protocol = as_environment(settings.protocol, device=str(settings.compute.prepare()))
     same = {"algo": learner_name(learner), **described(settings)}
     folder = RunFolder(run.out, tensorboard=settings.tensorboard)
     folder.check(same, resume=run.resume)  # before data are read
     begin = settings.warm_start if warm_start is None else warm_start
-    protocol = as_environment(settings.protocol, device=device)
     if train is not None:  # as the protocol opens scans
         protocol = replace(protocol, data=train, orientation=STORED, roi=None, annotations=None)
     problem = Problem(
@@ -175,10 +171,8 @@ def run_training(
         name=run.out.name,
     )
     scans = validation_of(settings.protocol, validation, settings.validation_scans)
-    subjects = [
-        {part.describe(i).subject for i in range(len(part))} for part in (problem.scans, scans)
-    ]
-    if shared := subjects[0] & subjects[1]:
+    train_subjects = {problem.scans.describe(i).subject for i in range(len(problem.scans))}
+    if shared := train_subjects & {one.subject for one in scans.slices}:
         raise ValueError(
             "train and validation scans must come from different subjects; found in both: "
             + ", ".join(sorted(shared)[:5])
@@ -238,10 +232,8 @@ class _Training:
 
 def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions:
     """A protocol as options of an environment; where actions have a price, it may be stopped."""
-    options = {f.name: getattr(protocol, f.name) for f in fields(protocol)} | {"device": device}
-    if protocol.step_cost > 0:
-        options["stop_action"] = True
-    return EnvOptions.of(options)
+    options = {**vars(protocol), "device": device}
+    return EnvOptions.of(options | ({"stop_action": True} if protocol.step_cost > 0 else {}))
 
 
 def evaluate(problem: Problem, policy: Policy, scans: SliceDataset) -> dict[str, float]:

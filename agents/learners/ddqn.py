@@ -9,12 +9,11 @@ with a smooth L1 loss; Q' is a copy of the network from some time ago (van Hasse
 network that chooses is not the one that judges). Episodes explore: epsilon-greedy over legal
 actions. Illegal actions have the value -1e10, so that neither agent nor targets take them.
 
-Subject-specific (SS-DDQN) networks see the scan: features of lines by default, or the image with
-the evaluator's architecture as in the paper. The data-set-specific one (DS-DDQN) sees only how
-many lines were acquired, so it learns one order for all scans.
-
-Ours differs: many scans side by side, larger batches, and rewards in units of their size; the
-paper's own numbers are :data:`PAPER` and :data:`PAPER_DATASET`. A step is one action.
+Subject-specific (SS-DDQN) networks see the scan: features of lines, or the image with the
+evaluator's architecture as in the paper. The data-set-specific one (DS-DDQN) sees only how many
+lines were acquired: one order for all scans. Ours differs: many scans side by side, larger batches,
+and rewards in units of their size; the paper's own numbers are :data:`PAPER` and
+:data:`PAPER_DATASET`. A step is one action.
 """
 
 import math
@@ -123,13 +122,10 @@ PAPER_DATASET = replace(PAPER, network="schedule", channels=32)
 class Memory(Replay):
     """Transitions by scan and masks, and the newest observations in half precision.
 
-    :class:`activemri.envs.replay.Replay` keeps about sixty bytes a transition at 128 lines, so a
-    million take as many megabytes, where features of lines would take thirty gigabytes. A state
-    that is drawn is reconstructed again, which takes a millisecond (zero-filled, 128 x 128) to
-    thirteen (network). So observations of the newest transitions stay in a ring of fixed size.
-
-    Transitions are numbered as they come, one of every environment at a time: what followed
-    transition i is what was seen before transition i + num_envs, unless the episode ended there.
+    A million transitions at 128 lines take sixty megabytes, where features of lines would take
+    thirty gigabytes. To reconstruct a state that is drawn takes one millisecond (zero-filled, 128 x
+    128) to thirteen (network), so observations of the newest stay in a ring of fixed size. What
+    followed transition i is what was seen before transition i + num_envs, unless the episode ended.
 
     Args:
         env: whose transitions are remembered.
@@ -209,8 +205,7 @@ def double_target(
 ) -> Tensor:
     """r + gamma Q'(s', argmax Q(s', a')), or r alone where the episode ended: (batch,).
 
-    Rewards are (batch,), as is bool `terminated`; `chooses` is Q(s', .) and `judges` Q'(s', .),
-    with illegal actions far below, (batch, action).
+    `chooses` is Q(s', .) and `judges` Q'(s', .), (batch, action), with illegal actions far below.
     """
     best = chooses.argmax(dim=1, keepdim=True)
     return reward + (~terminated).float() * gamma * judges.gather(1, best).squeeze(1)

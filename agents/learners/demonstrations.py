@@ -38,6 +38,7 @@ from activemri.registration import find_protocol
 #: How much every action is worth trying, higher first: view -> float (batch, n_actions).
 Priority = Callable[[View], Tensor]
 
+_BATCH, _KEPT = 8, 8  # scans side by side, and states that are kept of each episode
 _KEY = b"activemri-demonstrations"
 
 
@@ -173,27 +174,23 @@ def collect(
     generator: np.random.Generator,
     n_tried: int | None = 24,
     horizon: int = 1,
-    states_per_episode: int | None = 8,
     exploration: tuple[float, ...] = (0.0, 0.1, 0.3),
     follow: float = 0.0,
-    batch_size: int = 8,
     report: Report = silent,
 ) -> Demonstrations:
     """Play episodes and query the oracle along the way; all lies on the CPU.
 
     Args:
         problem: scans, and the score that the oracle maximises.
-        n_states: states to collect, or a few more.
+        n_states: states to collect, or a few more; at most eight of an episode.
         priority: of the actions, by which episodes go on.
         generator: of all draws.
         n_tried: actions tried in a state; None tries all legal ones.
         horizon: lines after which the oracle compares scores: the action tried, and then those of
             highest priority. 1 is the one-step oracle.
-        states_per_episode: states of an episode that are kept; None keeps all.
-        exploration: chances that an action is drawn rather than the best: one for each episode,
-            chosen at random.
+        exploration: chances that an action is drawn rather than the best, of which every episode
+            has one.
         follow: chance that the episode takes the oracle's action in states that are kept.
-        batch_size: scans side by side.
         report: called with the number of states so far.
     """
     scan, metric = problem.scan, problem.metric
@@ -202,8 +199,7 @@ def collect(
         """Play scans of one kind, numbers `group` of the data set, to the end."""
         state = scan.start(slices, generators=generator.spawn(len(group)))
         length = int(state.view.start_budget.max())
-        n_kept = length if states_per_episode is None else min(states_per_episode, length)
-        kept = set(generator.choice(length, size=n_kept, replace=False).tolist())
+        kept = set(generator.choice(length, size=min(_KEPT, length), replace=False).tolist())
         chance = torch.from_numpy(generator.choice(exploration, size=len(group)))
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
         found = list[tuple[Demonstrations, Tensor, int]]()  # some scans, which ones, and the step
@@ -218,8 +214,7 @@ def collect(
             explores = torch.rand(len(liking), generator=draws) < chance
             actions = torch.where(explores, other.squeeze(1), liking.argmax(dim=1))
             if step in kept:
-                frequency = scan.geometry.frequency.cpu()
-                tried = _trials(legal, liking, n_tried, frequency=frequency, draws=draws)
+                tried = _trials(view, liking, n=n_tried, draws=draws)
                 if horizon == 1:
                     scores = scan.preview(state, tried.to(device), (metric,))[metric]
                 else:
@@ -229,10 +224,10 @@ def collect(
                 active = (~state.finished.cpu()).nonzero().squeeze(1)
                 part = Demonstrations(
                     index=torch.tensor(group),
-                    start_mask=view.start_mask.cpu().clone(),
-                    mask=view.mask.cpu().clone(),
-                    budget=view.budget.cpu().clone(),
-                    start_budget=view.start_budget.cpu().clone(),
+                    start_mask=view.start_mask.cpu(),
+                    mask=view.mask.cpu(),
+                    budget=view.budget.cpu(),
+                    start_budget=view.start_budget.cpu(),
                     score=curve[-1],
                     tried=tried.masked_fill(illegal, PADDING),
                     scores=signed(scores.cpu(), metric).masked_fill(illegal, -torch.inf),
@@ -252,7 +247,7 @@ def collect(
 
     parts = list[Demonstrations]()
     while sum(map(len, parts)) < n_states:
-        chosen = problem.draw(batch_size, generator)
+        chosen = problem.draw(_BATCH, generator)
         slices = {i: problem.scans[i] for i in dict.fromkeys(chosen)}
         for rows in rows_of_a_kind([slices[i] for i in chosen]):
             group = [chosen[row] for row in rows]
@@ -261,25 +256,19 @@ def collect(
     return Demonstrations.join(parts)
 
 
-def _trials(
-    legal: Tensor,
-    liking: Tensor,
-    n_tried: int | None,
-    *,
-    frequency: Tensor,
-    draws: torch.Generator,
-) -> Tensor:
+def _trials(view: View, liking: Tensor, *, n: int | None, draws: torch.Generator) -> Tensor:
     """Actions to try: the most liked ones, some near the centre, some anywhere."""
+    legal = view.legal.cpu()
     most = int(legal.sum(dim=1).max())
-    if n_tried is None or n_tried >= most:
+    if n is None or n >= most:
         return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
-    n_best = n_low = max(1, int(0.4 * n_tried))
-    weight = torch.exp(-frequency / 0.3).expand(legal.shape)
+    n_best = n_low = max(1, int(0.4 * n))
+    weight = torch.exp(-view.geometry.frequency.cpu() / 0.3).expand(legal.shape)
     chosen = liking.topk(n_best, dim=1).indices
-    for n, wanted in ((n_low, weight), (n_tried - n_best - n_low, torch.ones_like(weight))):
-        if n >= 1:  # illegal ones come last; they are marked as not tried afterwards
+    for n_more, wanted in ((n_low, weight), (n - n_best - n_low, torch.ones_like(weight))):
+        if n_more >= 1:  # illegal ones come last; they are marked as not tried afterwards
             open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
-            chosen = torch.cat([chosen, torch.multinomial(open_, n, generator=draws)], dim=1)
+            chosen = torch.cat([chosen, torch.multinomial(open_, n_more, generator=draws)], dim=1)
     return chosen
 
 
@@ -305,10 +294,10 @@ def outwards(view: View) -> Tensor:
 
 
 def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
-    """Priorities of a policy's actions, for a :class:`Collector`.
+    """Priorities of a policy's actions.
 
-    Networks say it. Of all others only the choice is known: it comes first, and the rest from the
-    centre of k-space outwards.
+    Of all but networks only the choice is known: it comes first, and the rest from the centre of
+    k-space outwards.
     """
     generator = np.random.default_rng(seed)
 
@@ -325,15 +314,10 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
 def write_demonstrations(
     path: Path, found: Demonstrations, problem: Problem, *, horizon: int = 1
 ) -> Path:
-    """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet.
-
-    Raises:
-        OSError: the file cannot be written.
-        ModuleNotFoundError: pyarrow is not installed; the message says which extra has it.
-    """
+    """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet."""
     arrow, parquet = _arrow()
     infos = [problem.scans.describe(i) for i in found.index.tolist()]
-    known = found.tried >= 0
+    tried = list(zip(found.tried, found.scores, found.tried >= 0, strict=True))
     columns = {
         "volume": [info.volume for info in infos],
         "slice": [info.index for info in infos],
@@ -344,8 +328,8 @@ def write_demonstrations(
         "start_budget": found.start_budget.tolist(),
         "score": found.score.tolist(),
         "action": found.action.tolist(),
-        "actions": [row[k].tolist() for row, k in zip(found.tried, known, strict=True)],
-        "scores": [row[k].tolist() for row, k in zip(found.scores, known, strict=True)],
+        "actions": [actions[known].tolist() for actions, _, known in tried],
+        "scores": [scores[known].tolist() for _, scores, known in tried],
         "prospect": found.prospect.tolist(),
     }
     facts = _facts(problem) | {"horizon": horizon}
@@ -377,14 +361,14 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
     facts = json.loads(described)
     for name, here in _facts(problem).items():
-        if name in ("metric", "geometry", "n_lines", "n_actions") and facts[name] != here:
+        if name not in ("data", "reconstructor") and facts[name] != here:
             raise ValueError(
                 f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
                 f"{here!r}"
             )
     rows, scans = table.to_pydict(), problem.scans
-    infos = [scans.describe(position) for position in range(len(scans))]
-    known = {(info.volume, info.index): at for at, info in enumerate(infos)}
+    infos = enumerate(map(scans.describe, range(len(scans))))
+    known = {(info.volume, info.index): place for place, info in infos}
     wanted = list(zip(rows["volume"], rows["slice"], strict=True))
     if missing := [scan for scan in wanted if scan not in known]:
         raise ValueError(
@@ -392,9 +376,8 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
             f"{missing[0][1]} of {missing[0][0]}; name the data that it was made from"
         )
 
-    def padded(name: str, dtype: torch.dtype, fill: float) -> Tensor:
-        """Lists of several lengths as one tensor, (row, trial)."""
-        values = [torch.tensor(value, dtype=dtype) for value in rows[name]]
+    def padded(name: str, fill: float) -> Tensor:
+        values = [torch.from_numpy(np.array(value)) for value in rows[name]]
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
     def masks(name: str) -> Tensor:
@@ -424,8 +407,8 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
         budget=budget,
         start_budget=torch.tensor(rows["start_budget"]),
         score=torch.tensor(rows["score"], dtype=torch.float64),
-        tried=padded("actions", torch.int64, PADDING),
-        scores=padded("scores", torch.float64, -torch.inf),
+        tried=padded("actions", PADDING),
+        scores=padded("scores", -torch.inf),
         prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
         features=torch.stack([features[row] for row in range(len(index))]),
     )

@@ -1,8 +1,8 @@
 """Policy gradient with rewards one step ahead, or over the whole scan.
 
 Bakker, van Hoof and Welling, Experimental design for MRI by greedy policy search, NeurIPS 2020.
-In every state k actions are drawn from the policy, and all are tried: the simulator may acquire
-lines and take them back. What action j gains is its reward r_j, and the loss is
+In every state k actions are drawn from the policy, and all are tried. What action j gains is its
+reward r_j, and the loss is
 
     - sum over j of log pi(a_j | s) (r_j - mean r) / (k - 1),
 
@@ -12,12 +12,11 @@ the others' mean as its baseline. The scan goes on with one of the k, chosen at 
 and r_j is what follows the action until then, discounted by gamma, each step's reward minus its
 mean over the k scans.
 
-Ours differs: the reward is the environment's score, by default with the slice's data range; a
-greedy step's advantages are divided by their root mean square over the batch, as late lines gain
-a hundredth of what early ones do and would not be learned (`balance`); weights move after every
-acquisition instead of every scan; scores are bounded where actions are drawn, so that the policy
-cannot collapse onto one action; and the network is small, sees features of lines, and may begin
-with what imitation learned. A step is one scan, from its start to its end.
+Ours differs: the reward is the environment's score; advantages are divided by their root mean
+square over the batch, as late lines gain a hundredth of what early ones do and would not be learned
+(`balance`); weights move after every acquisition instead of every scan; scores are bounded where
+actions are drawn, so that the policy cannot collapse onto one action; and the network is small and
+sees features of lines. A step is one scan, from its start to its end.
 """
 
 import math
@@ -204,8 +203,7 @@ def worth_of(rewards: Tensor, *, gamma: float) -> Tensor:
 def in_units_of_size(advantage: Tensor, active: Tensor) -> Tensor:
     """Divided by the root mean square over what is active; zeros stay zeros."""
     size = advantage[active].square().mean().sqrt()
-    unit = torch.where(size > 0, size, torch.ones_like(size))
-    return advantage / unit / math.sqrt(advantage.shape[-1])
+    return advantage / torch.where(size > 0, size, 1.0) / math.sqrt(advantage.shape[-1])
 
 
 #: Number of some gradients, their mean, and the sum of squared deviations from it.

@@ -5,13 +5,12 @@ The oracle says what a number of lines would gain, in states that the policy its
 
     softmax(gain / (temperature * best gain))   and   softmax(score / temperature),
 
-so that what matters is which line is best and by how much, and early steps, whose gains are large,
-count as much as late ones. The network cannot know the truth: it learns what the oracle would do
-on average over all scans that look like this one, which is the best that a policy can do.
-
-It takes minutes where reinforcement learning takes hours, as every state teaches the worth of many
-actions; and it makes a warm start for any other algorithm. With a price per line it also learns
-when to stop: when nothing that followed was worth its price. A step is one of gradient descent.
+so that early steps, whose gains are large, count as much as late ones. The network cannot know the
+truth: it learns what the oracle would do on average over all scans that look like this one, which
+is the best that a policy can do. It takes minutes where reinforcement learning takes hours, as
+every state teaches the worth of many actions; and it makes a warm start for any other algorithm.
+With a price per line it also learns when to stop: when nothing that followed was worth its price. A
+step is one of gradient descent.
 """
 
 import math

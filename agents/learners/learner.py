@@ -130,9 +130,7 @@ class Problem:
 
         Args:
             kind: see :func:`activemri.agents.networks.make_network`, also for what follows.
-            channels: of a new network, as are `blocks` and `observation`.
-            blocks: residual blocks.
-            observation: of a network of images.
+            channels, blocks, observation: of a new network.
             stops: score STOP; None where the protocol has it.
 
         Raises:
@@ -214,30 +212,22 @@ class Problem:
     def _groups(self) -> tuple[list[list[int]], list[list[list[int]]]]:
         """Positions of the scans by volume, and these by subject."""
         volumes: dict[tuple[str, str], list[int]] = {}
-        subjects: dict[str, list[list[int]]] = {}
         for position in range(len(self.scans)):
             info = self.scans.describe(position)
-            own = volumes.setdefault((info.subject, info.volume), [])
-            if not own:
-                subjects.setdefault(info.subject, []).append(own)
-            own.append(position)
+            volumes.setdefault((info.subject, info.volume), []).append(position)
+        subjects: dict[str, list[list[int]]] = {}
+        for (subject, _), positions in volumes.items():
+            subjects.setdefault(subject, []).append(positions)
         return list(volumes.values()), list(subjects.values())
 
 
 class Descent:
     """Shared by learners by gradients: Adam with a rate that falls, and the state to go on from.
 
-    Args:
-        settings: with `max_steps`, `lr` and `batch`.
-        problem: to learn from.
-        network: what learns.
-        weight_decay: of AdamW.
-
-    Attributes:
-        clip: largest norm of a gradient.
+    Settings have `max_steps`, `lr` and `batch`.
     """
 
-    clip = 1.0
+    clip = 1.0  # largest norm of a gradient
 
     def __init__(
         self, settings: Any, problem: Problem, network: nn.Module, *, weight_decay: float = 0.0

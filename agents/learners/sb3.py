@@ -6,10 +6,9 @@ Dabney et al. 2018). All but `maskable-ppo` know no masks: illegal actions waste
 budget, and the network learns that they are worth nothing; once trained, the policy takes legal
 actions only. `ddqn` knows what is legal while it learns, and has a memory a hundred times smaller.
 
-A step is one action. Every call of :meth:`SB3Learner.learn` begins new scans, seeded by how far
-the training has come, and draws from generators of its own: a training that is resumed after a
-validation goes on as if it had never stopped. Only the memory of `dqn` and `qrdqn` is not kept: it
-is filled again, with the policy as it is, before learning goes on.
+A step is one action. Every call of :meth:`SB3Learner.learn` begins new scans, seeded by how far the
+training has come: a training that is resumed after a validation goes on as if it had never stopped.
+Only the memory of `dqn` and `qrdqn` is not kept: it is filled again, with the policy as it is.
 """
 
 import random

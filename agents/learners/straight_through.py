@@ -1,25 +1,21 @@
 """Adaptive policies learned by gradients through the frozen reconstructor.
 
-A network looks at the scan and scores all lines; lines are drawn by the scores, exactly as many as
-wanted; the scan is reconstructed with them, and the gradient of the loss with respect to the mask
-goes straight through the draw (see :mod:`activemri.agents.relaxations`) into the network. No
-other estimator learns from so few scans: one reconstruction says of every line in which direction
-it moves the loss. What it says is the slope at the mask, not the step to the next line.
+A network scores all lines; as many as wanted are drawn by the scores; the scan is reconstructed
+with them, and the gradient of the loss with respect to the mask goes straight through the draw (see
+:mod:`activemri.agents.relaxations`) into the network. One reconstruction says of every line in
+which direction it moves the loss: the slope at the mask, not the step to the next line.
 
 With one round all lines are chosen at one look, as in adaptive VarNet (Bakker et al., On learning
 adaptive acquisition policies for undersampled multi-coil MRI reconstruction, MIDL 2022). With
 several, the network looks again after its share of the lines, as in SeqMRI (Yin et al., End-to-end
 sequential sampling and reconstruction for MRI, ML4H 2021). Both papers train the reconstructor
 along; ours stays frozen. What a later round sees is not differentiated with respect to what an
-earlier one chose: every round's own lines are, in all masks that hold them. (Adaptive VarNet takes
-care that the signs of zeros do not tell about unacquired samples; ours sees the view of the scan
-protocol, which holds acquired samples only.)
+earlier one chose: every round's own lines are, in all masks that hold them.
 
-A policy acts after every line. It scores anew and takes the best legal line, so it has to know
-its way at any number of lines. That is what `anywhere` is for: rounds begin and end after random
-numbers of lines. Without it they have equal shares, as in the papers, and the loss is that of the
-last image alone; then only the first looks of rounds have been trained. A step is one of gradient
-descent.
+A policy acts after every line, so it has to know its way at any number of lines. That is what
+`anywhere` is for: rounds begin and end after random numbers of lines. Without it they have equal
+shares, as in the papers, and the loss is that of the last image alone; then only the first looks of
+rounds have been trained. A step is one of gradient descent.
 """
 
 from dataclasses import dataclass, replace

@@ -175,14 +175,18 @@ def test_a_data_set_of_different_sizes_is_played_in_batches_of_a_kind(
     assert [positions for positions, _ in chosen] == [[4], [0]]
 
 
-def test_scans_with_and_without_maps_are_kept_apart(
+def test_scans_with_and_without_maps_may_share_a_batch(
     make_scan: MakeScan, make_protocol: MakeProtocol
 ) -> None:
     dataset = SliceList(
         [make_scan(0, n_coils=3), replace(make_scan(1, n_coils=3), sensitivity=None)]
     )
-    played = list(rollout_dataset(make_protocol(), heuristic.random(), dataset))
-    assert [positions for positions, _ in played] == [[0], [1]]
+    ((positions, episodes),) = rollout_dataset(make_protocol(), heuristic.random(), dataset)
+    assert positions == [0, 1]
+    for row in positions:
+        alone = rollout(make_protocol(), heuristic.random(), [dataset[row]])
+        assert torch.equal(episodes.actions[row], alone.actions[0])
+        torch.testing.assert_close(episodes.scores["ssim"][row], alone.scores["ssim"][0])
 
 
 def test_a_batch_size_of_zero_is_refused(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:

@@ -44,8 +44,7 @@ def without_ties(view: View) -> Tensor:
 
 def collected(place: Problem, *, n: int = 8, **options: Any) -> Demonstrations:
     generator = np.random.default_rng(0)
-    options = {"priority": without_ties, "generator": generator, "batch_size": 4, **options}
-    found = collect(place, n, **options)
+    found = collect(place, n, priority=without_ties, generator=generator, **options)
     assert len(found) >= n
     return found
 
@@ -90,7 +89,7 @@ def test_all_legal_actions_tried_give_the_oracles_choice() -> None:
 
 def test_the_prospect_is_the_best_gain_to_come_after_its_price() -> None:
     where = place()
-    options: dict[str, Any] = {"states_per_episode": None, "exploration": (0.0,), "n_tried": 2}
+    options: dict[str, Any] = {"exploration": (0.0,), "n_tried": 2}
     free = collected(where, n=20, **options)
     dear = collected(place(step_cost=1.0, stop_action=True), n=20, **options)
     first = free.select((free.budget == free.start_budget).nonzero().squeeze(1))
