@@ -164,7 +164,7 @@ def record_episodes(
             orders[name] = LEARNERS[name](lean, scans, seed=seed, data=dataset.name)
         policy = make_policy(name, order=orders.get(name, orders.get("lbcs")))
         batches = rollout_dataset(lean, policy, scans, seed=seed)
-        episodes[name] = [e for _, played in batches for e in recorded_episodes(played, lean)]
+        episodes[name] = [one for batch in batches for one in recorded_episodes(batch, lean)]
     return EpisodeMasks(episodes, scan=scan)
 
 

@@ -126,24 +126,11 @@ def rollout(
 
 
 def rollout_dataset(
-    scan: Scan,
-    policy: Policy,
-    dataset: SliceDataset,
-    *,
-    indices: Sequence[int] | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    on_step: OnStep | None = None,
-) -> Iterator[tuple[list[int], Episodes]]:
-    """Scan many slices of any sizes, in batches of equal ones, in the order of their first slices.
-
-    Yields:
-        Positions in the data set, and what happened there.
-    """
-    positions = range(len(dataset)) if indices is None else indices
-    for group in batches_of_a_kind(dataset, positions, batch_size):
-        slices = [dataset[position] for position in group]
-        yield group, rollout(scan, policy, slices, seed=seed, on_step=on_step)
+    scan: Scan, policy: Policy, dataset: SliceDataset, *, seed: int = 0
+) -> Iterator[Episodes]:
+    """Scan all slices of a data set, at most sixteen of equal size at a time."""
+    for group in batches_of_a_kind(dataset, range(len(dataset)), 16):
+        yield rollout(scan, policy, [dataset[position] for position in group], seed=seed)
 
 
 def play(

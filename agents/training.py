@@ -243,7 +243,7 @@ def evaluate(problem: Problem, policy: Policy, scans: SliceDataset) -> dict[str,
     """
     metric, price = problem.metric, problem.protocol.step_cost
     found: dict[str, list[Tensor]] = {"area": [], "final": [], "return": [], "n_actions": []}
-    for _, episodes in rollout_dataset(problem.scan, policy, scans):
+    for episodes in rollout_dataset(problem.scan, policy, scans):
         curve, n_actions = signed(episodes.scores[metric], metric), episodes.n_steps.double()
         found["area"].append(signed(episodes.area(metric), metric))
         found["final"].append(curve[:, -1])

@@ -210,7 +210,7 @@ def _fine_tune(
     chosen = sorted(drawn[: settings.recorded_scans].tolist())
     played = SliceList([scans[i] for i in chosen], scans.name)
     batches = rollout_dataset(scan, make_policy(policy), played, seed=settings.run.seed)
-    episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
+    episodes = [one for batch in batches for one in recorded_episodes(batch, scan)]
     moments = EpisodeMasks(
         {"policy": episodes},
         scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),

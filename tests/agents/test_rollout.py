@@ -13,7 +13,13 @@ from torch import Tensor
 
 from activemri.agents import heuristic
 from activemri.agents.policy import Traits, choose
-from activemri.agents.rollout import PADDING, episode_generator, rollout, rollout_dataset
+from activemri.agents.rollout import (
+    PADDING,
+    batches_of_a_kind,
+    episode_generator,
+    rollout,
+    rollout_dataset,
+)
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.scan import IDLE, STOP, Scan, State, View
 
@@ -165,14 +171,18 @@ def test_a_data_set_of_different_sizes_is_played_in_batches_of_a_kind(
     shapes = [(9, 13), (8, 10), (9, 13), (9, 13), (8, 10)]
     dataset = SliceList([make_scan(seed, shape) for seed, shape in enumerate(shapes)])
     protocol = make_protocol()
-    played = list(rollout_dataset(protocol, heuristic.random(), dataset, batch_size=2, seed=3))
-    assert [positions for positions, _ in played] == [[0, 2], [3], [1, 4]]
-    for positions, episodes in played:
-        for row, position in enumerate(positions):
-            alone = rollout(protocol, heuristic.random(), [dataset[position]], seed=3)
-            assert alone.actions[0].tolist() == episodes.actions[row].tolist()
-    chosen = rollout_dataset(protocol, heuristic.random(), dataset, indices=[4, 0])
-    assert [positions for positions, _ in chosen] == [[4], [0]]
+    played = list(rollout_dataset(protocol, heuristic.random(), dataset, seed=3))
+    assert [[one.volume for one in episodes.scans] for episodes in played] == [
+        ["volume0", "volume2", "volume3"],
+        ["volume1", "volume4"],
+    ]
+    together = rollout(protocol, heuristic.random(), dataset, seed=3)
+    for position in range(5):
+        alone = rollout(protocol, heuristic.random(), [dataset[position]], seed=3)
+        batch, row = ((0, 0), (1, 0), (0, 1), (0, 2), (1, 1))[position]
+        for found in (played[batch].actions[row], together.actions[position]):
+            assert alone.actions[0].tolist() == found.tolist()
+    assert list(batches_of_a_kind(dataset, [4, 3, 0, 2, 1], 2)) == [[4, 1], [3, 0], [2]]
 
 
 def test_scans_with_and_without_maps_may_share_a_batch(
@@ -181,18 +191,13 @@ def test_scans_with_and_without_maps_may_share_a_batch(
     dataset = SliceList(
         [make_scan(0, n_coils=3), replace(make_scan(1, n_coils=3), sensitivity=None)]
     )
-    ((positions, episodes),) = rollout_dataset(make_protocol(), heuristic.random(), dataset)
-    assert positions == [0, 1]
-    for row in positions:
+    (episodes,) = rollout_dataset(make_protocol(), heuristic.random(), dataset)
+    for row in (0, 1):
         alone = rollout(make_protocol(), heuristic.random(), [dataset[row]])
         assert torch.equal(episodes.actions[row], alone.actions[0])
         torch.testing.assert_close(episodes.scores["ssim"][row], alone.scores["ssim"][0])
 
 
-def test_a_batch_size_of_zero_is_refused(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+def test_a_batch_size_of_zero_is_refused(make_scan: MakeScan) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
-        next(
-            rollout_dataset(
-                make_protocol(), heuristic.random(), SliceList([make_scan(0)]), batch_size=0
-            )
-        )
+        next(batches_of_a_kind(SliceList([make_scan(0)]), [0], 0))
