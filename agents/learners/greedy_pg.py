@@ -93,10 +93,8 @@ class GreedyPGLearner(Descent):
         gains, end = list[float](), self.step + n_steps
         play = self._play_greedily if self.settings.horizon == "greedy" else self._play_to_the_end
         while self.step < end:
-            parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
-            for scans in parts:
-                generators = generator.spawn(len(scans))
-                start = self.problem.scan.start(scans, generators=generators)
+            states, _, draws = self.problem.batch(self.step, self.settings.batch, self.scan)
+            for start in states:
                 gradient, gain = play(start, draws)
                 if bool(gradient.any()):  # else all k were the same action, in every state
                     noise = counted(noise, gradient)
@@ -107,14 +105,14 @@ class GreedyPGLearner(Descent):
 
     def _play_greedily(self, state: State, draws: torch.Generator) -> tuple[Tensor, float]:
         """Scan to the end and learn at every step: the sum of gradients, and the mean gain."""
-        scan, metric, k = self.problem.scan, self.problem.metric, self.settings.samples
+        metric, k = self.problem.metric, self.settings.samples
         total, gradient = 0.0, torch.zeros(sum(w.numel() for w in self.weights))
         while not bool(state.finished.all()):
             active = ~state.finished
             log_policy = self._log_policy(*self._look(state))
             tried = torch.multinomial(log_policy.detach().exp(), k, True, generator=draws)
             acquires = tried < self.network.n_actions
-            scores = scan.preview(state, torch.where(acquires, tried, 0), (metric,))[metric]
+            scores = self.scan.preview(state, torch.where(acquires, tried, 0), (metric,))[metric]
             gains = signed(scores, metric) - self._score(state)[:, None]
             rewards = torch.where(acquires, gains - self.problem.protocol.step_cost, 0.0)
             advantage = advantages(rewards)
@@ -174,7 +172,7 @@ class GreedyPGLearner(Descent):
     def _acquired(self, state: State, drawn: Tensor) -> State:
         """The scans after the actions that were drawn, the last of which may be STOP."""
         actions = torch.where(drawn < self.network.n_actions, drawn, STOP)
-        return self.problem.scan.acquire(state, torch.where(state.finished, IDLE, actions))
+        return self.scan.acquire(state, torch.where(state.finished, IDLE, actions))
 
     def _score(self, state: State) -> Tensor:
         return signed(state.scores[self.problem.metric], self.problem.metric)

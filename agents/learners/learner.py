@@ -20,10 +20,11 @@ from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied, make
 from activemri.agents.order import FixedOrder
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
-from activemri.data.slices import Slice, SliceDataset
+from activemri.data.slices import SliceDataset
 from activemri.data.views import STORED
 from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
+from activemri.envs.scan import Scan, State
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
 #: Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``.
@@ -179,18 +180,19 @@ class Problem:
         return LearnedPolicy(copy, self.name, self.frame)
 
     def batch(
-        self, step: int, size: int
-    ) -> tuple[list[list[Slice]], np.random.Generator, torch.Generator]:
-        """Scans of a step, those of one kind together, and generators for all else in it.
+        self, step: int, size: int, scan: Scan
+    ) -> tuple[list[State], np.random.Generator, torch.Generator]:
+        """Scans of a step, begun, those of one kind together, and generators for all else in it.
 
         They follow from seed and step alone: a resumed training sees what an uninterrupted one
         would have seen.
         """
         generator = np.random.default_rng([self.seed, step])
         drawn = [self.scans[position] for position in self.draw(size, generator)]
-        parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
-        return parts, generator, draws
+        parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
+        begun = [scan.start(part, generators=generator.spawn(len(part))) for part in parts]
+        return begun, generator, draws
 
     def draw(self, n: int, generator: np.random.Generator) -> list[int]:
         """Positions of n scans: half of the time a subject is drawn first, else a volume.
@@ -232,23 +234,21 @@ class Descent:
     def __init__(
         self, settings: Any, problem: Problem, network: nn.Module, *, weight_decay: float = 0.0
     ) -> None:
-        self.settings, self.problem, self.step = settings, problem, 0
+        self.settings, self.problem, self.scan, self.step = settings, problem, problem.scan, 0
         self.network, self.weights = network, list(network.parameters())
         self.optimizer = torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=weight_decay)
 
-    def loss(
-        self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
-    ) -> Tensor:
-        """Loss of every scan of one kind, (batch,)."""
+    def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
+        """Loss of every scan that was begun, (batch,)."""
         raise NotImplementedError
 
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         total = 0.0
         for _ in range(n_steps):
-            parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
-            loss = 0.0
-            for scans in parts:
-                part = self.loss(scans, generator, draws).sum() / self.settings.batch
+            size, loss = self.settings.batch, 0.0
+            states, generator, draws = self.problem.batch(self.step, size, self.scan)
+            for state in states:
+                part = self.loss(state, generator, draws).sum() / size
                 part.backward(inputs=self.weights)
                 loss += part.item()
             self.move(loss)

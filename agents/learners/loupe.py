@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from activemri.agents.learners.learner import Descent, Problem, require_positive
 from activemri.agents.order import FixedOrder, order_of
 from activemri.agents.relaxations import draw, lines_of, mask_loss
-from activemri.data.slices import Slice
+from activemri.envs.scan import State
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 
@@ -58,14 +58,12 @@ class LoupeLearner(Descent):
 
     def __init__(self, settings: Loupe, problem: Problem) -> None:
         self.mask_loss = mask_loss(problem.scan, problem.metric)
-        # Nothing looks at the start: there is no need to reconstruct or score it.
-        self.scan = replace(problem.scan, reconstructor=ZeroFilled(), metrics=())
-        geometry, given = self.scan.geometry, problem.warm_start
+        geometry, given = problem.scan.geometry, problem.warm_start
         if given is None:  # the centre first
             rank = geometry.frequency.float()
         elif isinstance(given, FixedOrder):  # what the order begins with first
             given.check(geometry)
-            order = torch.tensor(given.order.actions, device=self.scan.device)
+            order = torch.tensor(given.order.actions, device=problem.scan.device)
             rank = torch.linspace(0, 1, geometry.n_actions, device=order.device)[order.argsort()]
         else:
             raise ValueError(
@@ -73,15 +71,14 @@ class LoupeLearner(Descent):
                 f"'activemri train order'); got the policy {given.name!r}"
             )
         super().__init__(settings, problem, nn.ParameterList([-settings.spread * rank]))
+        # Nothing looks at the start: there is no need to reconstruct or score it.
+        self.scan = replace(problem.scan, reconstructor=ZeroFilled(), metrics=())
 
-    def loss(
-        self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
-    ) -> Tensor:
-        state = self.scan.start(scans, generators=generator.spawn(len(scans)))
+    def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
         k = (state.view.budget // self.scan.geometry.readouts_per_action).clamp(min=1)
         if self.settings.every_budget:
             k = torch.from_numpy(generator.integers(1, k.cpu().numpy() + 1)).to(k.device)
-        scores = self.weights[0].expand(len(scans), -1)
+        scores = self.weights[0].expand(len(state), -1)
         taken = draw(scores, state.view.legal, k, generator=draws)
         return self.mask_loss(state, lines_of(taken, state, state.view.mask.float()))
 

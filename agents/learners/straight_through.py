@@ -29,7 +29,6 @@ from torch import Tensor
 from activemri.agents.learners.learner import Descent, Problem, require_positive
 from activemri.agents.networks import ActionNetwork, LearnedPolicy, observed
 from activemri.agents.relaxations import bounded, draw, lines_of, mask_loss
-from activemri.data.slices import Slice
 from activemri.envs.scan import State
 
 
@@ -82,20 +81,17 @@ class StraightThroughLearner(Descent):
 
     def __init__(self, settings: StraightThrough, problem: Problem) -> None:
         self.mask_loss = mask_loss(problem.scan, problem.metric)
-        self.scan = replace(problem.scan, metrics=())  # scores are not needed
         network = problem.network(
             settings.network, channels=settings.channels, blocks=settings.blocks, stops=False
         )
         super().__init__(settings, problem, network)
+        self.scan = replace(problem.scan, metrics=())  # scores are not needed
 
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
 
-    def loss(
-        self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
-    ) -> Tensor:
+    def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
         """The mean over rounds, or that of the last one."""
-        state = self.scan.start(scans, generators=generator.spawn(len(scans)))
         ends = self._ends(state.view.budget // self.scan.geometry.readouts_per_action, generator)
         with torch.no_grad():
             lines = self._acquired(state, state.view.mask.float(), ends[0], draws)
@@ -105,7 +101,7 @@ class StraightThroughLearner(Descent):
             if not torch.equal(masks, view.mask):
                 spent = (masks & ~view.start_mask).sum(dim=1)
                 state = self.scan.resume(
-                    scans,
+                    state.secret.slices,
                     start_masks=view.start_mask,
                     masks=masks,
                     budgets=(view.start_budget - spent).clamp(min=0),

@@ -89,7 +89,6 @@ def test_a_scan_that_was_not_recorded_gets_episodes_of_its_size(
 @pytest.mark.parametrize(
     ("options", "per_action"),
     [
-        ({"geometry": "rows"}, 1),
         ({"geometry": "points"}, 1),
         ({"geometry": "conjugate-columns"}, 2),
         ({"geometry": "radial"}, 1),

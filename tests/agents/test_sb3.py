@@ -70,8 +70,10 @@ def assert_same(ours: Any, theirs: Any, path: str = "") -> None:
         assert type(ours) is type(theirs) and ours == theirs, path
 
 
-@pytest.mark.parametrize("observation", ["image", "lines", "flat"])
-@pytest.mark.parametrize(("limit", "stop"), [(None, False), (3, False), (None, True)])
+@pytest.mark.parametrize(
+    ("observation", "limit", "stop"),
+    [("image", 3, False), ("lines", None, False), ("flat", None, True)],
+)
 def test_every_step_is_that_of_single_environments(
     observation: str, limit: int | None, stop: bool
 ) -> None:
