@@ -69,9 +69,6 @@ class EpisodeMasks:
         episodes: by name of the policy.
         scan: scan protocol of the episodes; its geometry numbers the readouts.
         drawn: random policies that are mixed in.
-
-    Attributes:
-        budget: length of an episode in readouts after the start.
     """
 
     def __init__(
@@ -82,19 +79,17 @@ class EpisodeMasks:
         drawn: Sequence[str] = tuple(_DRAWN),
     ) -> None:
         self.scan, self.episodes = scan, episodes
+        #: Length of an episode in readouts after the start.
         self.budget = scan.budget or scan.geometry.n_readouts - scan.n_center_lines
         self.policies = (*drawn, *episodes)
 
     def __call__(
         self, info: SliceInfo, generator: np.random.Generator, *, step: int | None = None
     ) -> Moment:
-        """Draw a moment.
+        """Draw a moment of a slice's scan.
 
-        Args:
-            info: of the slice that is scanned.
-            generator: source of all randomness.
-            step: readouts since the start; None draws it uniformly from 0 to the budget. Actions of
-                several readouts may give fewer.
+        `step` counts readouts since the start; None draws it uniformly from 0 to the budget.
+        Actions of several readouts may give fewer.
         """
         policy = self.policies[generator.integers(len(self.policies))]
         n = int(generator.integers(self.budget + 1)) if step is None else step
@@ -142,10 +137,10 @@ def record_episodes(
     Args:
         dataset: training scans.
         scan: scan protocol, with a geometry that holds them.
-        policies: names of policies; masks of "random" and "variable-density" are drawn anyway.
-        n_scans: record at most that many scans, drawn at random.
+        policies: their names; masks of "random" and "variable-density" are drawn anyway.
+        n_scans: at most so many, drawn at random.
         seed: of all draws.
-        show: show progress.
+        show: progress.
     """
     drawn = np.random.default_rng(seed).permutation(len(dataset))[:n_scans]
     scans = SliceList([dataset[position] for position in sorted(drawn.tolist())], dataset.name)

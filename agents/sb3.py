@@ -50,8 +50,7 @@ def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecE
         MaskablePPO("MultiInputPolicy", env).learn(20_000)
 
     Args:
-        protocol: what is acquired, and how; or an id as for ``gymnasium.make``, such as
-            "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
+        protocol: what is acquired, and how; or an id as for ``gymnasium.make``.
         **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
             those of the id. `num_envs` is 16 unless given.
 
@@ -71,9 +70,8 @@ class ActiveMRIVecEnv(VecEnv):
     """The native vector environment as Stable-Baselines3 wants it.
 
     Step for step what a ``DummyVecEnv`` of as many single environments in a ``Monitor`` does, but
-    for one reconstruction a step in place of `n`. ``env_method("action_masks")`` is answered in
-    one call. At the end of an episode ``infos[i]["episode"]`` holds its return, length and
-    seconds, so that no ``VecMonitor`` is needed for `ep_rew_mean` to be logged.
+    for one reconstruction a step in place of `n`. At the end of an episode ``infos[i]["episode"]``
+    holds its return, length and seconds, so that no ``VecMonitor`` is needed.
 
     Args:
         env: with autoreset in the same step.

@@ -50,10 +50,8 @@ class TrainPolicySettings:
     protocol: OmitArgPrefixes[ScanProtocol] = field(
         default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
     )
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(out=Path("runs/policy"))
-    )
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/policy"))
+    compute: OmitArgPrefixes[Compute] = Compute()
     learner: LearnerLike = field(default_factory=Imitation)
     """Settings of the algorithm."""
     warm_start: str | None = None
@@ -102,15 +100,11 @@ def train_policy(
     Args:
         protocol: its data are the scans to learn from.
         learner: settings of the algorithm.
-        seed: of all draws.
+        seed, resume, validate_every, validation_scans, patience, device: see
+            :class:`TrainPolicySettings`.
         out: folder for checkpoint, log and state to continue from; None keeps nothing on disk.
-        resume: continue what is in that folder, with the same settings.
         warm_start: policy to begin with, or its name or path.
         validation: scans that choose the best policy; None takes the split "val" of the data.
-        validate_every: steps between validations; None takes a tenth of the training.
-        validation_scans: so many of them, spread evenly.
-        patience: stop after so many validations without a better one.
-        device: where to compute.
 
     Raises:
         ValueError: parts that do not fit, subjects in both splits, a folder that is taken.
@@ -145,9 +139,7 @@ def run_training(
 
     Args:
         settings: of the command.
-        train: scans to learn from instead of the protocol's.
-        validation: scans instead of the split "val".
-        warm_start: policy instead of the one that the settings name.
+        train, validation, warm_start: instead of what the settings name.
         on_validation: called with step and score after every validation; what it raises ends the
             training.
 

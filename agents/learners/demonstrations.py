@@ -6,8 +6,7 @@ now), `budget` and `start_budget` (lines still to acquire), `score` (before the 
 (the best of those tried), `actions` and `scores` (those tried, and the score after each),
 `prospect` (what the rest of the episode gained at best). Errors such as NMSE have their sign
 turned: higher is better. The file's metadata say which metric, reconstructor, geometry and data
-these are. Samples are not stored: whoever reads the file has the scans, and
-:meth:`activemri.envs.scan.Scan.resume` brings a scan to a state in one call.
+these are. Samples are not stored: whoever reads the file has the scans.
 """
 
 import json
@@ -48,16 +47,14 @@ class DemonstrateSettings:
 
     Writes one Parquet file with a row for every state: who was scanned, the lines acquired, the
     actions tried, and the score that each would lead to. `activemri train policy --algo imitation
-    --learner.demonstrations FILE` learns from it, and so can anything that reads tables.
+    --learner.demonstrations FILE` learns from it.
     """
 
     protocol: OmitArgPrefixes[ScanProtocol] = field(
         default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
     )
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(out=Path("runs/demonstrations.parquet"))
-    )
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/demonstrations.parquet"))
+    compute: OmitArgPrefixes[Compute] = Compute()
     policy: str = "low-frequency-first"
     """Policy whose episodes lead to the states: a name or a trained policy. Some actions are drawn
     at random, and in states that are kept the episode follows the oracle as often as not."""
@@ -77,8 +74,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     """Write demonstrations; the path of the file.
 
     Raises:
-        ValueError: unknown names, a policy that needs the truth itself, or a scanner that is not
-            ideal.
+        ValueError: unknown names, an oracle as policy, or a scanner that is not ideal.
         OSError: the file cannot be written.
         ModuleNotFoundError: pyarrow is not installed.
     """

@@ -96,9 +96,9 @@ def resumed(algo: str) -> Any:
 @pytest.mark.parametrize(
     "algo",
     [
-        # Of the four that learn from a replay buffer ds-ddqn stands for all; likewise others.
+        # The rest learn by the same code; test_ddqn has another test of what ddqn learns.
         pytest.param(param.values[0], marks=[*param.marks, pytest.mark.long])
-        if param.values[0] in ("ddqn", "dqn", "qrdqn", "ppo", "seqmri")
+        if param.values[0] in ("ddqn", "ds-ddqn", "dqn", "qrdqn", "ppo", "seqmri")
         else param
         for param in every.args[1]
     ],
