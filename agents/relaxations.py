@@ -123,7 +123,12 @@ def bounded(scores: Tensor) -> Tensor:
 
     So no action is ever out of the question: all go on to be tried now and then, and a policy that
     has become sure of itself too early can still be put right.
+
+    Raises:
+        FloatingPointError: scores that are not finite.
     """
+    if not bool(torch.isfinite(scores).all()):
+        raise FloatingPointError("the network's scores are not finite numbers")
     return _LIMIT * torch.tanh(scores / _LIMIT)
 
 

@@ -328,7 +328,9 @@ def write_demonstrations(
         "scores": [scores[known].tolist() for _, scores, known in tried],
         "prospect": found.prospect.tolist(),
     }
-    facts = _facts(problem) | {"horizon": horizon}
+    reconstructor = type(problem.scan.reconstructor).__name__
+    facts = {"reconstructor": reconstructor, "data": problem.scans.name, "horizon": horizon}
+    facts |= _facts(problem)
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
     target = path.with_suffix(".parquet")
     with files.replacing(target) as partial:
@@ -357,7 +359,7 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
     facts = json.loads(described)
     for name, here in _facts(problem).items():
-        if name not in ("data", "reconstructor") and facts[name] != here:
+        if facts[name] != here:
             raise ValueError(
                 f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
                 f"{here!r}"
@@ -411,12 +413,10 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
 
 
 def _facts(problem: Problem) -> dict[str, Any]:
-    """Facts that a file says about its demonstrations."""
+    """Facts in which a file of demonstrations must agree with a problem."""
     geometry = problem.scan.geometry
     return {
         "metric": problem.metric,
-        "reconstructor": type(problem.scan.reconstructor).__name__,
-        "data": problem.scans.name,
         "geometry": geometry.name,
         "n_lines": geometry.n_readouts,
         "n_actions": geometry.n_actions,

@@ -164,8 +164,6 @@ class GreedyPGLearner(Descent):
     def _log_policy(self, seen: Mapping[str, Tensor], allowed: Tensor) -> Tensor:
         """Logarithms of the policy's probabilities, (batch, n_actions + stops)."""
         scores = self.network(seen)[:, : allowed.shape[1]] / self.settings.temperature
-        if not bool(torch.isfinite(scores).all()):
-            raise FloatingPointError("the network's scores are not finite numbers")
         lowest = torch.finfo(scores.dtype).min / 2
         return torch.log_softmax(bounded(scores).masked_fill(~allowed, lowest), dim=1)
 

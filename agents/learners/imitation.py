@@ -15,7 +15,7 @@ step is one of gradient descent.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,36 +166,33 @@ class ImitationLearner(Descent):
         known = self.demonstrations
         assert known is not None
         rows = torch.randint(len(known), (self.settings.batch,), generator=self.draws)
-        batch = known.select(rows)
-        lines, tried = batch.features, batch.tried
+        states, device = known.select(rows), self.problem.scan.device
+        lines, tried = states.features, states.tried
         noise = torch.randn(lines.shape, generator=self.draws) * (lines != 0)
         lines = lines + self.settings.noise * noise
         has_sides = self.network.groups is None and self.problem.scan.geometry.has_lines
         if has_sides and torch.rand(1, generator=self.draws) < 0.5:
             lines = mirror_image(lines)
             tried = torch.where(tried < 0, tried, mirror_of(lines.shape[-1])[tried])
-        budget = (batch.budget / batch.start_budget).float()[:, None]
-        device = self.problem.scan.device
+        states = replace(states, features=lines, tried=tried)
+        budget = (states.budget / states.start_budget).float()[:, None]
         seen = {"lines": lines.to(device), "budget": budget.to(device)}
         scores = self.network(seen).cpu()  # a few numbers; all else of the loss lies there
-        loss = ranking_loss(scores, tried, batch, temperature=self.settings.temperature)
+        loss = ranking_loss(scores, states, temperature=self.settings.temperature)
         if self.network.stops:
-            loss = loss + stopping_loss(scores, lines, self.network, batch)
+            loss = loss + stopping_loss(scores, states, self.network)
         return loss
 
 
-def ranking_loss(
-    scores: Tensor, tried: Tensor, states: Demonstrations, *, temperature: float
-) -> Tensor:
+def ranking_loss(scores: Tensor, states: Demonstrations, *, temperature: float) -> Tensor:
     """Mean cross-entropy of the ranking, and how far the scores are from the gains themselves.
 
     Args:
         scores: of all actions, float (batch, n_actions + stops).
-        tried: actions whose gains are known, int64 (batch, trial), -1 for none.
-        states: whose scores after these actions are compared.
+        states: whose scores after the actions that were tried are compared.
         temperature: as a share of the difference between the best gain and the mean one.
     """
-    known = tried >= 0
+    tried, known = states.tried, states.tried >= 0
     n_known = known.sum(dim=1, keepdim=True).clamp(min=1)
     gain = (states.scores - states.score[:, None]).masked_fill(~known, 0.0)
     mean = gain.sum(dim=1, keepdim=True) / n_known
@@ -211,14 +208,13 @@ def ranking_loss(
     return (cross_entropy + _GAINS_WEIGHT * error.squeeze(1)).mean()
 
 
-def stopping_loss(
-    scores: Tensor, lines: Tensor, network: LineNetwork, states: Demonstrations
-) -> Tensor:
+def stopping_loss(scores: Tensor, states: Demonstrations, network: LineNetwork) -> Tensor:
     """Cross-entropy of stopping where nothing that followed was worth its price.
 
     A mistake weighs what it costs: the size of what was still to be gained, or would be lost.
     """
-    urge = scores[:, -1] - network.best_new(scores[:, :-1], {"lines": lines}).squeeze(1)
+    seen = {"lines": states.features}
+    urge = scores[:, -1] - network.best_new(scores[:, :-1], seen).squeeze(1)
     stop = (states.prospect <= 0).float()
     weight = states.prospect.abs().float()
     losses = functional.binary_cross_entropy_with_logits(urge, stop, reduction="none")

@@ -47,15 +47,12 @@ class Learner(Protocol):
         Raises:
             FloatingPointError: a loss or a weight that is not finite.
         """
-        ...
 
     def policy(self) -> LearnedPolicy | FixedOrder:
         """The policy as it stands, without exploration; learning on does not change it."""
-        ...
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain Python: all that `restore` needs to go on bit for bit."""
-        ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
@@ -68,7 +65,6 @@ class LearnerSettings(Protocol):
 
     def start(self, problem: "Problem") -> Learner:
         """Begin to learn; ValueError for a problem that the algorithm cannot learn."""
-        ...
 
 
 class Problem:

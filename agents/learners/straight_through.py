@@ -117,8 +117,6 @@ class StraightThroughLearner(Descent):
             return before
         seen = observed(self.network, state.view, self.problem.frame)
         scores = self.network(seen)[:, : self.network.n_actions] / self.settings.temperature
-        if not bool(torch.isfinite(scores).all()):
-            raise FloatingPointError("the network's scores are not finite numbers")
         taken = draw(bounded(scores), state.view.legal, k, generator=draws)
         return lines_of(taken, state, before)
 

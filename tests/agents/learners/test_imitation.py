@@ -73,31 +73,29 @@ def test_the_ranking_loss_is_least_for_the_gains_themselves() -> None:
     mean = gain.mean(dim=1, keepdim=True)
     normal = (gain - mean) / (gain.amax(dim=1, keepdim=True) - mean)
     perfect = torch.zeros(3, 18).scatter(1, found.tried, normal.float())
-    least = ranking_loss(perfect, found.tried, found, temperature=0.5)
-    torch.testing.assert_close(
-        ranking_loss(perfect + 3, found.tried, found, temperature=0.5), least
-    )
+    least = ranking_loss(perfect, found, temperature=0.5)
+    torch.testing.assert_close(ranking_loss(perfect + 3, found, temperature=0.5), least)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         other = perfect + 0.3 * torch.randn(3, 18, generator=generator)
-        assert ranking_loss(other, found.tried, found, temperature=0.5) > least
+        assert ranking_loss(other, found, temperature=0.5) > least
     # Rows of fewer trials are padded with actions that were not tried and do not count.
     padded = Demonstrations.join([found, states(1, n_trials=7)]).select(torch.arange(3))
     torch.testing.assert_close(
-        ranking_loss(other, padded.tried, padded, temperature=0.5),
-        ranking_loss(other, found.tried, found, temperature=0.5),
+        ranking_loss(other, padded, temperature=0.5),
+        ranking_loss(other, found, temperature=0.5),
     )
 
 
 def test_the_stopping_loss_falls_when_it_stops_where_nothing_is_to_be_gained() -> None:
     network = LineNetwork(N_FEATURES, 18, channels=4, blocks=1, stops=True)
-    lines = torch.zeros(3, N_FEATURES, 18)
-    lines[:, 1] = 1  # measurable
+    found = states()
+    found.features[:, 1] = 1  # measurable
     scores = torch.zeros(3, 19)
     right, wrong = scores.clone(), scores.clone()
     right[:, -1] = torch.tensor([-1.0, 1.0, -1.0])
     wrong[:, -1] = torch.tensor([1.0, -1.0, 1.0])
-    losses = [stopping_loss(s, lines, network, states()) for s in (right, scores, wrong)]
+    losses = [stopping_loss(s, found, network) for s in (right, scores, wrong)]
     assert losses[0] < losses[1] < losses[2]
 
 
