@@ -205,7 +205,7 @@ class NetworkFeatures(BaseFeaturesExtractor):
         network: to begin with; a copy of it learns. None makes a new one that fits.
 
     Attributes:
-        part: of the features that is given; all, if not set.
+        part: of the features that is given, all if not set; None for the scores alone.
 
     Raises:
         ValueError: an observation with neither features of lines nor an image.
@@ -230,11 +230,14 @@ class NetworkFeatures(BaseFeaturesExtractor):
             )
         self.n_scores = made.n_actions + made.stops
         super().__init__(observation_space, self.n_scores + 2 * made.channels)
-        self.network, self.part = made, slice(None)
+        self.network = made
+        self.part: slice | None = slice(None)
 
     def forward(self, observations: Observations) -> Tensor:
         hidden = self.network.embed(observations)
         scores = self.network.score(hidden, observations)
+        if self.part is None:
+            return finite(scores)
         features = torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
         return finite(features[:, self.part])
 
@@ -250,8 +253,7 @@ def use_scores(policy: Any, *, lr: float) -> None:
     """
     if isinstance(policy, DQNPolicy):
         for net in (policy.q_net, policy.q_net_target):
-            features: Any = net.features_extractor
-            features.part, net.q_net = slice(0, features.n_scores), nn.Sequential()
+            net.features_extractor.part, net.q_net = None, nn.Identity()
         learned = list(policy.q_net.parameters())
     else:
         actor, critic = policy.pi_features_extractor, policy.vf_features_extractor
