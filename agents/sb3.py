@@ -252,7 +252,8 @@ def use_scores(policy: Any, *, lr: float) -> None:
         lr: learning rate of its new optimiser.
     """
     if isinstance(policy, DQNPolicy):
-        for net in (policy.q_net, policy.q_net_target):
+        nets: list[Any] = [policy.q_net, policy.q_net_target]
+        for net in nets:
             net.features_extractor.part, net.q_net = None, nn.Identity()
         learned = list(policy.q_net.parameters())
     else:
