@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from activemri import cli
+from activemri.agents.learners import ddqn
 from activemri.agents.learners.ddqn import (
     ILLEGAL,
-    PAPER,
-    PAPER_DATASET,
+    DatasetDoubleDQN,
     DoubleDQN,
     DoubleDQNLearner,
     Memory,
@@ -188,11 +189,12 @@ def test_exploration_falls_exponentially_over_the_whole_training() -> None:
 
 
 def test_the_numbers_of_the_paper() -> None:
-    made = PAPER.start(problem(two_kinds()))
+    words = str(ddqn.__doc__).rpartition("::")[2].split()
+    made = cli.parse("train policy", words).learner.start(problem(two_kinds()))
     assert isinstance(made.network, EvaluatorNetwork)
     made.step = 1_000_000
     assert made.epsilon == pytest.approx(0.01 + 0.99 / math.e)
-    network = PAPER_DATASET.start(problem(two_kinds())).network
+    network = DatasetDoubleDQN(channels=32).start(problem(two_kinds())).network
     assert isinstance(network, ScheduleNetwork)
     settings = network.settings
     assert (settings["hidden"], settings["layers"], settings["n_actions"]) == (32, 3, 10)
