@@ -210,12 +210,9 @@ class DoubleDQNLearner(Descent):
     clip = math.inf  # numbers of the gradient are clipped, one by one
 
     def __init__(self, settings: DoubleDQN, problem: Problem) -> None:
-        network = problem.network(
-            settings.network, channels=settings.channels, blocks=settings.blocks
-        )
-        super().__init__(settings, problem, network)
-        self.target = copied(network).eval().requires_grad_(False)
-        self.env = problem.environment(network.observation, num_envs=settings.n_envs)
+        super().__init__(settings, problem)
+        self.target = copied(self.network).eval().requires_grad_(False)
+        self.env = problem.environment(self.network.observation, num_envs=settings.n_envs)
         self.memory = Memory(self.env, capacity=settings.memory, cache_mb=settings.cache_mb)
         self.generator = np.random.default_rng(problem.seed)
         self.squares, self.n_squares = 0.0, 0  # of the first rewards

@@ -79,12 +79,6 @@ class GreedyPGLearner(Descent):
     settings: GreedyPG
     network: ActionNetwork
 
-    def __init__(self, settings: GreedyPG, problem: Problem) -> None:
-        network = problem.network(
-            settings.network, channels=settings.channels, blocks=settings.blocks
-        )
-        super().__init__(settings, problem, network)
-
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
 

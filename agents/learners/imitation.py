@@ -90,7 +90,8 @@ class ImitationLearner(Descent):
 
     def __init__(self, settings: Imitation, problem: Problem) -> None:
         network = problem.network("lines", channels=settings.channels, blocks=settings.blocks)
-        super().__init__(settings, problem, network, weight_decay=settings.weight_decay)
+        super().__init__(settings, problem, network)
+        self.optimizer.param_groups[0]["weight_decay"] = settings.weight_decay
         self.generator = np.random.default_rng(problem.seed)
         self.draws = torch.Generator().manual_seed(problem.seed)
         self.demonstrations: Demonstrations | None = None

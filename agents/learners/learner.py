@@ -222,17 +222,21 @@ class Problem:
 class Descent:
     """Shared by learners by gradients: Adam with a rate that falls, and the state to go on from.
 
-    Settings have `max_steps`, `lr` and `batch`.
+    Args:
+        settings: with `max_steps`, `lr` and `batch`.
+        problem: to learn from.
+        network: what learns; None takes the one that the settings describe.
     """
 
     clip = 1.0  # largest norm of a gradient
 
-    def __init__(
-        self, settings: Any, problem: Problem, network: nn.Module, *, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, settings: Any, problem: Problem, network: nn.Module | None = None) -> None:
+        if network is None:
+            sizes = {"channels": settings.channels, "blocks": settings.blocks}
+            network = problem.network(settings.network, **sizes)
         self.settings, self.problem, self.scan, self.step = settings, problem, problem.scan, 0
         self.network, self.weights = network, list(network.parameters())
-        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=0.0)
 
     def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
         """Loss of every scan that was begun, (batch,)."""
@@ -256,9 +260,7 @@ class Descent:
     def move(self, loss: float = 0.0, *, rate: float | None = None) -> None:
         """One step of Adam, along the gradient cut to the norm :attr:`clip`.
 
-        Args:
-            loss: to be refused, like the gradient, if it is not finite.
-            rate: as a share of the largest; None falls along a line to a twentieth at the end.
+        The `rate` is a share of the largest; None falls along a line to a twentieth at the end.
 
         Raises:
             FloatingPointError: a loss or a gradient that is not finite.
