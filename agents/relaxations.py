@@ -1,9 +1,9 @@
 """Choosing lines in a way that can be differentiated: soft masks, and draws of exactly k actions.
 
-A mask's entries are real numbers, 0 or 1 in value. With m the mask, y the k-space and R the frozen
-reconstructor, the loss of R(m y, m) is differentiated with respect to m: through the samples that
-R gets, through data consistency, (1 - m) F x + m y, and through any other use that R makes of m.
-All of our reconstructors but `diffusion`, which draws, let gradients pass.
+With m the mask of real numbers, 0 or 1 in value, y the k-space and R the frozen reconstructor, the
+loss of R(m y, m) is differentiated with respect to m: through the samples, through data
+consistency, (1 - m) F x + m y, and through any other use that R makes of m. All of our
+reconstructors but `diffusion`, which draws, let gradients pass.
 
 LOUPE (Bahadir et al., IEEE Trans Comput Imaging 2020) draws every line by itself with a
 probability p, m = 1 where p > U, and gets k lines only on average; adaptive VarNet (Bakker et al.,
@@ -15,10 +15,9 @@ sample with very nearly the probability
 
     p = sigmoid(score - t),   with t such that all p add up to k,
 
-which also takes the place of LOUPE's rescaling. (The k largest with Gumbel noise in place of the
-logistic one are a draw without replacement with weights exp(score); their probabilities have no
-such form.) Going back, the sample counts as p (straight-through): its gradient is handed on to p,
-and from there to the scores, t included.
+which also takes the place of LOUPE's rescaling (with Gumbel noise the probabilities have no such
+form). Going back, the sample counts as p (straight-through): its gradient is handed on to p, and
+from there to the scores, t included.
 """
 
 import math

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 else:  # the command line reads the fields of the default's own class
     LearnerLike = Any
 
-Select = Literal["auto", "area", "final", "return"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPolicySettings:
@@ -60,7 +58,7 @@ class TrainPolicySettings:
     """Steps between validations; None takes a tenth of the training."""
     validation_scans: int = 32
     """Scans, spread evenly over the validation split, that choose the best policy."""
-    select: Select = "auto"
+    select: Literal["auto", "area", "final", "return"] = "auto"
     """Score that makes a policy the best: the area under the score's curve, the score at the end,
     or the sum of rewards; auto takes the sum of rewards where lines have a price, else the area."""
     patience: int | None = None

@@ -1,10 +1,7 @@
 """Algorithms that learn policies, one a file, and their registry.
 
-Settings are records, for :func:`activemri.agents.training.train_policy`::
-
-    policy = train_policy(protocol, learners.DoubleDQN(lr=1e-4))
-
-at the command line ``activemri train policy --algo ddqn --learner.lr 1e-4``.
+``train_policy(protocol, learners.DoubleDQN(lr=1e-4))`` is at the command line ``activemri train
+policy --algo ddqn --learner.lr 1e-4``.
 """
 
 from importlib import import_module

@@ -318,20 +318,17 @@ class SB3Learner:
     @contextmanager
     def _own_draws(self) -> Iterator[None]:
         """Put the generators of :attr:`draws` in place of the global ones."""
-        outside = _global_states()
-        _set_global_states(self.draws)
+        self.draws = _exchanged(self.draws)
         try:
             yield
         finally:
-            self.draws = _global_states()
-            _set_global_states(outside)
+            self.draws = _exchanged(self.draws)
 
 
-def _global_states() -> tuple[Any, Any, Any]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-
-
-def _set_global_states(states: tuple[Any, Any, Any]) -> None:
+def _exchanged(states: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    """Put states in place of those of the global generators, which are returned."""
+    outside = (random.getstate(), np.random.get_state(), torch.get_rng_state())  # noqa: NPY002
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])
+    return outside
