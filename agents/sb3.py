@@ -22,14 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from activemri.agents.networks import (
-    ImageNetwork,
-    LineNetwork,
-    Observations,
-    ScoringNetwork,
-    copied,
-    of_actions,
-)
+from activemri.agents.networks import Observations, ScoringNetwork, copied, of_actions
 from activemri.envs.protocol import ScanProtocol, typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
 from activemri.registration import find_spec
@@ -193,49 +186,25 @@ def _split(spread: dict[str, Any], n: int) -> list[dict[str, Any]]:
 class NetworkFeatures(BaseFeaturesExtractor):
     """Features of a scan: scores of all actions, and what is known of all lines together.
 
-    For observations "lines", and for images with or without uncertainty; mask and budget are part
-    of both. The last ``2 * network.channels`` features are mean and maximum over lines. For the
-    policies of Stable-Baselines3::
-
-        options = {"features_extractor_class": NetworkFeatures}
-        PPO("MultiInputPolicy", env, policy_kwargs=options)
+    The last ``2 * network.channels`` features are mean and maximum over lines.
 
     Args:
         observation_space: of one scan.
-        network: to begin with; a copy of it learns. None makes a new one that fits.
+        network: to begin with; a copy of it learns.
 
     Attributes:
         part: of the features that is given, all if not set; None for the scores alone.
-
-    Raises:
-        ValueError: an observation with neither features of lines nor an image.
     """
 
-    def __init__(
-        self, observation_space: spaces.Dict, network: ScoringNetwork | None = None
-    ) -> None:
-        parts: Any = observation_space.spaces
-        n_lines = int(np.prod(parts["mask"].shape)) if "mask" in parts else 0
-        made: Any
-        if network is not None:
-            made = copied(network)
-        elif n_lines and "lines" in parts:
-            made = LineNetwork(parts["lines"].shape[0], n_lines, channels=32, blocks=2)
-        elif n_lines and "image" in parts:
-            made = ImageNetwork(parts["image"].shape, n_lines, repeats="repeats" in parts)
-        else:
-            raise ValueError(
-                'expected an observation with "mask", and "lines" or "image"; got one with '
-                + ", ".join(parts)
-            )
-        self.n_scores = made.n_actions + made.stops
-        super().__init__(observation_space, self.n_scores + 2 * made.channels)
-        self.network = made
+    def __init__(self, observation_space: spaces.Dict, network: ScoringNetwork) -> None:
+        self.n_scores = network.n_actions + network.stops
+        super().__init__(observation_space, self.n_scores + 2 * network.channels)
+        self.network: Any = copied(network)
         self.part: slice | None = slice(None)
 
     def forward(self, observations: Observations) -> Tensor:
         hidden = self.network.embed(observations)
-        scores = self.network.score(hidden, observations)
+        scores: Tensor = self.network.score(hidden, observations)
         if self.part is None:
             return finite(scores)
         features = torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
