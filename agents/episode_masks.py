@@ -67,7 +67,7 @@ class EpisodeMasks:
 
     Args:
         episodes: by name of the policy.
-        scan: scan protocol of the episodes; its geometry numbers the readouts.
+        scan: of the episodes; its geometry numbers the readouts.
         drawn: random policies that are mixed in.
     """
 

@@ -44,11 +44,7 @@ _LOSSES: dict[str, tuple[Loss, bool]] = {
 
 
 def mask_loss(scan: Scan, metric: str) -> Callable[[State, Tensor], Tensor]:
-    """The loss of scans whose lines may be acquired in part.
-
-    Args:
-        scan: the scan protocol, of an ideal scanner and a Cartesian geometry.
-        metric: what the loss stands for.
+    """The loss of scans whose lines may be acquired in part, in place of a metric.
 
     Returns:
         From a state and its lines, float (batch, n_lines) from 0 to 1 (see :func:`lines_of`), to
@@ -56,7 +52,8 @@ def mask_loss(scan: Scan, metric: str) -> Callable[[State, Tensor], Tensor]:
         reconstructor lets no gradient pass.
 
     Raises:
-        ValueError: a metric without a loss that can be differentiated, or another scan.
+        ValueError: a metric without a loss that can be differentiated, a scanner that is not
+            ideal, or a geometry that is not Cartesian.
     """
     if metric not in _LOSSES:
         raise ValueError(
@@ -120,11 +117,8 @@ def lines_of(taken: Tensor, state: State, before: Tensor) -> Tensor:
 def bounded(scores: Tensor) -> Tensor:
     """Scores to draw by, between -4 and 4, in the same order.
 
-    So no action is ever out of the question: all go on to be tried now and then, and a policy that
-    has become sure of itself too early can still be put right.
-
-    Raises:
-        FloatingPointError: scores that are not finite.
+    So all actions go on to be tried now and then, and a policy that has become sure of itself too
+    early can still be put right. Scores that are not finite are a FloatingPointError.
     """
     if not bool(torch.isfinite(scores).all()):
         raise FloatingPointError("the network's scores are not finite numbers")

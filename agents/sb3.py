@@ -186,14 +186,8 @@ def _split(spread: dict[str, Any], n: int) -> list[dict[str, Any]]:
 class NetworkFeatures(BaseFeaturesExtractor):
     """Features of a scan: scores of all actions, and what is known of all lines together.
 
-    The last ``2 * network.channels`` features are mean and maximum over lines.
-
-    Args:
-        observation_space: of one scan.
-        network: to begin with; a copy of it learns.
-
-    Attributes:
-        part: of the features that is given, all if not set; None for the scores alone.
+    The last ``2 * network.channels`` features are mean and maximum over lines. A copy of the network
+    learns; `part` of the features is given, or, if it is None, the scores alone.
     """
 
     def __init__(self, observation_space: spaces.Dict, network: ScoringNetwork) -> None:
@@ -214,11 +208,8 @@ class NetworkFeatures(BaseFeaturesExtractor):
 def use_scores(policy: Any, *, lr: float) -> None:
     """Take logits of an actor, or values of a DQN, from the scores of its network as they are.
 
-    The value of an actor's critic comes from the rest of the features.
-
-    Args:
-        policy: with :class:`NetworkFeatures` and without layers (`net_arch`) after them.
-        lr: learning rate of its new optimiser.
+    The value of an actor's critic comes from the rest of :class:`NetworkFeatures`. There must be no
+    layers (`net_arch`) after them; the optimiser is a new one.
     """
     if isinstance(policy, DQNPolicy):
         nets: list[Any] = [policy.q_net, policy.q_net_target]
@@ -239,11 +230,7 @@ def use_scores(policy: Any, *, lr: float) -> None:
 
 
 def contrib() -> Any:
-    """The package sb3_contrib: MaskablePPO and QRDQN.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; the message says how to.
-    """
+    """The package sb3_contrib, or a ModuleNotFoundError that says how to install it."""
     try:
         import sb3_contrib
     except ModuleNotFoundError as error:

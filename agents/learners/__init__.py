@@ -42,11 +42,7 @@ _NAMES = {path.rpartition(":")[2]: name for name, path in LEARNERS.items()}
 
 
 def find_learner(name: str) -> "type[LearnerSettings]":
-    """Settings of an algorithm.
-
-    Args:
-        name: a registered one, or "package.module:class" of the user's own, see
-            :class:`activemri.agents.learners.learner.LearnerSettings`.
+    """Settings of an algorithm by its name, or by "package.module:class" of the user's own.
 
     Raises:
         ValueError: an unknown name, or one that is no class of settings.

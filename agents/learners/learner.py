@@ -44,8 +44,7 @@ class Learner(Protocol):
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         """Go on for so many steps (or a few more); numbers for the log, e.g. the mean loss.
 
-        Raises:
-            FloatingPointError: a loss or a weight that is not finite.
+        A loss or a weight that is not finite is a FloatingPointError.
         """
 
     def policy(self) -> LearnedPolicy | FixedOrder:
@@ -78,8 +77,7 @@ class Problem:
 
     Attributes:
         protocol: with the data opened, the reconstructor loaded, and no scores but those needed.
-        scans: to learn from.
-        scan: what acquires them.
+        scans, scan: who is scanned, and what acquires them.
         metric: score to improve.
         frame: sizes that hold every scan.
     """
@@ -125,10 +123,8 @@ class Problem:
     ) -> ActionNetwork:
         """A copy of the warm start's network, or a new one; ready to learn.
 
-        Args:
-            kind: see :func:`activemri.agents.networks.make_network`, also for what follows.
-            channels, blocks, observation: of a new network.
-            stops: score STOP; None where the protocol has it.
+        Arguments as of :func:`activemri.agents.networks.make_network`; `stops` is by default what
+        the protocol has.
 
         Raises:
             ValueError: a network that does not fit.
@@ -222,10 +218,8 @@ class Problem:
 class Descent:
     """Shared by learners by gradients: Adam with a rate that falls, and the state to go on from.
 
-    Args:
-        settings: with `max_steps`, `lr` and `batch`.
-        problem: to learn from.
-        network: what learns; None takes the one that the settings describe.
+    Settings have `max_steps`, `lr` and `batch`; `network` is what learns, by default the one that
+    they describe.
     """
 
     clip = 1.0  # largest norm of a gradient
@@ -261,9 +255,6 @@ class Descent:
         """One step of Adam, along the gradient cut to the norm :attr:`clip`.
 
         The `rate` is a share of the largest; None falls along a line to a twentieth at the end.
-
-        Raises:
-            FloatingPointError: a loss or a gradient that is not finite.
         """
         if rate is None:
             rate = 1 - 0.95 * min(1.0, self.step / self.settings.max_steps)
