@@ -186,8 +186,8 @@ def _split(spread: dict[str, Any], n: int) -> list[dict[str, Any]]:
 class NetworkFeatures(BaseFeaturesExtractor):
     """Features of a scan: scores of all actions, and what is known of all lines together.
 
-    The last ``2 * network.channels`` features are mean and maximum over lines. A copy of the network
-    learns; `part` of the features is given, or, if it is None, the scores alone.
+    The last ``2 * network.channels`` features are mean and maximum over lines. A copy of the
+    network learns; `part` of the features is given, or, if it is None, the scores alone.
     """
 
     def __init__(self, observation_space: spaces.Dict, network: ScoringNetwork) -> None:

@@ -33,8 +33,6 @@ from activemri.agents.sb3 import (
     use_scores,
 )
 
-_LAST_RATE = 0.05  # of the learning rate, as a share of the first
-
 
 @dataclass(frozen=True, kw_only=True)
 class SB3Settings:
@@ -213,27 +211,28 @@ class SB3Learner:
         env = problem.environment(network.observation, num_envs=settings.n_envs)
         self.env = ActiveMRIVecEnv(env, reward_scale=settings.reward_scale)
         algorithm, options = settings.algorithm()
-        features = {
-            "net_arch": [],
-            "features_extractor_class": NetworkFeatures,
-            "features_extractor_kwargs": {"network": network},
-        }
         given = {
             "policy": "MultiInputPolicy",
             "env": self.env,
             "gamma": settings.gamma,
-            "learning_rate": self._rate,
+            # It falls over the whole training, not over one call of learn().
+            "learning_rate": lambda _: settings.lr * max(0.05, 1 - self.done),
             "seed": seed,
             "device": problem.protocol.device,
             **options,
-            "policy_kwargs": features | options.get("policy_kwargs", {}),
+            "policy_kwargs": {
+                "net_arch": [],
+                "features_extractor_class": NetworkFeatures,
+                "features_extractor_kwargs": {"network": network},
+                **options.get("policy_kwargs", {}),
+            },
         }
         with self._own_draws():
             self.model = algorithm(**given)
             if not isinstance(settings, QRDQN):
                 use_scores(self.model.policy, lr=settings.lr)
         self.model.set_logger(Logger(None, []))
-        if isinstance(settings, DQN):  # rare over the whole training, not over one call of learn()
+        if isinstance(settings, DQN):  # random actions become rare over the whole training, too
             self.model.exploration_schedule = lambda _: (
                 1 - min(1.0, self.done / settings.exploration) * (1 - settings.epsilon_last)
             )
@@ -303,10 +302,6 @@ class SB3Learner:
                     model.collect_rollouts(self.env, callback, often, model.replay_buffer)
             model.num_timesteps, model._n_calls = state["step"], state["n_calls"]
         self.draws = (draws["python"], draws["numpy"], draws["torch"])
-
-    def _rate(self, _: float) -> float:
-        """Learning rate: it falls over the whole training, not over one call of learn()."""
-        return self.settings.lr * max(_LAST_RATE, 1 - self.done)
 
     def _begin_anew(self) -> None:
         """Have the next call of learn() begin new scans."""
