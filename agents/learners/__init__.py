@@ -1,7 +1,10 @@
 """Algorithms that learn policies, one a file, and their registry.
 
-``train_policy(protocol, learners.DoubleDQN(lr=1e-4))`` is at the command line ``activemri train
-policy --algo ddqn --learner.lr 1e-4``.
+::
+
+    policy = train_policy(protocol, learners.DoubleDQN(lr=1e-4))
+
+At the command line: ``activemri train policy --algo ddqn --learner.lr 1e-4``.
 """
 
 from importlib import import_module
