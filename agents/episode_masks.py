@@ -30,15 +30,17 @@ MOST_SCORED = 512
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """Measurements of one scan up to a moment of an episode.
+    """Measurements of one scan up to a moment of an episode, or all of them.
 
     Attributes:
         start: readouts that the episode began with, bool (n_readouts,).
         log: readouts measured since, in order, again where they were repeated, int64 (n,).
+        after: readouts measured when the action of each was complete, int64 (n,).
     """
 
     start: Tensor
     log: Tensor
+    after: Tensor
 
     @property
     def mask(self) -> Tensor:
@@ -47,26 +49,14 @@ class Moment:
         mask[self.log] = True
         return mask
 
-
-@dataclass(frozen=True, eq=False)
-class RecordedEpisode:
-    """One episode that a policy has played.
-
-    Attributes:
-        info: of the slice that was scanned.
-        start: readouts that it began with, bool (n_readouts,).
-        log: readouts measured since, in order, int64 (n,).
-        after: readouts measured when the action of each was complete, int64 (n,).
-    """
-
-    info: SliceInfo
-    start: Tensor
-    log: Tensor
-    after: Tensor
-
-    def at(self, step: int) -> Moment:
+    def at(self, step: int) -> "Moment":
         """The moment after so many readouts; an action that is not complete does not count."""
-        return Moment(self.start, self.log[self.after <= step])
+        over = self.after <= step
+        return Moment(self.start, self.log[over], self.after[over])
+
+
+#: An episode that a policy has played, to its end, and the slice that was scanned.
+Recorded = tuple[SliceInfo, Moment]
 
 
 class EpisodeMasks:
@@ -77,49 +67,39 @@ class EpisodeMasks:
 
     Args:
         episodes: by name of the policy.
-        scan: scan protocol of the episodes; its geometry numbers the readouts.
+        scan: of the episodes; its geometry numbers the readouts.
         drawn: random policies that are mixed in.
-
-    Attributes:
-        budget: length of an episode in readouts after the start.
     """
 
     def __init__(
         self,
-        episodes: Mapping[str, Sequence[RecordedEpisode]],
+        episodes: Mapping[str, Sequence[Recorded]],
         *,
         scan: Scan,
         drawn: Sequence[str] = tuple(_DRAWN),
     ) -> None:
-        self.scan = scan
+        self.scan, self.episodes = scan, episodes
+        #: Length of an episode in readouts after the start.
         self.budget = scan.budget or scan.geometry.n_readouts - scan.n_center_lines
         self.policies = (*drawn, *episodes)
-        self._episodes = {name: list(played) for name, played in episodes.items()}
 
     def __call__(
         self, info: SliceInfo, generator: np.random.Generator, *, step: int | None = None
     ) -> Moment:
-        """Draw a moment.
+        """Draw a moment of a slice's scan.
 
-        Args:
-            info: of the slice that is scanned.
-            generator: source of all randomness.
-            step: readouts since the start; None draws it uniformly from 0 to the budget. Actions of
-                several readouts may give fewer.
+        `step` counts readouts since the start; None draws it uniformly from 0 to the budget.
+        Actions of several readouts may give fewer.
         """
         policy = self.policies[generator.integers(len(self.policies))]
         n = int(generator.integers(self.budget + 1)) if step is None else step
-        if policy in _DRAWN:
-            return self._draw(_DRAWN[policy], info, generator).at(n)
-        played = self._episodes[policy]
-        own = [e for e in played if (e.info.volume, e.info.index) == (info.volume, info.index)]
-        same = own or [e for e in played if e.info.shape == info.shape] or played
-        return same[generator.integers(len(same))].at(n)
-
-    def _draw(
-        self, weigh: Callable[[Tensor], Tensor], info: SliceInfo, generator: np.random.Generator
-    ) -> RecordedEpisode:
-        """An episode of a random policy."""
+        if policy not in _DRAWN:
+            played = self.episodes[policy]
+            place = (info.volume, info.index)
+            own = [moment for one, moment in played if (one.volume, one.index) == place]
+            own = own or [moment for one, moment in played if one.shape == info.shape]
+            own = own or [moment for _, moment in played]
+            return own[generator.integers(len(own))].at(n)
         geometry = self.scan.geometry.to("cpu")
         transform = geometry.transform.fitted(info.shape)
         exists = transform.measurable(torch.ones(1, *info.shape, dtype=torch.bool))[0]
@@ -130,13 +110,12 @@ class EpisodeMasks:
             generators=[generator],
         )[0]
         actions = geometry.by_action(exists & ~start, "any").nonzero().squeeze(1)
-        weight = weigh(geometry.by_action(transform.radius, "mean")[actions])
+        weight = _DRAWN[policy](geometry.by_action(transform.radius, "mean")[actions])
         race = torch.from_numpy(generator.exponential(size=len(actions))) / weight
-        order = actions[race.argsort()]
-        groups, mentioned = geometry.readouts(order)
+        groups, mentioned = geometry.readouts(actions[race.argsort()])
         fresh = (exists & ~start)[groups] & mentioned
         after = fresh.sum(dim=1).cumsum(dim=0)[:, None].expand_as(groups)
-        return RecordedEpisode(info, start, groups[fresh], after[fresh])
+        return Moment(start, groups[fresh], after[fresh]).at(n)
 
 
 def record_episodes(
@@ -158,15 +137,15 @@ def record_episodes(
     Args:
         dataset: training scans.
         scan: scan protocol, with a geometry that holds them.
-        policies: names of policies; masks of "random" and "variable-density" are drawn anyway.
-        n_scans: record at most that many scans, drawn at random.
+        policies: their names; masks of "random" and "variable-density" are drawn anyway.
+        n_scans: at most so many, drawn at random.
         seed: of all draws.
-        show: show progress.
+        show: progress.
     """
     drawn = np.random.default_rng(seed).permutation(len(dataset))[:n_scans]
     scans = SliceList([dataset[position] for position in sorted(drawn.tolist())], dataset.name)
     lean = replace(scan, reconstructor=ZeroFilled(), metrics=("ssim",), task=None)
-    episodes: dict[str, list[RecordedEpisode]] = {}
+    episodes: dict[str, list[Recorded]] = {}
     orders: dict[str, Order] = {}
     names = []
     for name in policies:
@@ -180,28 +159,25 @@ def record_episodes(
             orders[name] = fit_order(name, lean, scans, seed=seed, data=dataset.name)
         policy = make_policy(name, order=orders.get(name, orders.get("lbcs")))
         batches = rollout_dataset(lean, policy, scans, seed=seed)
-        episodes[name] = [e for _, played in batches for e in recorded_episodes(played, lean)]
+        episodes[name] = [one for batch in batches for one in recorded_episodes(batch, lean)]
     return EpisodeMasks(episodes, scan=scan)
 
 
-def recorded_episodes(episodes: Episodes, scan: Scan) -> list[RecordedEpisode]:
+def recorded_episodes(episodes: Episodes, scan: Scan) -> list[Recorded]:
     """Measurements of episodes that were played, scan by scan."""
-    geometry = scan.geometry.to("cpu")
-    repeats = scan.scanner.repeats
+    geometry, repeats = scan.geometry.to("cpu"), scan.scanner.repeats
     so_far = episodes.n_acquired - episodes.n_acquired[:, :1]
     found = []
     for row, info in enumerate(episodes.scans):
         start, taken = episodes.start_mask[row], episodes.actions[row]
         taken = taken[taken != PADDING]
-        count, log, after = start.long(), [], []
+        count, none = start.long(), torch.zeros(0, dtype=torch.int64)
+        log, after = [none], [none]
         for n, action in zip(so_far[row, 1:].tolist(), taken.tolist(), strict=False):
             group, mentioned = geometry.readouts(torch.tensor(action))
             group = group[mentioned & (count[group] < repeats)]
             count[group] += 1
             log.append(group)
             after.append(torch.full_like(group, n))
-        none = torch.zeros(0, dtype=torch.int64)
-        found.append(
-            RecordedEpisode(info, start, torch.cat([none, *log]), torch.cat([none, *after]))
-        )
+        found.append((info, Moment(start, torch.cat(log), torch.cat(after))))
     return found

@@ -1,9 +1,9 @@
 """Choosing lines in a way that can be differentiated: soft masks, and draws of exactly k actions.
 
-A mask's entries are real numbers, 0 or 1 in value. With m the mask, y the k-space and R the frozen
-reconstructor, the loss of R(m y, m) is differentiated with respect to m: through the samples that
-R gets, through data consistency, (1 - m) F x + m y, and through any other use that R makes of m.
-All of our reconstructors but `diffusion`, which draws, let gradients pass.
+With m the mask of real numbers, 0 or 1 in value, y the k-space and R the frozen reconstructor, the
+loss of R(m y, m) is differentiated with respect to m: through the samples, through data
+consistency, (1 - m) F x + m y, and through any other use that R makes of m. All of our
+reconstructors but `diffusion`, which draws, let gradients pass.
 
 LOUPE (Bahadir et al., IEEE Trans Comput Imaging 2020) draws every line by itself with a
 probability p, m = 1 where p > U, and gets k lines only on average; adaptive VarNet (Bakker et al.,
@@ -15,13 +15,13 @@ sample with very nearly the probability
 
     p = sigmoid(score - t),   with t such that all p add up to k,
 
-which also takes the place of LOUPE's rescaling. (The k largest with Gumbel noise in place of the
-logistic one are a draw without replacement with weights exp(score); their probabilities have no
-such form.) Going back, the sample counts as p (straight-through): its gradient is handed on to p,
-and from there to the scores, t included.
+which also takes the place of LOUPE's rescaling (with Gumbel noise the probabilities have no such
+form). Going back, the sample counts as p (straight-through): its gradient is handed on to p, and
+from there to the scores, t included.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ from activemri.envs.scan import Scan, State
 from activemri.metrics import losses
 from activemri.metrics.losses import Loss, Prediction
 from activemri.metrics.reference import center_crop
-from activemri.mri.geometry import Geometry
 from activemri.mri.operators import Operator
 from activemri.reconstruction.reconstructor import Measurement, Reconstructor
 
@@ -44,59 +43,51 @@ _LOSSES: dict[str, tuple[Loss, bool]] = {
 }
 
 
-class SoftMasks:
-    """Scans whose lines may be acquired in part.
+def mask_loss(scan: Scan, metric: str) -> Callable[[State, Tensor], Tensor]:
+    """The loss of scans whose lines may be acquired in part, in place of a metric.
 
-    Args:
-        scan: the scan protocol, of an ideal scanner and a Cartesian geometry.
-        metric: what the loss stands for.
+    Returns:
+        From a state and its lines, float (batch, n_lines) from 0 to 1 (see :func:`lines_of`), to
+        1 - SSIM or the relative mse of every scan, (batch,). It raises ValueError where the
+        reconstructor lets no gradient pass.
 
     Raises:
-        ValueError: a metric without a loss that can be differentiated, or another scan.
+        ValueError: a metric without a loss that can be differentiated, a scanner that is not
+            ideal, or a geometry that is not Cartesian.
     """
+    if metric not in _LOSSES:
+        raise ValueError(
+            f"--reward of {metric}: gradients through the reconstructor need the score "
+            f"{', '.join(_LOSSES)}"
+        )
+    if scan.horizon:  # readouts may be measured again, or something is drawn
+        raise ValueError(
+            "--scanner: gradients with respect to masks need an ideal scanner, which measures "
+            "every line once; choose another --algo"
+        )
+    if not scan.geometry.transform.is_cartesian:
+        raise ValueError(
+            f"--geometry {scan.geometry.name}: gradients with respect to masks need samples on "
+            "a Cartesian grid; choose another --algo"
+        )
+    loss, by_volume = _LOSSES[metric]
 
-    def __init__(self, scan: Scan, metric: str) -> None:
-        if metric not in _LOSSES:
-            raise ValueError(
-                f"--reward of {metric}: gradients through the reconstructor need the score "
-                f"{', '.join(_LOSSES)}"
-            )
-        if scan.horizon:  # readouts may be measured again, or something is drawn
-            raise ValueError(
-                "--scanner: gradients with respect to masks need an ideal scanner, which measures "
-                "every line once; choose another --algo"
-            )
-        if not scan.geometry.transform.is_cartesian:
-            raise ValueError(
-                f"--geometry {scan.geometry.name}: gradients with respect to masks need samples on "
-                "a Cartesian grid; choose another --algo"
-            )
-        self.scan = scan
-        self.loss, self.by_volume = _LOSSES[metric]
-
-    def __call__(self, state: State, lines: Tensor) -> Tensor:
-        """Loss of every scan with such a mask, float (batch,): 1 - SSIM, or relative mse.
-
-        Args:
-            state: whose scans they are.
-            lines: float (batch, n_lines), 0 to 1; see :func:`lines_of`.
-
-        Raises:
-            ValueError: the reconstructor lets no gradient pass.
-        """
-        image = reconstruct(self.scan.reconstructor, state, lines)
+    def of_lines(state: State, lines: Tensor) -> Tensor:
+        image = reconstruct(scan.reconstructor, state, lines)
         if lines.requires_grad and not image.requires_grad:
-            name = type(self.scan.reconstructor).__name__
             raise ValueError(
-                f"{name} lets no gradient pass from images to masks; choose another reconstructor"
+                f"{type(scan.reconstructor).__name__} lets no gradient pass from images to masks; "
+                "choose another reconstructor"
             )
         reference = state.secret.reference
         unit = reference.data_range.float()[:, None, None]
         magnitude = center_crop(image, state.view.target_shape).abs() / unit
         data_range = torch.ones_like(reference.data_range)
-        if self.by_volume:
+        if by_volume:
             data_range = reference.volume_range / reference.data_range
-        return self.loss(Prediction(magnitude, reference.target, data_range.float()))
+        return loss(Prediction(magnitude, reference.target, data_range.float()))
+
+    return of_lines
 
 
 def reconstruct(reconstructor: Reconstructor, state: State, lines: Tensor) -> Tensor:
@@ -110,25 +101,27 @@ def reconstruct(reconstructor: Reconstructor, state: State, lines: Tensor) -> Te
     return reconstructor(Measurement(samples, operator, everything.adjoint(samples))).image
 
 
-def lines_of(taken: Tensor, state: State, geometry: Geometry, before: Tensor) -> Tensor:
+def lines_of(taken: Tensor, state: State, before: Tensor) -> Tensor:
     """Masks after actions: float (batch, n_lines).
 
     Args:
         taken: share of each action, float (batch, n_actions).
         state: scans before these actions.
-        geometry: what each action acquires.
         before: mask before, float (batch, n_lines), for the sake of its gradient.
     """
-    lines = geometry.by_readout(taken)
-    return torch.where(state.view.mask, before, lines.clamp(max=1) * state.view.measurable)
+    view = state.view
+    lines = view.geometry.by_readout(taken)
+    return torch.where(view.mask, before, lines.clamp(max=1) * view.measurable)
 
 
 def bounded(scores: Tensor) -> Tensor:
     """Scores to draw by, between -4 and 4, in the same order.
 
-    So no action is ever out of the question: all go on to be tried now and then, and a policy that
-    has become sure of itself too early can still be put right.
+    So all actions go on to be tried now and then, and a policy that has become sure of itself too
+    early can still be put right. Scores that are not finite are a FloatingPointError.
     """
+    if not bool(torch.isfinite(scores).all()):
+        raise FloatingPointError("the network's scores are not finite numbers")
     return _LIMIT * torch.tanh(scores / _LIMIT)
 
 
@@ -141,7 +134,14 @@ def probabilities(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
         k: how many are drawn, int64 (batch,); all that are allowed if those are fewer.
     """
     k = torch.minimum(k, allowed.sum(dim=1))
-    threshold = _threshold(scores.detach().double(), allowed, k).to(scores.dtype)
+    exact, margin = scores.detach().double(), 2 + math.log(scores.shape[1])
+    low = exact.masked_fill(~allowed, torch.inf).amin(dim=1) - margin
+    high = exact.masked_fill(~allowed, -torch.inf).amax(dim=1) + margin
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        too_many = (torch.sigmoid(exact - middle[:, None]) * allowed).sum(dim=1) > k
+        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+    threshold = ((low + high) / 2).nan_to_num().to(scores.dtype)  # NaN where none is allowed
     # A step of Newton's method from the solution changes nothing, and has the right derivative.
     at = torch.sigmoid(scores - threshold[:, None]) * allowed
     slope = (at * (1 - at)).sum(dim=1).detach()
@@ -159,27 +159,7 @@ def draw(scores: Tensor, allowed: Tensor, k: Tensor, *, generator: torch.Generat
     """
     soft = probabilities(scores, allowed, k)
     uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
-    noise = torch.logit(uniform, eps=1e-12).to(scores.device)
-    hard = largest(scores.detach().double() + noise, allowed, k).to(scores.dtype)
+    noisy = scores.detach().double() + torch.logit(uniform, eps=1e-12).to(scores.device)
+    order = noisy.masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    hard = ((order.argsort(dim=1) < k[:, None]) & allowed).to(scores.dtype)
     return hard + (soft - soft.detach())  # the value is hard, the gradient that of soft
-
-
-def largest(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
-    """The k best of the allowed actions: bool (batch, n)."""
-    order = scores.masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    return (rank < k[:, None]) & allowed
-
-
-def _threshold(scores: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
-    """The t where sigmoid(score - t) of the allowed actions adds up to k, by halving: (batch,)."""
-    margin = 2 + math.log(scores.shape[1])
-    low = scores.masked_fill(~allowed, torch.inf).amin(dim=1) - margin
-    high = scores.masked_fill(~allowed, -torch.inf).amax(dim=1) + margin
-    nothing = ~allowed.any(dim=1)
-    low, high = low.masked_fill(nothing, 0.0), high.masked_fill(nothing, 0.0)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        too_many = (torch.sigmoid(scores - middle[:, None]) * allowed).sum(dim=1) > k
-        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
-    return (low + high) / 2

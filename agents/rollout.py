@@ -27,7 +27,7 @@ class Episodes:
     """History of a batch of scans. Values stay as they are after the end of an episode.
 
     Attributes:
-        policy: name of the policy.
+        policy: its name.
         scans: who was scanned, without samples.
         start_mask: lines that the scans began with, bool (batch, n_lines).
         actions: int64 (batch, steps), PADDING after the end.
@@ -46,35 +46,6 @@ class Episodes:
     def n_steps(self) -> Tensor:
         """Actions taken in each scan, int64 (batch,)."""
         return (self.actions != PADDING).sum(dim=1)
-
-    @classmethod
-    def join(cls, parts: "Sequence[Episodes]", rows: Sequence[Sequence[int]]) -> "Episodes":
-        """Several batches as one, each episode in its row; shorter ones are padded."""
-        order = torch.tensor([row for part in rows for row in part]).argsort()
-        longest = max(part.actions.shape[1] for part in parts)
-
-        def joined(values: list[Tensor], length: int) -> Tensor:
-            """Values, continued with the last one."""
-            steps = [torch.arange(length).clamp(max=value.shape[1] - 1) for value in values]
-            kept = [value[:, step] for value, step in zip(values, steps, strict=True)]
-            return torch.cat(kept)[order]
-
-        scans = [scan for part in parts for scan in part.scans]
-        actions = [
-            torch.nn.functional.pad(p.actions, (0, longest - p.actions.shape[1]), value=PADDING)
-            for p in parts
-        ]
-        return cls(
-            policy=parts[0].policy,
-            scans=tuple(scans[place] for place in order.tolist()),
-            start_mask=torch.cat([part.start_mask for part in parts])[order],
-            actions=torch.cat(actions)[order],
-            n_acquired=joined([part.n_acquired for part in parts], longest + 1),
-            scores={
-                name: joined([part.scores[name] for part in parts], longest + 1)
-                for name in parts[0].scores
-            },
-        )
 
     def area(self, metric: str) -> Tensor:
         """Area under the score curve over steps, divided by their number: float64 (batch,)."""
@@ -116,60 +87,50 @@ def rollout(
     if isinstance(scan, ScanProtocol):
         scan = scan.scan(slices)
     require_played(policy, scan.geometry)
-    groups, parts = rows_of_a_kind(slices.slices), []
+    groups, masks, taken = rows_of_a_kind(slices.slices), list[Tensor](), list[Tensor]()
+    curves: dict[str, list[Tensor]] = {}  # n_acquired and scores, (batch, step + 1) each
     for rows in groups:
         batch = [slices[row] for row in rows]
-        masks = None if start_masks is None else start_masks[rows]
-        start = start_scans(scan, batch, seed=seed, start_masks=masks)
-        start_mask = start.view.start_mask.clone()
+        given = None if start_masks is None else start_masks[rows]
+        start = start_scans(scan, batch, seed=seed, start_masks=given)
+        masks.append(start.view.start_mask.cpu().clone())
         generators = [episode_generator(seed, one, policy.name) for one in batch]
-        curves = {name: [value.cpu()] for name, value in start.scores.items()}
-        n_acquired, actions = [start.view.n_acquired.cpu()], []
-        for step, (taken, state) in enumerate(play(scan, policy, start, generators)):
+        actions, points = list[Tensor](), dict[str, list[Tensor]]()
+        for step, (chosen, state) in enumerate(play(scan, policy, start, generators)):
             if on_step is not None:
                 on_step(step, state)
-            if taken is None:
-                continue
-            actions.append(taken.cpu().clamp(min=PADDING))
-            n_acquired.append(state.view.n_acquired.cpu())
-            for name, value in state.scores.items():
-                curves[name].append(value.cpu())
-        parts.append(
-            Episodes(
-                policy=policy.name,
-                scans=tuple(slices.describe(row) for row in rows),
-                start_mask=start_mask.cpu(),
-                actions=torch.stack(actions, dim=1),
-                n_acquired=torch.stack(n_acquired, dim=1),
-                scores={name: torch.stack(values, dim=1) for name, values in curves.items()},
-            )
-        )
-    return parts[0] if len(parts) == 1 else Episodes.join(parts, groups)
+            if chosen is not None:
+                actions.append(chosen.cpu().clamp(min=PADDING))
+            for name, value in {"n_acquired": state.view.n_acquired, **state.scores}.items():
+                points.setdefault(name, []).append(value.cpu().clone())
+        taken.append(torch.stack(actions, dim=1))
+        for name, values in points.items():
+            curves.setdefault(name, []).append(torch.stack(values, dim=1))
+    place = torch.tensor([row for rows in groups for row in rows]).argsort()
+    longest = max(actions.shape[1] for actions in taken)
+
+    def joined(parts: list[Tensor], length: int) -> Tensor:
+        """Parts in the order of the slices, each continued with its last values."""
+        steps = [torch.arange(length).clamp(max=part.shape[1] - 1) for part in parts]
+        return torch.cat([p[:, step] for p, step in zip(parts, steps, strict=True)])[place]
+
+    ended = [torch.nn.functional.pad(part, (0, 1), value=PADDING) for part in taken]
+    return Episodes(
+        policy=policy.name,
+        scans=tuple(slices.describe(row) for row in range(len(slices))),
+        start_mask=torch.cat(masks)[place],
+        actions=joined(ended, longest),
+        n_acquired=joined(curves.pop("n_acquired"), longest + 1),
+        scores={name: joined(parts, longest + 1) for name, parts in curves.items()},
+    )
 
 
 def rollout_dataset(
-    scan: Scan,
-    policy: Policy,
-    dataset: SliceDataset,
-    *,
-    indices: Sequence[int] | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    on_step: OnStep | None = None,
-) -> Iterator[tuple[list[int], Episodes]]:
-    """Scan many slices of any kinds, in batches of equal ones.
-
-    Yields:
-        Positions in the data set, and what happened there. Batches come in the order of their
-        kinds' first slices.
-    """
-    positions = range(len(dataset)) if indices is None else indices
-    for group in batches_of_a_kind(dataset, positions, batch_size):
-        slices = [dataset[position] for position in group]
-        for rows in rows_of_a_kind(slices):
-            batch = [slices[row] for row in rows]
-            episodes = rollout(scan, policy, batch, seed=seed, on_step=on_step)
-            yield [group[row] for row in rows], episodes
+    scan: Scan, policy: Policy, dataset: SliceDataset, *, seed: int = 0
+) -> Iterator[Episodes]:
+    """Scan all slices of a data set, at most sixteen of equal size at a time."""
+    for group in batches_of_a_kind(dataset, range(len(dataset)), 16):
+        yield rollout(scan, policy, [dataset[position] for position in group], seed=seed)
 
 
 def play(
@@ -178,12 +139,11 @@ def play(
     """From a state to the end: yields (None, start), then (actions taken, state) for each step."""
     yield None, state
     while not bool(state.finished.all()):
-        finished, view = state.finished, state.view
+        view = state.view
         if policy.traits.is_oracle:
             view = replace(view, truth=Truth(scan, state))
-        wanted = policy.act(view, generators)
-        actions = torch.where(finished, IDLE, wanted)
-        idle = ~finished & (actions < 0) & (actions != STOP)
+        actions = torch.where(state.finished, IDLE, policy.act(view, generators))
+        idle = ~state.finished & (actions < 0) & (actions != STOP)
         if bool(idle.any()):
             row = int(idle.nonzero()[0])
             raise ValueError(

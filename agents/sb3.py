@@ -1,20 +1,12 @@
 """Environments and policies for Stable-Baselines3: many scans, one reconstruction a step.
 
-    from sb3_contrib import MaskablePPO
-    from activemri.agents.sb3 import make_sb3_env
-
-    env = make_sb3_env("ActiveMRI/Phantom-v0", num_envs=16, observation="lines")
-    MaskablePPO("MultiInputPolicy", env).learn(20_000)
-
 Stable-Baselines3 has its own idea of a vector environment: finished scans begin anew within the
-same step, and every scan has an info of its own. :class:`ActiveMRIVecEnv` is so for
-:class:`activemri.envs.vector_env.ActiveMRIVectorEnv`. The networks of this package score every
-line with the same weights. Stable-Baselines3 only trains them: one learned by imitation can be
-their start, and what it has trained is saved without it.
+same step, and every scan has an info of its own. It only trains the networks of this package: one
+learned by imitation can be their start, and what it has trained is saved without it.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -27,17 +19,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from activemri.agents.networks import (
-    ImageNetwork,
-    LineNetwork,
-    Observations,
-    ScoringNetwork,
-    copied,
-    of_actions,
-)
+from activemri.agents.networks import Observations, ScoringNetwork, copied, of_actions
 from activemri.envs.protocol import ScanProtocol, typed_as
 from activemri.envs.vector_env import ActiveMRIVectorEnv, VectorEnvOptions
 from activemri.registration import find_spec
@@ -58,33 +43,28 @@ def make_sb3_env(protocol: ScanProtocol | str, **options: Any) -> "ActiveMRIVecE
         MaskablePPO("MultiInputPolicy", env).learn(20_000)
 
     Args:
-        protocol: what is acquired, and how; or an id as for ``gymnasium.make``, such as
-            "ActiveMRI/Phantom-v0", or "module:Mine-v0" of yours.
+        protocol: what is acquired, and how; or an id as for ``gymnasium.make``.
         **options: the fields of :class:`activemri.envs.vector_env.VectorEnvOptions`; they override
             those of the id. `num_envs` is 16 unless given.
 
     Raises:
         ValueError: an unknown id or option.
     """
-    given: dict[str, Any] = {"num_envs": 16}
     if isinstance(protocol, str):
         spec = find_spec(protocol)
-        given |= {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
+        own: dict[str, Any] = {"max_episode_steps": spec.max_episode_steps, **spec.kwargs}
     else:
-        given |= protocol.changes
-    wanted = given | options
-    return ActiveMRIVecEnv(
-        ActiveMRIVectorEnv(**wanted | {"autoreset_mode": AutoresetMode.SAME_STEP})
-    )
+        own = protocol.changes
+    wanted = {"num_envs": 16, **own, **options, "autoreset_mode": AutoresetMode.SAME_STEP}
+    return ActiveMRIVecEnv(ActiveMRIVectorEnv(**wanted))
 
 
 class ActiveMRIVecEnv(VecEnv):
     """The native vector environment as Stable-Baselines3 wants it.
 
     Step for step what a ``DummyVecEnv`` of as many single environments in a ``Monitor`` does, but
-    for one reconstruction a step in place of `n`. ``env_method("action_masks")`` is answered in
-    one call. At the end of an episode ``infos[i]["episode"]`` holds its return, length and
-    seconds, so that no ``VecMonitor`` is needed for `ep_rew_mean` to be logged.
+    for one reconstruction a step in place of `n`. At the end of an episode ``infos[i]["episode"]``
+    holds its return, length and seconds, so that no ``VecMonitor`` is needed.
 
     Args:
         env: with autoreset in the same step.
@@ -103,8 +83,7 @@ class ActiveMRIVecEnv(VecEnv):
             )
         if not env.options.to_numpy:
             raise ValueError("Stable-Baselines3 takes NumPy arrays: leave to_numpy=False out")
-        self.env = env
-        self.reward_scale = reward_scale
+        self.env, self.reward_scale = env, reward_scale
         self._actions: NDArray[Any] = np.zeros(env.num_envs, dtype=np.int64)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
@@ -113,8 +92,16 @@ class ActiveMRIVecEnv(VecEnv):
 
     def reset(self) -> Any:
         """Begin all scans, with the seeds and options given before."""
-        observation, infos = self.env.reset(seed=self._seeds, options=self._shared_options())
-        self.reset_infos = _split(infos, range(self.num_envs), self.num_envs)
+        first, *others = self._options
+        if any(other.keys() != first.keys() for other in others):
+            raise ValueError("give the same options of reset to all scans, or to none")
+        options = {k: v for k, v in first.items() if k not in _PER_SCAN}
+        if any(one[key] != value for key, value in options.items() for one in others):
+            raise ValueError(f"of the options of reset, only {', '.join(_PER_SCAN)} may differ")
+        for key in first.keys() & set(_PER_SCAN):
+            options[key] = np.stack([one[key] for one in self._options])
+        observation, infos = self.env.reset(seed=self._seeds, options=options)
+        self.reset_infos = _split(infos, self.num_envs)
         self._returns[:], self._lengths[:] = 0.0, 0
         self._begun_at = time.monotonic()
         self._reset_seeds()
@@ -131,13 +118,17 @@ class ActiveMRIVecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         ended = np.flatnonzero(done).tolist()
-        infos = _split(spread, range(self.num_envs), self.num_envs)
+        infos = _split(spread, self.num_envs)
         if ended:
-            last = _split(spread["final_info"], ended, self.num_envs)
+            last = _split(spread["final_info"], self.num_envs)
             for row in ended:
                 self.reset_infos[row], infos[row] = infos[row], last[row]
                 infos[row]["terminal_observation"] = spread["final_obs"][row]
-                infos[row]["episode"] = self._episode(row)
+                infos[row]["episode"] = {
+                    "r": round(float(self._returns[row]), 6),
+                    "l": int(self._lengths[row]),
+                    "t": round(time.monotonic() - self._begun_at, 6),
+                }
             self._returns[ended], self._lengths[ended] = 0.0, 0
         for info, out_of_time in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = out_of_time
@@ -150,11 +141,7 @@ class ActiveMRIVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Results of a method for each scan: `action_masks` or `render`.
-
-        Raises:
-            AttributeError: for methods that speak of all scans together: call them on :attr:`env`.
-        """
+        """Results for each scan of `action_masks` or `render`; call all others on :attr:`env`."""
         if method_name not in ("action_masks", "render"):
             raise AttributeError(
                 f"all scans share one environment: call .env.{method_name}() for all of them"
@@ -163,16 +150,9 @@ class ActiveMRIVecEnv(VecEnv):
         return [results[i] for i in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of the environment that all scans share, once for each scan."""
-        value = getattr(self.env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute for all scans.
-
-        Raises:
-            ValueError: if it is for some of them only.
-        """
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise ValueError("all scans share one environment: set attributes for all of them")
         setattr(self.env, attr_name, value)
@@ -184,160 +164,73 @@ class ActiveMRIVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """A frame of every scan."""
         return self.env.render() or ()
 
     def close(self) -> None:
         self.env.close()
 
-    def _episode(self, row: int) -> dict[str, float]:
-        """Statistics of an episode that has ended, as ``Monitor`` gives them."""
-        return {
-            "r": round(float(self._returns[row]), 6),
-            "l": int(self._lengths[row]),
-            "t": round(time.monotonic() - self._begun_at, 6),
-        }
 
-    def _shared_options(self) -> dict[str, Any]:
-        """One set of options for all scans, with an entry for each scan where they differ."""
-        first, *others = self._options
-        if any(other.keys() != first.keys() for other in others):
-            raise ValueError("give the same options of reset to all scans, or to none")
-        shared = {k: v for k, v in first.items() if k not in _PER_SCAN}
-        if any(one[key] != value for key, value in shared.items() for one in others):
-            raise ValueError(f"of the options of reset, only {', '.join(_PER_SCAN)} may differ")
-        stacked = {k: np.stack([one[k] for one in self._options]) for k in _PER_SCAN if k in first}
-        return {**shared, **stacked}
-
-
-def _split(spread: dict[str, Any], rows: Iterable[int], n: int) -> list[dict[str, Any]]:
-    """Infos of each of n scans, from arrays for all; those of other scans stay empty."""
+def _split(spread: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """Infos of each of n scans, from arrays for all."""
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in spread.items():
         present = spread.get(f"_{key}")
         if present is None or key.startswith(("final_", "_")):
             continue
         entries = values if values.ndim > 1 else values.tolist()
-        for row in rows:
-            if present[row]:
-                infos[row][key] = entries[row]
+        for row in np.flatnonzero(present).tolist():
+            infos[row][key] = entries[row]
     return infos
 
 
 class NetworkFeatures(BaseFeaturesExtractor):
     """Features of a scan: scores of all actions, and what is known of all lines together.
 
-    For observations "lines", and for images with or without uncertainty; mask and budget are part
-    of both. The last ``2 * network.channels`` features are mean and maximum over lines. For the
-    policies of Stable-Baselines3::
-
-        options = {"features_extractor_class": NetworkFeatures}
-        PPO("MultiInputPolicy", env, policy_kwargs=options)
-
-    Args:
-        observation_space: of one scan.
-        network: to begin with; a copy of it learns. None makes a new one that fits.
+    The last ``2 * network.channels`` features are mean and maximum over lines. A copy of the
+    network learns; `part` of the features is given, or, if it is None, the scores alone.
     """
 
-    def __init__(
-        self, observation_space: spaces.Dict, network: ScoringNetwork | None = None
-    ) -> None:
-        made = new_network(observation_space) if network is None else copied(network)
-        assert isinstance(made, ScoringNetwork)
-        n_scores = made.n_actions + made.stops
-        super().__init__(observation_space, n_scores + 2 * made.channels)
-        self.network = made
+    def __init__(self, observation_space: spaces.Dict, network: ScoringNetwork) -> None:
+        self.n_scores = network.n_actions + network.stops
+        super().__init__(observation_space, self.n_scores + 2 * network.channels)
+        self.network: Any = copied(network)
+        self.part: slice | None = slice(None)
 
     def forward(self, observations: Observations) -> Tensor:
         hidden = self.network.embed(observations)
-        scores = self.network.score(hidden, observations)
-        return torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
-
-
-def new_network(observation_space: spaces.Dict) -> ScoringNetwork:
-    """A network of the default size for what is observed.
-
-    Raises:
-        ValueError: neither features of lines nor an image.
-    """
-    parts = observation_space.spaces
-    n_lines = int(np.prod(parts["mask"].shape or ())) if "mask" in parts else 0
-    if n_lines and "lines" in parts:
-        return LineNetwork((parts["lines"].shape or ())[0], n_lines, channels=32, blocks=2)
-    if n_lines and "image" in parts:
-        return ImageNetwork(parts["image"].shape or (), n_lines, repeats="repeats" in parts)
-    raise ValueError(
-        'expected an observation with "mask", and "lines" or "image"; got one with '
-        + ", ".join(parts)
-    )
-
-
-def actor_critic_options(network: ScoringNetwork) -> dict[str, Any]:
-    """`policy_kwargs` of an actor-critic policy around a network, for :func:`use_scores`."""
-    return {
-        "net_arch": {"pi": [], "vf": []},
-        "features_extractor_class": NetworkFeatures,
-        "features_extractor_kwargs": {"network": network},
-        # The value's gradients are larger than the actor's and would spoil a warm start.
-        "share_features_extractor": False,
-        "ortho_init": False,  # it would forget the network's weights
-    }
+        scores: Tensor = self.network.score(hidden, observations)
+        if self.part is None:
+            return finite(scores)
+        features = torch.cat([scores, hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
+        return finite(features[:, self.part])
 
 
 def use_scores(policy: Any, *, lr: float) -> None:
-    """Take logits from the scores of the actor's network as they are, the value from the rest.
+    """Take logits of an actor, or values of a DQN, from the scores of its network as they are.
 
-    Args:
-        policy: made with :func:`actor_critic_options`.
-        lr: learning rate of its new optimiser.
+    The value of an actor's critic comes from the rest of :class:`NetworkFeatures`. There must be no
+    layers (`net_arch`) after them; the optimiser is a new one.
     """
-    network = policy.features_extractor.network
-    n_scores = network.n_actions + network.stops
-    policy.action_net = _Part(0, n_scores)
-    policy.value_net = nn.Sequential(
-        _Part(n_scores, policy.features_dim),
-        nn.Linear(2 * network.channels, _CRITIC_WIDTH),
-        nn.SiLU(),
-        nn.Linear(_CRITIC_WIDTH, 1),
-    ).to(policy.device)
-    learned = [weight for weight in policy.parameters() if weight.requires_grad]
+    if isinstance(policy, DQNPolicy):
+        nets: list[Any] = [policy.q_net, policy.q_net_target]
+        for net in nets:
+            net.features_extractor.part, net.q_net = None, nn.Identity()
+        learned = list(policy.q_net.parameters())
+    else:
+        actor, critic = policy.pi_features_extractor, policy.vf_features_extractor
+        actor.part, critic.part = slice(0, actor.n_scores), slice(actor.n_scores, None)
+        policy.action_net = nn.Identity()
+        policy.value_net = nn.Sequential(
+            nn.Linear(2 * critic.network.channels, _CRITIC_WIDTH),
+            nn.SiLU(),
+            nn.Linear(_CRITIC_WIDTH, 1),
+        ).to(policy.device)
+        learned = [weight for weight in policy.parameters() if weight.requires_grad]
     policy.optimizer = policy.optimizer_class(learned, lr=lr, **policy.optimizer_kwargs)
 
 
-class NetworkDQNPolicy(DQNPolicy):
-    """DQN's policy: a network's scores are the values.
-
-    Args:
-        *spaces_and_rate: as of ``DQNPolicy``.
-        network: to begin with; a copy of it learns.
-        **options: of ``DQNPolicy``.
-    """
-
-    def __init__(self, *spaces_and_rate: Any, network: ScoringNetwork, **options: Any) -> None:
-        options.pop("use_sde", None)  # it is for continuous actions
-        self._first = (network,)  # in a tuple, so that it is no part of this module
-        super().__init__(*spaces_and_rate, **options)
-
-    def make_q_net(self) -> QNetwork:
-        made = _NetworkValues(self._first[0], self.observation_space, self.action_space)
-        return made.to(self.device)
-
-
-class _NetworkValues(QNetwork):
-    def __init__(self, network: ScoringNetwork, observations: Any, actions: Any) -> None:
-        super().__init__(observations, actions, _unused(), features_dim=1, net_arch=[])
-        self.q_net = copied(network)  # type: ignore[assignment]  # a Sequential there
-
-    def forward(self, obs: Any) -> Tensor:
-        return finite(self.q_net(obs))
-
-
 def contrib() -> Any:
-    """The package sb3_contrib: MaskablePPO and QRDQN.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; the message says how to.
-    """
+    """The package sb3_contrib, or a ModuleNotFoundError that says how to install it."""
     try:
         import sb3_contrib
     except ModuleNotFoundError as error:
@@ -350,19 +243,18 @@ def contrib() -> Any:
 
 
 def quantile_policy() -> Any:
-    """QR-DQN's policy: a network's scores are the means of the returns.
+    """QR-DQN's policy, with scores of the network of :class:`NetworkFeatures` as mean returns.
 
     The quantiles around the mean come from one more layer with the same weights for all lines. They
-    have mean zero, so that the network alone is the policy. Arguments as of
-    :class:`NetworkDQNPolicy`.
+    have mean zero, so that the network alone is the policy.
     """
     from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 
     class NetworkQuantiles(QuantileNetwork):
-        def __init__(
-            self, network: ScoringNetwork, observations: Any, actions: Any, n_quantiles: int
-        ) -> None:
-            super().__init__(observations, actions, _unused(), 1, n_quantiles, net_arch=[])
+        def __init__(self, network: ScoringNetwork, *spaces_and_quantiles: Any) -> None:
+            observations, actions, n_quantiles = spaces_and_quantiles
+            unused = FlattenExtractor(spaces.Box(0, 1, (1,)))  # the network sees all
+            super().__init__(observations, actions, unused, 1, n_quantiles, net_arch=[])
             self.quantile_net = copied(network)  # type: ignore[assignment]  # a Sequential there
             self.around = nn.Conv1d(network.channels, n_quantiles, 1)
 
@@ -378,42 +270,16 @@ def quantile_policy() -> Any:
             return finite(network.score(hidden, obs)[:, None] + around)
 
     class NetworkQRDQNPolicy(QRDQNPolicy):
-        def __init__(self, *spaces_and_rate: Any, network: ScoringNetwork, **options: Any) -> None:
-            options.pop("use_sde", None)  # it is for continuous actions
-            self._first = (network,)  # in a tuple, so that it is no part of this module
-            super().__init__(*spaces_and_rate, **options)
-
         def make_quantile_net(self) -> QuantileNetwork:
-            made = NetworkQuantiles(
-                self._first[0], self.observation_space, self.action_space, self.n_quantiles
-            )
-            return made.to(self.device)
+            network = self.features_extractor_kwargs["network"]
+            given = (self.observation_space, self.action_space, self.n_quantiles)
+            return NetworkQuantiles(network, *given).to(self.device)
 
     return NetworkQRDQNPolicy
 
 
-class _Part(nn.Module):
-    """Some of the features as they are."""
-
-    def __init__(self, first: int, end: int) -> None:
-        super().__init__()
-        self.first, self.end = first, end
-
-    def forward(self, features: Tensor) -> Tensor:
-        return finite(features[:, self.first : self.end])
-
-
 def finite(values: Tensor) -> Tensor:
-    """The same values.
-
-    Raises:
-        FloatingPointError: if one of them is no finite number.
-    """
+    """The same values; FloatingPointError if one of them is no finite number."""
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError("the network gives values that are not finite numbers")
     return values
-
-
-def _unused() -> FlattenExtractor:
-    """An extractor of features for networks that see the whole observation."""
-    return FlattenExtractor(spaces.Box(0, 1, (1,)))

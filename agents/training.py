@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,22 +13,14 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 from activemri.agents.learners import learner_name
 from activemri.agents.learners.imitation import Imitation
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report
-from activemri.agents.policy import Policy
+from activemri.agents.policy import Policy, signed
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.views import STORED, require_other_subjects
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import EnvOptions, ScanProtocol
-from activemri.envs.scan import Scan
-from activemri.metrics import find_metric
-from activemri.options import (
-    Compute,
-    RunOptions,
-    command_line,
-    described,
-    require_positive,
-)
+from activemri.options import Compute, RunOptions, command_line, described, require_positive
 from activemri.registration import find_protocol
 from activemri.training import loop
 from activemri.training.folder import RunFolder
@@ -38,8 +30,6 @@ if TYPE_CHECKING:
     LearnerLike = LearnerSettings
 else:  # the command line reads the fields of the default's own class
     LearnerLike = Any
-
-Select = Literal["auto", "area", "final", "return"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +48,8 @@ class TrainPolicySettings:
     protocol: OmitArgPrefixes[ScanProtocol] = field(
         default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
     )
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(out=Path("runs/policy"))
-    )
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/policy"))
+    compute: OmitArgPrefixes[Compute] = Compute()
     learner: LearnerLike = field(default_factory=Imitation)
     """Settings of the algorithm."""
     warm_start: str | None = None
@@ -70,7 +58,7 @@ class TrainPolicySettings:
     """Steps between validations; None takes a tenth of the training."""
     validation_scans: int = 32
     """Scans, spread evenly over the validation split, that choose the best policy."""
-    select: Select = "auto"
+    select: Literal["auto", "area", "final", "return"] = "auto"
     """Score that makes a policy the best: the area under the score's curve, the score at the end,
     or the sum of rewards; auto takes the sum of rewards where lines have a price, else the area."""
     patience: int | None = None
@@ -110,32 +98,25 @@ def train_policy(
     Args:
         protocol: its data are the scans to learn from.
         learner: settings of the algorithm.
-        seed: of all draws.
+        seed, resume, validate_every, validation_scans, patience, device: see
+            :class:`TrainPolicySettings`.
         out: folder for checkpoint, log and state to continue from; None keeps nothing on disk.
-        resume: continue what is in that folder, with the same settings.
         warm_start: policy to begin with, or its name or path.
         validation: scans that choose the best policy; None takes the split "val" of the data.
-        validate_every: steps between validations; None takes a tenth of the training.
-        validation_scans: so many of them, spread evenly.
-        patience: stop after so many validations without a better one.
-        device: where to compute.
 
     Raises:
         ValueError: parts that do not fit, subjects in both splits, a folder that is taken.
         DivergedError: a loss that is not finite.
     """
-    named = str(warm_start) if isinstance(warm_start, str | Path | None) else warm_start.name
+    named = warm_start if isinstance(warm_start, str | Path | None) else warm_start.name
     with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(out or Path(temporary) / learner_name(learner).rpartition(":")[2])
         settings = TrainPolicySettings(
             protocol=protocol,
-            run=RunOptions(
-                out=Path(out or Path(temporary) / learner_name(learner).rpartition(":")[2]),
-                seed=seed,
-                resume=resume,
-            ),
+            run=RunOptions(out=folder, seed=seed, resume=resume),
             compute=Compute(device=device),
             learner=learner,
-            warm_start=None if warm_start is None else named,
+            warm_start=None if named is None else str(named),
             validate_every=validate_every,
             validation_scans=validation_scans,
             patience=patience,
@@ -156,9 +137,7 @@ def run_training(
 
     Args:
         settings: of the command.
-        train: scans to learn from instead of the protocol's.
-        validation: scans instead of the split "val".
-        warm_start: policy instead of the one that the settings name.
+        train, validation, warm_start: instead of what the settings name.
         on_validation: called with step and score after every validation; what it raises ends the
             training.
 
@@ -168,12 +147,11 @@ def run_training(
         DivergedError: a loss that is not finite; the best policy so far is kept.
     """
     run, learner = settings.run, settings.learner
-    device = str(settings.compute.prepare())
+    protocol = as_environment(settings.protocol, device=str(settings.compute.prepare()))
     same = {"algo": learner_name(learner), **described(settings)}
     folder = RunFolder(run.out, tensorboard=settings.tensorboard)
     folder.check(same, resume=run.resume)  # before data are read
     begin = settings.warm_start if warm_start is None else warm_start
-    protocol = as_environment(settings.protocol, device=device)
     if train is not None:  # as the protocol opens scans
         protocol = replace(protocol, data=train, orientation=STORED, roi=None, annotations=None)
     problem = Problem(
@@ -209,9 +187,8 @@ class _Training:
         self.learner = settings.learner.start(problem)
         self.state, self.restore = self.learner.state, self.learner.restore
         self.policy = self.learner.policy()
-        self.select = settings.select
-        if self.select == "auto":
-            self.select = "return" if problem.protocol.step_cost > 0 else "area"
+        usual = "return" if problem.protocol.step_cost > 0 else "area"
+        self.select = usual if settings.select == "auto" else settings.select
 
     @property
     def step(self) -> int:
@@ -225,56 +202,35 @@ class _Training:
 
     def validate(self) -> tuple[float, dict[str, float]]:
         self.policy = self.learner.policy()
-        results = evaluate(
-            self.problem.scan,
-            self.policy,
-            self.validation,
-            metric=self.problem.metric,
-            step_cost=self.problem.protocol.step_cost,
-        )
+        results = evaluate(self.problem, self.policy, self.validation)
         entries = {f"validation_{name}": value for name, value in results.items()}
         return results[self.select], entries
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         algo = learner_name(self.settings.learner)
-        info = {
-            "algo": algo,
-            **described(self.settings),
-            "step": self.step,
-            **entries,
-            "command": command_line(f"train policy --algo {algo}", self.settings),
-        }
-        self.policy.save(path, info=info)
+        facts = {"algo": algo, **described(self.settings), "step": self.step, **entries}
+        command = command_line(f"train policy --algo {algo}", self.settings)
+        self.policy.save(path, info={**facts, "command": command})
 
 
 def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions:
     """A protocol as options of an environment; where actions have a price, it may be stopped."""
-    options = {f.name: getattr(protocol, f.name) for f in fields(protocol)} | {"device": device}
-    if protocol.step_cost > 0:
-        options["stop_action"] = True
-    return EnvOptions.of(options)
+    options = {**vars(protocol), "device": device}
+    return EnvOptions.of(options | ({"stop_action": True} if protocol.step_cost > 0 else {}))
 
 
-def evaluate(
-    scan: Scan,
-    policy: Policy,
-    scans: SliceDataset,
-    *,
-    metric: str,
-    step_cost: float = 0.0,
-    seed: int = 0,
-) -> dict[str, float]:
+def evaluate(problem: Problem, policy: Policy, scans: SliceDataset) -> dict[str, float]:
     """Means over scans: `area` under the score's curve, `final` score, `return`, `n_actions`.
 
     The return is the gain of the score minus the price of all actions. Errors count negatively.
     """
-    sign = 1.0 if find_metric(metric).higher_is_better else -1.0
+    metric, price = problem.metric, problem.protocol.step_cost
     found: dict[str, list[Tensor]] = {"area": [], "final": [], "return": [], "n_actions": []}
-    for _, episodes in rollout_dataset(scan, policy, scans, seed=seed):
-        curve, n_actions = sign * episodes.scores[metric], episodes.n_steps.double()
-        found["area"].append(sign * episodes.area(metric))
+    for episodes in rollout_dataset(problem.scan, policy, scans):
+        curve, n_actions = signed(episodes.scores[metric], metric), episodes.n_steps.double()
+        found["area"].append(signed(episodes.area(metric), metric))
         found["final"].append(curve[:, -1])
-        found["return"].append(curve[:, -1] - curve[:, 0] - step_cost * n_actions)
+        found["return"].append(curve[:, -1] - curve[:, 0] - price * n_actions)
         found["n_actions"].append(n_actions)
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 

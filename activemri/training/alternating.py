@@ -131,13 +131,7 @@ def train_alternating(
 
         scans = validation_of(options, validation, settings.validation_scans)
         problem = Problem(replace(options, data=scans))
-        scores = evaluate(
-            problem.scan,
-            make_policy(policy),
-            problem.scans,
-            metric=problem.metric,
-            step_cost=problem.protocol.step_cost,
-        )
+        scores = evaluate(problem, make_policy(policy), problem.scans)
         rounds.append(scores)
         if number == settings.rounds:
             break
@@ -149,7 +143,7 @@ def train_alternating(
         chosen = sorted(drawn[: settings.recorded_scans].tolist())
         played = SliceList([problem.scans[i] for i in chosen], problem.scans.name)
         batches = rollout_dataset(scan, make_policy(policy), played, seed=seed)
-        episodes = [one for _, batch in batches for one in recorded_episodes(batch, scan)]
+        episodes = [one for batch in batches for one in recorded_episodes(batch, scan)]
         fine_tuning = TrainReconstructorSettings(
             protocol=protocol,
             run=_run(settings, folder / _RECONSTRUCTOR),

@@ -1,10 +1,10 @@
 """Algorithms that learn policies, one a file, and their registry.
 
-Settings are records, for :func:`activemri.agents.training.train_policy`::
+::
 
     policy = train_policy(protocol, learners.DoubleDQN(lr=1e-4))
 
-at the command line ``activemri train policy --algo ddqn --learner.lr 1e-4``.
+At the command line: ``activemri train policy --algo ddqn --learner.lr 1e-4``.
 """
 
 from importlib import import_module
@@ -45,11 +45,7 @@ _NAMES = {path.rpartition(":")[2]: name for name, path in LEARNERS.items()}
 
 
 def find_learner(name: str) -> "type[LearnerSettings]":
-    """Settings of an algorithm.
-
-    Args:
-        name: a registered one, or "package.module:class" of the user's own, see
-            :class:`activemri.agents.learners.learner.LearnerSettings`.
+    """Settings of an algorithm by its name, or by "package.module:class" of the user's own.
 
     Raises:
         ValueError: an unknown name, or one that is no class of settings.

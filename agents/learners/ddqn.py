@@ -9,17 +9,20 @@ with a smooth L1 loss; Q' is a copy of the network from some time ago (van Hasse
 network that chooses is not the one that judges). Episodes explore: epsilon-greedy over legal
 actions. Illegal actions have the value -1e10, so that neither agent nor targets take them.
 
-Subject-specific (SS-DDQN) networks see the scan: features of lines by default, or the image with
-the evaluator's architecture as in the paper. The data-set-specific one (DS-DDQN) sees only how
-many lines were acquired, so it learns one order for all scans.
+Subject-specific (SS-DDQN) networks see the scan: features of lines, or the image with the
+evaluator's architecture as in the paper. The data-set-specific one (DS-DDQN) sees only how many
+lines were acquired: one order for all scans. Ours differs: many scans side by side, larger batches,
+and rewards in units of their size. A step is one action. The paper's own numbers (`ds-ddqn` with 32
+channels)::
 
-Ours differs: many scans side by side, larger batches, and rewards in units of their size; the
-paper's own numbers are :data:`PAPER` and :data:`PAPER_DATASET`. A step is one action.
+    --algo ddqn --learner.network evaluator --learner.channels 128 --learner.max-steps 5000000
+    --learner.lr 1e-4 --learner.batch 2 --learner.n-envs 1 --learner.updates 1 --learner.no-in-units
+    --learner.epsilon-last 0.01 --learner.epsilon-decay 0.2 --learner.target-every 5000
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from activemri.agents.learners.learner import Problem, Report, require_positive, silent
-from activemri.agents.networks import LearnedPolicy, copied
+from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied
 from activemri.envs.replay import Batch, Points, Replay
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
@@ -102,34 +105,13 @@ class DatasetDoubleDQN(DoubleDQN):
     """Network: schedule looks at the time alone."""
 
 
-#: The paper's SS-DDQN, with its numbers where they differ from ours.
-PAPER = DoubleDQN(
-    max_steps=5_000_000,
-    network="evaluator",
-    channels=128,
-    lr=1e-4,
-    batch=2,
-    n_envs=1,
-    updates=1,
-    epsilon_last=0.01,
-    epsilon_decay=1e6 / 5e6,
-    target_every=5000,
-    in_units=False,
-)
-#: The paper's DS-DDQN.
-PAPER_DATASET = replace(PAPER, network="schedule", channels=32)
-
-
-class Memory:
+class Memory(Replay):
     """Transitions by scan and masks, and the newest observations in half precision.
 
-    :class:`activemri.envs.replay.Replay` keeps about sixty bytes a transition at 128 lines, so a
-    million take as many megabytes, where features of lines would take thirty gigabytes. A state
-    that is drawn is reconstructed again, which takes a millisecond (zero-filled, 128 x 128) to
-    thirteen (network). So observations of the newest transitions stay in a ring of fixed size.
-
-    Transitions are numbered as they come, one of every environment at a time: what followed
-    transition i is what was seen before transition i + num_envs, unless the episode ended there.
+    A million transitions at 128 lines take sixty megabytes, where features of lines would take
+    thirty gigabytes. To reconstruct a state that is drawn takes one millisecond (zero-filled, 128 x
+    128) to thirteen (network), so observations of the newest stay in a ring of fixed size. What
+    followed transition i is what was seen before transition i + num_envs, unless the episode ended.
 
     Args:
         env: whose transitions are remembered.
@@ -138,7 +120,8 @@ class Memory:
     """
 
     def __init__(self, env: ActiveMRIVectorEnv, *, capacity: int, cache_mb: float) -> None:
-        self.replay, self.n_envs = Replay(capacity, env.episodes), env.num_envs
+        super().__init__(capacity, env.episodes)
+        self.n_envs = env.num_envs
         spaces: Mapping[str, Any] = env.single_observation_space.spaces  # type: ignore[attr-defined]
         parts: dict[str, Any] = {"legal": ((env.episodes.n_actions,), np.dtype(bool))}
         for name, space in spaces.items():
@@ -149,63 +132,52 @@ class Memory:
         self.size = size if size >= 2 * self.n_envs else 0
         self.ring = {n: np.zeros((self.size, *shape), dtype) for n, (shape, dtype) in parts.items()}
 
-    def add(
-        self,
-        seen: Mapping[str, Array],
-        legal: Array,
-        points: Points,
-        actions: Array,
-        *,
-        rewards: Array,
-        terminated: Array,
-    ) -> None:
-        """Remember one step of every environment: what was seen before it, and what came of it."""
+    def keep(self, seen: Mapping[str, Array]) -> None:
+        """Keep what is seen ("legal" actions included) before the transitions that come next."""
         if self.size:
-            slots = (self.replay.n_added + np.arange(self.n_envs)) % self.size
-            for name, part in {**seen, "legal": legal}.items():
+            slots = (self.n_added + np.arange(self.n_envs)) % self.size
+            for name, part in seen.items():
                 self.ring[name][slots] = part
-        self.replay.add(points, actions, rewards=rewards, terminated=terminated)
 
     def take(self, places: NDArray[np.int64]) -> Batch:
         """Transitions at some places of the memory, (n,): from the ring, else rebuilt."""
-        numbers, n_added = self.replay.numbers(places), self.replay.n_added
-        known = (numbers >= n_added - self.size) & (numbers + self.n_envs < n_added)
-        if not known.any():
-            return self.replay.rebuild(places)
-        before, after = self._seen(numbers), self._seen(numbers + self.n_envs)
-        if not known.all():
-            rows = np.flatnonzero(~known)
-            rebuilt = self.replay.rebuild(places[rows])
-            for name, part in before.items():
-                if name != "legal":
-                    part[rows] = rebuilt.observation[name].to(part)
-                    after[name][rows] = rebuilt.next_observation[name].to(part)
-            before["legal"][rows], after["legal"][rows] = rebuilt.legal, rebuilt.next_legal
+        numbers = self.numbers(places)
+        old = (numbers < self.n_added - self.size) | (numbers + self.n_envs >= self.n_added)
+        if old.all():
+            return self.rebuild(places)
+
+        def seen(numbers: NDArray[np.int64]) -> dict[str, Tensor]:
+            parts = {}
+            for name, ring in self.ring.items():
+                part = torch.from_numpy(ring[numbers % self.size]).to(self.scan.device)
+                parts[name] = part.float() if part.dtype == torch.float16 else part
+            return parts
+
+        before, after = seen(numbers), seen(numbers + self.n_envs)
+        if old.any():
+            again = self.rebuild(places[old])
+            for parts, observation, legal in (
+                (before, again.observation, again.legal),
+                (after, again.next_observation, again.next_legal),
+            ):
+                for name, part in {**observation, "legal": legal}.items():
+                    parts[name][old] = part.to(parts[name])
         return Batch(
             observation=before,
-            action=self.replay.stored("action", places),
-            reward=self.replay.stored("reward", places),
             next_observation=after,
-            terminated=self.replay.stored("terminated", places),
             legal=before["legal"],
             next_legal=after["legal"],
+            **{name: self.stored(name, places) for name in ("action", "reward", "terminated")},
         )
 
     def state(self) -> dict[str, Any]:
         ring = {name: torch.from_numpy(part.copy()) for name, part in self.ring.items()}
-        return {"replay": self.replay.state(), "ring": ring}
+        return {**super().state(), "ring": ring}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.replay.restore(state["replay"])
+        super().restore(state)
         for name, part in self.ring.items():
             part[:] = state["ring"][name].numpy()
-
-    def _seen(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:
-        device, seen = self.replay.scan.device, {}
-        for name, ring in self.ring.items():
-            part = torch.from_numpy(ring[numbers % self.size])
-            seen[name] = (part.float() if part.dtype == torch.float16 else part).to(device)
-        return seen
 
 
 def legal_values(network: torch.nn.Module, observation: Any, legal: Tensor) -> Tensor:
@@ -219,8 +191,7 @@ def double_target(
 ) -> Tensor:
     """r + gamma Q'(s', argmax Q(s', a')), or r alone where the episode ended: (batch,).
 
-    Rewards are (batch,), as is bool `terminated`; `chooses` is Q(s', .) and `judges` Q'(s', .),
-    with illegal actions far below, (batch, action).
+    `chooses` is Q(s', .) and `judges` Q'(s', .), (batch, action), with illegal actions far below.
     """
     best = chooses.argmax(dim=1, keepdim=True)
     return reward + (~terminated).float() * gamma * judges.gather(1, best).squeeze(1)
@@ -228,23 +199,20 @@ def double_target(
 
 def draw_legal(legal: Array, generator: np.random.Generator) -> Array:
     """One legal action of each scan, all as likely: int64 (batch,), from (batch, n_actions)."""
-    keys = np.where(legal > 0, generator.random(legal.shape), -1.0)
-    actions: Array = keys.argmax(axis=1)
-    return actions
+    return np.asarray(np.where(legal > 0, generator.random(legal.shape), -1.0).argmax(axis=1))
 
 
-class DoubleDQNLearner:
+class DoubleDQNLearner(Descent):
     """Acts in many scans at a time, and learns from what it remembers."""
 
+    settings: DoubleDQN
+    network: ActionNetwork
+    clip = math.inf  # numbers of the gradient are clipped, one by one
+
     def __init__(self, settings: DoubleDQN, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.step = 0
-        network = problem.network(
-            settings.network, channels=settings.channels, blocks=settings.blocks
-        )
-        self.network, self.target = network, copied(network).eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr)
-        self.env = problem.environment(network.observation, num_envs=settings.n_envs)
+        super().__init__(settings, problem)
+        self.target = copied(self.network).eval().requires_grad_(False)
+        self.env = problem.environment(self.network.observation, num_envs=settings.n_envs)
         self.memory = Memory(self.env, capacity=settings.memory, cache_mb=settings.cache_mb)
         self.generator = np.random.default_rng(problem.seed)
         self.squares, self.n_squares = 0.0, 0  # of the first rewards
@@ -253,8 +221,8 @@ class DoubleDQNLearner:
     @property
     def epsilon(self) -> float:
         """Share of random actions."""
-        last, decay = self.settings.epsilon_last, self.settings.epsilon_decay
-        return last + (1 - last) * math.exp(-(1 - self._left) / decay)
+        last, done = self.settings.epsilon_last, self.step / self.settings.max_steps
+        return last + (1 - last) * math.exp(-done / self.settings.epsilon_decay)
 
     @property
     def reward_unit(self) -> float:
@@ -267,17 +235,15 @@ class DoubleDQNLearner:
         if self.seen is None:
             self.seen, _ = env.reset(seed=self.problem.seed)
         while self.step < end:
-            legal, points = env.action_masks(), Points.of(env.episodes)
-            actions = self._actions(self.seen, legal)
-            after, rewards, terminated, _, _ = env.step(actions)
+            seen, points = {**self.seen, "legal": env.action_masks()}, Points.of(env.episodes)
+            actions = self._actions(seen)
+            self.seen, rewards, terminated, _, _ = env.step(actions)
             rewards = rewards.astype(np.float32)
-            self.memory.add(
-                self.seen, legal, points, actions, rewards=rewards, terminated=terminated
-            )
+            self.memory.keep(seen)
+            self.memory.add(points, actions, rewards=rewards, terminated=terminated)
             if settings.in_units and self.n_squares < settings.burn_in:
                 self.squares += float(np.square(rewards, dtype=np.float64).sum())
                 self.n_squares += len(rewards)
-            self.seen = after
             self.step += env.num_envs
             if self.step // env.num_envs % max(settings.target_every // env.num_envs, 1) == 0:
                 self.target.load_state_dict(self.network.state_dict())
@@ -294,51 +260,61 @@ class DoubleDQNLearner:
         return self.problem.policy(self.network)
 
     def state(self) -> dict[str, Any]:
+        under_way = None
+        if self.seen is not None:
+            points = Points.of(self.env.episodes)
+            under_way = {
+                "index": points.index.tolist(),
+                "start_mask": torch.from_numpy(points.start_mask),
+                "seed": points.seed.tolist(),
+                "actions": [list(actions) for actions in self.env.episodes.actions],
+                "random": [generator.bit_generator.state for generator in self.env.np_random],
+            }
         return {
-            "step": self.step,
-            "network": self.network.state_dict(),
+            **super().state(),
             "target": self.target.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.bit_generator.state,
             "memory": self.memory.state(),
             "squares": (self.squares, self.n_squares),
-            "episodes": None if self.seen is None else _episodes(self.env),
+            "episodes": under_way,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
+        super().restore(state)
         self.target.load_state_dict(state["target"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.generator.bit_generator.state = state["generator"]
         self.memory.restore(state["memory"])
         self.squares, self.n_squares = state["squares"]
         self.seen = None
-        if state["episodes"] is not None:
-            self.seen = _play_again(self.env, state["episodes"])
+        if (under_way := state["episodes"]) is not None:  # play it again, action by action
+            self.env.reset()
+            for row, actions in enumerate(under_way["actions"]):
+                self.env.episodes.replay(
+                    row,
+                    under_way["index"][row],
+                    start_mask=under_way["start_mask"][row],
+                    seed=under_way["seed"][row],
+                    actions=actions,
+                )
+                self.env.np_random[row].bit_generator.state = under_way["random"][row]
+            self.seen = self.env.episodes.observe()
 
-    @property
-    def _left(self) -> float:
-        """Share of the training that is still to come."""
-        return 1 - self.step / self.settings.max_steps
-
-    def _actions(self, seen: Mapping[str, Array], legal: Array) -> Array:
+    def _actions(self, seen: Mapping[str, Array]) -> Array:
         """Legal actions: the best, or one at random for each scan that explores."""
         if self.step < self.settings.burn_in:
-            return draw_legal(legal, self.generator)
+            return draw_legal(seen["legal"], self.generator)
         device = self.problem.scan.device
         self.network.eval()
         with torch.no_grad():
             given = {name: torch.as_tensor(part, device=device) for name, part in seen.items()}
-            values = legal_values(self.network, given, torch.as_tensor(legal, device=device))
-        best = values.argmax(dim=1).cpu().numpy()
+            best = legal_values(self.network, given, given["legal"]).argmax(dim=1).cpu().numpy()
         explores = self.generator.random(len(best)) < self.epsilon
-        return np.where(explores, draw_legal(legal, self.generator), best)
+        return np.where(explores, draw_legal(seen["legal"], self.generator), best)
 
     def _descend(self) -> float:
         """One step of descent: its loss."""
-        n_known = len(self.memory.replay)
-        drawn = self.memory.take(self.generator.integers(n_known, size=self.settings.batch))
+        memory = self.memory
+        drawn = memory.take(self.generator.integers(len(memory), size=self.settings.batch))
         self.network.train()
         with torch.no_grad():
             after = (drawn.next_observation, drawn.next_legal)
@@ -351,40 +327,7 @@ class DoubleDQNLearner:
             )
         values = legal_values(self.network, drawn.observation, drawn.legal)
         loss = functional.smooth_l1_loss(values.gather(1, drawn.action[:, None]).squeeze(1), target)
-        if not math.isfinite(value := loss.item()):
-            raise FloatingPointError("the loss is not a finite number")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * (0.05 + 0.95 * max(0.0, self._left))
-        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_value_(self.network.parameters(), 1.0)
-        self.optimizer.step()
+        torch.nn.utils.clip_grad_value_(self.weights, 1.0)
+        self.move(value := loss.item())
         return value
-
-
-def _episodes(env: ActiveMRIVectorEnv) -> dict[str, Any]:
-    """Episodes under way, for :func:`_play_again`."""
-    points = Points.of(env.episodes)
-    return {
-        "index": points.index.tolist(),
-        "start_mask": torch.from_numpy(points.start_mask),
-        "seed": points.seed.tolist(),
-        "actions": [list(actions) for actions in env.episodes.actions],
-        "random": [generator.bit_generator.state for generator in env.np_random],
-    }
-
-
-def _play_again(env: ActiveMRIVectorEnv, state: Mapping[str, Any]) -> dict[str, Array]:
-    """Bring episodes to where they were, action by action: what is seen there."""
-    env.reset()
-    for row, actions in enumerate(state["actions"]):
-        env.episodes.replay(
-            row,
-            state["index"][row],
-            start_mask=state["start_mask"][row],
-            seed=state["seed"][row],
-            actions=actions,
-        )
-        env.np_random[row].bit_generator.state = state["random"][row]
-    seen: dict[str, Array] = env.episodes.observe()
-    return seen

@@ -6,13 +6,12 @@ now), `budget` and `start_budget` (lines still to acquire), `score` (before the 
 (the best of those tried), `actions` and `scores` (those tried, and the score after each),
 `prospect` (what the rest of the episode gained at best). Errors such as NMSE have their sign
 turned: higher is better. The file's metadata say which metric, reconstructor, geometry and data
-these are. Samples are not stored: whoever reads the file has the scans, and
-:meth:`activemri.envs.scan.Scan.resume` brings a scan to a state in one call.
+these are. Samples are not stored: whoever reads the file has the scans.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,11 @@ from activemri.agents.learners.learner import Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
 from activemri.agents.policy import Policy, require_played, signed
 from activemri.agents.registry import make_policy
-from activemri.data.slices import Slice, SliceDataset
+from activemri.agents.rollout import PADDING, rows_of_a_kind
+from activemri.data.slices import Slice
+from activemri.envs.line_features import readout_features
 from activemri.envs.protocol import EnvOptions, ScanProtocol
-from activemri.envs.scan import IDLE, Scan, State, View, kind
+from activemri.envs.scan import IDLE, View
 from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import Progress
 from activemri.registration import find_protocol
@@ -36,7 +37,7 @@ from activemri.registration import find_protocol
 #: How much every action is worth trying, higher first: view -> float (batch, n_actions).
 Priority = Callable[[View], Tensor]
 
-_PADDING = -1
+_BATCH, _KEPT = 8, 8  # scans side by side, and states that are kept of each episode
 _KEY = b"activemri-demonstrations"
 
 
@@ -46,16 +47,14 @@ class DemonstrateSettings:
 
     Writes one Parquet file with a row for every state: who was scanned, the lines acquired, the
     actions tried, and the score that each would lead to. `activemri train policy --algo imitation
-    --learner.demonstrations FILE` learns from it, and so can anything that reads tables.
+    --learner.demonstrations FILE` learns from it.
     """
 
     protocol: OmitArgPrefixes[ScanProtocol] = field(
         default_factory=lambda: find_protocol("ActiveMRI/Phantom-v0")
     )
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(out=Path("runs/demonstrations.parquet"))
-    )
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/demonstrations.parquet"))
+    compute: OmitArgPrefixes[Compute] = Compute()
     policy: str = "low-frequency-first"
     """Policy whose episodes lead to the states: a name or a trained policy. Some actions are drawn
     at random, and in states that are kept the episode follows the oracle as often as not."""
@@ -75,8 +74,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     """Write demonstrations; the path of the file.
 
     Raises:
-        ValueError: unknown names, a policy that needs the truth itself, or a scanner that is not
-            ideal.
+        ValueError: unknown names, an oracle as policy, or a scanner that is not ideal.
         OSError: the file cannot be written.
         ModuleNotFoundError: pyarrow is not installed.
     """
@@ -97,17 +95,18 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
     require_played(policy, problem.scan.geometry)
-    collector = Collector(problem, n_tried=settings.n_tried, horizon=settings.horizon, follow=0.5)
     with Progress("query the oracle", settings.states, unit="state") as progress:
-        found, _ = collector.collect(
+        found = collect(
+            problem,
             settings.states,
             priority=priority_of(policy, seed=settings.run.seed),
-            look=lambda view: view.mask,
             generator=np.random.default_rng(settings.run.seed),
+            n_tried=settings.n_tried,
+            horizon=settings.horizon,
+            follow=0.5,
             report=lambda **moved: progress(min(int(moved["states"]), settings.states)),
         )
-    facts = facts_of(problem, horizon=settings.horizon)
-    return write_demonstrations(settings.run.out, found, scans=problem.scans, facts=facts)
+    return write_demonstrations(settings.run.out, found, problem, horizon=settings.horizon)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +123,7 @@ class Demonstrations:
         tried: actions, int64 (n, trial); -1 fills shorter rows.
         scores: after each of them, float64 (n, trial); -inf where none was tried.
         prospect: what the rest of this episode gained at best, after its price, float64 (n,).
+        features: see :func:`activemri.envs.line_features.readout_features`, (n, feature, n_lines).
     """
 
     index: Tensor
@@ -135,6 +135,7 @@ class Demonstrations:
     tried: Tensor
     scores: Tensor
     prospect: Tensor
+    features: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
@@ -144,177 +145,143 @@ class Demonstrations:
         """The best of the actions tried: int64 (n,)."""
         return self.tried.gather(1, self.scores.argmax(dim=1, keepdim=True)).squeeze(1)
 
-    def select(self, rows: Sequence[int] | Tensor) -> "Demonstrations":
+    def select(self, rows: Tensor) -> "Demonstrations":
         """Some of the states."""
-        index = torch.as_tensor(rows)
-        return Demonstrations(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Demonstrations(**{name: values[rows] for name, values in vars(self).items()})
 
     @classmethod
     def join(cls, parts: "Sequence[Demonstrations]") -> "Demonstrations":
         """All states of several collections."""
+        joined = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
         n_trials = max(part.tried.shape[1] for part in parts)
-        fill = {"tried": _PADDING, "scores": -torch.inf}
-
-        def joined(name: str) -> Tensor:
-            values = [getattr(part, name) for part in parts]
-            if name in fill:
-                pad = torch.nn.functional.pad
-                values = [pad(v, (0, n_trials - v.shape[1]), value=fill[name]) for v in values]
-            return torch.cat(values)
-
-        return cls(**{f.name: joined(f.name) for f in fields(cls)})
+        for name, fill in (("tried", PADDING), ("scores", -torch.inf)):
+            joined[name] = [
+                torch.nn.functional.pad(value, (0, n_trials - value.shape[1]), value=fill)
+                for value in joined[name]
+            ]
+        return cls(**{name: torch.cat(values) for name, values in joined.items()})
 
 
-@dataclass(frozen=True)
-class Collector:
-    """Plays episodes and queries the oracle along the way; results lie on the CPU.
+def collect(
+    problem: Problem,
+    n_states: int,
+    *,
+    priority: Priority,
+    generator: np.random.Generator,
+    n_tried: int | None = 24,
+    horizon: int = 1,
+    exploration: tuple[float, ...] = (0.0, 0.1, 0.3),
+    follow: float = 0.0,
+    report: Report = silent,
+) -> Demonstrations:
+    """Play episodes and query the oracle along the way; all lies on the CPU.
 
-    Attributes:
+    Args:
         problem: scans, and the score that the oracle maximises.
+        n_states: states to collect, or a few more; at most eight of an episode.
+        priority: of the actions, by which episodes go on.
+        generator: of all draws.
         n_tried: actions tried in a state; None tries all legal ones.
         horizon: lines after which the oracle compares scores: the action tried, and then those of
             highest priority. 1 is the one-step oracle.
-        states_per_episode: states of an episode that are kept; None keeps all.
-        exploration: chances that an action is drawn rather than the best: one for each episode,
-            chosen at random.
+        exploration: chances that an action is drawn rather than the best, of which every episode
+            has one.
         follow: chance that the episode takes the oracle's action in states that are kept.
-        batch_size: scans side by side.
+        report: called with the number of states so far.
     """
+    scan, metric = problem.scan, problem.metric
 
-    problem: Problem
-    n_tried: int | None = 24
-    horizon: int = 1
-    states_per_episode: int | None = 8
-    exploration: tuple[float, ...] = (0.0, 0.1, 0.3)
-    follow: float = 0.0
-    batch_size: int = 8
-
-    def collect(
-        self,
-        n_states: int,
-        *,
-        priority: Priority,
-        look: Callable[[View], Tensor],
-        generator: np.random.Generator,
-        report: Report = silent,
-    ) -> tuple[Demonstrations, Tensor]:
-        """At least so many states, and what `look` saw of each: (n, ...)."""
-        parts: list[Demonstrations] = []
-        seen: list[Tensor] = []
-        while sum(map(len, parts)) < n_states:
-            chosen = self.problem.draw(self.batch_size, generator)
-            slices = {i: self.problem.scans[i] for i in dict.fromkeys(chosen)}
-            for one in dict.fromkeys(kind(s) for s in slices.values()):
-                group = [i for i in chosen if kind(slices[i]) == one]
-                found, looks = self._episodes(group, slices, priority, look, generator)
-                parts.append(found)
-                seen.append(looks)
-            report(states=sum(map(len, parts)))
-        return Demonstrations.join(parts), torch.cat(seen)
-
-    def _episodes(
-        self,
-        group: Sequence[int],
-        slices: dict[int, Slice],
-        priority: Priority,
-        look: Callable[[View], Tensor],
-        generator: np.random.Generator,
-    ) -> tuple[Demonstrations, Tensor]:
-        problem, metric = self.problem, self.problem.metric
-        state = problem.scan.start(
-            [slices[i] for i in group], generators=generator.spawn(len(group))
-        )
+    def episodes(group: Sequence[int], slices: Sequence[Slice]) -> list[Demonstrations]:
+        """Play scans of one kind, numbers `group` of the data set, to the end."""
+        state = scan.start(slices, generators=generator.spawn(len(group)))
         length = int(state.view.start_budget.max())
-        n_kept = length if self.states_per_episode is None else min(self.states_per_episode, length)
-        kept = set(generator.choice(length, size=n_kept, replace=False).tolist())
-        chance = torch.from_numpy(generator.choice(self.exploration, size=len(group)))
+        kept = set(generator.choice(length, size=min(_KEPT, length), replace=False).tolist())
+        chance = torch.from_numpy(generator.choice(exploration, size=len(group)))
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
-        parts: list[Demonstrations] = []
-        seen: list[Tensor] = []
-        moments: list[tuple[int, int]] = []
+        found = list[tuple[Demonstrations, Tensor, int]]()  # some scans, which ones, and the step
         curve = [signed(state.scores[metric], metric).cpu().clone()]
         while not bool(state.finished.all()):
-            view, step = state.view, len(curve) - 1
-            liking = priority(view).cpu().masked_fill(~view.legal.cpu(), -torch.inf)
+            view, step, device = state.view, len(curve) - 1, state.finished.device
+            legal = view.legal.cpu()
+            liking = priority(view).cpu().masked_fill(~legal, -torch.inf)
             # The most liked actions, or, by chance, others drawn by how much they are liked.
             finite = liking.masked_fill(~liking.isfinite(), -1e9)
             other = torch.multinomial(torch.softmax(2 * finite, dim=1), 1, generator=draws)
             explores = torch.rand(len(liking), generator=draws) < chance
             actions = torch.where(explores, other.squeeze(1), liking.argmax(dim=1))
             if step in kept:
-                part = self._queried(state, liking, torch.tensor(group), draws)
-                follow = torch.rand(len(group), generator=draws) < self.follow
-                actions = torch.where(follow, part.action, actions)
+                tried = _trials(view, liking, n=n_tried, draws=draws)
+                if horizon == 1:
+                    scores = scan.preview(state, tried.to(device), (metric,))[metric]
+                else:
+                    masks = _masks_ahead(view, tried.to(device), liking.to(device), horizon)
+                    scores = scan.preview_masks(state, masks, (metric,))[metric]
+                illegal = ~legal.gather(1, tried)
                 active = (~state.finished.cpu()).nonzero().squeeze(1)
-                parts.append(part.select(active))
-                seen.append(look(view).cpu()[active].clone())
-                moments.extend((row, step) for row in active.tolist())
-            actions = torch.where(state.finished, IDLE, actions.to(state.finished.device))
-            state = problem.scan.acquire(state, actions)
+                part = Demonstrations(
+                    index=torch.tensor(group),
+                    start_mask=view.start_mask.cpu(),
+                    mask=view.mask.cpu(),
+                    budget=view.budget.cpu(),
+                    start_budget=view.start_budget.cpu(),
+                    score=curve[-1],
+                    tried=tried.masked_fill(illegal, PADDING),
+                    scores=signed(scores.cpu(), metric).masked_fill(illegal, -torch.inf),
+                    prospect=curve[-1],  # is not known yet
+                    features=readout_features(view).cpu(),
+                )
+                follows = torch.rand(len(group), generator=draws) < follow
+                actions = torch.where(follows, part.action, actions)
+                found.append((part.select(active), active, step))
+            state = scan.acquire(state, torch.where(state.finished, IDLE, actions.to(device)))
             curve.append(signed(state.scores[metric], metric).cpu().clone())
         # Largest gain, after its price, that comes after every step.
         worth = torch.stack(curve, dim=1)
         worth = worth - problem.protocol.step_cost * torch.arange(len(curve), dtype=worth.dtype)
         prospect = worth[:, 1:].flip(1).cummax(dim=1).values.flip(1) - worth[:, :-1]
-        ahead = torch.stack([prospect[row, at] for row, at in moments])
-        return replace(Demonstrations.join(parts), prospect=ahead), torch.cat(seen)
+        return [replace(part, prospect=prospect[rows, step]) for part, rows, step in found]
 
-    def _queried(
-        self, state: State, liking: Tensor, index: Tensor, draws: torch.Generator
-    ) -> Demonstrations:
-        """Scores after trial actions."""
-        view, metric = state.view, self.problem.metric
-        tried = self._trials(view.legal.cpu(), liking, draws)
-        legal = view.legal.cpu().gather(1, tried)
-        trials = tried.to(view.legal.device)
-        if self.horizon == 1:
-            found = self.problem.scan.preview(state, trials, (metric,))[metric]
-        else:
-            masks = self._masks_ahead(view, trials, liking.to(trials.device))
-            found = self.problem.scan.preview_masks(state, masks, (metric,))[metric]
-        return Demonstrations(
-            index=index,
-            start_mask=view.start_mask.cpu().clone(),
-            mask=view.mask.cpu().clone(),
-            budget=view.budget.cpu().clone(),
-            start_budget=view.start_budget.cpu().clone(),
-            score=signed(state.scores[metric], metric).cpu().clone(),
-            tried=tried.masked_fill(~legal, _PADDING),
-            scores=signed(found.cpu(), metric).masked_fill(~legal, -torch.inf),
-            prospect=torch.zeros(len(index), dtype=torch.float64),
-        )
+    parts = list[Demonstrations]()
+    while sum(map(len, parts)) < n_states:
+        chosen = problem.draw(_BATCH, generator)
+        slices = {i: problem.scans[i] for i in dict.fromkeys(chosen)}
+        for rows in rows_of_a_kind([slices[i] for i in chosen]):
+            group = [chosen[row] for row in rows]
+            parts += episodes(group, [slices[i] for i in group])
+        report(states=sum(map(len, parts)))
+    return Demonstrations.join(parts)
 
-    def _trials(self, legal: Tensor, liking: Tensor, draws: torch.Generator) -> Tensor:
-        """Actions to try: the most liked ones, some near the centre, some anywhere."""
-        most = int(legal.sum(dim=1).max())
-        if self.n_tried is None or self.n_tried >= most:
-            return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
-        n_best = n_low = max(1, int(0.4 * self.n_tried))
-        weight = torch.exp(-self.problem.scan.geometry.frequency.cpu() / 0.3).expand(legal.shape)
-        chosen = liking.topk(n_best, dim=1).indices
-        n_more = self.n_tried - n_best - n_low
-        for n, wanted in ((n_low, weight), (n_more, torch.ones_like(weight))):
-            if n >= 1:  # illegal ones come last; they are marked as not tried afterwards
-                open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
-                more = torch.multinomial(open_, n, generator=draws)
-                chosen = torch.cat([chosen, more], dim=1)
-        return chosen
 
-    def _masks_ahead(self, view: View, tried: Tensor, liking: Tensor) -> Tensor:
-        """Masks after each trial action and the most liked ones that come next."""
-        geometry, n_next = self.problem.scan.geometry, self.horizon - 1
-        order = liking.topk(min(n_next + 1, liking.shape[1]), dim=1)
-        room = (view.budget - 1).clamp(max=n_next)
-        masks = []
-        for first in tried.T:
-            mask = geometry.acquire(view.mask, first)
-            taken = torch.zeros_like(room)
-            for action, value in zip(order.indices.T, order.values.T, strict=True):
-                wanted = (action != first) & value.isfinite() & (taken < room)
-                mask = torch.where(wanted[:, None], geometry.acquire(mask, action), mask)
-                taken = taken + wanted.long()
-            masks.append(mask)
-        return torch.stack(masks, dim=1)
+def _trials(view: View, liking: Tensor, *, n: int | None, draws: torch.Generator) -> Tensor:
+    """Actions to try: the most liked ones, some near the centre, some anywhere."""
+    legal = view.legal.cpu()
+    most = int(legal.sum(dim=1).max())
+    if n is None or n >= most:
+        return legal.byte().sort(dim=1, descending=True, stable=True).indices[:, :most]
+    n_best = n_low = max(1, int(0.4 * n))
+    weight = torch.exp(-view.geometry.frequency.cpu() / 0.3).expand(legal.shape)
+    chosen = liking.topk(n_best, dim=1).indices
+    for n_more, wanted in ((n_low, weight), (n - n_best - n_low, torch.ones_like(weight))):
+        if n_more >= 1:  # illegal ones come last; they are marked as not tried afterwards
+            open_ = (wanted * legal + 1e-12).scatter(1, chosen, 0.0)
+            chosen = torch.cat([chosen, torch.multinomial(open_, n_more, generator=draws)], dim=1)
+    return chosen
+
+
+def _masks_ahead(view: View, tried: Tensor, liking: Tensor, horizon: int) -> Tensor:
+    """Masks after each trial action and the most liked ones that come next."""
+    order = liking.topk(min(horizon, liking.shape[1]), dim=1)
+    room = (view.budget - 1).clamp(max=horizon - 1)
+    masks = []
+    for first in tried.T:
+        mask = view.geometry.acquire(view.mask, first)
+        taken = torch.zeros_like(room)
+        for action, value in zip(order.indices.T, order.values.T, strict=True):
+            wanted = (action != first) & value.isfinite() & (taken < room)
+            mask = torch.where(wanted[:, None], view.geometry.acquire(mask, action), mask)
+            taken = taken + wanted.long()
+        masks.append(mask)
+    return torch.stack(masks, dim=1)
 
 
 def outwards(view: View) -> Tensor:
@@ -323,10 +290,10 @@ def outwards(view: View) -> Tensor:
 
 
 def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
-    """Priorities of a policy's actions, for a :class:`Collector`.
+    """Priorities of a policy's actions.
 
-    Networks say it. Of all others only the choice is known: it comes first, and the rest from the
-    centre of k-space outwards.
+    Of all but networks only the choice is known: it comes first, and the rest from the centre of
+    k-space outwards.
     """
     generator = np.random.default_rng(seed)
 
@@ -340,64 +307,14 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
     return priority
 
 
-def view_states(
-    scan: Scan,
-    scans: SliceDataset,
-    found: Demonstrations,
-    *,
-    batch_size: int = 16,
-    report: Report = silent,
-) -> Iterator[tuple[list[int], View]]:
-    """Views of every state: rows of the demonstrations, and the view of these."""
-    done = 0
-    by_kind: dict[object, list[int]] = {}
-    # Scans are read once, one after the other.
-    for row in found.index.argsort(stable=True).tolist():
-        info = scans.describe(int(found.index[row]))
-        by_kind.setdefault((info.shape, info.target_shape, info.n_coils), []).append(row)
-    for rows in by_kind.values():
-        for first in range(0, len(rows), batch_size):
-            some = rows[first : first + batch_size]
-            part = found.select(some)
-            slices = {i: scans[i] for i in dict.fromkeys(part.index.tolist())}
-            state = scan.resume(
-                [slices[i] for i in part.index.tolist()],
-                start_masks=part.start_mask,
-                masks=part.mask,
-                budgets=part.budget,
-            )
-            yield some, state.view
-            done += len(some)
-            report(states=done)
-
-
-def facts_of(problem: Problem, *, horizon: int = 1) -> dict[str, Any]:
-    """Facts that a file says about its demonstrations: metric, geometry, origin of the scans."""
-    geometry = problem.scan.geometry
-    return {
-        "metric": problem.metric,
-        "reconstructor": type(problem.scan.reconstructor).__name__,
-        "data": problem.scans.name,
-        "geometry": geometry.name,
-        "n_lines": geometry.n_readouts,
-        "n_actions": geometry.n_actions,
-        "horizon": horizon,
-    }
-
-
 def write_demonstrations(
-    path: str | Path, found: Demonstrations, *, scans: SliceDataset, facts: Mapping[str, Any]
+    path: Path, found: Demonstrations, problem: Problem, *, horizon: int = 1
 ) -> Path:
-    """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet.
-
-    Raises:
-        OSError: the file cannot be written.
-        ModuleNotFoundError: pyarrow is not installed; the message says which extra has it.
-    """
+    """Write a Parquet file, completely or not at all. Returns its path, ending in .parquet."""
     arrow, parquet = _arrow()
-    infos = [scans.describe(i) for i in found.index.tolist()]
-    known = found.tried >= 0
-    columns: Mapping[str, Any] = {
+    infos = [problem.scans.describe(i) for i in found.index.tolist()]
+    tried = list(zip(found.tried, found.scores, found.tried >= 0, strict=True))
+    columns = {
         "volume": [info.volume for info in infos],
         "slice": [info.index for info in infos],
         "subject": [info.subject for info in infos],
@@ -407,29 +324,27 @@ def write_demonstrations(
         "start_budget": found.start_budget.tolist(),
         "score": found.score.tolist(),
         "action": found.action.tolist(),
-        "actions": [row[k].tolist() for row, k in zip(found.tried, known, strict=True)],
-        "scores": [row[k].tolist() for row, k in zip(found.scores, known, strict=True)],
+        "actions": [actions[known].tolist() for actions, _, known in tried],
+        "scores": [scores[known].tolist() for _, scores, known in tried],
         "prospect": found.prospect.tolist(),
     }
-    table = arrow.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(dict(facts))})
-    target = Path(path).with_suffix(".parquet")
+    reconstructor = type(problem.scan.reconstructor).__name__
+    facts = {"reconstructor": reconstructor, "data": problem.scans.name, "horizon": horizon}
+    facts |= _facts(problem)
+    table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
+    target = path.with_suffix(".parquet")
     with files.replacing(target) as partial:
         parquet.write_table(table, partial)
     return target
 
 
-def read_demonstrations(
-    path: str | Path, *, scans: SliceDataset
-) -> tuple[Demonstrations, dict[str, Any]]:
-    """Read a file that :func:`write_demonstrations` wrote.
-
-    Args:
-        path: of the file.
-        scans: whom it is about, in any order.
+def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
+    """Read a file that :func:`write_demonstrations` wrote, and bring the scans to its states.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds something else, or scans that are not among those given.
+        ValueError: if it holds something else, or demonstrations for other scans or actions or
+            another metric.
         ModuleNotFoundError: pyarrow is not installed.
     """
     arrow, parquet = _arrow()
@@ -442,37 +357,70 @@ def read_demonstrations(
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
-    facts = dict(json.loads(described))
-    rows = table.to_pydict()
-    infos = [scans.describe(position) for position in range(len(scans))]
-    known = {(info.volume, info.index): at for at, info in enumerate(infos)}
+    facts = json.loads(described)
+    for name, here in _facts(problem).items():
+        if facts[name] != here:
+            raise ValueError(
+                f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
+                f"{here!r}"
+            )
+    rows, scans = table.to_pydict(), problem.scans
+    infos = enumerate(map(scans.describe, range(len(scans))))
+    known = {(info.volume, info.index): place for place, info in infos}
     wanted = list(zip(rows["volume"], rows["slice"], strict=True))
     if missing := [scan for scan in wanted if scan not in known]:
         raise ValueError(
             f"{path} is about scans that are not among those of {scans.name}, the first: slice "
             f"{missing[0][1]} of {missing[0][0]}; name the data that it was made from"
         )
-    n_trials = max(map(len, rows["actions"]), default=0)
-    tried = torch.full((len(wanted), n_trials), _PADDING)
-    scores = torch.full((len(wanted), n_trials), -torch.inf, dtype=torch.float64)
-    masks = torch.zeros((2, len(wanted), facts["n_lines"]), dtype=torch.bool)
-    for row, (actions, values) in enumerate(zip(rows["actions"], rows["scores"], strict=True)):
-        tried[row, : len(actions)] = torch.tensor(actions, dtype=torch.int64)
-        scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
-        for mask, name in zip(masks, ("start_lines", "lines"), strict=True):
-            mask[row, torch.tensor(rows[name][row], dtype=torch.int64)] = True
-    found = Demonstrations(
-        index=torch.tensor([known[scan] for scan in wanted], dtype=torch.int64),
-        start_mask=masks[0],
-        mask=masks[1],
-        budget=torch.tensor(rows["budget"]),
+
+    def padded(name: str, fill: float) -> Tensor:
+        values = [torch.from_numpy(np.array(value)) for value in rows[name]]
+        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+
+    def masks(name: str) -> Tensor:
+        mask = torch.zeros((len(wanted), facts["n_lines"]), dtype=torch.bool)
+        for row, lines in zip(mask, rows[name], strict=True):
+            row[torch.tensor(lines, dtype=torch.int64)] = True
+        return mask
+
+    index = torch.tensor([known[scan] for scan in wanted])
+    start_mask, mask = masks("start_lines"), masks("lines")
+    budget = torch.tensor(rows["budget"])
+    features = dict[int, Tensor]()
+    for place in index.unique().tolist():
+        for some in (index == place).nonzero().squeeze(1).split(16):
+            state = problem.scan.resume(
+                [scans[place]] * len(some),
+                start_masks=start_mask[some],
+                masks=mask[some],
+                budgets=budget[some],
+            )
+            seen = readout_features(state.view).cpu()
+            features.update(zip(some.tolist(), seen, strict=True))
+    return Demonstrations(
+        index=index,
+        start_mask=start_mask,
+        mask=mask,
+        budget=budget,
         start_budget=torch.tensor(rows["start_budget"]),
         score=torch.tensor(rows["score"], dtype=torch.float64),
-        tried=tried,
-        scores=scores,
+        tried=padded("actions", PADDING),
+        scores=padded("scores", -torch.inf),
         prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
+        features=torch.stack([features[row] for row in range(len(index))]),
     )
-    return found, facts
+
+
+def _facts(problem: Problem) -> dict[str, Any]:
+    """Facts in which a file of demonstrations must agree with a problem."""
+    geometry = problem.scan.geometry
+    return {
+        "metric": problem.metric,
+        "geometry": geometry.name,
+        "n_lines": geometry.n_readouts,
+        "n_actions": geometry.n_actions,
+    }
 
 
 def _arrow() -> tuple[Any, Any]:

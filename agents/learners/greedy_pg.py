@@ -1,8 +1,8 @@
 """Policy gradient with rewards one step ahead, or over the whole scan.
 
 Bakker, van Hoof and Welling, Experimental design for MRI by greedy policy search, NeurIPS 2020.
-In every state k actions are drawn from the policy, and all are tried: the simulator may acquire
-lines and take them back. What action j gains is its reward r_j, and the loss is
+In every state k actions are drawn from the policy, and all are tried. What action j gains is its
+reward r_j, and the loss is
 
     - sum over j of log pi(a_j | s) (r_j - mean r) / (k - 1),
 
@@ -12,24 +12,23 @@ the others' mean as its baseline. The scan goes on with one of the k, chosen at 
 and r_j is what follows the action until then, discounted by gamma, each step's reward minus its
 mean over the k scans.
 
-Ours differs: the reward is the environment's score, by default with the slice's data range; a
-greedy step's advantages are divided by their root mean square over the batch, as late lines gain
-a hundredth of what early ones do and would not be learned (`balance`); weights move after every
-acquisition instead of every scan; scores are bounded where actions are drawn, so that the policy
-cannot collapse onto one action; and the network is small, sees features of lines, and may begin
-with what imitation learned. A step is one scan, from its start to its end.
+Ours differs: the reward is the environment's score; advantages are divided by their root mean
+square over the batch, as late lines gain a hundredth of what early ones do and would not be learned
+(`balance`); weights move after every acquisition instead of every scan; scores are bounded where
+actions are drawn, so that the policy cannot collapse onto one action; and the network is small and
+sees features of lines. A step is one scan, from its start to its end.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
-from activemri.agents.networks import LearnedPolicy, observed
+from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, observed
 from activemri.agents.policy import signed
 from activemri.agents.relaxations import bounded
 from activemri.envs.scan import IDLE, STOP, State
@@ -74,144 +73,107 @@ class GreedyPG:
         return GreedyPGLearner(self, problem)
 
 
-class GreedyPGLearner:
+class GreedyPGLearner(Descent):
     """Plays scans to their end and follows the gradient of their rewards."""
 
-    def __init__(self, settings: GreedyPG, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.step = 0
-        self.network = problem.network(
-            settings.network, channels=settings.channels, blocks=settings.blocks
-        )
-        self.weights = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(self.weights, lr=settings.lr)
-
-    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
-        noise = GradientNoise()
-        gains, end = list[float](), self.step + n_steps
-        play = self._play_greedily if self.settings.horizon == "greedy" else self._play_to_the_end
-        while self.step < end:
-            for group in self.optimizer.param_groups:
-                group["lr"] = falling(self.settings.lr, self.step, self.settings.max_steps)
-            parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
-            for scans in parts:
-                generators = generator.spawn(len(scans))
-                start = self.problem.scan.start(scans, generators=generators)
-                gradient, gain = play(start, draws)
-                if bool(gradient.any()):  # else all k were the same action, in every state
-                    noise.add(gradient)
-                gains.append(gain)
-            self.step += self.settings.batch
-            report(gain=gains[-1])
-        return {"gain": sum(gains) / len(gains), **noise.ratios()}
+    settings: GreedyPG
+    network: ActionNetwork
 
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        noise: Moments = (0, torch.zeros(()), torch.zeros(()))
+        gains, end = list[float](), self.step + n_steps
+        play = self._play_greedily if self.settings.horizon == "greedy" else self._play_to_the_end
+        while self.step < end:
+            states, _, draws = self.problem.batch(self.step, self.settings.batch, self.scan)
+            for start in states:
+                gradient, gain = play(start, draws)
+                if bool(gradient.any()):  # else all k were the same action, in every state
+                    noise = counted(noise, gradient)
+                gains.append(gain)
+            self.step += self.settings.batch
+            report(gain=gains[-1])
+        return {"gain": sum(gains) / len(gains), **signal_to_noise(noise)}
 
     def _play_greedily(self, state: State, draws: torch.Generator) -> tuple[Tensor, float]:
         """Scan to the end and learn at every step: the sum of gradients, and the mean gain."""
-        scan, k = self.problem.scan, self.settings.samples
+        metric, k = self.problem.metric, self.settings.samples
         total, gradient = 0.0, torch.zeros(sum(w.numel() for w in self.weights))
         while not bool(state.finished.all()):
             active = ~state.finished
-            log_policy = self._log_policy(self._observed(state), self._allowed(state))
+            log_policy = self._log_policy(*self._look(state))
             tried = torch.multinomial(log_policy.detach().exp(), k, True, generator=draws)
-            rewards = self._rewards_of(state, tried)
+            acquires = tried < self.network.n_actions
+            scores = self.scan.preview(state, torch.where(acquires, tried, 0), (metric,))[metric]
+            gains = signed(scores, metric) - self._score(state)[:, None]
+            rewards = torch.where(acquires, gains - self.problem.protocol.step_cost, 0.0)
             advantage = advantages(rewards)
             if self.settings.balance:
                 advantage = in_units_of_size(advantage, active)
             chosen = log_policy.gather(1, tried)
             loss = -(chosen * advantage.float()).sum(dim=1)[active].sum() / len(active)
-            self.optimizer.zero_grad()
             loss.backward(inputs=self.weights)
-            gradient += self._move()
+            gradient += self._follow()
             pick = torch.randint(k, (len(state), 1), generator=draws)
             total += float(rewards.gather(1, pick)[active].sum()) / len(active)
-            actions = self._action(tried.gather(1, pick).squeeze(1), state)
-            state = scan.acquire(state, actions)
+            state = self._acquired(state, tried.gather(1, pick).squeeze(1))
         return gradient, total
 
     def _play_to_the_end(self, start: State, draws: torch.Generator) -> tuple[Tensor, float]:
         """Scan k times to the end, then learn from all steps: the gradient, and the mean gain."""
-        scan, k = self.problem.scan, self.settings.samples
+        k, price = self.settings.samples, self.problem.protocol.step_cost
         state = start.select(start.rows.repeat_interleave(k))
         looks, rewards = list[tuple[Mapping[str, Tensor], Tensor, Tensor, Tensor]](), list[Tensor]()
         while not bool(state.finished.all()):
-            active, allowed, seen = ~state.finished, self._allowed(state), self._observed(state)
+            active, (seen, allowed) = ~state.finished, self._look(state)
             with torch.no_grad():
                 policy = self._log_policy(seen, allowed).exp()
             taken = torch.multinomial(policy, 1, generator=draws)
             looks.append((seen, allowed, taken, active))
-            before = self._score(state).clone()
-            state = scan.acquire(state, self._action(taken.squeeze(1), state))
-            price = self.problem.protocol.step_cost * self._acquires(taken.squeeze(1)) * active
-            rewards.append((self._score(state) - before - price).view(-1, k))
+            before, actions = self._score(state).clone(), taken.squeeze(1)
+            state = self._acquired(state, actions)
+            paid = price * (actions < self.network.n_actions) * active
+            rewards.append((self._score(state) - before - paid).view(-1, k))
         worth = worth_of(torch.stack(rewards), gamma=self.settings.gamma).flatten(1)
         if self.settings.balance:
             worth = in_units_of_size(worth, torch.stack([active for *_, active in looks]))
-        self.optimizer.zero_grad()
         for (seen, allowed, taken, active), weight in zip(looks, worth.float(), strict=True):
             chosen = self._log_policy(seen, allowed).gather(1, taken).squeeze(1)
             loss = -(chosen * weight)[active].sum() / len(start)
             loss.backward(inputs=self.weights)
-        return self._move(), float(torch.stack(rewards).sum(dim=0).mean())
+        return self._follow(), float(torch.stack(rewards).sum(dim=0).mean())
 
-    def _observed(self, state: State) -> Mapping[str, Tensor]:
-        return observed(self.network, state.view, self.problem.frame)
+    def _look(self, state: State) -> tuple[Mapping[str, Tensor], Tensor]:
+        """The observation, and what may be drawn, bool (batch, n_actions + stops).
 
-    def _allowed(self, state: State) -> Tensor:
-        """Actions that may be drawn, bool (batch, n_actions + stops); all after a scan's end."""
+        After a scan's end that is everything.
+        """
         n_more = int(self.network.stops)
         allowed = torch.nn.functional.pad(state.view.legal, (0, n_more), value=True)
-        return allowed | state.finished[:, None]
+        seen = observed(self.network, state.view, self.problem.frame)
+        return seen, allowed | state.finished[:, None]
 
     def _log_policy(self, seen: Mapping[str, Tensor], allowed: Tensor) -> Tensor:
         """Logarithms of the policy's probabilities, (batch, n_actions + stops)."""
         scores = self.network(seen)[:, : allowed.shape[1]] / self.settings.temperature
-        if not bool(torch.isfinite(scores).all()):
-            raise FloatingPointError("the network's scores are not finite numbers")
         lowest = torch.finfo(scores.dtype).min / 2
         return torch.log_softmax(bounded(scores).masked_fill(~allowed, lowest), dim=1)
 
-    def _acquires(self, actions: Tensor) -> Tensor:
-        return actions < self.network.n_actions
-
-    def _action(self, drawn: Tensor, state: State) -> Tensor:
-        """The scan protocol's numbers of actions."""
-        action = torch.where(self._acquires(drawn), drawn, STOP)
-        return torch.where(state.finished, IDLE, action)
-
-    def _rewards_of(self, state: State, tried: Tensor) -> Tensor:
-        """Gains of actions, after their price: float64 (batch, k)."""
-        acquires, metric = self._acquires(tried), self.problem.metric
-        possible = torch.where(acquires, tried, 0)
-        scores = self.problem.scan.preview(state, possible, (metric,))[metric]
-        gain = signed(scores, metric) - self._score(state)[:, None]
-        return torch.where(acquires, gain - self.problem.protocol.step_cost, 0.0)
+    def _acquired(self, state: State, drawn: Tensor) -> State:
+        """The scans after the actions that were drawn, the last of which may be STOP."""
+        actions = torch.where(drawn < self.network.n_actions, drawn, STOP)
+        return self.scan.acquire(state, torch.where(state.finished, IDLE, actions))
 
     def _score(self, state: State) -> Tensor:
         return signed(state.scores[self.problem.metric], self.problem.metric)
 
-    def _move(self) -> Tensor:
+    def _follow(self) -> Tensor:
         """One step of descent: the gradient before it was clipped, (n_weights,)."""
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
         gradient = torch.cat([g.detach().flatten().cpu() for g in gradients])
-        if not bool(torch.isfinite(gradient).all()):
-            raise FloatingPointError("the gradient is not a finite number")
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimizer.step()
+        self.move()
         return gradient
 
 
@@ -231,12 +193,23 @@ def worth_of(rewards: Tensor, *, gamma: float) -> Tensor:
 def in_units_of_size(advantage: Tensor, active: Tensor) -> Tensor:
     """Divided by the root mean square over what is active; zeros stay zeros."""
     size = advantage[active].square().mean().sqrt()
-    unit = torch.where(size > 0, size, torch.ones_like(size))
-    return advantage / unit / math.sqrt(advantage.shape[-1])
+    return advantage / torch.where(size > 0, size, 1.0) / math.sqrt(advantage.shape[-1])
 
 
-class GradientNoise:
-    """Signal over noise of gradients, each of few scans, from two running vectors (Welford).
+#: Number of some gradients, their mean, and the sum of squared deviations from it.
+Moments = tuple[int, Tensor, Tensor]
+
+
+def counted(moments: Moments, gradient: Tensor) -> Moments:
+    """With one more gradient, (n_weights,), by Welford's recursion."""
+    n, mean, squares = moments
+    away = gradient.double() - mean
+    mean = mean + away / (n + 1)
+    return n + 1, mean, squares + away * (gradient.double() - mean)
+
+
+def signal_to_noise(moments: Moments) -> Mapping[str, float]:
+    """Signal over noise of gradients, each of few scans, for the log; none for fewer than two.
 
     With mean m and standard deviations s over n gradients, weight by weight:
     `gradient_snr_per_weight`, the mean of |m| / s, of the ratio of Rainforth et al., Tighter
@@ -245,27 +218,15 @@ class GradientNoise:
     sqrt(|mu|^2 / sum of s^2), where |mu|^2 = |m|^2 - (sum of s^2) / n takes out what noise alone
     adds to the length of a mean. They say little while weights move fast.
     """
-
-    def __init__(self) -> None:
-        self._n, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, gradient: Tensor) -> None:
-        """Count in a gradient, (n_weights,)."""
-        self._n += 1
-        away = gradient.double() - self._mean
-        self._mean = self._mean + away / self._n
-        self._squares = self._squares + away * (gradient.double() - self._mean)
-
-    def ratios(self) -> Mapping[str, float]:
-        """Both ratios, for the log; none for fewer than two gradients."""
-        if self._n < 2:
-            return {}
-        variance = self._squares / (self._n - 1)
-        reached = (self._mean != 0) | (variance > 0)
-        mean, variance = self._mean[reached], variance[reached]
-        noise = float(variance.sum())
-        signal = max(float(mean.square().sum()) - noise / self._n, 0.0)
-        return {
-            "gradient_snr": math.sqrt(signal / noise) if noise > 0 else math.inf,
-            "gradient_snr_per_weight": float((mean.abs() / variance.sqrt()).mean()),
-        }
+    n, mean, squares = moments
+    if n < 2:
+        return {}
+    variance = squares / (n - 1)
+    reached = (mean != 0) | (variance > 0)
+    mean, variance = mean[reached], variance[reached]
+    noise = float(variance.sum())
+    signal = max(float(mean.square().sum()) - noise / n, 0.0)
+    return {
+        "gradient_snr": math.sqrt(signal / noise) if noise > 0 else math.inf,
+        "gradient_snr_per_weight": float((mean.abs() / variance.sqrt()).mean()),
+    }

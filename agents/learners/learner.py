@@ -1,30 +1,31 @@
-"""The problem that a learner is given, and the protocols of learners and their settings.
+"""The problem that a learner is given, the protocols of learners and their settings, and descent.
 
-A learner is one file: a frozen dataclass of settings, whose `start` begins to learn, and the class
-of what learns. One of the user's own needs nothing else: ``--algo package.module:Settings``.
+A learner is one file: a frozen dataclass of settings, and the class of what learns. One of the
+user's own needs nothing else: ``--algo package.module:Settings``.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from torch import Tensor, nn
 
 from activemri import options
 from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied, make_network
+from activemri.agents.order import Order
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
-from activemri.data.slices import Slice, SliceDataset
+from activemri.data.slices import SliceDataset
 from activemri.data.views import STORED
 from activemri.envs.observation import Frame
 from activemri.envs.protocol import EnvOptions
+from activemri.envs.scan import Scan, State
 from activemri.envs.vector_env import ActiveMRIVectorEnv
-
-_STOPS = {True: "may stop", False: "never does"}
 
 #: Called as often as anything has moved, with numbers to show, e.g. ``loss=0.1``.
 Report = Callable[..., None]
@@ -34,18 +35,8 @@ def silent(**numbers: float) -> None:
     """Report nothing."""
 
 
-class SavedPolicy(Policy, Protocol):
-    """A policy that can be written to disk, for :func:`activemri.agents.registry.make_policy`."""
-
-    def save(self, path: str | Path, *, info: Mapping[str, object]) -> Path: ...
-
-
 class Learner(Protocol):
-    """An algorithm at work.
-
-    Attributes:
-        step: steps taken, in the algorithm's own unit.
-    """
+    """An algorithm at work; `step` counts steps in its own unit."""
 
     @property
     def step(self) -> int: ...
@@ -53,39 +44,26 @@ class Learner(Protocol):
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         """Go on for so many steps (or a few more); numbers for the log, e.g. the mean loss.
 
-        Raises:
-            FloatingPointError: a loss or a weight that is not finite.
+        A loss or a weight that is not finite is a FloatingPointError.
         """
-        ...
 
-    def policy(self) -> SavedPolicy:
+    def policy(self) -> LearnedPolicy | Order:
         """The policy as it stands, without exploration; learning on does not change it."""
-        ...
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain Python: all that :meth:`restore` needs to go on bit for bit."""
-        ...
+        """Tensors and plain Python: all that `restore` needs to go on bit for bit."""
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class LearnerSettings(Protocol):
-    """Settings of an algorithm: a frozen dataclass whose defaults work.
-
-    Attributes:
-        max_steps: length of the training, in the algorithm's own steps.
-    """
+    """Settings of an algorithm: a frozen dataclass whose defaults work; `max_steps` end it."""
 
     @property
     def max_steps(self) -> int: ...
 
     def start(self, problem: "Problem") -> Learner:
-        """Begin to learn.
-
-        Raises:
-            ValueError: for a problem that the algorithm cannot learn.
-        """
-        ...
+        """Begin to learn; ValueError for a problem that the algorithm cannot learn."""
 
 
 class Problem:
@@ -99,9 +77,9 @@ class Problem:
 
     Attributes:
         protocol: with the data opened, the reconstructor loaded, and no scores but those needed.
-        scans: to learn from.
-        scan: what acquires them.
+        scans, scan: who is scanned, and what acquires them.
         metric: score to improve.
+        frame: sizes that hold every scan.
     """
 
     def __init__(
@@ -116,20 +94,16 @@ class Problem:
         self.metric = protocol.metric
         self.scans: SliceDataset = protocol.dataset()
         # What the protocol does to its data is done.
-        done: dict[str, Any] = {
-            "data": self.scans,
-            "orientation": STORED,
-            "roi": None,
-            "annotations": None,
-        }
-        opened = replace(protocol.lean(self.metric), **done)
+        opened = replace(
+            protocol.lean(self.metric),
+            data=self.scans,
+            orientation=STORED,
+            roi=None,
+            annotations=None,
+        )
         self.scan = opened.scan(self.scans, device=protocol.device)
         self.protocol = replace(opened, reconstructor=self.scan.reconstructor)
-
-    @cached_property
-    def frame(self) -> Frame:
-        """Sizes that hold every scan."""
-        return Frame.of(self.scans, self.scan)
+        self.frame = Frame.of(self.scans, self.scan)
 
     def environment(self, observation: str, *, num_envs: int) -> ActiveMRIVectorEnv:
         """Scans side by side that begin anew in the step in which they end."""
@@ -149,12 +123,8 @@ class Problem:
     ) -> ActionNetwork:
         """A copy of the warm start's network, or a new one; ready to learn.
 
-        Args:
-            kind: see :func:`activemri.agents.networks.make_network`, also for what follows.
-            channels: of a new network.
-            blocks: of a new network.
-            observation: of a new network of images.
-            stops: score STOP; None where the protocol has it.
+        Arguments as of :func:`activemri.agents.networks.make_network`; `stops` is by default what
+        the protocol has.
 
         Raises:
             ValueError: a network that does not fit.
@@ -189,10 +159,10 @@ class Problem:
         except ValueError as error:
             raise ValueError(f"--warm-start: {error}") from error
         if network.stops != stops:
+            wanted, got = ("may stop", "never does") if stops else ("never does", "may stop")
             raise ValueError(
-                "--warm-start: the policy that is to be learned "
-                f"{_STOPS[stops]}, and the network {_STOPS[not stops]}; begin with one that was "
-                "trained in the same way"
+                f"--warm-start: the policy that is to be learned {wanted}, and the network {got}; "
+                "begin with one that was trained in the same way"
             )
         return copied(network).to(self.scan.device)
 
@@ -202,18 +172,19 @@ class Problem:
         return LearnedPolicy(copy, self.name, self.frame)
 
     def batch(
-        self, step: int, size: int
-    ) -> tuple[list[list[Slice]], np.random.Generator, torch.Generator]:
-        """Scans of a step, those of one kind together, and generators for all else in it.
+        self, step: int, size: int, scan: Scan
+    ) -> tuple[list[State], np.random.Generator, torch.Generator]:
+        """Scans of a step, begun, those of one kind together, and generators for all else in it.
 
         They follow from seed and step alone: a resumed training sees what an uninterrupted one
         would have seen.
         """
         generator = np.random.default_rng([self.seed, step])
         drawn = [self.scans[position] for position in self.draw(size, generator)]
-        parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
         draws = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
-        return parts, generator, draws
+        parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
+        begun = [scan.start(part, generators=generator.spawn(len(part))) for part in parts]
+        return begun, generator, draws
 
     def draw(self, n: int, generator: np.random.Generator) -> list[int]:
         """Positions of n scans: half of the time a subject is drawn first, else a volume.
@@ -235,19 +206,77 @@ class Problem:
     def _groups(self) -> tuple[list[list[int]], list[list[list[int]]]]:
         """Positions of the scans by volume, and these by subject."""
         volumes: dict[tuple[str, str], list[int]] = {}
-        subjects: dict[str, list[list[int]]] = {}
         for position in range(len(self.scans)):
             info = self.scans.describe(position)
-            own = volumes.setdefault((info.subject, info.volume), [])
-            if not own:
-                subjects.setdefault(info.subject, []).append(own)
-            own.append(position)
+            volumes.setdefault((info.subject, info.volume), []).append(position)
+        subjects: dict[str, list[list[int]]] = {}
+        for (subject, _), positions in volumes.items():
+            subjects.setdefault(subject, []).append(positions)
         return list(volumes.values()), list(subjects.values())
 
 
-def falling(lr: float, step: int, max_steps: int) -> float:
-    """Learning rate that falls along a line to a twentieth at the end of the training."""
-    return lr * (1 - 0.95 * min(1.0, step / max(1, max_steps)))
+class Descent:
+    """Shared by learners by gradients: Adam with a rate that falls, and the state to go on from.
+
+    Settings have `max_steps`, `lr` and `batch`; `network` is what learns, by default the one that
+    they describe.
+    """
+
+    clip = 1.0  # largest norm of a gradient
+
+    def __init__(self, settings: Any, problem: Problem, network: nn.Module | None = None) -> None:
+        if network is None:
+            sizes = {"channels": settings.channels, "blocks": settings.blocks}
+            network = problem.network(settings.network, **sizes)
+        self.settings, self.problem, self.scan, self.step = settings, problem, problem.scan, 0
+        self.network, self.weights = network, list(network.parameters())
+        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=0.0)
+
+    def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
+        """Loss of every scan that was begun, (batch,)."""
+        raise NotImplementedError
+
+    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
+        total = 0.0
+        for _ in range(n_steps):
+            size, loss = self.settings.batch, 0.0
+            states, generator, draws = self.problem.batch(self.step, size, self.scan)
+            for state in states:
+                part = self.loss(state, generator, draws).sum() / size
+                part.backward(inputs=self.weights)
+                loss += part.item()
+            self.move(loss)
+            total += loss
+            self.step += 1
+            report(loss=loss)
+        return {"loss": total / n_steps}
+
+    def move(self, loss: float = 0.0, *, rate: float | None = None) -> None:
+        """One step of Adam, along the gradient cut to the norm :attr:`clip`.
+
+        The `rate` is a share of the largest; None falls along a line to a twentieth at the end.
+        """
+        if rate is None:
+            rate = 1 - 0.95 * min(1.0, self.step / self.settings.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * rate
+        norm = nn.utils.clip_grad_norm_(self.weights, self.clip)
+        if not math.isfinite(loss + float(norm)):
+            raise FloatingPointError("the loss or its gradient is not a finite number")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def require_positive(settings: object, *names: str) -> None:

@@ -13,16 +13,16 @@ The result is an order, which every scan follows. A step is one of gradient desc
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
+from activemri.agents.learners.learner import Descent, Problem, require_positive
 from activemri.agents.order import Order, order_of
-from activemri.agents.relaxations import SoftMasks, draw, lines_of
+from activemri.agents.relaxations import draw, lines_of, mask_loss
+from activemri.envs.scan import State
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 
@@ -50,34 +50,43 @@ class Loupe:
         return LoupeLearner(self, problem)
 
 
-class LoupeLearner:
+class LoupeLearner(Descent):
     """One score for every action, moved by gradients."""
 
+    settings: Loupe
+    clip = math.inf
+
     def __init__(self, settings: Loupe, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.step = 0
-        self.losses = SoftMasks(problem.scan, problem.metric)
+        self.mask_loss = mask_loss(problem.scan, problem.metric)
+        geometry, given = problem.scan.geometry, problem.warm_start
+        if given is None:  # the centre first
+            rank = geometry.frequency.float()
+        elif isinstance(given, Order):  # what the order begins with first
+            given.check(geometry)
+            order = torch.tensor(given.actions, device=problem.scan.device)
+            rank = torch.linspace(0, 1, geometry.n_actions, device=order.device)[order.argsort()]
+        else:
+            raise ValueError(
+                "--warm-start: loupe begins with an order of lines (what it learned before, or "
+                f"'activemri train order'); got the policy {given.name!r}"
+            )
+        super().__init__(settings, problem, nn.ParameterList([-settings.spread * rank]))
         # Nothing looks at the start: there is no need to reconstruct or score it.
         self.scan = replace(problem.scan, reconstructor=ZeroFilled(), metrics=())
-        self.scores = self._first_scores().requires_grad_(True)
-        self.optimizer = torch.optim.Adam([self.scores], lr=settings.lr)
 
-    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
-        total = 0.0
-        for _ in range(n_steps):
-            for group in self.optimizer.param_groups:
-                group["lr"] = falling(self.settings.lr, self.step, self.settings.max_steps)
-            loss = self._descend()
-            total += loss
-            self.step += 1
-            report(loss=loss)
-        return {"loss": total / n_steps}
+    def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
+        k = (state.view.budget // self.scan.geometry.readouts_per_action).clamp(min=1)
+        if self.settings.every_budget:
+            k = torch.from_numpy(generator.integers(1, k.cpu().numpy() + 1)).to(k.device)
+        scores = self.weights[0].expand(len(state), -1)
+        taken = draw(scores, state.view.legal, k, generator=draws)
+        return self.mask_loss(state, lines_of(taken, state, state.view.mask.float()))
 
     def policy(self) -> Order:
         problem, geometry = self.problem, self.scan.geometry
         started = geometry.center_lines(problem.scan.n_center_lines)
         useless = geometry.by_action(started, "all")
-        best = self.scores.detach().masked_fill(useless, -torch.inf)
+        best = self.weights[0].detach().masked_fill(useless, -torch.inf)
         n = int((~useless).sum())
         if self.scan.budget is not None:
             n = max(1, self.scan.budget // geometry.readouts_per_action)
@@ -90,51 +99,3 @@ class LoupeLearner:
             n_scans=len(problem.scans),
         )
         return replace(order, name=problem.name)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "scores": self.scores.detach().clone(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        with torch.no_grad():
-            self.scores.copy_(state["scores"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def _first_scores(self) -> Tensor:
-        """Highest in the centre, or, after a warm start, for what its order begins with."""
-        given, geometry = self.problem.warm_start, self.scan.geometry
-        if given is None:
-            return -self.settings.spread * geometry.frequency.float()
-        if not isinstance(given, Order):
-            raise ValueError(
-                "--warm-start: loupe begins with an order of lines (what it learned before, or "
-                f"'activemri train order'); got the policy {given.name!r}"
-            )
-        given.check(geometry)
-        rank = torch.tensor(given.actions, device=self.scan.device).argsort()
-        places = torch.linspace(0, 1, geometry.n_actions, device=rank.device)
-        return -self.settings.spread * places[rank]
-
-    def _descend(self) -> float:
-        parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
-        geometry, total = self.scan.geometry, 0.0
-        self.optimizer.zero_grad()
-        for scans in parts:
-            state = self.scan.start(scans, generators=generator.spawn(len(scans)))
-            k = (state.view.budget // geometry.readouts_per_action).clamp(min=1)
-            if self.settings.every_budget:
-                k = torch.from_numpy(generator.integers(1, k.cpu().numpy() + 1)).to(k.device)
-            taken = draw(self.scores.expand(len(scans), -1), state.view.legal, k, generator=draws)
-            losses = self.losses(state, lines_of(taken, state, geometry, state.view.mask.float()))
-            loss = losses.sum() / self.settings.batch
-            loss.backward(inputs=[self.scores])
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_([self.scores], math.inf)  # only measures it
-        if not math.isfinite(total + float(norm)):
-            raise FloatingPointError("the loss or its gradient is not a finite number")
-        self.optimizer.step()
-        return total

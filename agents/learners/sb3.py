@@ -6,46 +6,37 @@ Dabney et al. 2018). All but `maskable-ppo` know no masks: illegal actions waste
 budget, and the network learns that they are worth nothing; once trained, the policy takes legal
 actions only. `ddqn` knows what is legal while it learns, and has a memory a hundred times smaller.
 
-A step is one action. Every call of :meth:`SB3Learner.learn` begins new scans, seeded by how far
-the training has come, and draws from generators of its own: a training that is resumed after a
-validation goes on as if it had never stopped. Only the memory of `dqn` and `qrdqn` is not kept: it
-is filled again, with the policy as it is, before learning goes on.
+A step is one action. Every call of :meth:`SB3Learner.learn` begins new scans, seeded by how far the
+training has come: a training that is resumed after a validation goes on as if it had never stopped.
+Only the memory of `dqn` and `qrdqn` is not kept: it is filled again, with the policy as it is.
 """
 
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import stable_baselines3
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
 from activemri.agents.networks import LearnedPolicy, ScoringNetwork
 from activemri.agents.sb3 import (
     ActiveMRIVecEnv,
-    NetworkDQNPolicy,
-    actor_critic_options,
+    NetworkFeatures,
     contrib,
     quantile_policy,
     use_scores,
 )
 
-_LAST_RATE = 0.05  # of the learning rate, as a share of the first
-
 
 @dataclass(frozen=True, kw_only=True)
 class SB3Settings:
     """Settings that all these algorithms share."""
-
-    network_path: ClassVar[str]  # from a model of Stable-Baselines3 to the network that learns
 
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""
@@ -73,21 +64,14 @@ class SB3Settings:
     def start(self, problem: Problem) -> "SB3Learner":
         return SB3Learner(self, problem)
 
-    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
-        """The algorithm around a copy of the network, with options that all of them share."""
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
+        """The class of Stable-Baselines3, and its options."""
         raise NotImplementedError
-
-    def network_of(self, model: Any) -> ScoringNetwork:
-        """The network that learns in it."""
-        network: ScoringNetwork = attrgetter(self.network_path)(model)
-        return network
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(SB3Settings):
     """PPO of Stable-Baselines3; illegal actions waste lines while it learns."""
-
-    network_path = "policy.pi_features_extractor.network"
 
     n_steps: int = 64
     """Actions in each scan between updates."""
@@ -114,27 +98,20 @@ class PPO(SB3Settings):
                 f"{self.n_envs * self.n_steps}; got {self.batch}"
             )
 
-    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
-        model: BaseAlgorithm = self._algorithm()(
-            "MultiInputPolicy",
-            env,
-            policy_kwargs=actor_critic_options(network),
-            n_steps=self.n_steps,
-            batch_size=self.batch,
-            n_epochs=self.n_epochs,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            clip_range=self.clip,
-            ent_coef=self.ent_coef,
-            vf_coef=self.vf_coef,
-            max_grad_norm=self.max_grad_norm,
-            **options,
-        )
-        use_scores(model.policy, lr=model.lr_schedule(1))
-        return model
-
-    def _algorithm(self) -> Any:
-        return stable_baselines3.PPO
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
+        return stable_baselines3.PPO, {
+            # The value's gradients are larger than the actor's and would spoil a warm start;
+            # orthogonal weights would replace the network's.
+            "policy_kwargs": {"share_features_extractor": False, "ortho_init": False},
+            "n_steps": self.n_steps,
+            "batch_size": self.batch,
+            "n_epochs": self.n_epochs,
+            "gae_lambda": self.gae_lambda,
+            "clip_range": self.clip,
+            "ent_coef": self.ent_coef,
+            "vf_coef": self.vf_coef,
+            "max_grad_norm": self.max_grad_norm,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +122,13 @@ class MaskablePPO(PPO):
         super().__post_init__()
         contrib()
 
-    def _algorithm(self) -> Any:
-        return contrib().MaskablePPO
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
+        return contrib().MaskablePPO, super().algorithm()[1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DQN(SB3Settings):
     """DQN of Stable-Baselines3; illegal actions waste lines while it learns."""
-
-    network_path = "q_net.q_net"
 
     spread: float = 1.0
     """Spread of a new network's first scores, by which the centre is ahead of the edge."""
@@ -178,38 +153,21 @@ class DQN(SB3Settings):
         super().__post_init__()
         require_positive(self, "memory", "updates", "target_every", "exploration")
 
-    def make(self, env: ActiveMRIVecEnv, network: ScoringNetwork, **options: Any) -> BaseAlgorithm:
-        algorithm, policy, more = self._parts()
-        model: BaseAlgorithm = algorithm(
-            policy,
-            env,
-            policy_kwargs={"network": network, **more},
-            gamma=self.gamma,
-            buffer_size=max(self.memory, self.n_envs),
-            learning_starts=self.burn_in,
-            batch_size=self.batch,
-            train_freq=1,
-            gradient_steps=self.updates,
-            target_update_interval=max(self.target_every, self.n_envs),
-            max_grad_norm=self.max_grad_norm,
-            **options,
-        )
-        return model
-
-    def _parts(self) -> tuple[Any, Any, dict[str, Any]]:
-        """The algorithm, its policy, and further options of that."""
-        return stable_baselines3.DQN, NetworkDQNPolicy, {}
-
-    def epsilon(self, done: float) -> float:
-        """Share of random actions when a share of the training is done."""
-        return 1 - min(1.0, done / self.exploration) * (1 - self.epsilon_last)
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
+        return stable_baselines3.DQN, {
+            "buffer_size": max(self.memory, self.n_envs),
+            "learning_starts": self.burn_in,
+            "batch_size": self.batch,
+            "train_freq": 1,
+            "gradient_steps": self.updates,
+            "target_update_interval": max(self.target_every, self.n_envs),
+            "max_grad_norm": self.max_grad_norm,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class QRDQN(DQN):
     """DQN of quantiles of the return, of sb3-contrib; illegal actions waste lines."""
-
-    network_path = "quantile_net.quantile_net"
 
     n_quantiles: int = 16
     """Quantiles of the return of each action."""
@@ -219,16 +177,28 @@ class QRDQN(DQN):
         require_positive(self, "n_quantiles")
         contrib()
 
-    def _parts(self) -> tuple[Any, Any, dict[str, Any]]:
-        return contrib().QRDQN, quantile_policy(), {"n_quantiles": self.n_quantiles}
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
+        quantiles = {"n_quantiles": self.n_quantiles}
+        own = {"policy": quantile_policy(), "policy_kwargs": quantiles}
+        return contrib().QRDQN, super().algorithm()[1] | own
 
 
 class SB3Learner:
-    """An algorithm of Stable-Baselines3 at work; see the module."""
+    """An algorithm of Stable-Baselines3 at work; see the module.
+
+    Attributes:
+        draws: states of Python's, NumPy's and torch's generator, of which the algorithm draws
+            while it is at work; outside of that the global ones are as they would be without it.
+    """
 
     def __init__(self, settings: SB3Settings, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.draws = OwnDraws(problem.seed)
+        self.settings, self.problem, seed = settings, problem, problem.seed
+        self.model: Any = None
+        self.draws: tuple[Any, Any, Any] = (
+            random.Random(seed).getstate(),
+            np.random.RandomState(seed).get_state(),
+            torch.Generator().manual_seed(seed).get_state(),
+        )
         network = problem.network(
             "lines" if settings.observation == "lines" else "image",
             observation=settings.observation,
@@ -240,72 +210,98 @@ class SB3Learner:
             network.point_outwards(settings.spread)
         env = problem.environment(network.observation, num_envs=settings.n_envs)
         self.env = ActiveMRIVecEnv(env, reward_scale=settings.reward_scale)
-        with self.draws.in_place():
-            self.model = settings.make(
-                self.env,
-                network,
-                learning_rate=self._rate,
-                seed=problem.seed,
-                device=problem.protocol.device,
-            )
+        algorithm, options = settings.algorithm()
+        given = {
+            "policy": "MultiInputPolicy",
+            "env": self.env,
+            "gamma": settings.gamma,
+            # It falls over the whole training, not over one call of learn().
+            "learning_rate": lambda _: settings.lr * max(0.05, 1 - self.done),
+            "seed": seed,
+            "device": problem.protocol.device,
+            **options,
+            "policy_kwargs": {
+                "net_arch": [],
+                "features_extractor_class": NetworkFeatures,
+                "features_extractor_kwargs": {"network": network},
+                **options.get("policy_kwargs", {}),
+            },
+        }
+        with self._own_draws():
+            self.model = algorithm(**given)
+            if not isinstance(settings, QRDQN):
+                use_scores(self.model.policy, lr=settings.lr)
         self.model.set_logger(Logger(None, []))
-        if isinstance(settings, DQN):  # rare over the whole training, not over one call of learn()
-            schedule = lambda _: settings.epsilon(self.done)  # noqa: E731
-            self.model.exploration_schedule = schedule  # type: ignore[attr-defined]
+        if isinstance(settings, DQN):  # random actions become rare over the whole training, too
+            self.model.exploration_schedule = lambda _: (
+                1 - min(1.0, self.done / settings.exploration) * (1 - settings.epsilon_last)
+            )
 
     @property
     def step(self) -> int:
-        return self.model.num_timesteps
+        return 0 if self.model is None else int(self.model.num_timesteps)
 
     @property
     def done(self) -> float:
         """Share of the training that is behind it."""
-        model = getattr(self, "model", None)  # read while the model is being made, too
-        return 0.0 if model is None else min(1.0, model.num_timesteps / self.settings.max_steps)
+        return min(1.0, self.step / self.settings.max_steps)
 
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         self._begin_anew()
+        model = self.model
 
         def moved(*_: Any) -> bool:
             report()
             return True
 
-        with self.draws.in_place():
-            self.model.learn(n_steps, moved, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
-        weights = self.model.policy.parameters()
-        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        with self._own_draws():
+            model.learn(n_steps, moved, log_interval=None, reset_num_timesteps=False)
+        if not all(bool(torch.isfinite(weight).all()) for weight in model.policy.parameters()):
             raise FloatingPointError("a weight is no longer a finite number")
-        return self._recorded()
+        recorded = model.logger.name_to_value
+        numbers = {
+            name.removeprefix("train/"): float(value)
+            for name, value in recorded.items()
+            if name.startswith("train/")
+        }
+        recorded.clear()
+        if episodes := model.ep_info_buffer:
+            numbers["episode_return"] = float(np.mean([one["r"] for one in episodes]))
+        return numbers
 
     def policy(self) -> LearnedPolicy:
-        return self.problem.policy(self.settings.network_of(self.model))
+        # The first network is the one that acts; others belong to a critic or to targets.
+        modules = self.model.policy.modules()
+        return self.problem.policy(next(m for m in modules if isinstance(m, ScoringNetwork)))
 
     def state(self) -> dict[str, Any]:
-        model: Any = self.model
+        model, (python, (name, keys, *rest), own) = self.model, self.draws
+        numpy = (str(name), np.asarray(keys).tolist(), *rest)  # plain Python
         return {
             "step": self.step,
             "n_updates": model._n_updates,
             "n_calls": getattr(model, "_n_calls", 0),
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
-            "draws": self.draws.state(),
+            "draws": {"python": python, "numpy": numpy, "torch": own},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        model: Any = self.model
+        model, draws = self.model, state["draws"]
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.num_timesteps, model._n_updates = state["step"], state["n_updates"]
-        if isinstance(model, OffPolicyAlgorithm):
-            model._n_calls = state["n_calls"]  # type: ignore[attr-defined]
-            self._fill_memory(model)
-            model.num_timesteps = state["step"]
-            model._n_calls = state["n_calls"]  # type: ignore[attr-defined]
-        self.draws.restore(state["draws"])
-
-    def _rate(self, _: float) -> float:
-        """Learning rate: it falls over the whole training, not over one call of learn()."""
-        return self.settings.lr * max(_LAST_RATE, 1 - self.done)
+        if state["n_calls"]:  # a memory: as many actions as before learning, by the policy as it is
+            model._n_calls = state["n_calls"]
+            n_calls = min(model.learning_starts, self.step) // self.env.num_envs
+            if n_calls > 0:
+                often = TrainFreq(n_calls, TrainFrequencyUnit.STEP)
+                self._begin_anew()
+                with self._own_draws():
+                    _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
+                    model.collect_rollouts(self.env, callback, often, model.replay_buffer)
+            model.num_timesteps, model._n_calls = state["step"], state["n_calls"]
+        self.draws = (draws["python"], draws["numpy"], draws["torch"])
 
     def _begin_anew(self) -> None:
         """Have the next call of learn() begin new scans."""
@@ -314,78 +310,20 @@ class SB3Learner:
         self.model.action_space.seed(int(seed[0]))
         self.model._last_obs, self.model.ep_info_buffer = None, None
 
-    def _fill_memory(self, model: OffPolicyAlgorithm) -> None:
-        """As many actions as were taken before learning began, by the policy as it is."""
-        n_calls = min(model.learning_starts, self.step) // self.env.num_envs
-        if n_calls == 0 or model.replay_buffer is None:
-            return
-        self._begin_anew()
-        with self.draws.in_place():
-            _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
-            model.collect_rollouts(
-                self.env,
-                callback,
-                TrainFreq(n_calls, TrainFrequencyUnit.STEP),
-                model.replay_buffer,
-                learning_starts=0,
-            )
-
-    def _recorded(self) -> dict[str, float]:
-        """Numbers that the algorithm recorded last, and the mean return of finished episodes."""
-        recorded = self.model.logger.name_to_value
-        numbers = {
-            name.removeprefix("train/"): float(value)
-            for name, value in recorded.items()
-            if name.startswith("train/")
-        }
-        recorded.clear()
-        if episodes := self.model.ep_info_buffer:
-            numbers["episode_return"] = float(np.mean([one["r"] for one in episodes]))
-        return numbers
-
-
-class OwnDraws:
-    """The global generators of one learner, for code that draws from nothing else.
-
-    Outside :meth:`in_place` they are what they would be without it.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._python = random.Random(seed).getstate()
-        self._numpy: Any = np.random.RandomState(seed).get_state()
-        self._torch = torch.Generator().manual_seed(seed).get_state()
-
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Put them in place of the global ones."""
-        outside = _global_states()
-        _set_global_states((self._python, self._numpy, self._torch))
+    def _own_draws(self) -> Iterator[None]:
+        """Put the generators of :attr:`draws` in place of the global ones."""
+        self.draws = _exchanged(self.draws)
         try:
             yield
         finally:
-            self._python, self._numpy, self._torch = _global_states()
-            _set_global_states(outside)
-
-    def state(self) -> dict[str, Any]:
-        """As tensors and plain Python."""
-        name, keys, *rest = self._numpy
-        return {
-            "python": self._python,
-            "numpy": (str(name), np.asarray(keys).tolist(), *rest),
-            "torch": self._torch,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._python, self._torch = state["python"], state["torch"]
-        name, keys, *rest = state["numpy"]
-        self._numpy = (name, np.array(keys, dtype=np.uint32), *rest)
+            self.draws = _exchanged(self.draws)
 
 
-def _global_states() -> tuple[Any, Any, Any]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-
-
-def _set_global_states(states: tuple[Any, Any, Any]) -> None:
+def _exchanged(states: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    """Put states in place of those of the global generators, which are returned."""
+    outside = (random.getstate(), np.random.get_state(), torch.get_rng_state())  # noqa: NPY002
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])
+    return outside

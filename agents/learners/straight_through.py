@@ -1,41 +1,34 @@
 """Adaptive policies learned by gradients through the frozen reconstructor.
 
-A network looks at the scan and scores all lines; lines are drawn by the scores, exactly as many as
-wanted; the scan is reconstructed with them, and the gradient of the loss with respect to the mask
-goes straight through the draw (see :mod:`activemri.agents.relaxations`) into the network. No
-other estimator learns from so few scans: one reconstruction says of every line in which direction
-it moves the loss. What it says is the slope at the mask, not the step to the next line.
+A network scores all lines; as many as wanted are drawn by the scores; the scan is reconstructed
+with them, and the gradient of the loss with respect to the mask goes straight through the draw (see
+:mod:`activemri.agents.relaxations`) into the network. One reconstruction says of every line in
+which direction it moves the loss: the slope at the mask, not the step to the next line.
 
 With one round all lines are chosen at one look, as in adaptive VarNet (Bakker et al., On learning
 adaptive acquisition policies for undersampled multi-coil MRI reconstruction, MIDL 2022). With
 several, the network looks again after its share of the lines, as in SeqMRI (Yin et al., End-to-end
 sequential sampling and reconstruction for MRI, ML4H 2021). Both papers train the reconstructor
 along; ours stays frozen. What a later round sees is not differentiated with respect to what an
-earlier one chose: every round's own lines are, in all masks that hold them. (Adaptive VarNet takes
-care that the signs of zeros do not tell about unacquired samples; ours sees the view of the scan
-protocol, which holds acquired samples only.)
+earlier one chose: every round's own lines are, in all masks that hold them.
 
-A policy acts after every line. It scores anew and takes the best legal line, so it has to know
-its way at any number of lines. That is what `anywhere` is for: rounds begin and end after random
-numbers of lines. Without it they have equal shares, as in the papers, and the loss is that of the
-last image alone; then only the first looks of rounds have been trained. A step is one of gradient
-descent.
+A policy acts after every line, so it has to know its way at any number of lines. That is what
+`anywhere` is for: rounds begin and end after random numbers of lines. Without it they have equal
+shares, as in the papers, and the loss is that of the last image alone; then only the first looks of
+rounds have been trained. A step is one of gradient descent.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.learners.learner import Problem, Report, falling, require_positive, silent
-from activemri.agents.networks import LearnedPolicy, observed
-from activemri.agents.relaxations import SoftMasks, bounded, draw, lines_of
-from activemri.data.slices import Slice
+from activemri.agents.learners.learner import Descent, Problem, require_positive
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, observed
+from activemri.agents.relaxations import bounded, draw, lines_of, mask_loss
 from activemri.envs.scan import State
 
 
@@ -80,74 +73,42 @@ class SeqMRI(StraightThrough):
     """Looks at the scan that choose lines."""
 
 
-class StraightThroughLearner:
+class StraightThroughLearner(Descent):
     """A network that draws the lines of whole rounds, moved by gradients."""
 
+    settings: StraightThrough
+    network: ActionNetwork
+
     def __init__(self, settings: StraightThrough, problem: Problem) -> None:
-        self.settings, self.problem = settings, problem
-        self.step = 0
-        self.losses = SoftMasks(problem.scan, problem.metric)
-        self.scan = replace(problem.scan, metrics=())  # scores are not needed
-        self.network = problem.network(
+        self.mask_loss = mask_loss(problem.scan, problem.metric)
+        network = problem.network(
             settings.network, channels=settings.channels, blocks=settings.blocks, stops=False
         )
-        self.weights = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(self.weights, lr=settings.lr)
-
-    def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
-        total = 0.0
-        for _ in range(n_steps):
-            for group in self.optimizer.param_groups:
-                group["lr"] = falling(self.settings.lr, self.step, self.settings.max_steps)
-            loss = self._descend()
-            total += loss
-            self.step += 1
-            report(loss=loss)
-        return {"loss": total / n_steps}
+        super().__init__(settings, problem, network)
+        self.scan = replace(problem.scan, metrics=())  # scores are not needed
 
     def policy(self) -> LearnedPolicy:
         return self.problem.policy(self.network)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def _descend(self) -> float:
-        parts, generator, draws = self.problem.batch(self.step, self.settings.batch)
-        self.optimizer.zero_grad()
-        total = 0.0
-        for scans in parts:
-            loss = self._loss(scans, generator, draws).sum() / self.settings.batch
-            loss.backward(inputs=self.weights)
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        if not math.isfinite(total) or not bool(torch.isfinite(norm)):
-            raise FloatingPointError("the loss or its gradient is not a finite number")
-        self.optimizer.step()
-        return total
-
-    def _loss(
-        self, scans: list[Slice], generator: np.random.Generator, draws: torch.Generator
-    ) -> Tensor:
-        """Loss of every scan, (batch,): the mean over rounds, or that of the last one."""
-        state = self.scan.start(scans, generators=generator.spawn(len(scans)))
+    def loss(self, state: State, generator: np.random.Generator, draws: torch.Generator) -> Tensor:
+        """The mean over rounds, or that of the last one."""
         ends = self._ends(state.view.budget // self.scan.geometry.readouts_per_action, generator)
         with torch.no_grad():
-            before = self._acquired(state, state.view.mask.float(), ends[0], draws)
+            lines = self._acquired(state, state.view.mask.float(), ends[0], draws)
         losses = []
         for start, end in pairwise(ends):
-            state = self._brought_to(state, before)
-            before = self._acquired(state, before, end - start, draws)
+            masks, view = lines.detach() > 0, state.view
+            if not torch.equal(masks, view.mask):
+                spent = (masks & ~view.start_mask).sum(dim=1)
+                state = self.scan.resume(
+                    state.secret.slices,
+                    start_masks=view.start_mask,
+                    masks=masks,
+                    budgets=(view.start_budget - spent).clamp(min=0),
+                )
+            lines = self._acquired(state, lines, end - start, draws)
             if self.settings.anywhere or end is ends[-1]:
-                losses.append(self.losses(state, before))
+                losses.append(self.mask_loss(state, lines))
         return torch.stack(losses).mean(dim=0)
 
     def _acquired(self, state: State, before: Tensor, k: Tensor, draws: torch.Generator) -> Tensor:
@@ -156,23 +117,8 @@ class StraightThroughLearner:
             return before
         seen = observed(self.network, state.view, self.problem.frame)
         scores = self.network(seen)[:, : self.network.n_actions] / self.settings.temperature
-        if not bool(torch.isfinite(scores).all()):
-            raise FloatingPointError("the network's scores are not finite numbers")
         taken = draw(bounded(scores), state.view.legal, k, generator=draws)
-        return lines_of(taken, state, self.scan.geometry, before)
-
-    def _brought_to(self, state: State, lines: Tensor) -> State:
-        """The scans with these lines acquired."""
-        masks = lines.detach() > 0
-        if torch.equal(masks, state.view.mask):
-            return state
-        spent = (masks & ~state.view.start_mask).sum(dim=1)
-        return self.scan.resume(
-            state.secret.slices,
-            start_masks=state.view.start_mask,
-            masks=masks,
-            budgets=(state.view.start_budget - spent).clamp(min=0),
-        )
+        return lines_of(taken, state, before)
 
     def _ends(self, most: Tensor, generator: np.random.Generator) -> list[Tensor]:
         """Actions taken before each round and after the last, int64 (batch,) each.

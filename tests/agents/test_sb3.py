@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
@@ -13,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from activemri.agents.sb3 import ActiveMRIVecEnv, NetworkFeatures, make_sb3_env, new_network
+from activemri.agents.sb3 import ActiveMRIVecEnv, make_sb3_env
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 from tests.envs.scans import equal_scans, mixed_scans
@@ -70,8 +69,10 @@ def assert_same(ours: Any, theirs: Any, path: str = "") -> None:
         assert type(ours) is type(theirs) and ours == theirs, path
 
 
-@pytest.mark.parametrize("observation", ["image", "lines", "flat"])
-@pytest.mark.parametrize(("limit", "stop"), [(None, False), (3, False), (None, True)])
+@pytest.mark.parametrize(
+    ("observation", "limit", "stop"),
+    [("image", 3, False), ("lines", None, False), ("flat", None, True)],
+)
 def test_every_step_is_that_of_single_environments(
     observation: str, limit: int | None, stop: bool
 ) -> None:
@@ -214,21 +215,3 @@ def test_masked_learners_take_legal_actions_only() -> None:
     env.env.step = watched  # type: ignore[method-assign]
     contrib.MaskablePPO("MultiInputPolicy", env, n_steps=8, batch_size=12, seed=0).learn(24)
     assert len(illegal) == 24 and not any(illegal)
-
-
-@pytest.mark.parametrize("observation", ["lines", "image"])
-def test_features_plug_into_the_policies_of_stable_baselines(observation: str) -> None:
-    env = adapted(2, observation=observation, data=equal_scans())
-    extractor = {"features_extractor_class": NetworkFeatures}
-    model = PPO(
-        "MultiInputPolicy", env, n_steps=4, batch_size=4, n_epochs=1, policy_kwargs=extractor
-    )
-    before = [weight.clone() for weight in model.policy.features_extractor.parameters()]
-    model.learn(8)
-    after = model.policy.features_extractor.parameters()
-    assert any(
-        not np.array_equal(a.detach(), b.detach()) for a, b in zip(after, before, strict=True)
-    )
-    space = spaces.Dict({"mask": spaces.MultiBinary(5), "budget": spaces.Box(0, 1, (1,))})
-    with pytest.raises(ValueError, match='"lines" or "image"; got one with budget, mask'):
-        new_network(space)

@@ -119,8 +119,7 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 
 def area(policy: Any) -> float:
-    place = Problem(as_environment(protocol()))
-    return evaluate(place.scan, policy, VALIDATION, metric="ssim")["area"]
+    return evaluate(Problem(as_environment(protocol())), policy, VALIDATION)["area"]
 
 
 def test_the_best_policy_is_kept_and_every_validation_logged(tmp_path: Path) -> None:
@@ -222,11 +221,11 @@ def test_scans_are_turned_once() -> None:
 def test_an_evaluation_is_the_mean_over_scans_by_hand(metric: str) -> None:
     sign = -1.0 if metric == "nmse" else 1.0
     reward = f"{'-' if metric == 'nmse' else ''}delta_{metric}"
-    acquisition = Problem(as_environment(protocol(reward=reward))).scan
+    place = Problem(as_environment(protocol(reward=reward, step_cost=0.01)))
     policy = low_frequency_first()
-    found = evaluate(acquisition, policy, VALIDATION, metric=metric, step_cost=0.01)
+    found = evaluate(place, policy, VALIDATION)
     curves = [
-        sign * rollout(acquisition, policy, [one]).scores[metric][0].numpy()
+        sign * rollout(place.scan, policy, [one]).scores[metric][0].numpy()
         for one in VALIDATION.slices
     ]
     assert found["n_actions"] == BUDGET

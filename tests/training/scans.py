@@ -112,7 +112,8 @@ def measured(slices: Sequence[Slice], mask: Tensor, **options: Any) -> Batch:
     """Slices of one kind with one mask of columns, bool (width,)."""
     scan = bare_scan(slices[0].shape, **options)
     start = scan.geometry.center_lines(scan.n_center_lines)
-    moment = Moment(start, (mask & ~start).nonzero().squeeze(1))
+    log = (mask & ~start).nonzero().squeeze(1)
+    moment = Moment(start, log, torch.arange(1, len(log) + 1))
     return make_batch(scan, slices, [moment] * len(slices))
 
 

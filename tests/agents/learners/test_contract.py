@@ -25,7 +25,8 @@ from tests.envs.scans import scan
 
 #: Their memory is not kept: it is filled again after a restart.
 FORGETFUL = ("dqn", "qrdqn")
-STEPS = 16
+#: Steps that a learner takes, in its own unit, and those whose steps are long.
+STEPS = {name: 4 if name in ("loupe", "straight-through", "seqmri") else 16 for name in LEARNERS}
 #: Settings that learn in seconds which lines matter; other learners do so by those of `small`.
 LEARNING: Mapping[str, Mapping[str, Any]] = {
     "imitation": {"max_steps": 60, "states": 60, "batch": 16},
@@ -60,9 +61,9 @@ every = pytest.mark.parametrize(
 @cache
 def learned(algo: str) -> tuple[Any, bytes]:
     """A policy after a few steps, and the state of its learner."""
-    learner = begun(algo, max_steps=2 * STEPS)
-    numbers = learner.learn(STEPS)
-    assert learner.step >= STEPS
+    learner = begun(algo, max_steps=2 * STEPS[algo])
+    numbers = learner.learn(STEPS[algo])
+    assert learner.step >= STEPS[algo]
     assert numbers and all(np.isfinite(value) for value in numbers.values())
     buffer = io.BytesIO()
     torch.save(learner.state(), buffer)
@@ -87,7 +88,7 @@ def global_states() -> tuple[Any, ...]:
 
 def resumed(algo: str) -> Any:
     """A new learner brought to a state that went through a file."""
-    learner = begun(algo, max_steps=2 * STEPS)
+    learner = begun(algo, max_steps=2 * STEPS[algo])
     learner.restore(torch.load(io.BytesIO(learned(algo)[1]), weights_only=True))
     return learner
 
@@ -95,9 +96,9 @@ def resumed(algo: str) -> Any:
 @pytest.mark.parametrize(
     "algo",
     [
-        # Of the four that learn from a replay buffer ds-ddqn stands for all.
+        # The rest learn by the same code; test_ddqn has another test of what ddqn learns.
         pytest.param(param.values[0], marks=[*param.marks, pytest.mark.long])
-        if param.values[0] in ("ddqn", "dqn", "qrdqn")
+        if param.values[0] in ("ddqn", "ds-ddqn", "dqn", "qrdqn", "ppo", "seqmri")
         else param
         for param in every.args[1]
     ],
@@ -136,15 +137,15 @@ def test_scans_with_another_number_of_actions_are_refused(algo: str) -> None:
 def test_a_resumed_training_is_the_uninterrupted_one(algo: str) -> None:
     first, second = resumed(algo), resumed(algo)
     before = global_states()
-    first.learn(STEPS)
-    second.learn(STEPS)
+    first.learn(STEPS[algo])
+    second.learn(STEPS[algo])
     assert global_states() == before, "draws from global generators"
     assert_same(first, second)
     if algo not in FORGETFUL:
-        whole = begun(algo, max_steps=2 * STEPS)
-        whole.learn(STEPS)
-        whole.learn(STEPS)
-        assert whole.step == first.step >= 2 * STEPS
+        whole = begun(algo, max_steps=2 * STEPS[algo])
+        whole.learn(STEPS[algo])
+        whole.learn(STEPS[algo])
+        assert whole.step == first.step >= 2 * STEPS[algo]
         assert_same(whole, first)
 
 
@@ -209,7 +210,7 @@ def test_samples_that_are_no_numbers_end_it(algo: str) -> None:
     try:
         learner = begun(algo, problem(broken))
         for _ in range(3):
-            learner.learn(STEPS)
+            learner.learn(STEPS[algo])
     except FloatingPointError:
         return
     except ValueError as error:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from activemri import cli
+from activemri.agents.learners import ddqn
 from activemri.agents.learners.ddqn import (
     ILLEGAL,
-    PAPER,
-    PAPER_DATASET,
+    DatasetDoubleDQN,
     DoubleDQN,
     DoubleDQNLearner,
     Memory,
@@ -135,7 +136,7 @@ def test_the_scan_leads_to_the_best_lines_of_every_scan() -> None:
         **{"memory": 1000, "burn_in": 200, "target_every": 100, "epsilon_decay": 0.6},
     )
     made.learn(800)
-    reached = -evaluate(place.scan, made.policy(), place.scans, metric="mse")["final"]
+    reached = -evaluate(place, made.policy(), place.scans)["final"]
     assert reached < 1.05 * own < 0.1 * common
 
 
@@ -188,11 +189,12 @@ def test_exploration_falls_exponentially_over_the_whole_training() -> None:
 
 
 def test_the_numbers_of_the_paper() -> None:
-    made = PAPER.start(problem(two_kinds()))
+    words = str(ddqn.__doc__).rpartition("::")[2].split()
+    made = cli.parse("train policy", words).learner.start(problem(two_kinds()))
     assert isinstance(made.network, EvaluatorNetwork)
     made.step = 1_000_000
     assert made.epsilon == pytest.approx(0.01 + 0.99 / math.e)
-    network = PAPER_DATASET.start(problem(two_kinds())).network
+    network = DatasetDoubleDQN(channels=32).start(problem(two_kinds())).network
     assert isinstance(network, ScheduleNetwork)
     settings = network.settings
     assert (settings["hidden"], settings["layers"], settings["n_actions"]) == (32, 3, 10)
@@ -225,14 +227,15 @@ def play(env: ActiveMRIVectorEnv, memory: Memory, steps: int = 7) -> list[dict[s
     rng, live = np.random.default_rng(1), []
     seen, _ = env.reset(seed=0)
     for _ in range(steps):
-        legal, points = env.action_masks(), Points.of(env.episodes)
-        actions = draw_legal(legal, rng)
+        seen, points = {**seen, "legal": env.action_masks()}, Points.of(env.episodes)
+        actions = draw_legal(seen["legal"], rng)
         after, rewards, terminated, _, _ = env.step(actions)
-        memory.add(seen, legal, points, actions, rewards=rewards, terminated=terminated)
+        memory.keep(seen)
+        memory.add(points, actions, rewards=rewards, terminated=terminated)
         for row in range(N):
             live.append(
                 {
-                    "before": {**{k: v[row] for k, v in seen.items()}, "legal": legal[row]},
+                    "before": {k: v[row] for k, v in seen.items()},
                     "after": {k: v[row] for k, v in after.items()},
                     "numbers": (actions[row], rewards[row], terminated[row]),
                 }
@@ -296,14 +299,14 @@ def test_other_scans_are_rebuilt_too(
 def test_a_million_transitions_take_less_than_200_megabytes(n_lines: int) -> None:
     env = environment(SliceList([scan(0, shape=(16, n_lines))]))
     memory = Memory(env, capacity=1_000_000, cache_mb=DoubleDQN().cache_mb)
-    held = [*memory.replay._columns.values(), *memory.ring.values()]
+    held = [*memory._columns.values(), *memory.ring.values()]
     assert sum(array.nbytes for array in held) < 200e6
 
 
 def test_rewards_are_in_units_of_the_first_ones() -> None:
     made = learner(burn_in=6)
     made.learn(6)
-    first = made.memory.replay.stored("reward", np.arange(6)).double()
+    first = made.memory.stored("reward", np.arange(6)).double()
     made.learn(18)
     assert made.reward_unit == pytest.approx(float(first.square().mean().sqrt()), rel=1e-6)
     assert learner(in_units=False).reward_unit == 1.0

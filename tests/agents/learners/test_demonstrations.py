@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,12 @@ from torch import Tensor
 
 from activemri import cli
 from activemri.agents.learners.demonstrations import (
-    Collector,
     DemonstrateSettings,
     Demonstrations,
+    collect,
     demonstrate,
-    facts_of,
     outwards,
     read_demonstrations,
-    view_states,
     write_demonstrations,
 )
 from activemri.agents.learners.learner import Problem
@@ -36,20 +34,18 @@ def scans(n: int = 4) -> SliceList:
 
 
 def place(**options: Any) -> Problem:
-    given: dict[str, Any] = {"budget": 5, "reward": "delta_ssim", **options}
-    return problem(scans(), **given)
+    given: dict[str, Any] = {"scans": scans(), "budget": 5, "reward": "delta_ssim", **options}
+    return problem(**given)
 
 
 def without_ties(view: View) -> Tensor:
     return outwards(view) - 1e-3 * torch.arange(view.geometry.n_actions)
 
 
-def collect(place: Problem, *, n: int = 8, **options: Any) -> Demonstrations:
-    collector = Collector(place, batch_size=4, **options)
-    found, seen = collector.collect(
-        n, priority=without_ties, look=lambda view: view.mask, generator=np.random.default_rng(0)
-    )
-    assert torch.equal(seen, found.mask) and len(found) >= n
+def collected(place: Problem, *, n: int = 8, **options: Any) -> Demonstrations:
+    generator = np.random.default_rng(0)
+    found = collect(place, n, priority=without_ties, generator=generator, **options)
+    assert len(found) >= n
     return found
 
 
@@ -66,11 +62,11 @@ def state_of(place: Problem, one: Demonstrations) -> State:
 def test_scores_are_those_that_the_actions_lead_to(horizon: int, n_tried: int | None) -> None:
     """After the action, and after the lines that would come next with a longer horizon."""
     where = place()
-    found = collect(where, n_tried=n_tried, horizon=horizon)
+    found = collected(where, n_tried=n_tried, horizon=horizon)
     start = where.scan.start([where.scans[0]]).view
     order = without_ties(start)[0].argsort(descending=True).tolist()
     for row in (0, 5):
-        one = found.select([row])
+        one = found.select(torch.tensor([row]))
         for action, score in zip(one.tried[0].tolist(), one.scores[0].tolist(), strict=True):
             if action < 0:
                 assert score == -torch.inf
@@ -85,20 +81,17 @@ def test_scores_are_those_that_the_actions_lead_to(horizon: int, n_tried: int | 
 
 def test_all_legal_actions_tried_give_the_oracles_choice() -> None:
     where = place()
-    found = collect(where, n_tried=None)
-    for rows, view in view_states(where.scan, where.scans, found):
-        part = found.select(rows)
-        assert torch.equal(view.mask, part.mask)
-        state = state_of(where, part)
-        seen = replace(state.view, truth=Truth(where.scan, state))
-        assert torch.equal(oracle("ssim").act(seen, []), part.action)
+    found = collected(where, n_tried=None)
+    state = state_of(where, found)
+    seen = replace(state.view, truth=Truth(where.scan, state))
+    assert torch.equal(oracle("ssim").act(seen, []), found.action)
 
 
 def test_the_prospect_is_the_best_gain_to_come_after_its_price() -> None:
     where = place()
-    options: dict[str, Any] = {"states_per_episode": None, "exploration": (0.0,), "n_tried": 2}
-    free = collect(where, n=20, **options)
-    dear = collect(place(step_cost=1.0, stop_action=True), n=20, **options)
+    options: dict[str, Any] = {"exploration": (0.0,), "n_tried": 2}
+    free = collected(where, n=20, **options)
+    dear = collected(place(step_cost=1.0, stop_action=True), n=20, **options)
     first = free.select((free.budget == free.start_budget).nonzero().squeeze(1))
     state = where.scan.start([where.scans[int(first.index[0])]])
     scores = [float(state.scores["ssim"][0])]
@@ -113,15 +106,13 @@ def test_the_prospect_is_the_best_gain_to_come_after_its_price() -> None:
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     where = place()
-    found, same = (collect(where, n_tried=5) for _ in range(2))
-    for field in fields(Demonstrations):
-        assert torch.equal(getattr(found, field.name), getattr(same, field.name))
-    facts = facts_of(where)
-    path = write_demonstrations(tmp_path / "new" / "file", found, scans=where.scans, facts=facts)
+    found, same = (collected(where, n_tried=5) for _ in range(2))
+    for name, values in vars(found).items():
+        assert torch.equal(values, getattr(same, name))
+    path = write_demonstrations(tmp_path / "new" / "file", found, where)
     assert path.name == "file.parquet"
     shuffled = SliceList([where.scans[i] for i in (2, 0, 3, 1)], "shuffled")
-    again, said = read_demonstrations(path, scans=shuffled)
-    assert said == facts
+    again = read_demonstrations(path, place(scans=shuffled))
     assert [shuffled[i].volume for i in again.index] == [where.scans[i].volume for i in found.index]
     for row in range(len(found)):
         wanted = zip(found.tried[row].tolist(), found.scores[row].tolist(), strict=True)
@@ -131,20 +122,21 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
         )
     for name in ("start_mask", "mask", "budget", "start_budget", "score", "action", "prospect"):
         assert torch.equal(getattr(again, name), getattr(found, name))
-    others = SliceList([replace(scan(9), volume="another")], "others")
+    others = SliceList([scan(9, shape=(9, 13))], "others")
     with pytest.raises(ValueError, match="scans that are not among those of others"):
-        read_demonstrations(path, scans=others)
+        read_demonstrations(path, place(scans=others))
 
 
 def test_files_that_hold_no_demonstrations_are_refused(tmp_path: Path) -> None:
     pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    where = place()
     with pytest.raises(FileNotFoundError, match="none is at"):
-        read_demonstrations(tmp_path / "none.parquet", scans=scans())
+        read_demonstrations(tmp_path / "none.parquet", where)
     (tmp_path / "text.parquet").write_text("hello")
     parquet.write_table(pyarrow.table({"a": [1]}), tmp_path / "other.parquet")
     for name, reason in (("text", "is not a Parquet file"), ("other", "holds no demonstrations")):
         with pytest.raises(ValueError, match=reason):
-            read_demonstrations(tmp_path / f"{name}.parquet", scans=scans())
+            read_demonstrations(tmp_path / f"{name}.parquet", where)
 
 
 def write_noise(folder: Path) -> Path:

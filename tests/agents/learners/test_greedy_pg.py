@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from activemri.agents.learners.greedy_pg import (
-    GradientNoise,
     GreedyPG,
     GreedyPGLearner,
     advantages,
+    counted,
     in_units_of_size,
+    signal_to_noise,
     worth_of,
 )
 from activemri.agents.learners.learner import Problem
@@ -156,10 +157,10 @@ def test_impossible_settings_are_refused() -> None:
 
 
 def ratios(gradients: torch.Tensor) -> dict[str, float]:
-    noise = GradientNoise()
+    moments = (0, torch.zeros(()), torch.zeros(()))
     for gradient in gradients:
-        noise.add(gradient)
-    return dict(noise.ratios())
+        moments = counted(moments, gradient)
+    return dict(signal_to_noise(moments))
 
 
 def normal(mean: float, *, n: int, size: int) -> torch.Tensor:

@@ -7,9 +7,8 @@ import torch
 
 from activemri.agents import heuristic
 from activemri.agents.learners.demonstrations import (
-    Collector,
     Demonstrations,
-    facts_of,
+    collect,
     outwards,
     write_demonstrations,
 )
@@ -52,6 +51,7 @@ def states(n: int = 3, n_trials: int = 4) -> Demonstrations:
         tried=torch.stack([torch.randperm(18, generator=generator)[:n_trials] for _ in range(n)]),
         scores=1 + torch.rand(n, n_trials, generator=generator).double(),
         prospect=torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)[:n],
+        features=torch.zeros(n, N_FEATURES, 18),
     )
 
 
@@ -73,31 +73,29 @@ def test_the_ranking_loss_is_least_for_the_gains_themselves() -> None:
     mean = gain.mean(dim=1, keepdim=True)
     normal = (gain - mean) / (gain.amax(dim=1, keepdim=True) - mean)
     perfect = torch.zeros(3, 18).scatter(1, found.tried, normal.float())
-    least = ranking_loss(perfect, found.tried, found, temperature=0.5)
-    torch.testing.assert_close(
-        ranking_loss(perfect + 3, found.tried, found, temperature=0.5), least
-    )
+    least = ranking_loss(perfect, found, temperature=0.5)
+    torch.testing.assert_close(ranking_loss(perfect + 3, found, temperature=0.5), least)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         other = perfect + 0.3 * torch.randn(3, 18, generator=generator)
-        assert ranking_loss(other, found.tried, found, temperature=0.5) > least
+        assert ranking_loss(other, found, temperature=0.5) > least
     # Rows of fewer trials are padded with actions that were not tried and do not count.
-    padded = Demonstrations.join([found, states(1, n_trials=7)]).select(range(3))
+    padded = Demonstrations.join([found, states(1, n_trials=7)]).select(torch.arange(3))
     torch.testing.assert_close(
-        ranking_loss(other, padded.tried, padded, temperature=0.5),
-        ranking_loss(other, found.tried, found, temperature=0.5),
+        ranking_loss(other, padded, temperature=0.5),
+        ranking_loss(other, found, temperature=0.5),
     )
 
 
 def test_the_stopping_loss_falls_when_it_stops_where_nothing_is_to_be_gained() -> None:
     network = LineNetwork(N_FEATURES, 18, channels=4, blocks=1, stops=True)
-    lines = torch.zeros(3, N_FEATURES, 18)
-    lines[:, 1] = 1  # measurable
+    found = states()
+    found.features[:, 1] = 1  # measurable
     scores = torch.zeros(3, 19)
     right, wrong = scores.clone(), scores.clone()
     right[:, -1] = torch.tensor([-1.0, 1.0, -1.0])
     wrong[:, -1] = torch.tensor([1.0, -1.0, 1.0])
-    losses = [stopping_loss(s, lines, network, states()) for s in (right, scores, wrong)]
+    losses = [stopping_loss(s, found, network) for s in (right, scores, wrong)]
     assert losses[0] < losses[1] < losses[2]
 
 
@@ -124,16 +122,13 @@ def test_a_training_is_resumed_amid_a_round() -> None:
 def test_it_learns_from_a_file_alone(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     where = place()
-    found, _ = Collector(where, n_tried=6).collect(
-        32,
-        priority=outwards,
-        look=lambda view: view.mask,
-        generator=np.random.default_rng(0),
-    )
-    for metric in ("ssim", "psnr"):
-        facts = facts_of(where) | {"metric": metric}
-        write_demonstrations(tmp_path / metric, found, scans=where.scans, facts=facts)
+    generator = np.random.default_rng(0)
+    found = collect(where, 32, n_tried=6, priority=outwards, generator=generator)
+    for place_of, name in ((where, "ssim"), (place(reward="delta_psnr"), "psnr")):
+        write_demonstrations(tmp_path / name, found, place_of)
     made = learner(where, demonstrations=str(tmp_path / "ssim.parquet"), states=0)
+    assert made.demonstrations is not None
+    torch.testing.assert_close(made.demonstrations.features, found.features)
     assert made.learn(3)["states"] == len(found)
     with pytest.raises(ValueError, match=r"metric 'psnr'; this training needs 'ssim'"):
         learner(where, demonstrations=str(tmp_path / "psnr.parquet"), states=0)

@@ -15,15 +15,6 @@ def learner(place: Problem | None = None) -> LoupeLearner:
     return Loupe(max_steps=100, lr=0.3, batch=4).start(problem() if place is None else place)
 
 
-def test_its_order_begins_with_the_lines_that_hold_the_energy() -> None:
-    made = learner()
-    assert set(made.policy().actions[:2]) != set(STRONG)
-    made.learn(60)
-    order = made.policy()
-    assert set(order.actions[:2]) == set(STRONG)
-    assert (order.kind, order.n_learned, order.n_scans) == ("loupe", 2, 6)
-
-
 def test_lines_of_the_start_never_lead_the_order() -> None:
     order = learner(problem(budget=None)).policy()
     assert order.n_learned == 14
@@ -35,7 +26,12 @@ def test_an_echo_train_counts_as_one_action() -> None:
     made.learn(60)
     order = made.policy()
     assert {line // 2 for line in STRONG} == {order.actions[0]}
-    assert (order.n_learned, order.lines_per_action) == (1, 2)
+    assert (order.kind, order.n_scans, order.n_learned, order.lines_per_action) == (
+        "loupe",
+        6,
+        1,
+        2,
+    )
     with pytest.raises(ValueError, match="got the policy 'random'"):
         learner(problem(warm_start=heuristic.random()))
 

@@ -23,13 +23,6 @@ def learner(place: Problem | None = None, **changes: Any) -> StraightThroughLear
     return StraightThrough(**{**small, **changes}).start(problem() if place is None else place)
 
 
-def test_one_look_lowers_the_loss_too() -> None:
-    made = learner()
-    first = made.learn(10)["loss"]
-    made.learn(30)
-    assert made.learn(10)["loss"] < 0.8 * first
-
-
 def test_seqmri_looks_four_times() -> None:
     assert SeqMRI().rounds == 4
     made = SeqMRI(batch=2, channels=4, blocks=1).start(problem(budget=6))
