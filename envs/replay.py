@@ -41,11 +41,11 @@ class Points:
         start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
         budget, seed = np.zeros(n, np.int64), np.zeros(n, np.int64)
         order = np.full((n, episodes.scan.horizon), -1, np.int32)
-        for bucket in episodes.buckets:
-            rows, view = bucket.rows, bucket.state.view
+        for rows, state in episodes.buckets:
+            view = state.view
             start_mask[rows], mask[rows] = view.start_mask.cpu(), view.mask.cpu()
             budget[rows], order[rows] = view.budget.cpu(), view.log.order.cpu()
-            seed[rows] = bucket.state.secret.conditions.seed.cpu()
+            seed[rows] = state.secret.conditions.seed.cpu()
         waiting = np.zeros(n, bool) if awaiting_reset is None else awaiting_reset.copy()
         return cls(episodes.index.copy(), start_mask, mask, budget, waiting, seed, order)
 

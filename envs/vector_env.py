@@ -139,7 +139,6 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         Returns:
             (num_envs, trial) by metric.
         """
-        self.episodes.locate(0)
         return self.episodes.simulate(np.asarray(actions, dtype=np.int64))
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -167,11 +166,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs a render_mode")
             return None
-        from activemri.envs import rendering
-
-        draw = rendering.draw if self.render_mode == "rgb_array" else rendering.describe
-        frames = (rendering.frame_of(**self.episodes.shown(row)) for row in range(self.num_envs))
-        return tuple(draw(frame) for frame in frames)
+        return tuple(self.episodes.render(row) for row in range(self.num_envs))
 
     def _reset(self, rows: list[int], options: dict[str, Any]) -> None:
         self.episodes.reset(rows, [self._generators[row] for row in rows], options)

@@ -388,7 +388,7 @@ def test_scans_that_begin_anew_beside_others_are_shown_as_they_are() -> None:
     seen, _ = env.reset(seed=0)
     for _ in range(20):
         seen, *_ = env.step(random_legal(env, rng))
-        view = env.episodes.buckets[0].state.view
+        view = env.episodes.locate(0)[0].view
         np.testing.assert_array_equal(seen["mask"], (view.log.n_measured > 0).numpy())
         np.testing.assert_array_equal(seen["budget"][:, 0], view.budget / view.start_budget)
         assert (view.start_budget >= view.budget).all()
