@@ -73,11 +73,6 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """One generator for each scan."""
         return tuple(self._generators)
 
-    @property
-    def awaiting_reset(self) -> NDArray[np.bool_]:
-        """Scans that have ended and are not yet begun anew: their next action is ignored."""
-        return self._ended.copy()
-
     def reset(
         self,
         *,

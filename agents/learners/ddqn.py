@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
 from activemri.agents.networks import LearnedPolicy, copied
-from activemri.envs.replay import Batch, Points, Replay
+from activemri.envs.replay import Batch, Points, Replay, points_of
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
 Array = NDArray[Any]
@@ -267,7 +267,7 @@ class DoubleDQNLearner:
         if self.seen is None:
             self.seen, _ = env.reset(seed=self.problem.seed)
         while self.step < end:
-            legal, points = env.action_masks(), Points.of(env.episodes)
+            legal, points = env.action_masks(), points_of(env.episodes)
             actions = self._actions(self.seen, legal)
             after, rewards, terminated, _, _ = env.step(actions)
             rewards = rewards.astype(np.float32)
@@ -364,11 +364,11 @@ class DoubleDQNLearner:
 
 def _episodes(env: ActiveMRIVectorEnv) -> dict[str, Any]:
     """Episodes under way, for :func:`_play_again`."""
-    points = Points.of(env.episodes)
+    points = points_of(env.episodes)
     return {
-        "index": points.index.tolist(),
-        "start_mask": torch.from_numpy(points.start_mask),
-        "seed": points.seed.tolist(),
+        "index": points["index"].tolist(),
+        "start_mask": torch.from_numpy(points["start_mask"]),
+        "seed": points["seed"].tolist(),
         "actions": [list(actions) for actions in env.episodes.actions],
         "random": [generator.bit_generator.state for generator in env.np_random],
     }
