@@ -50,11 +50,8 @@ class Frame:
         reconstruction: magnitude, (target height, target width).
         target: fully sampled magnitude, same shape.
         scores: one per step so far, the first before any action.
-        score_name: e.g. "SSIM".
-        n_acquired: acquired lines now.
-        n_lines: lines of the scan.
+        n_acquired, n_lines: lines acquired now, and lines of the scan.
         budget: actions of the whole episode: the width of the score curve.
-        title: one line on top.
         uncertainty: standard deviation, shape of the target, or None.
         latest: True where the last action acquired, (height, width), or None.
     """
@@ -81,9 +78,8 @@ def frame_of(
     Args:
         view: of this scan alone (a batch of one).
         scan: who is scanned.
-        actions: taken so far.
-        scores: one before the first action and one after each.
-        score_name: of the scores.
+        actions, scores: taken so far; one before the first action and one after each.
+        score_name: e.g. "ssim".
     """
     shape = (scan.target.shape[0], scan.target.shape[1])
     uncertainty, acquired = view.reconstruction.uncertainty, view.mask[0].nonzero()[:, 0].cpu()
@@ -329,14 +325,14 @@ def _resized(
     return np.asarray(source.resize((width, height), method), dtype=np.float32)
 
 
-def _coloured(picture: NDArray[np.float32], stops: tuple[tuple[int, int, int], ...]) -> Pixels:
+def _coloured(picture: NDArray[np.float32], stops: tuple[Colour, ...]) -> Pixels:
     """Colour the values 0 .. 1; what is outside the picture (-1) gets the ground."""
     index = np.where(picture < 0, 256, picture * 255 + 0.5).astype(np.uint16)
     return _table(stops)[index]
 
 
 @functools.cache
-def _table(stops: tuple[tuple[int, int, int], ...]) -> Pixels:
+def _table(stops: tuple[Colour, ...]) -> Pixels:
     """256 colours along the stops, then the ground."""
     levels, places = np.linspace(0, len(stops) - 1, 256), np.arange(len(stops))
     colours = [np.interp(levels, places, channel) for channel in zip(*stops, strict=True)]

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from activemri.envs.env import Episodes, Infos
+from activemri.envs.env import ActiveMRIEnv, Episodes, Infos
 from activemri.envs.protocol import EnvOptions, typed_as
 
 
@@ -46,10 +46,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         **options: the fields of :class:`VectorEnvOptions`.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
-        "render_modes": ["rgb_array", "ansi"],
-        "render_fps": 4,
-    }
+    metadata = ActiveMRIEnv.metadata
 
     @typed_as(VectorEnvOptions)
     def __init__(self, **options: Any) -> None:
