@@ -1,7 +1,7 @@
 """The Gymnasium environment: one scan at a time, and what it shares with many side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -11,11 +11,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.data.slices import SliceDataset
 from activemri.devices import usable
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
-from activemri.envs.reward import earned, make_reward
+from activemri.envs.reward import make_reward
 from activemri.envs.scan import IDLE, STOP, WASTE, State, kind
 from activemri.registration import find_protocol
 
@@ -133,7 +132,6 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         trials = np.asarray(actions, dtype=np.int64)
         if trials.ndim != 1:
             raise ValueError(f"expected a list of actions; got shape {trials.shape}")
-        self.episodes.locate(0)
         return {name: v[0] for name, v in self.episodes.simulate(trials[None]).items()}
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -160,12 +158,7 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs a render_mode: gymnasium.make(..., render_mode=)")
             return None
-        from activemri.envs import rendering
-
-        frame = rendering.frame_of(**self.episodes.shown(0))
-        return (
-            rendering.draw(frame) if self.render_mode == "rgb_array" else rendering.describe(frame)
-        )
+        return self.episodes.render(0)
 
     def _seen(self) -> tuple[Any, dict[str, Any]]:
         """Observation and info of the only episode."""
@@ -203,19 +196,11 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
     return ActiveMRIEnv(**found.changes | options)
 
 
-@dataclass(eq=False)
-class Bucket:
-    """Episodes whose scans are of one kind, so that they can be stepped as one batch."""
-
-    rows: list[int]
-    state: State
-
-
 class Episodes:
     """Episodes of one protocol, stepped together.
 
-    There is a bucket for every kind of scans (size, coils, maps, region): one reconstruction a
-    step for each.
+    There is a bucket for every kind of scans (size, coils, maps, region), so that each takes one
+    reconstruction a step: the numbers of its episodes, and their scans as one batch.
     """
 
     def __init__(self, options: EnvOptions, n: int) -> None:
@@ -232,7 +217,7 @@ class Episodes:
         self.n_actions = self.geometry.n_actions + options.stop_action
         self.observation_space = self.observation.space(self.frame)
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
-        self.buckets: list[Bucket] = []
+        self.buckets: list[tuple[list[int], State]] = []
         self.illegal = np.zeros(n, dtype=bool)  # whether the last action was illegal
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
@@ -241,7 +226,6 @@ class Episodes:
         self._curve = np.zeros((n, 65))  # the score before the first action and after each
         self._names = {key: np.full(n, None, dtype=object) for key in ("volume", "subject")}
         self._names["slice"] = np.zeros(n, dtype=np.int64)
-        self._rows = np.arange(n)
 
     @property
     def actions(self) -> list[list[int]]:
@@ -265,11 +249,25 @@ class Episodes:
             rows: which of the episodes.
             generators: one for each of them; draws the scan and random starting readouts.
             options: see :class:`activemri.envs.env.ActiveMRIEnv`.
+
+        Raises:
+            ValueError: for options that are unknown, name no scan, or make no mask.
         """
-        options = dict(options or {})
-        mask = options.pop("initial_mask", None)
-        masks = _start_masks(mask, len(rows), n_lines=self.geometry.n_readouts)
-        chosen = _chosen_scans(self.dataset, options, generators)
+        known = ("index", "volume", "slice", "initial_mask")
+        given: dict[str, Any] = dict.fromkeys(known) | dict(options or {})
+        if unknown := ", ".join(name for name in given if name not in known):
+            raise ValueError(f"unknown reset option {unknown}; choose from {', '.join(known)}")
+        masks, n_lines = given["initial_mask"], self.geometry.n_readouts
+        if masks is not None:
+            expected = f"initial_mask must be boolean with {n_lines} lines"
+            try:
+                masks = torch.as_tensor(masks)
+            except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists
+                raise ValueError(f"{expected}; got {masks!r}") from error
+            if masks.shape not in ((n_lines,), (len(rows), n_lines)):
+                raise ValueError(f"{expected}; got {masks.dtype} {tuple(masks.shape)}")
+            masks = masks.expand(len(rows), -1)
+        chosen = self._chosen_scans(given, generators)
         scans = [self.dataset[i] for i in chosen]
         kinds = [kind(scan) for scan in scans]
         for one in dict.fromkeys(kinds):
@@ -279,7 +277,12 @@ class Episodes:
                 start_masks=None if masks is None else masks[places],
                 generators=[generators[place] for place in places],
             )
-            self._check_reward(state)
+            for name in self.reward.scores:
+                if name not in state.scores:
+                    raise ValueError(
+                        f"the reward needs the score {name!r}, which the reconstructor does not "
+                        f"give; it gives {', '.join(state.scores)}"
+                    )
             self._begin([rows[place] for place in places], state)
         self.index[rows] = chosen
 
@@ -289,36 +292,53 @@ class Episodes:
         """Take one action in every active episode: rewards and whether each has ended.
 
         Raises:
-            ValueError: for an action out of range, or an illegal one where those raise.
+            ValueError: for an action out of range, or an illegal one where those raise, and for a
+                reward that is anything but one number for each scan.
         """
         rewards, finished = np.zeros(self.n), np.zeros(self.n, dtype=bool)
-        plans: list[Tensor] = []
-        for bucket in self.buckets:
-            plans.append(self._plan(bucket, actions, active))
+        plans: list[Tensor] = []  # an action, STOP, IDLE or WASTE for each scan of a bucket
+        for rows, state in self.buckets:
+            wanted, awake = actions[rows], active[rows]
+            outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
+            if outside.any():
+                raise ValueError(f"actions are 0 to {self.n_actions - 1}; got {wanted[outside][0]}")
+            plan = np.where(wanted == self.geometry.n_actions, STOP, wanted)
+            if self.options.invalid_action == "noop":
+                possible = plan.clip(0, self.geometry.n_actions - 1)
+                legal = state.view.legal.cpu().numpy()[np.arange(len(plan)), possible]
+                plan = np.where((plan >= 0) & ~legal, WASTE, plan)
+            plans.append(torch.as_tensor(np.where(awake, plan, IDLE), device=self.scan.device))
         if len(plans) > 1:  # an error in one batch must not leave others a step ahead
-            for bucket, plan in zip(self.buckets, plans, strict=True):
-                self.scan.check_actions(bucket.state, plan)
-        for bucket, plan in zip(self.buckets, plans, strict=True):
-            rows, before = bucket.rows, bucket.state.scores
-            bucket.state = self.scan.acquire(bucket.state, plan)
-            gains, taken = earned(self.reward, before, bucket.state.scores), plan.cpu().numpy()
+            for (_, state), planned in zip(self.buckets, plans, strict=True):
+                self.scan.check_actions(state, planned)
+        for place, planned in enumerate(plans):
+            rows, state = self.buckets[place]
+            before, state = state.scores, self.scan.acquire(state, planned)
+            self.buckets[place] = rows, state
+            gains = self.reward(before, state.scores)
+            if not isinstance(gains, Tensor) or gains.shape != planned.shape:
+                came = tuple(gains.shape) if isinstance(gains, Tensor) else type(gains).__name__
+                raise ValueError(
+                    f"reward: expected a tensor of shape {tuple(planned.shape)}, one number a "
+                    f"scan; got {came}"
+                )
+            taken = planned.cpu().numpy()
             paid = (taken >= 0) | (taken == WASTE)
-            rewards[rows] = np.where(taken >= 0, gains.cpu().numpy(), 0.0)
+            rewards[rows] = np.where(taken >= 0, gains.double().cpu().numpy(), 0.0)
             rewards[rows] -= self.options.step_cost * paid
-            finished[rows] = bucket.state.finished.cpu().numpy()
+            finished[rows] = state.finished.cpu().numpy()
             self.illegal[rows] = taken == WASTE
             self.n_shots[rows] += paid
-            acted = taken != IDLE
-            own, scores = np.asarray(rows)[acted], bucket.state.scores[self.score_name]
-            self._note(own, taken[acted], scores.cpu().numpy()[acted])
+            acted, scores = taken != IDLE, state.scores[self.score_name].cpu().numpy()
+            self._note(np.asarray(rows)[acted], taken[acted], scores[acted])
         return rewards, finished & active
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
         parts = []
-        for bucket in self.buckets:
-            parts.append((bucket.rows, self.observation(bucket.state.view, self.frame)))
-        observation: Any = parts[0][1] if len(parts) == 1 else _in_order(parts, self.n)
+        for rows, state in self.buckets:
+            parts.append((rows, self.observation(state.view, self.frame)))
+        observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation
         if not isinstance(observation, dict):
@@ -330,8 +350,8 @@ class Episodes:
     def infos(self) -> Infos:
         """Infos of all episodes: arrays (n, ...)."""
         parts = []
-        for bucket in self.buckets:
-            state, view = bucket.state, bucket.state.view
+        for rows, state in self.buckets:
+            view = state.view
             legal = view.legal.to(torch.int8).cpu().numpy()
             if self.options.stop_action:
                 legal = np.concatenate([legal, np.ones((len(legal), 1), np.int8)], axis=1)
@@ -342,8 +362,8 @@ class Episodes:
             infos["remaining"] = view.budget.cpu().numpy()
             infos["acceleration"] = view.n_measurable.cpu().numpy() / infos["n_acquired"].clip(1)
             infos["scale"] = view.scale.double().cpu().numpy()
-            parts.append((bucket.rows, infos))
-        infos = parts[0][1] if len(parts) == 1 else _in_order(parts, self.n)
+            parts.append((rows, infos))
+        infos = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         for key, names in self._names.items():
             infos[key] = names.copy()
         infos["illegal_action"] = self.illegal.copy()
@@ -356,8 +376,8 @@ class Episodes:
     def legal(self) -> NDArray[np.bool_]:
         """Actions that may be taken, (n, n_actions); STOP, if there is one, always may."""
         legal = np.ones((self.n, self.n_actions), dtype=bool)
-        for bucket in self.buckets:
-            legal[bucket.rows, : self.geometry.n_actions] = bucket.state.view.legal.cpu().numpy()
+        for rows, state in self.buckets:
+            legal[rows, : self.geometry.n_actions] = state.view.legal.cpu().numpy()
         return legal
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -368,17 +388,21 @@ class Episodes:
 
         Returns:
             (n, trial) by metric.
+
+        Raises:
+            gymnasium.error.ResetNeeded: if no episode has begun.
         """
+        self.locate(0)
         if actions.ndim != 2 or len(actions) != self.n:
             raise ValueError(f"expected actions of shape ({self.n}, trials); got {actions.shape}")
         results = {name: np.zeros(actions.shape) for name in self.scan.metrics}
-        for bucket in self.buckets:
-            trials = torch.as_tensor(actions[bucket.rows], device=self.scan.device)
-            stop = self._stops(trials)
-            previews = self.scan.preview(bucket.state, torch.where(stop, 0, trials))
+        for rows, state in self.buckets:
+            trials = torch.as_tensor(actions[rows], device=self.scan.device)
+            stop = (trials == self.geometry.n_actions) & self.options.stop_action
+            previews = self.scan.preview(state, torch.where(stop, 0, trials))
             for name, values in previews.items():
-                kept = bucket.state.scores[name][:, None]
-                results[name][bucket.rows] = torch.where(stop, kept, values).cpu().numpy()
+                kept = state.scores[name][:, None]
+                results[name][rows] = torch.where(stop, kept, values).cpu().numpy()
         return results
 
     def locate(self, row: int) -> tuple[State, int]:
@@ -387,9 +411,9 @@ class Episodes:
         Raises:
             gymnasium.error.ResetNeeded: if the episode has not begun.
         """
-        for bucket in self.buckets:
-            if row in bucket.rows:
-                return bucket.state, bucket.rows.index(row)
+        for rows, state in self.buckets:
+            if row in rows:
+                return state, rows.index(row)
         raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
 
     def save(self, row: int) -> dict[str, Any]:
@@ -416,8 +440,7 @@ class Episodes:
             scores={name: value.clone() for name, value in saved["scores"].items()},
             stopped=saved["stopped"].clone(),
         )
-        self._begin([row], state)
-        self._recall(row, saved["index"], saved["actions"], saved["history"])
+        self._recall(row, state, saved["index"], actions=saved["actions"], scores=saved["history"])
 
     def replay(
         self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
@@ -437,19 +460,22 @@ class Episodes:
         for action in torch.tensor(actions, dtype=torch.int64, device=state.stopped.device):
             state = self.scan.acquire(state, action[None])
             scores.append(float(state.scores[self.score_name]))
-        self._begin([row], state)
-        self._recall(row, index, actions, scores)
+        self._recall(row, state, index, actions=actions, scores=scores)
 
-    def shown(self, row: int) -> dict[str, Any]:
-        """Arguments of :func:`activemri.envs.rendering.frame_of` for an episode."""
+    def render(self, row: int) -> Any:
+        """A scan so far in the render mode: an image, uint8 (height, width, 3), or text."""
+        from activemri.envs import rendering
+
         state, place = self.locate(row)
-        return {
-            "view": state.view.select([place]),
-            "scan": state.secret.slices[place],
-            "actions": self.actions[row],
-            "scores": self.history[row],
-            "score_name": self.score_name,
-        }
+        frame = rendering.frame_of(
+            state.view.select([place]),
+            state.secret.slices[place],
+            actions=self.actions[row],
+            scores=self.history[row],
+            score_name=self.score_name,
+        )
+        is_picture = self.options.render_mode == "rgb_array"
+        return rendering.draw(frame) if is_picture else rendering.describe(frame)
 
     def _note(
         self, rows: NDArray[np.int64], actions: NDArray[np.int64], scores: NDArray[np.float64]
@@ -464,33 +490,21 @@ class Episodes:
         self.n_steps[rows] += 1
 
     def _recall(
-        self, row: int, index: int, actions: Sequence[int], scores: Sequence[float]
+        self,
+        row: int,
+        state: State,
+        index: int,
+        *,
+        actions: Sequence[int],
+        scores: Sequence[float],
     ) -> None:
-        """Take over the past of an episode that has just begun."""
+        """Take over an episode with its past."""
+        self._begin([row], state)
         self.index[row], self._curve[row, 0] = index, scores[0]
         for action, score in zip(actions, scores[1:], strict=True):
             self._note(np.array([row]), np.array([action]), np.array([score]))
         self.illegal[row] = list(actions[-1:]) == [WASTE]
         self.n_shots[row] += sum(action != STOP for action in actions)
-
-    def _plan(
-        self, bucket: Bucket, actions: NDArray[np.int64], active: NDArray[np.bool_]
-    ) -> Tensor:
-        """Plan for each scan of a batch: an action, STOP, IDLE or WASTE."""
-        wanted, awake = actions[bucket.rows], active[bucket.rows]
-        outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
-        if outside.any():
-            raise ValueError(f"actions are 0 to {self.n_actions - 1}; got {wanted[outside][0]}")
-        plan = np.where(wanted == self.geometry.n_actions, STOP, wanted)  # out of range without it
-        if self.options.invalid_action == "noop":
-            possible = plan.clip(0, self.geometry.n_actions - 1)
-            legal = bucket.state.view.legal.cpu().numpy()[np.arange(len(plan)), possible]
-            plan = np.where((plan >= 0) & ~legal, WASTE, plan)
-        return torch.as_tensor(np.where(awake, plan, IDLE), device=self.scan.device)
-
-    def _stops(self, actions: Tensor) -> Tensor:
-        """Which actions, of any shape, are the one that ends the scan."""
-        return (actions == self.geometry.n_actions) & self.options.stop_action
 
     def _begin(self, rows: list[int], state: State) -> None:
         """Give episodes new scans: in place where the kind stays, else in another bucket."""
@@ -501,121 +515,69 @@ class Episodes:
         for row, scan in zip(rows, state.secret.slices, strict=True):
             for key, names in self._names.items():
                 names[row] = getattr(scan, "index" if key == "slice" else key)
-        taken, new_kind = set(rows), kind(state.secret.slices[0])
-        for bucket in self.buckets:
-            if bucket.rows == rows:
-                bucket.state = state
+        alike: list[tuple[list[int], State]] = [(rows, state)]
+        others: list[tuple[list[int], State]] = []
+        for place, (held, old) in enumerate(self.buckets):
+            if held == rows:
+                self.buckets[place] = rows, state
                 return
-            if taken <= set(bucket.rows) and kind(bucket.state.secret.slices[0]) == new_kind:
-                bucket.state.put([bucket.rows.index(row) for row in rows], state)
+            is_alike = kind(old.secret.slices[0]) == kind(state.secret.slices[0])
+            if is_alike and set(rows) <= set(held):
+                old.put([held.index(row) for row in rows], state)
                 return
-        joined = Bucket(list(rows), state)
-        others = []
-        for bucket in self.buckets:
-            kept = [place for place, row in enumerate(bucket.rows) if row not in taken]
-            if kind(bucket.state.secret.slices[0]) != new_kind:
-                if len(kept) == len(bucket.rows):
-                    others.append(bucket)
-                elif kept:
-                    others.append(
-                        Bucket([bucket.rows[place] for place in kept], bucket.state.select(kept))
-                    )
-            elif kept:
-                left = bucket.state.select(kept)
-                both = [*joined.rows, *(bucket.rows[place] for place in kept)]
-                order = np.argsort(both).tolist()
-                state = State.join([joined.state, left]).select(order)
-                joined = Bucket([both[place] for place in order], state)
-        self.buckets = sorted([*others, joined], key=lambda bucket: bucket.rows[0])
+            kept = [i for i, row in enumerate(held) if row not in rows]
+            if 0 < len(kept) < len(held):
+                old = old.select(kept)
+            if kept:
+                (alike if is_alike else others).append(([held[i] for i in kept], old))
+        if len(alike) > 1:
+            joined = [row for held, _ in alike for row in held]
+            order = np.argsort(joined).tolist()
+            state = State.join([old for _, old in alike]).select(order)
+            rows = [joined[i] for i in order]
+        self.buckets = sorted([*others, (rows, state)], key=lambda bucket: bucket[0][0])
 
-    def _check_reward(self, state: State) -> None:
-        for name in self.reward.scores:
-            if name not in state.scores:
-                raise ValueError(
-                    f"the reward needs the score {name!r}, which the reconstructor does not give; "
-                    f"it gives {', '.join(state.scores)}"
-                )
+    def _chosen_scans(
+        self, options: Mapping[str, Any], generators: Sequence[np.random.Generator]
+    ) -> list[int]:
+        """Positions of the scans of new episodes; drawn where the options leave it open."""
+        index, volume, place = options["index"], options["volume"], options["slice"]
+        n_scans = len(self.dataset)
+        if volume is not None or place is not None:
+            if index is not None:
+                raise ValueError("reset takes either an index or a volume and slice; got both")
+            infos = [self.dataset.describe(i) for i in range(n_scans)]
+            slices = [(info.index, i) for i, info in enumerate(infos) if info.volume == volume]
+            numbers, fitting = [n for n, _ in slices], [i for n, i in slices if place in (None, n)]
+            if not slices:
+                some = ", ".join(sorted({info.volume for info in infos})[:5])
+                name = self.dataset.name
+                raise ValueError(f"there is no volume {volume!r} in {name}; e.g. {some}")
+            if not fitting:
+                raise ValueError(f"volume {volume!r} has the slices {numbers}; got {place!r}")
+            index = fitting[0]
+        if index is None:
+            return [int(generator.integers(n_scans)) for generator in generators]
+        given = np.asarray(index)
+        if given.shape not in ((), (len(generators),)):
+            raise ValueError(
+                f"index must be one number, or one for each of {len(generators)} scan(s); "
+                f"got {index!r}"
+            )
+        chosen: list[int] = np.broadcast_to(given, (len(generators),)).tolist()
+        for one in chosen:
+            if not isinstance(one, int) or not 0 <= one < n_scans:
+                raise ValueError(f"index must be in 0 to {n_scans - 1}; got {one!r}")
+        return chosen
 
 
-def _in_order(parts: list[tuple[list[int], Any]], n: int) -> Any:
-    """Values of several batches as those of all episodes, by row; zero for missing rows."""
+def in_order(parts: Sequence[tuple[Sequence[int], Any]], n: int) -> Any:
+    """Rows of several batches, dicts of them included, as one of n; zero for missing rows."""
     first = parts[0][1]
     if isinstance(first, dict):
-        return {key: _in_order([(r, values[key]) for r, values in parts], n) for key in first}
+        return {key: in_order([(r, values[key]) for r, values in parts], n) for key in first}
     zeros = first.new_zeros if isinstance(first, Tensor) else np.zeros
     result = zeros((n, *first.shape[1:]), dtype=first.dtype)
     for rows, values in parts:
         result[rows] = values
     return result
-
-
-def _chosen_scans(
-    dataset: SliceDataset, options: dict[str, Any], generators: Sequence[np.random.Generator]
-) -> list[int]:
-    """Positions of the scans of new episodes in the data set.
-
-    Args:
-        dataset: where they come from.
-        options: `index`, or `volume` and `slice`; nothing else.
-        generators: one for each episode; draws where the options leave it open.
-
-    Raises:
-        ValueError: for options that are unknown or name no scan.
-    """
-    index = options.pop("index", None)
-    volume, place = options.pop("volume", None), options.pop("slice", None)
-    if options:
-        raise ValueError(
-            f"unknown reset option {', '.join(options)}; "
-            "choose from index, volume, slice, initial_mask"
-        )
-    if volume is not None or place is not None:
-        if index is not None:
-            raise ValueError("reset takes either an index or a volume and slice; got both")
-        index = _find(dataset, volume, place)
-    if index is None:
-        return [int(generator.integers(len(dataset))) for generator in generators]
-    given = np.asarray(index)
-    if given.shape not in ((), (len(generators),)):
-        raise ValueError(
-            f"index must be one number, or one for each of {len(generators)} scan(s); got {index!r}"
-        )
-    chosen: list[int] = np.broadcast_to(given, (len(generators),)).tolist()
-    for one in chosen:
-        if not isinstance(one, int) or not 0 <= one < len(dataset):
-            raise ValueError(f"index must be in 0 to {len(dataset) - 1}; got {one!r}")
-    return chosen
-
-
-def _start_masks(mask: Any, n: int, *, n_lines: int) -> Tensor | None:
-    """The masks that new episodes begin with, bool (n, n_lines), or None where none is given.
-
-    Raises:
-        ValueError: for what is no mask, or one of another length.
-    """
-    if mask is None:
-        return None
-    try:
-        masks = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists
-        raise ValueError(
-            f"initial_mask must be boolean with {n_lines} lines; got {mask!r}"
-        ) from error
-    if masks.shape not in ((n_lines,), (n, n_lines)):
-        raise ValueError(
-            f"initial_mask must be boolean with {n_lines} lines; "
-            f"got {masks.dtype} {tuple(masks.shape)}"
-        )
-    return masks.expand(n, -1)
-
-
-def _find(dataset: SliceDataset, volume: Any, place: Any) -> int:
-    infos = [dataset.describe(i) for i in range(len(dataset))]
-    for position, info in enumerate(infos):
-        if info.volume == volume and place in (None, info.index):
-            return position
-    slices = [info.index for info in infos if info.volume == volume]
-    if not slices:
-        some = ", ".join(sorted({info.volume for info in infos})[:5])
-        raise ValueError(f"there is no volume {volume!r} in {dataset.name}; e.g. {some}")
-    raise ValueError(f"volume {volume!r} has the slices {slices}; got {place!r}")

@@ -6,7 +6,7 @@ part. All parts have one fixed shape; smaller scans lie in the centre of it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,9 +31,7 @@ class Frame:
     """Sizes that hold every scan of a data set.
 
     Attributes:
-        shape: height and width of k-space.
-        target_shape: height and width of the target.
-        n_coils: coils.
+        shape, target_shape: height and width, of k-space and of targets.
         n_lines: length of a mask.
         repeats: how often a readout may be measured.
         has_lines: readouts are whole lines of a Cartesian grid.
@@ -62,6 +60,11 @@ class Frame:
             has_lines=scan.geometry.has_lines,
             n_samples=0 if transform.is_cartesian else transform.n_samples,
         )
+
+    @property
+    def kspace_shape(self) -> tuple[int, int]:
+        """That of the grid, or, where samples lie on none, readouts and samples of a readout."""
+        return (self.n_lines, self.n_samples) if self.n_samples else self.shape
 
 
 class Observation(Protocol):
@@ -103,131 +106,123 @@ class Mask:
         return parts
 
 
-class Image:
-    """Magnitude of the reconstruction as an 8-bit image, with mask and budget.
+@dataclass(frozen=True)
+class WithMask(Mask):
+    """One part more, before mask and budget.
 
-    `image` is (1, height, width), cropped to the target's size; with `uncertainty` a second
-    channel shows the standard deviation (zero where the reconstructor gives none); with `region`
-    the last channel is white in the region of interest (black all over where there is none).
+    Attributes:
+        key: its name.
+        shape: of one scan's, in a frame.
+        values: those of a batch, (batch, *shape), in -BOUND to BOUND, or uint8.
     """
 
-    def __init__(self, *, uncertainty: bool = False, region: bool = False) -> None:
-        self.n_channels = 1 + uncertainty + region
-        self.uncertainty = uncertainty
-        self.region = region
+    key: str
+    shape: Callable[[Frame], tuple[int, ...]]
+    values: Callable[[View, Frame], Tensor]
+    dtype: type[np.float32 | np.uint8] = np.float32
 
     def space(self, frame: Frame) -> spaces.Dict:
-        shape = (self.n_channels, *frame.target_shape)
-        return spaces.Dict(
-            {"image": spaces.Box(0, 255, shape, np.uint8), **Mask().space(frame).spaces}
-        )
+        low, high = (0, 255) if self.dtype is np.uint8 else (-BOUND, BOUND)
+        box = spaces.Box(low, high, self.shape(frame), self.dtype)
+        return spaces.Dict({self.key: box, **super().space(frame).spaces})
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        seen, shape = view.pixels, view.target_shape
-        if self.n_channels == 1 and shape == frame.target_shape:
-            return {"image": seen.unsqueeze(1).clone(), **Mask()(view, frame)}
-        pixels = seen.new_zeros((len(seen), self.n_channels, *frame.target_shape))
-        _centre(pixels[:, 0], seen)
-        uncertainty = view.reconstruction.uncertainty
-        if self.uncertainty and uncertainty is not None:
-            gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)
-            _centre(pixels[:, 1], to_uint8(uncertainty, gain, shape))
-        if self.region and view.region is not None:
-            _centre(pixels[:, -1], 255 * view.region.to(torch.uint8))
-        return {"image": pixels, **Mask()(view, frame)}
-
-
-class Complex:
-    """Real and imaginary part of the reconstruction: `image` float32 (2, height, width)."""
-
-    def space(self, frame: Frame) -> spaces.Dict:
-        return spaces.Dict({"image": _box(2, frame.shape), **Mask().space(frame).spaces})
-
-    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        image = view.reconstruction.image.unsqueeze(1)
-        return {"image": _parts(image, view.scale, 1, frame.shape), **Mask()(view, frame)}
-
-
-class Kspace:
-    """Acquired k-space, zero elsewhere: `kspace` float32 (2 * coil, height, width).
-
-    Real parts of all coils, then imaginary parts; divided by the scale and by the square root of
-    the number of pixels, so that the centre of k-space is of order one. Where samples lie on no
-    grid: (2 * coil, readouts, samples of a readout).
-    """
-
-    def space(self, frame: Frame) -> spaces.Dict:
-        shape = (frame.n_lines, frame.n_samples) if frame.n_samples else frame.shape
-        box = _box(2 * frame.n_coils, shape)
-        return spaces.Dict({"kspace": box, **Mask().space(frame).spaces})
-
-    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        scale, shape = view.scale * math.prod(view.transform.shape) ** 0.5, frame.shape
-        if view.transform.is_cartesian:
-            kspace = view.measurement.kspace
-        else:
-            kspace = view.log.samples.transpose(1, 2)
-            shape = (kspace.shape[-2], kspace.shape[-1])
-        parts = _parts(kspace, scale, frame.n_coils, shape)
-        return {"kspace": parts, **Mask()(view, frame)}
-
-
-class Multicoil:
-    """Zero-filled image of every coil: `image` float32 (2 * coil, height, width)."""
-
-    def space(self, frame: Frame) -> spaces.Dict:
-        box = _box(2 * frame.n_coils, frame.shape)
-        return spaces.Dict({"image": box, **Mask().space(frame).spaces})
-
-    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        operator, samples = view.operator, view.log.samples
-        if operator.density is not None:
-            samples = samples * operator.density[:, :, None]
-        images = view.transform.adjoint(samples)
-        parts = _parts(images, view.scale, frame.n_coils, frame.shape)
-        return {"image": parts, **Mask()(view, frame)}
-
-
-class Lines:
-    """A few numbers for every readout: `lines` float32 (features, n_readouts), mask and budget.
-
-    The features: :mod:`activemri.envs.line_features`.
-    """
-
-    def space(self, frame: Frame) -> spaces.Dict:
-        shape = (len(feature_names(frame.has_lines)), frame.n_lines)
-        box = spaces.Box(-BOUND, BOUND, shape, np.float32)
-        return spaces.Dict({"lines": box, **Mask().space(frame).spaces})
-
-    def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        return {"lines": readout_features(view).clamp(-BOUND, BOUND), **Mask()(view, frame)}
+        return {self.key: self.values(view, frame), **super().__call__(view, frame)}
 
 
 class Flat:
     """Image, mask, budget (and repeats) in one vector of numbers in 0 to 1, for plain networks."""
 
     def space(self, frame: Frame) -> spaces.Box:
-        n_repeats = 2 * frame.n_lines * (frame.repeats > 1)
-        n = math.prod(frame.target_shape) + frame.n_lines + 1 + n_repeats
-        return spaces.Box(0, 1, (n,), np.float32)
+        parts = OBSERVATIONS["image"].space(frame)
+        return spaces.Box(0, 1, (spaces.flatdim(parts),), np.float32)
 
     def __call__(self, view: View, frame: Frame) -> Tensor:
-        parts = Image()(view, frame)
-        pixels = parts["image"].flatten(1).float() / 255
-        return torch.cat(
-            [pixels, *(parts[key].float().flatten(1) for key in parts if key != "image")], dim=1
-        )
+        parts: Any = OBSERVATIONS["image"](view, frame)
+        parts["image"] = parts["image"].float() / 255
+        return torch.cat([part.float().flatten(1) for part in parts.values()], dim=1)
+
+
+def _image(view: View, frame: Frame, *more: Tensor) -> Tensor:
+    """8-bit magnitude of the reconstruction in the target's area, and more channels."""
+    channels = torch.stack([view.pixels, *more], dim=1)
+    if view.target_shape == frame.target_shape:
+        return channels
+    result = channels.new_zeros((*channels.shape[:2], *frame.target_shape))
+    _centre(result, channels)
+    return result
+
+
+def _uncertainty(view: View, frame: Frame) -> Tensor:
+    """The image, and the standard deviation: zero where the reconstructor gives none."""
+    deviation = view.reconstruction.uncertainty
+    if deviation is None:
+        return _image(view, frame, torch.zeros_like(view.pixels))
+    gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)
+    return _image(view, frame, to_uint8(deviation, gain, view.target_shape))
+
+
+def _region(view: View, frame: Frame) -> Tensor:
+    """The image, and the region of interest in white: black all over where there is none."""
+    inside = torch.zeros_like(view.pixels) if view.region is None else view.region
+    return _image(view, frame, 255 * inside.to(torch.uint8))
+
+
+def _complex(view: View, frame: Frame) -> Tensor:
+    """Real and imaginary part of the reconstruction."""
+    return _parts(view.reconstruction.image.unsqueeze(1), view.scale, 1, frame.shape)
+
+
+def _kspace(view: View, frame: Frame) -> Tensor:
+    """Acquired k-space, zero elsewhere: real parts of all coils, then imaginary parts.
+
+    Divided by the scale and by the square root of the number of pixels, so that the centre of
+    k-space is of order one.
+    """
+    cartesian = view.transform.is_cartesian
+    kspace = view.measurement.kspace if cartesian else view.log.samples.transpose(1, 2)
+    scale = view.scale * math.prod(view.transform.shape) ** 0.5
+    return _parts(kspace, scale, frame.n_coils, frame.kspace_shape)
+
+
+def _multicoil(view: View, frame: Frame) -> Tensor:
+    """Zero-filled image of every coil: all real parts, then imaginary parts."""
+    operator, samples = view.operator, view.log.samples
+    if operator.density is not None:
+        samples = samples * operator.density[:, :, None]
+    images = view.transform.adjoint(samples)
+    return _parts(images, view.scale, frame.n_coils, frame.shape)
+
+
+def _lines(view: View, frame: Frame) -> Tensor:
+    """Numbers for every readout: :mod:`activemri.envs.line_features`."""
+    return readout_features(view).clamp(-BOUND, BOUND)
+
+
+def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) -> Tensor:
+    """Complex (batch, coil, h, w) to float32 (batch, 2 * n_coils, *shape), in units of scale."""
+    unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None, None]
+    # Parts are divided as real numbers: complex division may round differently within a batch.
+    scaled = (torch.view_as_real(images.resolve_conj()) / unit).clamp(-BOUND, BOUND)
+    result = scale.new_zeros((len(images), 2, n_coils, *shape), dtype=torch.float32)
+    _centre(result[:, :, : images.shape[1]], scaled.movedim(-1, 1))
+    return result.flatten(1, 2)
+
+
+def _centre(frame: Tensor, values: Tensor) -> None:
+    """Copy images into the centre of a frame."""
+    center_crop(frame, (values.shape[-2], values.shape[-1])).copy_(values)
 
 
 OBSERVATIONS: Mapping[str, Observation] = {
-    "image": Image(),
-    "uncertainty": Image(uncertainty=True),
-    "roi": Image(region=True),
-    "complex": Complex(),
-    "kspace": Kspace(),
-    "multicoil": Multicoil(),
+    "image": WithMask("image", lambda f: (1, *f.target_shape), _image, np.uint8),
+    "uncertainty": WithMask("image", lambda f: (2, *f.target_shape), _uncertainty, np.uint8),
+    "roi": WithMask("image", lambda f: (2, *f.target_shape), _region, np.uint8),
+    "complex": WithMask("image", lambda f: (2, *f.shape), _complex),
+    "kspace": WithMask("kspace", lambda f: (2 * f.n_coils, *f.kspace_shape), _kspace),
+    "multicoil": WithMask("image", lambda f: (2 * f.n_coils, *f.shape), _multicoil),
     "mask": Mask(),
-    "lines": Lines(),
+    "lines": WithMask("lines", lambda f: (len(feature_names(f.has_lines)), f.n_lines), _lines),
     "flat": Flat(),
 }
 
@@ -248,22 +243,3 @@ def make_observation(observation: str | Observation) -> Observation:
             f"frame; got {type(made).__name__}"
         )
     return made
-
-
-def _box(n_channels: int, shape: tuple[int, int]) -> spaces.Box:
-    return spaces.Box(-BOUND, BOUND, (n_channels, *shape), np.float32)
-
-
-def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) -> Tensor:
-    """Complex (batch, coil, h, w) to float32 (batch, 2 * n_coils, *shape), in units of scale."""
-    unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None, None]
-    # Parts are divided as real numbers: complex division may round differently within a batch.
-    scaled = (torch.view_as_real(images.resolve_conj()) / unit).clamp(-BOUND, BOUND)
-    result = scale.new_zeros((len(images), 2, n_coils, *shape), dtype=torch.float32)
-    _centre(result[:, :, : images.shape[1]], scaled.movedim(-1, 1))
-    return result.flatten(1, 2)
-
-
-def _centre(frame: Tensor, values: Tensor) -> None:
-    """Copy images into the centre of a frame."""
-    center_crop(frame, (values.shape[-2], values.shape[-1])).copy_(values)

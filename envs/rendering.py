@@ -25,6 +25,7 @@ from activemri.envs.scan import View
 from activemri.metrics.reference import center_crop
 
 Pixels = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
 #: The error and the uncertainty are shown this many times brighter than the target.
 ERROR_GAIN = 3
@@ -49,11 +50,8 @@ class Frame:
         reconstruction: magnitude, (target height, target width).
         target: fully sampled magnitude, same shape.
         scores: one per step so far, the first before any action.
-        score_name: e.g. "SSIM".
-        n_acquired: acquired lines now.
-        n_lines: lines of the scan.
+        n_acquired, n_lines: lines acquired now, and lines of the scan.
         budget: actions of the whole episode: the width of the score curve.
-        title: one line on top.
         uncertainty: standard deviation, shape of the target, or None.
         latest: True where the last action acquired, (height, width), or None.
     """
@@ -80,19 +78,29 @@ def frame_of(
     Args:
         view: of this scan alone (a batch of one).
         scan: who is scanned.
-        actions: taken so far.
-        scores: one before the first action and one after each.
-        score_name: of the scores.
+        actions, scores: taken so far; one before the first action and one after each.
+        score_name: e.g. "ssim".
     """
     shape = (scan.target.shape[0], scan.target.shape[1])
-    uncertainty = view.reconstruction.uncertainty
-    acquired = view.mask[0].nonzero()[:, 0].cpu()
-    places, kspace = view.transform.places(acquired), np.zeros(scan.shape, np.float32)
-    magnitude = view.log.samples[0, acquired].abs().square().sum(dim=1).sqrt().cpu()
-    kspace[tuple(places.unbind(-1))] = magnitude.numpy()
+    uncertainty, acquired = view.reconstruction.uncertainty, view.mask[0].nonzero()[:, 0].cpu()
+
+    def drawn(readouts: Tensor, values: Any = True) -> NDArray[Any]:
+        """A picture of k-space with the samples of some readouts."""
+        picture = np.zeros(scan.shape, np.asarray(values).dtype)
+        picture[tuple(view.transform.places(readouts).unbind(-1))] = values
+        return picture
+
+    latest = None
+    if actions and actions[-1] >= 0:
+        readouts, mentioned = view.geometry.readouts(torch.tensor(actions[-1]))
+        latest = drawn(readouts[mentioned & view.measurable[0, readouts]].cpu())
+    if uncertainty is not None:
+        uncertainty = center_crop(uncertainty[0], shape).cpu()
     return Frame(
-        kspace=kspace,
-        mask=_drawn(places, scan.shape),
+        kspace=drawn(
+            acquired, view.log.samples[0, acquired].abs().square().sum(dim=1).sqrt().cpu().numpy()
+        ),
+        mask=drawn(acquired),
         reconstruction=center_crop(view.reconstruction.image[0].abs(), shape).cpu().numpy(),
         target=scan.target.numpy(),
         scores=scores,
@@ -101,26 +109,15 @@ def frame_of(
         n_lines=int(view.measurable[0].sum()),
         budget=-(-int(view.start_budget[0]) // view.geometry.readouts_per_action),
         title=f"{scan.volume}, slice {scan.index} ({scan.contrast})",
-        uncertainty=None
-        if uncertainty is None
-        else center_crop(uncertainty[0], shape).cpu().numpy(),
-        latest=_latest(view, actions, scan.shape),
+        uncertainty=None if uncertainty is None else uncertainty.numpy(),
+        latest=latest,
     )
 
 
-def _latest(view: View, actions: Sequence[int], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Samples of the last action."""
-    if not actions or actions[-1] < 0:
-        return None
-    readouts, mentioned = view.geometry.readouts(torch.tensor(actions[-1]))
-    there = readouts[mentioned & view.measurable[0, readouts]]
-    return _drawn(view.transform.places(there.cpu()), shape)
-
-
-def _drawn(places: Tensor, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    picture = np.zeros(shape, dtype=bool)
-    picture[tuple(places.unbind(-1))] = True
-    return picture
+def corner(column: int, row: int, *, size: int) -> tuple[int, int]:
+    """Left and top of a panel: there are three by two, with a label above each."""
+    gap, line = _gap_and_line(size)
+    return gap + column * (size + gap), 2 * (gap + line) + row * (size + line + gap)
 
 
 def draw(frame: Frame, *, size: int = 256) -> Pixels:
@@ -137,24 +134,72 @@ def draw(frame: Frame, *, size: int = 256) -> Pixels:
     Returns:
         uint8, (height, width, 3), height and width even as video formats want.
     """
-    page = _Page.of(size)
-    white = max(float(np.quantile(_finite(frame.target), 0.995)), 1e-30)
-    error = np.abs(_finite(frame.reconstruction) - _finite(frame.target))
-    _draw_heading(page, frame)
-    page.label(0, 0, "k-space")
-    page.put(0, 0, _kspace_panel(frame, size))
-    page.label(1, 0, "reconstruction")
-    page.put(1, 0, _coloured(_fitted(_finite(frame.reconstruction) / white, size), _GREY))
-    page.label(2, 0, "target")
-    page.put(2, 0, _coloured(_fitted(_finite(frame.target) / white, size), _GREY))
-    page.label(0, 1, f"error x{ERROR_GAIN}")
-    page.put(0, 1, _coloured(_fitted(error / white * ERROR_GAIN, size), _HEAT))
+    if size < 64:
+        raise ValueError(f"size must be at least 64 pixels a panel; got {size}")
+    image, (gap, line), font = _pillow("Image"), _gap_and_line(size), _font(size)
+    right, bottom = corner(3, 2, size=size)
+    width, height = right + right % 2, bottom - line + (bottom - line) % 2
+    page = image.new("RGB", (width, height), _GROUND)
+    pen = _pillow("ImageDraw").Draw(page)
+
+    def write(text: str, x: int, y: int, colour: Colour = _FAINT, *, align: str = "l") -> None:
+        """Text from (x, y), its left (l) or right (r) upper corner."""
+        pen.text((x, y + _text_size(size)), text, fill=colour, font=font, anchor=align + "s")
+
+    def show(column: int, row: int, label: str, panel: Pixels | None) -> None:
+        left, top = corner(column, row, size=size)
+        write(label, left, top - line - 1)
+        if panel is not None:
+            page.paste(image.fromarray(panel), (left, top))
+
+    lines = f"{frame.n_acquired}/{frame.n_lines} lines"
+    lines += f", {frame.n_lines / max(frame.n_acquired, 1):.1f}x"
+    write(lines, width - gap, gap, align="r")
+    title, room = frame.title, width - 4 * gap - font.getlength(lines)
+    while title and font.getlength(title + "...") > room:
+        title = title[:-1]
+    write(title if title == frame.title else f"{title}...", gap, gap, _TEXT)
+
+    reconstruction, target = _finite(frame.reconstruction), _finite(frame.target)
+    white = max(float(np.quantile(target, 0.995)), 1e-30)
+    error = np.abs(reconstruction - target) / white * ERROR_GAIN
+    show(0, 0, "k-space", _kspace_panel(frame, size))
+    show(1, 0, "reconstruction", _coloured(_fitted(reconstruction / white, size), _GREY))
+    show(2, 0, "target", _coloured(_fitted(target / white, size), _GREY))
+    show(0, 1, f"error x{ERROR_GAIN}", _coloured(_fitted(error, size), _HEAT))
+    first = 1  # panel of the curve
     if frame.uncertainty is not None:
-        page.label(1, 1, f"uncertainty x{ERROR_GAIN}")
-        spread = _finite(frame.uncertainty) / white * ERROR_GAIN
-        page.put(1, 1, _coloured(_fitted(spread, size), _HEAT))
-    _draw_curve(page, frame, first_panel=1 if frame.uncertainty is None else 2)
-    return page.pixels
+        spread, first = _finite(frame.uncertainty) / white * ERROR_GAIN, 2
+        show(1, 1, f"uncertainty x{ERROR_GAIN}", _coloured(_fitted(spread, size), _HEAT))
+    show(first, 1, frame.score_name, None)
+
+    # Score against step, to the end of the lower row.
+    scores = _finite(np.asarray(frame.scores, dtype=np.float64))
+    low, high, ticks = _axis(float(scores.min()), float(scores.max()))
+    steps = max(frame.budget, len(scores) - 1, 1)
+    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0])))
+    labels = [f"{tick:.{digits}f}" for tick in ticks]
+    (left, top), end = corner(first, 1, size=size), corner(2, 1, size=size)[0] + size - 1
+    value = f"{frame.scores[-1]:.{max(digits, 3 if high <= 2 else 2)}f}"
+    write(value, end, top - line - 1, _ACCENT, align="r")
+    left += max(math.ceil(font.getlength(label)) for label in labels) + 6
+    top, bottom = top + line // 2, top + size - line - 2
+    pen.rectangle((left, top, end, bottom - 1), fill=_PLOT)
+    write("step", left, bottom + 2)
+    write(f"{len(scores) - 1} of {steps}", end, bottom + 2, align="r")
+    heights = bottom - 1 - (np.array([*ticks, *scores]) - low) / (high - low) * (bottom - top - 1)
+    for y, label in zip(heights, labels, strict=False):
+        pen.line((left, round(y), end, round(y)), fill=_GRID)
+        write(label, left - 5, round(y) - _text_size(size) // 2 - 1, align="r")
+    fine = 3  # drawn larger, then averaged: Pillow's own lines have steps
+    sheet = image.new("L", ((end + 1 - left) * fine, (bottom - top) * fine))
+    x = 4.5 + np.arange(len(scores)) / steps * (end - left - 8)
+    path = np.stack([x, heights[len(ticks) :] - top + 0.5], axis=1) * fine
+    stroke = _pillow("ImageDraw").Draw(sheet)
+    stroke.line(path.flatten().tolist(), fill=255, width=2 * fine, joint="curve")
+    stroke.ellipse((*(path[-1] - 4 * fine), *(path[-1] + 4 * fine)), fill=255)
+    page.paste(_ACCENT, (left, top), sheet.reduce(fine))
+    return np.array(page)
 
 
 def describe(frame: Frame, *, width: int = 80) -> str:
@@ -220,72 +265,6 @@ def gif_bytes(frames: Sequence[Pixels], *, fps: float = 4, hold: float = 1.5) ->
     return stream.getvalue()
 
 
-@dataclass(frozen=True, eq=False)
-class _Page:
-    """The canvas: three by two square panels with a label above each, a title on top."""
-
-    pixels: Pixels
-    size: int
-    gap: int
-    line: int  # height of a line of text
-
-    @classmethod
-    def of(cls, size: int) -> "_Page":
-        if size < 64:
-            raise ValueError(f"size must be at least 64 pixels a panel; got {size}")
-        gap, line = max(size // 20, 4), _line(_text_size(size))
-        height = gap + line + 2 * (gap + line + size) + gap
-        width = 3 * size + 4 * gap
-        shape = (height + height % 2, width + width % 2, 3)
-        return cls(np.full(shape, _GROUND, dtype=np.uint8), size, gap, line)
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    def left(self, column: int) -> int:
-        return self.gap + column * (self.size + self.gap)
-
-    def top(self, row: int) -> int:
-        return 2 * (self.gap + self.line) + row * (self.size + self.line + self.gap)
-
-    def put(self, column: int, row: int, panel: Pixels) -> None:
-        top, left = self.top(row), self.left(column)
-        self.pixels[top : top + panel.shape[0], left : left + panel.shape[1]] = panel
-
-    def label(self, column: int, row: int, text: str) -> None:
-        self.text(text, self.left(column), self.top(row) - self.line - 1)
-
-    def text(
-        self,
-        text: str,
-        x: int,
-        y: int,
-        *,
-        align: float = 0,
-        colour: tuple[int, int, int] = _FAINT,
-    ) -> None:
-        """Write at (x, y), the top left corner (align 0), middle (0.5) or top right (1)."""
-        ink = _ink(text, _text_size(self.size))
-        x = max(x - round(align * ink.shape[1]), 0)
-        y = max(y, 0)
-        place = self.pixels[y : y + ink.shape[0], x : x + ink.shape[1]]
-        alpha = ink[: place.shape[0], : place.shape[1], None]
-        place[:] = place + (np.array(colour) - place) * alpha
-
-
-def _draw_heading(page: _Page, frame: Frame) -> None:
-    acceleration = frame.n_lines / max(frame.n_acquired, 1)
-    lines = f"{frame.n_acquired}/{frame.n_lines} lines, {acceleration:.1f}x"
-    page.text(lines, page.width - page.gap, page.gap, align=1)
-    font = _font(_text_size(page.size))
-    room = page.width - 4 * page.gap - font.getlength(lines)
-    title = frame.title
-    while title and font.getlength(title + "...") > room:
-        title = title[:-1]
-    page.text(title if title == frame.title else f"{title}...", page.gap, page.gap, colour=_TEXT)
-
-
 def _kspace_panel(frame: Frame, size: int) -> Pixels:
     magnitude = np.abs(_finite(frame.kspace)) * frame.mask
     largest = max(float(magnitude.max()), 1e-30)
@@ -309,53 +288,6 @@ def _kspace_panel(frame: Frame, size: int) -> Pixels:
         whole = lit.sum(axis=0) > 0.9 * (min(top - 2, rows[-1] + 1) - rows[0])  # columns
         panel[top : top + _STRIP, whole] = _LATEST
     return panel
-
-
-def _draw_curve(page: _Page, frame: Frame, *, first_panel: int) -> None:
-    """Score against step, from ``first_panel`` of the lower row to its end."""
-    scores = _finite(np.asarray(frame.scores, dtype=np.float64))
-    low, high, ticks = _axis(float(scores.min()), float(scores.max()))
-    steps = max(frame.budget, len(scores) - 1, 1)
-    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0])))
-    labels = [f"{tick:.{digits}f}" for tick in ticks]
-    small = _text_size(page.size)
-    margin = max(_ink(label, small).shape[1] for label in labels) + 6
-    left, top = page.left(first_panel) + margin, page.top(1) + page.line // 2
-    right, bottom = page.left(2) + page.size - 1, page.top(1) + page.size - page.line - 2
-    page.pixels[top:bottom, left : right + 1] = _PLOT
-
-    def y(value: float) -> float:
-        return bottom - 1 - (value - low) / (high - low) * (bottom - top - 1)
-
-    for tick, label in zip(ticks, labels, strict=True):
-        page.pixels[round(y(tick)), left : right + 1] = _GRID
-        page.text(label, left - 5, round(y(tick)) - small // 2 - 1, align=1)
-    x = left + 4 + np.arange(len(scores)) / steps * (right - left - 8)
-    points = [(float(px), y(float(score))) for px, score in zip(x, scores, strict=True)]
-    _stroke(page.pixels, points, box=(left, top, right + 1, bottom))
-    page.text("step", left, bottom + 2)
-    page.text(f"{len(frame.scores) - 1} of {steps}", right, bottom + 2, align=1)
-    page.label(first_panel, 1, frame.score_name)
-    value = f"{frame.scores[-1]:.{max(digits, 3 if high <= 2 else 2)}f}"
-    page.text(value, right, page.top(1) - page.line - 1, align=1, colour=_ACCENT)
-
-
-def _stroke(
-    pixels: Pixels, points: Sequence[tuple[float, float]], *, box: tuple[int, int, int, int]
-) -> None:
-    """A smooth line through the points with a dot at its end, inside a box of the picture."""
-    left, top, right, bottom = box
-    fine = 3  # drawn larger, then averaged: Pillow's own lines have steps
-    sheet = _pillow("Image").new("L", ((right - left) * fine, (bottom - top) * fine))
-    pen = _pillow("ImageDraw").Draw(sheet)
-    path = [((x - left + 0.5) * fine, (y - top + 0.5) * fine) for x, y in points]
-    if len(path) > 1:
-        pen.line(path, fill=255, width=2 * fine, joint="curve")
-    x, y = path[-1]
-    pen.ellipse((x - 4 * fine, y - 4 * fine, x + 4 * fine, y + 4 * fine), fill=255)
-    alpha = np.asarray(sheet.reduce(fine), dtype=np.float32)[..., None] / 255
-    place = pixels[top:bottom, left:right]
-    place[:] = place + (np.array(_ACCENT, dtype=np.float32) - place) * alpha
 
 
 def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
@@ -393,14 +325,14 @@ def _resized(
     return np.asarray(source.resize((width, height), method), dtype=np.float32)
 
 
-def _coloured(picture: NDArray[np.float32], stops: tuple[tuple[int, int, int], ...]) -> Pixels:
+def _coloured(picture: NDArray[np.float32], stops: tuple[Colour, ...]) -> Pixels:
     """Colour the values 0 .. 1; what is outside the picture (-1) gets the ground."""
     index = np.where(picture < 0, 256, picture * 255 + 0.5).astype(np.uint16)
     return _table(stops)[index]
 
 
 @functools.cache
-def _table(stops: tuple[tuple[int, int, int], ...]) -> Pixels:
+def _table(stops: tuple[Colour, ...]) -> Pixels:
     """256 colours along the stops, then the ground."""
     levels, places = np.linspace(0, len(stops) - 1, 256), np.arange(len(stops))
     colours = [np.interp(levels, places, channel) for channel in zip(*stops, strict=True)]
@@ -411,22 +343,14 @@ def _text_size(size: int) -> int:
     return min(max(size // 16, 9), 20)
 
 
-def _line(text_size: int) -> int:
-    return text_size + text_size // 3 + 1  # room for what hangs below the base line
-
-
-@functools.lru_cache(maxsize=512)
-def _ink(text: str, size: int) -> NDArray[np.float32]:
-    """Coverage of a line of text, 0 .. 1, (height, width)."""
-    font = _font(size)
-    sheet = _pillow("Image").new("L", (max(math.ceil(font.getlength(text)), 1), _line(size)))
-    _pillow("ImageDraw").Draw(sheet).text((0, size), text, fill=255, font=font, anchor="ls")
-    return np.asarray(sheet, dtype=np.float32) / np.float32(255)
+def _gap_and_line(size: int) -> tuple[int, int]:
+    """Room between panels of a size, and for a line of text, below its base line as well."""
+    return max(size // 20, 4), _text_size(size) + _text_size(size) // 3 + 1
 
 
 @functools.cache
 def _font(size: int) -> Any:
-    return _pillow("ImageFont").load_default(size)
+    return _pillow("ImageFont").load_default(_text_size(size))
 
 
 def _pillow(module: str) -> ModuleType:

@@ -15,39 +15,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri.envs.env import Episodes
+from activemri.envs.env import Episodes, in_order
 from activemri.envs.scan import STOP, WASTE, State, kind
 
 Array = NDArray[Any]
-_SEEN = ("observation", "legal", "next_observation", "next_legal")
+Points = dict[str, Array]  # see :func:`points_of`
 
 
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Points of episodes: all that their observations follow from, one row for each."""
+def points_of(episodes: Episodes) -> Points:
+    """Points of episodes: all that their observations follow from, one row for each.
 
-    index: NDArray[np.int64]  # of the scan in the data set, (n,)
-    start_mask: NDArray[np.bool_]  # (n, n_lines)
-    mask: NDArray[np.bool_]  # (n, n_lines)
-    budget: NDArray[np.int64]  # (n,)
-    awaiting_reset: NDArray[np.bool_]  # (n,), ended: the next action is ignored
-    seed: NDArray[np.int64]  # of random scanners, (n,)
-    order: NDArray[np.int32]  # of the readouts measured after the start, (n, horizon or 0)
-
-    @classmethod
-    def of(cls, episodes: Episodes, awaiting_reset: NDArray[np.bool_] | None = None) -> "Points":
-        """Points of episodes; `awaiting_reset` as vector environments define it."""
-        n, n_lines = episodes.n, episodes.geometry.n_readouts
-        start_mask, mask = np.zeros((n, n_lines), bool), np.zeros((n, n_lines), bool)
-        budget, seed = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        order = np.full((n, episodes.scan.horizon), -1, np.int32)
-        for bucket in episodes.buckets:
-            rows, view = bucket.rows, bucket.state.view
-            start_mask[rows], mask[rows] = view.start_mask.cpu(), view.mask.cpu()
-            budget[rows], order[rows] = view.budget.cpu(), view.log.order.cpu()
-            seed[rows] = bucket.state.secret.conditions.seed.cpu()
-        waiting = np.zeros(n, bool) if awaiting_reset is None else awaiting_reset.copy()
-        return cls(episodes.index.copy(), start_mask, mask, budget, waiting, seed, order)
+    Of each: `index` of the scan in the data set; `start_mask` and `mask`, bool (n_lines,);
+    `budget`; `seed` of random scanners; `order` of the readouts measured after the start, as far
+    as the scan keeps it.
+    """
+    n, n_lines = episodes.n, episodes.geometry.n_readouts
+    points: Points = {
+        "index": episodes.index.copy(),
+        "start_mask": np.zeros((n, n_lines), bool),
+        "mask": np.zeros((n, n_lines), bool),
+        "budget": np.zeros(n, np.int64),
+        "seed": np.zeros(n, np.int64),
+        "order": np.full((n, episodes.scan.horizon), -1, np.int32),
+    }
+    for rows, state in episodes.buckets:
+        view = state.view
+        for name in ("start_mask", "mask", "budget"):
+            points[name][rows] = getattr(view, name).cpu()
+        points["seed"][rows] = state.secret.conditions.seed.cpu()
+        points["order"][rows] = view.log.order.cpu()
+    return points
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +66,9 @@ class Batch:
 class Replay:
     """The last transitions of an environment, for learners that are off-policy.
 
-    A step is remembered like this::
+    A step is remembered like this, with finished scans reset in the same step::
 
-        points = Points.of(envs.episodes, envs.awaiting_reset)
+        points = points_of(envs.episodes)
         _, rewards, terminated, truncated, _ = envs.step(actions)
         replay.add(points, actions, rewards=rewards, terminated=terminated)
 
@@ -85,84 +82,63 @@ class Replay:
             raise ValueError(f"capacity must be at least 1 transition; got {capacity}")
         self.episodes = episodes
         self.scan = replace(episodes.scan, metrics=())  # no scores are wanted
-        self.n_lines = episodes.geometry.n_readouts
-        bits = np.zeros((capacity, -(-self.n_lines // 8)), np.uint8)
-        self._columns: dict[str, Array] = {
-            "index": np.zeros(capacity, np.int64),
-            "start_mask": bits,
-            "mask": bits.copy(),
-            "budget": np.zeros(capacity, np.int64),
-            "seed": np.zeros(capacity if self.scan.scanner.is_random else 0, np.int64),
-            "order": np.zeros((capacity, self.scan.horizon), np.int32),
-            "action": np.zeros(capacity, np.int64),
-            "reward": np.zeros(capacity, np.float32),
-            "terminated": np.zeros(capacity, bool),
-        }
         self.capacity = capacity
         self.n_added = 0
+        self._columns = {
+            name: np.zeros((capacity, *values.shape[1:]), values.dtype)
+            for name, values in self._packed(points_of(episodes)).items()
+        }
+        self._columns["action"] = np.zeros(capacity, np.int64)
+        self._columns["reward"] = np.zeros(capacity, np.float32)
+        self._columns["terminated"] = np.zeros(capacity, bool)
 
     def __len__(self) -> int:
         return min(self.n_added, self.capacity)
 
-    @property
-    def bytes_per_transition(self) -> float:
-        """Memory held, beyond the data set."""
-        return sum(column.nbytes for column in self._columns.values()) / self.capacity
-
     def add(self, points: Points, actions: Array, *, rewards: Array, terminated: Array) -> None:
         """Remember one action of every episode, (n,) each, taken from `points`.
 
-        Episodes that were awaiting a reset took none and are left out. Truncated ones are not
-        terminated: what they would have earned still counts.
+        Truncated episodes are not terminated: what they would have earned still counts.
         """
-        acted = ~points.awaiting_reset
-        places = (self.n_added + np.arange(int(acted.sum()))) % self.capacity
-        start_mask, mask = (np.packbits(m, axis=1) for m in (points.start_mask, points.mask))
-        values: tuple[NDArray[Any], ...] = (
-            points.index,
-            start_mask,
-            mask,
-            points.budget,
-            points.seed,
-            points.order,
-            actions,
-            rewards,
-            terminated,
-        )
-        for column, value in zip(self._columns.values(), values, strict=True):
-            if len(column):  # there are no seeds of ideal scanners
-                column[places] = value[acted]
+        places = (self.n_added + np.arange(len(actions))) % self.capacity
+        numbers = {"action": actions, "reward": rewards, "terminated": terminated}
+        for name, values in {**self._packed(points), **numbers}.items():
+            self._columns[name][places] = values
         self.n_added += len(places)
-
-    def sample(self, n: int, generator: np.random.Generator) -> Batch:
-        """Draw uniformly, with replacement, and rebuild what was seen; not from an empty memory."""
-        if not len(self):
-            raise ValueError("expected a memory with transitions to draw from; it is empty")
-        return self.rebuild(generator.integers(len(self), size=n))
 
     def rebuild(self, places: NDArray[np.int64]) -> Batch:
         """The transitions at some places of the memory, (n,)."""
         scans = [self.episodes.dataset[i] for i in self._columns["index"][places].tolist()]
         kinds = [kind(scan) for scan in scans]
-        parts, order = [], []
+        n_lines, parts = self.scan.geometry.n_readouts, []
         for one in dict.fromkeys(kinds):
             rows = [row for row, other in enumerate(kinds) if other == one]
+            some = places[rows]
+            start_masks, masks = (
+                torch.from_numpy(np.unpackbits(bits[some], axis=1, count=n_lines) > 0)
+                for bits in (self._columns["start_mask"], self._columns["mask"])
+            )
             state = self.scan.resume(
                 [scans[row] for row in rows],
-                start_masks=self._bits("start_mask", places[rows]),
-                masks=self._bits("mask", places[rows]),
-                budgets=self.stored("budget", places[rows]),
-                seeds=self.stored("seed", places[rows]) if self.scan.scanner.is_random else None,
-                order=self.stored("order", places[rows]).long() if self.scan.horizon else None,
+                start_masks=start_masks,
+                masks=masks,
+                budgets=self.stored("budget", some),
+                seeds=self.stored("seed", some) if "seed" in self._columns else None,
+                order=self.stored("order", some).long() if self.scan.horizon else None,
             )
-            parts.append(self._transition(state, self.stored("action", places[rows])))
-            order += rows
-        seen = {name: _in_order([part[name] for part in parts], order) for name in _SEEN}
+            observation, legal = self._see(state)
+            action = self.stored("action", some)
+            plan = torch.where(action == self.scan.geometry.n_actions, STOP, action)
+            is_legal = legal.gather(1, action[:, None]).squeeze(1)
+            after = self.scan.acquire(state, torch.where(is_legal, plan, WASTE))
+            seen = {"observation": observation, "legal": legal}
+            seen["next_observation"], seen["next_legal"] = self._see(after)
+            parts.append((rows, seen))
         stored = {name: self.stored(name, places) for name in ("action", "reward", "terminated")}
-        return Batch(**seen, **stored)
+        return Batch(**in_order(parts, len(places)), **stored)
 
     def stored(self, name: str, places: NDArray[np.int64]) -> Tensor:
-        """A column as it was given, e.g. "action", "reward" or "terminated", (n,)."""
+        """A column as it is kept, e.g. "action", "reward" or "terminated", (n,)."""
         return torch.from_numpy(self._columns[name][places]).to(self.scan.device)
 
     def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -183,12 +159,11 @@ class Replay:
         for name, column in self._columns.items():
             column[: len(state[name])] = state[name].numpy()
 
-    def _transition(self, state: State, action: Tensor) -> dict[str, Any]:
-        before = self._see(state)
-        plan = torch.where(action == self.scan.geometry.n_actions, STOP, action)
-        allowed = before[1].gather(1, action[:, None]).squeeze(1)
-        after = self.scan.acquire(state, torch.where(allowed, plan, WASTE))
-        return dict(zip(_SEEN, (*before, *self._see(after)), strict=True))
+    def _packed(self, points: Points) -> Points:
+        """Points with masks as bits, and without the seeds of scanners that draw nothing."""
+        packed = {name: np.packbits(points[name], axis=1) for name in ("start_mask", "mask")}
+        left_out = () if self.scan.scanner.is_random else ("seed",)
+        return {name: v for name, v in {**points, **packed}.items() if name not in left_out}
 
     def _see(self, state: State) -> tuple[Any, Tensor]:
         """Observations, and legal actions with STOP as the last if there is one."""
@@ -196,14 +171,3 @@ class Replay:
         stop = view.legal.new_ones((len(state), int(self.episodes.options.stop_action)))
         observation = self.episodes.observation(view, self.episodes.frame)
         return observation, torch.cat([view.legal, stop], dim=1)
-
-    def _bits(self, name: str, places: NDArray[np.int64]) -> Tensor:
-        packed = self._columns[name][places]
-        return torch.from_numpy(np.unpackbits(packed, axis=1, count=self.n_lines).astype(bool))
-
-
-def _in_order(parts: list[Any], order: list[int]) -> Any:
-    """Batches by kind, one after the other, back in the order of their rows."""
-    if isinstance(parts[0], dict):
-        return {key: _in_order([part[key] for part in parts], order) for key in parts[0]}
-    return torch.cat(parts)[torch.as_tensor(order).argsort()]

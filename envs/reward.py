@@ -1,7 +1,7 @@
 """Rewards of actions, from the scores before and after it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -31,49 +31,6 @@ class Reward(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Improvement of one score. Summed over an episode it telescopes to the whole improvement.
-
-    Attributes:
-        score: name of a metric, or "uncertainty".
-        sign: 1 if higher is better, -1 if lower is.
-    """
-
-    score: str
-    sign: int = 1
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        return (self.score,)
-
-    def __call__(self, before: Scores, after: Scores) -> Tensor:
-        return self.sign * (after[self.score] - before[self.score])
-
-
-@dataclass(frozen=True, eq=False)
-class TaskLoss:
-    """Drop of a downstream network's loss: acquire what the network needs.
-
-    The score is called "task_loss": it appears in `info`, and oracles may minimise it.
-
-    Attributes:
-        loss: takes magnitudes (batch, height, width), cropped to the target's size and in units of
-            its largest value, and labels (batch, ...): the slices' labels or, for slices without,
-            the targets in the same units. Gives the loss of each image, (batch,). A torch module
-            or any function; called without gradients, on the task's device.
-    """
-
-    loss: TaskFunction
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        return ("task_loss",)
-
-    def __call__(self, before: Scores, after: Scores) -> Tensor:
-        return before["task_loss"] - after["task_loss"]
-
-
 @dataclass(frozen=True, eq=False)
 class FunctionReward:
     """A plain function of the scores before and after an action, of which SSIM is kept for it.
@@ -92,17 +49,39 @@ class FunctionReward:
         return self.function(before, after)
 
 
+@dataclass(frozen=True, eq=False)
+class TaskLoss:
+    """Drop of a downstream network's loss: acquire what the network needs.
+
+    The score is called "task_loss": it appears in `info`, and oracles may minimise it.
+
+    Attributes:
+        loss: takes magnitudes (batch, height, width), cropped to the target's size and in units of
+            its largest value, and labels (batch, ...): the slices' labels or, for slices without,
+            the targets in the same units. Gives the loss of each image, (batch,). A torch module
+            or any function; called without gradients, on the task's device.
+    """
+
+    loss: TaskFunction
+    scores: tuple[str, ...] = field(default=("task_loss",), init=False)
+
+    def __call__(self, before: Scores, after: Scores) -> Tensor:
+        return before["task_loss"] - after["task_loss"]
+
+
+def gain(score: str, higher_is_better: bool = True) -> FunctionReward:
+    """Improvement of a metric or of "uncertainty". It adds up to that of the whole episode."""
+    sign = 1 if higher_is_better else -1
+    return FunctionReward(lambda before, after: sign * (after[score] - before[score]), (score,))
+
+
 #: Rewards by name. The name is the formula: lower is better for NMSE, hence the minus.
 REWARDS: dict[str, Reward] = {
-    **{
-        f"{'' if metric.higher_is_better else '-'}delta_{name}": Gain(
-            name, 1 if metric.higher_is_better else -1
-        )
-        for name, metric in METRICS.items()
-        if metric.needs != "task"  # that takes a network: see TaskLoss
-    },
-    "uncertainty_drop": Gain("uncertainty", -1),
+    f"{'' if metric.higher_is_better else '-'}delta_{name}": gain(name, metric.higher_is_better)
+    for name, metric in METRICS.items()
+    if metric.needs != "task"  # that takes a network: see TaskLoss
 }
+REWARDS["uncertainty_drop"] = gain("uncertainty", higher_is_better=False)
 
 
 def make_reward(reward: str | Reward | RewardFunction) -> Reward:
@@ -129,19 +108,3 @@ def make_reward(reward: str | Reward | RewardFunction) -> Reward:
         if name != "uncertainty":
             find_metric(name)
     return made
-
-
-def earned(reward: Reward, before: Scores, after: Scores) -> Tensor:
-    """Rewards of a batch, float64 (batch,).
-
-    Raises:
-        ValueError: for anything but one number for each scan.
-    """
-    found = reward(before, after)
-    n_scans = len(next(iter(after.values())))
-    if not isinstance(found, Tensor) or found.shape != (n_scans,):
-        came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(
-            f"reward: expected a tensor of shape ({n_scans},), one number a scan; got {came}"
-        )
-    return found.double()

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from activemri.envs.env import Episodes, Infos
+from activemri.envs.env import ActiveMRIEnv, Episodes, Infos
 from activemri.envs.protocol import EnvOptions, typed_as
 
 
@@ -46,10 +46,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         **options: the fields of :class:`VectorEnvOptions`.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
-        "render_modes": ["rgb_array", "ansi"],
-        "render_fps": 4,
-    }
+    metadata = ActiveMRIEnv.metadata
 
     @typed_as(VectorEnvOptions)
     def __init__(self, **options: Any) -> None:
@@ -73,11 +70,6 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """One generator for each scan."""
         return tuple(self._generators)
 
-    @property
-    def awaiting_reset(self) -> NDArray[np.bool_]:
-        """Scans that have ended and are not yet begun anew: their next action is ignored."""
-        return self._ended.copy()
-
     def reset(
         self,
         *,
@@ -86,11 +78,26 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin scans; scan i is seeded with ``seed + i``, or with the i-th of several seeds."""
         options = dict(options or {})
-        rows = self._rows_to_reset(options.pop("reset_mask", None))
-        for row, one in enumerate(self._seeds(seed)):
-            if one is not None and row in rows:
-                self._generators[row] = seeding.np_random(one)[0]
-        self._reset(rows, self._options_of(rows, options))
+        n, mask = self.num_envs, options.pop("reset_mask", None)
+        mask = np.ones(n, dtype=bool) if mask is None else np.asarray(mask)
+        if mask.shape != (n,) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"reset_mask must be boolean with {n} entries, one of them True at least; "
+                f"got {mask.dtype} {mask.shape}"
+            )
+        rows = np.flatnonzero(mask).tolist()
+        if seed is None or isinstance(seed, int | np.integer):
+            seed = [None if seed is None else int(seed) + row for row in range(n)]
+        if len(seed) != n:
+            raise ValueError(f"expected {n} seeds; got {len(seed)}")
+        for row in rows:
+            if seed[row] is not None:
+                self._generators[row] = seeding.np_random(seed[row])[0]
+        for name, n_axes in (("index", 1), ("initial_mask", 2)):  # where there is one for each scan
+            value = options.get(name)
+            if value is not None and np.ndim(value) == n_axes and len(value) == n:
+                options[name] = torch.as_tensor(value)[rows]
+        self._reset(rows, options)
         if not self._begun.all():
             raise gymnasium.error.ResetNeeded("reset all scans before resetting some of them")
         infos = {name: values[rows] for name, values in self.episodes.infos().items()}
@@ -120,15 +127,27 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             )
         renewed = np.flatnonzero(self._ended).tolist()
         rewards, terminated = self.episodes.step(actions.astype(np.int64), ~self._ended)
-        truncated = self._truncated() & ~self._ended
+        limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
+        truncated = (self.episodes.n_steps >= limit) & ~self._ended
         if renewed:
             self._reset(renewed, {})
         self._ended = terminated | truncated
-        everyone = list(range(self.num_envs))
-        infos = self._spread(self.episodes.infos(), everyone)
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            infos = self._renew_at_once(infos)
-        return self.episodes.observe(), rewards, terminated, truncated, infos
+        ended = np.flatnonzero(self._ended).tolist()
+        infos, aside = self.episodes.infos(), dict[str, Any]()
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended:
+            # The last of the old episodes is kept aside, and new ones begin.
+            last = self.episodes.observe()
+            final = np.full(self.num_envs, None, dtype=object)
+            for row in ended:
+                own = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
+                final[row] = own
+            final_info = self._spread({name: v[ended] for name, v in infos.items()}, ended)
+            aside = {"final_obs": final, "_final_obs": self._ended.copy()}
+            aside |= {"final_info": final_info, "_final_info": self._ended.copy()}
+            self._reset(ended, {})
+            infos = self.episodes.infos()
+        spread = self._spread(infos, range(self.num_envs)) | aside
+        return self.episodes.observe(), rewards, terminated, truncated, spread
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Scores after each of several actions, none of which is taken; for oracles.
@@ -139,7 +158,6 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         Returns:
             (num_envs, trial) by metric.
         """
-        self.episodes.locate(0)
         return self.episodes.simulate(np.asarray(actions, dtype=np.int64))
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -167,76 +185,16 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs a render_mode")
             return None
-        from activemri.envs import rendering
-
-        draw = rendering.draw if self.render_mode == "rgb_array" else rendering.describe
-        frames = (rendering.frame_of(**self.episodes.shown(row)) for row in range(self.num_envs))
-        return tuple(draw(frame) for frame in frames)
+        return tuple(self.episodes.render(row) for row in range(self.num_envs))
 
     def _reset(self, rows: list[int], options: dict[str, Any]) -> None:
         self.episodes.reset(rows, [self._generators[row] for row in rows], options)
         self._ended[rows] = False
         self._begun[rows] = True
 
-    def _rows_to_reset(self, mask: Any) -> list[int]:
-        if mask is None:
-            return list(range(self.num_envs))
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(
-                f"reset_mask must be boolean with {self.num_envs} entries, one of them True at "
-                f"least; got {mask.dtype} {mask.shape}"
-            )
-        return [int(row) for row in np.flatnonzero(mask)]
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} seeds; got {len(seed)}")
-        return seed
-
-    def _truncated(self) -> NDArray[np.bool_]:
-        if self.max_episode_steps is None:
-            return np.zeros(self.num_envs, dtype=bool)
-        return self.episodes.n_steps >= self.max_episode_steps
-
-    def _options_of(self, rows: list[int], options: dict[str, Any]) -> dict[str, Any]:
-        """Options that are given for every scan, for some of the scans."""
-        own = dict(options)
-        for name, n_axes in (("index", 1), ("initial_mask", 2)):
-            value = options.get(name)
-            if value is not None and np.ndim(value) == n_axes and len(value) == self.num_envs:
-                own[name] = torch.as_tensor(value)[rows]
-        return own
-
-    def _renew_at_once(self, infos: dict[str, Any]) -> dict[str, Any]:
-        """Same-step autoreset: keep the last of the old episodes aside, begin new ones."""
-        rows = [int(row) for row in np.flatnonzero(self._ended)]
-        last = self.episodes.observe()
-        final = np.full(self.num_envs, None, dtype=object)
-        for row in rows:
-            one = {k: v[row] for k, v in last.items()} if isinstance(last, dict) else last[row]
-            final[row] = one
-        final_info = self._spread(
-            {name: values[rows] for name, values in infos.items() if f"_{name}" in infos}, rows
-        )
-        self._reset(rows, {})
-        everyone = list(range(self.num_envs))
-        present = self._flags(rows)
-        return {
-            **self._spread(self.episodes.infos(), everyone),
-            "final_obs": final,
-            "_final_obs": present,
-            "final_info": final_info,
-            "_final_info": present.copy(),
-        }
-
-    def _spread(self, infos: Infos, rows: list[int]) -> dict[str, Any]:
+    def _spread(self, infos: Infos, rows: Sequence[int]) -> dict[str, Any]:
         """Infos of some scans as Gymnasium wants them: arrays for all, with masks of presence."""
-        present = self._flags(rows)
+        present = np.isin(np.arange(self.num_envs), rows)
         spread: dict[str, Any] = {}
         for key, values in infos.items():
             array = values
@@ -246,8 +204,3 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 array[rows] = values
             spread[key], spread[f"_{key}"] = array, present.copy()
         return spread
-
-    def _flags(self, rows: list[int]) -> NDArray[np.bool_]:
-        flags = np.zeros(self.num_envs, dtype=bool)
-        flags[rows] = True
-        return flags

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
 from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied
-from activemri.envs.replay import Batch, Points, Replay
+from activemri.envs.replay import Batch, Replay, points_of
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
 Array = NDArray[Any]
@@ -235,7 +235,7 @@ class DoubleDQNLearner(Descent):
         if self.seen is None:
             self.seen, _ = env.reset(seed=self.problem.seed)
         while self.step < end:
-            seen, points = {**self.seen, "legal": env.action_masks()}, Points.of(env.episodes)
+            seen, points = {**self.seen, "legal": env.action_masks()}, points_of(env.episodes)
             actions = self._actions(seen)
             self.seen, rewards, terminated, _, _ = env.step(actions)
             rewards = rewards.astype(np.float32)
@@ -262,11 +262,11 @@ class DoubleDQNLearner(Descent):
     def state(self) -> dict[str, Any]:
         under_way = None
         if self.seen is not None:
-            points = Points.of(self.env.episodes)
+            points = points_of(self.env.episodes)
             under_way = {
-                "index": points.index.tolist(),
-                "start_mask": torch.from_numpy(points.start_mask),
-                "seed": points.seed.tolist(),
+                "index": points["index"].tolist(),
+                "start_mask": torch.from_numpy(points["start_mask"]),
+                "seed": points["seed"].tolist(),
                 "actions": [list(actions) for actions in self.env.episodes.actions],
                 "random": [generator.bit_generator.state for generator in self.env.np_random],
             }

@@ -375,4 +375,4 @@ def test_an_environment_is_rewarded_within_the_boxes(knees: Path, tmp_path: Path
     assert "roi_nmse" in after
     with h5py.File(knees / "file1.h5") as file:
         target = file["reconstruction_esc"][1]
-    assert env.episodes.buckets[0].state.secret.reference.target.shape[1:] == target.shape
+    assert env.episodes.locate(0)[0].secret.reference.target.shape[1:] == target.shape

@@ -9,7 +9,6 @@ from activemri.envs.line_features import (
     N_FEATURES,
     NAMES,
     feature_names,
-    line_features,
     mirror_image,
     mirror_of,
     readout_features,
@@ -49,15 +48,15 @@ def seen_from_the_other_side(one: Slice) -> Slice:
 
 
 def test_every_line_of_every_scan_has_all_features_and_they_are_of_order_one() -> None:
-    features = line_features(view_of([scan(i, shape=(15, 17)) for i in range(3)], taken=(2,)))
+    features = readout_features(view_of([scan(i, shape=(15, 17)) for i in range(3)], taken=(2,)))
     assert features.shape == (3, N_FEATURES, 17)
     assert features.dtype == torch.float32
     assert features.abs().max() < 3
 
 
 def test_a_scan_does_not_depend_on_those_beside_it() -> None:
-    both = line_features(view_of([scan(i, shape=(15, 17)) for i in range(2)], taken=(2,)))
-    alone = line_features(view_of([scan(1, shape=(15, 17))], taken=(2,)))
+    both = readout_features(view_of([scan(i, shape=(15, 17)) for i in range(2)], taken=(2,)))
+    alone = readout_features(view_of([scan(1, shape=(15, 17))], taken=(2,)))
     torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-4)
 
 
@@ -66,8 +65,8 @@ def test_rows_are_columns_of_the_turned_scan() -> None:
     turned = replace(
         one, kspace=one.kspace.transpose(1, 2), target=one.target.T, measured=one.measured.T
     )
-    columns = line_features(view_of([one], taken=(2, 11)))
-    rows = line_features(view_of([turned], geometry="rows", frame=(17, 15), taken=(2, 11)))
+    columns = readout_features(view_of([one], taken=(2, 11)))
+    rows = readout_features(view_of([turned], geometry="rows", frame=(17, 15), taken=(2, 11)))
     torch.testing.assert_close(rows, columns, rtol=1e-4, atol=1e-4)
 
 
@@ -75,12 +74,12 @@ def test_rows_are_columns_of_the_turned_scan() -> None:
 def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
     one = scan(0, shape=(15, width))
     opposite = int(mirror_of(width)[3])
-    here = line_features(view_of([one], frame=(15, width), taken=(3,), unsure=False))
+    here = readout_features(view_of([one], frame=(15, width), taken=(3,), unsure=False))
     # An even number of columns starts with a block that is not its own mirror image.
     start = view_of([one], frame=(15, width)).mask[:, mirror_of(width)]
     acquisition = Scan(make_geometry("columns", (15, width)), ZeroFilled())
     state = acquisition.start([seen_from_the_other_side(one)], start_masks=start)
-    there = line_features(acquisition.acquire(state, torch.tensor([opposite])).view)
+    there = readout_features(acquisition.acquire(state, torch.tensor([opposite])).view)
     inner = slice(1, None) if width % 2 == 0 else slice(None)
     kept = [i for i, name in enumerate(NAMES) if not name.startswith("lines to")]
     turned = mirror_image(here)
@@ -90,12 +89,12 @@ def test_the_mirrored_scan_has_mirrored_features(width: int) -> None:
 
 
 def test_mirroring_twice_changes_nothing() -> None:
-    features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
+    features = readout_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
     torch.testing.assert_close(mirror_image(mirror_image(features)), features)
 
 
 def test_what_is_acquired_and_how_far_the_next_such_line_is() -> None:
-    features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))[0]
+    features = readout_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))[0]
     acquired = features[NAMES.index("acquired")]
     assert acquired.nonzero().squeeze(1).tolist() == [2, 7, 8, 9]
     left = torch.expm1(3 * features[NAMES.index("lines to the left")])
@@ -108,12 +107,12 @@ def test_what_is_acquired_and_how_far_the_next_such_line_is() -> None:
 def test_energies_are_shares_of_the_reconstruction() -> None:
     view = view_of([scan(0, shape=(15, 17))], taken=(2,), unsure=False)
     energy = fourier.fft2(view.reconstruction.image).abs().square().sum(dim=1)
-    share = 10 ** (3 * (feature(line_features(view), "energy") - 1)) - 1e-7
+    share = 10 ** (3 * (feature(readout_features(view), "energy") - 1)) - 1e-7
     torch.testing.assert_close(share, (energy / energy.sum()).float(), rtol=1e-3, atol=1e-6)
 
 
 def test_bands_and_places_add_up_to_the_whole_line() -> None:
-    features = line_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
+    features = readout_features(view_of([scan(0, shape=(15, 17))], taken=(2,)))
 
     def total(prefix: str) -> Tensor:
         rows = [i for i, name in enumerate(NAMES) if name.startswith(prefix)]
@@ -132,7 +131,7 @@ def test_an_image_of_constant_phase_is_symmetric_and_a_random_one_is_not() -> No
         replace(scan(0, shape=(15, 17)), kspace=fourier.fft2(image), target=image[0].abs())
         for image in (plain, plain * torch.exp(6j * torch.rand(1, 15, 17, generator=generator)))
     ]
-    values = [float(feature(line_features(view_of([s])), "symmetry")[0, 0]) for s in slices]
+    values = [float(feature(readout_features(view_of([s])), "symmetry")[0, 0]) for s in slices]
     assert values[0] == pytest.approx(1, abs=1e-4)
     assert values[1] < 0.8
 
@@ -141,9 +140,9 @@ def test_a_region_tells_what_it_shows_and_how_large_it_is() -> None:
     roi = torch.zeros(15, 17, dtype=torch.bool)
     roi[3:8, 4:10] = True
     one = scan(0, shape=(15, 17))
-    without = line_features(view_of([one], unsure=False))
+    without = readout_features(view_of([one], unsure=False))
     view = view_of([replace(one, roi=roi)], unsure=False)
-    features = line_features(view)
+    features = readout_features(view)
     assert not feature(without, "energy in the region").any()
     shown = fourier.fft2(view.reconstruction.image * roi).abs().square().sum(dim=1)
     share = shown / view.reconstruction.image.abs().square().sum()
@@ -156,20 +155,18 @@ def test_a_region_tells_what_it_shows_and_how_large_it_is() -> None:
 
 
 def test_a_smaller_scan_lies_in_the_centre_of_the_frame() -> None:
-    alone = line_features(view_of([scan(0, shape=(15, 13))], frame=(15, 13)))
-    framed = line_features(view_of([scan(0, shape=(15, 13))], frame=(15, 17)))
+    alone = readout_features(view_of([scan(0, shape=(15, 13))], frame=(15, 13)))
+    framed = readout_features(view_of([scan(0, shape=(15, 13))], frame=(15, 17)))
     torch.testing.assert_close(framed[..., 2:15], alone)
     assert not framed[..., :2].any()
     assert not framed[..., 15:].any()
 
 
 @pytest.mark.parametrize("geometry", ["points", "radial"])
-def test_readouts_that_are_no_lines_are_refused_and_have_features_of_their_own(
+def test_readouts_that_are_no_lines_have_features_of_their_own(
     geometry: str,
 ) -> None:
     view = view_of([scan(i, shape=(15, 17)) for i in range(2)], geometry=geometry, taken=(9,))
-    with pytest.raises(ValueError, match=f"need whole lines; geometry '{geometry}'"):
-        line_features(view)
     features = dict(zip(feature_names(False), readout_features(view).unbind(1), strict=True))
     assert all(value.shape == view.mask.shape for value in features.values())
     assert all(

@@ -19,7 +19,7 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.observation import OBSERVATIONS, Complex, Frame
+from activemri.envs.observation import OBSERVATIONS, Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.scan import Scan, State, Truth
 from activemri.envs.scanner import (
@@ -337,7 +337,8 @@ def test_an_observation_scaled_by_what_is_not_known_is_caught(secret: str) -> No
         one = state.secret.slices[0]
         full = (one.kspace if secret == "kspace" else one.target).abs().amax()
         frame = Frame(FRAME, (9, 10), 1, FRAME[1])
-        return Complex()(replace(state.view, scale=full[None]), frame)
+        seen: Any = OBSERVATIONS["complex"](replace(state.view, scale=full[None]), frame)
+        return dict(seen)
 
     with pytest.raises(Leak, match="image"):
         check_no_leak(made("columns", "zero-filled"), original(), watch=watch)

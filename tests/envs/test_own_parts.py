@@ -187,7 +187,7 @@ def test_what_is_unambiguous_is_taken_for_a_reconstruction(form: Any) -> None:
     assert env.step(action)[1] == pytest.approx(plain.step(action)[1], abs=1e-6)
     tried = env.simulate([3, 4])["ssim"]
     np.testing.assert_allclose(tried, plain.simulate([3, 4])["ssim"], atol=1e-6)
-    reconstruction = env.episodes.buckets[0].state.view.reconstruction
+    reconstruction = env.episodes.locate(0)[0].view.reconstruction
     assert reconstruction.image.dtype == torch.complex64
     if reconstruction.uncertainty is not None:
         assert reconstruction.uncertainty.dtype == torch.float32
@@ -221,7 +221,7 @@ def test_anything_else_is_refused_with_the_name_of_the_reconstructor(
 def test_a_result_in_the_right_form_is_passed_on_as_it_is() -> None:
     env = made(reconstructor=Unsure())
     env.reset(seed=0)
-    assert env.episodes.buckets[0].state.view.reconstruction.uncertainty is not None
+    assert env.episodes.locate(0)[0].view.reconstruction.uncertainty is not None
 
 
 @pytest.mark.parametrize("reconstructor", [lambda measurement: measurement, torch.nn.Identity(), 5])

@@ -45,8 +45,7 @@ def column(place: int, shape: tuple[int, int]) -> Any:
 
 
 def panel(picture: rendering.Pixels, column: int, row: int, *, size: int) -> rendering.Pixels:
-    page = rendering._Page.of(size)
-    top, left = page.top(row), page.left(column)
+    left, top = rendering.corner(column, row, size=size)
     return picture[top : top + size, left : left + size]
 
 
@@ -219,7 +218,6 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
         raise ImportError(name)
 
     rendering._font.cache_clear()
-    rendering._ink.cache_clear()
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r'pip install "activemri\[benchmark\]"'):
         draw(frame())

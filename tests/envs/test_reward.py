@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.envs.reward import REWARDS, Gain, Reward, Scores, make_reward
+from activemri.envs.reward import REWARDS, Reward, Scores, gain, make_reward
 from activemri.metrics import METRICS
 
 
@@ -46,7 +46,7 @@ def test_unknown_rewards_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown reward 'ssim'; choose from delta_ssim"):
         make_reward("ssim")
     with pytest.raises(ValueError, match="unknown metric 'sssim'"):
-        make_reward(Gain("sssim"))
+        make_reward(gain("sssim"))
 
 
 def test_a_reward_may_be_an_object_of_ones_own() -> None:

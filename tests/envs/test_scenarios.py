@@ -147,12 +147,12 @@ def test_any_data_can_be_given_a_region() -> None:
     options: dict[str, Any] = {"data": equal_scans(), "reward": "delta_roi_ssim"}
     center = ActiveMRIEnv(**options, roi="center", n_center_lines=3)
     center.reset(seed=0)
-    region = center.episodes.buckets[0].state.view.region
+    region = center.episodes.locate(0)[0].view.region
     assert region is not None
     assert torch.equal(region[0], region_of([(4, 5, 8, 9)], (16, 18)))
     box = ActiveMRIEnv(**options, roi=(3, 4, 5, 6), n_center_lines=3)
     box.reset(seed=0)
-    region = box.episodes.buckets[0].state.view.region
+    region = box.episodes.locate(0)[0].view.region
     assert region is not None
     assert torch.equal(region[0], region_of([(3, 4, 5, 6)], (16, 18)))
     with pytest.raises(ValueError, match="annotations are for scans from files"):
@@ -187,7 +187,7 @@ def test_a_networks_loss_is_rewarded_by_its_drop() -> None:
     _, before = env.reset(options={"index": 2})
     _, reward, _, _, after = env.step(1)
     assert reward == pytest.approx(before["task_loss"] - after["task_loss"])
-    state = env.episodes.buckets[0].state
+    state = env.episodes.locate(0)[0]
     unit = state.secret.slices[0].target.max()
     assert after["task_loss"] == pytest.approx(
         abs(float((magnitudes(state) / unit).mean()) - 0.2), rel=1e-5

@@ -31,7 +31,7 @@ def options(**changes: Any) -> dict[str, Any]:
     return settings | changes
 
 
-def both(mode: AutoresetMode, n: int = N, **changes: Any) -> tuple[Any, Any]:
+def both(mode: AutoresetMode | str, n: int = N, **changes: Any) -> tuple[Any, Any]:
     given = options(**changes)
     vector = ActiveMRIVectorEnv(num_envs=n, autoreset_mode=mode, **given)
     limit = given.pop("max_episode_steps", None)
@@ -90,10 +90,13 @@ def assert_equal_runs(ours: Any, theirs: Any, *, steps: int = 16, seed: int = 3)
     assert n_ended > 0
 
 
-@modes
-@pytest.mark.parametrize("kind", OBSERVATIONS)
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [(AutoresetMode.SAME_STEP, kind) for kind in OBSERVATIONS]
+    + [(mode, kind) for mode in ("NextStep", "Disabled") for kind in ("image", "flat")],
+)
 def test_it_equals_single_environments_for_every_observation(
-    mode: AutoresetMode, kind: str
+    mode: AutoresetMode | str, kind: str
 ) -> None:
     ours, theirs = both(mode, observation=kind, stop_action=True)
     assert ours.single_observation_space == theirs.single_observation_space
@@ -103,14 +106,11 @@ def test_it_equals_single_environments_for_every_observation(
     assert_equal_runs(ours, theirs)
 
 
-@modes
 @pytest.mark.parametrize(
     "changes",
     [
         {"reconstructor": "unet"},
         {"reconstructor": "unsure", "reward": "uncertainty_drop"},
-        {"max_episode_steps": 3, "stop_action": True},
-        {"max_episode_steps": 4, "data": equal_scans()},
         {"geometry": "rows", "lines_per_action": 2, "budget": 5},
         {"geometry": "conjugate-columns", "reward": "-delta_nmse", "step_cost": 0.01},
         {"geometry": "points", "budget": 9, "observation": "lines"},
@@ -124,12 +124,25 @@ def test_it_equals_single_environments_for_every_observation(
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_it_equals_single_environments_for_every_kind_of_task(
-    mode: AutoresetMode, changes: dict[str, Any]
-) -> None:
+def test_it_equals_single_environments_for_every_kind_of_task(changes: dict[str, Any]) -> None:
     named = {"unet": random_weights("unet"), "unsure": Unsure()}
     if "reconstructor" in changes:
         changes = changes | {"reconstructor": named[changes["reconstructor"]]}
+    assert_equal_runs(*both(AutoresetMode.SAME_STEP, n=3, **changes), steps=10)
+
+
+@modes
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_episode_steps": 3, "stop_action": True},
+        {"max_episode_steps": 4, "data": equal_scans()},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_it_equals_single_environments_with_a_time_limit(
+    mode: AutoresetMode, changes: dict[str, Any]
+) -> None:
     assert_equal_runs(*both(mode, n=3, **changes), steps=10)
 
 
@@ -388,7 +401,7 @@ def test_scans_that_begin_anew_beside_others_are_shown_as_they_are() -> None:
     seen, _ = env.reset(seed=0)
     for _ in range(20):
         seen, *_ = env.step(random_legal(env, rng))
-        view = env.episodes.buckets[0].state.view
+        view = env.episodes.locate(0)[0].view
         np.testing.assert_array_equal(seen["mask"], (view.log.n_measured > 0).numpy())
         np.testing.assert_array_equal(seen["budget"][:, 0], view.budget / view.start_budget)
         assert (view.start_budget >= view.budget).all()

@@ -25,7 +25,7 @@ from activemri.agents.learners.learner import Problem
 from activemri.agents.networks import ActionNetwork, EvaluatorNetwork, LineNetwork, ScheduleNetwork
 from activemri.agents.training import evaluate
 from activemri.data.slices import SliceList
-from activemri.envs.replay import Batch, Points
+from activemri.envs.replay import Batch, points_of
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 from tests.agents.learners.problems import problem, two_kinds
 from tests.envs.scans import equal_scans, scan
@@ -227,7 +227,7 @@ def play(env: ActiveMRIVectorEnv, memory: Memory, steps: int = 7) -> list[dict[s
     rng, live = np.random.default_rng(1), []
     seen, _ = env.reset(seed=0)
     for _ in range(steps):
-        seen, points = {**seen, "legal": env.action_masks()}, Points.of(env.episodes)
+        seen, points = {**seen, "legal": env.action_masks()}, points_of(env.episodes)
         actions = draw_legal(seen["legal"], rng)
         after, rewards, terminated, _, _ = env.step(actions)
         memory.keep(seen)
