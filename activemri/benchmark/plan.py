@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -140,6 +140,8 @@ class Shard:
         seed: of random policies.
         positions: of the scans in the data set.
         split: of the scans that stopping rules are made with; empty for scored scans.
+        part: file of its rows of the long table; None if it is not scored.
+        quality: file of the same with features, which stopping rules need; None without a rule.
     """
 
     reconstructor: str
@@ -147,12 +149,8 @@ class Shard:
     seed: int
     positions: tuple[int, ...]
     split: str = ""
-
-    @property
-    def file(self) -> Path:
-        """Its part of the long table, relative to the folder of parts."""
-        name = f"seed{self.seed}-{self.positions[0]:06d}-{len(self.positions)}.parquet"
-        return Path(self.reconstructor) / self.policy / name
+    part: Path | None = None
+    quality: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,8 +283,11 @@ class Plan:
         Args:
             split: of :attr:`stopping`: what rules need of it instead, with the first seed alone.
         """
-        first, options = self.settings.run.seed, self.settings
-        scans = self.stopping[split] if split else self.scored
+        options, scans = self.settings, self.scans(split)
+        first, out = options.run.seed, options.run.out
+        folder = "scored"
+        if split:  # other scans have another folder
+            folder = f"{split}-{_digest(repr(scans.describe()))[:8]}"
         for reconstructor in self.reconstructors:
             for policy, members in self.policies.items():
                 traits, positions, size = self.traits[policy], scans.positions, _SCANS_PER_SHARD
@@ -299,28 +300,21 @@ class Plan:
                     n_seeds = 0 if traits.is_oracle else 1
                 for seed in range(first, first + n_seeds):
                     for batch in batches_of_a_kind(scans.dataset, positions, size):
-                        yield Shard(reconstructor, policy, seed, tuple(batch), split)
+                        name = f"seed{seed}-{batch[0]:06d}-{len(batch)}.parquet"
+                        file = Path(reconstructor) / policy / name
+                        part = None if split else out / "parts" / file
+                        quality = None
+                        if self.stopping and not traits.is_oracle:
+                            quality = out / "quality" / folder / file
+                        yield Shard(reconstructor, policy, seed, tuple(batch), split, part, quality)
 
-    def scans_of(self, shard: Shard) -> SliceDataset:
-        """The data set that a shard's positions are of."""
-        return (self.stopping[shard.split] if shard.split else self.scored).dataset
-
-    def part(self, shard: Shard) -> Path | None:
-        """File of a shard's rows of the long table, if it has any."""
-        return None if shard.split else self.settings.run.out / "parts" / shard.file
-
-    def quality_part(self, shard: Shard) -> Path | None:
-        """File of the same with features, which stopping rules need; None without a rule."""
-        if not self.stopping or self.traits[shard.policy].is_oracle:
-            return None
-        folder = "scored"
-        if shard.split:  # other scans have another folder
-            scans = repr(self.stopping[shard.split].describe())
-            folder = f"{shard.split}-{files.digest(scans)[:8]}"
-        return self.settings.run.out / "quality" / folder / shard.file
+    def scans(self, split: str = "") -> Scans:
+        """Those that are scored, or of a split of :attr:`stopping`."""
+        return self.stopping[split] if split else self.scored
 
     def _check_policies(self) -> None:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""
+        views: dict[str, View] = {}  # of the first scan, by reconstructor
         for (label, members), reconstructor in product(self.policies.items(), self.reconstructors):
             if isinstance(members[0], str) and needs_fit(members[0]):
                 self.traits[label], self.orders[label] = FixedOrder.traits, members[0]
@@ -341,21 +335,17 @@ class Plan:
                         reconstructor,
                     )
                 if policy.traits.needs or given not in POLICIES:
-                    view = self._start_view(reconstructor)
+                    if reconstructor not in views:
+                        acquisition = self.acquisitions[reconstructor]
+                        scans = [self.scored.dataset[self.scored.positions[0]]]
+                        start = start_scans(acquisition, scans, seed=self.settings.run.seed)
+                        views[reconstructor] = start.view
                     try:
-                        policy.act(view, [np.random.default_rng(0)])
+                        policy.act(views[reconstructor], [np.random.default_rng(0)])
                     except ValueError as error:
                         raise ValueError(
                             f"{label} with reconstructor {reconstructor}: {error}"
                         ) from error
-
-    @cache  # noqa: B019 - a plan lives as long as the process
-    def _start_view(self, reconstructor: str) -> View:
-        """The first scan as a policy sees it."""
-        first = [self.scored.dataset[self.scored.positions[0]]]
-        return start_scans(
-            self.acquisitions[reconstructor], first, seed=self.settings.run.seed
-        ).view
 
     def _open_train(self) -> SliceDataset:
         """Data set that orders are learned on, of other subjects than the scored ones."""

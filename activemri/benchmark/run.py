@@ -225,7 +225,7 @@ def _play(plan: Plan) -> pd.DataFrame:
     def is_whole(shard: Shard) -> bool:
         """True where a shard's files are there and can be read; others are played again."""
         try:
-            for path in filter(None, (plan.part(shard), plan.quality_part(shard))):
+            for path in filter(None, (shard.part, shard.quality)):
                 pyarrow.parquet.read_metadata(path)
         except (FileNotFoundError, pyarrow.ArrowInvalid):
             return False
@@ -257,11 +257,10 @@ def _play(plan: Plan) -> pd.DataFrame:
             progress.note(f"{n_done} of {n_scans} scans")
     parts = []
     for shard in scored:
-        path = plan.part(shard)
-        parts.append(pd.read_parquet(path))
+        parts.append(pd.read_parquet(shard.part))
         if lacking := [name for name in COLUMNS if name not in (*parts[-1].columns, *TRAITS)]:
             raise ValueError(
-                f"{path} lacks the columns {', '.join(lacking)}: it was written by another "
+                f"{shard.part} lacks the columns {', '.join(lacking)}: it was written by another "
                 "version. Choose another --out, or delete that folder"
             )
     table = pd.concat(parts, ignore_index=True)
@@ -287,7 +286,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
         key = (plan.orders[shard.policy], shard.reconstructor)
         order = _learn_order(plan, key, lambda share: None)
     policy = plan.policy(shard.policy, shard.reconstructor, order=order, seed=shard.seed)
-    dataset, acquisition = plan.scans_of(shard), plan.acquisitions[shard.reconstructor]
+    acquisition, dataset = plan.acquisitions[shard.reconstructor], plan.scans(shard.split).dataset
     scans = [dataset[position] for position in shard.positions]
     reported = 0.0
 
@@ -297,9 +296,8 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
         tell(share - reported)
         reported = share
 
-    part, quality_part = plan.part(shard), plan.quality_part(shard)
     rows = partial(long_rows, shard=shard, metric=plan.metric, step_cost=plan.protocol.step_cost)
-    if quality_part is None:
+    if shard.quality is None:
         episodes = rollout(acquisition, policy, scans, seed=shard.seed, on_step=on_step)
     else:
         episodes, features = play_recorded(
@@ -310,9 +308,9 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
             seed=shard.seed,
             on_step=on_step,
         )
-        _write_parquet(rows(episodes, features=features), quality_part)
-    if part is not None:
-        _write_parquet(rows(episodes), part)
+        _write_parquet(rows(episodes, features=features), shard.quality)
+    if shard.part is not None:
+        _write_parquet(rows(episodes), shard.part)
     tell(1 - reported)
 
 
@@ -414,10 +412,10 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves
     """Scores and features along episodes, by reconstructor and policy."""
     parts: dict[tuple[str, str], list[Curves]] = {}
     for shard in shards:
-        path, dataset = plan.quality_part(shard), plan.scans_of(shard)
-        if path is not None:
+        if shard.quality is not None:
+            dataset = plan.scans(shard.split).dataset
             scans = [dataset.describe(position) for position in shard.positions]
-            curves = curves_of(pd.read_parquet(path), scans)
+            curves = curves_of(pd.read_parquet(shard.quality), scans)
             parts.setdefault((shard.reconstructor, shard.policy), []).append(curves)
     return {key: Curves.join(own) for key, own in parts.items()}
 

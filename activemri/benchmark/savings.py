@@ -8,6 +8,7 @@ means over slices. Intervals resample subjects.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -285,20 +286,21 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
     def spread(row: Row) -> Cell:
         return Cell("" if row["refused"] else f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}")
 
-    columns = [
-        Column("policy", lambda row: row["policy"]),
-        Column("missed", missed),
-        Column("lines", known("lines", ".1f")),
-        Column("5-95 %", spread),
-        Column("fixed", known("fixed_lines", ".1f")),
-        Column("saved", known("saved", "+.1f", ends=True)),
-        Column("oracle", known("oracle_lines", ".1f")),
-        Column("share", known("share", ".0%")),
-        Column("threshold", known("threshold", ".4f")),
-        Column("error", known("error", ".3f")),
-    ]
-    if len({row["reconstructor"] for row in rows}) > 1:
-        columns.insert(1, Column("reconstructor", lambda row: row["reconstructor"]))
+    names = ["policy", "reconstructor"]
+    if len({row["reconstructor"] for row in rows}) < 2:
+        names.pop()
+    columns: dict[str, Callable[[Row], object]] = {
+        **{name: itemgetter(name) for name in names},
+        "missed": missed,
+        "lines": known("lines", ".1f"),
+        "5-95 %": spread,
+        "fixed": known("fixed_lines", ".1f"),
+        "saved": known("saved", "+.1f", ends=True),
+        "oracle": known("oracle_lines", ".1f"),
+        "share": known("share", ".0%"),
+        "threshold": known("threshold", ".4f"),
+        "error": known("error", ".3f"),
+    }
     refused = [
         f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}"
         for row in rows
@@ -306,7 +308,7 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
     ]
     return Table(
         rows,
-        columns,
+        [Column(name, cell) for name, cell in columns.items()],
         title=f"Stop at {metric_name(str(stop.metric))} {stop.target:g}",
         subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
         notes=[
@@ -332,43 +334,36 @@ def promises(
         n_subjects: calibration subjects.
         is_trained: a reconstructor has weights, which are chosen on the val split.
     """
-    units = f"{n_units} calibration {stop.unit}s"
     alone = n_units == n_subjects  # then a volume or slice stands for its subject
+    unit = "subject" if alone else stop.unit
     share = f"{100 * stop.alpha:g} %"
-    resemble = f"These are of only {n_subjects} subjects, whose {stop.unit}s resemble each other:"
-    said = {
-        "subject": (
-            f"Promised: of a new subject's slices, on average at most {share} stop below the "
-            f"target, if new subjects are exchangeable with the {units}: the same kind of people, "
-            "scanner and protocol."
-        ),
-        "volume": (
-            f"Promised: of a new volume's slices, on average at most {share} stop below the "
-            f"target, if new volumes are exchangeable with the {units}. {resemble} for new "
-            "subjects nothing is promised."
-        ),
-        "slice": (
-            f"Promised: a new slice stops below the target with a chance of at most {share}, if "
-            f"new slices are exchangeable with the {units}. {resemble} for slices of new subjects "
-            "nothing is promised."
-        ),
-    }["subject" if alone else stop.unit]
+    bound = f"of a new {unit}'s slices, on average at most {share} stop below the target"
+    if unit == "slice":
+        bound = f"a new slice stops below the target with a chance of at most {share}"
+    said = f"{bound}, if new {unit}s are exchangeable with the {n_units} calibration {stop.unit}s"
+    if unit == "subject":
+        said += ": the same kind of people, scanner and protocol."
+    else:
+        whose = "slices of new subjects" if unit == "slice" else "new subjects"
+        said += (
+            f". These are of only {n_subjects} subjects, whose {unit}s resemble each other: for "
+            f"{whose} nothing is promised."
+        )
+    chosen_on_it = is_trained and stop.calibration in ("train", "val")
+    holds = unit == "subject" and not (stop.is_crossfit or chosen_on_it)
     caution = (
         "The average is over calibration sets as well: one calibration can come out above, and so "
         "can one subject, one contrast, or one target chosen after looking. Nothing is promised "
         "if checkpoints were chosen on the calibration subjects, which makes them easier than new "
         "ones."
     )
-    chosen_on_it = is_trained and stop.calibration in ("train", "val")
-    if stop.is_crossfit or not (alone or stop.unit == "subject") or chosen_on_it:
-        said = said.replace("Promised", "Aimed at, not promised", 1)
     if stop.is_crossfit:
         caution += (
             " Cross-fitting: predictions for calibration came from predictors fitted to the other "
             "folds, the rule uses one fitted to all, so that the bound is only approximate; and "
             "reconstructors and orders learned from these subjects suit them better than new ones."
         )
-    return [said, caution]
+    return [f"{'Promised' if holds else 'Aimed at, not promised'}: {said}", caution]
 
 
 def _stops(rule: StoppingRule, curves: Curves, stop: StopSettings) -> NDArray[np.intp]:

@@ -29,16 +29,11 @@ from activemri.mri.spectrum import line_distances, power_law
 
 Floats = NDArray[np.float64]
 
+#: Names of features, see :func:`scan_features`.
 OF_SCAN = (
-    "acquired",
-    "outer_energy",
-    "missing_energy",
-    "isotropic_energy",
-    "missing_ssim",
-    "flatness",
-    "foreground",
-    "change",
-)
+    "acquired", "outer_energy", "missing_energy", "isotropic_energy", "missing_ssim", "flatness",
+    "foreground", "change",
+)  # fmt: skip
 OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
 OF_EVALUATOR = ("evaluator_mean", "evaluator_lowest")
 
