@@ -4,10 +4,9 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -46,15 +45,9 @@ log = logging.getLogger(__name__)
 
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 DEFAULT_POLICIES = (
-    "random",
-    "low-frequency-first",
-    "equispaced",
-    "variable-density",
-    "lbcs",
-    "average-oracle",
-    "oracle",
-    "exchange-oracle",
-)
+    "random", "low-frequency-first", "equispaced", "variable-density", "lbcs", "average-oracle",
+    "oracle", "exchange-oracle",
+)  # fmt: skip
 
 #: Scans of one shard: a benchmark that is interrupted loses at most one shard. Oracles take so
 #: long that processes would wait for each other with more than one.
@@ -215,7 +208,17 @@ class Plan:
                 f"the reference {settings.reference!r} is not among the policies: "
                 f"{', '.join(self.policies)}"
             )
-        self._train = self._open_train() if self.orders else None
+        #: Scans that orders are learned on.
+        self.train: Scans | None = None
+        self._fit_scans: SliceList | None = None
+        if self.orders:
+            self.train = self._open(
+                "train",
+                settings.max_fit_slices,
+                use="learned orders (lbcs, average-oracle)",
+                hint="Choose another --split or --fit-data, or an order's file as the policy",
+                data=settings.fit_data,
+            )
         #: Scans by split that stopping rules are fitted to and calibrated on.
         self.stopping = self._open_stopping() if self.stop.target is not None else {}
 
@@ -244,13 +247,9 @@ class Plan:
     def policy(
         self, label: str, reconstructor: str, *, order: Order | None, seed: int | None = None
     ) -> Policy:
-        """The policy of that label, with its order and the reconstructor's evaluator.
+        """The policy of a label, with its order, a reconstructor (by label) and its evaluator.
 
-        Args:
-            label: in tables.
-            reconstructor: its label.
-            order: for policies that need one.
-            seed: of the training to take, if there are several; None takes the first.
+        Of several trainings the seed names the one to take; None takes the first.
         """
         members = self.policies[label]
         member = 0 if seed is None else (seed - self.settings.run.seed) % len(members)
@@ -264,6 +263,11 @@ class Plan:
 
     def learn_order(self, kind: str, reconstructor: str, *, on_step: OnStep | None = None) -> Order:
         """Learn an order on the train split, for one reconstructor."""
+        assert self.train is not None
+        if self._fit_scans is None:
+            dataset, name = self.train.dataset, self.train.dataset.name
+            chosen = track(self.train.positions, f"load {name}", unit="slice")
+            self._fit_scans = SliceList([dataset[position] for position in chosen], name=name)
         # The frame is that of the scans to be acquired, so that actions mean the same.
         acquisition = replace(self.acquisitions[reconstructor], metrics=(self.metric,))
         return LEARNERS[kind](
@@ -347,36 +351,19 @@ class Plan:
                             f"{label} with reconstructor {reconstructor}: {error}"
                         ) from error
 
-    def _open_train(self) -> SliceDataset:
-        """Data set that orders are learned on, of other subjects than the scored ones."""
-        data = self.settings.fit_data or self.protocol.data
+    def _open(
+        self, split: str, most: int | None, *, use: str, hint: str, data: Any = None, **more: Any
+    ) -> Scans:
+        """Scans to learn from, of other subjects than the scored ones, that their frame holds."""
+        protocol = self.protocol if data is None else replace(self.protocol, data=data)
         try:
-            train = replace(self.protocol, data=data).dataset("train")
+            dataset = protocol.dataset(split, **more)
         except ValueError as error:
+            raise ValueError(f"{use}: {error}. {hint}") from error
+        if shared := _named(set(subjects_of(dataset)) & self.scored.subjects):
             raise ValueError(
-                f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "
-                f"{error}. Name other data with --fit-data, or an order's file as the policy"
-            ) from error
-        if shared := _named(set(subjects_of(train)) & self.scored.subjects):
-            raise ValueError(
-                "learned orders (lbcs, average-oracle) would be scored on subjects that they are "
-                f"fitted on: {shared}. Choose another --split or --fit-data, or leave these "
-                "policies out"
+                f"{use}: subjects of the {split} split are scored as well: {shared}. {hint}"
             )
-        return train
-
-    @cached_property
-    def _fit_scans(self) -> SliceList:
-        """Training scans that fit into the frame of the scans to be acquired."""
-        assert self._train is not None
-        fitting = self._fitting(self._train, "learned orders")
-        chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
-        name = self._train.name
-        scans = [self._train[i] for i in track(chosen, f"load {name}", unit="slice")]
-        return SliceList(scans, name=name)
-
-    def _fitting(self, dataset: SliceDataset, use: str) -> list[int]:
-        """Slices that the frame of the scored scans holds."""
         height, width = self.scored.dataset.shape
         shapes = [dataset.describe(i).shape for i in range(len(dataset))]
         fitting = [i for i, (h, w) in enumerate(shapes) if h <= height and w <= width]
@@ -385,45 +372,33 @@ class Plan:
                 f"{use}: no scan of {dataset.name} fits into {(height, width)}; pass --matrix-size "
                 "to bring all scans to one size"
             )
-        if len(fitting) < len(dataset):
+        if n_larger := len(dataset) - len(fitting):
             log.warning(
                 "%s: %d of %d scans of %s are larger than %s and left out",
-                use,
-                len(dataset) - len(fitting),
-                len(dataset),
-                dataset.name,
-                (height, width),
+                *(use, n_larger, len(dataset), dataset.name, (height, width)),
             )
-        return fitting
+        return Scans(dataset, tuple(evenly_spaced(fitting, most)))
 
     def _open_stopping(self) -> dict[str, Scans]:
         stop, found = self.stop, {}
+        hint = "Choose another --split, --stop.fit or --stop.calibration"
         for split in stop.splits:
-            more = {}
+            more: dict[str, Any] = {"slices_per_volume": self.settings.slices_per_volume}
             if split == stop.calibration_splits[-1]:  # of several, val is the one that can grow
                 more["n_subjects"] = stop.calibration_subjects
-            try:
-                dataset = self.protocol.dataset(
-                    split, slices_per_volume=self.settings.slices_per_volume, **more
-                )
-            except ValueError as error:
-                raise ValueError(f"--stop: {error}") from error
-            positions = evenly_spaced(self._fitting(dataset, "--stop"), stop.max_slices)
-            found[split] = Scans(dataset, tuple(positions))
-        apart = [(split, "scored", self.scored.subjects) for split in stop.splits]
+            found[split] = self._open(split, stop.max_slices, use="--stop", hint=hint, **more)
         if not stop.is_crossfit:
-            apart.append((stop.calibration, "fitted to", found[stop.fit].subjects))
-        for split, use, others in apart:
-            if shared := _named(others & found[split].subjects):
+            fit, calibration = found[stop.fit].subjects, found[stop.calibration].subjects
+            if shared := _named(fit & calibration):
                 raise ValueError(
-                    f"--stop: the {split} split would be used to fit or calibrate, but subjects of "
-                    f"it are {use} as well: {shared}. Choose another --split, --stop.fit or "
-                    "--stop.calibration"
+                    f"--stop: subjects of the {stop.calibration} split are in the {stop.fit} split "
+                    f"as well: {shared}. {hint}"
                 )
-        calibration = [
-            info for split in stop.calibration_splits for info in found[split].describe()
-        ]
-        units = {unit_of(info, stop.unit) for info in calibration}
+        units = {
+            unit_of(info, stop.unit)
+            for split in stop.calibration_splits
+            for info in found[split].describe()
+        }
         conformal.check_units(len(units), stop.alpha, unit=stop.unit)
         return found
 

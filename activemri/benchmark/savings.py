@@ -15,12 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from activemri.benchmark.resampling import (
-    TAILS,
-    percentile_intervals,
-    resampled_means,
-    resampling_weights,
-)
+from activemri.benchmark import resampling
 from activemri.benchmark.statistics import metric_name
 from activemri.data.slices import SliceInfo
 from activemri.metrics import METRICS, spearman
@@ -28,7 +23,7 @@ from activemri.stopping.features import Curves
 from activemri.stopping.rule import StoppingRule, StopSettings, first_steps, misses, sign_of
 from activemri.tables import Cell, Column, Table
 
-Floats = NDArray[np.float64]
+Floats = resampling.Floats
 Row = Mapping[str, Any]
 TradeOff = Mapping[str, tuple[Floats, Floats]]
 
@@ -202,20 +197,20 @@ def savings(
     low, high, saved_low, saved_high = None, None, None, None
     if n_subjects > 1:
         rng = np.random.default_rng(seed)
-        weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
+        weights = resampling.resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
         unit_subject = np.zeros(len(losses), np.intp)
         unit_subject[unit] = subject
-        missed = resampled_means(losses, unit_subject, weights=weights)
-        used = resampled_means(lines, subject, weights=weights)
+        missed = resampling.resampled_means(losses, unit_subject, weights=weights)
+        used = resampling.resampled_means(lines, subject, weights=weights)
         budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
         less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
         columns = np.stack([missed[:, 0], less], axis=1)
-        of_miss, of_saving = percentile_intervals(columns.mean(axis=0), columns)
+        of_miss, of_saving = resampling.percentile_intervals(columns.mean(axis=0), columns)
         (low, high), (saved_low, saved_high) = (
             (each.low, each.high) for each in (of_miss, of_saving)
         )
         if not losses[:, 0].any():  # resampled zeros show no doubt: use the exact limit
-            high = 1 - TAILS[0] ** (1 / n_subjects)
+            high = 1 - resampling.TAILS[0] ** (1 / n_subjects)
     row |= {"miss_lo": low, "miss_hi": high, "saved_lo": saved_low, "saved_hi": saved_high}
     if stop.unit == "slice":
         row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(float(miss[0]), len(losses))

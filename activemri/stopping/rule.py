@@ -101,9 +101,7 @@ class StoppingRule:
         alpha: at most this share of new units' slices is promised to stop below the target.
         unit: "subject", "volume" or "slice": what has to be exchangeable.
         n_units: calibration units.
-        policy, reconstructor, data: of the calibration.
-        n_center_lines: lines that episodes started with.
-        budget: lines after those, None for all.
+        policy, reconstructor, data, n_center_lines, budget: of the calibration's episodes.
         version: of this package.
     """
 
@@ -236,8 +234,7 @@ def fit_rule(
     Args:
         stop: how; with target and metric.
         played: whole episodes of the policy, by split.
-        policy, reconstructor, data, n_center_lines, budget: for the record, see
-            :class:`StoppingRule`.
+        policy, reconstructor, data, n_center_lines, budget: for the record.
         seed: of the folds of cross-fitting.
 
     Raises:
