@@ -38,7 +38,7 @@ from activemri.options import Compute, RunOptions
 from activemri.progress import Progress
 from activemri.stopping import RuleError
 from activemri.stopping.features import Curves, play_recorded
-from activemri.stopping.rule import fit_rule
+from activemri.stopping.rule import StoppingRule, fit_rule
 
 if TYPE_CHECKING:
     from activemri.benchmark.plan import PolicyLike, ReconstructorLike
@@ -317,14 +317,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
 def _in_processes(
     plan: Plan, work: Work[Item], costs: Mapping[Item, float], progress: Progress
 ) -> Iterator[Item]:
-    """Do some work for every item, in several processes where there are; yields those done.
-
-    Args:
-        plan: each process prepares its own.
-        work: a function of this module.
-        costs: of every item, in units of the progress.
-        progress: moves with every share of an item's work.
-    """
+    """Do some work for every item, of a cost in units of the progress; yields those done."""
     if plan.settings.workers == 1 or len(costs) < 2:
         for item, cost in costs.items():
 
@@ -383,27 +376,32 @@ def _fit_rules(plan: Plan) -> list[FittedRule]:
     for (reconstructor, policy), scored in _curves(plan, plan.shards()).items():
         played = {split: curves[reconstructor, policy] for split, curves in by_split.items()}
         path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}.json"
-        rule, refusal = None, ""
-        try:
-            rule = fit_rule(
-                stop,
-                played,
-                policy=policy,
-                reconstructor=reconstructor,
-                data=str(plan.protocol.data),
-                n_center_lines=plan.protocol.n_center_lines,
-                budget=plan.budget,
-                seed=plan.settings.run.seed,
-            )
-        except RuleError as error:
-            refusal = str(error)
-            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
-        else:
-            rule.save(path)
         n_units, n_subjects = (
             sum(len(set(played[split].units(unit))) for split in stop.calibration_splits)
             for unit in (stop.unit, "subject")
         )
+        rule, refusal = None, ""
+        try:
+            predictor, threshold = fit_rule(stop, played, seed=plan.settings.run.seed)
+        except RuleError as error:
+            refusal = str(error)
+            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
+        else:
+            assert stop.target is not None
+            rule = StoppingRule(
+                predictor,
+                stop.target,
+                threshold,
+                stop.alpha,
+                stop.unit,
+                n_units,
+                policy=policy,
+                reconstructor=reconstructor,
+                data=f"{plan.protocol.data} {' and '.join(stop.splits)}",
+                n_center_lines=plan.protocol.n_center_lines,
+                budget=plan.budget,
+            )
+            rule.save(path)
         fitted.append(FittedRule(policy, reconstructor, scored, rule, refusal, n_units, n_subjects))
     return fitted
 
@@ -423,10 +421,8 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves
 def _manifest(plan: Plan) -> dict[str, Any]:
     """Settings that decide about the table, as JSON gives them back, and all that have played.
 
-    Policies and reconstructors may come and go; those of the same name must be the same.
-
-    Raises:
-        ValueError: the folder holds a benchmark of other settings.
+    Refuses a folder of other settings. Policies and reconstructors may come and go; those of the
+    same name must be the same.
     """
     out = plan.settings.run.out
     settings = {

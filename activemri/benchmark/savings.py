@@ -56,12 +56,7 @@ class FittedRule:
 
 
 def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
-    """Curves of the rows of one policy and seed.
-
-    Args:
-        table: long rows with features among the metrics.
-        scans: the scans that they are of.
-    """
+    """Curves of some scans from long rows of one policy and seed, with features as metrics."""
     keys = ["volume", "slice"]
     names = list(table["metric"].unique())
     rows = pd.MultiIndex.from_tuples([(scan.volume, scan.index) for scan in scans])
@@ -85,12 +80,7 @@ def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
 
 
 def outcomes(curves: Curves, stop: StopSettings, steps: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Lines acquired and targets missed where episodes stop at given steps.
-
-    Args:
-        curves: the episodes.
-        stop: target and unit.
-        steps: (episode, way to stop).
+    """Lines acquired and targets missed where episodes stop at steps (episode, way to stop).
 
     Returns:
         Lines, (episode, way), and the share of each unit's slices that miss, (unit, way).
@@ -241,13 +231,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[str] = ()) -> Table:
-    """Rows of :func:`savings` as a table.
-
-    Args:
-        rows: of :func:`savings`.
-        stop: settings of the rules.
-        words: further notes, of :func:`promises`.
-    """
+    """Rows of :func:`savings` as a table, with further notes: :func:`promises`."""
 
     def shown(row: Row, name: str, form: str) -> str:
         number = row.get(name)
@@ -325,8 +309,7 @@ def promises(
 
     Args:
         stop: settings of the rules.
-        n_units: calibration units.
-        n_subjects: calibration subjects.
+        n_units, n_subjects: of the calibration.
         is_trained: a reconstructor has weights, which are chosen on the val split.
     """
     alone = n_units == n_subjects  # then a volume or slice stands for its subject

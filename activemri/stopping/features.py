@@ -69,16 +69,6 @@ class Curves:
         numbers = {one: number for number, one in enumerate(dict.fromkeys(units))}
         return np.array([numbers[one] for one in units], np.intp)
 
-    def select(self, rows: Sequence[int] | NDArray[np.intp]) -> "Curves":
-        """Some of the episodes."""
-        index = np.asarray(rows, dtype=np.intp)
-        return Curves(
-            tuple(self.scans[row] for row in index),
-            self.n_acquired[index],
-            {name: values[index] for name, values in self.scores.items()},
-            {name: values[index] for name, values in self.features.items()},
-        )
-
     @classmethod
     def join(cls, parts: Sequence["Curves"]) -> "Curves":
         """All episodes of several; features that some lack are left out."""
