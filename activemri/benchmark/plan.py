@@ -128,8 +128,7 @@ class Shard:
     """Some scans with one policy, one reconstructor and one seed.
 
     Attributes:
-        reconstructor: its label in tables.
-        policy: its label in tables.
+        reconstructor, policy: labels in tables.
         seed: of random policies.
         positions: of the scans in the data set.
         split: of the scans that stopping rules are made with; empty for scored scans.
@@ -148,12 +147,7 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Scans of one split.
-
-    Attributes:
-        dataset: all scans of the split.
-        positions: of those that are played.
-    """
+    """The scans of a split, and the positions of those that are played."""
 
     dataset: SliceDataset
     positions: tuple[int, ...]
@@ -284,8 +278,7 @@ class Plan:
     def shards(self, split: str = "") -> Iterator[Shard]:
         """Everything that is scored, in the order of the table.
 
-        Args:
-            split: of :attr:`stopping`: what rules need of it instead, with the first seed alone.
+        Of a split of :attr:`stopping` what rules need of it, with the first seed alone.
         """
         options, scans = self.settings, self.scans(split)
         first, out = options.run.seed, options.run.out
@@ -404,11 +397,7 @@ class Plan:
 
 
 def label_reconstructors(given: Sequence[ReconstructorLike]) -> dict[str, ReconstructorLike]:
-    """Short labels for names, paths and objects.
-
-    Raises:
-        ValueError: for two of one label.
-    """
+    """Names, paths and objects by short labels; two of one label are a ValueError."""
     labels: dict[str, ReconstructorLike] = {}
     for one in given:
         label = _label(one) if isinstance(one, str | Path) else type(one).__name__
@@ -419,7 +408,7 @@ def label_reconstructors(given: Sequence[ReconstructorLike]) -> dict[str, Recons
 
 
 def label_policies(given: Sequence[PolicyLike]) -> dict[str, tuple[PolicyLike, ...]]:
-    """Short labels for policies, and the names, paths or objects that each stands for.
+    """The names, paths or objects that short labels of policies stand for.
 
     ``LABEL=PATH,PATH,PATH`` stands for one policy that was trained with several seeds; so do
     ``LABEL=PATH LABEL=PATH LABEL=PATH``, which is what a shell makes of ``LABEL=run-{0,1,2}``.
@@ -462,23 +451,19 @@ def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluato
     if not isinstance(reconstructor, str | Path):
         return None
     path = Path(reconstructor)
-    if str(reconstructor) in RECONSTRUCTORS:
-        if reconstructor != _SHIPS_WITH_EVALUATOR:
-            return None
+    if reconstructor == _SHIPS_WITH_EVALUATOR:
         path = WEIGHTS / reconstructor
+    elif str(reconstructor) in RECONSTRUCTORS:
+        return None
     folder = path if path.is_dir() else path.parent
     if not (folder / f"{EVALUATOR}.safetensors").is_file():
         return None
     found = load_evaluator(folder / EVALUATOR)
-    if found.width >= n_lines:
-        return found
-    log.warning(
-        "%s scores %d lines, and these scans have %d: it is left out",
-        folder / EVALUATOR,
-        found.width,
-        n_lines,
-    )
-    return None
+    if found.width < n_lines:
+        words = "%s scores %d lines, and these scans have %d: it is left out"
+        log.warning(words, folder / EVALUATOR, found.width, n_lines)
+        return None
+    return found
 
 
 def _label(name: str | Path) -> str:

@@ -50,11 +50,7 @@ class Predictor:
     head: Head
 
     def __call__(self, features: Mapping[str, Floats]) -> Floats:
-        """Predicted scores, of the shape of the features.
-
-        Raises:
-            RuleError: a feature is missing.
-        """
+        """Predicted scores, of the shape of the features; a missing one is a RuleError."""
         missing = [name for name in self.features if name not in features]
         if missing:
             raise RuleError(
@@ -68,11 +64,7 @@ class Predictor:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Predictor":
-        """From what ``dataclasses.asdict`` made of one, as JSON holds it.
-
-        Raises:
-            RuleError: for anything else.
-        """
+        """From what ``dataclasses.asdict`` made of one, as JSON holds it; else a RuleError."""
         try:
             head = {name: tuple(map(float, values)) for name, values in record["head"].items()}
             if set(head) not in _HEADS:
