@@ -111,16 +111,10 @@ class BenchmarkSettings:
             object.__setattr__(self, name, tuple(parts))
         if not self.policies:
             raise ValueError("--policies: expected at least one name")
-        require_positive(
-            n_seeds=self.n_seeds,
-            slices_per_volume=self.slices_per_volume,
-            max_slices=self.max_slices,
-            max_oracle_slices=self.max_oracle_slices,
-            n_fit_scans=self.n_fit_scans,
-            max_fit_slices=self.max_fit_slices,
-            workers=self.workers,
-            n_bootstrap=self.n_bootstrap,
-        )
+        require_positive(slices_per_volume=self.slices_per_volume, max_slices=self.max_slices)
+        require_positive(max_oracle_slices=self.max_oracle_slices, n_seeds=self.n_seeds)
+        require_positive(n_fit_scans=self.n_fit_scans, max_fit_slices=self.max_fit_slices)
+        require_positive(n_bootstrap=self.n_bootstrap, workers=self.workers)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from activemri.stopping import RuleError
 from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 
 Floats = NDArray[np.float64]
-Head = dict[str, tuple[float, ...]]
+Head = Mapping[str, tuple[float, ...]]
 
 PREDICTORS = ("regression", "uncertainty", "evaluator")
 
@@ -102,11 +102,9 @@ def fit_predictor(
         raise RuleError(f"unknown predictor {kind!r}; expected one of {', '.join(PREDICTORS)}")
     names = [name for name in (*OF_SCAN, *OF_UNCERTAINTY, *OF_EVALUATOR) if name in features]
     if kind != "regression":
+        expected = "expected_ssim" if metric.startswith("ssim") else "expected_nmse"
         alone, lacking = {
-            "uncertainty": (
-                "expected_ssim" if metric.startswith("ssim") else "expected_nmse",
-                "the reconstructor gives no uncertainty",
-            ),
+            "uncertainty": (expected, "the reconstructor gives no uncertainty"),
             "evaluator": ("evaluator_mean", "there is no evaluator for this reconstructor"),
         }[kind]
         names = [alone]
