@@ -171,9 +171,8 @@ class Plan:
         find_metric(self.metric)
         self.stop = replace(settings.stop, metric=settings.stop.metric or self.metric)
         device = settings.compute.prepare()
-        self.reconstructors = label_reconstructors(
-            settings.reconstructors or (self.protocol.reconstructor,)
-        )
+        given = settings.reconstructors or (self.protocol.reconstructor,)
+        self.reconstructors = label_reconstructors(given)
         self.policies = label_policies(settings.policies)
         dataset = self.protocol.dataset(slices_per_volume=settings.slices_per_volume)
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
@@ -213,7 +212,7 @@ class Plan:
     @property
     def fingerprint(self) -> dict[str, str]:
         """Marks of what settings only name: package version, weights, order files, the scans."""
-        marks = {"version": __version__, "scans": _digest(repr(self.scored.describe()))}
+        marks = {"version": __version__, "scans": files.digest(repr(self.scored.describe()))[:16]}
         for label, acquisition in self.acquisitions.items():
             network = acquisition.reconstructor
             try:
@@ -221,7 +220,8 @@ class Plan:
             except ValueError:  # a user's own class: its settings as they print
                 own = type(network)
                 kind = f"{own.__module__}.{own.__qualname__} {network.settings}"
-            marks[f"reconstructor {label}"] = _digest(f"{kind} {_digest_of_weights(network)}")
+            mark = files.digest(f"{kind} {_digest_of_weights(network)}")
+            marks[f"reconstructor {label}"] = mark[:16]
         for label, evaluator in self.evaluators.items():
             if evaluator is not None:
                 marks[f"evaluator {label}"] = _digest_of_weights(evaluator)
@@ -278,7 +278,7 @@ class Plan:
         first, out = options.run.seed, options.run.out
         folder = "scored"
         if split:  # other scans have another folder
-            folder = f"{split}-{_digest(repr(scans.describe()))[:8]}"
+            folder = f"{split}-{files.digest(repr(scans.describe()))[:8]}"
         for reconstructor in self.reconstructors:
             for policy, members in self.policies.items():
                 traits, positions, size = self.traits[policy], scans.positions, _SCANS_PER_SHARD
@@ -489,13 +489,9 @@ def _digest_of_files(member: PolicyLike) -> str:
     if path.is_dir():
         paths = sorted([*path.glob("*.json"), *path.glob("*.safetensors")])
     content = b"".join(path.read_bytes() for path in paths if path.is_file())
-    return _digest(content) if content else ""
+    return files.digest(content)[:16] if content else ""
 
 
 def _digest_of_weights(network: nn.Module) -> str:
     weights = network.state_dict().values()
-    return _digest(b"".join(value.cpu().numpy().tobytes() for value in weights))
-
-
-def _digest(content: bytes | str) -> str:
-    return files.digest(content)[:16]
+    return files.digest(b"".join(value.cpu().numpy().tobytes() for value in weights))[:16]

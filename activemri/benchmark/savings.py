@@ -57,23 +57,21 @@ class FittedRule:
 
 def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
     """Curves of some scans from long rows of one policy and seed, with features as metrics."""
-    keys = ["volume", "slice"]
     names = list(table["metric"].unique())
-    rows = pd.MultiIndex.from_tuples([(scan.volume, scan.index) for scan in scans])
-    wide = table.pivot(index=keys, columns=["metric", "step"], values="value")
-    own = table[table["metric"] == names[0]]
-    lines = own.pivot(index=keys, columns="step", values="n_acquired")
-    last = lines.notna().to_numpy().sum(axis=1, keepdims=True) - 1
+    wide = table.pivot(
+        index=["volume", "slice"], columns=["metric", "step"], values=["value", "n_acquired"]
+    )
+    wide = wide.loc[[(scan.volume, scan.index) for scan in scans]].sort_index(axis=1)
+    lines = wide["n_acquired", names[0]].to_numpy(np.float64)
+    last = np.isfinite(lines).sum(axis=1, keepdims=True) - 1
     steps = np.minimum(np.arange(lines.shape[1]), last)  # after the end the last value stays
-
-    def continued(part: pd.DataFrame) -> NDArray[Any]:
-        in_order = part.loc[rows].sort_index(axis=1).to_numpy()
-        return np.take_along_axis(in_order, steps, axis=1)
-
-    values = {name: continued(wide[name]).astype(np.float64) for name in names}
+    values = {
+        name: np.take_along_axis(wide["value", name].to_numpy(np.float64), steps, axis=1)
+        for name in names
+    }
     return Curves(
         tuple(scans),
-        continued(lines).astype(np.int64),
+        np.take_along_axis(lines, steps, axis=1).astype(np.int64),
         {name: values[name] for name in names if name in METRICS},
         {n.removeprefix(FEATURE): values[n] for n in names if n.startswith(FEATURE)},
     )
