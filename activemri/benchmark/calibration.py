@@ -133,10 +133,8 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
         if not defined.any():
             return Interval(float("nan"), None, None, "not defined for any scan")
         subjects = np.unique(of_case[defined], return_inverse=True)[1]
-        rng = np.random.default_rng(seed)
-        return resampling.mean_intervals(
-            column[defined, None], subjects, rng=rng, n_resamples=n_resamples
-        )[0]
+        rng, own = np.random.default_rng(seed), column[defined, None]
+        return resampling.mean_intervals(own, subjects, rng=rng, n_resamples=n_resamples)[0]
 
     def pooled(
         statistic: Callable[[Floats], Floats], cells: Codes, n_cells: int, *values: Floats

@@ -76,12 +76,7 @@ class Predictor:
 
 
 def fit_predictor(
-    kind: str,
-    features: Mapping[str, Floats],
-    scores: Floats,
-    *,
-    metric: str,
-    target: float,
+    kind: str, features: Mapping[str, Floats], scores: Floats, *, metric: str, target: float
 ) -> Predictor:
     """Fit a predictor to scans whose true scores are known.
 
