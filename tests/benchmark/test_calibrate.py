@@ -54,8 +54,8 @@ def few_scans_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "_N_RECORDED", 2)
 
 
-def line(given: str, *, out: Path) -> list[str]:
-    command = "calibrate --matrix-size 24 --max-slices 3 --budget 6 --n-center-lines 4"
+def line(given: str, *, out: Path, size: int = 24, n: int = 3) -> list[str]:
+    command = f"calibrate --matrix-size {size} --max-slices {n} --budget 6 --n-center-lines 4"
     return [*f"{command} --n-bootstrap 50 {given}".split(), "--out", str(out)]
 
 
@@ -64,7 +64,7 @@ def test_the_ensemble_is_measured_corrected_and_written(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = f"--ensemble {' '.join(checkpoints)} --dropout-samples 2"
-    assert cli.main(line(given, out=tmp_path)) == 0
+    assert cli.main(line(given, out=tmp_path, size=32, n=5)) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "calibration.json").read_text())
     assert set(found["before"]["numbers"]) == set(NUMBERS)
@@ -72,7 +72,7 @@ def test_the_ensemble_is_measured_corrected_and_written(
     assert after["ece"]["value"] < 0.7 * found["before"]["numbers"]["ece"]["value"]
     assert f"{after['ece']['value']:.3f} [{after['ece']['low']:.3f}" in printed
     assert found["counts"]["test"] | {"pixels": 0} == {
-        "subjects": 3, "slices": 3, "moments": 4, "pixels": 0
+        "subjects": 5, "slices": 5, "moments": 4, "pixels": 0
     }  # fmt: skip
     assert list(found["by_lines_acquired"]) == ["0", "2", "4", "6"]
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
@@ -83,7 +83,7 @@ def test_the_ensemble_is_measured_corrected_and_written(
     assert made.settings["predicted"] == found["recalibration"]["predicted"]
     info = json.loads((tmp_path / "recalibrated.json").read_text())["info"]
     assert info["fitted_on"]["split"] == "val" and info["made_of"] == checkpoints
-    assert cli.main(line(f"--reconstructor {tmp_path}", out=tmp_path / "again")) == 0
+    assert cli.main(line(f"--reconstructor {tmp_path}", out=tmp_path / "again", size=32, n=5)) == 0
     before = json.loads((tmp_path / "again" / "calibration.json").read_text())["before"]
     for name, number in after.items():
         # Where the map is flat, rounding orders the pixels.
