@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import h5py
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tyro.conf import Positional, arg
 
@@ -23,16 +23,15 @@ from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.readers import READ_FAILURES, UnreadableError, Volume
 from activemri.data.simulated_coils import with_coils
-from activemri.data.slices import Slice, measured_samples
+from activemri.data.slices import measured_samples
 from activemri.data.splits import assign_splits
 from activemri.data.standard import magnitude_reference
 from activemri.progress import Progress
 
-#: Most coils that are simulated.
-MOST_COILS = 32
+MOST_COILS = 32  # that are simulated
+VERSION = 1  # raise it when the same source is written differently
 
-#: Raise it when the same source is written differently.
-VERSION = 1
+Origin = dict[str, str | int]  # all that a converted file depends on; kept in it
 
 
 @dataclass(frozen=True)
@@ -58,36 +57,14 @@ class ConvertSettings:
             )
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """Outcome of a conversion.
-
-    Attributes:
-        out: the folder with the converted files.
-        written: names of the files written now.
-        kept: names of those that had been written before, from the same source.
-        problems: what could not be converted, with the reasons.
-    """
-
-    out: Path
-    written: tuple[str, ...]
-    kept: tuple[str, ...]
-    problems: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """A summary for people."""
-        lines = [f"{self.out}: {len(self.written)} file(s) written, {len(self.kept)} kept"]
-        if self.problems:
-            lines.append(f"{len(self.problems)} problem(s):")
-            lines += [f"  {problem}" for problem in self.problems]
-        return "\n".join(lines)
-
-
-def convert(settings: ConvertSettings) -> Conversion:
+def convert(settings: ConvertSettings) -> str:
     """Convert every readable scan under a path. Finished files are kept, started ones are not.
 
     Folders below the path stay folders. Slices that cannot be read are named among the problems,
     and their places are filled with zeros, so that the numbers of the others stay the same.
+
+    Returns:
+        Numbers of the files written now and of those kept from before, and the problems.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -105,9 +82,8 @@ def convert(settings: ConvertSettings) -> Conversion:
     names = [f"{entry.reader.container.stem(entry.file)}.h5" for entry in index.entries]
     counts = Counter(names)
     problems = [f"{file}: {reason}" for file, reason in index.problems.items()]
-    written: list[str] = []
-    kept: list[str] = []
-    pending: list[tuple[str, Entry, Volume, dict[str, str | int]]] = []
+    n_written = n_kept = 0
+    pending: list[tuple[str, Entry, Volume, Origin]] = []
     for name, entry in zip(names, index.entries, strict=True):
         volume, reader = entry.volume, entry.reader.name
         if settings.coils is not None and volume.n_coils == 1:
@@ -115,7 +91,7 @@ def convert(settings: ConvertSettings) -> Conversion:
             volume = replace(volume, n_coils=settings.coils, magnitude_only=False, simulated=made)
             reader = f"{reader}, {settings.coils} simulated coils"
         status = (index.root / entry.file).stat()
-        origin: dict[str, str | int] = {  # all that a converted file depends on; kept in it
+        origin: Origin = {
             "source": entry.file,
             "reader": reader,
             "bytes": status.st_size,
@@ -126,7 +102,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         if counts[name] > 1:
             problems.append(f"{entry.file}: another file would be converted to the same name")
         elif _is_converted(out / name, origin):
-            kept.append(name)
+            n_kept += 1
         else:
             pending.append((name, entry, volume, origin))
     sizes = [v.n_slices * v.n_coils * v.shape[0] * v.shape[1] * 8 for _, _, v, _ in pending]
@@ -136,16 +112,19 @@ def convert(settings: ConvertSettings) -> Conversion:
                 problems += _write_volume(
                     out / name, index.root / entry.file, entry, volume, origin
                 )
-                written.append(name)
+                n_written += 1
             except UnreadableError as error:
                 problems.append(f"{entry.file}: {error}")
             progress(progress.at + size)
-    if not written and not kept:
+    if n_written + n_kept == 0:
         raise UnreadableError(f"nothing could be converted: {'; '.join(problems[:5])}")
-    return Conversion(out, tuple(written), tuple(kept), tuple(problems))
+    lines = [f"{out}: {n_written} file(s) written, {n_kept} kept"]
+    if problems:
+        lines += [f"{len(problems)} problem(s):", *(f"  {problem}" for problem in problems)]
+    return "\n".join(lines)
 
 
-def _is_converted(path: Path, origin: dict[str, str | int]) -> bool:
+def _is_converted(path: Path, origin: Origin) -> bool:
     """True for a file that was made from this source, False where there is none.
 
     Raises:
@@ -173,7 +152,7 @@ def _is_converted(path: Path, origin: dict[str, str | int]) -> bool:
 
 
 def _write_volume(
-    path: Path, source: Path, entry: Entry, volume: Volume, origin: dict[str, str | int]
+    path: Path, source: Path, entry: Entry, volume: Volume, origin: Origin
 ) -> list[str]:
     """Write one file under another name and rename it when it is whole; returns the problems.
 
@@ -185,76 +164,59 @@ def _write_volume(
     partial = path.with_name(f".{path.name}.partial")  # what a killed run leaves is overwritten
     try:
         with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
-            started = False
-            largest = _largest(opened, entry) if volume.n_coils != entry.volume.n_coils else None
+            largest, simulated = 0.0, volume.n_coils != entry.volume.n_coils
+            for index in range(volume.n_slices if simulated else 0):
+                with suppress(*READ_FAILURES):  # named below
+                    scan = entry.reader.read(opened, entry.volume, index)
+                    largest = max(largest, scan.volume_max)
             for index in range(volume.n_slices):
                 try:
                     scan = entry.reader.read(opened, entry.volume, index)
-                    if largest is not None:
+                    if simulated:
                         scan = with_coils(scan, volume.n_coils, largest=largest)
                 except READ_FAILURES as error:
                     problems.append(f"{entry.file}, slice {index}: {error}")
+                    continue
+                attributes: dict[str, str | float | None] = {
+                    "subject_id": volume.subject,
+                    "contrast": volume.contrast,
+                    "scanner": volume.scanner,
+                    "field_strength": volume.field_strength,
+                    "simulated": volume.simulated,
+                    "split": origin["split"],
+                    "converted_from": json.dumps(origin),
+                    "processing": json.dumps(list(scan.processing)),
+                }
+                if volume.magnitude_only:
+                    whole = scan.target.shape == scan.shape
+                    image = scan.target if whole else magnitude_reference(scan.kspace)
+                    stored: dict[str, Tensor | None] = {"image": image}
+                    attributes["phase"] = "magnitude only"
+                    if not whole:
+                        attributes["readout_oversampling"] = scan.shape[0] / scan.target.shape[0]
                 else:
-                    if not started:
-                        file.attrs.update(_attributes(volume, origin, scan))
-                        started = True
-                    if volume.magnitude_only:
-                        whole = scan.target.shape == scan.shape
-                        image = scan.target if whole else magnitude_reference(scan.kspace)
-                        stored: dict[str, Tensor | None] = {"image": image}
-                    else:
-                        stored = {"kspace": scan.kspace, "target": scan.target}
-                        stored |= {"sensitivity": scan.sensitivity, "label": scan.label}
-                    for key, values in stored.items():
-                        if values is not None:
-                            _put(file, key, volume.n_slices, index, values)
-                    if not torch.equal(scan.measured, measured_samples(scan.kspace)):
-                        measured[index] = scan.measured
-            if not started:
+                    stored = {"kspace": scan.kspace, "target": scan.target}
+                    stored |= {"sensitivity": scan.sensitivity, "label": scan.label}
+                if "converted_from" not in file.attrs:
+                    file.attrs.update({k: v for k, v in attributes.items() if v is not None})
+                for key, values in stored.items():
+                    if values is not None:
+                        _put(file, key, volume.n_slices, index, values)
+                if not torch.equal(scan.measured, measured_samples(scan.kspace)):
+                    measured[index] = scan.measured
+            if "converted_from" not in file.attrs:
                 raise UnreadableError(f"no slice can be read, the first: {problems[0]}")
-            if measured and not volume.magnitude_only:
-                for index in range(volume.n_slices):
-                    usual = measured_samples(torch.from_numpy(file["kspace"][index]))
-                    _put(file, "measured", volume.n_slices, index, measured.get(index, usual))
+            for index in range(volume.n_slices if measured and not volume.magnitude_only else 0):
+                usual = measured_samples(torch.from_numpy(file["kspace"][index]))
+                _put(file, "measured", volume.n_slices, index, measured.get(index, usual))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return problems
 
 
-def _largest(opened: Any, entry: Entry) -> float:
-    """Largest magnitude of the slices that can be read; the others are named when written."""
-    largest = 0.0
-    for index in range(entry.volume.n_slices):
-        with suppress(*READ_FAILURES):
-            largest = max(largest, entry.reader.read(opened, entry.volume, index).volume_max)
-    return largest
-
-
-def _attributes(
-    volume: Volume, origin: dict[str, str | int], scan: Slice
-) -> dict[str, str | float | int]:
-    found: dict[str, str | float | int] = {
-        "subject_id": volume.subject,
-        "contrast": volume.contrast,
-        "scanner": volume.scanner,
-        "split": origin["split"],
-        "converted_from": json.dumps(origin),
-        "processing": json.dumps(list(scan.processing)),
-    }
-    if volume.field_strength is not None:
-        found["field_strength"] = volume.field_strength
-    if volume.magnitude_only:
-        found["phase"] = "magnitude only"
-        if scan.target.shape != scan.shape:
-            found["readout_oversampling"] = scan.shape[0] / scan.target.shape[0]
-    if volume.simulated is not None:
-        found["simulated"] = volume.simulated
-    return found
-
-
 def _put(file: h5py.File, key: str, n_slices: int, index: int, values: Tensor) -> None:
-    array: np.ndarray = values.numpy()
+    array: NDArray[Any] = values.numpy()
     if key not in file:
         file.create_dataset(key, shape=(n_slices, *array.shape), dtype=array.dtype)
     if file[key].shape[1:] != array.shape:

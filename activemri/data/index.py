@@ -13,13 +13,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from activemri.data.formats.registry import containers, reader_for
+from activemri.data.formats.registry import reader_for
 from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
 from activemri.files import replacing
 from activemri.progress import track
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A file with a scan in it. `file` is relative to the index's root."""
+    """A file with a scan in it; its name is relative to the index's root."""
 
     file: str
     reader: Reader
@@ -46,7 +46,7 @@ class Index:
     Attributes:
         root: the folder (of the file, if the path was a file).
         entries: the readable files, sorted by name.
-        problems: files that are left out, and why.
+        problems: files that are left out, and the reasons.
     """
 
     root: Path
@@ -57,30 +57,43 @@ class Index:
 def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     """Index a file, or all files of the readers' formats under a folder, by their headers.
 
-    What was found is cached by file size and modification time: the second time only changed
-    files are opened.
+    What was found is cached: the second time only changed files are opened.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if there is nothing usable, with the first few reasons.
     """
-    root, files = _find_files(path, containers(readers))
+    kinds = list(dict.fromkeys(reader.container for reader in readers))
+    *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
+    suffixes = f"{', '.join(others)} or {last}"
+    if path.is_file():
+        root, files = path.parent, [path.name]
+    elif path.is_dir():
+        root, files = path, _scans_below(path, kinds)
+        if not files:
+            raise UnreadableError(f"expected files ending in {suffixes} under {path}; got none")
+    else:
+        raise FileNotFoundError(f"expected a scan or a folder of scans; nothing is at {path}")
     cache = FileFacts(root, f"headers {readers}")
     entries: list[Entry] = []
     problems: dict[str, str] = {}
     try:
         for name in track(files, "index", unit="file"):
+            kind = next((kind for kind in kinds if kind.holds(name)), None)
             try:
-                entries.append(_describe(root, name, readers, cache))
+                if kind is None:
+                    raise UnreadableError(f"expected a name ending in {suffixes}")
+                suitable = [reader for reader in readers if reader.container == kind]
+                entries.append(_describe(root, name, suitable, cache))
             except (UnreadableError, OSError) as error:
                 # Problems are not cached: they may be gone with the next try or a newer reader.
                 problems[name] = str(error)
     finally:
         cache.save()
     if not entries:
-        first = "; ".join(f"{name}: {reason}" for name, reason in islice(problems.items(), 5))
-        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UnreadableError(f"nothing usable in {path}: {first}{rest}")
+        first = [f"{name}: {reason}" for name, reason in problems.items()][:5]
+        rest = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+        raise UnreadableError(f"nothing usable in {path}: {'; '.join(first + rest)}")
     # Volumes that would share a name get their folder into it.
     names = Counter(entry.volume.name for entry in entries)
     for place, entry in enumerate(entries):
@@ -93,9 +106,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
 class FileFacts:
     """Cached facts about the files of one folder, forgotten when a file changes.
 
-    Args:
-        root: the data folder or file.
-        settings: text that says how the facts were found out; other settings, other facts.
+    Other `settings`, text that says how the facts were found out, have other facts.
     """
 
     def __init__(self, root: Path, settings: str) -> None:
@@ -116,13 +127,11 @@ class FileFacts:
         """Facts about a file in its present state: JSON values, empty if nothing is known."""
         known = self._files.get(name)
         if isinstance(known, dict) and known.get("state") == [status.st_size, status.st_mtime_ns]:
-            facts = known.get("facts")
-            if isinstance(facts, dict):
-                return facts
+            return known["facts"] if isinstance(known.get("facts"), dict) else {}
         return {}
 
     def keep(self, name: str, status: os.stat_result, facts: dict[str, Any]) -> None:
-        """Remember facts about a file; written to disk every few seconds and by :meth:`save`."""
+        """Remember facts about a file; saved every few seconds, and by :meth:`save`."""
         self._files[name] = {"state": [status.st_size, status.st_mtime_ns], "facts": facts}
         self._changed = True
         if time.monotonic() - self._saved > SAVE_INTERVAL:
@@ -152,60 +161,36 @@ def cache_folder() -> Path:
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "activemri"
 
 
-def _find_files(path: Path, kinds: Sequence[Container]) -> tuple[Path, list[str]]:
-    if path.is_file():
-        return path.parent, [path.name]
-    if not path.is_dir():
-        raise FileNotFoundError(f"expected a scan or a folder of scans; nothing is at {path}")
-    files = sorted(
-        (folder / name).relative_to(path).as_posix()
-        for folder, names in _walk(path)
-        for kind in kinds
-        for name in kind.scans(folder, [name for name in names if kind.holds(name)])
-    )
-    if not files:
-        raise UnreadableError(f"expected files ending in {_suffixes(kinds)} under {path}; got none")
-    return path, files
-
-
-def _suffixes(kinds: Sequence[Container]) -> str:
-    *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
-    return f"{', '.join(others)} or {last}"
-
-
-def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder below a path with its files; links are followed, in circles only once."""
+def _scans_below(root: Path, kinds: Sequence[Container]) -> list[str]:
+    """Names of files, relative to the root; links are followed, in circles only once."""
     seen: set[str] = set()
-    for folder, below, names in os.walk(path, followlinks=True):
+    files = []
+    for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
-        yield Path(folder), names
+        for kind in kinds:
+            found = kind.scans(Path(folder), [name for name in names if kind.holds(name)])
+            files += [(Path(folder) / name).relative_to(root).as_posix() for name in found]
+    return sorted(files)
 
 
-def _describe(root: Path, name: str, readers: tuple[Reader, ...], cache: FileFacts) -> Entry:
-    """The scan in a file, as cached or read from its header.
-
-    Raises:
-        UnreadableError: if nothing in the file can be used.
-        OSError: if the file is gone.
-    """
+def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts) -> Entry:
+    """The scan in a file, as cached or read from its header, or UnreadableError or OSError."""
     status = (root / name).stat()
     facts = cache.of(name, status)
-    known = next((reader for reader in readers if reader.name == facts.get("reader")), None)
-    if known is not None:
-        try:
-            return Entry(name, known, _volume_from_json(facts["volume"]))
-        except (KeyError, TypeError, AttributeError):  # of another version
-            pass
-    kind = next((kind for kind in containers(readers) if kind.holds(name)), None)
-    if kind is None:
-        raise UnreadableError(f"expected a name ending in {_suffixes(containers(readers))}")
+    for reader in readers:
+        if reader.name == facts.get("reader"):
+            with suppress(KeyError, TypeError, AttributeError):  # facts of another version
+                fields = facts["volume"].items()
+                lists = {key: tuple(value) for key, value in fields if isinstance(value, list)}
+                return Entry(name, reader, Volume(**(facts["volume"] | lists)))
+    kind = readers[0].container
     try:
         with kind.open(root / name) as file:
-            reader = reader_for(file, [reader for reader in readers if reader.container == kind])
+            reader = reader_for(file, readers)
             volume = reader.describe(file)
     except UnreadableError:
         raise
@@ -213,8 +198,3 @@ def _describe(root: Path, name: str, readers: tuple[Reader, ...], cache: FileFac
         raise UnreadableError(f"damaged or not {kind.name}: {error}") from error
     cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
     return Entry(name, reader, volume)
-
-
-def _volume_from_json(fields: dict[str, Any]) -> Volume:
-    pairs = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return Volume(**(fields | pairs))

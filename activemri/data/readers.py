@@ -1,10 +1,12 @@
-"""Kinds of files that scans come in, and the protocol of a reader of one layout within them."""
+"""Kinds of files that scans come in, and the contract of a reader of one layout within them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import h5py
 from torch import Tensor
@@ -27,9 +29,8 @@ class Container:
     Attributes:
         name: as users call it.
         suffixes: how names of such files end, in lower case and with the dot.
-        open: opens a file for reading. What it returns is a context manager with a method
-            `close`, and is handed to the readers of this kind. Raises
-            :class:`UnreadableError` or OSError.
+        open: returns what the readers of this kind are given, a context manager with a method
+            `close`. Raises :class:`UnreadableError` or OSError.
         scans: given a folder and the names of its files of this kind, those that stand for a
             scan, where a scan has several files. Failures to read belong to `open`, not here.
     """
@@ -57,7 +58,7 @@ T = TypeVar("T")
 
 
 def cached_by_file(n_files: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
-    """Decorator: keep results of a function of a path until the file changes, for a few files."""
+    """Decorator: keep results of a function of a path until the file changes."""
 
     def decorate(function: Callable[[Path], T]) -> Callable[[Path], T]:
         @lru_cache(n_files)
@@ -73,24 +74,17 @@ def cached_by_file(n_files: int) -> Callable[[Callable[[Path], T]], Callable[[Pa
     return decorate
 
 
-class OpenedFile:
-    """A file without a handle that would have to be closed."""
+class OpenedFile(ExitStack):
+    """A file without a handle: there is nothing to close."""
 
-    path: Path
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Labels and sizes of the scan in a file. Kept in the index.
+    """Labels and sizes of the scan in a file, where it says them. Kept in the index.
 
     Attributes:
         name: the file's stem; the index adds folders where two files would have one name.
@@ -98,11 +92,10 @@ class Volume:
         n_slices: slices stored, usable or not.
         shape: (height, width) of k-space.
         target_shape: (height, width) of the reference.
-        n_coils: number of coils.
-        contrast: e.g. "T2"; "unknown" where the file does not say.
-        field_strength: in tesla, or None.
-        scanner: maker and model; "unknown" where the file does not say.
-        split: the split that the file itself names, or None.
+        contrast: e.g. "T2".
+        field_strength: in tesla.
+        scanner: maker and model.
+        split: the split that the file itself names.
         magnitude_only: the file holds no phase.
         simulated: what of the samples no scanner has measured, e.g. "coils", or None.
         largest: largest stored magnitude, where the reader needs it, or None.
@@ -115,7 +108,7 @@ class Volume:
     n_slices: int
     shape: tuple[int, int]
     target_shape: tuple[int, int]
-    n_coils: int
+    n_coils: int = 1
     contrast: str = "unknown"
     field_strength: float | None = None
     scanner: str = "unknown"
@@ -131,12 +124,22 @@ class Volume:
         *,
         kspace: Tensor,
         target: Tensor | None = None,
+        scale: float = 1.0,
         processing: tuple[str, ...] = (),
         measured: Tensor | None = None,
         sensitivity: Tensor | None = None,
         label: Tensor | None = None,
     ) -> Slice:
-        """A slice of this volume, with its labels; by default the target is computed."""
+        """A slice of this volume, with its labels; by default the target is computed.
+
+        Scanners store values whose squares get lost in float32. All samples and the target are
+        multiplied by a `scale`, in place: a power of two, which is exact, and the same for all
+        files, so that nothing depends on samples that an agent has not acquired.
+        """
+        if scale != 1:
+            kspace *= scale
+            target = None if target is None else target * scale
+            processing += (f"multiplied by {scale:g}",)
         if target is None:
             target = magnitude_reference(kspace, self.target_shape, sensitivity=sensitivity)
         return Slice(
@@ -156,34 +159,30 @@ class Volume:
         )
 
 
-class Reader(Protocol):
-    """One file format. Readers are frozen dataclasses: their fields are their settings.
+@dataclass(frozen=True)
+class Reader(ABC):
+    """One file format: a frozen dataclass whose fields are its settings.
 
-    `file` is what the container's `open` returns: an `h5py.File` for HDF5.
-
-    Attributes:
-        name: short name of the format; the index remembers by it who reads a file.
-        container: the kind of file that it is in.
+    `file` is what the container's `open` returns: an `h5py.File` for HDF5. The index remembers by
+    `name` who reads a file.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def container(self) -> Container: ...
+    name: str
+    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: Any) -> bool:
-        """True for files of this format, even if they turn out to be damaged."""
-        ...
+        """True for files of this format, even damaged ones; by default for all."""
+        return True
 
+    @abstractmethod
     def describe(self, file: Any) -> Volume:
         """Labels and sizes, as far as possible without reading samples.
 
         Raises:
             UnreadableError: if nothing in the file can be used.
         """
-        ...
 
+    @abstractmethod
     def read(self, file: Any, volume: Volume, index: int) -> Slice:
         """Read one slice. The result depends on the file, the index and the settings only.
 
@@ -194,4 +193,3 @@ class Reader(Protocol):
         Raises:
             UnreadableError: if the slice cannot be read.
         """
-        ...

@@ -18,16 +18,10 @@ def magnitude_reference(
     *,
     sensitivity: Tensor | None = None,
 ) -> Tensor:
-    """Magnitude image of fully sampled k-space.
+    """Magnitude image of fully sampled k-space (coil, height, width), in float32.
 
-    Args:
-        kspace: complex, (coil, height, width).
-        target_shape: crop the image around its centre to this (height, width).
-        sensitivity: coil maps like `kspace`; given, the coils are combined with them,
-            otherwise by the root of the sum of squares.
-
-    Returns:
-        float32, (target height, target width).
+    Coils are combined with `sensitivity` maps like `kspace`, without them by the root of the sum of
+    squares; the image is cropped around its centre to `target_shape`, (height, width).
     """
     images = fourier.ifft2(kspace)
     if sensitivity is not None:
@@ -46,37 +40,44 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
        is free, because every readout is sampled in one go.
     2. k-space is cropped, or padded with zeros, around its centre. The field of view stays; the
        pixels change their size, also relative to each other if the shapes have other proportions.
-       Padded lines are never acquired.
+       Padded lines are never acquired. Samples are scaled by the square root of the ratio of the
+       numbers of pixels, so that orthonormal transforms keep the intensities of the image.
     3. The reference is computed from the resulting k-space and covers the whole frame, and so
-       does a region of interest.
-
-    Samples are scaled by the square root of the ratio of the numbers of pixels, which keeps the
-    intensities of the image: with orthonormal transforms they would change otherwise.
-
-    `volume_max` is left as it is; see :class:`activemri.data.volumes.VolumeDataset`.
+       does a region of interest. `volume_max` is left as it is.
 
     Args:
         scan: any slice.
-        matrix_size: (height, width) to bring it to.
+        matrix_size: (height, width).
     """
-    cropped = _without_oversampling(scan)
-    if matrix_size == cropped.shape and cropped.target.shape == matrix_size:
-        return cropped
-    height, width = cropped.shape
-    roi = cropped.roi
-    scale = math.sqrt(matrix_size[0] * matrix_size[1] / (height * width))
-    kspace = resize_centered(cropped.kspace, matrix_size) * scale
-    sensitivity = cropped.sensitivity
+    (height, width), rows = scan.shape, scan.target.shape[0]
+    if rows != height:
+        images = center_crop(fourier.ifft(scan.kspace, (-2,)), (rows, width))
+        # A row of the smaller k-space lies at the same frequency as this row of the larger one.
+        frequency = (torch.arange(rows) - rows // 2) * height / rows
+        nearest = (frequency.round().long() + height // 2).clamp(0, height - 1)
+        maps = scan.sensitivity
+        scan = replace(
+            scan,
+            kspace=fourier.fft(images, (-2,)),
+            sensitivity=None if maps is None else center_crop(maps, (rows, width)).contiguous(),
+            measured=scan.measured[nearest],
+            processing=(*scan.processing, f"image cropped to {rows} rows along the readout"),
+        )
+    if matrix_size == scan.shape and scan.target.shape == matrix_size:
+        return scan
+    roi, sensitivity = scan.roi, scan.sensitivity
+    scale = math.sqrt(matrix_size[0] * matrix_size[1] / (rows * width))
+    kspace = resize_centered(scan.kspace, matrix_size) * scale
     if sensitivity is not None:
         sensitivity = _resample_maps(sensitivity, matrix_size)
     return replace(
-        cropped,
+        scan,
         kspace=kspace,
         target=magnitude_reference(kspace, sensitivity=sensitivity),
         sensitivity=sensitivity,
-        measured=resize_centered(cropped.measured, matrix_size),
-        roi=None if roi is None else resampled(resize_centered(roi, (height, width)), matrix_size),
-        processing=(*cropped.processing, f"k-space brought to {matrix_size[0]} x {matrix_size[1]}"),
+        measured=resize_centered(scan.measured, matrix_size),
+        roi=None if roi is None else resampled(resize_centered(roi, (rows, width)), matrix_size),
+        processing=(*scan.processing, f"k-space brought to {matrix_size[0]} x {matrix_size[1]}"),
     )
 
 
@@ -93,25 +94,6 @@ def resize_centered(values: Tensor, shape: tuple[int, int]) -> Tensor:
     return values
 
 
-def _without_oversampling(scan: Slice) -> Slice:
-    """Crop the image along the readout to the rows of the reference."""
-    (height, width), rows = scan.shape, scan.target.shape[0]
-    if rows == height:
-        return scan
-    images = center_crop(fourier.ifft(scan.kspace, (-2,)), (rows, width))
-    # A row of the smaller k-space lies at the same frequency as this row of the larger one.
-    frequency = (torch.arange(rows) - rows // 2) * height / rows
-    nearest = (frequency.round().long() + height // 2).clamp(0, height - 1)
-    maps = scan.sensitivity
-    return replace(
-        scan,
-        kspace=fourier.fft(images, (-2,)),
-        sensitivity=None if maps is None else center_crop(maps, (rows, width)).contiguous(),
-        measured=scan.measured[nearest],
-        processing=(*scan.processing, f"image cropped to {rows} rows along the readout"),
-    )
-
-
 def _resample_maps(maps: Tensor, shape: tuple[int, int]) -> Tensor:
     """Linear interpolation of smooth coil maps, kept at unit norm where there is a norm."""
     for axis, new in zip((-2, -1), shape, strict=True):
@@ -121,9 +103,8 @@ def _resample_maps(maps: Tensor, shape: tuple[int, int]) -> Tensor:
         lower = position.floor().long().clamp(max=max(old - 2, 0))
         weight = (position - lower).to(maps.real.dtype)
         weight = weight.unsqueeze(-1) if axis == -2 else weight
-        upper = (lower + 1).clamp(max=old - 1)
-        maps = (
-            maps.index_select(axis, lower) * (1 - weight) + maps.index_select(axis, upper) * weight
-        )
+        below = maps.index_select(axis, lower)
+        above = maps.index_select(axis, (lower + 1).clamp(max=old - 1))
+        maps = below * (1 - weight) + above * weight
     norm = torch.linalg.vector_norm(maps, dim=0, keepdim=True)
     return torch.where(norm > 0, maps / norm.clamp(min=torch.finfo(norm.dtype).tiny), maps)

@@ -1,7 +1,5 @@
 """fastMRI: knee and brain, prostate, breast."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.formats.fastmri import SCALE, FastMRIBreastReader, FastMRIReader
+from activemri.data.formats.fastmri import SCALE, FastMRIReader
 from activemri.data.formats.registry import all_readers, reader_for
 from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError
@@ -23,7 +21,7 @@ from tests.data.files import (
     write_fastmri,
     write_kspace,
 )
-from tests.data.published_files import write_breast, write_m4raw, write_prostate, write_skm_tea
+from tests.data.published_files import write_breast, write_prostate
 
 READER = FastMRIReader()
 
@@ -146,16 +144,6 @@ def test_fastmri_itself_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours.kspace.numpy(), kspace * SCALE)
     np.testing.assert_array_equal(ours.target.numpy(), target * SCALE)
     assert volume.encoded_columns == (facts["padding_left"], facts["padding_right"])
-
-
-def test_reading_imports_neither_torchvision_nor_lightning(tmp_path: Path) -> None:
-    write_fastmri(tmp_path / "scan.h5")
-    code = (
-        "import sys; from activemri.data.sources import open_dataset; "
-        f"open_dataset({str(tmp_path / 'scan.h5')!r}, split='all')[0]; "
-        "assert not {'torchvision', 'pytorch_lightning'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_labels_of_the_prostate_come_from_attributes_and_header(tmp_path: Path) -> None:
@@ -288,15 +276,5 @@ def test_files_are_known_by_their_layout_or_their_name(tmp_path: Path, renamed: 
         edit(path, kspace=np.ones((5, 8, 3, 4), np.complex64))
     with h5py.File(path) as file:
         reader = reader_for(file, all_readers())
-        assert reader == FastMRIBreastReader()
         with pytest.raises(UnreadableError, match="not Cartesian"):
             reader.describe(file)
-
-
-@pytest.mark.parametrize(
-    "write", [write_fastmri, write_kspace, write_m4raw, write_prostate, write_skm_tea]
-)
-def test_no_other_file_is_taken_for_one(tmp_path: Path, write) -> None:  # type: ignore[no-untyped-def]
-    write(tmp_path / "a.h5")
-    with h5py.File(tmp_path / "a.h5") as file:
-        assert not FastMRIBreastReader().recognises(file)

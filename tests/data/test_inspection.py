@@ -8,7 +8,7 @@ import pytest
 
 from activemri.cli import main
 from activemri.data import inspection
-from activemri.data.inspection import format_inspection, inspect
+from activemri.data.inspection import InspectSettings, run_inspection
 from activemri.data.readers import UnreadableError
 from tests.data.files import write_fastmri, write_image, write_kspace
 
@@ -39,7 +39,7 @@ def cells(text: str, first: str) -> list[str]:
 
 
 def test_all_that_was_found_is_listed(folder: Path) -> None:
-    text = format_inspection(inspect(folder))
+    text = run_inspection(InspectSettings(folder))
     assert text.splitlines()[0] == str(folder)
     assert "3 files, 3 subjects, 6 usable slices" in text
     assert cells(text, "val") == ["val", "1", "1", "3"]
@@ -57,7 +57,7 @@ def test_all_that_was_found_is_listed(folder: Path) -> None:
 
 
 def test_columns_are_aligned(folder: Path) -> None:
-    lines = format_inspection(inspect(folder)).splitlines()
+    lines = run_inspection(InspectSettings(folder)).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("file "))
     column = lines[start].index("height x width")
     for line in lines[start + 2 : start + 5]:
@@ -67,7 +67,7 @@ def test_columns_are_aligned(folder: Path) -> None:
 def test_many_files_are_grouped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "MAX_FILES", 2)
     write_image(folder / "a2.h5", shape=(3, 9, 12), subject_id="anna", split="train", contrast="T1")
-    text = format_inspection(inspect(folder))
+    text = run_inspection(InspectSettings(folder))
     assert cells(text, "T1")[:5] == ["T1", "2", "1", "5", "8-9 x 10-12"]
     assert "a2.h5" not in text
     assert "These are 4 files in groups; --files lists every one with its subject." in text
@@ -76,16 +76,16 @@ def test_many_files_are_grouped(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_many_files_are_listed_one_by_one_if_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = format_inspection(inspect(folder))
+    few = run_inspection(InspectSettings(folder))
     assert "--files" not in few
     monkeypatch.setattr(inspection, "MAX_FILES", 2)
-    assert format_inspection(inspect(folder), files=True) == few
+    assert run_inspection(InspectSettings(folder, files=True)) == few
     assert cells(few, "singlecoil_val/c.h5")[:2] == ["singlecoil_val/c.h5", "carl"]
 
 
 def test_contradicting_splits_are_shown_and_not_fatal(folder: Path) -> None:
     write_image(folder / "a2.h5", subject_id="anna", split="test")
-    text = format_inspection(inspect(folder))
+    text = run_inspection(InspectSettings(folder))
     assert "splits: subject 'anna' is in two splits" in text
     assert cells(text, "?")[-2:] == ["4", "8"]
 
@@ -93,7 +93,7 @@ def test_contradicting_splits_are_shown_and_not_fatal(folder: Path) -> None:
 def test_many_problems_are_cut_short_with_their_number(folder: Path) -> None:
     for number in range(20):
         (folder / f"bad{number:02}.h5").write_text("not HDF5")
-    text = format_inspection(inspect(folder))
+    text = run_inspection(InspectSettings(folder))
     assert "22 problems, left out:" in text
     assert text.splitlines()[-1] == "  and 10 more"
 
@@ -101,19 +101,19 @@ def test_many_problems_are_cut_short_with_their_number(folder: Path) -> None:
 def test_suspicious_references_are_shown(folder: Path) -> None:
     with h5py.File(folder / "singlecoil_val" / "c.h5", "a") as file:
         file["reconstruction_esc"][...] *= 2
-    text = format_inspection(inspect(folder))
+    text = run_inspection(InspectSettings(folder))
     assert "1 warning:" in text and "c.h5: the stored reference differs" in text
 
 
 def test_a_clean_folder_has_no_problems(tmp_path: Path) -> None:
     write_kspace(tmp_path / "a.h5")
-    assert format_inspection(inspect(tmp_path)).endswith("No problems.")
+    assert run_inspection(InspectSettings(tmp_path)).endswith("No problems.")
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_text("not HDF5")
     with pytest.raises(UnreadableError, match="nothing usable"):
-        inspect(tmp_path)
+        run_inspection(InspectSettings(tmp_path))
 
 
 @pytest.fixture

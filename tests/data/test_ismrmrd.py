@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from activemri.data.formats import ismrmrd, ismrmrd_scan
 from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
@@ -95,6 +94,9 @@ def with_flags(lines: list[Line], *flags: int) -> list[Line]:
     return [replace(line, flags=flags) for line in lines]
 
 
+NO_IMAGES = [with_flags([ASIDE], flag)[0] for flag in (20, 23, 24, 26, 27, 28, 29, 30, 31)]
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -102,12 +104,9 @@ def with_flags(lines: list[Line], *flags: int) -> list[Line]:
         lines_of(image())[:5] + with_flags(lines_of(image())[5:9], 20, 21) + lines_of(image())[9:],
         lines_of(image()) + with_heads(lines_of(image(1)), encoding_space_ref=1),
         with_heads(lines_of(image()), center_sample=0),
-        *(
-            [*with_flags([ASIDE], flag), *lines_of(image()), *with_flags([ASIDE], flag)]
-            for flag in (20, 23, 24, 26, 27, 28, 29, 30, 31)
-        ),
+        [*NO_IMAGES, *lines_of(image()), *NO_IMAGES],
     ],
-    ids=["shuffled", "calibration and imaging", "second encoding", "centre not set", *"abcdefghi"],
+    ids=["shuffled", "calibration and imaging", "second encoding", "centre not set", "aside"],
 )
 def test_order_calibration_and_lines_that_are_no_image_do_not_matter(
     tmp_path: Path, lines: list[Line]
@@ -198,13 +197,13 @@ def test_noise_scans_make_the_noise_of_the_coils_independent(tmp_path: Path) -> 
         white = (rng.normal(size=(3, *shape)) + 1j * rng.normal(size=(3, *shape))) / np.sqrt(2)
         return np.tensordot(mixing, white, 1).astype(np.complex64)
 
-    images = [noise(*SHAPE) for _ in range(40)]
+    images = [noise(*SHAPE) for _ in range(20)]
     lines = [Line(noise(4096), flags=[19])]
     lines += [line for r, kspace in enumerate(images) for line in lines_of(kspace, repetition=r)]
     write_acquisitions(tmp_path / "a.h5", ismrmrd_header(SHAPE), lines)
     with h5py.File(tmp_path / "a.h5") as file:
         volume = READER.describe(file)
-        scans = [READER.read(file, volume, index) for index in range(40)]
+        scans = [READER.read(file, volume, index) for index in range(20)]
     kspace = torch.stack([scan.kspace for scan in scans], dim=1).flatten(1)
     covariance = kspace @ kspace.conj().T / kspace.shape[1]
     torch.testing.assert_close(covariance, torch.eye(3) + 0j, atol=0.05, rtol=0)
@@ -323,8 +322,7 @@ def test_several_measurements_in_a_file_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.h5", r"several measurements.*dataset, dataset_2")
 
 
-@pytest.mark.parametrize("n_coils", [1, 4])
-@pytest.mark.parametrize("roll", [0, 1])
+@pytest.mark.parametrize(("n_coils", "roll"), [(1, 0), (4, 1)])
 def test_reversed_lines_without_the_flag_are_refused(
     tmp_path: Path, n_coils: int, roll: int
 ) -> None:
@@ -355,17 +353,18 @@ def test_headers_of_lines_are_read_once_for_all_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ismrmrd(tmp_path / "a.h5")
-    calls: list[str] = []
-    original = ismrmrd_scan.read_acquisitions
+    opened = []
+    original = h5py.File
 
-    def counted(file: h5py.File, header: Any) -> Any:
-        calls.append(file.filename)
-        return original(file, header)
+    def counted(path: Path, mode: str) -> h5py.File:
+        opened.append(path)
+        return original(path, mode)
 
-    monkeypatch.setattr(ismrmrd, "read_acquisitions", counted)
+    monkeypatch.setattr(h5py, "File", counted)
     for index in range(3):
         read(tmp_path / "a.h5", index)
-    assert len(calls) == 1
+    assert len(opened) == 3 + 1  # once more for the headers
+    monkeypatch.undo()
     write_ismrmrd(tmp_path / "a.h5", n_slices=2)
     assert read(tmp_path / "a.h5")[0].n_slices == 2
 

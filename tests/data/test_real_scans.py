@@ -15,9 +15,11 @@ from activemri.data.volumes import survey
 from activemri.mri import fourier
 
 
-@pytest.fixture
-def index(real_data: Path) -> Index:
-    return index_path(real_data, all_readers())
+@pytest.fixture(scope="module")
+def index(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return index_path(real_data, all_readers())
 
 
 def files_in(folder: Path) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from activemri.data.formats.registry import all_readers, reader_for
-from activemri.data.formats.skm_tea import SCALE, SEGMENTATIONS, SKMTEAReader
+from activemri.data.formats.skm_tea import SCALE, SKMTEAReader
 from activemri.data.index import index_path
 from activemri.data.volumes import survey
 from tests.data.files import Array, edit, read, refused, to_image, write_kspace
@@ -80,7 +80,7 @@ def segmentation(shape: tuple[int, int, int] = (3, 12, 10)) -> Array:
 
 def write_segmentation(scan: Path, values: Array) -> Path:
     """Where the collection has that of a scan. Segmentations are used along their stored axes."""
-    path = scan.parent.parent / SEGMENTATIONS / f"{scan.stem}.nii.gz"
+    path = scan.parent.parent / "segmentation_masks" / "raw-data-track" / f"{scan.stem}.nii.gz"
     path.parent.mkdir(parents=True)
     write_nifti(path, values, affine=np.diag([-1.0, -1.0, 1.0, 1.0])[[2, 1, 0, 3]])
     return path

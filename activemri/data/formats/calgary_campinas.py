@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -12,24 +11,19 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import refuse_undersampled
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 
 KSPACE_AXES = "(slice, ky, kz, real and imaginary parts of the coils in turn)"
-
 #: The scans stopped after this share of kz (of the slice encodes); the rest is filled.
 ACQUIRED_PERCENT = 85
-
-#: The scanner's integers lead to large values. The constant, an exact power of two, is the same
-#: for all files, so that nothing depends on samples that an agent has not acquired.
-SCALE = 2.0**-10
-
+SCALE = 2.0**-10  # the scanner's integers lead to large values
 EXAM = re.compile(r"(e\d+)s\d+_P\d+")
 
 
 @dataclass(frozen=True)
-class CalgaryCampinasReader:
+class CalgaryCampinasReader(Reader):
     """Reads the multi-channel sets (12 or 32 channels) of the reconstruction challenge.
 
     A file holds one head that is Fourier transformed along the readout already. A slice is one
@@ -38,16 +32,10 @@ class CalgaryCampinasReader:
     The published code transforms with an FFT without shifts and so sees the head in the middle of
     the image. Samples are multiplied by the phase that gives the same image with the centred
     transform, and by :data:`SCALE`. The last 15 % of kz, and points that are zero in every coil,
-    were never acquired: zero, and False in `Slice.measured`. The reference is the root of the sum
-    of squares.
-
-    Checked on the middle slice: that low frequencies are in the middle of k-space and the head in
-    the middle of the image, that the last 15 % of kz hold next to nothing, and that the file is
-    not one of the undersampled test sets.
+    were never acquired. The middle slice shows whether a file keeps to all that.
     """
 
     name: str = "calgary-campinas"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         found = file.get("kspace")
@@ -59,7 +47,9 @@ class CalgaryCampinasReader:
     def describe(self, file: h5py.File) -> Volume:
         kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES)
         n_slices, height, width, n_parts = kspace.shape
-        _refuse_other_conventions(_samples(file, n_slices // 2))
+        middle = _samples(file, n_slices // 2)
+        if bool(torch.isfinite(torch.view_as_real(middle)).all() and middle.any()):
+            _refuse_other_conventions(middle)  # else read() names the slice
         exam = EXAM.match(stored.stem(file))
         return Volume(
             name=stored.stem(file),
@@ -78,14 +68,14 @@ class CalgaryCampinasReader:
         kspace = _samples(file, index)
         kspace[:, :, _acquired(volume.shape[1]) :] = 0
         stored.refuse_unusable(kspace, "k-space")
-        kspace = _centred(kspace) * SCALE
+        kspace = _centred(kspace)
         return volume.slice(
             index,
             kspace=kspace,
+            scale=SCALE,
             measured=(kspace != 0).any(dim=0),
             processing=(
                 "phase of a centred Fourier transform",
-                f"multiplied by {SCALE:g}",
                 f"beyond {ACQUIRED_PERCENT} % of kz set to zero",
             ),
         )
@@ -105,21 +95,17 @@ def _samples(file: h5py.File, index: int) -> Tensor:
 
 def _centred(kspace: Tensor) -> Tensor:
     """Exchange the FFT's origin of the image, its corner, for its centre."""
-    height, width = kspace.shape[1:]
-    return kspace * torch.outer(_shift(height), _shift(width))
-
-
-def _shift(n: int) -> Tensor:
-    place = torch.arange(n) - n // 2
-    # The product is taken modulo n in whole numbers: for even n all phases are exactly 1 and -1.
-    turns = ((place * (n // 2)) % n).double() / n
-    phase = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
-    return (phase.real.round() + 0j if n % 2 == 0 else phase).to(torch.complex64)
+    phases = []
+    for n in kspace.shape[1:]:
+        place = torch.arange(n) - n // 2
+        # The product is taken modulo n in whole numbers: for even n phases are exactly 1 and -1.
+        turns = ((place * (n // 2)) % n).double() / n
+        phase = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
+        phases.append((phase.real.round() + 0j if n % 2 == 0 else phase).to(torch.complex64))
+    return kspace * torch.outer(*phases)
 
 
 def _refuse_other_conventions(kspace: Tensor) -> None:
-    if not bool(torch.isfinite(torch.view_as_real(kspace)).all() and kspace.any()):
-        return  # read() names the slice
     refuse_undersampled(kspace)
     energy = kspace.abs().square().sum(dim=0).double()
     height, width = energy.shape

@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume, cached_by_file
+from activemri.data.readers import (
+    Container,
+    OpenedFile,
+    Reader,
+    UnreadableError,
+    Volume,
+    cached_by_file,
+)
 from activemri.data.slices import Slice
 
 #: Parts of complex images; only magnitudes are read.
@@ -18,7 +25,7 @@ NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
 
 
 def _series(folder: Path, names: Sequence[str]) -> list[str]:
-    """The first file of every series, and the files that belong to none: to be named."""
+    """The first file of every series, and the files that belong to none, to be named."""
     return sorted(members[0] for members in _grouped(folder)) if names else []
 
 
@@ -26,32 +33,20 @@ DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _se
 
 
 @dataclass(frozen=True)
-class DICOMReader:
+class DICOMReader(Reader):
     """Reads series of magnitude images; see :mod:`activemri.data.images`.
 
     A series, the files of one folder with one SeriesInstanceUID, is a volume, named like the first
     of them. Slices are sorted by echo, time and position along their normal. Values are rescaled as
-    the files say and then divided by the largest of the volume.
-
-    The subject is the PatientID, else the study: de-identify the files first, as reports name
-    subjects. The contrast is that of the series' description.
-
-    Other modalities, colours, phase images and series of mixed sizes are refused, as are
-    compressed files that pydicom cannot decode with what is installed.
-
-    Attributes:
-        synthetic_phase: give magnitude-only images a phase and noise.
+    the files say. The subject is the PatientID, else the study.
     """
 
-    synthetic_phase: bool = True
+    synthetic_phase: bool = True  # give magnitude-only images a phase and noise
     name: str = "dicom"
-    container: ClassVar[Container] = DICOM
-
-    def recognises(self, file: "DICOMSeries") -> bool:
-        return True
+    container = DICOM
 
     def describe(self, file: "DICOMSeries") -> Volume:
-        largest = max(largest_magnitude(file.image(index)) for index in range(len(file)))
+        largest = max(largest_magnitude(file.image(index)) for index in range(len(file.images)))
         if largest == 0:
             raise UnreadableError("the images are all zero")
         first = file.header
@@ -62,10 +57,9 @@ class DICOMReader:
         return Volume(
             name=DICOM.stem(file.path.name),
             subject=str(first.get("PatientID") or first.get("StudyInstanceUID") or "unknown"),
-            n_slices=len(file),
+            n_slices=len(file.images),
             shape=shape,
             target_shape=shape,
-            n_coils=1,
             contrast=contrast_of(description or None),
             field_strength=float(strength) if strength else None,
             scanner=" ".join(str(name).strip() for name in maker if name) or "unknown",
@@ -75,10 +69,11 @@ class DICOMReader:
 
     def read(self, file: "DICOMSeries", volume: Volume, index: int) -> Slice:
         assert volume.largest is not None  # describe() sets it
+        image = torch.from_numpy(file.image(index)) / volume.largest
         return slice_of_image(
             replace(volume, largest=1.0),
             index,
-            torch.from_numpy(file.image(index)) / volume.largest,
+            image,
             file=DICOM.stem(file.path.name),
             synthetic_phase=self.synthetic_phase,
             processing=("divided by the volume's largest magnitude",),
@@ -86,39 +81,44 @@ class DICOMReader:
 
 
 class DICOMSeries(OpenedFile):
-    """The images of the series that a file belongs to.
+    """The images of the series that a file belongs to: file names and frames, in order.
 
-    Attributes:
-        path: of the file that stands for the series.
-        header: of the first image.
+    `header` is that of the first image.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         members = next(group for group in _grouped(path.parent) if path.name in group)
-        headers = {name: _header(path.parent / name) for name in members}
+        headers = {name: _parsed(path.parent / name, stop_before_pixels=True) for name in members}
         images = []
         for name, header in headers.items():
-            _refuse_no_magnitude(header)
+            if (modality := header.get("Modality")) != "MR":
+                raise UnreadableError(f"expected the modality MR; got {modality}")
+            if "Rows" not in header or "Columns" not in header:
+                raise UnreadableError("no images: a report or another document")
+            colours = header.get("PhotometricInterpretation")
+            n_samples = header.get("SamplesPerPixel", 1)
+            if n_samples != 1 or colours not in (None, "MONOCHROME2"):
+                raise UnreadableError(
+                    f"expected grey values (MONOCHROME2); got {colours}, {n_samples} a pixel"
+                )
+            kinds = {str(kind).upper() for kind in header.get("ImageType", [])[2:]}
+            kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
+            if found := kinds & NO_MAGNITUDE:
+                raise UnreadableError(f"expected magnitudes; the image type says {found.pop()}")
             for frame in range(int(header.get("NumberOfFrames", 1) or 1)):
                 images.append((_place(header, frame), name, frame))
         sizes = {(header.Rows, header.Columns) for header in headers.values()}
         if len(sizes) > 1:
             shown = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
             raise UnreadableError(f"images of several sizes in one series: {shown}")
-        self._images = [(name, frame) for _, name, frame in sorted(images)]
-        self.header = headers[self._images[0][0]]
-        self._decoded: tuple[str, NDArray[np.float32]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._images)
+        self.images = [(name, frame) for _, name, frame in sorted(images)]
+        self.header = headers[self.images[0][0]]
 
     def image(self, index: int) -> NDArray[np.float32]:
         """One image in the units that the file says, (height, width)."""
-        name, frame = self._images[index]
-        if self._decoded is None or self._decoded[0] != name:
-            self._decoded = (name, _pixels(self.path.parent / name))
-        image: NDArray[np.float32] = self._decoded[1][frame]
+        name, frame = self.images[index]
+        image: NDArray[np.float32] = _pixels(self.path.parent / name)[frame]
         return image
 
 
@@ -128,20 +128,17 @@ def _grouped(folder: Path) -> list[list[str]]:
     series: dict[str, list[str]] = {}
     for name in sorted(path.name for path in folder.iterdir() if DICOM.holds(path.name)):
         try:
-            uid = str(_header(folder / name, only="SeriesInstanceUID").SeriesInstanceUID)
+            tag = "SeriesInstanceUID"
+            found = _parsed(folder / name, stop_before_pixels=True, specific_tags=[tag])
+            uid = str(found.SeriesInstanceUID)
         except (UnreadableError, AttributeError):  # opening it will say why
             uid = f"file {name}"
         series.setdefault(uid, []).append(name)
     return list(series.values())
 
 
-def _header(path: Path, *, only: str | None = None) -> Any:
-    """The parsed file, without its pixels; failures of pydicom as the error that readers raise."""
-    tags = None if only is None else [only]
-    return _parsed(path, stop_before_pixels=True, specific_tags=tags)
-
-
 def _parsed(path: Path, **options: Any) -> Any:
+    """The parsed file; failures of pydicom as the error that readers raise."""
     try:
         import pydicom
     except ModuleNotFoundError as error:
@@ -154,22 +151,6 @@ def _parsed(path: Path, **options: Any) -> Any:
         raise UnreadableError(f"damaged or not DICOM: {error}") from error
 
 
-def _refuse_no_magnitude(header: Any) -> None:
-    if (modality := header.get("Modality")) != "MR":
-        raise UnreadableError(f"expected the modality MR; got {modality}")
-    if "Rows" not in header or "Columns" not in header:
-        raise UnreadableError("no images: a report or another document")
-    colours, n_samples = header.get("PhotometricInterpretation"), header.get("SamplesPerPixel", 1)
-    if n_samples != 1 or colours not in (None, "MONOCHROME2"):
-        raise UnreadableError(
-            f"expected grey values (MONOCHROME2); got {colours}, {n_samples} a pixel"
-        )
-    kinds = {str(kind).upper() for kind in header.get("ImageType", [])[2:]}
-    kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
-    if found := kinds & NO_MAGNITUDE:
-        raise UnreadableError(f"expected magnitude images; the image type says {found.pop()}")
-
-
 def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
     """Echo, time, position along the normal, number: the order of slices.
 
@@ -180,13 +161,11 @@ def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
     shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
 
     def known(sequence: str, name: str, *groups: Any) -> Any:
-        found = (group.get(sequence) for group in groups)
-        return next((f[0].get(name) for f in found if f and f[0].get(name) is not None), None)
+        found = [each[0].get(name) for group in groups if (each := group.get(sequence))]
+        return next((value for value in [*found, header.get(name)] if value is not None), None)
 
     position = known("PlanePositionSequence", "ImagePositionPatient", own)
-    position = header.get("ImagePositionPatient") if position is None else position
     orientation = known("PlaneOrientationSequence", "ImageOrientationPatient", own, shared)
-    orientation = header.get("ImageOrientationPatient") if orientation is None else orientation
     along = 0.0
     if position is not None and orientation is not None:
         rows, columns = np.array(orientation, float).reshape(2, 3)
@@ -196,13 +175,14 @@ def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
     return float(header.get("EchoTime") or 0), float(time or 0), along, number
 
 
+@cached_by_file(4)
 def _pixels(path: Path) -> NDArray[np.float32]:
     """All frames of a file, rescaled: float32 (frame, height, width)."""
     header = _parsed(path)
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     try:
         pixels = header.pixel_array
     except (AttributeError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
         name = getattr(syntax, "name", "unknown transfer syntax")
         raise UnreadableError(
             f"{path.name} cannot be decoded ({name}): {error}; convert it to an uncompressed file"

@@ -3,91 +3,78 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, replace
-from typing import ClassVar, NoReturn
+from typing import Any
 
 import h5py
 import torch
 from torch import Tensor
 
 from activemri.data.formats import stored
-from activemri.data.formats.stored import ENCODED, FRAME, LIMITS, header_number
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.formats.stored import header_number, header_text
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice, measured_samples
 
 KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
 PROSTATE_AXES = "(average, slice, coil, readout, phase encode)"
 IMAGE_AXES = "(slice, height, width)"
 BREAST_NAME = re.compile(r"fastMRI_breast_\d+_\d+", flags=re.IGNORECASE)
-
 #: Study, contrast, repetition: "2022061003_T201" is the first repetition of T2.
 M4RAW_NAME = re.compile(r"(?P<study>\d{6,})_(?P<contrast>T1|T2|FLAIR|GRE)\d{2}")
-M4RAW_STUDY = "studyInformation/studyUID"
-M4RAW_SCANNER = b"OPER-0.3"
-
-
-#: fastMRI images have values around 1e-4, near where squares and the constants of optimisers get
-#: lost in float32. All samples are multiplied by this power of two, which is exact. It is the
-#: same for every file, so that nothing depends on samples that an agent has not acquired.
-SCALE = 4096.0
-
+SCALE = 4096.0  # images of fastMRI have values around 1e-4
 #: A column beyond the header's limits counts as padding if its energy is below this share of the
 #: strongest column's: remainders of scanner filters. Above it the data are believed.
 PADDING_ENERGY = 1e-6
 
 
 @dataclass(frozen=True)
-class FastMRIReader:
+class FastMRIReader(Reader):
     """Reads knee and brain files (Zbontar et al. 2018), k-space centred and orthonormal as here.
 
     The reference is `reconstruction_rss` (several coils) or `reconstruction_esc` (one coil). Where
-    a file has none, or one that does not fit into the image, it is the magnitude (root of the sum
-    of squares) of the fully sampled k-space, cropped to the matrix size that the header gives.
-    Undersampled files (the public test sets, which hold a `mask`) have no truth and are refused.
+    a file has none, or one that does not fit into the image, it is computed, cropped to the matrix
+    size that the header gives. Columns of exact zeros, and columns beyond the header's encoding
+    limits that hold next to nothing, were never acquired.
 
-    Padding: columns of exact zeros, and columns beyond the header's encoding limits that hold next
-    to nothing, were never acquired: False in `Slice.measured`.
-
-    All values are multiplied by a constant; no metric that is relative to the data range changes.
-
-    Attributes:
-        scale: that constant.
+    Refused: undersampled files (the public test sets, which hold a `mask`), and fastMRI breast
+    (Solomon et al. 2025): spokes at golden angles in a stack of stars, under a contrast agent.
     """
 
-    scale: float = SCALE
+    scale: float = SCALE  # of all values
     name: str = "fastmri"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         signs = (stored.HEADER in file, "reconstruction_esc" in file, "acquisition" in file.attrs)
-        return "kspace" in file and any(signs)
+        return "kspace" in file and (any(signs) or _is_breast(file))
 
     def describe(self, file: h5py.File) -> Volume:
+        if _is_breast(file):
+            raise UnreadableError(
+                "not Cartesian: radial k-space of fastMRI breast (stack of stars); expected "
+                "k-space on a grid. Reconstruct images from it and store them as 'image' (slice, "
+                "height, width) in an HDF5 file of their own, which the generic reader takes"
+            )
         kspace = stored.samples(file, "kspace", ndim=(3, 4), axes=KSPACE_AXES, kind="complex")
         if "mask" in file:
             raise UnreadableError("undersampled (the file holds a mask): no fully sampled truth")
         header = stored.read_header(file)
         height, width = kspace.shape[-2:]
-        key = _reference_key(file)
-        place = _place(header)
-        if place is not None and header_number(header, f"{ENCODED}/y") == width:
-            place = max(place[0], 0), min(place[1], width)
-        else:
-            place = None
+        encoded, place = _place(header)
+        if place is not None:
+            place = (max(place[0], 0), min(place[1], width)) if encoded == width else None
         return Volume(
             n_slices=kspace.shape[0],
             shape=(height, width),
-            target_shape=_target_shape(file, key, header, (height, width)),
+            target_shape=_target_shape(_reference(file), header, (height, width)),
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
             encoded_columns=place,
-            **stored.labels(file, header),
+            **_labels(file, header),
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
         kspace = stored.read(file["kspace"], index)
         kspace = kspace.unsqueeze(0) if kspace.ndim == 2 else kspace
-        kspace *= self.scale
-        key = _reference_key(file)
-        target = None if key is None else stored.read(file[key], index) * self.scale
+        reference = _reference(file)
+        target = None if reference is None else stored.read(reference, index)
         measured = measured_samples(kspace)
         if volume.encoded_columns is not None:
             energy = kspace.abs().square().sum(dim=(0, 1))
@@ -95,42 +82,30 @@ class FastMRIReader:
             beyond[slice(*volume.encoded_columns)] = False
             measured &= ~(beyond & (energy < PADDING_ENERGY * energy.max()))
         return volume.slice(
-            index,
-            kspace=kspace,
-            target=target,
-            measured=measured,
-            processing=(f"multiplied by {self.scale:g}",) if self.scale != 1 else (),
+            index, kspace=kspace, target=target, scale=self.scale, measured=measured
         )
 
 
-#: Values are around 100; they need no scale as those of fastMRI do.
-UNSCALED = FastMRIReader(scale=1.0)
+UNSCALED = FastMRIReader(scale=1.0)  # values of M4Raw are around 100
 
 
 @dataclass(frozen=True)
-class M4RawReader:
+class M4RawReader(Reader):
     """Reads M4Raw files (Lyu et al. 2023), laid out like those of fastMRI's multi-coil brain.
 
-    - Each repetition is a volume, named like its file ("2022061003_T201"). The subject is the
-      study ("2022061003"), so that no split divides the repetitions and contrasts of a person;
-      `patient_id` is not used, as nothing says that it is the same in all files of a person.
-    - The contrast is T1, T2 or FLAIR.
-    - The reference is that of one repetition, noise included.
-    - k-space is stored (slice, coil, readout, phase encode), 195 of 256 columns acquired, whatever
-      the header's `kspaceDimension` says. A slice with padding along the height instead is
-      refused.
-    - The gradient-echo files (GRE) of version 1.5 have the readout along the width and the echo
-      far from the centre, and are refused.
+    A file, "2022061003_T201", is one repetition. The subject is the study ("2022061003"), so that
+    no split divides the repetitions and contrasts of a person; nothing says that `patient_id` is
+    the same in all of them. The phase encodes lie along the width, whatever `kspaceDimension` in
+    the header says; slices with padding along the height and gradient-echo files are refused.
     """
 
     name: str = "m4raw"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         if "kspace" not in file or stored.HEADER not in file:
             return False
         value = file[stored.HEADER][()] if isinstance(file[stored.HEADER], h5py.Dataset) else b""
-        scanned = isinstance(value, bytes) and M4RAW_SCANNER in value
+        scanned = isinstance(value, bytes) and b"OPER-0.3" in value
         return scanned or M4RAW_NAME.fullmatch(stored.stem(file)) is not None
 
     def describe(self, file: h5py.File) -> Volume:
@@ -146,9 +121,8 @@ class M4RawReader:
                 "gradient-echo scan of M4Raw: its readout lies along the width and its echo far "
                 "from the centre of k-space; expected T1, T2 or FLAIR"
             )
-        study = stored.header_text(stored.read_header(file), M4RAW_STUDY) or (
-            named and named["study"]
-        )
+        study = header_text(stored.read_header(file), "studyInformation/studyUID")
+        study = study or (named and named["study"])
         if study is None:
             raise UnreadableError(
                 "neither the header (studyUID) nor the file's name (as in 2022061003_T201.h5) says "
@@ -167,29 +141,18 @@ class M4RawReader:
 
 
 @dataclass(frozen=True)
-class FastMRIProstateReader:
+class FastMRIProstateReader(Reader):
     """Reads the T2-weighted files of fastMRI prostate (Tibrewala et al. 2024).
 
-    `kspace` is (average, slice, coil, readout, phase encode). Each of the three averages has every
-    second line only: two have the odd lines, one the even ones. Together they are complete: every
-    line becomes the mean of the averages that have it. A file in which a line is in no average is
-    refused. Motion between the averages, and that odd lines have less noise than even ones, stay.
+    Each of the three averages has every second line only: two have the odd lines, one the even
+    ones. Every line becomes the mean of the averages that have it, at its place in the header's
+    encoded matrix; columns beyond were never measured.
 
-    The lines are put where the header says that they belong in the encoded matrix; columns beyond
-    were never measured.
-
-    The reference is the root of the sum of squares of this k-space, as large as the stored
-    `reconstruction_rss` or the header's matrix. The stored image is not used: it is flipped, and
-    was made by filling in lines of each average with GRAPPA.
-
-    Diffusion-weighted files are refused: echo-planar readouts sampled on gradient ramps, and every
-    second line in no average.
-
-    Values are multiplied by the same constant as those of fastMRI.
+    The reference is computed in the size of the stored `reconstruction_rss`, which is not used: it
+    is flipped, and was made by filling in lines of each average with GRAPPA.
     """
 
     name: str = "fastmri-prostate"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "kspace" in file and "calibration_data" in file
@@ -203,7 +166,7 @@ class FastMRIProstateReader:
         kspace = stored.samples(file, "kspace", ndim=(5,), axes=PROSTATE_AXES, kind="complex")
         _, n_slices, n_coils, height, n_lines = kspace.shape
         header = stored.read_header(file)
-        width, place = header_number(header, f"{ENCODED}/y"), _place(header)
+        width, place = _place(header)
         if width is None or place is None:
             raise UnreadableError(
                 "ismrmrd_header: expected encodedSpace matrixSize y, and center and maximum of "
@@ -216,14 +179,15 @@ class FastMRIProstateReader:
                 f"{width // 2 - first} in a matrix of {width}"
             )
         _averages_of_lines(stored.read(kspace, (slice(None), n_slices // 2, slice(0, 1))))
-        key = "reconstruction_rss" if "reconstruction_rss" in file else None
+        key = "reconstruction_rss"
+        reference = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES) if key in file else None
         return Volume(
             n_slices=n_slices,
             shape=(height, width),
-            target_shape=_target_shape(file, key, header, (height, width)),
+            target_shape=_target_shape(reference, header, (height, width)),
             n_coils=n_coils,
             encoded_columns=place,
-            **stored.labels(file, header),
+            **_labels(file, header),
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
@@ -232,86 +196,70 @@ class FastMRIProstateReader:
         assert volume.encoded_columns is not None  # describe() sets it
         columns = slice(*volume.encoded_columns)
         kspace = averages.new_zeros((volume.n_coils, *volume.shape))
-        kspace[..., columns] = averages.sum(dim=0) / count.clamp_min(1) * SCALE
+        kspace[..., columns] = averages.sum(dim=0) / count.clamp_min(1)
         measured = torch.zeros(volume.shape, dtype=torch.bool)
         measured[:, columns] = count > 0
+        done = f"lines averaged over the {len(averages)} interleaved averages that have them"
         return volume.slice(
-            index,
-            kspace=kspace,
-            measured=measured,
-            processing=(
-                f"lines averaged over the {len(averages)} interleaved averages that have them",
-                f"multiplied by {SCALE:g}",
-            ),
+            index, kspace=kspace, scale=SCALE, measured=measured, processing=(done,)
         )
 
 
-@dataclass(frozen=True)
-class FastMRIBreastReader:
-    """Recognises the files of fastMRI breast (Solomon et al. 2025), and refuses them.
-
-    Their `kspace`, real with real and imaginary part along the first of five axes, are spokes at
-    golden angles in a stack of stars, under a contrast agent: there is no grid, and no fully
-    sampled image at one time.
-    """
-
-    name: str = "fastmri-breast"
-    container: ClassVar[Container] = HDF5
-
-    def recognises(self, file: h5py.File) -> bool:
-        kspace = file.get("kspace")
-        if not isinstance(kspace, h5py.Dataset):
-            return False
-        parts = kspace.ndim == 5 and kspace.shape[0] == 2 and kspace.dtype.kind == "f"
-        return parts or BREAST_NAME.fullmatch(stored.stem(file)) is not None
-
-    def describe(self, file: h5py.File) -> NoReturn:
-        raise UnreadableError(
-            "not Cartesian: radial k-space of fastMRI breast (stack of stars); expected k-space on "
-            "a grid. Reconstruct images from it and store them as 'image' (slice, height, width) "
-            "in an HDF5 file of their own, which the generic reader takes"
-        )
-
-    def read(self, file: h5py.File, volume: Volume, index: int) -> NoReturn:
-        self.describe(file)
+def _is_breast(file: h5py.File) -> bool:
+    """By layout (real and imaginary part along the first of five axes) or by name."""
+    kspace = file.get("kspace")
+    if not isinstance(kspace, h5py.Dataset):
+        return False
+    parts = kspace.ndim == 5 and kspace.shape[0] == 2 and kspace.dtype.kind == "f"
+    return parts or BREAST_NAME.fullmatch(stored.stem(file)) is not None
 
 
-def _place(header: ElementTree.Element) -> tuple[int, int] | None:
-    """First column and one past the last of the encoded matrix that the header calls acquired."""
-    width = header_number(header, f"{ENCODED}/y")
-    center = header_number(header, f"{LIMITS}/center")
-    last = header_number(header, f"{LIMITS}/maximum")
+def _labels(file: h5py.File, header: ElementTree.Element) -> dict[str, Any]:
+    return {
+        "name": stored.stem(file),
+        "subject": stored.text(file, "patient_id") or stored.stem(file),
+        "contrast": stored.text(file, "acquisition") or "unknown",
+        **stored.scanner(header),
+    }
+
+
+def _place(header: ElementTree.Element) -> tuple[int | None, tuple[int, int] | None]:
+    """Width of the encoded matrix; first column and one past the last that was acquired."""
+    limits = "encoding/encodingLimits/kspace_encoding_step_1"
+    width = header_number(header, "encoding/encodedSpace/matrixSize/y")
+    center = header_number(header, f"{limits}/center")
+    last = header_number(header, f"{limits}/maximum")
     if width is None or center is None or last is None:
-        return None
-    return width // 2 - center, width // 2 - center + last + 1
+        return width, None
+    return width, (width // 2 - center, width // 2 - center + last + 1)
 
 
-def _reference_key(file: h5py.File) -> str | None:
-    """The stored reference that belongs to this k-space and fits into its image."""
+def _reference(file: h5py.File) -> h5py.Dataset | None:
+    """The stored reference that belongs to this k-space, if it fits into its image."""
     kspace = file["kspace"]
     key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
     if key not in file:
         return None
-    stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES)
-    n_slices, *sizes = file[key].shape
-    if n_slices != kspace.shape[0]:
-        raise UnreadableError(f"{key} has {n_slices} slices, k-space has {kspace.shape[0]}")
+    found = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES)
+    if len(found) != len(kspace):
+        raise UnreadableError(f"{key} has {len(found)} slices, k-space has {len(kspace)}")
     # fastMRI's central crop and ours, which keeps n // 2 at n // 2, must be the same.
     fits = (
         size <= frame and (frame - size) // 2 == frame // 2 - size // 2
-        for size, frame in zip(sizes, kspace.shape[-2:], strict=True)
+        for size, frame in zip(found.shape[1:], kspace.shape[-2:], strict=True)
     )
-    return key if all(fits) else None
+    return found if all(fits) else None
 
 
 def _target_shape(
-    file: h5py.File, key: str | None, header: ElementTree.Element, shape: tuple[int, int]
+    reference: h5py.Dataset | None, header: ElementTree.Element, shape: tuple[int, int]
 ) -> tuple[int, int]:
-    """Size of the stored reference of that name, else that of the header, within the frame."""
-    if key is not None:
-        height, width = stored.samples(file, key, ndim=(3,), axes=IMAGE_AXES).shape[1:]
+    """Size of the stored reference, else that of the header, within the frame."""
+    if reference is not None:
+        height, width = reference.shape[1:]
     else:
-        height, width = (header_number(header, f"{FRAME}/{axis}") or 0 for axis in "xy")
+        recon = "encoding/reconSpace/matrixSize"
+        height, width = (header_number(header, f"{recon}/{axis}") or 0 for axis in "xy")
     if min(height, width) < 1:
         raise UnreadableError("ismrmrd_header: no reconSpace matrixSize, and no reference stored")
     return min(height, shape[0]), min(width, shape[1])

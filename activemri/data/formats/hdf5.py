@@ -1,17 +1,17 @@
 """The generic HDF5 layout: a data set `image` or `kspace`, and a few attributes."""
 
 import json
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from contextlib import suppress
+from dataclasses import dataclass
 
 import h5py
-import numpy as np
 import torch
+from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
-from activemri.data.images import NOISE, contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 
 IMAGE_AXES = "(slice, height, width)"
@@ -21,7 +21,7 @@ TRAJECTORY_AXES = "(frame, spoke, sample, 2)"
 
 
 @dataclass(frozen=True)
-class HDF5Reader:
+class HDF5Reader(Reader):
     """Reads volumes of images or raw k-space.
 
     Data sets, one of:
@@ -49,75 +49,95 @@ class HDF5Reader:
     the scan is radial. Positions are in cycles per pixel, along the height first. A frame is a
     slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`.
     Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.formats.radial`;
-    further data sets are not read. Other trajectories are refused.
-
-    Attributes:
-        synthetic_phase: give magnitude-only images a phase and noise.
-        noise: standard deviation of that noise as a share of the largest magnitude of the volume.
+    further data sets are not read.
     """
 
-    synthetic_phase: bool = True
-    noise: float = NOISE
+    synthetic_phase: bool = True  # give magnitude-only images a phase and noise
     name: str = "hdf5"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "image" in file or "kspace" in file
 
     def describe(self, file: h5py.File) -> Volume:
+        n_coils, largest = 1, None
         if "trajectory" in file:
             kspace, trajectory = _radial_data_sets(file)
-            shape = (round(kspace.shape[3] / _oversampling(file)),) * 2
-            n_frames, n_coils = kspace.shape[:2]
-            reasons = []
-            for frame in trajectory:  # one that is fully sampled is enough
-                try:
-                    refuse_incomplete(frame.astype(np.float64), shape)
-                    break
-                except UnreadableError as error:
-                    reasons.append(error)
-            else:
-                raise reasons[0]
-            return _describe(
-                file, shape=shape, n_slices=n_frames, n_coils=n_coils, target_shape=shape
-            )
-        if "kspace" in file:
+            n_slices, n_coils, _, n_samples = kspace.shape
+            side, _ = _without_oversampling(file, (n_samples, n_samples))
+            target_shape = shape = (side, side)
+            stored.require_one_slice(lambda i: refuse_incomplete(trajectory[i], shape), n_slices)
+        elif "kspace" in file:
             kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES, kind="complex")
-            n_slices, n_coils, *shape = kspace.shape
-            return _describe(
-                file,
-                shape=tuple(shape),
-                n_slices=n_slices,
-                n_coils=n_coils,
-                target_shape=_stored_target_shape(file, kspace.shape),
-            )
-        image = stored.samples(file, "image", ndim=(3,), axes=IMAGE_AXES)
-        magnitude_only = image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only"
-        volume = _describe(file, shape=image.shape[1:], n_slices=image.shape[0])
-        return replace(
-            volume,
-            magnitude_only=magnitude_only,
-            largest=_largest(image) if magnitude_only else None,
+            n_slices, n_coils, *sizes = kspace.shape
+            shape = sizes[0], sizes[1]
+            target_shape = _stored_target_shape(file) or _without_oversampling(file, shape)
+        else:
+            image = stored.samples(file, "image", ndim=(3,), axes=IMAGE_AXES)
+            n_slices, *sizes = image.shape
+            shape = sizes[0], sizes[1]
+            target_shape = _without_oversampling(file, shape)
+            if image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only":
+                largest = 0.0
+                for index in range(n_slices):
+                    with suppress(OSError):  # a damaged chunk: read() will name this slice
+                        largest = max(largest, largest_magnitude(image[index]))
+        contrast = stored.text(file, "contrast")
+        if "converted_from" not in file.attrs:  # else it is the short name already
+            contrast = contrast_of(contrast)
+        return Volume(
+            name=stored.stem(file),
+            subject=stored.text(file, "subject_id") or stored.stem(file),
+            n_slices=n_slices,
+            shape=shape,
+            target_shape=target_shape,
+            n_coils=n_coils,
+            contrast=contrast or "unknown",
+            field_strength=stored.tesla(stored.text(file, "field_strength")),
+            scanner=stored.text(file, "scanner") or "unknown",
+            split=stored.text(file, "split"),
+            magnitude_only=largest is not None,
+            simulated=stored.text(file, "simulated"),
+            largest=largest,
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
+        # The steps that the file names. Free text of other programs is one step.
+        named = stored.text(file, "processing")
+        try:
+            steps = [] if named is None else json.loads(named)
+        except ValueError:
+            steps = named
+        processing = tuple(map(str, steps if isinstance(steps, list) else [steps]))
         if "trajectory" in file:
-            samples, trajectory = _radial_data_sets(file)
-            spokes = stored.read(samples, index)
-            positions = np.asarray(trajectory[index], np.float64)
-            kspace, measured, done = resample(spokes, positions, volume.shape)
-            processing = (*_processing(file), *done)
-            return volume.slice(index, kspace=kspace, measured=measured, processing=processing)
+            dataset, trajectory = _radial_data_sets(file)
+            samples = stored.read(dataset, index)
+            kspace, inside, done = resample(samples, trajectory[index], volume.shape)
+            processing += done
+            return volume.slice(index, kspace=kspace, measured=inside, processing=processing)
         if "kspace" in file:
-            return _read_kspace(file, volume, index)
+
+            def beside(key: str) -> Tensor | None:
+                return stored.read(file[key], index) if key in file else None
+
+            measured = (
+                torch.from_numpy(file["measured"][index] != 0) if "measured" in file else None
+            )
+            return volume.slice(
+                index,
+                kspace=stored.read(file["kspace"], index),
+                target=beside("target"),
+                measured=measured,
+                sensitivity=beside("sensitivity"),
+                label=torch.as_tensor(file["label"][index]) if "label" in file else None,
+                processing=processing,
+            )
         return slice_of_image(
             volume,
             index,
             stored.read(file["image"], index),
             file=stored.stem(file),
             synthetic_phase=self.synthetic_phase,
-            noise=self.noise,
-            processing=_processing(file),
+            processing=processing,
         )
 
 
@@ -133,16 +153,13 @@ def _radial_data_sets(file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
     return kspace, trajectory
 
 
-def _stored_target_shape(file: h5py.File, kspace: tuple[int, ...]) -> tuple[int, int] | None:
+def _stored_target_shape(file: h5py.File) -> tuple[int, int] | None:
     """Size of the stored reference, if there is one; all that is stored must fit together."""
+    kspace = file["kspace"].shape
     n_slices, _, height, width = kspace
-    expected = {"sensitivity": kspace, "measured": (n_slices, height, width)}
-    for key, shape in expected.items():
-        if key in file and file[key].shape != shape:
-            raise UnreadableError(
-                f"{key!r} must have the shape {shape}, as 'kspace' has {kspace}; "
-                f"got {file[key].shape}"
-            )
+    for key, shape in {"sensitivity": kspace, "measured": (n_slices, height, width)}.items():
+        if key in file:
+            stored.require_shape(file, key, shape)
     if "label" in file and len(file["label"]) != n_slices:
         raise UnreadableError(f"'label' has {len(file['label'])} slices, 'kspace' has {n_slices}")
     if "target" not in file:
@@ -155,62 +172,7 @@ def _stored_target_shape(file: h5py.File, kspace: tuple[int, ...]) -> tuple[int,
     return target.shape[1], target.shape[2]
 
 
-def _describe(
-    file: h5py.File,
-    *,
-    shape: tuple[int, int],
-    n_slices: int,
-    n_coils: int = 1,
-    target_shape: tuple[int, int] | None = None,
-) -> Volume:
-    # Files that `activemri data convert` wrote hold the contrast's short name already.
-    contrast = stored.text(file, "contrast")
-    if "converted_from" not in file.attrs:
-        contrast = contrast_of(contrast)
-    return Volume(
-        name=stored.stem(file),
-        subject=stored.text(file, "subject_id") or stored.stem(file),
-        n_slices=n_slices,
-        shape=shape,
-        target_shape=target_shape or (round(shape[0] / _oversampling(file)), shape[1]),
-        n_coils=n_coils,
-        contrast=contrast or "unknown",
-        field_strength=stored.tesla(stored.text(file, "field_strength")),
-        scanner=stored.text(file, "scanner") or "unknown",
-        split=stored.text(file, "split"),
-        simulated=stored.text(file, "simulated"),
-    )
-
-
-def _read_kspace(file: h5py.File, volume: Volume, index: int) -> Slice:
-    kspace = stored.read(file["kspace"], index)
-    maps = stored.read(file["sensitivity"], index) if "sensitivity" in file else None
-    target = stored.read(file["target"], index) if "target" in file else None
-    measured = torch.from_numpy(file["measured"][index] != 0) if "measured" in file else None
-    return volume.slice(
-        index,
-        kspace=kspace,
-        target=target,
-        measured=measured,
-        sensitivity=maps,
-        label=torch.as_tensor(file["label"][index]) if "label" in file else None,
-        processing=_processing(file),
-    )
-
-
-def _processing(file: h5py.File) -> tuple[str, ...]:
-    """The steps that the file names. Free text of other programs is one step."""
-    value = stored.text(file, "processing")
-    if value is None:
-        return ()
-    try:
-        steps = json.loads(value)
-    except ValueError:
-        steps = value
-    return tuple(str(step) for step in steps) if isinstance(steps, list) else (str(steps),)
-
-
-def _oversampling(file: h5py.File) -> float:
+def _without_oversampling(file: h5py.File, shape: tuple[int, int]) -> tuple[int, int]:
     value = stored.text(file, "readout_oversampling") or "1"
     try:
         factor = float(value)
@@ -218,15 +180,4 @@ def _oversampling(file: h5py.File) -> float:
         factor = float("nan")
     if not 1 <= factor <= 16:
         raise UnreadableError(f"'readout_oversampling' must be a number of 1 or more; got {value}")
-    return factor
-
-
-def _largest(image: h5py.Dataset) -> float:
-    """Largest finite magnitude of the volume, read slice by slice."""
-    largest = 0.0
-    for index in range(len(image)):
-        try:
-            largest = max(largest, largest_magnitude(image[index]))
-        except OSError:  # a damaged chunk: read() will name this slice
-            continue
-    return largest
+    return round(shape[0] / factor), shape[1]

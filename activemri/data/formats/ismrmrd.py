@@ -1,9 +1,10 @@
 """Raw data as scanners give them, in the ISMRMRD format (Inati et al., MRM 77:411, 2017)."""
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+from xml.etree.ElementTree import Element
 
 import h5py
 import numpy as np
@@ -12,24 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri.data.formats import stored
-from activemri.data.formats.ismrmrd_scan import (
-    Acquisitions,
-    Integers,
-    acquisitions,
-    groups,
-    one_value,
-    read_acquisitions,
-    read_header,
-)
 from activemri.data.formats.radial import refuse_incomplete, resample
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume, cached_by_file
+from activemri.data.formats.stored import header_number, header_text
+from activemri.data.readers import Reader, UnreadableError, Volume, cached_by_file
 from activemri.data.slices import Slice
 from activemri.mri import fourier
-from activemri.mri.compression import mix_coils
+from activemri.mri.compression import mix_coils, noise_covariance, whitening
 
-#: Siemens stores values around 1e-4 (fastMRI has them unchanged), where squares get lost in
-#: float32. A constant power of two, exact; scans with noise measurements need none.
-SCALES = {"siemens": 4096.0}
+#: What de-identified files hold in place of a patient.
+NOBODY = re.compile(r"anon|unknown|none|n/?a$|[x0\W_]*$", flags=re.IGNORECASE)
+#: Trajectories of spokes, by the names that headers have for them.
+RADIAL = ("radial", "goldenangle")
+
+#: Flags of an acquisition; the format counts them from 1.
+NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 1 << 18, 1 << 19, 1 << 20, 1 << 21
+#: Noise, navigators, phase correction, feedback, dummy and surface coil scans, phase stabilization.
+NO_IMAGE = sum(1 << (flag - 1) for flag in (19, 23, 24, 26, 27, 28, 29, 30, 31))
+
+#: Counters that tell images apart, in the order in which they become slices of the volume.
+IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+SCALES = {"siemens": 4096.0}  # whose images have values around 1e-4
 
 #: Odd and even lines show the same object along the readout. Read backwards, one of them shows it
 #: mirrored: if mirroring leaves less than this share of their difference, a flag is wrong. Sound
@@ -40,173 +43,329 @@ MIRRORED = 0.6
 #: cycles per field of view half of its pixels. This share of either is taken for the whole.
 REACHED = 0.85
 
+Integers = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
-class ISMRMRDReader:
+class ISMRMRDReader(Reader):
     """Reads fully sampled two-dimensional scans, Cartesian and radial ones.
 
-    A slice of the volume is one combination of the counters slice, contrast, phase, repetition and
-    set. Noise, navigator, calibration-only and dummy lines are left out, as are lines of a second
-    encoding.
-
-    Cartesian scans have the encoded matrix size; height is the readout, and the reference is
-    cropped to the field of view that is to be reconstructed (readout oversampling). Lines are
-    placed by `center_sample` and by the centre of the encoding limits. What never came, by partial
-    Fourier or zero padding, is zero and False in `Slice.measured`. Lines that came several times
-    are averaged, reversed ones mirrored.
-
-    Radial scans are resampled onto a grid of that field of view, see
-    :mod:`activemri.data.formats.radial`, from where the trajectories of their spokes say.
+    Every combination of :data:`IMAGE_COUNTERS` is a slice. The height of Cartesian scans is the
+    readout; the reference is cropped to the field of view that is to be reconstructed. Lines are
+    placed by `center_sample` and by the centre of the encoding limits; what came several times is
+    averaged. Radial scans are resampled onto a grid, see :mod:`activemri.data.formats.radial`; the
+    first component of their trajectory is along the height.
 
     Where there are noise scans, coils are prewhitened: noise then is independent and of variance
-    one, up to the ratio of the bandwidths and what resampling does to it. Other Siemens data are
-    multiplied by a constant.
+    one, up to the ratio of the bandwidths and what resampling does to it.
 
     Refused: undersampled scans (no truth), 3-D and simultaneous multi-slice scans, other
-    trajectories (echo-planar, spiral), radial scans without a trajectory, and scans whose every
-    other line seems to be read backwards against what its flag says.
+    trajectories (echo-planar, spiral), and scans whose every other line seems to be read backwards
+    against what its flag says.
     """
 
     name: str = "ismrmrd"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
-        return bool(groups(file))
+        return bool(_groups(file))
 
     def describe(self, file: h5py.File) -> Volume:
-        lines = _lines(Path(file.filename))
-        scan, header = lines.scan, lines.scan.header
-        problems = [lines.problem(file, index) for index in range(len(scan.images))]
-        if None not in problems:  # no slice is complete
-            raise UnreadableError(str(problems[0]))
-        return Volume(
-            name=stored.stem(file),
-            subject=header.patient or stored.stem(file),
-            n_slices=len(scan.images),
-            n_coils=scan.n_coils,
-            **lines.frame,
-            **header.labels,
-        )
+        scan, acquired = _scan(Path(file.filename)), _acquisitions(file)
+
+        def check(index: int) -> None:
+            if scan.columns is None:
+                refuse_incomplete(_trajectory(scan, acquired, index)[0], scan.volume.shape)
+            else:
+                _refuse_incomplete_lines(scan, index)
+
+        stored.require_one_slice(check, scan.volume.n_slices)
+        return scan.volume
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        lines = _lines(Path(file.filename))
-        kspace, measured, processing = lines.read(file, index)
-        if lines.scan.whitening is not None:
-            kspace = mix_coils(kspace, lines.scan.whitening).contiguous()
-            processing += ("prewhitened with the scan's own noise measurement",)
+        scan, acquired = _scan(Path(file.filename)), _acquisitions(file)
+        if scan.columns is None:
+            positions, kept = _trajectory(scan, acquired, index)
+            spokes = [_samples(acquired, scan.lines[i], scan.heads[i]) for i in scan.images[index]]
+            samples = torch.from_numpy(np.stack(spokes, axis=1)[..., kept])
+            kspace, measured, processing = resample(samples, positions, volume.shape)
         else:
-            vendor = lines.scan.header.labels["scanner"].split(" ")[0].lower()
-            if (scale := SCALES.get(vendor)) is not None:
-                kspace *= scale
-                processing += (f"multiplied by {scale:g}",)
-        return volume.slice(index, kspace=kspace, measured=measured, processing=processing)
+            _refuse_incomplete_lines(scan, index)
+            kspace, measured, processing = _on_grid(scan, acquired, index)
+        scale = SCALES.get(volume.scanner.split(" ")[0].lower(), 1.0)
+        if scan.whitening is not None:
+            kspace, scale = mix_coils(kspace, scan.whitening).contiguous(), 1.0
+            processing += ("prewhitened with the scan's own noise measurement",)
+        return volume.slice(
+            index, kspace=kspace, scale=scale, measured=measured, processing=processing
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class CartesianLines:
-    """Places of the lines of a Cartesian scan.
+class Scan:
+    """All headers of a file.
 
     Attributes:
-        scan: the lines.
-        columns: of the k-space grid, (line,).
-        centers: the sample at the centre of k-space, (line,).
+        volume: as the reader describes it.
+        encoded: pixels along the readout of the encoded space.
+        chopped: every other line has to change its sign (GE, parameter ChopY of 0).
+        lines: places of the imaging lines in the file, (line,).
+        heads: their own headers, (line,).
+        images: which of them belong to each slice of the volume.
+        whitening: complex (coil, coil), or None without noise scans.
+        columns: of the k-space grid, (line,); None for spokes.
     """
 
-    scan: Acquisitions
-    columns: Integers
-    centers: Integers
+    volume: Volume
+    encoded: int
+    chopped: bool
+    lines: Integers
+    heads: NDArray[Any]
+    images: tuple[Integers, ...]
+    whitening: Tensor | None
+    columns: Integers | None
 
-    @property
-    def frame(self) -> dict[str, Any]:
-        """Sizes and the columns that any image has, as fields of a volume."""
-        header = self.scan.header
-        columns = int(self.columns.min()), int(self.columns.max()) + 1
-        return {
-            "shape": header.shape,
-            "target_shape": header.target_shape,
-            "encoded_columns": columns,
-        }
 
-    def problem(self, file: h5py.File, index: int) -> str | None:
-        """Why a slice has no fully sampled truth, or None."""
-        came = np.unique(self.columns[self.scan.images[index]])
-        first, last, center = came[0], came[-1], self.scan.header.shape[1] // 2
-        if last - first + 1 > len(came):
-            missing = last - first + 1 - len(came)
-            return (
-                f"undersampled ({missing} of {last - first + 1} lines within the acquired range "
-                "never came): no fully sampled truth"
+@cached_by_file(8)
+def _scan(path: Path) -> Scan:
+    """Headers of the only measurement, of its first encoding, which imaging lines use."""
+    with h5py.File(path, "r") as file:
+        groups = _groups(file)
+        if len(groups) > 1:
+            raise UnreadableError(f"several measurements ({', '.join(groups)}); split the file")
+        header = stored.read_header(file, f"{groups[0]}/xml")
+        encoding = header.find("{*}encoding")
+        if encoding is None:
+            raise UnreadableError("the ISMRMRD header has no 'encoding'")
+        if encoding.find("{*}multiband") is not None:
+            raise UnreadableError("slices excited together (multiband); expected one at a time")
+        factors = "parallelImaging/accelerationFactor/kspace_encoding_step_"
+        first, second = (header_number(encoding, f"{factors}{axis}") or 1 for axis in (1, 2))
+        if first * second > 1:
+            raise UnreadableError(
+                f"undersampled (acceleration factor {first * second} in the header): no fully "
+                "sampled truth"
             )
-        if len(came) < len(np.unique(self.columns)):
-            return f"incomplete: {len(came)} of {len(np.unique(self.columns))} lines came"
-        if not first <= center <= last:
-            return f"incomplete: the centre of k-space never came (columns {first} to {last} did)"
-        return None
+        trajectory = (header_text(encoding, "trajectory") or "not stated").lower()
+        radial = trajectory in RADIAL
+        encoded, shown = _sizes(encoding, radial=radial)
+        if not radial and trajectory != "cartesian":
+            raise UnreadableError(
+                f"not Cartesian: the header's trajectory is {trajectory!r}; expected k-space on a "
+                "grid, or 'radial'"
+            )
+        acquired = _acquisitions(file)
+        heads = acquired.fields("head")[:]
+        lines, images = _imaging_lines(heads)
+        n_coils = _one_value(heads["active_channels"][lines], "channels")
+        mixing = _whitening(acquired, heads, n_coils)
+    chopped = [
+        header_text(parameter, "value") == "0"
+        for parameter in header.iterfind("{*}userParameters/{*}userParameterLong")
+        if header_text(parameter, "name") == "ChopY"
+    ][:1] == [True]
+    heads = heads[lines]
+    columns, place = None, None
+    if not radial:
+        columns = _columns(heads, encoding, width=encoded[1])
+        place = int(columns.min()), int(columns.max()) + 1
+    patient = header_text(header, "subjectInformation/patientID")
+    return Scan(
+        volume=Volume(
+            name=path.stem,
+            subject=path.stem if patient is None or NOBODY.match(patient) else patient,
+            n_slices=len(images),
+            shape=shown if radial else encoded,
+            target_shape=shown,
+            n_coils=n_coils,
+            contrast=header_text(header, "measurementInformation/protocolName") or "unknown",
+            encoded_columns=place,
+            **stored.scanner(header),
+        ),
+        encoded=encoded[0],
+        chopped=chopped,
+        lines=lines,
+        heads=heads,
+        images=images,
+        whitening=mixing,
+        columns=columns,
+    )
 
-    def read(self, file: h5py.File, index: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """k-space (coil, height, width), where it was measured, and what was done."""
-        if (problem := self.problem(file, index)) is not None:
-            raise UnreadableError(problem)
-        scan, (height, width) = self.scan, self.scan.header.shape
-        sizes, kept, reverse = scan.sizes, scan.kept, scan.reverse
-        grid = np.zeros((scan.n_coils, height, width), np.complex64)
-        repeats = np.zeros((height, width), np.int64)
-        for entry in scan.images[index]:
-            size, column, center = sizes[entry], self.columns[entry], self.centers[entry]
-            steps = np.arange(size) - center
-            rows = height // 2 + (-steps if reverse[entry] else steps)
-            inside = (rows >= 0) & (rows < height)
-            if size - inside.sum() > 1:  # one hangs over where an even number is mirrored
-                raise UnreadableError(
-                    f"{size} samples with the centre at {center} do not fit into a readout of "
-                    f"{height}"
-                )
-            inside[: kept[entry, 0]] = inside[kept[entry, 1] :] = False
-            grid[:, rows[inside], column] += scan.samples(file, int(entry))[:, inside]
-            repeats[rows[inside], column] += 1
-        grid /= np.maximum(repeats, 1).astype(np.float32)
-        kspace, processing = torch.from_numpy(grid), list[str]()
-        stored.refuse_unusable(kspace, "k-space")
-        _refuse_unflagged_reversal(kspace)
-        if scan.header.chopped:
-            kspace[:, :, 1::2] *= -1
-            processing.append("sign of every other line changed")
-        if repeats.max() > 1:
-            processing.append(f"mean of up to {repeats.max()} repeated lines")
-        return kspace, torch.from_numpy(repeats > 0), tuple(processing)
+
+def _groups(file: h5py.File) -> list[str]:
+    """Groups that hold a header; the format's own name for them is `dataset`."""
+    return [k for k in file if isinstance(file.get(k), h5py.Group) and "xml" in file[k]]
 
 
-def cartesian_lines(scan: Acquisitions) -> CartesianLines:
-    """Place lines by their counters: the header's centre comes to the centre of the grid.
+def _sizes(encoding: Element, *, radial: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(readout, phase encodes) of the encoded space, and of the reconstructed field of view.
 
-    Raises:
-        UnreadableError: if they do not fit into the header's grid.
+    The latter is in pixels of the encoded grid; for radial scans, whose encoded grid may have as
+    many columns as there are spokes, in pixels that are as wide as they are high.
     """
-    header = scan.header
-    steps = scan.heads["idx"]["kspace_encode_step_1"].astype(np.int64)
-    width, center = header.shape[1], header.center
-    if header.last is not None and steps.max() > header.last:
+
+    def size(space: str, axis: str) -> int:
+        found = header_number(encoding, f"{space}/matrixSize/{axis}")
+        if found is None or found < 1:
+            raise UnreadableError(f"the ISMRMRD header has no {space} matrixSize {axis}")
+        return found
+
+    def millimetres(space: str, axis: str) -> float:
+        try:
+            return float(header_text(encoding, f"{space}/fieldOfView_mm/{axis}") or 0)
+        except ValueError:
+            return 0.0
+
+    height, width = (size("encodedSpace", axis) for axis in "xy")
+    shown = []
+    for axis, pixels in zip("xy", (height, height if radial else width), strict=True):
+        whole = millimetres("encodedSpace", "x" if radial else axis)
+        part = millimetres("reconSpace", axis)
+        known = min(whole, part) > 0
+        found = round(pixels * part / whole) if known else size("reconSpace", axis)
+        shown.append(max(1, found if radial else min(found, pixels)))
+    return (height, width), (shown[0], shown[1])
+
+
+def _imaging_lines(heads: NDArray[Any]) -> tuple[Integers, tuple[Integers, ...]]:
+    """Which acquisitions are lines of images, and which of these belong to each slice."""
+    flags = heads["flags"]
+    calibrating = (flags & CALIBRATION != 0) & (flags & CALIBRATION_AND_IMAGING == 0)
+    aside = (flags & NO_IMAGE != 0) | calibrating
+    lines = np.flatnonzero(~aside & (heads["encoding_space_ref"] == 0))
+    if len(lines) == 0:
+        raise UnreadableError(f"no imaging lines among {len(heads)} acquisitions")
+    counters = heads["idx"][lines]
+    partitions = len(np.unique(counters["kspace_encode_step_2"]))
+    if partitions > 1:
         raise UnreadableError(
-            f"lines up to number {steps.max()}, but the header's last is {header.last}: those "
-            "beyond may calibrate echo trains, which cannot be corrected here"
+            f"3-D: {partitions} values of kspace_encode_step_2; expected a 2-D scan (convert it: "
+            "Fourier transform one axis and store the others as slices of 'kspace')"
         )
-    if center is None and len(np.unique(steps)) == width:
-        center = width // 2
+    keys = np.stack([counters[name] for name in IMAGE_COUNTERS], axis=1)
+    which = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(which, kind="stable")
+    images = np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+    return lines, tuple(images)
+
+
+def _acquisitions(file: h5py.File) -> h5py.Dataset:
+    """The list of acquisitions, each with `head`, `traj` and `data`."""
+    group = file[_groups(file)[0]]
+    found = group.get("data")
+    if found is None:
+        raise UnreadableError(f"no acquisitions 'data'; found {', '.join(sorted(group))}")
+    names = found.dtype.names if isinstance(found, h5py.Dataset) else None
+    if names is None or not {"head", "data"} <= set(names) or found.ndim != 1:
+        raise UnreadableError(
+            f"'data' must be a list of acquisitions (head, traj, data); {found!r}"
+        )
+    return found
+
+
+def _samples(acquired: h5py.Dataset, line: int, head: NDArray[Any]) -> NDArray[np.complex64]:
+    """Samples of one acquisition, (coil, sample)."""
+    n_coils, size = int(head["active_channels"]), int(head["number_of_samples"])
+    flat = np.asarray(acquired.fields("data")[line], np.float32)
+    if flat.shape != (2 * n_coils * size,):
+        raise UnreadableError(
+            f"acquisition {line} holds {flat.size} numbers; expected 2 x {n_coils} channels x "
+            f"{size} samples"
+        )
+    return flat.view(np.complex64).reshape(n_coils, size)
+
+
+def _whitening(acquired: h5py.Dataset, heads: NDArray[Any], n_coils: int) -> Tensor | None:
+    lines = np.flatnonzero(heads["flags"] & NOISE)
+    if len(lines) == 0:
+        return None
+    channels = _one_value(heads["active_channels"][lines], "channels of the noise scans")
+    if channels != n_coils:
+        raise UnreadableError(f"noise scans have {channels} channels, imaging lines {n_coils}")
+    noise = np.concatenate([_samples(acquired, int(i), heads[i]) for i in lines], axis=1)
+    try:
+        return whitening(noise_covariance(torch.from_numpy(noise)))
+    except ValueError as error:
+        raise UnreadableError(f"noise scans cannot be used: {error}") from error
+
+
+def _one_value(values: NDArray[Any], what: str) -> int:
+    """The number above 0 that all lines share."""
+    found = np.unique(values)
+    if len(found) > 1 or found[0] == 0:
+        raise UnreadableError(f"lines differ in their {what}, or have none: {found.tolist()}")
+    return int(found[0])
+
+
+def _columns(heads: NDArray[Any], encoding: Element, *, width: int) -> Integers:
+    """Columns of lines, by their counters: the header's centre comes to the centre of the grid."""
+    steps = heads["idx"]["kspace_encode_step_1"].astype(np.int64)
+    center = header_number(encoding, "encodingLimits/kspace_encoding_step_1/center")
+    last = header_number(encoding, "encodingLimits/kspace_encoding_step_1/maximum") or steps.max()
+    if steps.max() > last:
+        raise UnreadableError(
+            f"lines up to number {steps.max()}, but the header's last is {last}: those beyond may "
+            "calibrate echo trains, which cannot be corrected here"
+        )
     if center is None:
-        raise UnreadableError("the header has no encodingLimits of kspace_encoding_step_1")
-    columns = width // 2 + steps - center
+        if len(np.unique(steps)) != width:
+            raise UnreadableError("the header has no encodingLimits of kspace_encoding_step_1")
+        center = width // 2
+    columns: Integers = width // 2 + steps - center
     if columns.min() < 0 or columns.max() >= width:
         raise UnreadableError(
             f"lines {steps.min()} to {steps.max()} with the centre at {center} do not fit into "
             f"{width} phase encodes"
         )
-    # Full lines that do not say which sample is at the centre are centred.
-    centers = scan.heads["center_sample"].astype(np.int64)
-    unset = (centers == 0) & (scan.sizes == header.shape[0])
-    return CartesianLines(scan, columns, np.where(unset, scan.sizes // 2, centers))
+    return columns
 
 
-def _refuse_unflagged_reversal(kspace: Tensor) -> None:
+def _refuse_incomplete_lines(scan: Scan, index: int) -> None:
+    """Refuse a slice of a Cartesian scan that has no fully sampled truth."""
+    assert scan.columns is not None
+    came, all_lines = np.unique(scan.columns[scan.images[index]]), len(np.unique(scan.columns))
+    first, last, center = came[0], came[-1], scan.volume.shape[1] // 2
+    extent = last - first + 1
+    if extent > len(came):
+        raise UnreadableError(
+            f"undersampled ({extent - len(came)} of {extent} lines within the acquired range never "
+            "came): no fully sampled truth"
+        )
+    if len(came) < all_lines:
+        raise UnreadableError(f"incomplete: {len(came)} of {all_lines} lines came")
+    if not first <= center <= last:
+        raise UnreadableError(
+            f"incomplete: the centre of k-space never came (columns {first} to {last} did)"
+        )
+
+
+def _on_grid(
+    scan: Scan, acquired: h5py.Dataset, index: int
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """k-space (coil, height, width) of lines, where it was measured, and what was done."""
+    assert scan.columns is not None
+    height, width = scan.volume.shape
+    grid = np.zeros((scan.volume.n_coils, height, width), np.complex64)
+    repeats = np.zeros((height, width), np.int64)
+    for entry in scan.images[index]:
+        head, column = scan.heads[entry], scan.columns[entry]
+        samples, center = _samples(acquired, scan.lines[entry], head), int(head["center_sample"])
+        size = samples.shape[1]
+        if center == 0 and size == height:  # full lines that do not say so are centred
+            center = size // 2
+        steps = np.arange(size) - center
+        rows = height // 2 + (-steps if head["flags"] & REVERSE else steps)
+        inside = (rows >= 0) & (rows < height)
+        if size - inside.sum() > 1:  # one hangs over where an even number is mirrored
+            raise UnreadableError(
+                f"{size} samples with the centre at {center} do not fit into a readout of {height}"
+            )
+        inside[: head["discard_pre"]] = inside[max(size - int(head["discard_post"]), 0) :] = False
+        grid[:, rows[inside], column] += samples[:, inside]
+        repeats[rows[inside], column] += 1
+    grid /= np.maximum(repeats, 1).astype(np.float32)
+    kspace, processing = torch.from_numpy(grid), list[str]()
+    stored.refuse_unusable(kspace, "k-space")
+
     profiles = fourier.ifft(kspace, (-2,)).abs().square().double()  # of the object, by coil
     profiles = profiles[:, :, profiles.any(dim=(0, 1))]
     profiles /= profiles.sum(dim=(0, 1))
@@ -219,80 +378,19 @@ def _refuse_unflagged_reversal(kspace: Tensor) -> None:
             "backwards without the flag ACQ_IS_REVERSE, or to be reversed already despite it"
         )
 
-
-@dataclass(frozen=True, eq=False)
-class Spokes:
-    """The spokes of a scan; their trajectory is read with their samples.
-
-    The file's first component is along the height, as the readout of Cartesian scans is.
-    """
-
-    scan: Acquisitions
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.scan.header.square_shape
-
-    @property
-    def frame(self) -> dict[str, Any]:
-        """Sizes, as fields of a volume."""
-        return {"shape": self.shape, "target_shape": self.shape}
-
-    def problem(self, file: h5py.File, index: int) -> str | None:
-        """Why a slice has no fully sampled truth, or None."""
-        try:
-            refuse_incomplete(self._trajectory(file, index), self.shape)
-        except UnreadableError as error:
-            return str(error)
-        return None
-
-    def read(self, file: h5py.File, index: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """k-space (coil, height, width), where it was measured, and what was done."""
-        entries = self.scan.images[index]
-        samples = np.stack([self.scan.samples(file, int(entry)) for entry in entries], axis=1)
-        first, end = self._kept(entries)
-        kept = torch.from_numpy(samples[:, :, first:end])
-        return resample(kept, self._trajectory(file, index), self.shape)
-
-    def _trajectory(self, file: h5py.File, index: int) -> NDArray[np.float64]:
-        """In cycles per pixel, (spoke, sample, 2)."""
-        entries = self.scan.images[index]
-        first, end = self._kept(entries)
-        stored = np.stack([_positions(file, self.scan, int(entry)) for entry in entries])
-        positions = stored[:, first:end]
-        if not np.isfinite(positions).all():
-            raise UnreadableError("NaN or Inf in the trajectory")
-        reach = float(np.linalg.norm(positions, axis=-1).max(initial=0))
-        if reach == 0:
-            raise UnreadableError("missing trajectory: all of its values are zero")
-        pixels = {self.scan.header.shape[0], max(self.shape)}  # of the encoded, the final image
-        wholes = sorted(n / 2 for n in pixels)
-        fitting = [whole for whole in (0.5, *wholes) if REACHED * whole <= reach <= 1.001 * whole]
-        if len(fitting) != 1:
-            raise UnreadableError(
-                f"the unit of the trajectory cannot be told: it reaches {reach:.4g}; expected "
-                "about 0.5 (cycles per pixel) or about "
-                f"{' or '.join(f'{whole:g}' for whole in wholes)} (cycles per field of view)"
-            )
-        return positions * (0.5 / fitting[0])
-
-    def _kept(self, entries: Integers) -> tuple[int, int]:
-        """First and one past the last sample that is not to be discarded."""
-        found = np.unique(self.scan.kept[entries], axis=0)
-        if len(found) > 1:
-            raise UnreadableError(
-                f"spokes differ in the samples that are to be discarded: {found.tolist()} are kept"
-            )
-        return int(found[0, 0]), int(found[0, 1])
+    if scan.chopped:
+        kspace[:, :, 1::2] *= -1
+        processing.append("sign of every other line changed")
+    if repeats.max() > 1:
+        processing.append(f"mean of up to {repeats.max()} repeated lines")
+    return kspace, torch.from_numpy(repeats > 0), tuple(processing)
 
 
-def spokes(scan: Acquisitions) -> Spokes:
-    """Take lines for spokes.
-
-    Raises:
-        UnreadableError: if they differ in their samples, or have no trajectory.
-    """
-    one_value(scan.sizes, "samples")
+def _trajectory(
+    scan: Scan, acquired: h5py.Dataset, index: int
+) -> tuple[NDArray[np.float64], slice]:
+    """Cycles per pixel of an image's samples, (spoke, sample, 2), and their places on a spoke."""
+    n_samples = _one_value(scan.heads["number_of_samples"], "samples")
     axes = np.unique(scan.heads["trajectory_dimensions"])
     if axes[0] == 0:
         raise UnreadableError(
@@ -304,53 +402,49 @@ def spokes(scan: Acquisitions) -> Spokes:
             f"trajectory_dimensions must be 2, or 3 with a density, for all spokes; got "
             f"{axes.tolist()}"
         )
-    if scan.header.chopped:
+    if scan.chopped:
         raise UnreadableError(
             "signs of every other line are to be changed (ChopY is 0), which is done for Cartesian "
             "scans only"
         )
-    return Spokes(scan)
-
-
-def _positions(file: h5py.File, scan: Acquisitions, entry: int) -> NDArray[np.float64]:
-    """Two components of the trajectory of one spoke, as stored, (sample, 2)."""
-    line, head = int(scan.lines[entry]), scan.heads[entry]
-    n_samples, n_axes = int(head["number_of_samples"]), int(head["trajectory_dimensions"])
-    found = acquisitions(file)
-    if "traj" not in found.dtype.names:
+    if "traj" not in acquired.dtype.names:
         raise UnreadableError("missing trajectory: acquisitions have no field 'traj'")
-    flat = np.asarray(found.fields("traj")[line], np.float64)
-    if flat.shape != (n_samples * n_axes,):
-        raise UnreadableError(
-            f"missing trajectory: acquisition {line} holds {flat.size} numbers of it; expected "
-            f"{n_samples} samples x {n_axes}"
-        )
-    positions = flat.reshape(n_samples, n_axes)
-    if (positions[:, 2:] < 0).any():
+    n_axes, spokes = int(axes[0]), []
+    for line in scan.lines[scan.images[index]]:
+        flat = np.asarray(acquired.fields("traj")[line], np.float64)
+        if flat.shape != (n_samples * n_axes,):
+            raise UnreadableError(
+                f"missing trajectory: acquisition {line} holds {flat.size} numbers of it; expected "
+                f"{n_samples} samples x {n_axes}"
+            )
+        spokes.append(flat.reshape(n_samples, n_axes))
+    positions = np.stack(spokes)
+    if (positions[..., 2:] < 0).any():
         raise UnreadableError(
             "3-D: the trajectory's third component has negative values and thus is no density; "
             "expected a 2-D scan"
         )
-    return positions[:, :2]
-
-
-#: Functions that place the lines of a trajectory, by the name that headers have for it.
-TRAJECTORIES: dict[str, Callable[[Acquisitions], CartesianLines | Spokes]] = {
-    "cartesian": cartesian_lines,
-    "radial": spokes,
-    "goldenangle": spokes,
-}
-
-
-@cached_by_file(8)
-def _lines(path: Path) -> CartesianLines | Spokes:
-    """The headers of all lines, read once for each file and not for each slice."""
-    with h5py.File(path, "r") as file:
-        header = read_header(file)
-        place = TRAJECTORIES.get(header.trajectory)
-        if place is None:
-            raise UnreadableError(
-                f"not Cartesian: the header's trajectory is {header.trajectory!r}; expected "
-                "k-space on a grid, or 'radial'"
-            )
-        return place(read_acquisitions(file, header))
+    heads = scan.heads[scan.images[index]]
+    discarded = np.unique(np.stack([heads["discard_pre"], heads["discard_post"]], axis=1), axis=0)
+    if len(discarded) > 1:
+        raise UnreadableError(
+            f"spokes differ in the samples that are to be discarded: {discarded.tolist()} at their "
+            "beginnings and ends"
+        )
+    kept = slice(int(discarded[0, 0]), max(n_samples - int(discarded[0, 1]), 0))
+    positions = positions[:, kept, :2]
+    if not np.isfinite(positions).all():
+        raise UnreadableError("NaN or Inf in the trajectory")
+    reach = float(np.linalg.norm(positions, axis=-1).max(initial=0))
+    if reach == 0:
+        raise UnreadableError("missing trajectory: all of its values are zero")
+    # Units: half of the pixels of the encoded or of the final image.
+    wholes = sorted(n / 2 for n in {scan.encoded, max(scan.volume.shape)})
+    fitting = [whole for whole in (0.5, *wholes) if REACHED * whole <= reach <= 1.001 * whole]
+    if len(fitting) != 1:
+        raise UnreadableError(
+            f"the unit of the trajectory cannot be told: it reaches {reach:.4g}; expected about "
+            f"0.5 (cycles per pixel) or about {' or '.join(f'{whole:g}' for whole in wholes)} "
+            "(cycles per field of view)"
+        )
+    return positions * (0.5 / fitting[0]), kept

@@ -7,67 +7,57 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import Container, OpenedFile, UnreadableError, Volume, cached_by_file
+from activemri.data.readers import (
+    Container,
+    OpenedFile,
+    Reader,
+    UnreadableError,
+    Volume,
+    cached_by_file,
+)
 from activemri.data.slices import Slice
 
-#: Names of files that hold no images: masks, segmentations, phase.
+#: Names of files that hold masks, segmentations, phase.
 NO_IMAGE = re.compile(r"(^|[_\-.])(mask|dseg|probseg|seg|aseg|labels?|part-phase|phase)([_\-.]|$)")
-
 #: Who was scanned: BIDS, OASIS-1; other names are cut before the contrast at their end.
 SUBJECTS = (re.compile(r"sub-([A-Za-z0-9]+)"), re.compile(r"(OAS\d_\d{4,})"))
 CONTRAST_AT_END = re.compile(r"[_\-. ](T1|T2|T1w|T2w|T2\*w?|FLAIR|PD|PDw|T1ce|T1gd|MRA)$", re.I)
-
-#: Folders that hold no images: SKM-TEA's.
-NO_IMAGES = ("segmentation_masks",)
-
 #: A magnitude has no negative values but those that interpolation leaves.
 MOST_NEGATIVE = 0.1
-
 
 NIFTI = Container("NIfTI", (".nii.gz", ".nii"), lambda path: NIfTIFile(path))
 
 
 @dataclass(frozen=True)
-class NIfTIReader:
+class NIfTIReader(Reader):
     """Reads images, magnitude or complex, of one coil; see :mod:`activemri.data.images`.
 
     Slices lie along the axis of the coarsest voxels; if all are alike, they are axial. They are
     shown as a radiologist sees them: anterior or superior up, the patient's right (or anterior, in
     sagittal slices) at the left. Volumes along a fourth axis (times, echoes) follow one another.
-    Values are divided by the largest magnitude of the volume.
 
     The subject is the `sub-` of BIDS names, else the file's name without the contrast at its end;
-    the contrast is that of the name. Field strength and scanner are those of the JSON file of the
-    same name, if there is one.
-
-    Masks, segmentations and phase images are refused.
-
-    Attributes:
-        synthetic_phase: give magnitude-only images a phase and noise.
+    field strength and scanner are those of the JSON file of the same name, if there is one.
     """
 
-    synthetic_phase: bool = True
+    synthetic_phase: bool = True  # give magnitude-only images a phase and noise
     name: str = "nifti"
-    container: ClassVar[Container] = NIFTI
-
-    def recognises(self, file: "NIfTIFile") -> bool:
-        return True
+    container = NIFTI
 
     def describe(self, file: "NIfTIFile") -> Volume:
         stem = NIFTI.stem(file.path.name)
         if found := NO_IMAGE.search(stem.lower()):
             raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
-        if folder := next((name for name in NO_IMAGES if name in file.path.parts), None):
-            raise UnreadableError(f"in the folder {folder!r}; expected images")
-        whole = slice(None)
-        parts = [file.stored((whole, whole, whole), index) for index in range(file.n_volumes)]
+        if "segmentation_masks" in file.path.parts:  # SKM-TEA's
+            raise UnreadableError("in the folder 'segmentation_masks'; expected images")
+        parts = [file.stored((slice(None),) * 3, index) for index in range(file.n_volumes)]
         largest = max(largest_magnitude(part) for part in parts)
         if largest == 0:
             raise UnreadableError("the image is all zero")
@@ -81,7 +71,12 @@ class NIfTIReader:
         subject = next((found.group(1) for found in named if found), None)
         words = re.sub(r"[_\-.]", " ", stem)
         contrast = contrast_of(words)
-        labels = _sidecar(file.path)
+        beside = file.path.with_name(f"{stem}.json")  # as BIDS has them
+        try:
+            labels = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        except (ValueError, OSError) as error:
+            raise UnreadableError(f"{beside.name} beside it is not JSON: {error}") from error
+        labels = labels if isinstance(labels, dict) else {}
         maker = (labels.get("Manufacturer"), labels.get("ManufacturersModelName"))
         strength = labels.get("MagneticFieldStrength")
         return Volume(
@@ -90,7 +85,6 @@ class NIfTIReader:
             n_slices=file.n_volumes * file.n_positions,
             shape=file.shape,
             target_shape=file.shape,
-            n_coils=1,
             contrast="unknown" if contrast == words else contrast,
             field_strength=float(strength) if isinstance(strength, int | float) else None,
             scanner=" ".join(str(name) for name in maker if name) or "unknown",
@@ -115,7 +109,6 @@ class NIfTIFile(OpenedFile):
     """An open NIfTI file.
 
     Attributes:
-        path: of the file.
         is_complex: whether it holds complex numbers.
         n_volumes: along the fourth axis.
         n_positions: slices of a volume.
@@ -124,18 +117,18 @@ class NIfTIFile(OpenedFile):
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         try:
             import nibabel
         except ModuleNotFoundError as error:
             raise UnreadableError(
                 'NIfTI files need nibabel: pip install "activemri[formats]"'
             ) from error
-        self.path = path
         with _failures_named():
             image: Any = nibabel.load(path)
             data_type = image.get_data_dtype()
             orientation = nibabel.io_orientation(image.affine)  # type: ignore[no-untyped-call]
-            spacing = [float(size) for size in image.header.get_zooms()[:3]]
+            stored_spacing = [float(size) for size in image.header.get_zooms()[:3]]
         if data_type.kind not in "fiuc":
             raise UnreadableError(f"expected numbers; got {data_type} (colours?)")
         shape = tuple(image.shape)
@@ -147,36 +140,35 @@ class NIfTIFile(OpenedFile):
         self.is_complex = data_type.kind == "c"
         self.n_volumes = shape[3] if len(shape) == 4 else 1
         self.stored_shape = shape[:3]
-        # For each anatomical axis (right, anterior, superior): where it is stored, and if upwards.
+        # Which anatomical axis (right, anterior, superior) each stored one is, and if upwards.
         if np.isnan(orientation).any():
             orientation = np.array([[0, 1], [1, 1], [2, 1]])
-        self._axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
-        self._upwards = [bool(orientation[axis, 1] > 0) for axis in self._axes]
+        self._orientation = orientation
+        self._axes = np.argsort(orientation[:, 0]).tolist()
         sizes = [shape[axis] for axis in self._axes]
         # Slices lie along the axis of one slice, else of the coarsest voxels, else foot to head.
-        spacing = [spacing[axis] for axis in self._axes]
-        self._along = max(range(3), key=lambda axis: spacing[axis])
-        if spacing[self._along] <= 1.01 * spacing[2]:
-            self._along = 2
-        self._along = max((axis for axis in range(3) if sizes[axis] == 1), default=self._along)
+        spacing = [stored_spacing[axis] for axis in self._axes]
+        along = max(range(3), key=lambda axis: spacing[axis])
+        if spacing[along] <= 1.01 * spacing[2]:
+            along = 2
+        self._along = max((axis for axis in range(3) if sizes[axis] == 1), default=along)
         self.n_positions = sizes[self._along]
         columns, rows = (axis for axis in range(3) if axis != self._along)
         self.shape = (sizes[rows], sizes[columns])
 
     def plane(self, index: int) -> NDArray[Any]:
         """One slice, (height, width)."""
+        import nibabel
+
         volume, position = divmod(index, self.n_positions)
-        chosen: list[slice | int] = [slice(None)] * 3
-        stored_axis = self._axes[self._along]
-        upwards = self._upwards[self._along]
-        chosen[stored_axis] = position if upwards else self.n_positions - 1 - position
-        plane = self.stored(tuple(chosen), volume)
-        columns, rows = (axis for axis in range(3) if axis != self._along)
-        if self._axes[rows] < self._axes[columns]:
-            plane = plane.T
-        # Now (columns, rows); right, anterior and superior come first.
-        plane = plane[:: -1 if self._upwards[columns] else 1, :: -1 if self._upwards[rows] else 1]
-        return np.ascontiguousarray(plane.T)
+        axis = self._axes[self._along]
+        place = position if self._orientation[axis, 1] > 0 else self.n_positions - 1 - position
+        chosen = [slice(None)] * 3
+        chosen[axis] = slice(place, place + 1)
+        part = self.stored(tuple(chosen), volume)
+        turned = nibabel.apply_orientation(part, self._orientation)  # type: ignore[no-untyped-call]
+        # Now right, anterior and superior come last.
+        return np.ascontiguousarray(turned.take(0, axis=self._along)[::-1, ::-1].T)
 
     def stored(self, chosen: tuple[slice | int, ...], volume: int = 0) -> NDArray[Any]:
         """Part of a volume along the axes as they are stored, float32 or complex64."""
@@ -209,15 +201,3 @@ def _failures_named() -> Iterator[None]:
         yield
     except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError) as error:
         raise UnreadableError(f"damaged or not NIfTI: {error}") from error
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    """The JSON file of the same name, as BIDS has them."""
-    beside = path.with_name(f"{NIFTI.stem(path.name)}.json")
-    if not beside.is_file():
-        return {}
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UnreadableError(f"{beside.name} beside it is not JSON: {error}") from error
-    return found if isinstance(found, dict) else {}

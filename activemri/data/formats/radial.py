@@ -1,7 +1,6 @@
 """Fully sampled radial scans, resampled onto a Cartesian grid."""
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +20,7 @@ SIDE = 0.85  # a spoke counts on the sides where it reaches this share of the fa
 GAP = 3  # widest gap between neighbouring spokes, in units of that of the fewest equal ones
 SPACING = 1.1  # widest step along a spoke, in units of that which covers the field of view
 LARGEST = 0.5 * 1.001  # cycles per pixel, with rounding
+ROUNDING = 1 + 1e-6
 
 Floats = NDArray[np.float64]
 
@@ -36,13 +36,12 @@ def resample(
 
     Args:
         samples: complex64, (coil, spoke, sample).
-        trajectory: where they lie in cycles per pixel, along the height first,
-            (spoke, sample, 2).
+        trajectory: in cycles per pixel, along the height first, (spoke, sample, 2).
         shape: (height, width) of the grid.
 
     Returns:
-        k-space, complex64 (coil, height, width); bool (height, width), True in the disc that the
-        spokes reach, where it was measured; what was done.
+        k-space, complex64 (coil, height, width); where it was measured, bool (height, width), True
+        in the disc that the spokes reach; what was done.
 
     Raises:
         UnreadableError: if the samples are NaN, Inf or zero; and as :func:`refuse_incomplete`.
@@ -73,7 +72,9 @@ def resample(
     return kspace, measured.clone(), (f"resampled from {len(positions)} radial spokes onto a grid",)
 
 
-def refuse_incomplete(trajectory: NDArray[np.floating], shape: tuple[int, int]) -> None:
+def refuse_incomplete(
+    trajectory: NDArray[np.floating], shape: tuple[int, int]
+) -> tuple[Floats, Floats, Floats, float]:
     """Refuse what is no fully sampled set of spokes for an image.
 
     Spokes at the distance of one over the field of view where they end, the condition of Nyquist,
@@ -85,62 +86,14 @@ def refuse_incomplete(trajectory: NDArray[np.floating], shape: tuple[int, int]) 
         trajectory: in cycles per pixel, (spoke, sample, 2).
         shape: (height, width) of the image.
 
+    Returns:
+        Of the two sides of each spoke the angles in radians and the lengths, negative where there
+        is none, (spoke, 2); places of the samples on their spokes, (spoke, sample); what every
+        spoke reaches on its longer side. Lengths and places are in cycles per pixel.
+
     Raises:
         UnreadableError: with what was expected.
     """
-    positions = _usable(trajectory)
-    spokes = _spokes(positions)
-    matrix = max(shape)
-    if spokes.off > 1 / matrix:
-        raise UnreadableError(
-            f"not radial: samples lie {spokes.off:.3g} cycles per pixel off the straight lines "
-            f"through the centre of k-space; expected at most {1 / matrix:.3g}"
-        )
-    fewest = max(math.floor(math.pi * spokes.reach * matrix), 1)
-    angles = spokes.angles[spokes.ends >= SIDE * spokes.ends.max()]
-    angles = np.unique(np.round(angles * 8 * fewest / math.pi) % (16 * fewest))  # eighths of a gap
-    if len(np.unique(angles % (8 * fewest))) == 1:
-        raise UnreadableError("all spokes have the same angle; expected a radial scan")
-    if len(angles) < 2 * fewest:
-        raise UnreadableError(
-            f"undersampled: {len(angles) / 2:g} spokes of different angles, a fully sampled scan "
-            f"of {shape[0]} x {shape[1]} has at least {fewest}: no fully sampled truth"
-        )
-    gap = np.diff(angles, append=angles[0] + 16 * fewest).max() / 8
-    if gap > GAP:
-        raise UnreadableError(
-            f"undersampled: a gap of {gap * 180 / fewest:.3g} degrees between neighbouring spokes, "
-            f"a fully sampled scan has at most {GAP * 180 / fewest:.3g}: no fully sampled truth"
-        )
-    if spokes.step > SPACING / matrix:
-        raise UnreadableError(
-            f"undersampled: samples of a spoke are {spokes.step:.3g} cycles per pixel apart, a "
-            f"fully sampled scan has at most {1 / matrix:.3g}: no fully sampled truth"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Spokes:
-    """Places of spokes. A spoke has two sides, (spoke, 2); lengths are in cycles per pixel.
-
-    Attributes:
-        angles: of the sides, in radians.
-        ends: how far the sides reach, negative where there is none.
-        along: place of each sample on its spoke, (spoke, sample).
-        reach: what every spoke reaches on its longer side.
-        step: widest step between neighbouring samples of a spoke.
-        off: largest distance of a sample from its spoke, or of a spoke from the centre.
-    """
-
-    angles: Floats
-    ends: Floats
-    along: Floats
-    reach: float
-    step: float
-    off: float
-
-
-def _usable(trajectory: NDArray[np.floating]) -> Floats:
     positions = np.asarray(trajectory, np.float64)
     if positions.ndim != 3 or positions.shape[2] != 2 or len(positions) == 0:
         raise UnreadableError(
@@ -155,28 +108,47 @@ def _usable(trajectory: NDArray[np.floating]) -> Floats:
         raise UnreadableError(
             f"the trajectory reaches {radii.max():.4g}; expected cycles per pixel, at most 0.5"
         )
-    if radii.max(axis=1).min() == 0:
+    reach = float(radii.max(axis=1).min())
+    if reach == 0:
         raise UnreadableError("a spoke of the trajectory never leaves the centre of k-space")
-    return positions
 
-
-def _spokes(positions: Floats) -> _Spokes:
-    radii = np.linalg.norm(positions, axis=2)
-    ends = np.take_along_axis(positions, radii.argmax(axis=1)[:, None, None], axis=1)
-    unit = ends / np.linalg.norm(ends, axis=2, keepdims=True)  # (spoke, 1, 2)
+    farthest = np.take_along_axis(positions, radii.argmax(axis=1)[:, None, None], axis=1)
+    unit = farthest / np.linalg.norm(farthest, axis=2, keepdims=True)  # (spoke, 1, 2)
     along = (positions * unit).sum(axis=2)
-    aside = np.abs(positions[..., 0] * unit[..., 1] - positions[..., 1] * unit[..., 0]).max()
     steps = np.abs(np.diff(along, axis=1))
-    missed = max(float((np.abs(along).min(axis=1) - steps.max(axis=1)).max()), 0.0)
+    aside = np.abs(positions[..., 0] * unit[..., 1] - positions[..., 1] * unit[..., 0]).max()
+    missed = max((np.abs(along).min(axis=1) - steps.max(axis=1)).max(), 0.0)
+    matrix = max(shape)
+    if aside + missed > 1 / matrix:
+        raise UnreadableError(
+            f"not radial: samples lie {aside + missed:.3g} cycles per pixel off the straight lines "
+            f"through the centre of k-space; expected at most {1 / matrix:.3g}"
+        )
+    fewest = max(math.floor(math.pi * reach * matrix), 1)
     angle = np.arctan2(unit[:, 0, 0], unit[:, 0, 1])
-    return _Spokes(
-        angles=np.stack([angle, angle + math.pi], axis=1) % (2 * math.pi),
-        ends=np.stack([along.max(axis=1), -along.min(axis=1)], axis=1),
-        along=along,
-        reach=float(radii.max(axis=1).min()),
-        step=float(steps.max()),
-        off=float(aside + missed),
-    )
+    sides = np.stack([angle, angle + math.pi], axis=1) % (2 * math.pi)
+    ends = np.stack([along.max(axis=1), -along.min(axis=1)], axis=1)
+    angles = sides[ends >= SIDE * ends.max()]
+    angles = np.unique(np.round(angles * 8 * fewest / math.pi) % (16 * fewest))  # eighths of a gap
+    if len(np.unique(angles % (8 * fewest))) == 1:
+        raise UnreadableError("all spokes have the same angle; expected a radial scan")
+    if len(angles) < 2 * fewest:
+        raise UnreadableError(
+            f"undersampled: {len(angles) / 2:g} spokes of different angles, a fully sampled scan "
+            f"of {shape[0]} x {shape[1]} has at least {fewest}: no fully sampled truth"
+        )
+    gap = np.diff(angles, append=angles[0] + 16 * fewest).max() / 8
+    if gap > GAP:
+        raise UnreadableError(
+            f"undersampled: a gap of {gap * 180 / fewest:.3g} degrees between neighbouring spokes, "
+            f"a fully sampled scan has at most {GAP * 180 / fewest:.3g}: no fully sampled truth"
+        )
+    if steps.max() > SPACING / matrix:
+        raise UnreadableError(
+            f"undersampled: samples of a spoke are {steps.max():.3g} cycles per pixel apart, a "
+            f"fully sampled scan has at most {1 / matrix:.3g}: no fully sampled truth"
+        )
+    return sides, ends, along, reach
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -190,33 +162,22 @@ def _prepared(
         False where the image is known to be zero; the disc that the spokes reach.
     """
     trajectory = np.frombuffer(positions, np.float32).reshape(-1, n_samples, 2)
-    refuse_incomplete(trajectory, shape)
-    spokes = _spokes(trajectory.astype(np.float64))
-    weights = torch.from_numpy((_areas(spokes) * math.prod(shape)).astype(np.float32)).flatten()
-    transform = NUFFT(torch.from_numpy(trajectory.copy()), shape)
-    kernel = transform.gram_kernel(weights[None])
-    support = _within(shape, 0.5 / spokes.step, unit=(1, 1))
-    return transform, weights, kernel, support, _within(shape, spokes.reach, unit=shape)
+    sides, ends, along, reach = refuse_incomplete(trajectory, shape)
 
-
-def _areas(spokes: _Spokes) -> Floats:
-    """The area that each sample stands for, in square cycles per pixel, (spoke, sample)."""
-    angles, there = spokes.angles.ravel(), spokes.ends.ravel() > 0
+    # The area that each sample stands for, in square cycles per pixel, (spoke, sample).
+    angles, there = sides.ravel(), ends.ravel() > 0
     order = np.flatnonzero(there)[np.argsort(angles[there])]
     gaps = np.diff(angles[order], append=angles[order[0]] + 2 * math.pi)
     wedges = np.zeros_like(angles)
     wedges[order] = (gaps + np.roll(gaps, 1)) / 2
     near, far = wedges.reshape(-1, 2, 1).transpose(1, 0, 2)
-    steps = np.abs(np.gradient(spokes.along, axis=1))
-    radii = np.maximum(np.abs(spokes.along), steps / 4)  # a share of the disc around the centre
-    areas: Floats = radii * steps * np.where(spokes.along > 0, near, far)
-    return areas
+    steps = np.abs(np.gradient(along, axis=1))
+    radii = np.maximum(np.abs(along), steps / 4)  # a share of the disc around the centre
+    areas = radii * steps * np.where(along > 0, near, far)
 
-
-def _within(shape: tuple[int, int], radius: float, *, unit: tuple[int, int]) -> Tensor:
-    """Places of a grid within a circle: bool (height, width)."""
-    down, across = (
-        (torch.arange(n, dtype=torch.float64) - n // 2) / one
-        for n, one in zip(shape, unit, strict=True)
-    )
-    return torch.hypot(down[:, None], across[None, :]) <= radius * (1 + 1e-6)
+    weights = torch.from_numpy((areas * math.prod(shape)).astype(np.float32)).flatten()
+    transform = NUFFT(torch.from_numpy(trajectory.copy()), shape)
+    down, across = (torch.arange(n, dtype=torch.float64) - n // 2 for n in shape)
+    support = torch.hypot(down[:, None], across) <= 0.5 / np.abs(np.diff(along)).max() * ROUNDING
+    disc = torch.hypot(down[:, None] / shape[0], across / shape[1]) <= reach * ROUNDING
+    return transform, weights, transform.gram_kernel(weights[None]), support, disc

@@ -11,31 +11,24 @@ from activemri.data.formats.bart import BARTReader
 from activemri.data.formats.calgary_campinas import CalgaryCampinasReader
 from activemri.data.formats.cmrxrecon import CMRxReconReader
 from activemri.data.formats.dicom import DICOMReader
-from activemri.data.formats.fastmri import (
-    FastMRIBreastReader,
-    FastMRIProstateReader,
-    FastMRIReader,
-    M4RawReader,
-)
+from activemri.data.formats.fastmri import FastMRIProstateReader, FastMRIReader, M4RawReader
 from activemri.data.formats.hdf5 import HDF5Reader
 from activemri.data.formats.ismrmrd import ISMRMRDReader
 from activemri.data.formats.nifti import NIfTIReader
 from activemri.data.formats.skm_tea import SKMTEAReader
-from activemri.data.readers import Container, Reader, UnreadableError
+from activemri.data.readers import Reader, UnreadableError
 
 
 def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     """Every format, the most specific first: the first that recognises a file reads it.
 
     Args:
-        synthetic_phase: give magnitude-only images a phase and noise; see
-            :mod:`activemri.data.images`.
+        synthetic_phase: give magnitude-only images a phase and noise.
     """
     return (
         SKMTEAReader(),
         M4RawReader(),
         FastMRIProstateReader(),
-        FastMRIBreastReader(),
         FastMRIReader(),
         ISMRMRDReader(),
         CMRxReconReader(),
@@ -47,17 +40,8 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     )
 
 
-def containers(readers: Iterable[Reader]) -> tuple[Container, ...]:
-    """The kinds of files that some readers read."""
-    return tuple(dict.fromkeys(reader.container for reader in readers))
-
-
 def reader_for(file: Any, readers: Iterable[Reader]) -> Reader:
-    """The first reader that recognises an open file.
-
-    Args:
-        file: what the readers' container has opened.
-        readers: readers of that container.
+    """The first reader, all of one container, that recognises a file which that has opened.
 
     Raises:
         UnreadableError: if none does, with what the file holds instead.

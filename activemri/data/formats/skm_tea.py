@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -11,18 +10,12 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.nifti import NIfTIFile
-from activemri.data.readers import HDF5, Container, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
 from activemri.mri import coils, fourier
 
 KSPACE_AXES = "(x, ky, kz, echo, coil)"
-MAPS_AXES = "(x, ky, kz, coil, map)"
-TARGET_AXES = "(x, ky, kz, echo, map)"
-
-#: Images have values around 1e7, whose squares come near the limits of float32 once they are
-#: squared again. All samples are multiplied by this power of two, which is exact.
-SCALE = 2.0**-20
-
+SCALE = 2.0**-20  # images have values around 1e7
 #: Smallest correlation of the stored image with that of k-space and maps. The scanner's noise and
 #: another scale leave it near 1; another Fourier convention, or maps of other coils, brings it to
 #: about 0.
@@ -31,10 +24,6 @@ AGREEMENT = 0.5
 #: Largest share of lines that may be missing between the first and the last: parallel imaging may
 #: leave gaps at the rim. Without it half of the lines are missing.
 MISSING = 0.25
-
-
-#: Where the collection keeps the segmentations of its raw data, beside the folder of the files.
-SEGMENTATIONS = Path("segmentation_masks", "raw-data-track")
 
 #: Values of a segmentation, in order; 0 is everything else.
 TISSUES = (
@@ -48,30 +37,24 @@ TISSUES = (
 
 
 @dataclass(frozen=True)
-class SKMTEAReader:
+class SKMTEAReader(Reader):
     """Reads the files of SKM-TEA's raw data track (`files_recon_calib-24`).
 
     They hold `kspace` (x, ky, kz, echo, coil), already transformed along the readout x, coil maps
     `maps` (x, ky, kz, coil, 1) and the image `target` (x, ky, kz, echo, 1).
 
-    - A slice is the plane (ky, kz) at one x in one echo, the echoes one after the other: with n
-      positions along x, slice i is at i % n in echo i // n. The height is ky, the width kz. Both
-      are phase encodes: what acquires single samples fits these data better than whole columns.
-    - `Slice.sensitivity` are the stored maps, divided by their norm over the coils where that is
-      not zero. The reference is the magnitude of the coil images combined with them, computed; the
-      stored image serves as a check of the middle slice.
-    - The scanner sampled an ellipse; the corners and the padding are zeros and count as never
-      measured, sample by sample. Every second line in the ellipse was filled in by parallel
-      imaging (ARC) before publication; nothing in the files says which, so they count as measured.
-    - The subject is the file's name, the contrast "qDESS" for both echoes.
-    - `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
-      in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
-      folder of the file; where there is none, label is None.
-    - The collection's undersampling masks are not read: they are for whoever compares with them.
+    With n positions along x, slice i is the plane (ky, kz) at i % n in echo i // n. The reference
+    is the magnitude of the coil images combined with the maps; the stored image serves as a check.
+    Corners and padding are zeros and were never measured. Every second line between them was filled
+    in by parallel imaging (ARC) before publication; nothing in the files says which, so they count
+    as measured.
+
+    `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
+    in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
+    folder of the file; where there is none, label is None.
     """
 
     name: str = "skm-tea"
-    container: ClassVar[Container] = HDF5
 
     def recognises(self, file: h5py.File) -> bool:
         return "kspace" in file and "maps" in file
@@ -79,16 +62,11 @@ class SKMTEAReader:
     def describe(self, file: h5py.File) -> Volume:
         kspace = stored.samples(file, "kspace", ndim=(5,), axes=KSPACE_AXES, kind="complex")
         n_x, height, width, n_echoes, n_coils = kspace.shape
-        expected = {"maps": (MAPS_AXES, (n_x, height, width, n_coils, 1))}
-        if "target" in file:
-            expected["target"] = (TARGET_AXES, (n_x, height, width, n_echoes, 1))
-        for key, (axes, shape) in expected.items():
-            found = stored.samples(file, key, ndim=(5,), axes=axes, kind="complex")
-            if found.shape != shape:
-                raise UnreadableError(
-                    f"{key!r} must have the shape {shape}, as 'kspace' has {kspace.shape}; "
-                    f"got {found.shape}"
-                )
+        for key, last, size in (("maps", "coil", n_coils), ("target", "echo", n_echoes)):
+            if key in file:
+                axes = f"(x, ky, kz, {last}, map)"
+                stored.samples(file, key, ndim=(5,), axes=axes, kind="complex")
+                stored.require_shape(file, key, (n_x, height, width, size, 1))
         volume = Volume(
             name=stored.stem(file),
             subject=stored.stem(file),
@@ -98,44 +76,57 @@ class SKMTEAReader:
             n_coils=n_coils,
             contrast="qDESS",
         )
-        _check(file, self.read(file, volume, n_x // 2), n_x // 2)
+        # The middle slice of echo 0 shows what was not filled in or follows other conventions.
+        scan = self.read(file, volume, n_x // 2)
+        for axis, name in ((1, "ky"), (0, "kz")):
+            lines = scan.measured.any(dim=axis).nonzero()
+            extent = int(lines[-1] - lines[0]) + 1 if len(lines) else 0
+            if extent - len(lines) > MISSING * extent:
+                raise UnreadableError(
+                    f"undersampled: of {extent} lines along {name} {extent - len(lines)} are "
+                    "missing; expected k-space filled in by parallel imaging"
+                )
+        if "target" in file and scan.sensitivity is not None:
+            target = stored.read(file["target"], (n_x // 2, ..., 0, 0))
+            image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
+            norm = torch.linalg.vector_norm
+            agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())
+            if agreement < AGREEMENT:
+                raise UnreadableError(
+                    f"the stored image correlates by only {agreement:.2f} with that of 'kspace' "
+                    "and 'maps'; expected a centred Fourier transform and maps of these coils"
+                )
         return volume
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:
-        whole = slice(None)
         echo, x = divmod(index, file["kspace"].shape[0])
-        samples = stored.read(file["kspace"], (x, whole, whole, echo, whole))
+        samples = stored.read(file["kspace"], (x, slice(None), slice(None), echo))
         kspace = samples.permute(2, 0, 1).contiguous()
-        kspace *= SCALE
-        sensitivity = _unit_norm(stored.read(file["maps"], (x, whole, whole, whole, 0)))
+        maps = stored.read(file["maps"], (x, ..., 0)).permute(2, 0, 1).contiguous()
+        norm = coils.root_sum_of_squares(maps)
+        if not bool(norm.any()):
+            raise UnreadableError("the coil maps are all zero")
+        tiny = torch.finfo(norm.dtype).tiny
         return volume.slice(
             index,
             kspace=kspace,
+            scale=SCALE,
             measured=(kspace != 0).any(dim=0),
-            sensitivity=sensitivity,
+            sensitivity=torch.where(
+                norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps)
+            ),
             label=_segmentation(file, x),
             processing=(
                 "lines that parallel imaging had skipped were filled in before publication (ARC)",
-                f"multiplied by {SCALE:g}",
                 "coil maps divided by their norm",
             ),
         )
 
 
-def _unit_norm(maps: Tensor) -> Tensor:
-    """Stored (height, width, coil) to (coil, height, width), of norm 1 or 0 over the coils."""
-    maps = maps.permute(2, 0, 1).contiguous()
-    norm = coils.root_sum_of_squares(maps)
-    if not bool(norm.any()):
-        raise UnreadableError("the coil maps are all zero")
-    tiny = torch.finfo(norm.dtype).tiny
-    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), torch.zeros_like(maps))
-
-
 def _segmentation(file: h5py.File, x: int) -> Tensor | None:
     """Tissues in the plane x, int64 (height, width), or None where the collection's are absent."""
-    folder = Path(file.filename).absolute().parent.parent / SEGMENTATIONS
-    path = folder / f"{stored.stem(file)}.nii.gz"
+    root = Path(file.filename).absolute().parent.parent
+    path = root / "segmentation_masks" / "raw-data-track" / f"{stored.stem(file)}.nii.gz"
     if not path.exists():
         return None
     try:
@@ -150,27 +141,3 @@ def _segmentation(file: h5py.File, x: int) -> Tensor | None:
         return torch.from_numpy(values).long()
     except UnreadableError as error:
         raise UnreadableError(f"the segmentation {path.name}: {error}") from error
-
-
-def _check(file: h5py.File, scan: Slice, x: int) -> None:
-    """Refuse what was not filled in, and what follows other conventions, by a slice of echo 0."""
-    for axis, name in ((1, "ky"), (0, "kz")):
-        lines = scan.measured.any(dim=axis).nonzero()
-        extent = int(lines[-1] - lines[0]) + 1 if len(lines) else 0
-        if extent - len(lines) > MISSING * extent:
-            raise UnreadableError(
-                f"undersampled: of {extent} lines along {name} {extent - len(lines)} are missing; "
-                "expected k-space filled in by parallel imaging"
-            )
-    if "target" not in file or scan.sensitivity is None:
-        return
-    whole = slice(None)
-    target = stored.read(file["target"], (x, whole, whole, 0, 0))
-    image = coils.combine(fourier.ifft2(scan.kspace), scan.sensitivity)
-    norm = torch.linalg.vector_norm
-    agreement = float(((target / norm(target)).conj() * (image / norm(image))).sum().abs())
-    if agreement < AGREEMENT:
-        raise UnreadableError(
-            f"the stored image correlates by only {agreement:.2f} with that of 'kspace' and "
-            "'maps'; expected a centred Fourier transform and maps of these coils"
-        )

@@ -2,7 +2,9 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import h5py
@@ -12,13 +14,7 @@ from torch import Tensor
 
 from activemri.data.readers import UnreadableError
 
-#: Paths in the XML header of ISMRMRD files, which fastMRI's and those modelled on them have too.
-HEADER = "ismrmrd_header"
-FRAME = "encoding/reconSpace/matrixSize"
-ENCODED = "encoding/encodedSpace/matrixSize"
-LIMITS = "encoding/encodingLimits/kspace_encoding_step_1"
-SYSTEM = "acquisitionSystemInformation"
-
+HEADER = "ismrmrd_header"  # of fastMRI's files and those modelled on them
 #: Scans of which only an ellipse was acquired lack 1 - pi / 4 = 0.21 of the samples; published
 #: undersampled sets lack more than half.
 MISSING = 0.3
@@ -32,14 +28,7 @@ def stem(file: h5py.File) -> str:
 def samples(
     file: h5py.File, key: str, *, ndim: tuple[int, ...], axes: str, kind: str = "number"
 ) -> h5py.Dataset:
-    """The data set of that name.
-
-    Args:
-        file: the open file.
-        key: name of the data set.
-        ndim: numbers of axes that are understood.
-        axes: names of the axes, for the message.
-        kind: "number" or "complex".
+    """The data set of that name, of a kind ("number" or "complex") and with axes of these names.
 
     Raises:
         UnreadableError: if it is missing, of another kind, has other axes, or is empty.
@@ -59,7 +48,16 @@ def samples(
     return found
 
 
-def read(dataset: h5py.Dataset, part: int | tuple[int | slice, ...]) -> Tensor:
+def require_shape(file: h5py.File, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a data set that does not fit `kspace`."""
+    if file[key].shape != shape:
+        raise UnreadableError(
+            f"{key!r} must have the shape {shape}, as 'kspace' has {file['kspace'].shape}; "
+            f"got {file[key].shape}"
+        )
+
+
+def read(dataset: h5py.Dataset, part: int | tuple[int | slice | EllipsisType, ...]) -> Tensor:
     """A part of a data set as complex64 or float32; nothing else of it is read."""
     kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
     return torch.from_numpy(np.asarray(dataset[part], dtype=kind))
@@ -83,12 +81,21 @@ def tesla(value: str | None) -> float | None:
     return float(number.group(1)) if number else None
 
 
-def refuse_unusable(values: Tensor, what: str) -> None:
-    """Refuse NaN, Inf and slices of nothing but zeros.
+def require_one_slice(check: Callable[[int], object], n_slices: int) -> None:
+    """Raise the reason of the first slice if `check` raises UnreadableError for all of them."""
+    reasons = []
+    for index in range(n_slices):
+        try:
+            check(index)
+        except UnreadableError as error:
+            reasons.append(error)
+        else:
+            return
+    raise reasons[0]
 
-    Raises:
-        UnreadableError: with what was found.
-    """
+
+def refuse_unusable(values: Tensor, what: str) -> None:
+    """Refuse NaN, Inf and slices of nothing but zeros by UnreadableError."""
     flat = torch.view_as_real(values) if values.is_complex() else values
     if not bool(torch.isfinite(flat).all()):
         raise UnreadableError(f"NaN or Inf in {what}")
@@ -100,9 +107,6 @@ def refuse_undersampled(kspace: Tensor) -> None:
     """Refuse k-space (coil, height, width) with columns or many samples missing in its midst.
 
     Zeros around what was acquired, by zero padding and partial Fourier, are all right.
-
-    Raises:
-        UnreadableError: with how much is missing.
     """
     present = (kspace != 0).any(dim=0)
     rows, columns = (present.any(dim=axis).nonzero().flatten() for axis in (1, 0))
@@ -118,37 +122,17 @@ def refuse_undersampled(kspace: Tensor) -> None:
         )
 
 
-def read_header(file: h5py.File) -> ElementTree.Element:
-    """The parsed data set `ismrmrd_header` of a fastMRI file.
-
-    Raises:
-        UnreadableError: if there is none, or it is not XML.
-    """
-    if HEADER not in file:
-        raise UnreadableError(f"no data set {HEADER!r}; found {', '.join(sorted(file))}")
+def read_header(file: h5py.File, key: str = HEADER) -> ElementTree.Element:
+    """A parsed XML header; zeros and blanks around it, left by some converters, do not matter."""
+    if key not in file:
+        raise UnreadableError(f"no data set {key!r}; found {', '.join(sorted(file))}")
     try:
-        return ElementTree.fromstring(file[HEADER][()])
-    except (ElementTree.ParseError, TypeError) as error:
-        raise UnreadableError(f"{HEADER} is not XML: {error}") from error
-
-
-def labels(file: h5py.File, header: ElementTree.Element) -> dict[str, Any]:
-    """Labels of a volume as fastMRI has them: subject and contrast are attributes of the file."""
-    return {
-        "name": stem(file),
-        "subject": text(file, "patient_id") or stem(file),
-        "contrast": text(file, "acquisition") or "unknown",
-        **scanner(header),
-    }
-
-
-def scanner(header: ElementTree.Element) -> dict[str, Any]:
-    """Field strength in tesla or None, and maker and model or "unknown"."""
-    found = (header_text(header, f"{SYSTEM}/{name}") for name in ("systemVendor", "systemModel"))
-    return {
-        "field_strength": tesla(header_text(header, f"{SYSTEM}/systemFieldStrength_T")),
-        "scanner": " ".join(name for name in found if name) or "unknown",
-    }
+        texts = np.asarray(file[key][()]).ravel()
+        xml = texts[0] if len(texts) else ""
+        xml = xml.decode("utf-8") if isinstance(xml, bytes) else xml
+        return ElementTree.fromstring(xml.strip("\0 \t\r\n"))
+    except (ElementTree.ParseError, ValueError, TypeError, AttributeError) as error:
+        raise UnreadableError(f"{key} is not XML: {error}") from error
 
 
 def header_number(element: ElementTree.Element, path: str) -> int | None:
@@ -161,3 +145,13 @@ def header_text(element: ElementTree.Element, path: str) -> str | None:
     """The text at a path of names, "a/b", or None where no element is or nothing is in it."""
     found = element.findtext("/".join(f"{{*}}{name}" for name in path.split("/")))
     return (found or "").strip() or None
+
+
+def scanner(header: ElementTree.Element) -> dict[str, Any]:
+    """Field strength in tesla or None, and maker and model or "unknown": fields of a volume."""
+    system = "acquisitionSystemInformation"
+    found = (header_text(header, f"{system}/{name}") for name in ("systemVendor", "systemModel"))
+    return {
+        "field_strength": tesla(header_text(header, f"{system}/systemFieldStrength_T")),
+        "scanner": " ".join(name for name in found if name) or "unknown",
+    }
