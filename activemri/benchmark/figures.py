@@ -396,11 +396,10 @@ def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name
 
 def _draw_trade_off(axes: Axes, found: TradeOff, stop: StopSettings) -> None:
     axes.axhline(stop.alpha, color=_ALARM, lw=1, ls=(0, (1, 2)), label=f"alpha {stop.alpha:g}")
-    axes.plot(found.fixed.lines, found.fixed.misses, color=_GREY, lw=1.8, label="fixed budget")
-    axes.plot(found.rule.lines, found.rule.misses, color=_ACCENT, lw=2, label="stopping rule")
+    axes.plot(*found["fixed"], color=_GREY, lw=1.8, label="fixed budget")
+    axes.plot(*found["rule"], color=_ACCENT, lw=2, label="stopping rule")
     axes.plot(
-        found.chosen.lines,
-        found.chosen.misses,
+        *found["chosen"],
         "o",
         color=_ACCENT,
         ms=9,
@@ -409,16 +408,15 @@ def _draw_trade_off(axes: Axes, found: TradeOff, stop: StopSettings) -> None:
         zorder=4,
         label="calibrated",
     )
-    axes.plot(
-        found.oracle.lines, found.oracle.misses, "*", color=_GREY, ms=12, mew=0, label="oracle stop"
-    )
+    axes.plot(*found["oracle"], "*", color=_GREY, ms=12, mew=0, label="oracle stop")
     _draw_saving(axes, found)
-    highest = max(2.5 * stop.alpha, 1.3 * float(found.chosen.misses[0]), 0.15)
+    chosen, missed = (float(value[0]) for value in found["chosen"])
+    highest = max(2.5 * stop.alpha, 1.3 * missed, 0.15)
     axes.set_ylim(-0.04 * highest, min(1.02, highest))
-    shown = [curve.lines[curve.misses <= highest] for curve in (found.rule, found.fixed)]
-    lowest = [curve.lines[int(np.argmin(curve.misses))] for curve in (found.rule, found.fixed)]
-    left = min([float(found.oracle.lines[0]), *(lines[0] for lines in shown if len(lines))])
-    right = max(float(found.chosen.lines[0]), *map(float, lowest))
+    shown = [lines[miss <= highest] for lines, miss in (found["rule"], found["fixed"])]
+    lowest = [lines[int(np.argmin(miss))] for lines, miss in (found["rule"], found["fixed"])]
+    left = min([float(found["oracle"][0][0]), *(lines[0] for lines in shown if len(lines))])
+    right = max(chosen, *map(float, lowest))
     margin = 0.06 * (right - left) + 0.5
     axes.set_xlim(left - margin, right + 2 * margin)
     axes.grid(color=INK, alpha=0.12, lw=0.8)
@@ -426,8 +424,9 @@ def _draw_trade_off(axes: Axes, found: TradeOff, stop: StopSettings) -> None:
 
 def _draw_saving(axes: Axes, found: TradeOff) -> None:
     """From the calibrated rule to the fixed budget that misses no more often."""
-    lines, miss = float(found.chosen.lines[0]), float(found.chosen.misses[0])
-    fixed = float(found.fixed.lines[cheapest(found.fixed.misses[None], found.chosen.misses)[0]])
+    lines, miss = (float(value[0]) for value in found["chosen"])
+    budgets, misses = found["fixed"]
+    fixed = float(budgets[cheapest(misses[None], found["chosen"][1])[0]])
     if fixed <= lines:
         return
     axes.plot([lines, fixed], [miss, miss], color=INK, lw=1, marker="|", ms=7)

@@ -1,9 +1,7 @@
 """Stopping rules of a benchmark: savings against slow loops, and from settings to files."""
 
-import functools
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from activemri.benchmark.savings import (
     trade_off,
     wilson,
 )
-from activemri.data import sources
 from activemri.data.slices import SliceInfo
 from activemri.envs.protocol import ScanProtocol
 from activemri.evaluator import Evaluator, save_evaluator
@@ -36,7 +33,7 @@ from activemri.options import RunOptions
 from activemri.reconstruction.cresnet import CResNet
 from activemri.stopping import features
 from activemri.stopping.features import Curves
-from activemri.stopping.predictor import Monotone, Predictor, fit_predictor
+from activemri.stopping.predictor import Predictor, fit_predictor
 from activemri.stopping.rule import Stopping, StoppingRule, StopSettings, calibrate
 
 Row = dict[str, Any]
@@ -65,8 +62,8 @@ def invented(seed: int = 0, n_subjects: int = 7) -> Curves:
 
 def fitted(curves: Curves, threshold: float = 0.82, *, stop: StopSettings = STOP) -> FittedRule:
     y = (0.0, 1.0) if stop.metric == "ssim" else (1.0, 0.0)
-    metric = str(stop.metric)
-    predictor = Predictor("regression", metric, ("acquired",), Monotone((0.0, 1.0), y))
+    head = {"x": (0.0, 1.0), "y": y}
+    predictor = Predictor("regression", str(stop.metric), ("acquired",), head)
     assert stop.target is not None
     rule = StoppingRule(
         predictor=predictor,
@@ -81,7 +78,7 @@ def fitted(curves: Curves, threshold: float = 0.82, *, stop: StopSettings = STOP
         n_center_lines=4,
         budget=10,
     )
-    return FittedRule("random", "unet", curves, rule, "", predictor(curves.features), 30, 30)
+    return FittedRule("random", "unet", curves, rule, "", 30, 30)
 
 
 def counted(curves: Curves, stops: list[int]) -> tuple[float, float]:
@@ -128,13 +125,13 @@ def test_the_calibrated_point_lies_on_the_curve_of_all_thresholds() -> None:
     curves = invented(n_subjects=12)
     found = trade_off(fitted(curves), STOP)
     assert found is not None
-    points = np.stack([found.rule.lines, found.rule.misses], axis=1)
-    chosen = np.array([found.chosen.lines[0], found.chosen.misses[0]])
-    assert np.abs(points - chosen).sum(axis=1).min() < 1e-12
-    assert (np.diff(found.rule.lines) >= 0).all()
-    assert found.fixed.lines[0] == curves.n_acquired[:, 0].mean()
-    assert found.rule.lines[-1] == found.fixed.lines[-1] == curves.n_acquired[:, -1].mean()
-    assert found.oracle.misses[0] <= found.rule.misses.min() + 1e-12
+    (lines, missed), (budgets, _) = found["rule"], found["fixed"]
+    points = np.stack([lines, missed], axis=1)
+    assert np.abs(points - np.concatenate(found["chosen"])).sum(axis=1).min() < 1e-12
+    assert (np.diff(lines) >= 0).all()
+    assert budgets[0] == curves.n_acquired[:, 0].mean()
+    assert lines[-1] == budgets[-1] == curves.n_acquired[:, -1].mean()
+    assert found["oracle"][1][0] <= missed.min() + 1e-12
 
 
 def test_without_any_miss_the_interval_still_shows_doubt() -> None:
@@ -142,7 +139,7 @@ def test_without_any_miss_the_interval_still_shows_doubt() -> None:
     row = savings(fitted(perfect), STOP, n_resamples=50)
     assert (row["miss"], row["miss_lo"]) == (0, 0)
     assert row["miss_hi"] == pytest.approx(binomtest(0, 7).proportion_ci(method="exact").high)
-    one = savings(fitted(invented().select([0])), STOP, n_resamples=50)
+    one = savings(fitted(invented(n_subjects=1)), STOP, n_resamples=50)
     assert one["miss_lo"] is one["miss_hi"] is one["saved_lo"] is one["holds"] is None
 
 
@@ -160,7 +157,7 @@ def test_units_that_are_slices_have_both_intervals() -> None:
 
 
 def test_a_refusal_has_no_numbers_and_is_told() -> None:
-    refused = replace(fitted(invented()), rule=None, predicted=None, refusal="too few")
+    refused = replace(fitted(invented()), rule=None, refusal="too few")
     row = savings(refused, STOP)
     assert (row["refused"], row["threshold"]) == ("too few", None)
     assert "lines" not in row and trade_off(refused, STOP) is None
@@ -227,7 +224,7 @@ def test_nothing_is_promised_that_does_not_hold(
 
 POLICIES = ("low-frequency-first", "random", "oracle")
 PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=14, n_center_lines=4)
-RULE = StopSettings(target=0.85, alpha=0.2, max_slices=24)
+RULE = StopSettings(target=0.85, alpha=0.2, max_slices=12)
 
 
 def settings(
@@ -241,13 +238,6 @@ def settings(
         stop=stop,
         **(options | changes),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def phantoms_are_made_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "open_dataset", functools.cache(sources.open_dataset))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -267,10 +257,10 @@ def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
         "low-frequency-first-zero-filled",
         "random-zero-filled",
     ]
-    assert all(row["refused"] is None and row["n_units"] == 24 for row in rows)
+    assert all(row["refused"] is None and row["n_units"] == 12 for row in rows)
     assert set(outcome.table["metric"]) == set(METRICS)  # features are none
     text = str(outcome)
-    assert "Stop at SSIM 0.85 (alpha 0.2" in text and "24 calibration subjects" in text
+    assert "Stop at SSIM 0.85 (alpha 0.2" in text and "12 calibration subjects" in text
     assert "Promised: of a new subject" in text + (outcome.out / "report.html").read_text()
 
 
@@ -298,8 +288,9 @@ def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome:
     plan = Plan(settings(outcome.out))
     subjects = [plan.stopping[split].subjects for split in ("train", "val")]
     assert not subjects[0] & subjects[1] and not (subjects[0] | subjects[1]) & plan.scored.subjects
-    played = run._curves(plan, plan.stopping_shards())
-    train, val = (played["zero-filled", "random", split] for split in ("train", "val"))
+    train, val = (
+        run._curves(plan, plan.shards(split))["zero-filled", "random"] for split in ("train", "val")
+    )
     predictor = fit_predictor(
         "regression",
         {name: values.ravel() for name, values in train.features.items()},
@@ -313,7 +304,7 @@ def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome:
 
     def risk(threshold: float) -> float:
         stops = [first(values, threshold) for values in predicted]
-        return (sum(bool(m[s]) for m, s in zip(missed, stops, strict=True)) + 1) / 25
+        return (sum(bool(m[s]) for m, s in zip(missed, stops, strict=True)) + 1) / 13
 
     assert max(risk(float(t)) for t in predicted[predicted >= rule.threshold]) <= 0.2
     assert risk(float(predicted[predicted < rule.threshold].max())) > 0.2
@@ -325,7 +316,7 @@ def test_another_target_or_predictor_plays_nothing_again(
 ) -> None:
     for module in (run, features):
         monkeypatch.setattr(module, "rollout", lambda *a, **k: pytest.fail("played again"))
-    other = StopSettings(target=0.1, metric="nmse", alpha=0.3, unit="slice", max_slices=24)
+    other = StopSettings(target=0.1, metric="nmse", alpha=0.3, unit="slice", max_slices=12)
     changed = run_benchmark(settings(outcome.out, other))
     rows = rules_of(outcome.out)
     assert {(row["metric"], row["alpha"], row["unit"]) for row in rows} == {("nmse", 0.3, "slice")}
@@ -371,14 +362,14 @@ def test_workers_make_the_same_rules(outcome: Outcome, tmp_path: Path) -> None:
 
 
 def test_cross_fitting_calibrates_on_predictions_for_other_folds(tmp_path: Path) -> None:
-    stop = replace(RULE, calibration="crossfit", max_slices=12)
+    stop = replace(RULE, calibration="crossfit")
     given = settings(tmp_path, stop, policies=("random",), reference="random")
     found = run_benchmark(given)
     plan = Plan(given)
     rule = StoppingRule.load(tmp_path / "rules" / "random-zero-filled.json")
     assert rule.n_units == 24
-    played = run._curves(plan, plan.stopping_shards())
-    both = Curves.join([played["zero-filled", "random", split] for split in ("train", "val")])
+    played = [run._curves(plan, plan.shards(split)) for split in ("train", "val")]
+    both = Curves.join([curves["zero-filled", "random"] for curves in played])
     known = rule.predictor(both.features)
     assert calibrate(rule.predictor, known, both, target=0.85, alpha=0.2) != rule.threshold
     assert "Aimed at, not promised" in str(found)
@@ -399,9 +390,9 @@ def test_uncertainty_and_the_evaluator_beside_a_checkpoint_are_used(
         info={},
     )
     words = (
-        f"benchmark --matrix-size 24 --budget None --n-center-lines 4 --max-slices 3 --policies "
-        f"low-frequency-first --reconstructors {path} zero-filled --n-bootstrap 20 --stop.target "
-        f"0.5 --stop.alpha 0.3 --stop.predictor {predictor} --stop.max-slices 5 "
+        f"benchmark --matrix-size 24 --lines-per-action 4 --n-center-lines 4 --max-slices 3 "
+        f"--policies low-frequency-first --reconstructors {path} zero-filled --n-bootstrap 20 "
+        f"--stop.target 0.5 --stop.alpha 0.3 --stop.predictor {predictor} --stop.max-slices 5 "
         f"--out {tmp_path}/out"
     )
     assert cli.main(words.split()) == 0
@@ -419,7 +410,7 @@ def test_uncertainty_and_the_evaluator_beside_a_checkpoint_are_used(
 @pytest.mark.parametrize(
     ("stop", "changes", "message"),
     [
-        ({"alpha": 0.01}, {}, "needs at least 99 calibration subjects.*are 24"),
+        ({"alpha": 0.01}, {}, "needs at least 99 calibration subjects.*are 12"),
         ({"calibration": "test"}, {}, "are scored as well"),
         ({}, {"protocol": {"split": "train"}}, "are scored as well"),
         ({"fit": "trian"}, {}, "trian"),
