@@ -309,7 +309,7 @@ class Plan:
         views: dict[str, View] = {}  # of the first scan, by reconstructor
         for (label, members), reconstructor in product(self.policies.items(), self.reconstructors):
             if isinstance(members[0], str) and needs_fit(members[0]):
-                self.traits[label], self.orders[label] = FixedOrder.traits, members[0]
+                self.traits[label], self.orders[label] = Order.traits, members[0]
                 continue
             for member, given in enumerate(members):
                 seed = self.settings.run.seed + member
