@@ -49,7 +49,7 @@ from activemri.reconstruction.reconstructor import (
     gives_uncertainty,
 )
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.tables import Cell, Column, Table
+from activemri.tables import Cell, Table
 from activemri.training.batches import Batch, make_batch
 
 Selection = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
@@ -318,18 +318,13 @@ def calibration_table(
     (split, measured), (fit_split, fitting) = counts.items()
     several = measured["subjects"] > 1
     intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
-    rows = [
-        {"name": label, "before": before.numbers[key], "after": after.numbers[key], "ideal": ideal}
+    lines = [
+        [label, _cell(before.numbers[key]), _cell(after.numbers[key]), ideal]
         for key, (label, ideal) in NUMBERS.items()
     ]
     return Table(
-        rows,
-        [
-            Column(name, lambda row: row["name"]),
-            Column("before", lambda row: _cell(row["before"])),
-            Column("after recalibration", lambda row: _cell(row["after"])),
-            Column("ideal", lambda row: row["ideal"]),
-        ],
+        [name, "before", "after recalibration", "ideal"],
+        lines,
         title=f"Measured on {_words(measured)} ({split}), recalibrated on {_words(fitting)} "
         f"({fit_split})",
         notes=[f"Unit of deviations and errors: {_UNIT}. {intervals}"],

@@ -6,7 +6,7 @@ share of their slices that stop below the target, as conformal risk control boun
 means over slices. Intervals resample subjects.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ from activemri.stopping.rule import (
     misses,
     sign_of,
 )
-from activemri.tables import Cell, Column, Table
+from activemri.tables import Cell, Table
 
 Floats = NDArray[np.float64]
 
@@ -316,22 +316,22 @@ def stopping_table(
         cell = known("miss", 3, ends=True)(row)
         return Cell(cell.value, cell.interval, (below,), style="" if row["holds"] else "worse")
 
-    columns = [
-        Column("policy", lambda row: row["policy"]),
+    columns: list[tuple[str, Callable[[Mapping[str, Any]], object]]] = [
+        ("policy", lambda row: row["policy"]),
         *(
-            [Column("reconstructor", lambda row: row["reconstructor"])]
+            [("reconstructor", lambda row: row["reconstructor"])]
             if len({row["reconstructor"] for row in rows}) > 1
             else []
         ),
-        Column("missed", missed),
-        Column("lines", known("lines", 1)),
-        Column("5-95 %", _spread_of_lines),
-        Column("fixed", known("fixed_lines", 1)),
-        Column("saved", known("saved", 1, ends=True, sign="+")),
-        Column("oracle", known("oracle_lines", 1)),
-        Column("share", _share),
-        Column("threshold", known("threshold", 4)),
-        Column("error", known("error", 3)),
+        ("missed", missed),
+        ("lines", known("lines", 1)),
+        ("5-95 %", _spread_of_lines),
+        ("fixed", known("fixed_lines", 1)),
+        ("saved", known("saved", 1, ends=True, sign="+")),
+        ("oracle", known("oracle_lines", 1)),
+        ("share", _share),
+        ("threshold", known("threshold", 4)),
+        ("error", known("error", 3)),
     ]
     refused = [
         f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}"
@@ -339,8 +339,8 @@ def stopping_table(
         if row["refused"]
     ]
     return Table(
-        rows,
-        columns,
+        [name for name, _ in columns],
+        [[cell(row) for _, cell in columns] for row in rows],
         title=f"Stop at {metric_name(str(stop.metric))} {stop.target:g}",
         subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
         notes=[

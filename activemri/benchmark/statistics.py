@@ -12,7 +12,7 @@ on which other policies are in the table (the Holm correction apart, which must)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
     Floats,
-    Interval,
     holm,
-    interquartile_intervals,
     mean_intervals,
     sign_flip_p_value,
     smallest_p_value,
@@ -82,52 +80,52 @@ def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
     return [str(label) for label in table[table[trait].to_numpy(bool)]["policy"].unique()]
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectories:
-    """Every episode of a table, continued to the same last step.
-
-    Attributes:
-        episodes: one row each, columns of ``EPISODE`` and subject, contrast.
-        scores: (n_episodes, budget + 1), the first before any action.
-        n_acquired: acquired lines, (n_episodes, budget + 1).
-    """
-
-    episodes: pd.DataFrame
-    scores: Floats
-    n_acquired: Floats
-
-    @property
-    def area(self) -> Floats:
-        """Trapezoid over steps divided by their number: the mean height, (n_episodes,)."""
-        if self.scores.shape[1] == 1:
-            return self.scores[:, 0]
-        heights: Floats = (self.scores[:, 1:] + self.scores[:, :-1]) / 2
-        return np.asarray(heights.mean(axis=1))
-
-
-def trajectories(table: pd.DataFrame) -> Trajectories:
-    """Bring the long table into one row of scores per episode.
+def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
+    """Bring the long table into one row of scores per episode, all up to the same last step.
 
     Args:
         table: the long table, in any order.
+
+    Returns:
+        Episodes, with the columns of ``EPISODE`` and subject, contrast; their scores, (n_episodes,
+        budget + 1), the first before any action; their acquired lines, of the same shape.
 
     Raises:
         ValueError: a column is missing, a value is empty or not finite, or the steps of an
             episode are not 0, 1, 2, ... once each.
     """
-    table = _in_order(_checked(table))
-    last = int(table["step"].max())
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise ValueError(f"the results table lacks the columns {missing}; it has {list(table)}")
+    if table.empty:
+        raise ValueError("the results table has no rows: there is nothing to summarise")
+    empty = [column for column in COLUMNS if table[column].isna().any()]
+    if empty:
+        raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
+    infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
+    if len(infinite):
+        first = infinite.iloc[0][EPISODE].to_dict()
+        raise ValueError(f"{len(infinite)} infinite scores, the first in {first}")
+    # Policies, reconstructors and metrics stay as they first appear, all else is sorted.
+    codes = [pd.factorize(table[key], sort=key not in _RESULT)[0] for key in EPISODE]
+    table = table.iloc[np.lexsort((table["step"].to_numpy(), *reversed(codes)))]
     steps = table["step"].to_numpy()
-    expected = table.groupby(EPISODE, observed=True, sort=False).cumcount().to_numpy()
-    if not np.array_equal(steps, expected):
-        raise ValueError(_wrong_steps(table))
+    by_episode = table.groupby(EPISODE, observed=True, sort=False)
+    wrong = np.flatnonzero(steps != by_episode.cumcount().to_numpy())
+    if len(wrong):
+        number = by_episode.ngroup().to_numpy()
+        raise ValueError(
+            "an episode needs the steps 0, 1, 2, ... once each; "
+            f"{table[EPISODE].iloc[wrong[0]].to_dict()} has "
+            f"{steps[number == number[wrong[0]]][:12].tolist()}"
+        )
     starts = np.flatnonzero(steps == 0)
     lengths = np.diff(starts, append=len(steps))
-    rows = starts[:, None] + np.minimum(np.arange(last + 1), lengths[:, None] - 1)
-    return Trajectories(
-        episodes=table.iloc[starts][[*EPISODE, "subject", "contrast"]].reset_index(drop=True),
-        scores=table["value"].to_numpy(np.float64)[rows],
-        n_acquired=table["n_acquired"].to_numpy(np.float64)[rows],
+    rows = starts[:, None] + np.minimum(np.arange(steps.max() + 1), lengths[:, None] - 1)
+    return (
+        table.iloc[starts][[*EPISODE, "subject", "contrast"]].reset_index(drop=True),
+        table["value"].to_numpy(np.float64)[rows],
+        table["n_acquired"].to_numpy(np.float64)[rows],
     )
 
 
@@ -145,8 +143,9 @@ def slice_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
     """As :func:`slice_scores`, with a row for each seed: column seed instead of n_seeds."""
-    paths = trajectories(table)
-    return paths.episodes.assign(auc=paths.area, final=paths.scores[:, -1])
+    episodes, scores, _ = trajectories(table)
+    heights = (scores[:, 1:] + scores[:, :-1]) / 2 if scores.shape[1] > 1 else scores
+    return episodes.assign(auc=heights.mean(axis=1), final=scores[:, -1])
 
 
 def summarise(
@@ -174,21 +173,30 @@ def summarise(
     bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table), [*by, *_RESULT]):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        means, middles = (
-            method(values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples)
-            for method in (mean_intervals, interquartile_intervals)
+        (area, final), (middle_area, middle_final) = (
+            mean_intervals(
+                values,
+                subjects,
+                rng=np.random.default_rng(seed),
+                n_resamples=n_resamples,
+                of_middle=of_middle,
+            )
+            for of_middle in (False, True)
         )
         rows.append(
-            group
-            | _named("auc", means[0])
-            | _named("final", means[1])
-            | {"n_subjects": int(subjects.max()) + 1, "n_slices": len(part)}
-            | {"n_seeds": int(part["n_seeds"].max())}
-            | _named("auc_iqm", middles[0])
-            | _named("final_iqm", middles[1])
-            | {"no_interval": means[0].reason}
-            | {"bound": group["policy"] in bounds}
-            | {"higher_is_better": higher_is_better(str(group["metric"]))}
+            {
+                **group,
+                **area.named("auc"),
+                **final.named("final"),
+                "n_subjects": int(subjects.max()) + 1,
+                "n_slices": len(part),
+                "n_seeds": int(part["n_seeds"].max()),
+                **middle_area.named("auc_iqm"),
+                **middle_final.named("final_iqm"),
+                "no_interval": area.reason,
+                "bound": group["policy"] in bounds,
+                "higher_is_better": higher_is_better(str(group["metric"])),
+            }
         )
     return rows
 
@@ -234,8 +242,8 @@ def compare(
     comes from flipping the signs of the subjects' mean differences
     (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is corrected over the
     policies of one reconstructor, metric and quantity; bounds are left out of it (None).
-    ``p_smallest`` is the least p that so many
-    subjects can give: where it exceeds 0.05 nothing can be called significant.
+    ``p_smallest`` is the least p that so many subjects can give: where it exceeds 0.05 nothing can
+    be called significant.
 
     Returns:
         Dictionaries ready for JSON: policy, reference, reconstructor, metric, quantity ("auc" or
@@ -246,19 +254,41 @@ def compare(
     bounds = policies_that(table, "is_oracle")
     gains = differences(table, reference)
     for family, members in groups(gains, ["reconstructor", "metric"]):
-        for position, quantity in enumerate(_QUANTITIES):
-            tests = [
-                {"policy": one["policy"], "reference": reference, **family, "quantity": quantity}
-                | _test(part, position, seed=seed, n_resamples=n_resamples)
-                | {"bound": one["policy"] in bounds}
-                for one, part in groups(members, ["policy"])
-            ]
+        sign = 1 if higher_is_better(str(family["metric"])) else -1
+        for quantity in _QUANTITIES:
+            tests: list[dict[str, Any]] = []
+            for one, part in groups(members, ["policy"]):
+                subjects = pd.factorize(part["subject"], sort=True)[0]
+                (found,) = mean_intervals(
+                    part[[quantity]].to_numpy(),
+                    subjects,
+                    rng=np.random.default_rng(seed),
+                    n_resamples=n_resamples,
+                )
+                means = np.bincount(subjects, weights=part[quantity]) / np.bincount(subjects)
+                tests.append(
+                    {
+                        "p_holm": None,
+                        "policy": one["policy"],
+                        "reference": reference,
+                        **family,
+                        "quantity": quantity,
+                        "difference": found.value,
+                        "lo": found.low,
+                        "hi": found.high,
+                        "better": None if found.value == 0 else sign * found.value > 0,
+                        "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
+                        "p_smallest": smallest_p_value(len(means)),
+                        "n_subjects": len(means),
+                        "n_slices": len(part),
+                        "bound": one["policy"] in bounds,
+                    }
+                )
             # Bounds are no competitors: they are not tested, and cost the others nothing.
             rivals = [test for test in tests if not test["bound"]]
-            corrected = holm([float(str(test["p"])) for test in rivals])
-            for test, p in zip(rivals, corrected, strict=True):
+            for test, p in zip(rivals, holm([test["p"] for test in rivals]), strict=True):
                 test["p_holm"] = p
-            rows += [{"p_holm": None} | test for test in tests]
+            rows += tests
     return rows
 
 
@@ -274,19 +304,23 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
         (of means, n - 1 in the denominator), ``lowest``, ``highest``.
     """
     rows: list[dict[str, object]] = []
-    scores = seed_scores(table)
-    for result, part in groups(scores, ["policy", "reconstructor", "metric"]):
-        means = part.groupby("seed")[["auc", "final"]].mean()
+    for result, part in groups(seed_scores(table), _RESULT):
+        means = part.groupby("seed")[_QUANTITIES].mean()
         if len(means) < 2:
             continue
         for quantity in means:
             column = means[quantity]
             rows.append(
-                result
-                | {"quantity": str(quantity), "seeds": [int(seed) for seed in means.index]}
-                | {"means": column.tolist(), "mean": float(column.mean())}
-                | {"sd": float(column.std()), "lowest": float(column.min())}
-                | {"highest": float(column.max())}
+                {
+                    **result,
+                    "quantity": str(quantity),
+                    "seeds": [int(seed) for seed in means.index],
+                    "means": column.tolist(),
+                    "mean": float(column.mean()),
+                    "sd": float(column.std()),
+                    "lowest": float(column.min()),
+                    "highest": float(column.max()),
+                }
             )
     return rows
 
@@ -305,33 +339,27 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
         if it falls among those); ``mean_at_least``, the mean where such an episode counts with
         the lines that it had acquired at the end: a lower bound unless ``share`` is 1.
     """
-    paths = trajectories(table)
-    first = episode_lines_to_reach(paths, scores)
-    episodes = paths.episodes.assign(lines=first, end=paths.n_acquired[:, -1])
-    rows: list[dict[str, object]] = []
-    for group, part in groups(episodes[episodes["metric"].isin(list(scores))], _RESULT):
-        lines = part["lines"].to_numpy()
-        median = float(np.median(np.nan_to_num(lines, nan=np.inf)))
-        rows.append(
-            group
-            | {"score": float(scores[str(group["metric"])])}
-            | {"share": float(np.mean(~np.isnan(lines)))}
-            | {"median": median if np.isfinite(median) else None}
-            | {"mean_at_least": float(part["lines"].fillna(part["end"]).mean())}
-            | {"n_episodes": len(part)}
-        )
-    return rows
-
-
-def episode_lines_to_reach(paths: Trajectories, scores: Mapping[str, float]) -> Floats:
-    """Acquired lines when each episode first reached its metric's score; NaN if it never did."""
-    metrics = paths.episodes["metric"].astype(str)
+    episodes, paths, n_acquired = trajectories(table)
+    metrics = episodes["metric"].astype(str)
     levels = metrics.map(scores).to_numpy(np.float64)[:, None]
     sign = np.where(metrics.map(higher_is_better).to_numpy(bool), 1.0, -1.0)[:, None]
-    reached: NDArray[np.bool_] = sign * paths.scores >= sign * levels
-    first = reached.argmax(axis=1)
-    lines = paths.n_acquired[np.arange(len(first)), first]
-    return np.where(reached.any(axis=1), lines, np.nan)
+    reached: NDArray[np.bool_] = sign * paths >= sign * levels
+    lines = np.take_along_axis(n_acquired, reached.argmax(axis=1, keepdims=True), axis=1)[:, 0]
+    found = episodes.assign(lines=lines, reached=reached.any(axis=1), end=n_acquired[:, -1])
+    rows: list[dict[str, object]] = []
+    for group, part in groups(found[metrics.isin(list(scores))], _RESULT):
+        median = float(np.median(part["lines"].where(part["reached"], np.inf)))
+        rows.append(
+            {
+                **group,
+                "score": float(scores[str(group["metric"])]),
+                "share": float(part["reached"].mean()),
+                "median": median if np.isfinite(median) else None,
+                "mean_at_least": float(part["lines"].where(part["reached"], part["end"]).mean()),
+                "n_episodes": len(part),
+            }
+        )
+    return rows
 
 
 def score_curves(
@@ -346,57 +374,29 @@ def score_curves(
         Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi
         (NaN with one subject). Arguments are those of :func:`summarise`.
     """
-    paths = trajectories(table)
-    steps = range(paths.scores.shape[1])
-    wide = paths.episodes.join(pd.DataFrame(paths.scores).add_prefix("score"))
-    wide = wide.join(pd.DataFrame(paths.n_acquired).add_prefix("lines"))
-    names = [f"score{step}" for step in steps], [f"lines{step}" for step in steps]
-    mean = wide.groupby(_SLICE, observed=True, sort=False)[names[0] + names[1]].mean()
+    episodes, scores, n_acquired = trajectories(table)
+    steps = range(scores.shape[1])
+    heights, lines = ([f"{name}{step}" for step in steps] for name in ("score", "lines"))
+    wide = pd.DataFrame(np.hstack([scores, n_acquired]), columns=[*heights, *lines])
+    means = episodes.join(wide).groupby(_SLICE, observed=True, sort=False)[[*wide]].mean()
     parts = []
-    for group, part in groups(mean.reset_index(), _RESULT):
+    for group, part in groups(means.reset_index(), _RESULT):
         intervals = mean_intervals(
-            part[names[0]].to_numpy(),
+            part[heights].to_numpy(),
             pd.factorize(part["subject"], sort=True)[0],
             rng=np.random.default_rng(seed),
             n_resamples=n_resamples,
         )
-        curve = {"step": list(steps), "n_acquired": part[names[1]].mean().to_numpy()}
-        curve |= {"score": [interval.value for interval in intervals]}
-        curve |= {"lo": np.array([interval.low for interval in intervals], np.float64)}
-        curve |= {"hi": np.array([interval.high for interval in intervals], np.float64)}
-        parts.append(pd.DataFrame(curve).assign(**group)[[*_RESULT, *curve]])
+        curve = {
+            **group,
+            "step": steps,
+            "n_acquired": part[lines].mean().to_numpy(),
+            "score": [interval.value for interval in intervals],
+            "lo": np.array([interval.low for interval in intervals], np.float64),
+            "hi": np.array([interval.high for interval in intervals], np.float64),
+        }
+        parts.append(pd.DataFrame(curve))
     return pd.concat(parts, ignore_index=True)
-
-
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise ValueError(f"the results table lacks the columns {missing}; it has {list(table)}")
-    if table.empty:
-        raise ValueError("the results table has no rows: there is nothing to summarise")
-    empty = [column for column in COLUMNS if table[column].isna().any()]
-    if empty:
-        raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
-    infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
-    if len(infinite):
-        first = infinite.iloc[0][EPISODE].to_dict()
-        raise ValueError(f"{len(infinite)} infinite scores, the first in {first}")
-    return table
-
-
-def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort by episode and step; policies, reconstructors and metrics as they first appear."""
-    codes = [pd.factorize(table[key], sort=key not in _RESULT)[0] for key in EPISODE]
-    return table.iloc[np.lexsort((table["step"].to_numpy(), *reversed(codes)))]
-
-
-def _wrong_steps(table: pd.DataFrame) -> str:
-    episode, steps = next(
-        (episode, part["step"].tolist())
-        for episode, part in groups(table, EPISODE)
-        if part["step"].tolist() != list(range(len(part)))
-    )
-    return f"an episode needs the steps 0, 1, 2, ... once each; {episode} has {steps[:12]}"
 
 
 def groups(
@@ -405,27 +405,3 @@ def groups(
     """Parts of a table that agree in some columns, and what they agree in."""
     for values, part in frame.groupby(list(keys), observed=True, sort=False):
         yield dict(zip(keys, values, strict=True)), part
-
-
-def _named(name: str, interval: Interval) -> dict[str, object]:
-    return {name: interval.value, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
-
-
-def _test(part: pd.DataFrame, position: int, *, seed: int, n_resamples: int) -> dict[str, object]:
-    subjects = pd.factorize(part["subject"], sort=True)[0]
-    values = part[_QUANTITIES].to_numpy()[:, [position]]
-    interval = mean_intervals(
-        values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples
-    )[0]
-    means = np.bincount(subjects, weights=values[:, 0]) / np.bincount(subjects)
-    gain = interval.value if higher_is_better(str(part["metric"].iloc[0])) else -interval.value
-    return {
-        "difference": interval.value,
-        "lo": interval.low,
-        "hi": interval.high,
-        "better": None if gain == 0 else gain > 0,
-        "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
-        "p_smallest": smallest_p_value(len(means)),
-        "n_subjects": len(means),
-        "n_slices": len(part),
-    }

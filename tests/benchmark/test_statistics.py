@@ -162,7 +162,7 @@ def test_resampled_means_equal_a_loop_over_drawn_subjects(rng: np.random.Generat
 
 def test_interquartile_mean_is_scipys_for_a_multiple_of_four(rng: np.random.Generator) -> None:
     values = rng.exponential(size=24)
-    mean = resampling.interquartile_means(values, np.ones((1, 24)))[0]
+    mean = resampling.interquartile_means(values[:, None], np.ones((1, 24)))[0, 0]
     assert mean == pytest.approx(scipy.stats.trim_mean(values, 0.25))
 
 
@@ -171,13 +171,13 @@ def test_interquartile_mean_with_weights_is_that_of_repeated_values(
 ) -> None:
     values, weights = rng.normal(size=7), rng.integers(0, 4, size=7)
     repeated = np.repeat(values, weights * 4)  # any count, made a multiple of four
-    mean = resampling.interquartile_means(values, weights[None].astype(float))[0]
+    mean = resampling.interquartile_means(values[:, None], weights[None].astype(float))[0, 0]
     assert mean == pytest.approx(scipy.stats.trim_mean(repeated, 0.25))
 
 
 def test_interquartile_mean_ignores_outliers() -> None:
-    values = np.array([1.0, 1, 1, 1, 1, 1, 1000, -1000])
-    assert resampling.interquartile_means(values, np.ones((1, 8)))[0] == pytest.approx(1)
+    values = np.array([[1.0, 1, 1, 1, 1, 1, 1000, -1000]]).T
+    assert resampling.interquartile_means(values, np.ones((1, 8))) == pytest.approx(1)
 
 
 def test_interval_of_the_mean_agrees_with_scipys_bootstrap(rng: np.random.Generator) -> None:
