@@ -10,7 +10,7 @@ background far too uncertain.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, files, metrics
 from activemri.agents.episode_masks import EpisodeMasks, record_episodes
 from activemri.benchmark.calibration import (
+    FOREGROUND,
     FRACTIONS,
     NUMBERS,
     Calibration,
     Case,
-    Example,
     foreground,
     measure,
     write_plot,
@@ -51,9 +50,6 @@ from activemri.reconstruction.reconstructor import (
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.tables import Cell, Table
 from activemri.training.batches import Batch, make_batch
-
-Selection = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
-Counts = Mapping[str, Mapping[str, int]]
 
 N_MOMENTS = 4
 _POLICIES = ("low-frequency-first", "equispaced")  # and those that are drawn anyway
@@ -132,10 +128,6 @@ class Scans:
     steps: Sequence[int]
     seed: int
 
-    @property
-    def subjects(self) -> set[str]:
-        return {self.dataset.describe(position).subject for position in self.positions}
-
     def batch(self, position: int) -> Batch:
         """One scan at all moments."""
         info = self.dataset.describe(position)
@@ -148,6 +140,7 @@ class Scans:
         return make_batch(self.moments.scan, slices, moments, seeds=seeds)
 
 
+@torch.no_grad()
 def run_calibration(settings: CalibrateSettings) -> str:
     """Measure, correct, measure again, and write all of it.
 
@@ -159,43 +152,104 @@ def run_calibration(settings: CalibrateSettings) -> str:
             reconstructors that do not exist.
         OSError: the output folder cannot be written.
     """
-    out = settings.run.out
+    out, protocol = settings.run.out, settings.protocol
     files.require_writable(out)
     device = settings.compute.prepare()
     reconstructor = assembled(settings).to(device)
     scans, fit_scans = open_scans(settings, device=device)
-    fit_cases = collect(reconstructor, fit_scans, pixels=everywhere)
-    seen = partial(foreground, fraction=settings.foreground)
-    cases = collect(reconstructor, scans, pixels=seen)
-    recalibrated = fitted(reconstructor, fit_cases, n_knots=settings.n_knots)
-    corrected = [_corrected(case, recalibrated) for case in cases]
-    before, after = (_measured(found, settings) for found in (cases, corrected))
-    counts = {settings.protocol.split: _counts(cases), settings.fit_split: _counts(fit_cases)}
-    by_step = {
-        str(step): {
-            name: _numbers(_measured([case for case in found if case.step == step], settings))
-            for name, found in (("before", cases), ("after", corrected))
+    fit_cases = collect(reconstructor, fit_scans, fraction=None)
+    cases = collect(reconstructor, scans, fraction=settings.foreground)
+    predicted, observed = fit_knots(
+        np.concatenate([case.predicted for case in fit_cases]),
+        np.concatenate([case.error for case in fit_cases]),
+        n_knots=settings.n_knots,
+    )
+    recalibrated = Recalibrated(reconstructor, predicted=predicted, observed=observed)
+    recalibrated = recalibrated.to(device).eval()
+    corrected = []
+    for case in cases:
+        given = torch.from_numpy(case.predicted).float().to(device)
+        right = recalibrated.recalibrate(given).cpu().double().numpy()
+        corrected.append(replace(case, predicted=right))
+    measured = partial(measure, seed=settings.run.seed, n_resamples=settings.n_bootstrap)
+    before, after = measured(cases), measured(corrected)
+    counts = {
+        split: {
+            "subjects": len({case.subject for case in own}),
+            "slices": len({(case.volume, case.slice) for case in own}),
+            "moments": len({case.step for case in own}),
+            "pixels": sum(len(case.error) for case in own),
         }
-        for step in scans.steps
+        for split, own in ((protocol.split, cases), (settings.fit_split, fit_cases))
     }
+
+    def numbers(found: Calibration) -> dict[str, object]:
+        return {key: asdict(one) for key, one in found.numbers.items()}
+
+    def everything(found: Calibration) -> dict[str, object]:
+        return {
+            "numbers": numbers(found),
+            "reliability": found.reliability,
+            "sparsification": {
+                "left_out": FRACTIONS,
+                "by_uncertainty": found.sparsification,
+                "oracle": found.oracle,
+            },
+            "spearman_of_scans": found.spearman,
+        }
+
     content = {
         "package_version": __version__,
-        "settings": asdict(settings) | {"protocol": settings.protocol.changes},
+        "settings": asdict(settings) | {"protocol": protocol.changes},
         "counts": counts,
         "unit": _UNIT,
         "ideal": {key: ideal for key, (_, ideal) in NUMBERS.items()},
-        "before": _everything(before),
-        "after": _everything(after),
-        "by_lines_acquired": by_step,
+        "before": everything(before),
+        "after": everything(after),
+        "by_lines_acquired": {
+            str(step): {
+                name: numbers(measured([case for case in found if case.step == step]))
+                for name, found in (("before", cases), ("after", corrected))
+            }
+            for step in scans.steps
+        },
         "recalibration": {name: recalibrated.settings[name] for name in ("predicted", "observed")},
     }
     files.make_writable(out)
     files.write_json(out / "calibration.json", _plain(content))
-    example = _example(scans, cases, before, recalibrated)
-    write_plot(out / "calibration.png", before, after, example=example, cases=cases)
-    saved = save_reconstructor(
-        out / "recalibrated", recalibrated, info=_info(settings, counts, before, after)
+
+    # The picture shows a scan in the middle: after a third of the budget, of median rank.
+    step = scans.steps[min(1, len(scans.steps) - 1)]
+    of_step = [i for i, case in enumerate(cases) if case.step == step]
+    ranked = sorted(of_step, key=lambda i: np.nan_to_num(before.spearman[i], nan=-2))
+    middle = ranked[len(ranked) // 2]
+    place, row = divmod(middle, len(scans.steps))
+    batch, case = scans.batch(scans.positions[place]), cases[middle]
+    result = recalibrated(batch.measurement)
+    uncertainty, error = relative_maps(batch, result)
+    magnitude = batch.cropped(result.image)
+    ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
+    title = (
+        f"{case.volume}, slice {case.slice}: {int(batch.acquired[row].sum())} lines, "
+        f"SSIM {float(ssim[row]):.3f}, Spearman {before.spearman[middle]:.2f}"
     )
+    images = (magnitude[row].cpu().numpy(), error[row], uncertainty[row])
+    write_plot(out / "calibration.png", before, after, cases=cases, title=title, images=images)
+
+    def values(found: Calibration) -> dict[str, float]:
+        return {name: one.value for name, one in found.numbers.items()}
+
+    info = {
+        "data": str(protocol.data),
+        "matrix_size": protocol.matrix_size,
+        "n_center_lines": protocol.n_center_lines,
+        "budget": protocol.budget,
+        "made_of": [str(member) for member in settings.members],
+        "fitted_on": {"split": settings.fit_split, **counts[settings.fit_split]},
+        "measured_on": {"split": protocol.split, **counts[protocol.split]},
+        "metrics": _plain({"before": values(before), "after": values(after)}),
+    }
+    saved = save_reconstructor(out / "recalibrated", recalibrated, info=info)
     name = " + ".join(map(str, settings.members))
     return (
         f"{calibration_table(before, after, name=name, counts=counts).text()}\n{saved}.safetensors"
@@ -225,14 +279,14 @@ def assembled(settings: CalibrateSettings) -> Reconstructor:
 
 @torch.no_grad()
 def collect(
-    reconstructor: Reconstructor, scans: Scans, *, pixels: Selection = foreground
+    reconstructor: Reconstructor, scans: Scans, *, fraction: float | None = FOREGROUND
 ) -> list[Case]:
     """Predictions and errors of every scan at every moment.
 
     Args:
         reconstructor: one that gives an uncertainty.
         scans: at their moments.
-        pixels: target (height, width) to those that count, bool of the same shape.
+        fraction: of the target's maximum, above which pixels count; None takes all pixels.
     """
     cases: list[Case] = []
     for position in track(scans.positions, f"measure {scans.dataset.name}", unit="slice"):
@@ -240,18 +294,16 @@ def collect(
         info = scans.dataset.describe(position)
         maps = relative_maps(batch, reconstructor(batch.measurement))
         for row, step in enumerate(scans.steps):
-            places = np.flatnonzero(pixels(batch.target[row].cpu().numpy()))
+            target = batch.target[row].cpu().numpy()
+            places = np.arange(target.size)
+            if fraction is not None:
+                places = np.flatnonzero(foreground(target, fraction=fraction))
             if len(places) > _N_PIXELS:
                 rng = np.random.default_rng([scans.seed, position, step])
                 places = rng.choice(places, _N_PIXELS, replace=False)
             values = (image[row].ravel()[places] for image in maps)
             cases.append(Case(info.volume, info.index, info.subject, step, *values))
     return cases
-
-
-def everywhere(target: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """All pixels."""
-    return np.ones(target.shape, dtype=bool)
 
 
 def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]:
@@ -267,17 +319,6 @@ def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]
     error = (batch.cropped(result.image) - batch.target).abs()
     predicted = center_crop(result.uncertainty, shape).cpu() / scale
     return predicted.numpy(), (error.cpu() / scale).numpy()
-
-
-def fitted(reconstructor: Reconstructor, cases: Sequence[Case], *, n_knots: int) -> Recalibrated:
-    """The reconstructor with uncertainties of the size that the errors of these scans had."""
-    predicted, observed = fit_knots(
-        np.concatenate([case.predicted for case in cases]),
-        np.concatenate([case.error for case in cases]),
-        n_knots=n_knots,
-    )
-    device = next((w.device for w in reconstructor.parameters()), torch.device("cpu"))
-    return Recalibrated(reconstructor, predicted=predicted, observed=observed).to(device).eval()
 
 
 def open_scans(
@@ -300,132 +341,56 @@ def open_scans(
         steps = np.unique(np.linspace(0, moments.budget, N_MOMENTS).round().astype(int)).tolist()
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
         found.append(Scans(dataset, positions, moments, steps, seed))
-    measured, fitting = found
-    shared = sorted(measured.subjects & fitting.subjects)
-    if shared:
+    of_test, of_fit = (
+        {scans.dataset.describe(position).subject for position in scans.positions}
+        for scans in found
+    )
+    if shared := sorted(of_test & of_fit):
         raise ValueError(
             "the correction must be fitted on other subjects than those it is measured on; in "
             f"--split {settings.protocol.split} and in --fit-split {settings.fit_split} are: "
             f"{', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}"
         )
-    return measured, fitting
+    return found[0], found[1]
 
 
 def calibration_table(
-    before: Calibration, after: Calibration, *, name: str, counts: Counts
+    before: Calibration,
+    after: Calibration,
+    *,
+    name: str,
+    counts: Mapping[str, Mapping[str, int]],
 ) -> Table:
-    """The numbers as a table, with intervals where there are any."""
-    (split, measured), (fit_split, fitting) = counts.items()
-    several = measured["subjects"] > 1
+    """The numbers as a table, with intervals where there are any.
+
+    Args:
+        before, after: the correction.
+        name: of the reconstructor.
+        counts: of subjects, slices and moments, by split: measured on, and corrected on.
+    """
+    measured, fitted = (
+        f"{n['slices']} slices of {n['subjects']} subjects at {n['moments']} moments ({split})"
+        for split, n in counts.items()
+    )
+    several = next(iter(counts.values()))["subjects"] > 1
     intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
-    lines = [
-        [label, _cell(before.numbers[key]), _cell(after.numbers[key]), ideal]
-        for key, (label, ideal) in NUMBERS.items()
-    ]
+
+    def cell(number: Interval) -> Cell:
+        if math.isnan(number.value):
+            return Cell("-")
+        if number.low is None or number.high is None:
+            return Cell(f"{number.value:.3f}")
+        return Cell(f"{number.value:.3f}", f"{number.low:.3f}, {number.high:.3f}")
+
     return Table(
         [name, "before", "after recalibration", "ideal"],
-        lines,
-        title=f"Measured on {_words(measured)} ({split}), recalibrated on {_words(fitting)} "
-        f"({fit_split})",
+        [
+            [label, cell(before.numbers[key]), cell(after.numbers[key]), ideal]
+            for key, (label, ideal) in NUMBERS.items()
+        ],
+        title=f"Measured on {measured}, recalibrated on {fitted}",
         notes=[f"Unit of deviations and errors: {_UNIT}. {intervals}"],
     )
-
-
-def _corrected(case: Case, recalibrated: Recalibrated) -> Case:
-    device = recalibrated.log_predicted.device
-    relative = torch.from_numpy(case.predicted).float().to(device)
-    return replace(case, predicted=recalibrated.recalibrate(relative).cpu().double().numpy())
-
-
-def _measured(cases: Sequence[Case], settings: CalibrateSettings) -> Calibration:
-    return measure(cases, seed=settings.run.seed, n_resamples=settings.n_bootstrap)
-
-
-@torch.no_grad()
-def _example(
-    scans: Scans, cases: Sequence[Case], found: Calibration, recalibrated: Recalibrated
-) -> Example:
-    """A scan in the middle: after a third of the budget, of median rank correlation."""
-    step = scans.steps[min(1, len(scans.steps) - 1)]
-    of_step = [i for i, case in enumerate(cases) if case.step == step]
-    ranked = sorted(of_step, key=lambda i: np.nan_to_num(found.spearman[i], nan=-2))
-    middle = ranked[len(ranked) // 2]
-    batch = scans.batch(scans.positions[middle // len(scans.steps)])
-    row, case = middle % len(scans.steps), cases[middle]
-    result = recalibrated(batch.measurement)
-    uncertainty, error = relative_maps(batch, result)
-    magnitude = batch.cropped(result.image)
-    ssim = metrics.ssim(magnitude, batch.target, data_range=batch.data_range)
-    return Example(
-        f"{case.volume}, slice {case.slice}",
-        int(batch.acquired[row].sum()),
-        float(ssim[row]),
-        float(found.spearman[middle]),
-        magnitude[row].cpu().numpy(),
-        error[row],
-        uncertainty[row],
-    )
-
-
-def _counts(cases: Sequence[Case]) -> dict[str, int]:
-    return {
-        "subjects": len({case.subject for case in cases}),
-        "slices": len({(case.volume, case.slice) for case in cases}),
-        "moments": len({case.step for case in cases}),
-        "pixels": sum(len(case.error) for case in cases),
-    }
-
-
-def _info(
-    settings: CalibrateSettings, counts: Counts, before: Calibration, after: Calibration
-) -> dict[str, object]:
-    """Facts that the checkpoint holds about itself."""
-
-    def plain(found: Calibration) -> dict[str, float | None]:
-        values = {name: one.value for name, one in found.numbers.items()}
-        return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-    protocol = settings.protocol
-    return {
-        "data": str(protocol.data),
-        "matrix_size": protocol.matrix_size,
-        "n_center_lines": protocol.n_center_lines,
-        "budget": protocol.budget,
-        "made_of": [str(member) for member in settings.members],
-        "fitted_on": {"split": settings.fit_split, **counts[settings.fit_split]},
-        "measured_on": {"split": protocol.split, **counts[protocol.split]},
-        "metrics": {"before": plain(before), "after": plain(after)},
-    }
-
-
-def _cell(number: Interval) -> Cell:
-    if math.isnan(number.value):
-        return Cell("-")
-    if number.low is None or number.high is None:
-        return Cell(f"{number.value:.3f}")
-    return Cell(f"{number.value:.3f}", f"{number.low:.3f}, {number.high:.3f}")
-
-
-def _words(counts: Mapping[str, int]) -> str:
-    moments = f" at {counts['moments']} moments"
-    return f"{counts['slices']} slices of {counts['subjects']} subjects{moments}"
-
-
-def _numbers(found: Calibration) -> dict[str, object]:
-    return {key: asdict(one) for key, one in found.numbers.items()}
-
-
-def _everything(found: Calibration) -> dict[str, object]:
-    return {
-        "numbers": _numbers(found),
-        "reliability": asdict(found.reliability),
-        "sparsification": {
-            "left_out": FRACTIONS,
-            "by_uncertainty": found.sparsification,
-            "oracle": found.oracle,
-        },
-        "spearman_of_scans": found.spearman,
-    }
 
 
 def _plain(value: Any) -> Any:

@@ -13,9 +13,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -48,7 +47,19 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
 }
 
-Statistic = Callable[[Floats], Floats]
+#: Numbers of :func:`measure`, and their ideal values.
+NUMBERS = {
+    "spearman": ("Spearman(uncertainty, |error|), mean over scans", "1"),
+    "spearman_if_gaussian": ("the same if errors were Gaussian of that size", ""),
+    "spearman_pooled": ("Spearman(uncertainty, |error|), all pixels", "1"),
+    "ece": ("expected calibration error", "0"),
+    "rms_predicted": ("root mean predicted variance", "= error"),
+    "rms_error": ("root mean squared error", ""),
+    "coverage_1sd": ("errors within 1 standard deviation", "0.683"),
+    "coverage_2sd": ("errors within 2 standard deviations", "0.954"),
+    "ause": ("area under the sparsification error", "0"),
+    "gain_over_random": ("area between random and sparsification", "large"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,31 +84,14 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability:
-    """Real errors where a certain size was predicted; one value for each bin.
-
-    Attributes:
-        predicted: root of the mean predicted variance.
-        observed: root mean squared error.
-        low: lower ends of the intervals of `observed`, NaN with one subject.
-        high: upper ends.
-        share: of the pixels.
-    """
-
-    predicted: Floats
-    observed: Floats
-    low: Floats
-    high: Floats
-    share: Floats
-
-
-@dataclass(frozen=True, eq=False)
 class Calibration:
     """Quality of uncertainties.
 
     Attributes:
         numbers: by name, see :data:`NUMBERS`.
-        reliability: over all pixels.
+        reliability: real errors where a certain size was predicted, over all pixels, (bin,) each:
+            root of the mean "predicted" variance, "observed" root mean squared error with the ends
+            "low" and "high" of its interval (NaN with one subject), and "share" of the pixels.
         sparsification: mean absolute error of the pixels that are left after the most uncertain
             FRACTIONS have been left out, relative to that of all; mean over cases.
         oracle: the same where the largest errors are left out: no order is better.
@@ -105,25 +99,10 @@ class Calibration:
     """
 
     numbers: dict[str, Interval]
-    reliability: Reliability
+    reliability: dict[str, Floats]
     sparsification: Floats
     oracle: Floats
     spearman: Floats
-
-
-#: Numbers of :func:`measure`, and their ideal values.
-NUMBERS = {
-    "spearman": ("Spearman(uncertainty, |error|), mean over scans", "1"),
-    "spearman_if_gaussian": ("the same if errors were Gaussian of that size", ""),
-    "spearman_pooled": ("Spearman(uncertainty, |error|), all pixels", "1"),
-    "ece": ("expected calibration error", "0"),
-    "rms_predicted": ("root mean predicted variance", "= error"),
-    "rms_error": ("root mean squared error", ""),
-    "coverage_1sd": ("errors within 1 standard deviation", "0.683"),
-    "coverage_2sd": ("errors within 2 standard deviations", "0.954"),
-    "ause": ("area under the sparsification error", "0"),
-    "gain_over_random": ("area between random and sparsification", "large"),
-}
 
 
 def foreground(target: NDArray[np.floating], *, fraction: float = FOREGROUND) -> NDArray[np.bool_]:
@@ -134,6 +113,10 @@ def foreground(target: NDArray[np.floating], *, fraction: float = FOREGROUND) ->
 
 def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) -> Calibration:
     """All numbers and curves.
+
+    Reliability bins hold equally many pixels. The expected calibration error is the mean over
+    pixels of |root mean squared error - root mean predicted variance| of their bin. It cannot be
+    negative, so where it is small resampled subjects make it larger more often than smaller.
 
     Args:
         cases: scans at moments.
@@ -146,89 +129,91 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
     if not cases:
         raise ValueError("there are no scans to measure calibration on")
     of_case = np.unique([case.subject for case in cases], return_inverse=True)[1]
+    of_pixel = np.repeat(of_case, [len(case.error) for case in cases])
+    n_subjects = int(of_case.max()) + 1
     predicted = np.concatenate([case.predicted for case in cases])
     error = np.concatenate([case.error for case in cases])
-    pooled = Pooled(
-        np.repeat(of_case, [len(case.error) for case in cases]),
-        _weights(of_case, seed=seed, n_resamples=n_resamples),
-    )
-    by_rank = np.array([spearman(case.predicted, case.error) for case in cases])
-    if_gaussian = [_spearman_if_gaussian(case, [seed, i]) for i, case in enumerate(cases)]
-    curves = [sparsification(case.predicted, case.error) for case in cases]
-    oracles = [sparsification(case.error, case.error) for case in cases]
-    ause = [area(a - b) for a, b in zip(curves, oracles, strict=True)]
-    gain = [area(1 - curve) for curve in curves]
-    reliability, calibration_error = reliability_curve(predicted, error, pooled)
 
     def mean(values: Sequence[float] | Floats) -> Interval:
-        return _mean(np.asarray(values), of_case, seed=seed, n_resamples=n_resamples)
+        """Mean over the cases where the value is defined."""
+        column = np.asarray(values)
+        defined = np.isfinite(column)
+        if not defined.any():
+            return Interval(float("nan"), None, None, "not defined for any scan")
+        subjects = np.unique(of_case[defined], return_inverse=True)[1]
+        rng = np.random.default_rng(seed)
+        return mean_intervals(column[defined, None], subjects, rng=rng, n_resamples=n_resamples)[0]
 
+    def pooled(
+        statistic: Callable[[Floats], Floats], cells: Codes, n_cells: int, *values: Floats
+    ) -> list[Interval]:
+        """Of sums of values over the pixels of each cell, (draw, value * cell) -> (draw, n)."""
+        place, n_places = of_pixel * n_cells + cells, n_subjects * n_cells
+        sums = np.concatenate(
+            [np.bincount(place, each, n_places).reshape(n_subjects, n_cells) for each in values],
+            axis=1,
+        )
+        found = statistic(sums.sum(axis=0, keepdims=True))[0]
+        if n_subjects < 2:
+            reason = "one subject: there is nobody else to draw"
+            return [Interval(float(value), None, None, reason) for value in found]
+        rng = np.random.default_rng(seed)
+        drawn = statistic(resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples) @ sums)
+        # A draw without any pixel in a bin says nothing about it.
+        return percentile_intervals(found, np.where(np.isnan(drawn), found, drawn))
+
+    def reliability(sums: Floats) -> Floats:
+        count, variance, squared = np.split(sums, 3, axis=1)
+        with np.errstate(invalid="ignore"):
+            sizes = np.sqrt(variance / count), np.sqrt(squared / count)
+        apart = np.nansum(count * np.abs(sizes[0] - sizes[1]), axis=1) / count.sum(axis=1)
+        return np.concatenate([apart[:, None], *sizes, count], axis=1)
+
+    def overall(sums: Floats) -> Floats:
+        means = sums[:, 1:] / sums[:, :1]
+        return np.concatenate([np.sqrt(means[:, :2]), means[:, 2:]], axis=1)
+
+    ones = np.ones_like(error)
+    by_rank = np.array([spearman(case.predicted, case.error) for case in cases])
+    if_gaussian = []  # chance alone keeps the rank correlation of exact predictions below 1
+    for number, case in enumerate(cases):
+        noise = np.random.default_rng([seed, number]).standard_normal(len(case.predicted))
+        if_gaussian.append(spearman(case.predicted, np.abs(noise) * case.predicted))
+    ranks = _bins(predicted, _RANKS) * _RANKS + _bins(error, _RANKS)
+    bins = np.unique(_bins(predicted, N_BINS), return_inverse=True)[1]
+    n_bins = int(bins.max()) + 1
+    squares = predicted**2, error**2
+    ece, *others = pooled(reliability, bins, n_bins, ones, *squares)
+    sizes, observed, counts = (others[i * n_bins : (i + 1) * n_bins] for i in range(3))
+    within = [(error <= n * predicted).astype(np.float64) for n in (1, 2)]
+    names = ("rms_predicted", "rms_error", "coverage_1sd", "coverage_2sd")
+    whole = pooled(overall, np.zeros_like(of_pixel), 1, ones, *squares, *within)
+    curves = [sparsification(case.predicted, case.error) for case in cases]
+    oracles = [sparsification(case.error, case.error) for case in cases]
     numbers = {
         "spearman": mean(by_rank),
         "spearman_if_gaussian": mean(if_gaussian),
-        "spearman_pooled": pooled_spearman(predicted, error, pooled),
-        "ece": calibration_error,
-        **_sizes(predicted, error, pooled),
-        "ause": mean(ause),
-        "gain_over_random": mean(gain),
+        "spearman_pooled": pooled(_grouped_spearman, ranks, _RANKS**2, ones)[0],
+        "ece": ece,
+        **dict(zip(names, whole, strict=True)),
+        "ause": mean([area(a - b) for a, b in zip(curves, oracles, strict=True)]),
+        "gain_over_random": mean([area(1 - curve) for curve in curves]),
     }
+    defined = [i for i, curve in enumerate(curves) if np.isfinite(curve).all()]
+    nothing = np.full(len(FRACTIONS), np.nan)
     return Calibration(
-        {name: numbers[name] for name in NUMBERS},
-        reliability,
-        _mean_curve(curves),
-        _mean_curve(oracles),
+        numbers,
+        {
+            "predicted": np.array([one.value for one in sizes]),
+            "observed": np.array([one.value for one in observed]),
+            "low": np.array([one.low for one in observed], dtype=np.float64),
+            "high": np.array([one.high for one in observed], dtype=np.float64),
+            "share": np.array([one.value for one in counts]) / len(error),
+        },
+        np.mean([curves[i] for i in defined], axis=0) if defined else nothing,
+        np.mean([oracles[i] for i in defined], axis=0) if defined else nothing,
         by_rank,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One scan to look at.
-
-    Attributes:
-        name: of volume and slice.
-        n_acquired: lines.
-        ssim: of the reconstruction.
-        spearman: of uncertainty and error.
-        image: reconstructed magnitude, (height, width).
-        error: absolute, relative to the image's root mean square.
-        uncertainty: recalibrated, in the same unit.
-    """
-
-    name: str
-    n_acquired: int
-    ssim: float
-    spearman: float
-    image: Floats
-    error: Floats
-    uncertainty: Floats
-
-
-def write_plot(
-    path: Path,
-    before: Calibration,
-    after: Calibration,
-    *,
-    example: Example,
-    cases: Sequence[Case],
-) -> None:
-    """Reliability, sparsification, rank correlation by scan; below, one scan."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10.5, 7.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1.05], hspace=0.06)
-        panels = rows[0].subplots(1, 3)
-        _reliability(panels[0], before, after)
-        _sparsification(panels[1], before)
-        _correlations(panels[2], before, cases)
-        _pictures(rows[1], example)
-        figure.savefig(path, dpi=150, metadata={"Software": None})
-
-
-def _spearman_if_gaussian(case: Case, seed: list[int]) -> float:
-    """Best rank correlation: chance alone keeps it below 1 for exact predictions."""
-    drawn = np.random.default_rng(seed).standard_normal(len(case.predicted))
-    return spearman(case.predicted, np.abs(drawn) * case.predicted)
 
 
 def sparsification(score: Floats, error: Floats) -> Floats:
@@ -258,108 +243,102 @@ def area(curve: Floats) -> float:
     return float((curve[1:] + curve[:-1]).mean() / 2)
 
 
-@dataclass(frozen=True, eq=False)
-class Pooled:
-    """Pixels of several subjects, and draws of these subjects.
+def write_plot(
+    path: Path,
+    before: Calibration,
+    after: Calibration,
+    *,
+    cases: Sequence[Case],
+    title: str,
+    images: tuple[Floats, Floats, Floats],
+) -> None:
+    """Reliability, sparsification, rank correlation by scan; below, one scan.
 
-    Attributes:
-        subjects: of each pixel.
-        weights: see `resampling_weights`; None with one subject.
+    Args:
+        path: of the picture.
+        before: calibration.
+        after: calibration of the recalibrated uncertainties.
+        cases: those of `before`.
+        title: of the scan below.
+        images: its magnitude, absolute error and recalibrated uncertainty, (height, width) each,
+            the latter in units of the image's root mean square.
     """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1.05], hspace=0.06)
+        axes, sparse, ranks = rows[0].subplots(1, 3)
 
-    subjects: Codes
-    weights: Floats | None
-
-    def intervals(
-        self, cells: Codes, n_cells: int, *, of: Statistic, values: Floats
-    ) -> list[Interval]:
-        """Intervals of a statistic of sums.
-
-        Args:
-            cells: of each pixel.
-            n_cells: number of cells.
-            of: sums (n_draws, n_cells * n_values) to statistics (n_draws, n_statistics).
-            values: to be summed in each cell, (n_values, n_pixels).
-        """
-        n_subjects = int(self.subjects.max()) + 1
-        place = self.subjects * n_cells + cells
-        sums = np.concatenate(
-            [
-                np.bincount(place, weights=row, minlength=n_subjects * n_cells).reshape(-1, n_cells)
-                for row in values
-            ],
-            axis=1,
+        for found, colour, name in ((before, _BEFORE, "before"), (after, _AFTER, "after")):
+            curve = found.reliability
+            sizes = curve["predicted"]
+            label = f"{name} recalibration (ECE {found.numbers['ece'].value:.3f})"
+            axes.fill_between(sizes, curve["low"], curve["high"], color=colour, alpha=0.18, lw=0)
+            form = "o-" if found is after else "s-"
+            axes.plot(sizes, curve["observed"], form, ms=3.5, lw=1.3, c=colour, label=label)
+        axes.set(xscale="log", yscale="log")
+        low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+        high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+        axes.plot([low, high], [low, high], c=_GREY, lw=1, ls=(0, (4, 2)), label="ideal", zorder=1)
+        axes.set(xlim=(low, high), ylim=(low, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 20 * low else (1.0,)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
+        axes.set(
+            title="Reliability",
+            xlabel="predicted standard deviation / image RMS",
+            ylabel="root mean squared error / image RMS",
         )
-        found = of(sums.sum(axis=0, keepdims=True))[0]
-        if self.weights is None:
-            reason = "one subject: there is nobody else to draw"
-            return [Interval(float(value), None, None, reason) for value in found]
-        drawn = of(self.weights @ sums)
-        # A draw without any pixel in a bin says nothing about it.
-        return percentile_intervals(found, np.where(np.isnan(drawn), found, drawn))
+        axes.legend(loc="lower right")
 
+        percent, least, most = 100 * FRACTIONS, before.oracle, before.sparsification
+        sparse.axhline(1, c=_GREY, lw=1.3, ls=(0, (4, 2)), label="at random")
+        sparse.plot(percent, most, c=_BEFORE, lw=1.6, label="most uncertain first")
+        sparse.plot(percent, least, c=_ORACLE, lw=1.6, ls=":", label="largest errors first")
+        sparse.fill_between(percent, least, most, color=_BEFORE, alpha=0.12, lw=0)
+        sparse.set(
+            ylim=(0, 1.08),
+            xlim=(0, 95),
+            title=f"Sparsification (area between: {before.numbers['ause'].value:.3f})",
+            xlabel="pixels left out (%)",
+            ylabel="mean error of the rest / of all",
+        )
+        sparse.legend(loc="lower left")
 
-def pooled_spearman(predicted: Floats, error: Floats, pooled: Pooled) -> Interval:
-    """Rank correlation over the pixels of all scans, from a table of grouped ranks."""
-    cells = _bins(predicted, _RANKS) * _RANKS + _bins(error, _RANKS)
-    (found,) = pooled.intervals(
-        cells, _RANKS**2, of=_grouped_spearman, values=np.ones((1, len(error)))
-    )
-    return found
+        steps = sorted({case.step for case in cases})
+        of_step = [np.array([case.step == step for case in cases]) for step in steps]
+        values = [before.spearman[own & np.isfinite(before.spearman)] for own in of_step]
+        lowest = float(np.min(np.concatenate(values), initial=0.0))
+        edges = np.linspace(min(0.0, lowest), 1, 26)
+        shades = mpl.colormaps["cividis"](np.linspace(0.1, 0.9, len(steps)))
+        labels = [f"+{step}" for step in steps]
+        ranks.hist(values, bins=list(edges), stacked=True, color=list(shades), label=labels)
+        mean = before.numbers["spearman"].value
+        ranks.axvline(mean, c="black", lw=1.2)
+        ranks.set(
+            xlim=(edges[0], 1),
+            title=f"Rank correlation by scan (mean {mean:.2f})",
+            xlabel="Spearman(uncertainty, |error|)",
+            ylabel="scans",
+        )
+        ranks.legend(title="lines after start", loc="best", title_fontsize=8.5)
 
-
-def reliability_curve(
-    predicted: Floats, error: Floats, pooled: Pooled, *, n_bins: int = N_BINS
-) -> tuple[Reliability, Interval]:
-    """Root mean squared error by predicted standard deviation, and how far the two are apart.
-
-    Bins hold equally many pixels. The expected calibration error is the mean over pixels of
-    |root mean squared error - root mean predicted variance| of their bin. It cannot be negative,
-    so where it is small resampled subjects make it larger more often than smaller.
-    """
-    bins = np.unique(_bins(predicted, n_bins), return_inverse=True)[1]
-    n_found = int(bins.max()) + 1
-
-    def statistic(sums: Floats) -> Floats:
-        count, variance, squared = np.split(sums, 3, axis=1)
-        with np.errstate(invalid="ignore"):
-            sizes = np.sqrt(variance / count), np.sqrt(squared / count)
-        apart = np.nansum(count * np.abs(sizes[0] - sizes[1]), axis=1) / count.sum(axis=1)
-        return np.concatenate([apart[:, None], *sizes, count], axis=1)
-
-    values = np.stack([np.ones_like(error), predicted**2, error**2])
-    first, *others = pooled.intervals(bins, n_found, of=statistic, values=values)
-    sizes, observed, count = (others[i * n_found : (i + 1) * n_found] for i in range(3))
-    curve = Reliability(
-        np.array([one.value for one in sizes]),
-        np.array([one.value for one in observed]),
-        np.array([one.low for one in observed], dtype=np.float64),
-        np.array([one.high for one in observed], dtype=np.float64),
-        np.array([one.value for one in count]) / len(error),
-    )
-    return curve, first
-
-
-def _sizes(predicted: Floats, error: Floats, pooled: Pooled) -> dict[str, Interval]:
-    """Root mean squares, and how many errors lie within one and two standard deviations."""
-    values = np.stack(
-        [
-            np.ones_like(error),
-            predicted**2,
-            error**2,
-            (error <= predicted).astype(np.float64),
-            (error <= 2 * predicted).astype(np.float64),
-        ]
-    )
-
-    def statistic(sums: Floats) -> Floats:
-        means = sums[:, 1:] / sums[:, :1]
-        return np.concatenate([np.sqrt(means[:, :2]), means[:, 2:]], axis=1)
-
-    names = ("rms_predicted", "rms_error", "coverage_1sd", "coverage_2sd")
-    everywhere = np.zeros(len(error), dtype=np.intp)
-    found = pooled.intervals(everywhere, 1, of=statistic, values=values)
-    return dict(zip(names, found, strict=True))
+        rows[1].suptitle(title, fontsize=10, parse_math=False)  # a $ in a name is a $
+        panels = rows[1].subplots(1, 3)
+        white = float(np.quantile(images[0], 0.998)) or 1.0
+        panels[0].imshow(images[0], cmap="gray", vmin=0, vmax=white)
+        # One scale for both: a map of the right size is as bright as the error is on average.
+        top = float(np.quantile(images[1], 0.995)) or 1.0
+        for panel, image in zip(panels[1:], images[1:], strict=True):
+            shown = panel.imshow(image, cmap="inferno", vmin=0, vmax=top)
+        heads = ("reconstruction", "|error|", "uncertainty (recalibrated)")
+        for panel, head in zip(panels, heads, strict=True):
+            panel.set_title(head)
+            panel.set_axis_off()
+        bar = rows[1].colorbar(shown, ax=list(panels[1:]), shrink=0.85, pad=0.02, extend="max")
+        bar.set_label("in units of the image's RMS")
+        figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _grouped_spearman(counts: Floats) -> Floats:
@@ -378,113 +357,3 @@ def _bins(values: Floats, n: int) -> Codes:
     """Groups of equally many pixels; equal values share a group."""
     edges = np.unique(np.quantile(values, np.arange(1, n) / n))
     return np.searchsorted(edges, values, side="right")
-
-
-def _weights(of_case: Codes, *, seed: int, n_resamples: int) -> Floats | None:
-    n_subjects = int(of_case.max()) + 1
-    if n_subjects < 2:
-        return None
-    return resampling_weights(n_subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples)
-
-
-def _mean(values: Floats, of_case: Codes, *, seed: int, n_resamples: int) -> Interval:
-    """Mean over the cases where the value is defined."""
-    defined = np.isfinite(values)
-    if not defined.any():
-        return Interval(float("nan"), None, None, "not defined for any scan")
-    subjects = np.unique(of_case[defined], return_inverse=True)[1]
-    rng = np.random.default_rng(seed)
-    (found,) = mean_intervals(values[defined, None], subjects, rng=rng, n_resamples=n_resamples)
-    return found
-
-
-def _mean_curve(curves: Sequence[Floats]) -> Floats:
-    defined = [curve for curve in curves if np.isfinite(curve).all()]
-    mean: Floats = np.mean(defined, axis=0) if defined else np.full(len(FRACTIONS), np.nan)
-    return mean
-
-
-def _reliability(axes: Axes, before: Calibration, after: Calibration) -> None:
-    for found, colour, name in ((before, _BEFORE, "before"), (after, _AFTER, "after")):
-        curve = found.reliability
-        label = f"{name} recalibration (ECE {found.numbers['ece'].value:.3f})"
-        axes.fill_between(curve.predicted, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
-        marker = "o" if found is after else "s"
-        axes.plot(
-            curve.predicted, curve.observed, marker + "-", ms=3.5, lw=1.3, c=colour, label=label
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
-    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
-    axes.plot([low, high], [low, high], c=_GREY, lw=1, ls=(0, (4, 2)), label="ideal", zorder=1)
-    for axis, limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
-        limits(low, high)
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 20 * low else (1.0,)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_locator(NullLocator())
-    axes.set_title("Reliability")
-    axes.set_xlabel("predicted standard deviation / image RMS")
-    axes.set_ylabel("root mean squared error / image RMS")
-    axes.legend(loc="lower right")
-
-
-def _sparsification(axes: Axes, found: Calibration) -> None:
-    percent = 100 * FRACTIONS
-    axes.axhline(1, c=_GREY, lw=1.3, ls=(0, (4, 2)), label="at random")
-    ause = found.numbers["ause"].value
-    axes.plot(percent, found.sparsification, c=_BEFORE, lw=1.6, label="most uncertain first")
-    axes.plot(percent, found.oracle, c=_ORACLE, lw=1.6, ls=":", label="largest errors first")
-    axes.fill_between(percent, found.oracle, found.sparsification, color=_BEFORE, alpha=0.12, lw=0)
-    axes.set_ylim(0, 1.08)
-    axes.set_xlim(0, 95)
-    axes.set_title(f"Sparsification (area between: {ause:.3f})")
-    axes.set_xlabel("pixels left out (%)")
-    axes.set_ylabel("mean error of the rest / of all")
-    axes.legend(loc="lower left")
-
-
-def _correlations(axes: Axes, found: Calibration, cases: Sequence[Case]) -> None:
-    steps = sorted({case.step for case in cases})
-    values = [
-        found.spearman[[i for i, case in enumerate(cases) if case.step == step]] for step in steps
-    ]
-    values = [part[np.isfinite(part)] for part in values]
-    everything = np.concatenate(values)
-    edges = np.linspace(min(0.0, float(np.min(everything, initial=0.0))), 1, 26)
-    shades = mpl.colormaps["cividis"](np.linspace(0.1, 0.9, len(steps)))
-    axes.hist(
-        values, bins=list(edges), stacked=True, color=list(shades), label=[f"+{s}" for s in steps]
-    )
-    mean = found.numbers["spearman"].value
-    axes.axvline(mean, c="black", lw=1.2)
-    axes.set_xlim(edges[0], 1)
-    axes.set_title(f"Rank correlation by scan (mean {mean:.2f})")
-    axes.set_xlabel("Spearman(uncertainty, |error|)")
-    axes.set_ylabel("scans")
-    axes.legend(title="lines after start", loc="best", title_fontsize=8.5)
-
-
-def _pictures(figure: SubFigure, example: Example) -> None:
-    figure.suptitle(
-        f"{example.name}: {example.n_acquired} lines, SSIM {example.ssim:.3f}, "
-        f"Spearman {example.spearman:.2f}",
-        fontsize=10,
-        parse_math=False,  # a $ in a name is a $
-    )
-    panels = figure.subplots(1, 3)
-    white = float(np.quantile(example.image, 0.998)) or 1.0
-    panels[0].imshow(example.image, cmap="gray", vmin=0, vmax=white)
-    panels[0].set_title("reconstruction")
-    # One scale for both: a map of the right size is as bright as the error is on average.
-    top = float(np.quantile(example.error, 0.995)) or 1.0
-    for axes, values, title in (
-        (panels[1], example.error, "|error|"),
-        (panels[2], example.uncertainty, "uncertainty (recalibrated)"),
-    ):
-        shown = axes.imshow(values, cmap="inferno", vmin=0, vmax=top)
-        axes.set_title(title)
-    bar = figure.colorbar(shown, ax=list(panels[1:]), shrink=0.85, pad=0.02, extend="max")
-    bar.set_label("in units of the image's RMS")
-    for axes in panels:
-        axes.set_axis_off()

@@ -25,8 +25,6 @@ _POLICIES = (
     "imitation",
     "oracle",
 )
-
-
 _N_WORKERS = 2
 
 
@@ -52,36 +50,31 @@ class DemoSettings:
 
 def run_demo(settings: DemoSettings) -> str:
     """Run the demonstration, and give the text that the command prints."""
-    out = settings.run.out
-    protocol = replace(find_protocol("ActiveMRI/Phantom-v0"), split="test", budget=settings.budget)
-    trained = (f"trained-now={_train(settings)}",) if settings.train else ()
-    outcome = run_benchmark(
-        BenchmarkSettings(
+    run, trained = settings.run, list[str]()
+    protocol = replace(find_protocol("ActiveMRI/Phantom-v0"), budget=settings.budget)
+    if settings.train:  # by imitation, for two minutes or so
+        from activemri.agents.learners.imitation import Imitation
+        from activemri.agents.training import TrainPolicySettings, run_training
+
+        out = run.out / "trained-now"
+        training = TrainPolicySettings(
             protocol=protocol,
-            run=settings.run,
-            policies=(*_POLICIES, *trained),
-            max_slices=settings.n_scans,
-            workers=_N_WORKERS,
-        )
-    )
-    files.write(out / "episode.gif", outcome.report.gif())
-    page = (out / "report.html").resolve()
-    return f"{outcome}, episode.gif\n\nOpen {page.as_uri()} in a browser."
-
-
-def _train(settings: DemoSettings) -> Path:
-    """Train a policy by imitation for two minutes or so; its checkpoint."""
-    from activemri.agents.learners.imitation import Imitation
-    from activemri.agents.training import TrainPolicySettings, run_training
-
-    out = settings.run.out / "trained-now"
-    return run_training(
-        TrainPolicySettings(
-            protocol=replace(find_protocol("ActiveMRI/Phantom-v0"), budget=settings.budget),
-            run=replace(settings.run, out=out, resume=(out / "settings.json").exists()),
+            run=replace(run, out=out, resume=(out / "settings.json").exists()),
             compute=Compute(threads=1),
             learner=Imitation(max_steps=150, states=150, rounds=1),
             validate_every=75,
             validation_scans=6,
         )
-    ).checkpoint
+        trained.append(f"trained-now={run_training(training).checkpoint}")
+    outcome = run_benchmark(
+        BenchmarkSettings(
+            protocol=replace(protocol, split="test"),
+            run=run,
+            policies=(*_POLICIES, *trained),
+            max_slices=settings.n_scans,
+            workers=_N_WORKERS,
+        )
+    )
+    files.write(run.out / "episode.gif", outcome.report.gif())
+    page = (run.out / "report.html").resolve()
+    return f"{outcome}, episode.gif\n\nOpen {page.as_uri()} in a browser."

@@ -305,26 +305,25 @@ def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name
     figure = Figure(figsize=(7.6, 0.3 + 3.1 * n_rows))
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     for axes, (policy, found) in zip(grid.flat, panels.items(), strict=False):
-        rule, fixed = found.rule, found.fixed
-        chosen = lines, miss = float(found.chosen.lines[0]), float(found.chosen.misses[0])
-        oracle = float(found.oracle.lines[0]), float(found.oracle.misses[0])
+        curves, (budgets, missed) = (found["rule"], found["fixed"]), found["fixed"]
+        lines, miss = (float(value[0]) for value in found["chosen"])
         axes.axhline(stop.alpha, color=_ALARM, lw=1, ls=(0, (1, 2)), label=f"alpha {stop.alpha:g}")
-        axes.plot(fixed.lines, fixed.misses, color=_GREY, lw=1.8, label="fixed budget")
-        axes.plot(rule.lines, rule.misses, color=_ACCENT, lw=2, label="stopping rule")
+        axes.plot(budgets, missed, color=_GREY, lw=1.8, label="fixed budget")
+        axes.plot(*found["rule"], color=_ACCENT, lw=2, label="stopping rule")
         dot: dict[str, Any] = {"ms": 9, "mec": "white", "mew": 1.2, "zorder": 4}
-        axes.plot(*chosen, "o", color=_ACCENT, label="calibrated", **dot)
-        axes.plot(*oracle, "*", color=_GREY, ms=12, mew=0, label="oracle stop")
+        axes.plot(lines, miss, "o", color=_ACCENT, label="calibrated", **dot)
+        axes.plot(*found["oracle"], "*", color=_GREY, ms=12, mew=0, label="oracle stop")
         # From the calibrated rule to the fixed budget that misses no more often.
-        same = float(fixed.lines[cheapest(fixed.misses[None], found.chosen.misses)[0]])
+        same = float(budgets[cheapest(missed[None], found["chosen"][1])[0]])
         if same > lines:
             axes.plot([lines, same], [miss, miss], color=INK, lw=1, marker="|", ms=7)
             words, end = f"{same - lines:.1f} saved", (same, miss)
             axes.annotate(words, end, (4, 4), textcoords="offset points", fontsize=9)
         highest = max(2.5 * stop.alpha, 1.3 * miss, 0.15)
         axes.set_ylim(-0.04 * highest, min(1.02, highest))
-        shown = [curve.lines[curve.misses <= highest] for curve in (rule, fixed)]
-        left = min([oracle[0], *(part[0] for part in shown if len(part))])
-        right = max([lines, *(curve.lines[curve.misses.argmin()] for curve in (rule, fixed))])
+        seen = [found["oracle"][0], *(x[y <= highest] for x, y in curves)]
+        left = min(x[0] for x in seen if len(x))
+        right = max([lines, *(x[y.argmin()] for x, y in curves)])
         margin = 0.06 * (right - left) + 0.5
         axes.set_xlim(left - margin, right + 2 * margin)
         axes.grid()

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -19,6 +20,7 @@ from activemri.agents.policy import Policy, Traits, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, start_scans
 from activemri.data.slices import SliceDataset, SliceInfo, SliceList
+from activemri.data.views import subjects_of
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, View
@@ -27,13 +29,14 @@ from activemri.evaluator import Evaluator, load_evaluator
 from activemri.metrics import find_metric
 from activemri.options import Compute, RunOptions, require_positive
 from activemri.progress import track
-from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, WEIGHTS, describe
 from activemri.stopping import conformal
 from activemri.stopping.features import unit_of
 from activemri.stopping.rule import StopSettings
 
 if TYPE_CHECKING:
+    from activemri.reconstruction.reconstructor import Reconstructor
+
     PolicyLike: TypeAlias = str | Path | Policy
     ReconstructorLike: TypeAlias = str | Path | Reconstructor
 else:  # at the command line; objects can be given in Python alone
@@ -107,7 +110,12 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         for name in ("policies", "reconstructors"):
-            object.__setattr__(self, name, _split_at_commas(getattr(self, name)))
+            parts: list[object] = []
+            for one in getattr(self, name):
+                # Commas hold names together, but belong to LABEL=PATH,PATH and to paths that exist.
+                whole = not isinstance(one, str) or "=" in one or Path(one).exists()
+                parts += [one] if whole else filter(None, one.split(","))
+            object.__setattr__(self, name, tuple(parts))
         if not self.policies:
             raise ValueError("--policies: expected at least one name")
         require_positive(
@@ -171,9 +179,6 @@ class Scans:
 class Plan:
     """A benchmark, prepared: data opened, networks loaded, names checked.
 
-    Args:
-        settings: of the benchmark.
-
     Raises:
         ValueError: for unknown names, two policies or reconstructors with one label, or scans that
             would be scored by policies that have seen them.
@@ -186,7 +191,7 @@ class Plan:
         self.metric = settings.metric or self.protocol.metric
         find_metric(self.metric)
         self.stop = replace(settings.stop, metric=settings.stop.metric or self.metric)
-        self.device = settings.compute.prepare()
+        device = settings.compute.prepare()
         self.reconstructors = label_reconstructors(
             settings.reconstructors or (self.protocol.reconstructor,)
         )
@@ -194,45 +199,47 @@ class Plan:
         dataset = self.protocol.dataset(slices_per_volume=settings.slices_per_volume)
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
         self.scored = Scans(dataset, tuple(positions))
-        self.acquisitions = {
-            label: self._acquisition(one) for label, one in self.reconstructors.items()
-        }
+        metrics = tuple(dict.fromkeys((*METRICS, self.metric, *self.protocol.metrics)))
+        self.acquisitions: dict[str, Scan] = {}
+        self.evaluators: dict[str, Evaluator | None] = {}
+        for label, one in self.reconstructors.items():
+            protocol = replace(self.protocol, reconstructor=one, metrics=metrics)
+            self.acquisitions[label] = protocol.scan(dataset, device=device)
+            self.evaluators[label] = paired_evaluator(one, dataset.shape[1])
         # A fraction of the readouts by their number.
         self.budget = next(iter(self.acquisitions.values())).budget
-        self.evaluators = {
-            label: paired_evaluator(one, dataset.shape[1])
-            for label, one in self.reconstructors.items()
-        }
-        for label, members in self.policies.items():
-            if not needs_fit(members[0]):
-                for member in range(len(members)):
-                    for reconstructor in self.reconstructors:
-                        self._check_policy(label, reconstructor, member)
+        #: By label: traits, and the kind of order that a policy needs to be fitted, if any.
+        self.traits: dict[str, Traits] = {}
+        self.orders: dict[str, str] = {}
+        self._check_policies()
         if settings.reference not in (*self.policies, _START):  # the default may be absent
             raise ValueError(
                 f"the reference {settings.reference!r} is not among the policies: "
                 f"{', '.join(self.policies)}"
             )
-        if any(self.orders_needed(label) for label in self.policies):
-            self._refuse_fitting_to_scored_subjects()
+        self._train = self._open_train() if self.orders else None
+        #: Scans by split that stopping rules are fitted to and calibrated on.
         self.stopping = self._open_stopping() if self.stop.target is not None else {}
 
-    @cached_property
+    @property
     def fingerprint(self) -> dict[str, str]:
         """Marks of what settings only name: package version, weights, order files, the scans."""
-        scans = repr(self.scored.describe())
-        marks = {"version": __version__, "scans": _digest(scans)}
+        marks = {"version": __version__, "scans": _digest(repr(self.scored.describe()))}
         for label, acquisition in self.acquisitions.items():
             network = acquisition.reconstructor
-            kind = _described(network)  # some settings change the result, not the weights
+            try:
+                kind = json.dumps(describe(network))  # some settings change no weights
+            except ValueError:  # a user's own class: its settings as they print
+                own = type(network)
+                kind = f"{own.__module__}.{own.__qualname__} {network.settings}"
             marks[f"reconstructor {label}"] = _digest(f"{kind} {_digest_of_weights(network)}")
         for label, evaluator in self.evaluators.items():
             if evaluator is not None:
                 marks[f"evaluator {label}"] = _digest_of_weights(evaluator)
         for label, members in self.policies.items():
             held = [_digest_of_files(member) or str(member) for member in members]
-            if not needs_fit(members[0]):
-                held += self.orders_needed(label)
+            if label in self.orders and not needs_fit(members[0]):
+                held.append(self.orders[label])
             marks[f"policy {label}"] = " ".join(held)
         return marks
 
@@ -257,26 +264,6 @@ class Plan:
             reconstructor=self.acquisitions[reconstructor].reconstructor,
         )
 
-    @cached_property
-    def traits(self) -> dict[str, Traits]:
-        """Traits of the policies, by label."""
-        return {
-            label: FixedOrder.traits if needs_fit(members[0]) else self._first(label).traits
-            for label, members in self.policies.items()
-        }
-
-    def orders_needed(self, label: str) -> list[str]:
-        """Kinds of order that a policy needs to be fitted.
-
-        The exchange oracle starts from the fixed order if that is played too, else from low
-        frequencies.
-        """
-        kind = self.policies[label][0]
-        if isinstance(kind, str) and needs_fit(kind):
-            return [kind]
-        starts = isinstance(self._first(label), ExchangeOracle)
-        return [_START] if starts and (_START,) in self.policies.values() else []
-
     def learn_order(self, kind: str, reconstructor: str, *, on_step: OnStep | None = None) -> Order:
         """Learn an order on the train split, for one reconstructor."""
         # The frame is that of the scans to be acquired, so that actions mean the same.
@@ -292,29 +279,27 @@ class Plan:
             data=f"{self.settings.fit_data or self.protocol.data} train",
         )
 
-    def shards(self) -> Iterator[Shard]:
-        """Everything that is scored, in the order of the table."""
+    def shards(self, split: str = "") -> Iterator[Shard]:
+        """Everything that is scored, in the order of the table.
+
+        Args:
+            split: of :attr:`stopping`: what rules need of it instead, with the first seed alone.
+        """
         first, options = self.settings.run.seed, self.settings
-        oracle = evenly_spaced(self.scored.positions, options.max_oracle_slices)
+        scans = self.stopping[split] if split else self.scored
         for reconstructor in self.reconstructors:
             for policy, members in self.policies.items():
-                traits = self.traits[policy]
-                positions = oracle if traits.is_oracle else self.scored.positions
+                traits, positions, size = self.traits[policy], scans.positions, _SCANS_PER_SHARD
                 # One for each training of a policy; n_seeds if it acts by chance.
                 n_seeds = max(options.n_seeds if traits.is_random else 1, len(members))
+                if traits.is_oracle:
+                    size = _SCANS_PER_ORACLE_SHARD
+                    positions = tuple(evenly_spaced(positions, options.max_oracle_slices))
+                if split:
+                    n_seeds = 0 if traits.is_oracle else 1
                 for seed in range(first, first + n_seeds):
-                    for batch in self._batches(self.scored.dataset, positions, traits):
-                        yield Shard(reconstructor, policy, seed, batch)
-
-    def stopping_shards(self) -> Iterator[Shard]:
-        """Further shards that stopping rules need, with the first seed alone."""
-        for split, scans in self.stopping.items():
-            for reconstructor in self.reconstructors:
-                for policy, traits in self.traits.items():
-                    for batch in self._batches(scans.dataset, scans.positions, traits):
-                        if not traits.is_oracle:
-                            seed = self.settings.run.seed
-                            yield Shard(reconstructor, policy, seed, batch, split)
+                    for batch in batches_of_a_kind(scans.dataset, positions, size):
+                        yield Shard(reconstructor, policy, seed, tuple(batch), split)
 
     def scans_of(self, shard: Shard) -> SliceDataset:
         """The data set that a shard's positions are of."""
@@ -334,71 +319,66 @@ class Plan:
             folder = f"{shard.split}-{files.digest(scans)[:8]}"
         return self.settings.run.out / "quality" / folder / shard.file
 
-    def _batches(
-        self, dataset: SliceDataset, positions: Sequence[int], traits: Traits
-    ) -> Iterator[tuple[int, ...]]:
-        size = _SCANS_PER_ORACLE_SHARD if traits.is_oracle else _SCANS_PER_SHARD
-        return map(tuple, batches_of_a_kind(dataset, positions, size))
+    def _check_policies(self) -> None:
+        """Refuse now what would fail in the middle: a misfit of order, network and scans."""
+        for (label, members), reconstructor in product(self.policies.items(), self.reconstructors):
+            if isinstance(members[0], str) and needs_fit(members[0]):
+                self.traits[label], self.orders[label] = FixedOrder.traits, members[0]
+                continue
+            for member, given in enumerate(members):
+                seed = self.settings.run.seed + member
+                policy = self.policy(label, reconstructor, order=None, seed=seed)
+                self.traits.setdefault(label, policy.traits)
+                if isinstance(policy, ExchangeOracle) and (_START,) in self.policies.values():
+                    self.orders[label] = _START  # else it starts from low frequencies
+                require_played(policy, self.acquisitions[reconstructor].geometry)
+                if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
+                    log.warning(
+                        "%s: no evaluator lies beside reconstructor %s; the one that comes with "
+                        "the package is used, which was trained on phantoms and another "
+                        "reconstructor",
+                        label,
+                        reconstructor,
+                    )
+                if policy.traits.needs or given not in POLICIES:
+                    view = self._start_view(reconstructor)
+                    try:
+                        policy.act(view, [np.random.default_rng(0)])
+                    except ValueError as error:
+                        raise ValueError(
+                            f"{label} with reconstructor {reconstructor}: {error}"
+                        ) from error
 
     @cache  # noqa: B019 - a plan lives as long as the process
-    def _first(self, label: str) -> Policy:
-        """The policy of that label, for its traits."""
-        return self.policy(label, next(iter(self.reconstructors)), order=None)
-
-    def _acquisition(self, reconstructor: ReconstructorLike) -> Scan:
-        metrics = tuple(dict.fromkeys((*METRICS, self.metric, *self.protocol.metrics)))
-        protocol = replace(self.protocol, reconstructor=reconstructor, metrics=metrics)
-        return protocol.scan(self.scored.dataset, device=self.device)
-
-    def _check_policy(self, label: str, reconstructor: str, member: int) -> None:
-        """Refuse now what would fail in the middle: a misfit of order, network and scans."""
-        seed = self.settings.run.seed + member
-        policy = self.policy(label, reconstructor, order=None, seed=seed)
-        require_played(policy, self.acquisitions[reconstructor].geometry)
-        if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
-            log.warning(
-                "%s: no evaluator lies beside reconstructor %s; the one that comes with the "
-                "package is used, which was trained on phantoms and another reconstructor",
-                label,
-                reconstructor,
-            )
-        if policy.traits.needs or self.policies[label][member] not in POLICIES:
-            try:
-                policy.act(self._start_view(reconstructor), [np.random.default_rng(0)])
-            except ValueError as error:
-                raise ValueError(f"{label} with reconstructor {reconstructor}: {error}") from error
-
-    @cache  # noqa: B019
     def _start_view(self, reconstructor: str) -> View:
         """The first scan as a policy sees it."""
-        acquisition = self.acquisitions[reconstructor]
         first = [self.scored.dataset[self.scored.positions[0]]]
-        return start_scans(acquisition, first, seed=self.settings.run.seed).view
+        return start_scans(
+            self.acquisitions[reconstructor], first, seed=self.settings.run.seed
+        ).view
 
-    @cached_property
-    def _train(self) -> SliceDataset:
-        """Data set that orders are learned on."""
+    def _open_train(self) -> SliceDataset:
+        """Data set that orders are learned on, of other subjects than the scored ones."""
         data = self.settings.fit_data or self.protocol.data
         try:
-            return replace(self.protocol, data=data).dataset("train")
+            train = replace(self.protocol, data=data).dataset("train")
         except ValueError as error:
             raise ValueError(
                 f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "
                 f"{error}. Name other data with --fit-data, or an order's file as the policy"
             ) from error
-
-    def _refuse_fitting_to_scored_subjects(self) -> None:
-        train = {self._train.describe(i).subject for i in range(len(self._train))}
-        if shared := _named(train & self.scored.subjects):
+        if shared := _named(set(subjects_of(train)) & self.scored.subjects):
             raise ValueError(
                 "learned orders (lbcs, average-oracle) would be scored on subjects that they are "
                 f"fitted on: {shared}. Choose another --split or --fit-data, or leave these "
                 "policies out"
             )
+        return train
 
     @cached_property
     def _fit_scans(self) -> SliceList:
         """Training scans that fit into the frame of the scans to be acquired."""
+        assert self._train is not None
         fitting = self._fitting(self._train, "learned orders")
         chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
         name = self._train.name
@@ -407,16 +387,13 @@ class Plan:
 
     def _fitting(self, dataset: SliceDataset, use: str) -> list[int]:
         """Slices that the frame of the scored scans holds."""
-        frame = self.scored.dataset.shape
-        fitting = [
-            i
-            for i in range(len(dataset))
-            if all(a <= b for a, b in zip(dataset.describe(i).shape, frame, strict=True))
-        ]
+        height, width = self.scored.dataset.shape
+        shapes = [dataset.describe(i).shape for i in range(len(dataset))]
+        fitting = [i for i, (h, w) in enumerate(shapes) if h <= height and w <= width]
         if not fitting:
             raise ValueError(
-                f"{use}: no scan of {dataset.name} fits into {frame}; pass --matrix-size to bring "
-                "all scans to one size"
+                f"{use}: no scan of {dataset.name} fits into {(height, width)}; pass --matrix-size "
+                "to bring all scans to one size"
             )
         if len(fitting) < len(dataset):
             log.warning(
@@ -425,41 +402,43 @@ class Plan:
                 len(dataset) - len(fitting),
                 len(dataset),
                 dataset.name,
-                frame,
+                (height, width),
             )
         return fitting
 
     def _open_stopping(self) -> dict[str, Scans]:
-        """Scans by split that stopping rules are fitted to and calibrated on."""
         stop, found = self.stop, {}
         for split in stop.splits:
-            n_subjects = stop.calibration_subjects if split == stop.extensible else None
+            more = {}
+            if split == stop.calibration_splits[-1]:  # of several, val is the one that can grow
+                more["n_subjects"] = stop.calibration_subjects
             try:
                 dataset = self.protocol.dataset(
-                    split,
-                    slices_per_volume=self.settings.slices_per_volume,
-                    n_subjects=n_subjects,
+                    split, slices_per_volume=self.settings.slices_per_volume, **more
                 )
             except ValueError as error:
                 raise ValueError(f"--stop: {error}") from error
             positions = evenly_spaced(self._fitting(dataset, "--stop"), stop.max_slices)
             found[split] = Scans(dataset, tuple(positions))
-            _refuse_shared(split, found[split], "scored", self.scored.subjects)
+        apart = [(split, "scored", self.scored.subjects) for split in stop.splits]
         if not stop.is_crossfit:
-            calibration = found[stop.calibration]
-            _refuse_shared(stop.calibration, calibration, "fitted to", found[stop.fit].subjects)
-        units = {
-            unit_of(info, stop.unit)
-            for split in stop.calibration_splits
-            for info in found[split].describe()
-        }
-        conformal.check_units(len(units), stop.alpha, stop.unit)
+            apart.append((stop.calibration, "fitted to", found[stop.fit].subjects))
+        for split, use, others in apart:
+            if shared := _named(others & found[split].subjects):
+                raise ValueError(
+                    f"--stop: the {split} split would be used to fit or calibrate, but subjects of "
+                    f"it are {use} as well: {shared}. Choose another --split, --stop.fit or "
+                    "--stop.calibration"
+                )
+        calibration = [
+            info for split in stop.calibration_splits for info in found[split].describe()
+        ]
+        units = {unit_of(info, stop.unit) for info in calibration}
+        conformal.check_units(len(units), stop.alpha, unit=stop.unit)
         return found
 
 
-def label_reconstructors(
-    given: Sequence[ReconstructorLike],
-) -> dict[str, ReconstructorLike]:
+def label_reconstructors(given: Sequence[ReconstructorLike]) -> dict[str, ReconstructorLike]:
     """Short labels for names, paths and objects.
 
     Raises:
@@ -486,14 +465,27 @@ def label_policies(given: Sequence[PolicyLike]) -> dict[str, tuple[PolicyLike, .
     found: dict[str, tuple[PolicyLike, ...]] = {}
     grouped: set[str] = set()
     for one in given:
-        label, members = _parsed(one) if isinstance(one, str | Path) else (one.name, (one,))
-        is_group = isinstance(one, str) and "=" in one and label != one
+        members: tuple[PolicyLike, ...] = (one,)
+        label, equals, paths = str(one).partition("=")
+        # A path may hold an equals sign.
+        is_group = isinstance(one, str | Path) and bool(equals) and not {"/", "\\"} & set(label)
+        if is_group:
+            members = tuple(paths.split(","))
+            if not label or not all(members):
+                raise ValueError(f"expected LABEL=PATH or LABEL=PATH,PATH,PATH; got {str(one)!r}")
+            if known := [name for name in (label, *map(str, members)) if name in POLICIES]:
+                raise ValueError(
+                    f"{str(one)!r}: {known[0]!r} is a built-in policy, which keeps its name and "
+                    "has no other; a label stands for files of trained policies"
+                )
+        else:
+            label = _label(one) if isinstance(one, str | Path) else one.name
         if label in found and not (is_group and label in grouped):
             raise _same_label(label, ",".join(map(str, found[label])), one)
         if is_group:
             grouped.add(label)
         found[label] = (*found.get(label, ()), *members)
-        if len({str(member) for member in found[label]}) < len(found[label]):
+        if len(set(map(str, found[label]))) < len(found[label]):
             raise ValueError(
                 f"{label!r} holds the same file twice: {', '.join(map(str, found[label]))}"
             )
@@ -524,23 +516,6 @@ def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluato
     return None
 
 
-def _parsed(given: str | Path) -> tuple[str, tuple[str | Path, ...]]:
-    """The label of a policy and the files that it stands for."""
-    label, equals, paths = str(given).partition("=")
-    if not equals or "/" in label or "\\" in label:  # a path may hold an equals sign
-        return _label(given), (given,)
-    members = tuple(paths.split(","))
-    if not label or not all(members):
-        raise ValueError(f"expected LABEL=PATH or LABEL=PATH,PATH,PATH; got {str(given)!r}")
-    known = [name for name in (label, *members) if name in POLICIES]
-    if known:
-        raise ValueError(
-            f"{str(given)!r}: {known[0]!r} is a built-in policy, which keeps its name and has no "
-            "other; a label stands for files of trained policies"
-        )
-    return label, members
-
-
 def _label(name: str | Path) -> str:
     """A name as it is; of a path the stem, or the folder if the file is just called best."""
     path = Path(str(name).rpartition(":")[2])  # of package.module:object the object
@@ -553,26 +528,6 @@ def _same_label(label: str, first: object, second: object) -> ValueError:
         f"{str(first)!r} and {str(second)!r} would both be called {label!r} in the results; "
         "rename one of the files"
     )
-
-
-def _split_at_commas(names: Sequence[PolicyLike]) -> tuple[PolicyLike, ...]:
-    """Names that were given apart from each other, also those that commas hold together.
-
-    What has an equals sign stays: commas there belong to LABEL=PATH,PATH. So do paths that exist.
-    """
-    found: list[PolicyLike] = []
-    for name in names:
-        whole = not isinstance(name, str) or "=" in name or Path(name).exists()
-        found += [name] if whole else [part for part in str(name).split(",") if part]
-    return tuple(found)
-
-
-def _refuse_shared(split: str, scans: Scans, use: str, others: set[str]) -> None:
-    if shared := _named(others & scans.subjects):
-        raise ValueError(
-            f"--stop: the {split} split would be used to fit or calibrate, but subjects of it are "
-            f"{use} as well: {shared}. Choose another --split, --stop.fit or --stop.calibration"
-        )
 
 
 def _named(subjects: set[str]) -> str:
@@ -591,14 +546,6 @@ def _digest_of_files(member: PolicyLike) -> str:
         paths = sorted([*path.glob("*.json"), *path.glob("*.safetensors")])
     content = b"".join(path.read_bytes() for path in paths if path.is_file())
     return _digest(content) if content else ""
-
-
-def _described(network: Reconstructor) -> str:
-    """Kind and settings; of a user's own class the name and its settings as they print."""
-    try:
-        return json.dumps(describe(network))
-    except ValueError:
-        return f"{type(network).__module__}.{type(network).__qualname__} {network.settings}"
 
 
 def _digest_of_weights(network: nn.Module) -> str:

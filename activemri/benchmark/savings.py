@@ -7,7 +7,7 @@ means over slices. Intervals resample subjects.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,13 @@ from activemri.benchmark.resampling import (
 from activemri.benchmark.statistics import metric_name
 from activemri.data.slices import SliceInfo
 from activemri.metrics import METRICS, spearman
-from activemri.stopping import conformal
 from activemri.stopping.features import Curves
-from activemri.stopping.predictor import PredictorError
-from activemri.stopping.rule import (
-    StoppingRule,
-    StopSettings,
-    first_steps,
-    fit_rule,
-    misses,
-    sign_of,
-)
+from activemri.stopping.rule import StoppingRule, StopSettings, first_steps, misses, sign_of
 from activemri.tables import Cell, Table
 
 Floats = NDArray[np.float64]
+Row = Mapping[str, Any]
+TradeOff = Mapping[str, tuple[Floats, Floats]]
 
 #: Beginning of the names of features among the metrics of a long table.
 FEATURE = "feature "
@@ -53,7 +46,6 @@ class FittedRule:
         curves: of the scored scans, all seeds one after the other.
         rule: None where there is no safe one.
         refusal: why there is none, else empty.
-        predicted: its predictions, float64 (episode, step); None without a rule.
         n_units: calibration units.
         n_subjects: calibration subjects.
     """
@@ -63,42 +55,8 @@ class FittedRule:
     curves: Curves
     rule: StoppingRule | None
     refusal: str
-    predicted: Floats | None
     n_units: int
     n_subjects: int
-
-
-def fit(
-    stop: StopSettings,
-    played: Mapping[str, Curves],
-    scored: Curves,
-    *,
-    policy: str,
-    reconstructor: str,
-    **of_rule: Any,
-) -> FittedRule:
-    """Fit and calibrate a rule on some scans, and apply it to others.
-
-    Args:
-        stop: settings of the rule.
-        played: curves of the policy by split.
-        scored: curves of the policy on the scored scans.
-        policy, reconstructor: labels.
-        **of_rule: further ones of :func:`activemri.stopping.rule.fit_rule`.
-    """
-    rule, refusal = None, ""
-    try:
-        rule = fit_rule(stop, played, policy=policy, reconstructor=reconstructor, **of_rule)
-    except (conformal.NoThresholdError, PredictorError) as error:
-        refusal = str(error)
-    units, subjects = (
-        {one for split in stop.calibration_splits for one in played[split].units(unit)}
-        for unit in (stop.unit, "subject")
-    )
-    predicted = None if rule is None else rule.predictor(scored.features)
-    return FittedRule(
-        policy, reconstructor, scored, rule, refusal, predicted, len(units), len(subjects)
-    )
 
 
 def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
@@ -112,9 +70,8 @@ def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
     names = list(table["metric"].unique())
     rows = pd.MultiIndex.from_tuples([(scan.volume, scan.index) for scan in scans])
     wide = table.pivot(index=keys, columns=["metric", "step"], values="value")
-    lines = table[table["metric"] == names[0]].pivot(
-        index=keys, columns="step", values="n_acquired"
-    )
+    own = table[table["metric"] == names[0]]
+    lines = own.pivot(index=keys, columns="step", values="n_acquired")
     last = lines.notna().to_numpy().sum(axis=1, keepdims=True) - 1
     steps = np.minimum(np.arange(lines.shape[1]), last)  # after the end the last value stays
 
@@ -131,111 +88,49 @@ def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """Lines acquired and targets missed under several ways to stop.
+def outcomes(curves: Curves, stop: StopSettings, steps: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Lines acquired and targets missed where episodes stop at given steps.
 
-    Attributes:
-        lines: mean number of acquired lines, (way,).
-        misses: miss rate, (way,).
-    """
-
-    lines: Floats
-    misses: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Stops:
-    """Scored episodes of one policy, and their units.
-
-    Attributes:
+    Args:
         curves: the episodes.
-        missed: stopping at each step would miss the target, bool (episode, step).
-        unit: of each episode, (episode,).
-        unit_subject: subject of each unit, (unit,).
-        subject: of each episode, (episode,).
+        stop: target and unit.
+        steps: (episode, way to stop).
+
+    Returns:
+        Lines, (episode, way), and the share of each unit's slices that miss, (unit, way).
     """
-
-    curves: Curves
-    missed: NDArray[np.bool_]
-    unit: NDArray[np.intp]
-    unit_subject: NDArray[np.intp]
-    subject: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, curves: Curves, stop: StopSettings) -> "Stops":
-        """Of episodes, for one target and unit."""
-        unit, subject = (_codes(curves.units(kind)) for kind in (stop.unit, "subject"))
-        unit_subject = np.zeros(unit.max() + 1, np.intp)
-        unit_subject[unit] = subject
-        return cls(
-            curves, misses(curves, str(stop.metric), _target(stop)), unit, unit_subject, subject
-        )
-
-    @property
-    def n_steps(self) -> int:
-        return int(self.missed.shape[1])
-
-    def lines_at(self, steps: NDArray[np.intp]) -> Floats:
-        """Lines acquired if episodes stop at given steps: (episode, way) -> (episode, way)."""
-        return np.take_along_axis(self.curves.n_acquired, steps, axis=1).astype(np.float64)
-
-    def losses_at(self, steps: NDArray[np.intp]) -> Floats:
-        """Share of each unit's slices that miss: (episode, way) -> (unit, way)."""
-        missed = np.take_along_axis(self.missed, steps, axis=1).astype(np.float64)
-        total = np.zeros((len(self.unit_subject), steps.shape[1]))
-        np.add.at(total, self.unit, missed)
-        return np.asarray(total / np.bincount(self.unit)[:, None])
-
-    def outcomes(self, steps: NDArray[np.intp]) -> Outcomes:
-        """Means of both over everybody."""
-        return Outcomes(self.lines_at(steps).mean(axis=0), self.losses_at(steps).mean(axis=0))
-
-    @property
-    def fixed(self) -> NDArray[np.intp]:
-        """Every fixed budget: the same step for all, (episode, step)."""
-        return np.tile(np.arange(self.n_steps), (len(self.curves), 1))
-
-    @property
-    def oracle(self) -> NDArray[np.intp]:
-        """The first step that truly reaches the target, (episode, 1)."""
-        return first_steps(~self.missed)[:, None]
-
-
-@dataclass(frozen=True, eq=False)
-class TradeOff:
-    """Mean lines against miss rate, of every way to stop.
-
-    Attributes:
-        rule: over all thresholds, the most permissive first.
-        chosen: the rule at its calibrated threshold.
-        fixed: over all fixed budgets, the smallest first.
-        oracle: stopping as soon as the target is truly reached.
-    """
-
-    rule: Outcomes
-    chosen: Outcomes
-    fixed: Outcomes
-    oracle: Outcomes
+    assert stop.target is not None
+    missed = misses(curves, str(stop.metric), stop.target)
+    unit = curves.units(stop.unit)
+    belongs = np.equal.outer(np.arange(unit.max() + 1), unit).astype(np.float64)
+    losses = belongs @ np.take_along_axis(missed, steps, axis=1) / belongs.sum(axis=1)[:, None]
+    return np.take_along_axis(curves.n_acquired, steps, axis=1).astype(np.float64), losses
 
 
 def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
-    """Of a fitted rule; None where there is none."""
-    if fitted.rule is None or fitted.predicted is None:
+    """Mean lines and miss rate, (way,) each, of every way to stop; None without a rule.
+
+    Returns:
+        By name: "rule" over all thresholds, the most permissive first, "chosen" at its calibrated
+        threshold, "fixed" over all fixed budgets, the smallest first, "oracle" as soon as the
+        target is truly reached.
+    """
+    if fitted.rule is None:
         return None
-    stops = Stops.of(fitted.curves, stop)
-    return TradeOff(
-        rule=stops.outcomes(_steps_of_all_thresholds(sign_of(str(stop.metric)) * fitted.predicted)),
-        chosen=stops.outcomes(rule_steps(fitted)),
-        fixed=stops.outcomes(stops.fixed),
-        oracle=stops.outcomes(stops.oracle),
-    )
-
-
-def rule_steps(fitted: FittedRule) -> NDArray[np.intp]:
-    """The step at which the rule stops each scored episode, (episode, 1)."""
-    assert fitted.rule is not None and fitted.predicted is not None
-    return first_steps(fitted.rule.stops(fitted.predicted))[:, None]
+    # What cannot be predicted does not stop a scan.
+    quality = sign_of(str(stop.metric)) * fitted.rule.predictor(fitted.curves.features)
+    quality = np.where(np.isnan(quality), -np.inf, quality)
+    best = np.maximum.accumulate(quality, axis=1)
+    values = np.unique(best)
+    places = np.linspace(0, len(values) - 1, min(_THRESHOLDS, len(values))).round().astype(int)
+    thresholds = np.append(values[places], np.inf)
+    by_rule = np.stack([np.searchsorted(row, thresholds) for row in best])
+    steps = _stops(fitted.rule, fitted.curves, stop)
+    all_steps = np.concatenate([steps, np.minimum(by_rule, best.shape[1] - 1)], axis=1)
+    lines, misses_ = (each.mean(axis=0) for each in outcomes(fitted.curves, stop, all_steps))
+    ends = {"chosen": (0, 1), "oracle": (1, 2), "fixed": (2, steps.shape[1])}
+    ends["rule"] = (steps.shape[1], all_steps.shape[1])
+    return {way: (lines[a:b], misses_[a:b]) for way, (a, b) in ends.items()}
 
 
 def savings(
@@ -256,9 +151,13 @@ def savings(
           interval;
         - ``oracle_lines``, ``oracle_miss``; ``share``: saved over what the oracle saves against
           the same fixed budget (None where the oracle saves nothing);
-        - ``error``: root mean square error of the prediction where the true score is near the
-          target; ``rank``: Spearman's correlation of predicted and true scores over all steps.
+        - ``error``: root mean square error of the prediction in the tenth of the steps whose true
+          score is nearest to the target; ``rank``: Spearman's correlation of predicted and true
+          scores over all steps.
     """
+    curves, rule = fitted.curves, fitted.rule
+    subject, unit = curves.units("subject"), curves.units(stop.unit)
+    n_subjects = int(subject.max()) + 1
     row: dict[str, object] = {
         "policy": fitted.policy,
         "reconstructor": fitted.reconstructor,
@@ -268,26 +167,84 @@ def savings(
         "unit": stop.unit,
         "predictor": stop.predictor,
         "n_units": fitted.n_units,
-        "n_subjects": len({scan.subject for scan in fitted.curves.scans}),
-        "n_slices": len(set(fitted.curves.units("slice"))),
+        "n_subjects": n_subjects,
+        "n_slices": len(set(curves.units("slice"))),
         "refused": fitted.refusal or None,
         "threshold": None,
     }
-    if fitted.rule is None or fitted.predicted is None:
+    if rule is None:
         return row
-    threshold = fitted.rule.threshold
-    row["threshold"] = threshold if np.isfinite(threshold) else None
-    stops = Stops.of(fitted.curves, stop)
-    return (
-        row
-        | _compared(stops, rule_steps(fitted), stop, seed=seed, n_resamples=n_resamples)
-        | _accuracy(fitted.predicted, fitted.curves.scores[str(stop.metric)], stop)
-    )
+    if np.isfinite(rule.threshold):
+        row["threshold"] = rule.threshold
+    lines, losses = outcomes(curves, stop, _stops(rule, curves, stop))
+    mean_lines, miss = lines.mean(axis=0), losses.mean(axis=0)
+    budget = 2 + int(cheapest(miss[None, 2:], miss[:1])[0])
+    reached = bool(miss[budget] <= miss[0] + 1e-12)
+    saved = mean_lines[budget] - mean_lines[0]
+    to_save = mean_lines[budget] - mean_lines[1]
+    predicted, true = rule.predictor(curves.features), curves.scores[str(stop.metric)]
+    distance = np.abs(true - rule.target)
+    near = distance <= np.quantile(distance, 0.1)
+    rank = spearman(predicted.ravel(), true.ravel())
+    row |= {
+        "lines": float(mean_lines[0]),
+        "lines_q05": float(np.quantile(lines[:, 0], 0.05)),
+        "lines_q95": float(np.quantile(lines[:, 0], 0.95)),
+        "miss": float(miss[0]),
+        "fixed_lines": float(mean_lines[budget]),
+        "fixed_miss": float(miss[budget]) if reached else None,
+        "saved": float(saved) if reached else None,
+        "oracle_lines": float(mean_lines[1]),
+        "oracle_miss": float(miss[1]),
+        "share": float(saved / to_save) if reached and to_save > 0 else None,
+    }
+    low, high, saved_low, saved_high = None, None, None, None
+    if n_subjects > 1:
+        rng = np.random.default_rng(seed)
+        weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
+        unit_subject = np.zeros(len(losses), np.intp)
+        unit_subject[unit] = subject
+        missed = resampled_means(losses, unit_subject, weights=weights)
+        used = resampled_means(lines, subject, weights=weights)
+        budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
+        less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
+        columns = np.stack([missed[:, 0], less], axis=1)
+        of_miss, of_saving = percentile_intervals(columns.mean(axis=0), columns)
+        (low, high), (saved_low, saved_high) = (
+            (each.low, each.high) for each in (of_miss, of_saving)
+        )
+        if not losses[:, 0].any():  # resampled zeros show no doubt: use the exact limit
+            high = 1 - TAILS[0] ** (1 / n_subjects)
+    row |= {"miss_lo": low, "miss_hi": high, "saved_lo": saved_low, "saved_hi": saved_high}
+    if stop.unit == "slice":
+        row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(float(miss[0]), len(losses))
+        low = ends[0] if low is None else min(low, ends[0])
+    return row | {
+        "holds": None if low is None else bool(low <= stop.alpha),
+        "error": float(np.sqrt(np.mean((predicted - true)[near] ** 2))),
+        "rank": None if np.isnan(rank) else rank,
+    }
 
 
-def stopping_table(
-    rows: Sequence[Mapping[str, Any]], stop: StopSettings, *, words: Sequence[str] = ()
-) -> Table:
+def cheapest(fixed_misses: Floats, allowed: Floats) -> NDArray[np.intp]:
+    """The smallest fixed budget that misses no more often than allowed, else the whole budget.
+
+    Args:
+        fixed_misses: (draw, step).
+        allowed: (draw,).
+    """
+    return first_steps(fixed_misses <= allowed[:, None] + 1e-12)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n independent trials."""
+    z = 1.959963984540054
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[str] = ()) -> Table:
     """Rows of :func:`savings` as a table.
 
     Args:
@@ -296,43 +253,52 @@ def stopping_table(
         words: further notes, of :func:`promises`.
     """
 
-    def known(name: str, digits: int, *, ends: bool = False, sign: str = "") -> Any:
-        def cell(row: Mapping[str, Any]) -> Cell:
-            value = row.get(name)
-            if value is None:
-                return Cell("" if row["refused"] else _NONE)
-            low, high = (row[f"{name}_lo"], row[f"{name}_hi"]) if ends else (None, None)
-            interval = "" if low is None else f"{low:.{digits}f}, {high:.{digits}f}"
-            if ends and low is None:
-                interval = "one subject"
-            return Cell(_minus(f"{value:{sign}.{digits}f}"), _minus(interval))
+    def shown(row: Row, name: str, form: str) -> str:
+        number = row.get(name)
+        if number is None:
+            return _NONE
+        return format(number, form).replace("-", "\u2212").replace("%", " %")
+
+    def known(name: str, form: str, *, ends: bool = False) -> Callable[[Row], Cell]:
+        def cell(row: Row) -> Cell:
+            if row["refused"]:
+                return Cell("")
+            value = shown(row, name, form)
+            if not ends or value == _NONE:
+                return Cell(value)
+            if row[f"{name}_lo"] is None:
+                return Cell(value, "one subject")
+            unsigned = form.removeprefix("+")
+            return Cell(
+                value, ", ".join(shown(row, name + end, unsigned) for end in ("_lo", "_hi"))
+            )
 
         return cell
 
-    def missed(row: Mapping[str, Any]) -> Cell:
+    def missed(row: Row) -> Cell:
         if row["refused"]:
             return Cell("no rule", small=(row["refused"],))
         below = {True: "not above alpha", False: "above alpha", None: ""}[row["holds"]]
-        cell = known("miss", 3, ends=True)(row)
-        return Cell(cell.value, cell.interval, (below,), style="" if row["holds"] else "worse")
+        style = "" if row["holds"] else "worse"
+        return replace(known("miss", ".3f", ends=True)(row), small=(below,), style=style)
 
-    columns: list[tuple[str, Callable[[Mapping[str, Any]], object]]] = [
+    def spread(row: Row) -> Cell:
+        return Cell("" if row["refused"] else f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}")
+
+    columns: list[tuple[str, Callable[[Row], object]]] = [
         ("policy", lambda row: row["policy"]),
-        *(
-            [("reconstructor", lambda row: row["reconstructor"])]
-            if len({row["reconstructor"] for row in rows}) > 1
-            else []
-        ),
         ("missed", missed),
-        ("lines", known("lines", 1)),
-        ("5-95 %", _spread_of_lines),
-        ("fixed", known("fixed_lines", 1)),
-        ("saved", known("saved", 1, ends=True, sign="+")),
-        ("oracle", known("oracle_lines", 1)),
-        ("share", _share),
-        ("threshold", known("threshold", 4)),
-        ("error", known("error", 3)),
+        ("lines", known("lines", ".1f")),
+        ("5-95 %", spread),
+        ("fixed", known("fixed_lines", ".1f")),
+        ("saved", known("saved", "+.1f", ends=True)),
+        ("oracle", known("oracle_lines", ".1f")),
+        ("share", known("share", ".0%")),
+        ("threshold", known("threshold", ".4f")),
+        ("error", known("error", ".3f")),
     ]
+    if len({row["reconstructor"] for row in rows}) > 1:
+        columns.insert(1, ("reconstructor", lambda row: row["reconstructor"]))
     refused = [
         f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}"
         for row in rows
@@ -405,121 +371,10 @@ def promises(
     return [said, caution]
 
 
-def _spread_of_lines(row: Mapping[str, Any]) -> Cell:
-    return Cell("" if row["refused"] else f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}")
-
-
-def _share(row: Mapping[str, Any]) -> Cell:
-    if row["refused"]:
-        return Cell("")
-    return Cell(_NONE if row["share"] is None else _minus(f"{100 * row['share']:.0f} %"))
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "\u2212")
-
-
-def cheapest(fixed_misses: Floats, allowed: Floats) -> NDArray[np.intp]:
-    """The smallest fixed budget that misses no more often than allowed, else the whole budget.
-
-    Args:
-        fixed_misses: (draw, step).
-        allowed: (draw,).
-    """
-    return first_steps(fixed_misses <= allowed[:, None] + 1e-12)
-
-
-def _compared(
-    stops: Stops, rule: NDArray[np.intp], stop: StopSettings, *, seed: int, n_resamples: int
-) -> dict[str, object]:
-    steps = np.concatenate([rule, stops.oracle, stops.fixed], axis=1)
-    lines, losses = stops.lines_at(steps), stops.losses_at(steps)
-    mean_lines, miss = lines.mean(axis=0), losses.mean(axis=0)
-    budget = int(cheapest(miss[None, 2:], miss[None, 0])[0])
-    reached = bool(miss[2 + budget] <= miss[0] + 1e-12)
-    saved = mean_lines[2 + budget] - mean_lines[0]
-    to_save = mean_lines[2 + budget] - mean_lines[1]
-    row: dict[str, object] = {
-        "lines": float(mean_lines[0]),
-        "lines_q05": float(np.quantile(lines[:, 0], 0.05)),
-        "lines_q95": float(np.quantile(lines[:, 0], 0.95)),
-        "miss": float(miss[0]),
-        "fixed_lines": float(mean_lines[2 + budget]),
-        "fixed_miss": float(miss[2 + budget]) if reached else None,
-        "saved": float(saved) if reached else None,
-        "oracle_lines": float(mean_lines[1]),
-        "oracle_miss": float(miss[1]),
-        "share": float(saved / to_save) if reached and to_save > 0 else None,
-    }
-    draws = _resampled(stops, lines, losses, seed=seed, n_resamples=n_resamples)
-    row |= draws
-    low = draws["miss_lo"]
-    if stop.unit == "slice":
-        ends = wilson(float(miss[0]), len(losses))
-        row |= dict(zip(("miss_wilson_lo", "miss_wilson_hi"), ends, strict=True))
-        low = ends[0] if low is None else min(low, ends[0])
-    return row | {"holds": None if low is None else bool(low <= stop.alpha)}
-
-
-def _resampled(
-    stops: Stops, lines: Floats, losses: Floats, *, seed: int, n_resamples: int
-) -> dict[str, float | None]:
-    """Intervals of miss rate and saving; None with one subject."""
-    n_subjects = int(stops.subject.max()) + 1
-    if n_subjects < 2:
-        return dict.fromkeys(("miss_lo", "miss_hi", "saved_lo", "saved_hi"))
-    rng = np.random.default_rng(seed)
-    weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-    miss = resampled_means(losses, stops.unit_subject, weights=weights)
-    used = resampled_means(lines, stops.subject, weights=weights)
-    budget = cheapest(miss[:, 2:], miss[:, 0])
-    saved = np.take_along_axis(used[:, 2:], budget[:, None], axis=1)[:, 0] - used[:, 0]
-    columns = np.stack([miss[:, 0], saved], axis=1)
-    misses_, saving = percentile_intervals(columns.mean(axis=0), columns)
-    high = misses_.high
-    if not losses[:, 0].any():  # resampling nothing but zeros shows no doubt: use the exact limit
-        high = 1 - TAILS[0] ** (1 / n_subjects)
-    return {
-        "miss_lo": misses_.low,
-        "miss_hi": high,
-        "saved_lo": saving.low,
-        "saved_hi": saving.high,
-    }
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n independent trials."""
-    z = 1.959963984540054
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def _accuracy(predicted: Floats, true: Floats, stop: StopSettings) -> dict[str, object]:
-    """Errors of the predictions; near the target means the tenth of the steps nearest to it."""
-    distance = np.abs(true - _target(stop))
-    near = distance <= np.quantile(distance, 0.1)
-    error = float(np.sqrt(np.mean((predicted - true)[near] ** 2)))
-    rank = spearman(predicted.ravel(), true.ravel())
-    return {"error": error, "rank": None if np.isnan(rank) else rank}
-
-
-def _steps_of_all_thresholds(quality: Floats) -> NDArray[np.intp]:
-    """Stops of each episode at thresholds from the lowest on, (episode, threshold)."""
-    # What cannot be predicted does not stop a scan.
-    best = np.maximum.accumulate(np.where(np.isnan(quality), -np.inf, quality), axis=1)
-    values = np.unique(best)
-    places = np.linspace(0, len(values) - 1, min(_THRESHOLDS, len(values))).round().astype(int)
-    thresholds = np.append(values[places], np.inf)
-    found = np.stack([np.searchsorted(row, thresholds) for row in best])
-    return np.asarray(np.minimum(found, quality.shape[1] - 1))
-
-
-def _codes(labels: Sequence[object]) -> NDArray[np.intp]:
-    numbers = {label: code for code, label in enumerate(dict.fromkeys(labels))}
-    return np.array([numbers[label] for label in labels], np.intp)
-
-
-def _target(stop: StopSettings) -> float:
+def _stops(rule: StoppingRule, curves: Curves, stop: StopSettings) -> NDArray[np.intp]:
+    """Steps at which episodes stop, (episode, way): by the rule, by the oracle, at each budget."""
     assert stop.target is not None
-    return stop.target
+    by_rule = first_steps(rule.stops(rule.predictor(curves.features)))
+    by_oracle = first_steps(~misses(curves, str(stop.metric), stop.target))
+    fixed = np.tile(np.arange(curves.n_acquired.shape[1]), (len(curves), 1))
+    return np.concatenate([by_rule[:, None], by_oracle[:, None], fixed], axis=1)

@@ -6,13 +6,12 @@ so their ratio is what to compare.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tyro.conf import FlagCreatePairsOff
 
 from activemri.data.slices import Slice, SliceList
@@ -25,35 +24,11 @@ N_SCANS = 32  # side by side
 _SINGLE = "_single"  # one environment at a time: bound by Python, not by arithmetic
 _ROUNDS = 7  # each way is timed so often, in turn; the median ratio counts
 
-
-@dataclass(frozen=True)
-class Case:
-    """Scans of one size.
-
-    Attributes:
-        name: as in the output.
-        shape: height and width of k-space.
-        target_shape: of the crop that is scored.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    target_shape: tuple[int, int]
-
-
-CASES = (
-    Case("128x128", (128, 128), (128, 128)),
-    Case("640x368", (640, 368), (320, 320)),
-)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Frames (or decisions) a second, ours and the baseline, and the median of their ratios."""
-
-    ours: float
-    baseline: float
-    ratio: float
+#: Height and width of k-space, and of the crop that is scored.
+CASES = {
+    "128x128": ((128, 128), (128, 128)),
+    "640x368": ((640, 368), (320, 320)),
+}
 
 
 @dataclass(frozen=True)
@@ -71,13 +46,39 @@ class ThroughputSettings:
 
 def run_throughput(settings: ThroughputSettings) -> str:
     """Time everything on one thread: the text that the command prints."""
+    results: dict[str, NDArray[np.float64]] = {}  # ours and the baseline a second, and the ratio
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        results = dict(_measure(settings.seconds))
+        for name, (shape, target_shape) in CASES.items():
+            scans = [_scan(shape, target_shape, seed) for seed in range(N_SCANS)]
+            step, single = f"step_{name}", f"step_{name}{_SINGLE}"
+            for label, n_envs in ((step, N_SCANS), (single, 1)):
+                ours, baseline = _steps(scans[:n_envs]), _baseline_steps(scans)
+                results[label] = _compare(ours, baseline, settings.seconds)
+            results[f"oracle_{name}"] = _compare(*_oracles(scans[0]), settings.seconds)
     finally:
         torch.set_num_threads(n_threads)
-    return _as_json(results) if settings.json else _as_table(results)
+    if settings.json:
+        ratios = {name: round(ratio, 2) for name, (_, _, ratio) in results.items()}
+        singles = {name for name in ratios if name.endswith(_SINGLE)}
+        content = {
+            "ratios": {name: ratios[name] for name in ratios if name not in singles},
+            "ratios_of_single_environments": {
+                name.removesuffix(_SINGLE): ratios[name] for name in ratios if name in singles
+            },
+            "frames_per_s": {name: round(ours, 1) for name, (ours, _, _) in results.items()},
+            "baseline_per_s": {name: round(slow, 1) for name, (_, slow, _) in results.items()},
+        }
+        return json.dumps(content, indent=2)
+    lines = [f"{'one thread, zero-filled':26}{'ours /s':>12}{'baseline /s':>12}{'ratio':>8}"]
+    for name, (ours, slow, ratio) in results.items():
+        lines.append(f"{name:26}{ours:12.1f}{slow:12.1f}{ratio:8.1f}")
+    lines.append(
+        f"step: one scan acquires one line ({N_SCANS} scans side by side, or a single one); "
+        "oracle: one decision over all columns."
+    )
+    return "\n".join(lines)
 
 
 def baseline_step(scan: Slice, columns: NDArray[np.bool_]) -> dict[str, float]:
@@ -96,7 +97,8 @@ def baseline_step(scan: Slice, columns: NDArray[np.bool_]) -> dict[str, float]:
     """
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-    image = _inverse_transform(scan.kspace[0] * torch.from_numpy(columns))
+    shifted = torch.fft.ifftshift(scan.kspace[0] * torch.from_numpy(columns), dim=(-2, -1))
+    image = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
     height, width = scan.target.shape
     magnitude = center_crop(image.abs(), (height, width)).numpy()
     target = scan.target.numpy()
@@ -119,57 +121,37 @@ def baseline_trials(scan: Slice, columns: NDArray[np.bool_], actions: Sequence[i
     return scores
 
 
-def _inverse_transform(kspace: Tensor) -> Tensor:
-    """Centred orthonormal inverse Fourier transform."""
-    shifted = torch.fft.ifftshift(kspace, dim=(-2, -1))
-    image: Tensor = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
-    return image
+def _compare(
+    ours: Callable[[], int], baseline: Callable[[], int], seconds: float
+) -> NDArray[np.float64]:
+    """Medians of the rates of two ways, timed in turn, and of their ratio.
 
-
-def _measure(seconds: float) -> Iterator[tuple[str, Comparison]]:
-    for case in CASES:
-        scans = [_scan(case, seed) for seed in range(N_SCANS)]
-        for n_envs in (N_SCANS, 1):
-            suffix = "" if n_envs == N_SCANS else _SINGLE
-            yield (
-                f"step_{case.name}{suffix}",
-                _compare(_vector_steps(scans[:n_envs]), _baseline_steps(scans), seconds),
-            )
-        yield (
-            f"oracle_{case.name}",
-            _compare(_oracle(scans[0]), _baseline_oracle(scans[0]), seconds),
-        )
-
-
-def _compare(ours: Callable[[], int], baseline: Callable[[], int], seconds: float) -> Comparison:
-    """Time two ways in turn; each call does some frames and returns how many."""
+    Each call does some frames and returns how many.
+    """
     ours()
     baseline()
-    rates = [
-        (_rate(ours, seconds / _ROUNDS), _rate(baseline, seconds / _ROUNDS)) for _ in range(_ROUNDS)
-    ]
-    fast, slow = (float(np.median(column)) for column in zip(*rates, strict=True))
-    return Comparison(fast, slow, float(np.median([a / b for a, b in rates])))
+    rates = []
+    for _ in range(_ROUNDS):
+        for work in (ours, baseline):
+            done, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < seconds / _ROUNDS or not done:
+                done += work()
+            rates.append(done / elapsed)
+    fast, slow = np.reshape(rates, (_ROUNDS, 2)).T
+    medians: NDArray[np.float64] = np.median([fast, slow, fast / slow], axis=1)
+    return medians
 
 
-def _rate(work: Callable[[], int], seconds: float) -> float:
-    done, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds or not done:
-        done += work()
-    return done / elapsed if elapsed > 0 and done else float("nan")
-
-
-def _vector_steps(scans: list[Slice]) -> Callable[[], int]:
+def _steps(scans: list[Slice]) -> Callable[[], int]:
     """Steps of the whole environment: observation, reward, scores, infos, autoreset."""
     env = ActiveMRIVectorEnv(
         num_envs=len(scans), data=SliceList(scans), n_center_lines=8, budget=48
     )
     env.reset(seed=0)
     generator = np.random.default_rng(0)
-    n_actions = env.episodes.n_actions
 
     def work() -> int:
-        draws = generator.random((len(scans), n_actions)) * env.action_masks()
+        draws = generator.random((len(scans), env.episodes.n_actions)) * env.action_masks()
         env.step(draws.argmax(axis=1))
         return len(scans)
 
@@ -178,87 +160,43 @@ def _vector_steps(scans: list[Slice]) -> Callable[[], int]:
 
 def _baseline_steps(scans: list[Slice]) -> Callable[[], int]:
     generator = np.random.default_rng(0)
-    width = scans[0].shape[1]
 
     def work() -> int:
         scan = scans[generator.integers(len(scans))]
-        baseline_step(scan, generator.random(width) < 0.3)
+        baseline_step(scan, generator.random(scan.shape[1]) < 0.3)
         return 1
 
     return work
 
 
-def _oracle(scan: Slice) -> Callable[[], int]:
-    """One-step oracle over all columns: one call is one decision."""
+def _oracles(scan: Slice) -> tuple[Callable[[], int], Callable[[], int]]:
+    """One-step oracles over all columns, ours and the baseline: one call is one decision."""
     env = ActiveMRIVectorEnv(
         num_envs=1, data=SliceList([scan]), n_center_lines=8, metrics=("ssim",)
     )
     env.reset(seed=0)
-    every = np.arange(scan.shape[1])[None]
+    every = np.arange(scan.shape[1])
+    center = np.isin(every, every[len(every) // 2 - 4 : len(every) // 2 + 4])
 
-    def work() -> int:
-        env.simulate(every)
+    def ours() -> int:
+        env.simulate(every[None])
         return 1
 
-    return work
-
-
-def _baseline_oracle(scan: Slice) -> Callable[[], int]:
-    width = scan.shape[1]
-    columns = np.zeros(width, dtype=bool)
-    columns[width // 2 - 4 : width // 2 + 4] = True
-
-    def work() -> int:
-        baseline_trials(scan, columns, range(width))
+    def baseline() -> int:
+        baseline_trials(scan, center, every.tolist())
         return 1
 
-    return work
+    return ours, baseline
 
 
-def _scan(case: Case, seed: int) -> Slice:
+def _scan(shape: tuple[int, int], target_shape: tuple[int, int], seed: int) -> Slice:
     """An ellipse with stripes and noise: what is in the image does not change the time."""
     generator = torch.Generator().manual_seed(seed)
-    height, width = case.shape
-    down, right = torch.meshgrid(
-        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
-    )
+    down, right = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in shape), indexing="ij")
     image = ((down / 0.6) ** 2 + (right / 0.8) ** 2 < 1) * (1 + 0.3 * torch.sin(20 * right + seed))
-    image = image + 0.02 * torch.randn(case.shape, generator=generator)
+    image = image + 0.02 * torch.randn(shape, generator=generator)
     kspace = fourier.fft2(image.to(torch.complex64))
-    target = center_crop(fourier.ifft2(kspace).abs(), case.target_shape).clone()
+    target = center_crop(fourier.ifft2(kspace).abs(), target_shape).clone()
     return Slice(
         kspace[None], target, f"scan-{seed}", 0, f"subject-{seed}", volume_max=float(target.max())
     )
-
-
-def _as_json(results: dict[str, Comparison]) -> str:
-    return json.dumps(
-        {
-            "ratios": {
-                name: round(result.ratio, 2)
-                for name, result in results.items()
-                if not name.endswith(_SINGLE)
-            },
-            "ratios_of_single_environments": {
-                name.removesuffix(_SINGLE): round(result.ratio, 2)
-                for name, result in results.items()
-                if name.endswith(_SINGLE)
-            },
-            "frames_per_s": {name: round(result.ours, 1) for name, result in results.items()},
-            "baseline_per_s": {name: round(result.baseline, 1) for name, result in results.items()},
-        },
-        indent=2,
-    )
-
-
-def _as_table(results: dict[str, Comparison]) -> str:
-    lines = [f"{'one thread, zero-filled':26}{'ours /s':>12}{'baseline /s':>12}{'ratio':>8}"]
-    lines += [
-        f"{name:26}{result.ours:12.1f}{result.baseline:12.1f}{result.ratio:8.1f}"
-        for name, result in results.items()
-    ]
-    lines.append(
-        f"step: one scan acquires one line ({N_SCANS} scans side by side, or a single one); "
-        "oracle: one decision over all columns."
-    )
-    return "\n".join(lines)

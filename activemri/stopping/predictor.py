@@ -4,8 +4,8 @@ A predictor is fitted once, on scans whose true scores are known, and saved as J
 score is to be expected; how far it may be trusted is for :mod:`activemri.stopping.conformal`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,67 +13,20 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from activemri.metrics import find_metric
+from activemri.stopping import RuleError
 from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 
 Floats = NDArray[np.float64]
+Head = dict[str, tuple[float, ...]]
 
 PREDICTORS = ("regression", "uncertainty", "evaluator")
 
+#: Numbers of a monotone curve, and of a quadratic regression.
+_HEADS = ({"x", "y"}, {"low", "high", "mean", "scale", "weights"})
 #: Width of the scores around the target that the regression is to be good at.
 _FOCUS = {"ssim": 0.08, "psnr": 4.0}
 _FOCUS_OF_ERRORS = 0.5  # relative to the target
 _RIDGE = 1e-3  # penalty per observation, on standardised columns
-
-
-class PredictorError(ValueError):
-    """A predictor that cannot be made of what is there, or a record that holds none."""
-
-
-@dataclass(frozen=True)
-class Monotone:
-    """A rising or falling curve through knots, straight in between, level outside.
-
-    Attributes:
-        x: places of the knots, rising.
-        y: values there.
-    """
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-    def __call__(self, columns: Floats) -> Floats:
-        """float64 (..., 1) -> (...)."""
-        return np.interp(columns[..., 0], self.x, self.y)
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """Ridge regression on standardised features, their squares and products.
-
-    Features are held to the range that was seen, so that the curve is never followed outwards.
-
-    Attributes:
-        low, high: range of every feature.
-        mean, scale: of the standardisation.
-        weights: of the columns of :meth:`basis`, the constant first.
-    """
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-
-    def __call__(self, columns: Floats) -> Floats:
-        """float64 (..., features) -> (...)."""
-        return np.asarray(self.basis(columns) @ np.asarray(self.weights))
-
-    def basis(self, columns: Floats) -> Floats:
-        """1, features, squares and products: (..., features) -> (..., columns)."""
-        held = np.clip(columns, self.low, self.high)
-        x = (held - np.asarray(self.mean)) / np.asarray(self.scale)
-        i, j = np.triu_indices(x.shape[-1])
-        return np.concatenate([np.ones_like(x[..., :1]), x, x[..., i] * x[..., j]], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -84,47 +37,54 @@ class Predictor:
         kind: "regression", "uncertainty" or "evaluator".
         metric: that is predicted.
         features: names of the features that it needs, in order.
-        head: from those to the score.
+        head: from those to the score. Of one feature: places x of the knots of a monotone curve,
+            straight in between and level outside, and its values y there. Of several: ridge
+            regression on standardised features (their mean and scale), their squares and products,
+            with weights, the constant's first; features are held to the range from low to high
+            that was seen, so that the parabola is never followed outwards.
     """
 
     kind: str
     metric: str
     features: tuple[str, ...]
-    head: Monotone | Quadratic
+    head: Head
 
     def __call__(self, features: Mapping[str, Floats]) -> Floats:
         """Predicted scores, of the shape of the features.
 
         Raises:
-            PredictorError: a feature is missing.
+            RuleError: a feature is missing.
         """
         missing = [name for name in self.features if name not in features]
         if missing:
-            raise PredictorError(
+            raise RuleError(
                 f"the predictor {self.kind!r} needs {', '.join(missing)}; the scan gives only "
                 f"{', '.join(features)}. Use the reconstructor and evaluator that it was fitted to"
             )
-        return self.head(np.stack([np.asarray(features[name]) for name in self.features], axis=-1))
+        columns = np.stack([np.asarray(features[name]) for name in self.features], axis=-1)
+        if "x" in self.head:
+            return np.interp(columns[..., 0], self.head["x"], self.head["y"])
+        return np.asarray(_basis(columns, self.head) @ np.asarray(self.head["weights"]))
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Predictor":
         """From what ``dataclasses.asdict`` made of one, as JSON holds it.
 
         Raises:
-            PredictorError: for anything else.
+            RuleError: for anything else.
         """
         try:
             head = {name: tuple(map(float, values)) for name, values in record["head"].items()}
-            heads = {frozenset(f.name for f in fields(k)): k for k in (Monotone, Quadratic)}
-            kind = heads[frozenset(head)]
+            if set(head) not in _HEADS:
+                raise KeyError(*head)
             return cls(
                 kind=str(record["kind"]),
                 metric=find_metric(record["metric"]).name,
                 features=tuple(map(str, record["features"])),
-                head=kind(**head),
+                head=head,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PredictorError(f"this is no predictor: {error!r}") from error
+            raise RuleError(f"this is no predictor: {error!r}") from error
 
 
 def fit_predictor(
@@ -147,50 +107,46 @@ def fit_predictor(
         target: the score at which it is decided; the regression looks there most closely.
 
     Raises:
-        PredictorError: the features that the kind needs are not there.
+        RuleError: the features that the kind needs are not there.
     """
     find_metric(metric)
-    names = _wanted(kind, tuple(features), metric)
+    if kind not in PREDICTORS:
+        raise RuleError(f"unknown predictor {kind!r}; expected one of {', '.join(PREDICTORS)}")
+    names = [name for name in (*OF_SCAN, *OF_UNCERTAINTY, *OF_EVALUATOR) if name in features]
+    if kind != "regression":
+        alone, lacking = {
+            "uncertainty": (
+                "expected_ssim" if metric.startswith("ssim") else "expected_nmse",
+                "the reconstructor gives no uncertainty",
+            ),
+            "evaluator": ("evaluator_mean", "there is no evaluator for this reconstructor"),
+        }[kind]
+        names = [alone]
+        if alone not in features:
+            raise RuleError(
+                f"predictor {kind} cannot be used: {lacking}. Predictor regression uses what there "
+                "is"
+            )
     columns = np.stack([np.asarray(features[name], np.float64) for name in names], axis=-1)
     scores = np.asarray(scores, np.float64)
     keep = np.isfinite(scores) & np.isfinite(columns).all(axis=1)
     if keep.sum() < 2:
-        raise PredictorError(f"expected at least 2 scores to fit to; got {int(keep.sum())}")
+        raise RuleError(f"expected at least 2 scores to fit to; got {int(keep.sum())}")
     columns, scores = columns[keep], scores[keep]
+    # Weights fall with the distance from the target, never to nothing.
+    width = _FOCUS.get(metric.split("_")[0], _FOCUS_OF_ERRORS * abs(target))
+    weights = 0.05 + np.exp(-0.5 * ((scores - target) / width) ** 2)
     head = (
-        _fit_quadratic(columns, scores, _focus(scores, metric, target))
+        _fit_quadratic(columns, scores, weights)
         if kind == "regression"
         else _fit_monotone(columns[:, 0], scores)
     )
-    return Predictor(kind, metric, names, head)
+    plain = {name: tuple(values.tolist()) for name, values in head.items()}
+    return Predictor(kind, metric, tuple(names), plain)
 
 
-def _wanted(kind: str, available: Sequence[str], metric: str) -> tuple[str, ...]:
-    """Names of the features that a kind of predictor uses."""
-    if kind not in PREDICTORS:
-        raise PredictorError(f"unknown predictor {kind!r}; expected one of {', '.join(PREDICTORS)}")
-    if kind == "regression":
-        known = (*OF_SCAN, *OF_UNCERTAINTY, *OF_EVALUATOR)
-        return tuple(name for name in known if name in available)
-    alone = {
-        "uncertainty": "expected_ssim" if metric.startswith("ssim") else "expected_nmse",
-        "evaluator": "evaluator_mean",
-    }[kind]
-    if alone not in available:
-        giver = {
-            "uncertainty": "the reconstructor gives no uncertainty",
-            "evaluator": "there is no evaluator for this reconstructor",
-        }[kind]
-        raise PredictorError(
-            f"predictor {kind} cannot be used: {giver}. Predictor regression uses what there is"
-        )
-    return (alone,)
-
-
-def _fit_monotone(x: Floats, y: Floats) -> Monotone:
+def _fit_monotone(x: Floats, y: Floats) -> dict[str, Floats]:
     """Isotonic regression, rising or falling as the data do; knots in the middle of its steps."""
-    order = np.argsort(x, kind="stable")
-    x, y = x[order], y[order]
     # Equal places must share one value.
     places, group = np.unique(x, return_inverse=True)
     heavy = np.bincount(group).astype(np.float64)
@@ -200,30 +156,27 @@ def _fit_monotone(x: Floats, y: Floats) -> Monotone:
     found = isotonic_regression(means, weights=heavy, increasing=rising)
     step = np.repeat(np.arange(len(found.blocks) - 1), np.diff(found.blocks))
     middles = np.bincount(step, heavy * places) / np.bincount(step, heavy)
-    values = found.x[found.blocks[:-1]]
-    return Monotone(tuple(middles.tolist()), tuple(values.tolist()))
+    return {"x": middles, "y": found.x[found.blocks[:-1]]}
 
 
-def _fit_quadratic(columns: Floats, scores: Floats, weights: Floats) -> Quadratic:
-    mean = columns.mean(axis=0)
-    scale = columns.std(axis=0)
-    head = Quadratic(
-        low=tuple(columns.min(axis=0).tolist()),
-        high=tuple(columns.max(axis=0).tolist()),
-        mean=tuple(mean.tolist()),
-        # A feature that never changes says nothing: its column is zero whatever it is divided by.
-        scale=tuple(np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0).tolist()),
-        weights=(),
-    )
-    basis = head.basis(columns)
+def _fit_quadratic(columns: Floats, scores: Floats, weights: Floats) -> dict[str, Floats]:
+    mean, scale = columns.mean(axis=0), columns.std(axis=0)
+    # A feature that never changes says nothing: its column is zero whatever it is divided by.
+    scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
+    head = {
+        "low": columns.min(axis=0), "high": columns.max(axis=0), "mean": mean, "scale": scale
+    }  # fmt: skip
+    basis = _basis(columns, head)
     penalty = _RIDGE * weights.sum() * np.eye(basis.shape[1])
     penalty[0, 0] = 0  # the constant is free
     weighted = basis * weights[:, None]
     solution = np.linalg.solve(basis.T @ weighted + penalty, weighted.T @ scores)
-    return Quadratic(head.low, head.high, head.mean, head.scale, tuple(solution.tolist()))
+    return head | {"weights": solution}
 
 
-def _focus(scores: Floats, metric: str, target: float) -> Floats:
-    """Weights that fall with the distance from the target, never to nothing."""
-    width = _FOCUS.get(metric.split("_")[0], _FOCUS_OF_ERRORS * abs(target))
-    return np.asarray(0.05 + np.exp(-0.5 * ((scores - target) / width) ** 2))
+def _basis(columns: Floats, head: Mapping[str, Any]) -> Floats:
+    """1, features, squares and products: (..., features) -> (..., columns)."""
+    held = np.clip(columns, head["low"], head["high"])
+    x = (held - np.asarray(head["mean"])) / np.asarray(head["scale"])
+    i, j = np.triu_indices(x.shape[-1])
+    return np.concatenate([np.ones_like(x[..., :1]), x, x[..., i] * x[..., j]], axis=-1)

@@ -5,11 +5,10 @@ the fit, the threshold at which stopping is safe (see :mod:`activemri.stopping.c
 :class:`Stopping` then makes any policy stop.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from torch import Tensor
 from activemri import __version__, files
 from activemri.agents.policy import Policy, Traits
 from activemri.envs.scan import IDLE, STOP, View
+from activemri.evaluator import Evaluator
 from activemri.metrics import find_metric
-from activemri.stopping import conformal
-from activemri.stopping.features import Curves, Features
-from activemri.stopping.predictor import Predictor, PredictorError, fit_predictor
+from activemri.stopping import RuleError, conformal
+from activemri.stopping.features import Curves, scan_features
+from activemri.stopping.predictor import Predictor, fit_predictor
 
 Floats = NDArray[np.float64]
 
@@ -57,21 +57,15 @@ class StopSettings:
     the usual ones."""
 
     def __post_init__(self) -> None:
-        ranges = {"alpha": 0 < self.alpha < 1}
-        for name in ("max_slices", "calibration_subjects"):
-            value = getattr(self, name)
-            ranges[name.replace("_", "-")] = value is None or value > 0
-        if self.target is not None:
-            ranges["target"] = 0 < self.target < np.inf
         if self.target is not None and self.metric is not None:
             find_metric(self.metric)
-            ranges["target"] &= not self.metric.startswith("ssim") or self.target < 1
-        for name, fits in ranges.items():
-            if not fits:
-                value = getattr(self, name.replace("-", "_"))
+        below = {"alpha": 1.0, "target": 1.0 if "ssim" in str(self.metric) else np.inf}
+        for name in ("target", "alpha", "max_slices", "calibration_subjects"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < below.get(name, np.inf):
                 raise ValueError(
-                    f"--stop.{name}: expected a number above 0 (alpha and SSIM: below 1); "
-                    f"got {value}"
+                    f"--stop.{name.replace('_', '-')}: expected a number above 0 (alpha and SSIM: "
+                    f"below 1); got {value}"
                 )
         if self.fit == self.calibration:
             raise ValueError(
@@ -85,11 +79,6 @@ class StopSettings:
         return self.calibration == "crossfit"
 
     @property
-    def extensible(self) -> str:
-        """The split that `calibration_subjects` is about."""
-        return "val" if self.is_crossfit else self.calibration
-
-    @property
     def splits(self) -> tuple[str, ...]:
         """Splits that are played besides the one that is scored."""
         return ("train", "val") if self.is_crossfit else (self.fit, self.calibration)
@@ -98,10 +87,6 @@ class StopSettings:
     def calibration_splits(self) -> tuple[str, ...]:
         """Those of them that the threshold is calibrated on."""
         return self.splits if self.is_crossfit else (self.calibration,)
-
-
-class RuleError(ValueError):
-    """A file that holds no stopping rule, or a rule that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +137,7 @@ class StoppingRule:
         target.parent.mkdir(parents=True, exist_ok=True)
         # JSON has no infinity.
         threshold = self.threshold if np.isfinite(self.threshold) else None
-        record = asdict(self) | {"threshold": threshold}
-        files.write_json(target, {"format": _FORMAT, **record})
+        files.write_json(target, {"format": _FORMAT, **asdict(self), "threshold": threshold})
         return target
 
     @classmethod
@@ -167,28 +151,21 @@ class StoppingRule:
         if not Path(path).is_file():
             raise FileNotFoundError(f"expected a file with a stopping rule; none is at {path}")
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RuleError(f"{path} is not a JSON file: {error}") from error
-        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
-            raise RuleError(
-                f'{path} holds no stopping rule (expected "format": "{_FORMAT}"); make one with '
-                "'activemri benchmark --stop.target 0.90'"
-            )
-        return cls._of(record, path)
-
-    @classmethod
-    def _of(cls, record: dict[str, Any], path: str | Path) -> "StoppingRule":
-        if wrong := sorted({entry.name for entry in fields(cls)} ^ set(record)):
-            raise RuleError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
-        try:
-            predictor = Predictor.of(record["predictor"])
-            never = sign_of(predictor.metric) * np.inf
-            threshold = never if record["threshold"] is None else float(record["threshold"])
-            numbers = {name: float(record[name]) for name in ("target", "alpha")}
+            record = files.read_json(Path(path))
+            if record.pop("format", None) != _FORMAT:
+                raise ValueError(f'expected "format": "{_FORMAT}"')
+            if wrong := sorted({entry.name for entry in fields(cls)} ^ set(record)):
+                raise ValueError(f"missing or unknown entries: {', '.join(wrong)}")
+            record["predictor"] = predictor = Predictor.of(record["predictor"])
+            if record["threshold"] is None:
+                record["threshold"] = sign_of(predictor.metric) * np.inf
+            numbers = {name: float(record[name]) for name in ("target", "threshold", "alpha")}
         except (TypeError, ValueError) as error:
-            raise RuleError(f"{path}: {error}") from error
-        return cls(**record | {"predictor": predictor, "threshold": threshold, **numbers})
+            raise RuleError(
+                f"{path} holds no stopping rule: {error}. Make one with "
+                "'activemri benchmark --stop.target 0.90'"
+            ) from error
+        return cls(**record | numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +178,7 @@ class Stopping:
     Attributes:
         policy: chooses the actions.
         rule: when to stop.
-        features: computes what the rule's predictor needs, with its evaluator if it needs one.
+        evaluator: gives features that the rule's predictor may need.
 
     Raises:
         RuleError: the rule was calibrated for another policy.
@@ -209,7 +186,7 @@ class Stopping:
 
     policy: Policy
     rule: StoppingRule
-    features: Features = field(default_factory=Features)
+    evaluator: Evaluator | None = None
 
     def __post_init__(self) -> None:
         if self.rule.policy != self.policy.name:
@@ -229,7 +206,7 @@ class Stopping:
         return replace(self.policy.traits, is_order=False)
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
-        found = self.features(replace(view, truth=None))
+        found = scan_features(replace(view, truth=None), self.evaluator)
         predicted = self.rule.predictor({k: v.cpu().numpy() for k, v in found.items()})
         legal = view.legal.any(dim=1)
         stop = torch.from_numpy(self.rule.stops(predicted)).to(legal.device) & legal
@@ -264,34 +241,43 @@ def fit_rule(
         seed: of the folds of cross-fitting.
 
     Raises:
-        NoThresholdError: too few units, or the budget is too small for the target.
-        PredictorError: the scans do not give the features that the predictor needs.
+        RuleError: too few units, the budget is too small for the target, or the scans do not give
+            the features that the predictor needs.
     """
     assert stop.target is not None and stop.metric is not None
-    if stop.is_crossfit:
-        calibration = Curves.join([played[split] for split in stop.splits])
-        predictor = _fit(stop, calibration)
-        predicted = np.empty_like(calibration.scores[stop.metric])
-        for inside, outside in _folds(calibration, seed):
-            fold = _fit(stop, calibration.select(inside))
-            predicted[outside] = fold(calibration.select(outside).features)
+    metric, target, unit = stop.metric, stop.target, stop.unit
+
+    def fitted(curves: Curves) -> Predictor:
+        features = {name: values.ravel() for name, values in curves.features.items()}
+        scores = curves.scores[metric].ravel()
+        return fit_predictor(stop.predictor, features, scores, metric=metric, target=target)
+
+    calibration = Curves.join([played[split] for split in stop.calibration_splits])
+    if stop.is_crossfit:  # in folds by subject, whatever the unit is
+        predictor = fitted(calibration)
+        names = sorted({scan.subject for scan in calibration.scans})
+        if len(names) < 2:
+            raise RuleError(f"cross-fitting needs at least 2 subjects; got {len(names)}")
+        drawn = np.random.default_rng(seed).permutation(len(names))
+        fold_of = {names[i]: place % _FOLDS for place, i in enumerate(drawn)}
+        folds = np.array([fold_of[scan.subject] for scan in calibration.scans])
+        predicted = np.empty_like(calibration.scores[metric])
+        for fold in range(min(_FOLDS, len(names))):
+            inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            of_fold = fitted(calibration.select(inside))
+            predicted[outside] = of_fold(calibration.select(outside).features)
     else:
-        calibration, predictor = played[stop.calibration], _fit(stop, played[stop.fit])
+        predictor = fitted(played[stop.fit])
         predicted = predictor(calibration.features)
     return StoppingRule(
         predictor=predictor,
-        target=stop.target,
+        target=target,
         threshold=calibrate(
-            predictor,
-            predicted,
-            calibration,
-            target=stop.target,
-            alpha=stop.alpha,
-            unit=stop.unit,
+            predictor, predicted, calibration, target=target, alpha=stop.alpha, unit=unit
         ),
         alpha=stop.alpha,
-        unit=stop.unit,
-        n_units=len(set(calibration.units(stop.unit))),
+        unit=unit,
+        n_units=len(set(calibration.units(unit))),
         policy=policy,
         reconstructor=reconstructor,
         data=f"{data} {' and '.join(stop.splits)}",
@@ -320,13 +306,12 @@ def calibrate(
         unit: "subject", "volume" or "slice".
 
     Raises:
-        conformal.NoThresholdError: too few units, or the budget is too small for the target.
+        RuleError: too few units, or the budget is too small for the target.
     """
     sign = sign_of(predictor.metric)
-    found = conformal.losses(
-        sign * predicted, misses(curves, predictor.metric, target), curves.units(unit)
-    )
-    return sign * conformal.choose_threshold(found, alpha, unit=unit)
+    missed = misses(curves, predictor.metric, target)
+    thresholds, losses = conformal.losses(sign * predicted, missed, curves.units(unit))
+    return sign * conformal.choose_threshold(thresholds, losses, alpha=alpha, unit=unit)
 
 
 def misses(curves: Curves, metric: str, target: float) -> NDArray[np.bool_]:
@@ -344,26 +329,3 @@ def first_steps(reached: NDArray[np.bool_]) -> NDArray[np.intp]:
 def sign_of(metric: str) -> float:
     """1 for metrics where higher is better, -1 for errors."""
     return 1.0 if find_metric(metric).higher_is_better else -1.0
-
-
-def _fit(stop: StopSettings, curves: Curves) -> Predictor:
-    assert stop.target is not None and stop.metric is not None
-    return fit_predictor(
-        stop.predictor,
-        {name: values.ravel() for name, values in curves.features.items()},
-        curves.scores[stop.metric].ravel(),
-        metric=stop.metric,
-        target=stop.target,
-    )
-
-
-def _folds(curves: Curves, seed: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Episodes to fit to and episodes to predict, by subject whatever the unit is."""
-    subjects = sorted({scan.subject for scan in curves.scans})
-    if len(subjects) < 2:
-        raise PredictorError(f"cross-fitting needs at least 2 subjects; got {len(subjects)}")
-    drawn = np.random.default_rng(seed).permutation(len(subjects))
-    fold_of = {subjects[i]: place % _FOLDS for place, i in enumerate(drawn)}
-    folds = np.array([fold_of[scan.subject] for scan in curves.scans])
-    for fold in range(min(_FOLDS, len(subjects))):
-        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

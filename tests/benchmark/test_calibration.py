@@ -54,8 +54,8 @@ def test_exact_gaussian_errors_are_calibrated() -> None:
     assert value(found, "ece") < 0.02 * value(found, "rms_error")
     assert value(found, "coverage_1sd") == pytest.approx(0.683, abs=0.01)
     assert value(found, "coverage_2sd") == pytest.approx(0.954, abs=0.01)
-    assert np.allclose(found.reliability.observed, found.reliability.predicted, rtol=0.1)
-    assert found.reliability.share.sum() == pytest.approx(1)
+    assert np.allclose(found.reliability["observed"], found.reliability["predicted"], rtol=0.1)
+    assert found.reliability["share"].sum() == pytest.approx(1)
     assert value(found, "spearman") == pytest.approx(value(found, "spearman_if_gaussian"), abs=0.01)
     assert value(found, "spearman") < 0.65, "chance alone keeps it far below 1"
     # The mean variance of exp(N(m, s)) squared is exp(2 m + 2 s^2).
@@ -66,7 +66,7 @@ def test_exact_gaussian_errors_are_calibrated() -> None:
 def test_predictions_that_are_off_by_a_factor_are_off_by_the_expected_error(factor: float) -> None:
     true, off = measure(gaussian_cases()), measure(gaussian_cases(factor=factor))
     # In every bin the error is |factor - 1| times the deviation.
-    deviation = (true.reliability.share * true.reliability.predicted).sum()
+    deviation = (true.reliability["share"] * true.reliability["predicted"]).sum()
     assert value(off, "ece") == pytest.approx(abs(factor - 1) * deviation, rel=0.03)
     within = 2 * stats.norm.cdf(factor) - 1
     assert value(off, "coverage_1sd") == pytest.approx(within, abs=0.02)
@@ -125,7 +125,7 @@ def test_the_perfect_order_has_no_sparsification_error_and_a_useless_one_no_gain
     assert np.allclose(found.sparsification, 1)
     assert math.isnan(value(found, "spearman"))
     assert found.numbers["spearman"].reason == "not defined for any scan"
-    assert len(found.reliability.predicted) == 1
+    assert len(found.reliability["predicted"]) == 1
 
 
 def test_pixels_of_equal_score_leave_in_random_order() -> None:
@@ -171,15 +171,15 @@ def test_the_interval_of_a_ratio_is_that_of_whole_subjects_drawn_anew() -> None:
 def test_one_subject_has_no_interval() -> None:
     found = measure(gaussian_cases(n_subjects=1))
     assert all(one.low is None and one.reason for one in found.numbers.values())
-    assert np.isnan(found.reliability.low).all()
+    assert np.isnan(found.reliability["low"]).all()
 
 
 def test_a_subject_without_pixels_in_a_bin_is_no_problem() -> None:
     cases = gaussian_cases(n=2, n_subjects=2)
     cases[0] = replace(cases[0], predicted=100 * cases[0].predicted)
     found = measure(cases)
-    assert np.isfinite(found.reliability.low).all()
-    assert np.isfinite(found.reliability.observed).all()
+    assert np.isfinite(found.reliability["low"]).all()
+    assert np.isfinite(found.reliability["observed"]).all()
 
 
 def test_perfect_images_are_left_out_of_means_over_scans() -> None:

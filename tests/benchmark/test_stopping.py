@@ -36,7 +36,7 @@ from activemri.options import RunOptions
 from activemri.reconstruction.cresnet import CResNet
 from activemri.stopping import features
 from activemri.stopping.features import Curves
-from activemri.stopping.predictor import Monotone, Predictor, fit_predictor
+from activemri.stopping.predictor import Predictor, fit_predictor
 from activemri.stopping.rule import Stopping, StoppingRule, StopSettings, calibrate
 
 Row = dict[str, Any]
@@ -65,8 +65,8 @@ def invented(seed: int = 0, n_subjects: int = 7) -> Curves:
 
 def fitted(curves: Curves, threshold: float = 0.82, *, stop: StopSettings = STOP) -> FittedRule:
     y = (0.0, 1.0) if stop.metric == "ssim" else (1.0, 0.0)
-    metric = str(stop.metric)
-    predictor = Predictor("regression", metric, ("acquired",), Monotone((0.0, 1.0), y))
+    head = {"x": (0.0, 1.0), "y": y}
+    predictor = Predictor("regression", str(stop.metric), ("acquired",), head)
     assert stop.target is not None
     rule = StoppingRule(
         predictor=predictor,
@@ -81,7 +81,7 @@ def fitted(curves: Curves, threshold: float = 0.82, *, stop: StopSettings = STOP
         n_center_lines=4,
         budget=10,
     )
-    return FittedRule("random", "unet", curves, rule, "", predictor(curves.features), 30, 30)
+    return FittedRule("random", "unet", curves, rule, "", 30, 30)
 
 
 def counted(curves: Curves, stops: list[int]) -> tuple[float, float]:
@@ -128,13 +128,13 @@ def test_the_calibrated_point_lies_on_the_curve_of_all_thresholds() -> None:
     curves = invented(n_subjects=12)
     found = trade_off(fitted(curves), STOP)
     assert found is not None
-    points = np.stack([found.rule.lines, found.rule.misses], axis=1)
-    chosen = np.array([found.chosen.lines[0], found.chosen.misses[0]])
-    assert np.abs(points - chosen).sum(axis=1).min() < 1e-12
-    assert (np.diff(found.rule.lines) >= 0).all()
-    assert found.fixed.lines[0] == curves.n_acquired[:, 0].mean()
-    assert found.rule.lines[-1] == found.fixed.lines[-1] == curves.n_acquired[:, -1].mean()
-    assert found.oracle.misses[0] <= found.rule.misses.min() + 1e-12
+    (lines, missed), (budgets, _) = found["rule"], found["fixed"]
+    points = np.stack([lines, missed], axis=1)
+    assert np.abs(points - np.concatenate(found["chosen"])).sum(axis=1).min() < 1e-12
+    assert (np.diff(lines) >= 0).all()
+    assert budgets[0] == curves.n_acquired[:, 0].mean()
+    assert lines[-1] == budgets[-1] == curves.n_acquired[:, -1].mean()
+    assert found["oracle"][1][0] <= missed.min() + 1e-12
 
 
 def test_without_any_miss_the_interval_still_shows_doubt() -> None:
@@ -160,7 +160,7 @@ def test_units_that_are_slices_have_both_intervals() -> None:
 
 
 def test_a_refusal_has_no_numbers_and_is_told() -> None:
-    refused = replace(fitted(invented()), rule=None, predicted=None, refusal="too few")
+    refused = replace(fitted(invented()), rule=None, refusal="too few")
     row = savings(refused, STOP)
     assert (row["refused"], row["threshold"]) == ("too few", None)
     assert "lines" not in row and trade_off(refused, STOP) is None
@@ -298,8 +298,9 @@ def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome:
     plan = Plan(settings(outcome.out))
     subjects = [plan.stopping[split].subjects for split in ("train", "val")]
     assert not subjects[0] & subjects[1] and not (subjects[0] | subjects[1]) & plan.scored.subjects
-    played = run._curves(plan, plan.stopping_shards())
-    train, val = (played["zero-filled", "random", split] for split in ("train", "val"))
+    train, val = (
+        run._curves(plan, plan.shards(split))["zero-filled", "random"] for split in ("train", "val")
+    )
     predictor = fit_predictor(
         "regression",
         {name: values.ravel() for name, values in train.features.items()},
@@ -377,8 +378,8 @@ def test_cross_fitting_calibrates_on_predictions_for_other_folds(tmp_path: Path)
     plan = Plan(given)
     rule = StoppingRule.load(tmp_path / "rules" / "random-zero-filled.json")
     assert rule.n_units == 24
-    played = run._curves(plan, plan.stopping_shards())
-    both = Curves.join([played["zero-filled", "random", split] for split in ("train", "val")])
+    played = [run._curves(plan, plan.shards(split)) for split in ("train", "val")]
+    both = Curves.join([curves["zero-filled", "random"] for curves in played])
     known = rule.predictor(both.features)
     assert calibrate(rule.predictor, known, both, target=0.85, alpha=0.2) != rule.threshold
     assert "Aimed at, not promised" in str(found)

@@ -8,7 +8,6 @@ import pytest
 from activemri.benchmark import throughput
 from activemri.benchmark.throughput import (
     CASES,
-    Case,
     ThroughputSettings,
     baseline_step,
     baseline_trials,
@@ -17,11 +16,11 @@ from activemri.benchmark.throughput import (
 from activemri.data.slices import SliceList
 from activemri.envs.env import ActiveMRIEnv
 
-CASE = Case("small", (40, 24), (20, 22))
+CASE = ((40, 24), (20, 22))
 
 
 def test_the_environment_scores_as_the_baseline_does() -> None:
-    scan = throughput._scan(CASE, 0)
+    scan = throughput._scan(*CASE, 0)
     env = ActiveMRIEnv(data=SliceList([scan]), n_center_lines=4, budget=10)
     _, info = env.reset(seed=0)
     generator = np.random.default_rng(0)
@@ -39,7 +38,7 @@ def test_the_environment_scores_as_the_baseline_does() -> None:
 
 
 def test_simulated_actions_score_as_a_loop_of_the_baseline_does() -> None:
-    scan = throughput._scan(CASE, 1)
+    scan = throughput._scan(*CASE, 1)
     env = ActiveMRIEnv(data=SliceList([scan]), n_center_lines=4)
     env.reset(seed=0)
     columns = np.zeros(24, dtype=bool)
@@ -49,7 +48,7 @@ def test_simulated_actions_score_as_a_loop_of_the_baseline_does() -> None:
 
 
 def test_the_command_prints_ratios_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "CASES", (CASE,))
+    monkeypatch.setattr(throughput, "CASES", {"small": CASE})
     result = json.loads(run_throughput(ThroughputSettings(json=True, seconds=0.05)))
     assert set(result["ratios"]) == {"step_small", "oracle_small"}
     assert set(result["ratios_of_single_environments"]) == {"step_small"}
@@ -59,7 +58,4 @@ def test_the_command_prints_ratios_and_rates(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_cases_are_those_that_the_field_measures() -> None:
-    assert [(case.shape, case.target_shape) for case in CASES] == [
-        ((128, 128), (128, 128)),
-        ((640, 368), (320, 320)),
-    ]
+    assert list(CASES.values()) == [((128, 128), (128, 128)), ((640, 368), (320, 320))]

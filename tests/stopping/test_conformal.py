@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from activemri.stopping.conformal import (
-    Losses,
-    NoThresholdError,
-    check_units,
-    choose_threshold,
-    losses,
-    units_needed,
-)
+from activemri.stopping import RuleError
+from activemri.stopping.conformal import check_units, choose_threshold, losses
 
 
 def drawn(
@@ -20,7 +14,7 @@ def drawn(
     n_slices: int = 3,
     n_steps: int = 12,
     noise: float = 0.4,
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores that rise unsteadily, and predictions of them whose error differs between units."""
     n = n_units * n_slices
     units = np.repeat(np.arange(n_units), n_slices)
@@ -30,15 +24,15 @@ def drawn(
     predicted = true + bias[:, None] + 0.3 * rng.normal(size=(n, n_steps))
     missed = true < 2
     missed[:, -1] = False  # everything acquired
-    return predicted, missed, units.tolist()
+    return predicted, missed, units
 
 
 def share_missed(
-    predicted: np.ndarray, missed: np.ndarray, units: list[int], threshold: float
+    predicted: np.ndarray, missed: np.ndarray, units: np.ndarray, threshold: float
 ) -> np.ndarray:
     """Of every unit, slice by slice."""
     shares: dict[int, list[bool]] = {}
-    for curve, miss, unit in zip(predicted, missed, units, strict=True):
+    for curve, miss, unit in zip(predicted, missed, units.tolist(), strict=True):
         stop = next((i for i, value in enumerate(curve) if value >= threshold), len(curve) - 1)
         shares.setdefault(unit, []).append(bool(miss[stop]))
     return np.array([np.mean(values) for values in shares.values()])
@@ -48,13 +42,13 @@ def test_losses_are_the_largest_share_at_this_or_any_higher_threshold() -> None:
     rng = np.random.default_rng(0)
     predicted, missed, units = drawn(rng, n_units=4)
     missed ^= rng.random(missed.shape) < 0.3  # scores fall again after lines that harm
-    found = losses(predicted, missed, units)
-    plain = np.stack([share_missed(predicted, missed, units, t) for t in found.thresholds], axis=1)
+    thresholds, found = losses(predicted, missed, units)
+    plain = np.stack([share_missed(predicted, missed, units, t) for t in thresholds], axis=1)
     assert (np.diff(plain, axis=1) > 0).any()  # else nothing had to be made monotone
     expected = np.stack([plain[:, i:].max(axis=1) for i in range(plain.shape[1])], axis=1)
-    np.testing.assert_allclose(found.values, expected)
-    assert (np.diff(found.values, axis=1) <= 0).all()
-    assert np.isinf(found.thresholds[-1])
+    np.testing.assert_allclose(found, expected)
+    assert (np.diff(found, axis=1) <= 0).all()
+    assert np.isinf(thresholds[-1])
 
 
 def test_leaving_thresholds_out_hides_no_miss_between_them(
@@ -63,19 +57,18 @@ def test_leaving_thresholds_out_hides_no_miss_between_them(
     rng = np.random.default_rng(1)
     predicted, missed, units = drawn(rng, n_units=4)
     missed ^= rng.random(missed.shape) < 0.3
-    every = losses(predicted, missed, units)
+    thresholds, every = losses(predicted, missed, units)
     monkeypatch.setattr("activemri.stopping.conformal._MOST", 5)
-    some = losses(predicted, missed, units)
-    assert len(some.thresholds) == 6
-    kept = np.searchsorted(every.thresholds, some.thresholds)
-    np.testing.assert_array_equal(some.values, every.values[:, kept])
+    fewer, some = losses(predicted, missed, units)
+    assert len(fewer) == 6
+    np.testing.assert_array_equal(some, every[:, np.searchsorted(thresholds, fewer)])
 
 
 def test_the_threshold_is_the_lowest_that_is_safe() -> None:
     predicted, missed, units = drawn(np.random.default_rng(1), n_units=30)
-    found = losses(predicted, missed, units)
-    chosen = choose_threshold(found, 0.1)
-    for threshold, column in zip(found.thresholds, found.values.T, strict=True):
+    thresholds, found = losses(predicted, missed, units)
+    chosen = choose_threshold(thresholds, found, alpha=0.1)
+    for threshold, column in zip(thresholds, found.T, strict=True):
         is_safe = 30 / 31 * column.mean() + 1 / 31 <= 0.1
         assert is_safe == (threshold >= chosen)
 
@@ -85,10 +78,11 @@ def test_new_units_miss_at_most_alpha_on_average_and_a_plug_in_threshold_misses_
     conformal, plug_in = [], []
     for _ in range(300):
         predicted, missed, units = drawn(rng, n_units=15, n_steps=10)
-        found = losses(predicted, missed, units)
-        naive = found.thresholds[int(np.argmax(found.values.mean(axis=0) <= alpha))]
+        thresholds, found = losses(predicted, missed, units)
+        naive = thresholds[int(np.argmax(found.mean(axis=0) <= alpha))]
         new = drawn(rng, n_units=15, n_steps=10)
-        conformal.append(share_missed(*new, choose_threshold(found, alpha)).mean())
+        threshold = choose_threshold(thresholds, found, alpha=alpha)
+        conformal.append(share_missed(*new, threshold).mean())
         plug_in.append(share_missed(*new, float(naive)).mean())
     error = np.std(conformal) / np.sqrt(len(conformal))
     assert np.mean(conformal) <= alpha + 2 * error
@@ -98,16 +92,15 @@ def test_new_units_miss_at_most_alpha_on_average_and_a_plug_in_threshold_misses_
 
 @pytest.mark.parametrize(("alpha", "needed"), [(0.1, 9), (0.05, 19), (0.02, 49), (0.3, 3)])
 def test_one_over_alpha_minus_one_units_are_needed(alpha: float, needed: int) -> None:
-    assert units_needed(alpha) == needed
-    perfect = Losses(np.array([0.0, np.inf]), np.zeros((needed, 2)))
-    assert choose_threshold(perfect, alpha) == 0
-    with pytest.raises(NoThresholdError, match=rf"at least {needed} .*there are {needed - 1}"):
-        choose_threshold(Losses(perfect.thresholds, perfect.values[1:]), alpha)
+    thresholds = np.array([0.0, np.inf])
+    assert choose_threshold(thresholds, np.zeros((needed, 2)), alpha=alpha) == 0
+    with pytest.raises(RuleError, match=rf"at least {needed} .*there are {needed - 1}"):
+        choose_threshold(thresholds, np.zeros((needed - 1, 2)), alpha=alpha)
 
 
 def test_the_alpha_that_is_suggested_instead_can_be_promised() -> None:
-    with pytest.raises(NoThresholdError, match=r"alpha of at least 0\.25") as refused:
-        check_units(3, 0.1, "subject")
+    with pytest.raises(RuleError, match=r"alpha of at least 0\.25") as refused:
+        check_units(3, 0.1, unit="subject")
     assert "needs at least 9 calibration subjects" in str(refused.value)
     check_units(3, 0.25)
 
@@ -115,15 +108,15 @@ def test_the_alpha_that_is_suggested_instead_can_be_promised() -> None:
 def test_a_budget_that_is_too_small_is_told_with_its_misses() -> None:
     predicted, missed, units = drawn(np.random.default_rng(3), n_units=20)
     missed[::2, -1] = True
-    with pytest.raises(NoThresholdError, match=r"50\.0 % .*--budget None"):
-        choose_threshold(losses(predicted, missed, units), 0.1)
+    with pytest.raises(RuleError, match=r"50\.0 % .*--budget None"):
+        choose_threshold(*losses(predicted, missed, units), alpha=0.1)
 
 
 def test_many_values_are_rounded_to_safer_thresholds() -> None:
     rng = np.random.default_rng(4)
     predicted, missed, units = drawn(rng, n_units=40, n_slices=10, n_steps=40)
-    found = losses(predicted, missed, units)
-    assert len(found.thresholds) == 4001
-    chosen = choose_threshold(found, 0.1)
+    thresholds, found = losses(predicted, missed, units)
+    assert len(thresholds) == 4001
+    chosen = choose_threshold(thresholds, found, alpha=0.1)
     shares = share_missed(predicted, missed, units, chosen)
     assert 40 / 41 * shares.mean() + 1 / 41 <= 0.1

@@ -1,6 +1,7 @@
 """Features of a scan: what they measure, when they are there, and that they see nothing hidden."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from activemri.stopping.features import (
     OF_EVALUATOR,
     OF_SCAN,
     OF_UNCERTAINTY,
-    Features,
     expected_ssim,
+    scan_features,
 )
 from tests.envs.scans import Unsure, full_kspace, scan, with_other_unacquired
 
@@ -72,13 +73,13 @@ def test_expected_ssim_is_one_without_errors_and_falls_with_them() -> None:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_what_the_scan_does_not_give_is_absent(geometry: str) -> None:
-    plain = Features()(look(protocol(geometry, unsure=False), scan(0), scan(1)))
+    plain = scan_features(look(protocol(geometry, unsure=False), scan(0), scan(1)))
     absent = {"points": ["isotropic_energy"], "tiles": ["isotropic_energy"]}.get(geometry, [])
     if geometry.startswith("radial"):
         absent = ["outer_energy", "missing_energy", "isotropic_energy", "missing_ssim"]
     of_scan = set(OF_SCAN) - set(absent)
     assert set(plain) == of_scan
-    unsure = Features()(look(protocol(geometry), scan(0), scan(1)))
+    unsure = scan_features(look(protocol(geometry), scan(0), scan(1)))
     assert set(unsure) == of_scan | set(OF_UNCERTAINTY)
     for value in unsure.values():
         assert value.shape == (2,) and value.dtype == torch.float64
@@ -88,7 +89,7 @@ def test_what_the_scan_does_not_give_is_absent(geometry: str) -> None:
 def test_evaluator_features_are_of_missing_lines_only() -> None:
     evaluator, acquisition = small_evaluator(), protocol()
     view = look(acquisition, scan(0, padding=2), scan(1, padding=2))
-    features = Features(evaluator)(view)
+    features = scan_features(view, evaluator)
     assert set(features) == {*OF_SCAN, *OF_UNCERTAINTY, *OF_EVALUATOR}
     with torch.no_grad():
         scores = evaluator(view.reconstruction.image, view.mask).double()
@@ -106,7 +107,7 @@ def test_missing_energy_is_estimated_from_acquired_lines(geometry: str, feature:
     view, whole = state.view, full_kspace(state)
     energy = whole.abs().square().sum(dim=(1, 2 if geometry == "columns" else 3)).double()
     missing = (energy * ~view.mask).sum(dim=1) / energy.sum(dim=1)
-    estimate = Features()(view)[feature]
+    estimate = scan_features(view)[feature]
     assert float((estimate - missing.log10()).abs().mean()) < 0.4
 
 
@@ -114,10 +115,10 @@ def test_features_change_as_they_should_when_everything_is_acquired() -> None:
     acquisition = protocol()
     one = scan(0)
     state = acquisition.start([one])
-    before = Features(small_evaluator())(state.view)
+    before = scan_features(state.view, small_evaluator())
     while not bool(state.finished.all()):
         state = acquisition.acquire(state, state.view.legal.long().argmax(dim=1))
-    after = Features(small_evaluator())(state.view)
+    after = scan_features(state.view, small_evaluator())
     assert float(after["acquired"]) == 1 > float(before["acquired"])
     assert float(after["evaluator_mean"]) == float(after["evaluator_lowest"]) == 1
     for name in ("expected_ssim", "missing_ssim"):
@@ -137,7 +138,7 @@ def test_features_do_not_depend_on_the_unit_of_the_samples() -> None:
     one = scan(0)
     louder = replace(one, kspace=1e4 * one.kspace, target=1e4 * one.target)
     acquisition = protocol()
-    features = Features(small_evaluator())
+    features = partial(scan_features, evaluator=small_evaluator())
     a, b = features(look(acquisition, one)), features(look(acquisition, louder))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-4)
@@ -149,7 +150,7 @@ def test_features_see_neither_unacquired_samples_nor_the_target(scale: float) ->
     acquisition = protocol()
     acquired = acquisition.start([one]).view.mask  # of columns: (1, width)
     other = with_other_unacquired(one, acquired, scale=scale)
-    features = Features(small_evaluator())
+    features = partial(scan_features, evaluator=small_evaluator())
     ours, theirs = features(look(acquisition, one)), features(look(acquisition, other))
     assert {name: float(v) for name, v in ours.items()} == {
         name: float(v) for name, v in theirs.items()
@@ -164,11 +165,11 @@ def test_only_the_part_that_is_scored_counts_in_image_features() -> None:
     uncertainty = view.reconstruction.uncertainty.clone()
     image[:, 0, 0], uncertainty[:, 0, 0] = 100 * image.abs().max(), 1e3
     changed = replace(view, reconstruction=Reconstruction(image, uncertainty))
-    a, b = Features()(view), Features()(changed)
+    a, b = scan_features(view), scan_features(changed)
     assert {name: float(v) for name, v in a.items()} == {name: float(v) for name, v in b.items()}
 
 
 def test_a_black_scan_has_finite_features() -> None:
     black = replace(scan(0), kspace=torch.zeros_like(scan(0).kspace), measured=scan(0).measured)
-    for value in Features()(look(protocol(), black)).values():
+    for value in scan_features(look(protocol(), black)).values():
         assert np.isfinite(float(value))

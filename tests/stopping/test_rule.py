@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +20,10 @@ from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.scan import STOP, Scan, View
 from activemri.mri.geometry import make_geometry
 from activemri.registration import find_protocol
-from activemri.stopping.features import Curves, Features, quality_curves, unit_of
-from activemri.stopping.predictor import Monotone, Predictor, fit_predictor
+from activemri.stopping import RuleError
+from activemri.stopping.features import Curves, quality_curves, unit_of
+from activemri.stopping.predictor import Predictor, fit_predictor
 from activemri.stopping.rule import (
-    RuleError,
     Stopping,
     StoppingRule,
     StopSettings,
@@ -58,7 +59,7 @@ def rule(predictor: Predictor, threshold: float, **changes: object) -> StoppingR
 
 
 def curves_of(policy: str, seed: int = 0) -> Curves:
-    return quality_curves(protocol(), make_policy(policy), Features(), SCANS, seed=seed)
+    return quality_curves(protocol(), make_policy(policy), SCANS, seed=seed)
 
 
 def fitted(curves: Curves, metric: str) -> Predictor:
@@ -134,34 +135,23 @@ def test_scans_of_every_scenario_go_on_alone_when_others_stop(name: str, policy:
     acquisition, first = protocol.scan(scans), [scans[i] for i in (0, 40, 80)]
     plain = rollout(acquisition, make_policy(policy), first)
 
-    @dataclass(frozen=True)
-    class Middle:
-        """Stops the second scan after two actions."""
+    asked: list[Any] = []
 
-        policy: str
-        predictor: Any = None
+    def stops_the_second_after_two_actions(features: Any) -> Any:
+        asked.append(features)
+        return np.array([False, len(asked) > 2, False])
 
-        def stops(self, predicted: Any) -> Any:
-            return np.array(predicted)
-
-    @dataclass
-    class Counted:
-        n: int = 0
-
-        def __call__(self, view: View) -> dict[str, Tensor]:
-            self.n += 1
-            return {"stop": torch.tensor([False, self.n > 2, False])}
-
-    chosen: Any = Middle(policy, lambda found: found["stop"])
-    features: Any = Counted()
-    online = rollout(acquisition, Stopping(make_policy(policy), chosen, features), first)
+    chosen: Any = SimpleNamespace(
+        policy=policy, predictor=stops_the_second_after_two_actions, stops=np.asarray
+    )
+    online = rollout(acquisition, Stopping(make_policy(policy), chosen), first)
     assert online.n_steps.tolist() == [4, 2, 4]
     for row, n_steps in enumerate(online.n_steps.tolist()):
         assert torch.equal(online.actions[row, :n_steps], plain.actions[row, :n_steps])
 
 
 def stop_at_once(threshold: float = 0.0) -> StoppingRule:
-    always = Predictor("uncertainty", "ssim", ("acquired",), Monotone((0.0, 1.0), (0.0, 1.0)))
+    always = Predictor("uncertainty", "ssim", ("acquired",), {"x": (0.0, 1.0), "y": (0.0, 1.0)})
     return rule(always, threshold)
 
 
@@ -198,7 +188,7 @@ def test_an_environment_with_a_stop_action_ends_when_the_rule_says_so() -> None:
 def test_scans_of_several_coils_and_sizes_can_stop() -> None:
     scans = mixed_scans()
     acquisition = Scan(make_geometry("columns", scans.shape), Unsure(), budget=5, n_center_lines=4)
-    curves = quality_curves(acquisition, make_policy("random"), Features(), scans, batch_size=2)
+    curves = quality_curves(acquisition, make_policy("random"), scans, batch_size=2)
     assert curves.n_acquired.shape == (len(scans), 6)
     half = rule(stop_at_once().predictor, 0.4)
     for batch in ([scans[0], scans[1]], [scans[7]]):
@@ -239,7 +229,7 @@ def test_a_rule_is_read_as_it_was_saved(tmp_path: Path, threshold: float) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a JSON file"),
+        ("{", "holds no stopping rule: .*expected JSON"),
         ("[]", "holds no stopping rule"),
         ('{"format": "activemri-order"}', "holds no stopping rule"),
         ('{"format": "activemri-stopping-rule", "alpha": 1}', "missing or unknown entries: budget"),
@@ -267,7 +257,7 @@ def test_a_rule_with_a_value_of_another_kind_is_refused_with_its_file(
 ) -> None:
     path = rule(fitted(curves_of("random"), "ssim"), 0.9).save(tmp_path / "rule")
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
-    with pytest.raises(RuleError, match=r"rule\.json: "):
+    with pytest.raises(RuleError, match=r"rule\.json holds no stopping rule: "):
         StoppingRule.load(path)
 
 
