@@ -4,10 +4,8 @@
 
     closed = (policy - best fixed order) / (oracle - best fixed order)
 
-The area is held against the one-step oracle and the final score against the exchange oracle, each
-of which aims at just that; they are bounds only as far as they find the best actions, so 1 can be
-passed. The best fixed order is the policy with the trait is_order and the best mean on the scored
-scans themselves (of equals the first): a choice with hindsight that favours the order, so that the
+Oracles are bounds only as far as they find the best actions, so 1 can be passed. The best fixed
+order is chosen on the scored scans themselves (of equals the first), which favours it, so that the
 share closed is rather too small. Every resample of subjects takes all of it anew: the means, the
 choice, and the ratio. Where the oracle is not clearly above the best order (the interval of the
 denominator reaches zero), no ratio is given: any number divided by nearly nothing is large.
@@ -95,15 +93,7 @@ def worth_table(
     metric: str,
     name_cell: Callable[[str], Cell],
 ) -> Table:
-    """Rows of :func:`worth` of one reconstructor as a table: a line for each policy.
-
-    Args:
-        table: the long table.
-        found: of :func:`worth`.
-        reconstructor: its label.
-        metric: the main one.
-        name_cell: policy to its cell.
-    """
+    """What :func:`worth` found with one reconstructor, a line for each policy of the long table."""
     gaps, saved, acted = (
         [row for row in found[key] if row["reconstructor"] == reconstructor]
         for key in ("gaps", "lines_saved", "actions")
@@ -162,15 +152,12 @@ def gaps_closed(
 ) -> list[dict[str, object]]:
     """The share of the gap that each policy closes, per reconstructor, metric and quantity.
 
-    The table says which policies are fixed orders and which are oracles, which get no row.
-    Give it the metric that the oracles maximised. Only scans count that the policy, the oracle and
-    all orders have acquired.
+    Only scans count that the policy, the oracle and all orders have acquired. Oracles get no row.
 
     Args:
-        table: the long table.
+        table: the long table, of the metric that the oracles maximised.
         oracle_of: policy that bounds "auc" and "final"; without it in the table there are no rows.
-        seed: of the bootstrap.
-        n_resamples: of the bootstrap.
+        seed, n_resamples: of the bootstrap.
 
     Returns:
         Dictionaries ready for JSON: policy, reconstructor, metric, quantity, ``oracle``, and the
@@ -228,8 +215,7 @@ def gap_closed(
         names: of the orders.
         subjects: (n_scans,), numbers 0 .. n_subjects - 1.
         sign: -1 where less is better.
-        seed: of the bootstrap.
-        n_resamples: of the bootstrap.
+        seed, n_resamples: of the bootstrap.
 
     Returns:
         ``order``, the best one, and ``why``; ``gain`` = policy minus order, ``room`` = oracle minus
@@ -422,11 +408,10 @@ def _against_orders(
 def first_crossing(
     heights: Floats, lines: Floats, levels: Floats
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Places where curves first reach a height, between two steps interpolated: (n_curves,).
+    """Lines where curves first reach a level, between two steps interpolated.
 
     Args:
-        heights: (n_curves, n_steps).
-        lines: values to interpolate there, alike.
+        heights, lines: (n_curves, n_steps).
         levels: (n_curves,).
 
     Returns:
@@ -473,17 +458,11 @@ def _curves_of(
 def shared_actions(table: pd.DataFrame) -> list[dict[str, object]]:
     """Actions of each policy that scans have in common.
 
-    Args:
-        table: the long table, with its column action (-1 where there is none).
-
     Returns:
         Dictionaries ready for JSON, one per policy and reconstructor, seeds averaged: ``n_scans``;
         ``taken``: actions of an episode, ``shared``: how many of them another scan's episode has
         as well, both averaged over pairs of scans at the end (None with one scan), and ``overlap``
         = shared / taken.
-
-    Raises:
-        ValueError: the table has no actions.
     """
     rows: list[dict[str, object]] = []
     for result, part in groups(actions_of(table), ["policy", "reconstructor"]):
@@ -510,9 +489,10 @@ def shared_actions(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def actions_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Every action once: columns policy, reconstructor, volume, slice, seed, step, action.
+    """Every action once: columns policy, reconstructor, volume, slice, seed, step (from 1), action.
 
-    Step 1 has the first action. Episodes without any are left out.
+    Raises:
+        ValueError: the table has no column action (-1 where there is none).
     """
     if "action" not in table or table.empty:
         raise ValueError("the results table has no actions: run the benchmark again")
@@ -546,7 +526,7 @@ def _gap_cell(gap: Row | None) -> Cell:
 
 
 def _saving_in_words(row: Row) -> str:
-    """A sentence on lines saved at equal quality."""
+    """A sentence on a row of :func:`lines_saved`."""
     said, least = f"{row['policy']} takes {row['lines']:.1f} lines; ", ""
     if row["order_lines"] is None:
         said += "no fixed order reaches the same mean score with the lines that it was given"

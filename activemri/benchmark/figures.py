@@ -1,8 +1,7 @@
 """Figures of a benchmark, as SVG text, from the tables of its other modules.
 
-They are made without any global plotting state. A policy has the same colour in every figure;
-bounds are dashed and grey. Text and axes take the colour of the page that the SVG is put into, so
-that the figures serve on light and on dark ground.
+A policy has the same colour in every figure (``palette``); bounds are dashed and grey. Text and
+axes take the colour of the page that the SVG is put into, which may be light or dark.
 """
 
 import hashlib
@@ -93,16 +92,10 @@ def score_figure(
     palette: Mapping[str, str],
     bounds: Collection[str] = (),
 ) -> str:
-    """Mean score against acquired lines, one line a policy, named at its end.
+    """Mean score of :func:`activemri.benchmark.statistics.score_curves` against acquired lines.
 
-    Up to `MOST_BANDS` policies have bands, their intervals. Colours that are used again are dotted.
-
-    Args:
-        curves: of :func:`activemri.benchmark.statistics.score_curves`.
-        metric: the one to draw.
-        reconstructor: the one to draw.
-        palette: of :func:`colours`.
-        bounds: policies to dash.
+    One line a policy, named at its end, bounds dashed, colours that are used again dotted. Up to
+    `MOST_BANDS` policies have bands, their intervals.
     """
     chosen = curves[(curves["metric"] == metric) & (curves["reconstructor"] == reconstructor)]
     figure = Figure(figsize=(7.6, 4.4))
@@ -154,13 +147,8 @@ def difference_figure(
 ) -> str:
     """Gain of each subject over the reference policy: a dot a subject, a bar at the mean.
 
-    Args:
-        gains: of :func:`activemri.benchmark.statistics.differences`.
-        metric: the one to draw.
-        reconstructor: the one to draw.
-        reference: name of the reference policy, for the axis.
-        palette: of :func:`colours`.
-        quantity: "auc" or "final".
+    ``gains`` are of :func:`activemri.benchmark.statistics.differences`, the quantity is "auc" or
+    "final".
     """
     chosen = gains[(gains["metric"] == metric) & (gains["reconstructor"] == reconstructor)]
     policies = [str(policy) for policy in chosen["policy"].unique()]
@@ -188,16 +176,11 @@ def difference_figure(
 def transfer_figure(
     summary: Sequence[Row], *, metric: str, reference: str, quantity: str = "auc"
 ) -> str:
-    """Scores of policies (rows) with reconstructors (columns).
+    """Scores of policies (rows) with reconstructors (columns), "auc" or "final".
 
-    Colours compare within a column: by how much a policy is better than the reference with the same
-    reconstructor. Between columns scores say more about the reconstructors.
-
-    Args:
-        summary: of :func:`activemri.benchmark.statistics.summarise`.
-        metric: of the rows to draw.
-        reference: policy to compare with; where it was not run, the first one.
-        quantity: "auc" (area) or "final".
+    ``summary`` is of :func:`activemri.benchmark.statistics.summarise`. Colours compare within a
+    column: by how much a policy is better than the reference (the first one where that was not
+    run) with the same reconstructor. Between columns scores say more about the reconstructors.
 
     Raises:
         ValueError: the summary has no such rows.
@@ -242,7 +225,7 @@ def action_map_figure(
     A fixed order is one dark dot a step; a policy that looks at the scan spreads out.
 
     Args:
-        actions: columns policy, volume, slice, step (1 = first action), action; seeds if any.
+        actions: of :func:`activemri.benchmark.adaptivity.actions_of`, one reconstructor.
         n_actions: number of actions to choose from.
         initial: the actions that scans start with, bool (n_actions,), or None.
         notes: words below a policy's name.
@@ -284,8 +267,7 @@ def action_map_figure(
 
 def taken_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]:
     """Share of the episodes that took each action at each step, (n_steps, n_actions)."""
-    keys = [key for key in ("volume", "slice", "seed", "reconstructor") if key in actions]
-    n_episodes = len(actions[keys].drop_duplicates())
+    n_episodes = len(actions[["volume", "slice", "seed", "reconstructor"]].drop_duplicates())
     counts = np.zeros((int(actions["step"].max()), n_actions))
     np.add.at(counts, (actions["step"].to_numpy() - 1, actions["action"].to_numpy()), 1)
     return counts / n_episodes
@@ -293,13 +275,7 @@ def taken_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]
 
 @mpl.rc_context(STYLE)
 def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name: str) -> str:
-    """Mean lines against miss rate, a panel a policy.
-
-    Args:
-        panels: trade-offs by policy.
-        stop: settings of the rules.
-        name: makes the parts of this figure differ from those of others on the page.
-    """
+    """Mean lines against miss rate, a panel a policy; the name sets figures of a page apart."""
     n_columns = min(len(panels), 2)
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(7.6, 0.3 + 3.1 * n_rows))

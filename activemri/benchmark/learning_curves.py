@@ -19,8 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
-from activemri.benchmark.figures import colours
+from activemri.benchmark.figures import STYLE, colours
 from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
+from activemri.options import require_positive
 from activemri.tables import Cell, Table
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ class CurvesSettings:
             raise ValueError("expected different folders; got one of them twice")
         if self.out.suffix not in (".png", ".svg"):
             raise ValueError(f"--out: expected a name that ends in .png or .svg; got {self.out}")
-        if self.n_bootstrap < 1:
-            raise ValueError(f"--n-bootstrap: expected a number above 0; got {self.n_bootstrap}")
+        require_positive(n_bootstrap=self.n_bootstrap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +70,10 @@ class LearningCurve:
     """Runs of one group.
 
     Attributes:
-        name: of the group.
         steps: (n_steps,).
         runs: value of each run, (n_runs, n_steps).
         iqm: inter-quartile mean over runs, (n_steps,).
-        low: lower end of its interval, NaN with one run, (n_steps,).
-        high: upper end.
+        low, high: ends of its interval, NaN with one run, (n_steps,).
     """
 
     name: str
@@ -223,20 +221,11 @@ def learning_curve(
     return LearningCurve(name, steps, values, iqm, low, high)
 
 
-@mpl.rc_context(
-    {
-        "font.size": 10,
-        "text.parse_math": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": "black",
-        "grid.alpha": 0.12,
-    }
-)
+@mpl.rc_context(STYLE)
 def learning_figure(curves: Sequence[LearningCurve], *, metric: str) -> Figure:
     """One line and band a group, a thin line a run."""
     palette = colours([curve.name for curve in curves])
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.6))
     axes = figure.subplots()
     for curve in curves:
         colour, n = palette[curve.name], len(curve.runs)

@@ -8,7 +8,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jinja2
@@ -43,14 +43,9 @@ _NONE = "\u2013"
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """The example scan as one policy acquired it.
+    """The example scan as one policy acquired it: a frame and a score before and after each step.
 
-    Attributes:
-        policy: its label.
-        frames: one per step, the first before any action; uint8 (height, width, 3), see
-            :func:`activemri.envs.rendering.draw`.
-        scores: one per frame.
-        score_name: e.g. "SSIM".
+    Frames are uint8 (height, width, 3), see :func:`activemri.envs.rendering.draw`.
     """
 
     policy: str
@@ -73,11 +68,8 @@ class Report:
     """All that a benchmark says.
 
     Attributes:
-        title: heading of the page.
-        subtitle: below it.
         warning: of too few subjects; empty without.
         headline: tables that the command prints.
-        sections: of the page, in order.
         content: of summary.json; its task is listed at the end of the page.
         episodes: the same scan by several policies; none leaves the player out.
         episode_title: names that scan.
@@ -97,11 +89,7 @@ class Report:
         return "\n\n".join(table.text() for table in self.headline)
 
     def html(self, *, command: str = "") -> str:
-        """The page.
-
-        Args:
-            command: the command line that makes the results again.
-        """
+        """The page, with the command line that makes the results again."""
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("activemri.benchmark", ""),
             autoescape=True,
@@ -123,12 +111,7 @@ class Report:
 
 
 def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ()) -> Report:
-    """Sum up a finished benchmark.
-
-    Args:
-        plan: of the benchmark.
-        table: the long table.
-        rules: stopping rules, if any.
+    """Sum up a finished benchmark, from its long table.
 
     Raises:
         ValueError: the table has no rows, or lacks columns.
@@ -143,7 +126,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         return Cell(policy, tag=tag, colour=palette.get(policy, "#888888"))
 
     own = table[table["metric"] == metric]
-    summary = statistics.summarise(table, **options)
+    summary: Sequence[Row] = statistics.summarise(table, **options)
     found = adaptivity.worth(table, metric, **options)
     content: dict[str, Any] = {
         "task": _task(plan),
@@ -197,39 +180,28 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     # Lines to reach the reference's score at half of its budget and at the end of it.
     first = reference if reference in plan.policies else next(iter(plan.policies))
     of_first = own[own["policy"] == first]
-    last = int(of_first["step"].max())
-    levels = {
-        round(float(of_first[of_first["step"] == step]["value"].mean()), 2)
-        for step in (last // 2, last)
-    }
-    reached = [
-        row for level in sorted(levels) for row in statistics.lines_to_reach(table, {metric: level})
-    ]
+    means = of_first.groupby("step")["value"].mean().to_numpy()
+    levels = sorted({round(float(mean), 2) for mean in (means[(len(means) - 1) // 2], means[-1])})
+    reached = [row for level in levels for row in statistics.lines_to_reach(table, {metric: level})]
     intro = (
         "An episode that never reached the score counts as more than any other in the median, and "
         "with all the lines it had acquired in the mean, which is then a lower bound."
     )
     sections.append(Section("Lines to reach a score", [intro, reach_table(reached, name=name)]))
     if table["contrast"].nunique() > 1:
-        rows = statistics.summarise(own, by=("contrast",), **options)
-        contrasts = dict.fromkeys(str(row["contrast"]) for row in rows)
-        tables = [
-            result_table(
-                [row for row in rows if row["contrast"] == contrast],
-                metric=metric,
-                name=name,
-                title=contrast,
-            )
-            for contrast in contrasts
-        ]
+        tables = []
+        for contrast in own.sort_values("volume")["contrast"].unique():
+            rows = statistics.summarise(own[own["contrast"] == contrast], **options)
+            shown = result_table(rows, metric=metric, name=name)
+            tables.append(replace(shown, title=str(contrast)))
         sections.append(Section("By contrast", tables))
-    subjects, slices = (max(int(str(r[n])) for r in summary) for n in ("n_subjects", "n_slices"))
+    largest = {what: max(row[f"n_{what}s"] for row in summary) for what in ("slice", "subject")}
+    counted = " of ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in largest.items())
     area = (
         "Brackets: 95 % interval over subjects. Area: mean height of the curve over steps. Final: "
         "score at the end of the budget."
     )
-    counted = f"{_count(slices, 'slice')} of {_count(subjects, 'subject')}"
-    shown = result_table(summary, metric=metric, name=name, notes=[area], subtitle=counted)
+    shown = replace(results[0], subtitle=counted, notes=[area])
     # One scan is shown that all policies have acquired.
     fewest = min({shard.policy: shard.positions for shard in plan.shards()}.values(), key=len)
     example = fewest[len(fewest) // 2]
@@ -237,9 +209,9 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     return Report(
         title=f"Active acquisition on {plan.scored.dataset.name}",
         subtitle=counted,
-        warning=_coverage(min(int(str(row["n_subjects"])) for row in summary)),
+        warning=_coverage(min(row["n_subjects"] for row in summary)),
         headline=[shown, *worth.values(), *stopping],
-        sections=[section for section in sections if section.blocks],
+        sections=sections,
         content=content,
         episodes=_episodes(plan, own, example, first=[reference, *bounds]),
         episode_title=(
@@ -248,24 +220,10 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     )
 
 
-def result_table(
-    summary: Sequence[Row],
-    *,
-    metric: str,
-    name: NameCell,
-    title: str = "",
-    subtitle: str = "",
-    notes: Sequence[str] = (),
-) -> Table:
-    """Area and final score of every policy; the best competitor of each column is marked.
+def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Table:
+    """Rows of :func:`activemri.benchmark.statistics.summarise` in one metric.
 
-    Args:
-        summary: of :func:`activemri.benchmark.statistics.summarise`.
-        metric: of the rows to show.
-        name: label of a policy to its cell.
-        title: instead of the metric's name.
-        subtitle: instead of the direction of better scores.
-        notes: sentences below.
+    The best competitor of each column is marked.
     """
     rows = [row for row in summary if row["metric"] == metric]
     labels = list(dict.fromkeys(row["reconstructor"] for row in rows))
@@ -289,31 +247,20 @@ def result_table(
             *(["slices"] if counted else []),
         ],
         lines,
-        title=title or heading,
-        subtitle=subtitle or direction(metric),
-        notes=notes,
+        title=heading,
+        subtitle=direction(metric),
     )
 
 
 def comparison_table(comparisons: Sequence[Row], *, metric: str, name: NameCell) -> Table:
-    """Paired comparisons in one metric: differences of area and final score with their tests.
-
-    Args:
-        comparisons: of :func:`activemri.benchmark.statistics.compare`.
-        metric: of the rows to show.
-        name: label of a policy to its cell.
-    """
+    """Rows of :func:`activemri.benchmark.statistics.compare` in one metric."""
     rows = [row for row in comparisons if row["metric"] == metric]
     pairs = [row for row in rows if row["quantity"] == "auc"]
+    tests = {(row["policy"], row["reconstructor"], row["quantity"]): row for row in rows}
     header, lines = _players(pairs, name)
     for pair, line in zip(pairs, lines, strict=True):
         for quantity in _QUANTITIES:
-            row = next(
-                row
-                for row in rows
-                if (row["quantity"], row["policy"], row["reconstructor"])
-                == (quantity, pair["policy"], pair["reconstructor"])
-            )
+            row = tests[pair["policy"], pair["reconstructor"], quantity]
             value = formatted(row["difference"], metric, signed=True)
             line.append(Cell(value, _interval(row, "", metric, signed=True)))
             p = row["p_holm"]
@@ -464,16 +411,11 @@ def _curves(
 def _task(plan: Plan) -> dict[str, object]:
     """Settings and scans, for summary.json and the end of the page."""
     settings, infos = plan.settings, plan.scored.describe()
-    given = {
-        one.name: getattr(settings, one.name)
-        for one in fields(settings)
-        if one.name not in ("protocol", "run", "compute", "stop")
-    }
-    protocol = {one.name: getattr(plan.protocol, one.name) for one in fields(plan.protocol)}
+    nested = ("protocol", "run", "compute", "stop")
     return {
-        **protocol,
+        **vars(plan.protocol),
         "budget": plan.budget,
-        **given,
+        **{name: value for name, value in vars(settings).items() if name not in nested},
         "reconstructors": list(plan.reconstructors.values()),
         "metric": plan.metric,
         "stop": asdict(plan.stop) if plan.stopping else None,
@@ -502,8 +444,8 @@ def _episodes(
     ]
     episodes = []
     for policy, part in own.groupby("policy", sort=False, observed=True):
-        actions = part.sort_values("step")["action"].tolist()[1:]
-        scores = part.sort_values("step")["value"].tolist()
+        steps = part.sort_values("step")
+        actions, scores = steps["action"].tolist()[1:], steps["value"].tolist()
         state = start_scans(acquisition, [scan], seed=seed)
         frames = []
         for step in range(len(scores)):
@@ -530,10 +472,6 @@ def _interval(row: Row, prefix: str, metric: str, *, signed: bool = False) -> st
     return f"{formatted(low, metric, signed=signed)}, {formatted(high, metric, signed=signed)}"
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def _coverage(n_subjects: int) -> str:
     """A warning where percentile intervals of so few subjects cover less than they say."""
     covered = {3: 75, 4: 80, 7: 87, 12: 90}  # simulated: see resampling.percentile_intervals
@@ -551,13 +489,10 @@ def _coverage(n_subjects: int) -> str:
 def _packed(episodes: Sequence[Episode]) -> list[dict[str, object]]:
     """Episodes as the page's script wants them, pictures small enough for FRAME_BYTES."""
     frames = [frame for episode in episodes for frame in episode.frames]
-    if not frames:
-        return []
     samples = frames[:: max(len(frames) // 8, 1)]
-    quality, scale = _ENCODINGS[-1]
     for quality, scale in _ENCODINGS:
-        size = np.mean([len(_webp(frame, quality=quality, scale=scale)) for frame in samples])
-        if size * len(frames) <= FRAME_BYTES:
+        size = sum(len(_webp(frame, quality=quality, scale=scale)) for frame in samples)
+        if size * len(frames) <= FRAME_BYTES * len(samples):
             break
     return [
         {

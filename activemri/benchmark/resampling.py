@@ -39,25 +39,18 @@ class Interval:
 def resampling_weights(
     n_subjects: int, *, rng: np.random.Generator, n_resamples: int = 2000
 ) -> Floats:
-    """Draw subjects with replacement.
-
-    Returns:
-        How often each subject was drawn, (n_resamples, n_subjects); every row sums to n_subjects.
-    """
+    """Times that each subject is drawn, with replacement: (n_resamples, n_subjects)."""
     chances = np.full(n_subjects, 1 / n_subjects)
     return rng.multinomial(n_subjects, chances, size=n_resamples).astype(np.float64)
 
 
 def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
-    """Mean over all slices of the drawn subjects.
+    """Mean over all slices of the drawn subjects, (n_resamples, n_columns).
 
     Args:
         values: (n_slices, n_columns), each column on its own.
         subjects: (n_slices,), numbers 0 .. n_subjects - 1.
         weights: (n_resamples, n_subjects), see :func:`resampling_weights`.
-
-    Returns:
-        (n_resamples, n_columns).
     """
     belongs = np.equal.outer(np.arange(weights.shape[1]), subjects).astype(np.float64)
     means: Floats = (weights @ (belongs @ values)) / (weights @ belongs.sum(1))[:, None]
@@ -65,16 +58,13 @@ def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floa
 
 
 def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
-    """Weighted mean of the middle half of each column; values on the edge count in part.
+    """Mean of the middle half of each column, (n_resamples, n_columns); edges count in part.
 
     With equal weights and a multiple of four values this is ``scipy.stats.trim_mean(values, 1/4)``.
 
     Args:
         values: (n_slices, n_columns).
         slice_weights: (n_resamples, n_slices), not negative, each row with a positive sum.
-
-    Returns:
-        (n_resamples, n_columns).
     """
     means = np.empty((len(slice_weights), values.shape[1]))
     for place, column in enumerate(values.T):
@@ -140,15 +130,11 @@ def mean_intervals(
 
 
 def sign_flip_p_value(differences: Floats, *, rng: np.random.Generator) -> float:
-    """Two-sided test that the mean is zero, if each difference is as likely as its negative.
+    """Two-sided test that the mean of differences, one per subject, is zero.
 
-    Exact up to ``EXACT_SUBJECTS`` values: all 2^n sign patterns are tried, so with n values the
-    smallest possible p is 2^-(n - 1) (one value: 1; five: 0.0625). Above, random patterns and the
-    observed one are counted, so p is never zero.
-
-    Args:
-        differences: one mean difference per subject, (n_subjects,).
-        rng: used only above ``EXACT_SUBJECTS`` subjects.
+    Each is as likely as its negative. Exact up to ``EXACT_SUBJECTS`` values: all 2^n sign patterns
+    are tried, so that p is at least 2^-(n - 1) (one value: 1; five: 0.0625). Above, random patterns
+    and the observed one are counted, so p is never zero.
     """
     n = len(differences)
     if n <= EXACT_SUBJECTS:

@@ -1,14 +1,11 @@
 """From the long results table to scores, intervals, comparisons and curves.
 
-The table has one row per policy, reconstructor, volume, slice, seed, step and metric: columns
-policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, metric, value, seed, and
-the policy's traits is_order, is_random, is_oracle, repeats
-(:class:`activemri.agents.policy.Traits`). Oracles are bounds, never competitors.
-Step 0 is before the first action. An episode that ends early keeps its last score up to the last
-step of the table, so that stopping early is neither punished nor rewarded by a shorter average.
-Seeds are averaged per slice first; then the mean runs over slices, and the intervals over
-subjects. All functions are pure; the same seed gives the same numbers, and a row never depends
-on which other policies are in the table (the Holm correction apart, which must).
+The table has one row per policy, reconstructor, volume, slice, seed, step and metric: ``COLUMNS``.
+Oracles are bounds, never competitors. Step 0 is before the first action. An episode that ends early
+keeps its last score up to the last step of the table, so that stopping early is neither punished
+nor rewarded by a shorter average. Seeds are averaged per slice first; then the mean runs over
+slices, and the intervals over subjects. The same seed gives the same numbers, and a row never
+depends on which other policies are in the table (the Holm correction apart, which must).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +28,7 @@ from activemri.metrics import find_metric
 RETURN = "return"
 
 EPISODE = ["policy", "reconstructor", "metric", "volume", "slice", "seed"]
-#: Traits of the policy, bool.
+#: Traits of the policy, bool; see :class:`activemri.agents.policy.Traits`.
 TRAITS = ["is_order", "is_random", "is_oracle", "repeats"]
 COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value", *TRAITS]
 _SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
@@ -82,9 +79,6 @@ def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
 
 def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
     """Bring the long table into one row of scores per episode, all up to the same last step.
-
-    Args:
-        table: the long table, in any order.
 
     Returns:
         Episodes, with the columns of ``EPISODE`` and subject, contrast; their scores, (n_episodes,
@@ -149,19 +143,13 @@ def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(
-    table: pd.DataFrame,
-    *,
-    by: Sequence[str] = (),
-    seed: int = 0,
-    n_resamples: int = 2000,
+    table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
     Args:
         table: the long table.
-        by: further columns to divide by, e.g. ``("contrast",)``; their values join the rows.
-        seed: of the bootstrap.
-        n_resamples: of the bootstrap.
+        seed, n_resamples: of the bootstrap.
 
     Returns:
         Dictionaries ready for JSON, None where a number does not exist. ``auc`` and ``final``
@@ -171,7 +159,7 @@ def summarise(
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
-    for group, part in groups(slice_scores(table), [*by, *_RESULT]):
+    for group, part in groups(slice_scores(table), _RESULT):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
         (area, final), (middle_area, middle_final) = (
             mean_intervals(
@@ -230,11 +218,7 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def compare(
-    table: pd.DataFrame,
-    reference: str,
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
+    table: pd.DataFrame, reference: str, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
     """Paired comparison of every policy with the reference policy.
 
@@ -295,9 +279,6 @@ def compare(
 def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
     """Mean over scans of each seed, and the spread of these means: between trainings, or draws.
 
-    Intervals elsewhere tell how sure one may be about other subjects; they say nothing about
-    another training.
-
     Returns:
         Dictionaries ready for JSON, one per policy with several seeds, reconstructor, metric and
         quantity ("auc" or "final"): ``seeds``, their ``means`` in the same order, ``mean``, ``sd``
@@ -326,11 +307,7 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
-    """Lines to acquire until a score is reached.
-
-    Args:
-        table: the long table.
-        scores: the score to reach, by metric; metrics not named are left out.
+    """Lines to acquire until a score is reached, which is given by metric.
 
     Returns:
         Dictionaries ready for JSON, one per policy, reconstructor and metric: ``score``;
@@ -362,12 +339,7 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
     return rows
 
 
-def score_curves(
-    table: pd.DataFrame,
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
-) -> pd.DataFrame:
+def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
     Returns:

@@ -135,15 +135,6 @@ def test_one_subject_gives_no_interval_and_the_reason() -> None:
     assert statistics.compare(table, "lbcs")[0]["p"] == 1
 
 
-def test_summaries_by_contrast_are_those_of_the_parts(table: pd.DataFrame) -> None:
-    rows = statistics.summarise(table, by=("contrast",))
-    for contrast in ("T1", "T2"):
-        alone = statistics.summarise(table[table["contrast"] == contrast])
-        named = [{"contrast": contrast} | row for row in alone]
-        mine = [row for row in rows if row["contrast"] == contrast]
-        assert sorted(mine, key=str) == sorted(named, key=str)
-
-
 def test_resampled_means_equal_a_loop_over_drawn_subjects(rng: np.random.Generator) -> None:
     subjects = np.array([0, 0, 1, 2, 2, 2, 3])
     values = rng.normal(size=(7, 2))
