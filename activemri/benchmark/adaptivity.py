@@ -226,16 +226,16 @@ def gap_closed(
     policy, oracle, orders = sign * policy, sign * oracle, sign * orders
     means = orders.mean(axis=0)
     ranking = np.argsort(-means, kind="stable")
-    order = float(orders[:, ranking[0]].mean())
+    best = orders[:, ranking[0]].mean()
     n_subjects = int(subjects.max()) + 1
     drawn = None
     if n_subjects > 1:
         rng = np.random.default_rng(seed)
         weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
         ends = np.stack([policy.mean(axis=1), oracle], axis=1)
-        best = resampled_means(orders, subjects, weights=weights).max(axis=1, keepdims=True)
-        drawn = resampled_means(ends, subjects, weights=weights) - best
-    gain, room = percentile_intervals(np.array([policy.mean(), oracle.mean()]) - order, drawn)
+        drawn = resampled_means(ends, subjects, weights=weights)
+        drawn -= resampled_means(orders, subjects, weights=weights).max(axis=1, keepdims=True)
+    gain, room = percentile_intervals(np.array([policy.mean(), oracle.mean()]) - best, drawn)
     closed = low = high = reason = None
     if room.value <= 0:
         reason = "the oracle is not above the best fixed order"
@@ -244,8 +244,7 @@ def gap_closed(
     else:
         closed, reason = gain.value / room.value, gain.reason
         if drawn is not None:
-            # Without room a gain is worth any share, and a loss none: these stay in the outer
-            # tails.
+            # Without room a gain is worth any share, a loss none: these stay in the outer tails.
             with np.errstate(divide="ignore", invalid="ignore"):
                 shares = np.where(drawn[:, 1] > 0, drawn[:, 0] / drawn[:, 1], np.inf * drawn[:, 0])
             shares[np.isnan(shares)] = 0
@@ -254,7 +253,7 @@ def gap_closed(
                 low, high = map(float, tails)
             else:
                 reason = "too little room in too many resamples"
-    seeds = policy.mean(axis=0) - order
+    seeds = policy.mean(axis=0) - best
     first, *others = (f"{names[i]} {sign * means[i]:.4g}" for i in ranking)
     why = f"the only fixed order of this benchmark; mean {first.split()[-1]}"
     if others:
@@ -306,23 +305,18 @@ def returns_closed(
         }
         if not best or not lengths:
             continue
-        for policy, runs in scores.items():
-            if policy in bounds:
-                continue
-            row: dict[str, object] = {"policy": policy, "reconstructor": reconstructor}
-            row |= {"metric": RETURN, "quantity": "final", "oracle": "oracles, best stop"}
-            rows.append(
-                row
-                | gap_closed(
-                    runs[:, :, -1].T,
-                    np.max(best, axis=0),
-                    np.stack(list(lengths.values()), axis=1),
-                    names=list(lengths),
-                    subjects=subjects,
-                    seed=seed,
-                    n_resamples=n_resamples,
-                )
+        of_all = {"reconstructor": reconstructor, "metric": RETURN, "quantity": "final"}
+        for policy in [name for name in scores if name not in bounds]:
+            found = gap_closed(
+                scores[policy][:, :, -1].T,
+                np.max(best, axis=0),
+                np.stack(list(lengths.values()), axis=1),
+                names=list(lengths),
+                subjects=subjects,
+                seed=seed,
+                n_resamples=n_resamples,
             )
+            rows.append({"policy": policy, **of_all, "oracle": "oracles, best stop"} | found)
     return rows
 
 

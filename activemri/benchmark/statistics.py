@@ -4,11 +4,13 @@ The table has one row per policy, reconstructor, volume, slice, seed, step and m
 Oracles are bounds, never competitors. Step 0 is before the first action. An episode that ends early
 keeps its last score up to the last step of the table, so that stopping early is neither punished
 nor rewarded by a shorter average. Seeds are averaged per slice first; then the mean runs over
-slices, and the intervals over subjects. The same seed gives the same numbers, and a row never
-depends on which other policies are in the table (the Holm correction apart, which must).
+slices, and the intervals over subjects, which are drawn anew ``n_resamples`` times. The same seed
+gives the same numbers, and a row never depends on which other policies are in the table (the Holm
+correction apart, which must).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,10 +149,6 @@ def summarise(
 ) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
-    Args:
-        table: the long table.
-        seed, n_resamples: of the bootstrap.
-
     Returns:
         Dictionaries ready for JSON, None where a number does not exist. ``auc`` and ``final``
         are means over slices, ``auc_iqm`` and ``final_iqm`` means of the middle half of the
@@ -161,16 +159,9 @@ def summarise(
     bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table), _RESULT):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        (area, final), (middle_area, middle_final) = (
-            mean_intervals(
-                values,
-                subjects,
-                rng=np.random.default_rng(seed),
-                n_resamples=n_resamples,
-                of_middle=of_middle,
-            )
-            for of_middle in (False, True)
-        )
+        intervals = partial(mean_intervals, values, subjects, n_resamples=n_resamples)
+        area, final = intervals(rng=np.random.default_rng(seed))
+        middle_area, middle_final = intervals(rng=np.random.default_rng(seed), of_middle=True)
         rows.append(
             {
                 **group,
@@ -232,24 +223,19 @@ def compare(
     Returns:
         Dictionaries ready for JSON: policy, reference, reconstructor, metric, quantity ("auc" or
         "final"), difference, lo, hi, better (True, False, or None for no difference), p, p_holm,
-        p_smallest, n_subjects, n_slices, bound. Arguments are those of :func:`summarise`.
+        p_smallest, n_subjects, n_slices, bound.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
-    gains = differences(table, reference)
-    for family, members in groups(gains, ["reconstructor", "metric"]):
+    for family, members in groups(differences(table, reference), ["reconstructor", "metric"]):
         sign = 1 if higher_is_better(str(family["metric"])) else -1
         for quantity in _QUANTITIES:
             tests: list[dict[str, Any]] = []
             for one, part in groups(members, ["policy"]):
                 subjects = pd.factorize(part["subject"], sort=True)[0]
-                (found,) = mean_intervals(
-                    part[[quantity]].to_numpy(),
-                    subjects,
-                    rng=np.random.default_rng(seed),
-                    n_resamples=n_resamples,
-                )
-                means = np.bincount(subjects, weights=part[quantity]) / np.bincount(subjects)
+                rng, gains = np.random.default_rng(seed), part[[quantity]].to_numpy()
+                (found,) = mean_intervals(gains, subjects, rng=rng, n_resamples=n_resamples)
+                means = np.bincount(subjects, weights=gains[:, 0]) / np.bincount(subjects)
                 tests.append(
                     {
                         "p_holm": None,
@@ -289,8 +275,7 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
         means = part.groupby("seed")[_QUANTITIES].mean()
         if len(means) < 2:
             continue
-        for quantity in means:
-            column = means[quantity]
+        for quantity, column in means.items():
             rows.append(
                 {
                     **result,
@@ -344,7 +329,7 @@ def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000)
 
     Returns:
         Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi
-        (NaN with one subject). Arguments are those of :func:`summarise`.
+        (NaN with one subject).
     """
     episodes, scores, n_acquired = trajectories(table)
     steps = range(scores.shape[1])
@@ -353,12 +338,9 @@ def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000)
     means = episodes.join(wide).groupby(_SLICE, observed=True, sort=False)[[*wide]].mean()
     parts = []
     for group, part in groups(means.reset_index(), _RESULT):
-        intervals = mean_intervals(
-            part[heights].to_numpy(),
-            pd.factorize(part["subject"], sort=True)[0],
-            rng=np.random.default_rng(seed),
-            n_resamples=n_resamples,
-        )
+        values, subjects = part[heights].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
+        rng = np.random.default_rng(seed)
+        intervals = mean_intervals(values, subjects, rng=rng, n_resamples=n_resamples)
         curve = {
             **group,
             "step": steps,

@@ -183,7 +183,7 @@ def test_interval_of_the_mean_agrees_with_scipys_bootstrap(rng: np.random.Genera
 def test_interval_covers_the_truth_although_slices_of_a_subject_are_alike(
     rng: np.random.Generator,
 ) -> None:
-    n_subjects, n_slices, n_studies = 25, 6, 400
+    n_subjects, n_slices, n_studies = 25, 6, 200
     subjects = np.repeat(np.arange(n_subjects), n_slices)
     clustered, naive = 0, 0
     for _ in range(n_studies):
