@@ -1,14 +1,11 @@
 """Worth of adaptivity: gaps closed, lines saved and actions shared, as rows and as a table.
 
-**Gaps.** A policy gets from the best fixed order (0) to an oracle (1):
-
-    closed = (policy - best fixed order) / (oracle - best fixed order)
-
-Oracles are bounds only as far as they find the best actions, so 1 can be passed. The best fixed
-order is chosen on the scored scans themselves (of equals the first), which favours it, so that the
-share closed is rather too small. Every resample of subjects takes all of it anew: the means, the
-choice, and the ratio. Where the oracle is not clearly above the best order (the interval of the
-denominator reaches zero), no ratio is given: any number divided by nearly nothing is large.
+**Gaps.** Closed is (policy - best fixed order) / (oracle - best fixed order). Oracles are bounds
+only as far as they find the best actions, so 1 can be passed. The best order is chosen on the
+scored scans themselves (of equals the first), so that the share closed is rather too small. Every
+resample of subjects takes all of it anew: the means, the choice, and the ratio. Where the oracle is
+not clearly above the best order (the interval of the denominator reaches zero), no ratio is given:
+any number divided by nearly nothing is large.
 
 **Returns and lines.** A policy that stops by itself is held against orders of the best fixed
 length: stopping every scan at the same, well chosen step needs no look at any scan. Both the order
@@ -52,7 +49,7 @@ ORACLE_OF = {"auc": "oracle", "final": "exchange-oracle"}
 
 _SCAN = ["volume", "slice", "subject"]
 _MOST_NAMED = 5  # orders beside the best one
-_NONE = "\u2013"
+_NONE, _FAR_BELOW = "\u2013", "< \u2212100 %"
 
 WORDS = (
     "Closed = (policy - best fixed order) / (oracle - best fixed order): 0 is what an order chosen "
@@ -104,15 +101,10 @@ def worth_table(
         name = {"auc": "area", "final": "final"}[gap["quantity"]]
         closed["return" if gap["metric"] == RETURN else name][gap["policy"]] = gap
     closed = {name: by_policy for name, by_policy in closed.items() if by_policy}
-    policies = map(str, table[table["reconstructor"] == reconstructor]["policy"].unique())
-    lines = [
-        [
-            name_cell(policy),
-            *(_gap_cell(by_policy.get(policy)) for by_policy in closed.values()),
-            Cell(shared.get(policy, _NONE)),
-        ]
-        for policy in policies
-    ]
+    lines = []
+    for policy in map(str, table[table["reconstructor"] == reconstructor]["policy"].unique()):
+        cells = [_gap_cell(by_policy.get(policy)) for by_policy in closed.values()]
+        lines.append([name_cell(policy), *cells, Cell(shared.get(policy, _NONE))])
     notes = []
     for name, by_policy in closed.items():
         first = next(iter(by_policy.values()))
@@ -125,11 +117,8 @@ def worth_table(
     for name, by_policy in closed.items():
         for policy, gap in by_policy.items():
             if gap["closed_seeds"] and policy not in drawn:
-                each = ", ".join(
-                    percent(share) if share >= -1 else "< \u2212100 %"
-                    for share in gap["closed_seeds"]
-                )
-                notes.append(f"{policy}, {name} closed by each seed: {each}.")
+                each = (percent(s) if s >= -1 else _FAR_BELOW for s in gap["closed_seeds"])
+                notes.append(f"{policy}, {name} closed by each seed: {', '.join(each)}.")
     notes.append(
         "Closed: 0 % is the best fixed order, 100 % an oracle. Shared: actions of a scan that "
         "another one gets as well."
@@ -514,7 +503,7 @@ def _gap_cell(gap: Row | None) -> Cell:
     if gap["closed"] is None:
         return Cell("no room", small=(reason, gain))
     if gap["closed"] < -1 and (high is None or high < 0):  # further below says nothing more
-        return Cell("< \u2212100 %", small=("below the order", gain))
+        return Cell(_FAR_BELOW, small=("below the order", gain))
     ends = "" if low is None or high is None else f"{percent(low)}, {percent(high)}"
     return Cell(percent(gap["closed"]), ends, (reason, gain))
 

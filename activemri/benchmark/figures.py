@@ -39,7 +39,6 @@ _SHARES = LinearSegmentedColormap.from_list(
     "shares", ["#eef0f3", "#9fc6e6", "#3f8fc9", "#0b4f8a", "#08223f"]
 ).with_extremes(bad="#c9ccd2")
 _GREY, _ACCENT, _ALARM = "#7f8288", "#0072b2", "#d55e00"
-Row = Mapping[str, object]
 
 #: With more curves than this their bands would hide each other.
 MOST_BANDS = 6
@@ -174,7 +173,7 @@ def difference_figure(
 
 @mpl.rc_context(STYLE)
 def transfer_figure(
-    summary: Sequence[Row], *, metric: str, reference: str, quantity: str = "auc"
+    summary: Sequence[Mapping[str, object]], *, metric: str, reference: str, quantity: str = "auc"
 ) -> str:
     """Scores of policies (rows) with reconstructors (columns), "auc" or "final".
 

@@ -32,7 +32,6 @@ Entries = Sequence[Mapping[str, Any]]
 #: Settings in which runs of one group may differ.
 _FREE = ("seed", "out", "resume", "threads", "tensorboard", "max_steps", "device")
 _PREFIX = "validation_"
-_ROW = 80  # letters of a legend that fit beside each other
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,6 @@ def learning_figure(curves: Sequence[LearningCurve], *, metric: str) -> Figure:
             low - margin if low - first.min() > far else None,
             high + margin if first.max() - high > far else None,
         )
-    n_letters = sum(len(curve.name) + 14 for curve in curves)
-    n_columns = len(curves) if n_letters <= _ROW else 1
-    figure.legend(loc="outside upper left", frameon=False, ncols=n_columns)
+    in_a_row = sum(len(curve.name) + 14 for curve in curves) <= 80  # letters
+    figure.legend(loc="outside upper left", frameon=False, ncols=len(curves) if in_a_row else 1)
     return figure

@@ -97,13 +97,27 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        gif = self.gif()
-        return environment.get_template("report.html").render(
-            report=self,
-            command=command,
-            episodes=_packed(self.episodes),
-            gif=_data_url(gif, "image/gif") if gif else "",
-        )
+        frames = [frame for episode in self.episodes for frame in episode.frames]
+        samples = frames[:: max(len(frames) // 8, 1)]
+        for quality, scale in _ENCODINGS:
+            size = sum(len(_webp(frame, quality=quality, scale=scale)) for frame in samples)
+            if size * len(frames) <= FRAME_BYTES * len(samples):
+                break
+        packed = [
+            {
+                "policy": episode.policy,
+                "name": episode.score_name,
+                "scores": [float(score) for score in episode.scores],
+                "frames": [
+                    _data_url(_webp(frame, quality=quality, scale=scale), "image/webp")
+                    for frame in episode.frames
+                ],
+            }
+            for episode in self.episodes
+        ]
+        gif = _data_url(self.gif(), "image/gif") if packed else ""
+        page = environment.get_template("report.html")
+        return page.render(report=self, command=command, episodes=packed, gif=gif)
 
     def gif(self) -> bytes:
         """The first of the episodes as an animation; empty without any."""
@@ -484,28 +498,6 @@ def _coverage(n_subjects: int) -> str:
         f"With {n_subjects} subjects the intervals are too narrow: those meant to hold the truth "
         f"in 95 % of studies hold it in about {share} % or less. Look at the subjects themselves."
     )
-
-
-def _packed(episodes: Sequence[Episode]) -> list[dict[str, object]]:
-    """Episodes as the page's script wants them, pictures small enough for FRAME_BYTES."""
-    frames = [frame for episode in episodes for frame in episode.frames]
-    samples = frames[:: max(len(frames) // 8, 1)]
-    for quality, scale in _ENCODINGS:
-        size = sum(len(_webp(frame, quality=quality, scale=scale)) for frame in samples)
-        if size * len(frames) <= FRAME_BYTES * len(samples):
-            break
-    return [
-        {
-            "policy": episode.policy,
-            "name": episode.score_name,
-            "scores": [float(score) for score in episode.scores],
-            "frames": [
-                _data_url(_webp(frame, quality=quality, scale=scale), "image/webp")
-                for frame in episode.frames
-            ],
-        }
-        for episode in episodes
-    ]
 
 
 def _webp(frame: NDArray[np.uint8], *, quality: int, scale: float) -> bytes:

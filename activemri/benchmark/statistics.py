@@ -57,16 +57,13 @@ def direction(metric: str) -> str:
     return f"dB, {words}" if metric.startswith("psnr") else words
 
 
-def formatted(value: object, metric: str, *, signed: bool = False) -> str:
+def formatted(value: float | None, metric: str, *, signed: bool = False) -> str:
     """A number with the digits that suit its metric, a dash for None."""
     if value is None:
-        return "–"
-    number = float(str(value))
-    sign = "+" if signed else ""
+        return "\u2013"
     kind = metric.removeprefix("roi_").split("_")[0]
-    if kind in {"psnr", "ssim"}:
-        return f"{number:{sign}.{2 if kind == 'psnr' else 4}f}".replace("-", "\u2212")
-    return f"{number:{sign}#.3g}".rstrip(".").replace("-", "\u2212")
+    form = {"psnr": ".2f", "ssim": ".4f"}.get(kind, "#.3g")
+    return f"{value:{'+' if signed else ''}{form}}".rstrip(".").replace("-", "\u2212")
 
 
 def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
