@@ -43,7 +43,7 @@ _NONE = "\u2013"
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """The example scan as one policy acquired it: a frame and a score before and after each step.
+    """The example scan as one policy acquired it, before any action and after each.
 
     Frames are uint8 (height, width, 3), see :func:`activemri.envs.rendering.draw`.
     """
