@@ -22,16 +22,8 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, files, metrics
 from activemri.agents.episode_masks import EpisodeMasks, record_episodes
-from activemri.benchmark.calibration import (
-    FOREGROUND,
-    FRACTIONS,
-    NUMBERS,
-    Calibration,
-    Case,
-    foreground,
-    measure,
-    write_plot,
-)
+from activemri.benchmark import calibration
+from activemri.benchmark.calibration import NUMBERS, Calibration, Case, foreground
 from activemri.benchmark.resampling import Floats, Interval
 from activemri.data.slices import SliceDataset
 from activemri.data.volumes import evenly_spaced
@@ -42,11 +34,7 @@ from activemri.progress import track
 from activemri.reconstruction.dropout import MonteCarloDropout
 from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
-from activemri.reconstruction.reconstructor import (
-    Reconstruction,
-    Reconstructor,
-    gives_uncertainty,
-)
+from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor, gives_uncertainty
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.tables import Cell, Table
 from activemri.training.batches import Batch, make_batch
@@ -142,10 +130,7 @@ class Scans:
 
 @torch.no_grad()
 def run_calibration(settings: CalibrateSettings) -> str:
-    """Measure, correct, measure again, and write all of it.
-
-    Returns:
-        A table to print.
+    """Measure, correct, measure again, and write all of it; a table to print.
 
     Raises:
         ValueError: no uncertainty to measure, splits that do not exist or share subjects, or
@@ -171,7 +156,9 @@ def run_calibration(settings: CalibrateSettings) -> str:
         given = torch.from_numpy(case.predicted).float().to(device)
         right = recalibrated.recalibrate(given).cpu().double().numpy()
         corrected.append(replace(case, predicted=right))
-    measured = partial(measure, seed=settings.run.seed, n_resamples=settings.n_bootstrap)
+    measured = partial(
+        calibration.measure, seed=settings.run.seed, n_resamples=settings.n_bootstrap
+    )
     before, after = measured(cases), measured(corrected)
     counts = {
         split: {
@@ -191,7 +178,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
             "numbers": numbers(found),
             "reliability": found.reliability,
             "sparsification": {
-                "left_out": FRACTIONS,
+                "left_out": calibration.FRACTIONS,
                 "by_uncertainty": found.sparsification,
                 "oracle": found.oracle,
             },
@@ -234,12 +221,14 @@ def run_calibration(settings: CalibrateSettings) -> str:
         f"SSIM {float(ssim[row]):.3f}, Spearman {before.spearman[middle]:.2f}"
     )
     images = (magnitude[row].cpu().numpy(), error[row], uncertainty[row])
-    write_plot(out / "calibration.png", before, after, cases=cases, title=title, images=images)
+    calibration.write_plot(
+        out / "calibration.png", before, after, cases=cases, title=title, images=images
+    )
 
     def values(found: Calibration) -> dict[str, float]:
         return {name: one.value for name, one in found.numbers.items()}
 
-    info = {
+    info: dict[str, Any] = {
         "data": str(protocol.data),
         "matrix_size": protocol.matrix_size,
         "n_center_lines": protocol.n_center_lines,
@@ -250,10 +239,9 @@ def run_calibration(settings: CalibrateSettings) -> str:
         "metrics": _plain({"before": values(before), "after": values(after)}),
     }
     saved = save_reconstructor(out / "recalibrated", recalibrated, info=info)
-    name = " + ".join(map(str, settings.members))
-    return (
-        f"{calibration_table(before, after, name=name, counts=counts).text()}\n{saved}.safetensors"
-    )
+    name = " + ".join(info["made_of"])
+    table = calibration_table(before, after, name=name, counts=counts)
+    return f"{table.text()}\n{saved}.safetensors"
 
 
 def assembled(settings: CalibrateSettings) -> Reconstructor:
@@ -279,7 +267,7 @@ def assembled(settings: CalibrateSettings) -> Reconstructor:
 
 @torch.no_grad()
 def collect(
-    reconstructor: Reconstructor, scans: Scans, *, fraction: float | None = FOREGROUND
+    reconstructor: Reconstructor, scans: Scans, *, fraction: float | None = calibration.FOREGROUND
 ) -> list[Case]:
     """Predictions and errors of every scan at every moment.
 
@@ -309,8 +297,7 @@ def collect(
 def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]:
     """Uncertainty and absolute error of magnitudes in units of the image's root mean square.
 
-    Returns:
-        Two float64 arrays (batch, target height, target width).
+    float64 (batch, target height, target width) each.
     """
     assert result.uncertainty is not None
     scale = root_mean_square(result.image).cpu().double()  # not every device has doubles
@@ -355,11 +342,7 @@ def open_scans(
 
 
 def calibration_table(
-    before: Calibration,
-    after: Calibration,
-    *,
-    name: str,
-    counts: Mapping[str, Mapping[str, int]],
+    before: Calibration, after: Calibration, *, name: str, counts: Mapping[str, Mapping[str, int]]
 ) -> Table:
     """The numbers as a table, with intervals where there are any.
 
@@ -372,16 +355,15 @@ def calibration_table(
         f"{n['slices']} slices of {n['subjects']} subjects at {n['moments']} moments ({split})"
         for split, n in counts.items()
     )
-    several = next(iter(counts.values()))["subjects"] > 1
-    intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
 
     def cell(number: Interval) -> Cell:
         if math.isnan(number.value):
             return Cell("-")
-        if number.low is None or number.high is None:
-            return Cell(f"{number.value:.3f}")
-        return Cell(f"{number.value:.3f}", f"{number.low:.3f}, {number.high:.3f}")
+        ends = "" if number.low is None else f"{number.low:.3f}, {number.high:.3f}"
+        return Cell(f"{number.value:.3f}", ends)
 
+    several = next(iter(counts.values()))["subjects"] > 1
+    intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
     return Table(
         [name, "before", "after recalibration", "ideal"],
         [

@@ -18,14 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from activemri.benchmark.resampling import (
-    Codes,
-    Floats,
-    Interval,
-    mean_intervals,
-    percentile_intervals,
-    resampling_weights,
-)
+from activemri.benchmark import resampling
+from activemri.benchmark.resampling import Codes, Floats, Interval
 from activemri.metrics import spearman
 
 #: Pixels of the target above this share of its maximum are foreground.
@@ -142,7 +136,9 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
             return Interval(float("nan"), None, None, "not defined for any scan")
         subjects = np.unique(of_case[defined], return_inverse=True)[1]
         rng = np.random.default_rng(seed)
-        return mean_intervals(column[defined, None], subjects, rng=rng, n_resamples=n_resamples)[0]
+        return resampling.mean_intervals(
+            column[defined, None], subjects, rng=rng, n_resamples=n_resamples
+        )[0]
 
     def pooled(
         statistic: Callable[[Floats], Floats], cells: Codes, n_cells: int, *values: Floats
@@ -158,9 +154,10 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
             reason = "one subject: there is nobody else to draw"
             return [Interval(float(value), None, None, reason) for value in found]
         rng = np.random.default_rng(seed)
-        drawn = statistic(resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples) @ sums)
+        weights = resampling.resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
+        drawn = statistic(weights @ sums)
         # A draw without any pixel in a bin says nothing about it.
-        return percentile_intervals(found, np.where(np.isnan(drawn), found, drawn))
+        return resampling.percentile_intervals(found, np.where(np.isnan(drawn), found, drawn))
 
     def reliability(sums: Floats) -> Floats:
         count, variance, squared = np.split(sums, 3, axis=1)

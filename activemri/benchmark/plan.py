@@ -4,10 +4,9 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -46,15 +45,9 @@ log = logging.getLogger(__name__)
 
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 DEFAULT_POLICIES = (
-    "random",
-    "low-frequency-first",
-    "equispaced",
-    "variable-density",
-    "lbcs",
-    "average-oracle",
-    "oracle",
-    "exchange-oracle",
-)
+    "random", "low-frequency-first", "equispaced", "variable-density", "lbcs", "average-oracle",
+    "oracle", "exchange-oracle",
+)  # fmt: skip
 
 #: Scans of one shard: a benchmark that is interrupted loses at most one shard. Oracles take so
 #: long that processes would wait for each other with more than one.
@@ -140,6 +133,8 @@ class Shard:
         seed: of random policies.
         positions: of the scans in the data set.
         split: of the scans that stopping rules are made with; empty for scored scans.
+        part: file of its rows of the long table; None if it is not scored.
+        quality: file of the same with features, which stopping rules need; None without a rule.
     """
 
     reconstructor: str
@@ -147,12 +142,8 @@ class Shard:
     seed: int
     positions: tuple[int, ...]
     split: str = ""
-
-    @property
-    def file(self) -> Path:
-        """Its part of the long table, relative to the folder of parts."""
-        name = f"seed{self.seed}-{self.positions[0]:06d}-{len(self.positions)}.parquet"
-        return Path(self.reconstructor) / self.policy / name
+    part: Path | None = None
+    quality: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +208,17 @@ class Plan:
                 f"the reference {settings.reference!r} is not among the policies: "
                 f"{', '.join(self.policies)}"
             )
-        self._train = self._open_train() if self.orders else None
+        #: Scans that orders are learned on.
+        self.train: Scans | None = None
+        self._fit_scans: SliceList | None = None
+        if self.orders:
+            self.train = self._open(
+                "train",
+                settings.max_fit_slices,
+                use="learned orders (lbcs, average-oracle)",
+                hint="Choose another --split or --fit-data, or an order's file as the policy",
+                data=settings.fit_data,
+            )
         #: Scans by split that stopping rules are fitted to and calibrated on.
         self.stopping = self._open_stopping() if self.stop.target is not None else {}
 
@@ -246,13 +247,9 @@ class Plan:
     def policy(
         self, label: str, reconstructor: str, *, order: Order | None, seed: int | None = None
     ) -> Policy:
-        """The policy of that label, with its order and the reconstructor's evaluator.
+        """The policy of a label, with its order, a reconstructor (by label) and its evaluator.
 
-        Args:
-            label: in tables.
-            reconstructor: its label.
-            order: for policies that need one.
-            seed: of the training to take, if there are several; None takes the first.
+        Of several trainings the seed names the one to take; None takes the first.
         """
         members = self.policies[label]
         member = 0 if seed is None else (seed - self.settings.run.seed) % len(members)
@@ -266,6 +263,11 @@ class Plan:
 
     def learn_order(self, kind: str, reconstructor: str, *, on_step: OnStep | None = None) -> Order:
         """Learn an order on the train split, for one reconstructor."""
+        assert self.train is not None
+        if self._fit_scans is None:
+            dataset, name = self.train.dataset, self.train.dataset.name
+            chosen = track(self.train.positions, f"load {name}", unit="slice")
+            self._fit_scans = SliceList([dataset[position] for position in chosen], name=name)
         # The frame is that of the scans to be acquired, so that actions mean the same.
         acquisition = replace(self.acquisitions[reconstructor], metrics=(self.metric,))
         return LEARNERS[kind](
@@ -285,8 +287,11 @@ class Plan:
         Args:
             split: of :attr:`stopping`: what rules need of it instead, with the first seed alone.
         """
-        first, options = self.settings.run.seed, self.settings
-        scans = self.stopping[split] if split else self.scored
+        options, scans = self.settings, self.scans(split)
+        first, out = options.run.seed, options.run.out
+        folder = "scored"
+        if split:  # other scans have another folder
+            folder = f"{split}-{_digest(repr(scans.describe()))[:8]}"
         for reconstructor in self.reconstructors:
             for policy, members in self.policies.items():
                 traits, positions, size = self.traits[policy], scans.positions, _SCANS_PER_SHARD
@@ -299,28 +304,21 @@ class Plan:
                     n_seeds = 0 if traits.is_oracle else 1
                 for seed in range(first, first + n_seeds):
                     for batch in batches_of_a_kind(scans.dataset, positions, size):
-                        yield Shard(reconstructor, policy, seed, tuple(batch), split)
+                        name = f"seed{seed}-{batch[0]:06d}-{len(batch)}.parquet"
+                        file = Path(reconstructor) / policy / name
+                        part = None if split else out / "parts" / file
+                        quality = None
+                        if self.stopping and not traits.is_oracle:
+                            quality = out / "quality" / folder / file
+                        yield Shard(reconstructor, policy, seed, tuple(batch), split, part, quality)
 
-    def scans_of(self, shard: Shard) -> SliceDataset:
-        """The data set that a shard's positions are of."""
-        return (self.stopping[shard.split] if shard.split else self.scored).dataset
-
-    def part(self, shard: Shard) -> Path | None:
-        """File of a shard's rows of the long table, if it has any."""
-        return None if shard.split else self.settings.run.out / "parts" / shard.file
-
-    def quality_part(self, shard: Shard) -> Path | None:
-        """File of the same with features, which stopping rules need; None without a rule."""
-        if not self.stopping or self.traits[shard.policy].is_oracle:
-            return None
-        folder = "scored"
-        if shard.split:  # other scans have another folder
-            scans = repr(self.stopping[shard.split].describe())
-            folder = f"{shard.split}-{files.digest(scans)[:8]}"
-        return self.settings.run.out / "quality" / folder / shard.file
+    def scans(self, split: str = "") -> Scans:
+        """Those that are scored, or of a split of :attr:`stopping`."""
+        return self.stopping[split] if split else self.scored
 
     def _check_policies(self) -> None:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""
+        views: dict[str, View] = {}  # of the first scan, by reconstructor
         for (label, members), reconstructor in product(self.policies.items(), self.reconstructors):
             if isinstance(members[0], str) and needs_fit(members[0]):
                 self.traits[label], self.orders[label] = FixedOrder.traits, members[0]
@@ -341,52 +339,31 @@ class Plan:
                         reconstructor,
                     )
                 if policy.traits.needs or given not in POLICIES:
-                    view = self._start_view(reconstructor)
+                    if reconstructor not in views:
+                        acquisition = self.acquisitions[reconstructor]
+                        scans = [self.scored.dataset[self.scored.positions[0]]]
+                        start = start_scans(acquisition, scans, seed=self.settings.run.seed)
+                        views[reconstructor] = start.view
                     try:
-                        policy.act(view, [np.random.default_rng(0)])
+                        policy.act(views[reconstructor], [np.random.default_rng(0)])
                     except ValueError as error:
                         raise ValueError(
                             f"{label} with reconstructor {reconstructor}: {error}"
                         ) from error
 
-    @cache  # noqa: B019 - a plan lives as long as the process
-    def _start_view(self, reconstructor: str) -> View:
-        """The first scan as a policy sees it."""
-        first = [self.scored.dataset[self.scored.positions[0]]]
-        return start_scans(
-            self.acquisitions[reconstructor], first, seed=self.settings.run.seed
-        ).view
-
-    def _open_train(self) -> SliceDataset:
-        """Data set that orders are learned on, of other subjects than the scored ones."""
-        data = self.settings.fit_data or self.protocol.data
+    def _open(
+        self, split: str, most: int | None, *, use: str, hint: str, data: Any = None, **more: Any
+    ) -> Scans:
+        """Scans to learn from, of other subjects than the scored ones, that their frame holds."""
+        protocol = self.protocol if data is None else replace(self.protocol, data=data)
         try:
-            train = replace(self.protocol, data=data).dataset("train")
+            dataset = protocol.dataset(split, **more)
         except ValueError as error:
+            raise ValueError(f"{use}: {error}. {hint}") from error
+        if shared := _named(set(subjects_of(dataset)) & self.scored.subjects):
             raise ValueError(
-                f"learned orders (lbcs, average-oracle) are fitted on the train split of {data}: "
-                f"{error}. Name other data with --fit-data, or an order's file as the policy"
-            ) from error
-        if shared := _named(set(subjects_of(train)) & self.scored.subjects):
-            raise ValueError(
-                "learned orders (lbcs, average-oracle) would be scored on subjects that they are "
-                f"fitted on: {shared}. Choose another --split or --fit-data, or leave these "
-                "policies out"
+                f"{use}: subjects of the {split} split are scored as well: {shared}. {hint}"
             )
-        return train
-
-    @cached_property
-    def _fit_scans(self) -> SliceList:
-        """Training scans that fit into the frame of the scans to be acquired."""
-        assert self._train is not None
-        fitting = self._fitting(self._train, "learned orders")
-        chosen = evenly_spaced(fitting, self.settings.max_fit_slices)
-        name = self._train.name
-        scans = [self._train[i] for i in track(chosen, f"load {name}", unit="slice")]
-        return SliceList(scans, name=name)
-
-    def _fitting(self, dataset: SliceDataset, use: str) -> list[int]:
-        """Slices that the frame of the scored scans holds."""
         height, width = self.scored.dataset.shape
         shapes = [dataset.describe(i).shape for i in range(len(dataset))]
         fitting = [i for i, (h, w) in enumerate(shapes) if h <= height and w <= width]
@@ -395,45 +372,33 @@ class Plan:
                 f"{use}: no scan of {dataset.name} fits into {(height, width)}; pass --matrix-size "
                 "to bring all scans to one size"
             )
-        if len(fitting) < len(dataset):
+        if n_larger := len(dataset) - len(fitting):
             log.warning(
                 "%s: %d of %d scans of %s are larger than %s and left out",
-                use,
-                len(dataset) - len(fitting),
-                len(dataset),
-                dataset.name,
-                (height, width),
+                *(use, n_larger, len(dataset), dataset.name, (height, width)),
             )
-        return fitting
+        return Scans(dataset, tuple(evenly_spaced(fitting, most)))
 
     def _open_stopping(self) -> dict[str, Scans]:
         stop, found = self.stop, {}
+        hint = "Choose another --split, --stop.fit or --stop.calibration"
         for split in stop.splits:
-            more = {}
+            more: dict[str, Any] = {"slices_per_volume": self.settings.slices_per_volume}
             if split == stop.calibration_splits[-1]:  # of several, val is the one that can grow
                 more["n_subjects"] = stop.calibration_subjects
-            try:
-                dataset = self.protocol.dataset(
-                    split, slices_per_volume=self.settings.slices_per_volume, **more
-                )
-            except ValueError as error:
-                raise ValueError(f"--stop: {error}") from error
-            positions = evenly_spaced(self._fitting(dataset, "--stop"), stop.max_slices)
-            found[split] = Scans(dataset, tuple(positions))
-        apart = [(split, "scored", self.scored.subjects) for split in stop.splits]
+            found[split] = self._open(split, stop.max_slices, use="--stop", hint=hint, **more)
         if not stop.is_crossfit:
-            apart.append((stop.calibration, "fitted to", found[stop.fit].subjects))
-        for split, use, others in apart:
-            if shared := _named(others & found[split].subjects):
+            fit, calibration = found[stop.fit].subjects, found[stop.calibration].subjects
+            if shared := _named(fit & calibration):
                 raise ValueError(
-                    f"--stop: the {split} split would be used to fit or calibrate, but subjects of "
-                    f"it are {use} as well: {shared}. Choose another --split, --stop.fit or "
-                    "--stop.calibration"
+                    f"--stop: subjects of the {stop.calibration} split are in the {stop.fit} split "
+                    f"as well: {shared}. {hint}"
                 )
-        calibration = [
-            info for split in stop.calibration_splits for info in found[split].describe()
-        ]
-        units = {unit_of(info, stop.unit) for info in calibration}
+        units = {
+            unit_of(info, stop.unit)
+            for split in stop.calibration_splits
+            for info in found[split].describe()
+        }
         conformal.check_units(len(units), stop.alpha, unit=stop.unit)
         return found
 

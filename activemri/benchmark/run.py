@@ -38,7 +38,7 @@ from activemri.options import Compute, RunOptions
 from activemri.progress import Progress
 from activemri.stopping import RuleError
 from activemri.stopping.features import Curves, play_recorded
-from activemri.stopping.rule import fit_rule
+from activemri.stopping.rule import StoppingRule, fit_rule
 
 if TYPE_CHECKING:
     from activemri.benchmark.plan import PolicyLike, ReconstructorLike
@@ -225,7 +225,7 @@ def _play(plan: Plan) -> pd.DataFrame:
     def is_whole(shard: Shard) -> bool:
         """True where a shard's files are there and can be read; others are played again."""
         try:
-            for path in filter(None, (plan.part(shard), plan.quality_part(shard))):
+            for path in filter(None, (shard.part, shard.quality)):
                 pyarrow.parquet.read_metadata(path)
         except (FileNotFoundError, pyarrow.ArrowInvalid):
             return False
@@ -257,11 +257,10 @@ def _play(plan: Plan) -> pd.DataFrame:
             progress.note(f"{n_done} of {n_scans} scans")
     parts = []
     for shard in scored:
-        path = plan.part(shard)
-        parts.append(pd.read_parquet(path))
+        parts.append(pd.read_parquet(shard.part))
         if lacking := [name for name in COLUMNS if name not in (*parts[-1].columns, *TRAITS)]:
             raise ValueError(
-                f"{path} lacks the columns {', '.join(lacking)}: it was written by another "
+                f"{shard.part} lacks the columns {', '.join(lacking)}: it was written by another "
                 "version. Choose another --out, or delete that folder"
             )
     table = pd.concat(parts, ignore_index=True)
@@ -287,7 +286,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
         key = (plan.orders[shard.policy], shard.reconstructor)
         order = _learn_order(plan, key, lambda share: None)
     policy = plan.policy(shard.policy, shard.reconstructor, order=order, seed=shard.seed)
-    dataset, acquisition = plan.scans_of(shard), plan.acquisitions[shard.reconstructor]
+    acquisition, dataset = plan.acquisitions[shard.reconstructor], plan.scans(shard.split).dataset
     scans = [dataset[position] for position in shard.positions]
     reported = 0.0
 
@@ -297,9 +296,8 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
         tell(share - reported)
         reported = share
 
-    part, quality_part = plan.part(shard), plan.quality_part(shard)
     rows = partial(long_rows, shard=shard, metric=plan.metric, step_cost=plan.protocol.step_cost)
-    if quality_part is None:
+    if shard.quality is None:
         episodes = rollout(acquisition, policy, scans, seed=shard.seed, on_step=on_step)
     else:
         episodes, features = play_recorded(
@@ -310,23 +308,16 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
             seed=shard.seed,
             on_step=on_step,
         )
-        _write_parquet(rows(episodes, features=features), quality_part)
-    if part is not None:
-        _write_parquet(rows(episodes), part)
+        _write_parquet(rows(episodes, features=features), shard.quality)
+    if shard.part is not None:
+        _write_parquet(rows(episodes), shard.part)
     tell(1 - reported)
 
 
 def _in_processes(
     plan: Plan, work: Work[Item], costs: Mapping[Item, float], progress: Progress
 ) -> Iterator[Item]:
-    """Do some work for every item, in several processes where there are; yields those done.
-
-    Args:
-        plan: each process prepares its own.
-        work: a function of this module.
-        costs: of every item, in units of the progress.
-        progress: moves with every share of an item's work.
-    """
+    """Do some work for every item, of a cost in units of the progress; yields those done."""
     if plan.settings.workers == 1 or len(costs) < 2:
         for item, cost in costs.items():
 
@@ -385,27 +376,32 @@ def _fit_rules(plan: Plan) -> list[FittedRule]:
     for (reconstructor, policy), scored in _curves(plan, plan.shards()).items():
         played = {split: curves[reconstructor, policy] for split, curves in by_split.items()}
         path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}.json"
-        rule, refusal = None, ""
-        try:
-            rule = fit_rule(
-                stop,
-                played,
-                policy=policy,
-                reconstructor=reconstructor,
-                data=str(plan.protocol.data),
-                n_center_lines=plan.protocol.n_center_lines,
-                budget=plan.budget,
-                seed=plan.settings.run.seed,
-            )
-        except RuleError as error:
-            refusal = str(error)
-            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
-        else:
-            rule.save(path)
         n_units, n_subjects = (
             sum(len(set(played[split].units(unit))) for split in stop.calibration_splits)
             for unit in (stop.unit, "subject")
         )
+        rule, refusal = None, ""
+        try:
+            predictor, threshold = fit_rule(stop, played, seed=plan.settings.run.seed)
+        except RuleError as error:
+            refusal = str(error)
+            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
+        else:
+            assert stop.target is not None
+            rule = StoppingRule(
+                predictor,
+                stop.target,
+                threshold,
+                stop.alpha,
+                stop.unit,
+                n_units,
+                policy=policy,
+                reconstructor=reconstructor,
+                data=f"{plan.protocol.data} {' and '.join(stop.splits)}",
+                n_center_lines=plan.protocol.n_center_lines,
+                budget=plan.budget,
+            )
+            rule.save(path)
         fitted.append(FittedRule(policy, reconstructor, scored, rule, refusal, n_units, n_subjects))
     return fitted
 
@@ -414,10 +410,10 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves
     """Scores and features along episodes, by reconstructor and policy."""
     parts: dict[tuple[str, str], list[Curves]] = {}
     for shard in shards:
-        path, dataset = plan.quality_part(shard), plan.scans_of(shard)
-        if path is not None:
+        if shard.quality is not None:
+            dataset = plan.scans(shard.split).dataset
             scans = [dataset.describe(position) for position in shard.positions]
-            curves = curves_of(pd.read_parquet(path), scans)
+            curves = curves_of(pd.read_parquet(shard.quality), scans)
             parts.setdefault((shard.reconstructor, shard.policy), []).append(curves)
     return {key: Curves.join(own) for key, own in parts.items()}
 
@@ -425,10 +421,8 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves
 def _manifest(plan: Plan) -> dict[str, Any]:
     """Settings that decide about the table, as JSON gives them back, and all that have played.
 
-    Policies and reconstructors may come and go; those of the same name must be the same.
-
-    Raises:
-        ValueError: the folder holds a benchmark of other settings.
+    Refuses a folder of other settings. Policies and reconstructors may come and go; those of the
+    same name must be the same.
     """
     out = plan.settings.run.out
     settings = {

@@ -8,18 +8,14 @@ means over slices. Intervals resample subjects.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from activemri.benchmark.resampling import (
-    TAILS,
-    percentile_intervals,
-    resampled_means,
-    resampling_weights,
-)
+from activemri.benchmark import resampling
 from activemri.benchmark.statistics import metric_name
 from activemri.data.slices import SliceInfo
 from activemri.metrics import METRICS, spearman
@@ -27,7 +23,7 @@ from activemri.stopping.features import Curves
 from activemri.stopping.rule import StoppingRule, StopSettings, first_steps, misses, sign_of
 from activemri.tables import Cell, Table
 
-Floats = NDArray[np.float64]
+Floats = resampling.Floats
 Row = Mapping[str, Any]
 TradeOff = Mapping[str, tuple[Floats, Floats]]
 
@@ -60,12 +56,7 @@ class FittedRule:
 
 
 def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
-    """Curves of the rows of one policy and seed.
-
-    Args:
-        table: long rows with features among the metrics.
-        scans: the scans that they are of.
-    """
+    """Curves of some scans from long rows of one policy and seed, with features as metrics."""
     keys = ["volume", "slice"]
     names = list(table["metric"].unique())
     rows = pd.MultiIndex.from_tuples([(scan.volume, scan.index) for scan in scans])
@@ -89,12 +80,7 @@ def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
 
 
 def outcomes(curves: Curves, stop: StopSettings, steps: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Lines acquired and targets missed where episodes stop at given steps.
-
-    Args:
-        curves: the episodes.
-        stop: target and unit.
-        steps: (episode, way to stop).
+    """Lines acquired and targets missed where episodes stop at steps (episode, way to stop).
 
     Returns:
         Lines, (episode, way), and the share of each unit's slices that miss, (unit, way).
@@ -201,20 +187,20 @@ def savings(
     low, high, saved_low, saved_high = None, None, None, None
     if n_subjects > 1:
         rng = np.random.default_rng(seed)
-        weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
+        weights = resampling.resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
         unit_subject = np.zeros(len(losses), np.intp)
         unit_subject[unit] = subject
-        missed = resampled_means(losses, unit_subject, weights=weights)
-        used = resampled_means(lines, subject, weights=weights)
+        missed = resampling.resampled_means(losses, unit_subject, weights=weights)
+        used = resampling.resampled_means(lines, subject, weights=weights)
         budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
         less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
         columns = np.stack([missed[:, 0], less], axis=1)
-        of_miss, of_saving = percentile_intervals(columns.mean(axis=0), columns)
+        of_miss, of_saving = resampling.percentile_intervals(columns.mean(axis=0), columns)
         (low, high), (saved_low, saved_high) = (
             (each.low, each.high) for each in (of_miss, of_saving)
         )
         if not losses[:, 0].any():  # resampled zeros show no doubt: use the exact limit
-            high = 1 - TAILS[0] ** (1 / n_subjects)
+            high = 1 - resampling.TAILS[0] ** (1 / n_subjects)
     row |= {"miss_lo": low, "miss_hi": high, "saved_lo": saved_low, "saved_hi": saved_high}
     if stop.unit == "slice":
         row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(float(miss[0]), len(losses))
@@ -245,13 +231,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[str] = ()) -> Table:
-    """Rows of :func:`savings` as a table.
-
-    Args:
-        rows: of :func:`savings`.
-        stop: settings of the rules.
-        words: further notes, of :func:`promises`.
-    """
+    """Rows of :func:`savings` as a table, with further notes: :func:`promises`."""
 
     def shown(row: Row, name: str, form: str) -> str:
         number = row.get(name)
@@ -285,28 +265,29 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
     def spread(row: Row) -> Cell:
         return Cell("" if row["refused"] else f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}")
 
-    columns: list[tuple[str, Callable[[Row], object]]] = [
-        ("policy", lambda row: row["policy"]),
-        ("missed", missed),
-        ("lines", known("lines", ".1f")),
-        ("5-95 %", spread),
-        ("fixed", known("fixed_lines", ".1f")),
-        ("saved", known("saved", "+.1f", ends=True)),
-        ("oracle", known("oracle_lines", ".1f")),
-        ("share", known("share", ".0%")),
-        ("threshold", known("threshold", ".4f")),
-        ("error", known("error", ".3f")),
-    ]
-    if len({row["reconstructor"] for row in rows}) > 1:
-        columns.insert(1, ("reconstructor", lambda row: row["reconstructor"]))
+    names = ["policy", "reconstructor"]
+    if len({row["reconstructor"] for row in rows}) < 2:
+        names.pop()
+    columns: dict[str, Callable[[Row], object]] = {
+        **{name: itemgetter(name) for name in names},
+        "missed": missed,
+        "lines": known("lines", ".1f"),
+        "5-95 %": spread,
+        "fixed": known("fixed_lines", ".1f"),
+        "saved": known("saved", "+.1f", ends=True),
+        "oracle": known("oracle_lines", ".1f"),
+        "share": known("share", ".0%"),
+        "threshold": known("threshold", ".4f"),
+        "error": known("error", ".3f"),
+    }
     refused = [
         f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}"
         for row in rows
         if row["refused"]
     ]
     return Table(
-        [name for name, _ in columns],
-        [[cell(row) for _, cell in columns] for row in rows],
+        list(columns),
+        [[cell(row) for cell in columns.values()] for row in rows],
         title=f"Stop at {metric_name(str(stop.metric))} {stop.target:g}",
         subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
         notes=[
@@ -328,47 +309,39 @@ def promises(
 
     Args:
         stop: settings of the rules.
-        n_units: calibration units.
-        n_subjects: calibration subjects.
+        n_units, n_subjects: of the calibration.
         is_trained: a reconstructor has weights, which are chosen on the val split.
     """
-    units = f"{n_units} calibration {stop.unit}s"
     alone = n_units == n_subjects  # then a volume or slice stands for its subject
+    unit = "subject" if alone else stop.unit
     share = f"{100 * stop.alpha:g} %"
-    resemble = f"These are of only {n_subjects} subjects, whose {stop.unit}s resemble each other:"
-    said = {
-        "subject": (
-            f"Promised: of a new subject's slices, on average at most {share} stop below the "
-            f"target, if new subjects are exchangeable with the {units}: the same kind of people, "
-            "scanner and protocol."
-        ),
-        "volume": (
-            f"Promised: of a new volume's slices, on average at most {share} stop below the "
-            f"target, if new volumes are exchangeable with the {units}. {resemble} for new "
-            "subjects nothing is promised."
-        ),
-        "slice": (
-            f"Promised: a new slice stops below the target with a chance of at most {share}, if "
-            f"new slices are exchangeable with the {units}. {resemble} for slices of new subjects "
-            "nothing is promised."
-        ),
-    }["subject" if alone else stop.unit]
+    bound = f"of a new {unit}'s slices, on average at most {share} stop below the target"
+    if unit == "slice":
+        bound = f"a new slice stops below the target with a chance of at most {share}"
+    said = f"{bound}, if new {unit}s are exchangeable with the {n_units} calibration {stop.unit}s"
+    if unit == "subject":
+        said += ": the same kind of people, scanner and protocol."
+    else:
+        whose = "slices of new subjects" if unit == "slice" else "new subjects"
+        said += (
+            f". These are of only {n_subjects} subjects, whose {unit}s resemble each other: for "
+            f"{whose} nothing is promised."
+        )
+    chosen_on_it = is_trained and stop.calibration in ("train", "val")
+    holds = unit == "subject" and not (stop.is_crossfit or chosen_on_it)
     caution = (
         "The average is over calibration sets as well: one calibration can come out above, and so "
         "can one subject, one contrast, or one target chosen after looking. Nothing is promised "
         "if checkpoints were chosen on the calibration subjects, which makes them easier than new "
         "ones."
     )
-    chosen_on_it = is_trained and stop.calibration in ("train", "val")
-    if stop.is_crossfit or not (alone or stop.unit == "subject") or chosen_on_it:
-        said = said.replace("Promised", "Aimed at, not promised", 1)
     if stop.is_crossfit:
         caution += (
             " Cross-fitting: predictions for calibration came from predictors fitted to the other "
             "folds, the rule uses one fitted to all, so that the bound is only approximate; and "
             "reconstructors and orders learned from these subjects suit them better than new ones."
         )
-    return [said, caution]
+    return [f"{'Promised' if holds else 'Aimed at, not promised'}: {said}", caution]
 
 
 def _stops(rule: StoppingRule, curves: Curves, stop: StopSettings) -> NDArray[np.intp]:

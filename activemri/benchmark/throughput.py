@@ -6,7 +6,7 @@ so their ratio is what to compare.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from activemri.options import require_positive
 N_SCANS = 32  # side by side
 _SINGLE = "_single"  # one environment at a time: bound by Python, not by arithmetic
 _ROUNDS = 7  # each way is timed so often, in turn; the median ratio counts
+
+Work = Callable[[], int]  # does some frames and returns how many
 
 #: Height and width of k-space, and of the crop that is scored.
 CASES = {
@@ -52,11 +54,13 @@ def run_throughput(settings: ThroughputSettings) -> str:
     try:
         for name, (shape, target_shape) in CASES.items():
             scans = [_scan(shape, target_shape, seed) for seed in range(N_SCANS)]
-            step, single = f"step_{name}", f"step_{name}{_SINGLE}"
-            for label, n_envs in ((step, N_SCANS), (single, 1)):
-                ours, baseline = _steps(scans[:n_envs]), _baseline_steps(scans)
+            ways = {
+                f"step_{name}": _steps(scans, N_SCANS),
+                f"step_{name}{_SINGLE}": _steps(scans, 1),
+                f"oracle_{name}": _oracles(scans[0]),
+            }
+            for label, (ours, baseline) in ways.items():
                 results[label] = _compare(ours, baseline, settings.seconds)
-            results[f"oracle_{name}"] = _compare(*_oracles(scans[0]), settings.seconds)
     finally:
         torch.set_num_threads(n_threads)
     if settings.json:
@@ -111,23 +115,8 @@ def baseline_step(scan: Slice, columns: NDArray[np.bool_]) -> dict[str, float]:
     }
 
 
-def baseline_trials(scan: Slice, columns: NDArray[np.bool_], actions: Sequence[int]) -> list[float]:
-    """SSIM after each of several actions, one step after the other: a one-step oracle's loop."""
-    scores = []
-    for action in actions:
-        trial = columns.copy()
-        trial[action] = True
-        scores.append(baseline_step(scan, trial)["ssim"])
-    return scores
-
-
-def _compare(
-    ours: Callable[[], int], baseline: Callable[[], int], seconds: float
-) -> NDArray[np.float64]:
-    """Medians of the rates of two ways, timed in turn, and of their ratio.
-
-    Each call does some frames and returns how many.
-    """
+def _compare(ours: Work, baseline: Work, seconds: float) -> NDArray[np.float64]:
+    """Medians of the rates of two ways, timed in turn, and of their ratio."""
     ours()
     baseline()
     rates = []
@@ -142,35 +131,29 @@ def _compare(
     return medians
 
 
-def _steps(scans: list[Slice]) -> Callable[[], int]:
+def _steps(scans: list[Slice], n_envs: int) -> tuple[Work, Work]:
     """Steps of the whole environment: observation, reward, scores, infos, autoreset."""
     env = ActiveMRIVectorEnv(
-        num_envs=len(scans), data=SliceList(scans), n_center_lines=8, budget=48
+        num_envs=n_envs, data=SliceList(scans[:n_envs]), n_center_lines=8, budget=48
     )
     env.reset(seed=0)
-    generator = np.random.default_rng(0)
+    ours, others = np.random.default_rng(0), np.random.default_rng(0)
 
-    def work() -> int:
-        draws = generator.random((len(scans), env.episodes.n_actions)) * env.action_masks()
+    def step() -> int:
+        draws = ours.random((n_envs, env.episodes.n_actions)) * env.action_masks()
         env.step(draws.argmax(axis=1))
-        return len(scans)
+        return n_envs
 
-    return work
-
-
-def _baseline_steps(scans: list[Slice]) -> Callable[[], int]:
-    generator = np.random.default_rng(0)
-
-    def work() -> int:
-        scan = scans[generator.integers(len(scans))]
-        baseline_step(scan, generator.random(scan.shape[1]) < 0.3)
+    def baseline() -> int:
+        scan = scans[others.integers(len(scans))]
+        baseline_step(scan, others.random(scan.shape[1]) < 0.3)
         return 1
 
-    return work
+    return step, baseline
 
 
-def _oracles(scan: Slice) -> tuple[Callable[[], int], Callable[[], int]]:
-    """One-step oracles over all columns, ours and the baseline: one call is one decision."""
+def _oracles(scan: Slice) -> tuple[Work, Work]:
+    """One-step oracles over all columns: one call is one decision."""
     env = ActiveMRIVectorEnv(
         num_envs=1, data=SliceList([scan]), n_center_lines=8, metrics=("ssim",)
     )
@@ -178,15 +161,16 @@ def _oracles(scan: Slice) -> tuple[Callable[[], int], Callable[[], int]]:
     every = np.arange(scan.shape[1])
     center = np.isin(every, every[len(every) // 2 - 4 : len(every) // 2 + 4])
 
-    def ours() -> int:
+    def decide() -> int:
         env.simulate(every[None])
         return 1
 
     def baseline() -> int:
-        baseline_trials(scan, center, every.tolist())
+        for column in every:
+            baseline_step(scan, center | (every == column))
         return 1
 
-    return ours, baseline
+    return decide, baseline
 
 
 def _scan(shape: tuple[int, int], target_shape: tuple[int, int], seed: int) -> Slice:

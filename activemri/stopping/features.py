@@ -29,16 +29,11 @@ from activemri.mri.spectrum import line_distances, power_law
 
 Floats = NDArray[np.float64]
 
+#: Names of features, see :func:`scan_features`.
 OF_SCAN = (
-    "acquired",
-    "outer_energy",
-    "missing_energy",
-    "isotropic_energy",
-    "missing_ssim",
-    "flatness",
-    "foreground",
-    "change",
-)
+    "acquired", "outer_energy", "missing_energy", "isotropic_energy", "missing_ssim", "flatness",
+    "foreground", "change",
+)  # fmt: skip
 OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
 OF_EVALUATOR = ("evaluator_mean", "evaluator_lowest")
 
@@ -73,16 +68,6 @@ class Curves:
         units = [unit_of(scan, unit) for scan in self.scans]
         numbers = {one: number for number, one in enumerate(dict.fromkeys(units))}
         return np.array([numbers[one] for one in units], np.intp)
-
-    def select(self, rows: Sequence[int] | NDArray[np.intp]) -> "Curves":
-        """Some of the episodes."""
-        index = np.asarray(rows, dtype=np.intp)
-        return Curves(
-            tuple(self.scans[row] for row in index),
-            self.n_acquired[index],
-            {name: values[index] for name, values in self.scores.items()},
-            {name: values[index] for name, values in self.features.items()},
-        )
 
     @classmethod
     def join(cls, parts: Sequence["Curves"]) -> "Curves":

@@ -77,12 +77,8 @@ class Predictor:
             head = {name: tuple(map(float, values)) for name, values in record["head"].items()}
             if set(head) not in _HEADS:
                 raise KeyError(*head)
-            return cls(
-                kind=str(record["kind"]),
-                metric=find_metric(record["metric"]).name,
-                features=tuple(map(str, record["features"])),
-                head=head,
-            )
+            metric = find_metric(record["metric"]).name
+            return cls(str(record["kind"]), metric, tuple(map(str, record["features"])), head)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RuleError(f"this is no predictor: {error!r}") from error
 

@@ -8,7 +8,7 @@ the fit, the threshold at which stopping is safe (see :mod:`activemri.stopping.c
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -101,9 +101,7 @@ class StoppingRule:
         alpha: at most this share of new units' slices is promised to stop below the target.
         unit: "subject", "volume" or "slice": what has to be exchangeable.
         n_units: calibration units.
-        policy, reconstructor, data: of the calibration.
-        n_center_lines: lines that episodes started with.
-        budget: lines after those, None for all.
+        policy, reconstructor, data, n_center_lines, budget: of the calibration's episodes.
         version: of this package.
     """
 
@@ -221,23 +219,13 @@ class Stopping:
 
 
 def fit_rule(
-    stop: StopSettings,
-    played: Mapping[str, Curves],
-    *,
-    policy: str,
-    reconstructor: str,
-    data: str,
-    n_center_lines: int,
-    budget: int | None,
-    seed: int = 0,
-) -> StoppingRule:
+    stop: StopSettings, played: Mapping[str, Curves], *, seed: int = 0
+) -> tuple[Predictor, float]:
     """Fit a predictor and calibrate its threshold.
 
     Args:
         stop: how; with target and metric.
-        played: whole episodes of the policy, by split.
-        policy, reconstructor, data, n_center_lines, budget: for the record, see
-            :class:`StoppingRule`.
+        played: whole episodes of one policy, by split.
         seed: of the folds of cross-fitting.
 
     Raises:
@@ -245,11 +233,11 @@ def fit_rule(
             the features that the predictor needs.
     """
     assert stop.target is not None and stop.metric is not None
-    metric, target, unit = stop.metric, stop.target, stop.unit
+    metric, target = stop.metric, stop.target
 
-    def fitted(curves: Curves) -> Predictor:
-        features = {name: values.ravel() for name, values in curves.features.items()}
-        scores = curves.scores[metric].ravel()
+    def fitted(curves: Curves, rows: Any = slice(None)) -> Predictor:
+        features = {name: values[rows].ravel() for name, values in curves.features.items()}
+        scores = curves.scores[metric][rows].ravel()
         return fit_predictor(stop.predictor, features, scores, metric=metric, target=target)
 
     calibration = Curves.join([played[split] for split in stop.calibration_splits])
@@ -263,26 +251,14 @@ def fit_rule(
         folds = np.array([fold_of[scan.subject] for scan in calibration.scans])
         predicted = np.empty_like(calibration.scores[metric])
         for fold in range(min(_FOLDS, len(names))):
-            inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            of_fold = fitted(calibration.select(inside))
-            predicted[outside] = of_fold(calibration.select(outside).features)
+            own = folds == fold
+            features = {name: values[own] for name, values in calibration.features.items()}
+            predicted[own] = fitted(calibration, ~own)(features)
     else:
         predictor = fitted(played[stop.fit])
         predicted = predictor(calibration.features)
-    return StoppingRule(
-        predictor=predictor,
-        target=target,
-        threshold=calibrate(
-            predictor, predicted, calibration, target=target, alpha=stop.alpha, unit=unit
-        ),
-        alpha=stop.alpha,
-        unit=unit,
-        n_units=len(set(calibration.units(unit))),
-        policy=policy,
-        reconstructor=reconstructor,
-        data=f"{data} {' and '.join(stop.splits)}",
-        n_center_lines=n_center_lines,
-        budget=budget,
+    return predictor, calibrate(
+        predictor, predicted, calibration, target=target, alpha=stop.alpha, unit=stop.unit
     )
 
 

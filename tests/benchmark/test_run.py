@@ -240,7 +240,10 @@ def test_results_of_other_weights_or_settings_are_not_taken_for_these(tmp_path: 
         ({"protocol": {"n_center_lines": 24}}, "nothing is left to acquire"),
         ({"metric": "foo"}, "unknown metric 'foo'"),
         ({"reference": "nobody"}, "reference 'nobody' is not among the policies"),
-        ({"policies": ("lbcs",), "protocol": {"split": "train"}}, "that they are fitted on"),
+        (
+            {"policies": ("lbcs",), "protocol": {"split": "train"}},
+            "learned orders.* are scored as well",
+        ),
         ({"policies": ("uncertainty-greedy",)}, "uncertainty-greedy with reconstructor zero-fill"),
         (
             {"policies": ("evaluator-greedy",), "protocol": {"matrix_size": 140}},

@@ -142,7 +142,7 @@ def test_without_any_miss_the_interval_still_shows_doubt() -> None:
     row = savings(fitted(perfect), STOP, n_resamples=50)
     assert (row["miss"], row["miss_lo"]) == (0, 0)
     assert row["miss_hi"] == pytest.approx(binomtest(0, 7).proportion_ci(method="exact").high)
-    one = savings(fitted(invented().select([0])), STOP, n_resamples=50)
+    one = savings(fitted(invented(n_subjects=1)), STOP, n_resamples=50)
     assert one["miss_lo"] is one["miss_hi"] is one["saved_lo"] is one["holds"] is None
 
 
