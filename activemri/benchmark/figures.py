@@ -1,4 +1,4 @@
-"""Figures of a benchmark, as SVG text, from the tables of its other modules.
+"""Figures of a benchmark, as SVG text with heading and caption, from its tables.
 
 A policy has the same colour in every figure (``palette``); bounds are dashed and grey. Text and
 axes take the colour of the page that the SVG is put into, which may be light or dark.
@@ -39,6 +39,8 @@ _SHARES = LinearSegmentedColormap.from_list(
     "shares", ["#eef0f3", "#9fc6e6", "#3f8fc9", "#0b4f8a", "#08223f"]
 ).with_extremes(bad="#c9ccd2")
 _GREY, _ACCENT, _ALARM = "#7f8288", "#0072b2", "#d55e00"
+
+_QUANTITIES = {"auc": "area", "final": "final score"}
 
 #: With more curves than this their bands would hide each other.
 MOST_BANDS = 6
@@ -90,7 +92,7 @@ def score_figure(
     reconstructor: str,
     palette: Mapping[str, str],
     bounds: Collection[str] = (),
-) -> str:
+) -> ReportFigure:
     """Mean score of :func:`activemri.benchmark.statistics.score_curves` against acquired lines.
 
     One line a policy, named at its end, bounds dashed, colours that are used again dotted. Up to
@@ -101,10 +103,11 @@ def score_figure(
     axes = figure.subplots()
     ends: dict[str, float] = {}
     drawn: set[str] = set()
+    with_bands = chosen["policy"].nunique() <= MOST_BANDS
     for policy, part in chosen.groupby("policy", sort=False, observed=True):
         name = str(policy)
         dashed, colour, x = name in bounds, palette[name], part["n_acquired"]
-        if chosen["policy"].nunique() <= MOST_BANDS:
+        if with_bands:
             axes.fill_between(x, part["lo"], part["hi"], color=colour, alpha=0.13, lw=0)
         axes.plot(
             x,
@@ -131,7 +134,12 @@ def score_figure(
         axes.plot([0.995, 1.035], [end, height], c=colour, lw=0.8, transform=where, clip_on=False)
         words = f"{name} (bound)" if name in bounds else name
         axes.text(1.045, height, words, color=colour, va="center", transform=where)
-    return _svg(figure, f"{metric}{reconstructor}")
+    return ReportFigure(
+        f"{metric_name(metric)} against acquired lines, {reconstructor}",
+        _svg(figure, f"{metric}{reconstructor}"),
+        f"Mean over slices{'; bands are 95 % intervals over subjects' if with_bands else ''}. "
+        "Bounds are dashed.",
+    )
 
 
 @mpl.rc_context(STYLE)
@@ -143,7 +151,7 @@ def difference_figure(
     reference: str,
     palette: Mapping[str, str],
     quantity: str = "auc",
-) -> str:
+) -> ReportFigure:
     """Gain of each subject over the reference policy: a dot a subject, a bar at the mean.
 
     ``gains`` are of :func:`activemri.benchmark.statistics.differences`, the quantity is "auc" or
@@ -166,15 +174,19 @@ def difference_figure(
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    name = {"auc": "area", "final": "final score"}[quantity]
+    name = _QUANTITIES[quantity]
     axes.set_xlabel(f"{_axis_name(metric)}, {name}: minus {reference}")
-    return _svg(figure, f"difference{metric}{reconstructor}{quantity}")
+    return ReportFigure(
+        f"Gain of each subject over {reference}, {reconstructor}",
+        _svg(figure, f"difference{metric}{reconstructor}{quantity}"),
+        f"Difference of the {name}{' under the curve' * (quantity == 'auc')}; a dot is a subject.",
+    )
 
 
 @mpl.rc_context(STYLE)
 def transfer_figure(
     summary: Sequence[Mapping[str, object]], *, metric: str, reference: str, quantity: str = "auc"
-) -> str:
+) -> ReportFigure:
     """Scores of policies (rows) with reconstructors (columns), "auc" or "final".
 
     ``summary`` is of :func:`activemri.benchmark.statistics.summarise`. Colours compare within a
@@ -205,30 +217,34 @@ def transfer_figure(
     axes.tick_params(length=0, top=False)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
-    kind = "area" if quantity == "auc" else quantity
-    words = f"{metric_name(metric)}, {kind}; colour: against {policies[place]}"
+    words = f"{metric_name(metric)}, {_QUANTITIES[quantity]}; colour: against {policies[place]}"
     axes.set_title(words, fontsize=10, loc="left")
-    return _svg(figure, f"transfer-{metric}-{quantity}")
+    return ReportFigure(
+        f"Every policy with every reconstructor, {_QUANTITIES[quantity]}",
+        _svg(figure, f"transfer-{metric}-{quantity}"),
+        "Mean over slices. Colours compare within a column; blue is better.",
+    )
 
 
 @mpl.rc_context(STYLE)
 def action_map_figure(
     actions: pd.DataFrame,
     *,
+    reconstructor: str,
     n_actions: int,
     initial: NDArray[np.bool_] | None = None,
     notes: Mapping[str, str] | None = None,
-) -> str:
+) -> ReportFigure:
     """The share of scans in which each line was taken at each step, one map a policy.
 
-    A fixed order is one dark dot a step; a policy that looks at the scan spreads out.
-
     Args:
-        actions: of :func:`activemri.benchmark.adaptivity.actions_of`, one reconstructor.
+        actions: of :func:`activemri.benchmark.adaptivity.actions_of`.
+        reconstructor: the one to draw.
         n_actions: number of actions to choose from.
         initial: the actions that scans start with, bool (n_actions,), or None.
         notes: words below a policy's name.
     """
+    actions = actions[actions["reconstructor"] == reconstructor]
     policies = [str(policy) for policy in actions["policy"].unique()]
     n_columns = min(len(policies), 3)
     n_rows = -(-len(policies) // n_columns)
@@ -261,7 +277,12 @@ def action_map_figure(
     bar.outline.set_visible(False)
     figure.supxlabel("step", fontsize=10)
     figure.supylabel("line", fontsize=10)
-    return _svg(figure, "action-map" + ",".join(policies))
+    return ReportFigure(
+        f"Actions by step, {reconstructor}",
+        _svg(figure, f"action-map{reconstructor}"),
+        "Share of scans in which an action was taken at a step; grey ones are there from the "
+        "start. A fixed order is one dark dot a step; a policy that looks at the scan spreads out.",
+    )
 
 
 def taken_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]:
@@ -273,8 +294,10 @@ def taken_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]
 
 
 @mpl.rc_context(STYLE)
-def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name: str) -> str:
-    """Mean lines against miss rate, a panel a policy; the name sets figures of a page apart."""
+def trade_off_figure(
+    panels: Mapping[str, TradeOff], stop: StopSettings, *, reconstructor: str
+) -> ReportFigure:
+    """Mean lines against miss rate, a panel a policy."""
     n_columns = min(len(panels), 2)
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(7.6, 0.3 + 3.1 * n_rows))
@@ -318,7 +341,12 @@ def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name
     words = f"miss rate: share below {metric_name(str(stop.metric))} {stop.target:g}"
     figure.supxlabel("mean acquired lines", fontsize=10)
     figure.supylabel(words, fontsize=10)
-    return _svg(figure, f"trade-off{name}")
+    return ReportFigure(
+        f"Lines against misses, {reconstructor}",
+        _svg(figure, f"trade-off{reconstructor}"),
+        "Further down and left is better. The rule at all thresholds; its dot is the calibrated "
+        "one.",
+    )
 
 
 def kept_apart(places: NDArray[np.float64], *, gap: float) -> NDArray[np.float64]:

@@ -162,13 +162,46 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         "fully sampled scan: no policy can be expected to reach them."
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
-    curves = list(_curves(plan, own, summary, palette=palette, bounds=bounds))
+    means, which = statistics.score_curves(own, **options), list(plan.reconstructors)
+    curves = [
+        figures.score_figure(
+            means, metric=metric, reconstructor=label, palette=palette, bounds=bounds
+        )
+        for label in which
+    ]
+    compared = reference in plan.policies and len(plan.policies) > 1
+    if compared:
+        gains = statistics.differences(own, reference)
+        curves += [
+            figures.difference_figure(
+                gains, metric=metric, reconstructor=label, reference=reference, palette=palette
+            )
+            for label in which
+        ]
+    if len(which) > 1 and len(plan.policies) > 1:
+        curves += [
+            figures.transfer_figure(summary, metric=metric, reference=reference, quantity=quantity)
+            for quantity in _QUANTITIES
+        ]
     sections.append(Section("Curves", curves))
-    worth = {
-        label: adaptivity.worth_table(table, found, label, metric=metric, name_cell=name)
-        for label in plan.reconstructors
-    }
-    blocks = list(_adaptivity(plan, table, found, worth))
+    actions, worth = adaptivity.actions_of(table), []
+    blocks: list[Table | ReportFigure] = []
+    for label in which:
+        worth.append(adaptivity.worth_table(table, found, label, metric=metric, name_cell=name))
+        geometry = plan.acquisitions[label].geometry
+        start = geometry.by_action(geometry.center_lines(plan.protocol.n_center_lines), "all")
+        maps = figures.action_map_figure(
+            actions,
+            reconstructor=label,
+            n_actions=geometry.n_actions,
+            initial=start.cpu().numpy(),
+            notes={
+                str(row["policy"]): f"{adaptivity.shared_words(row)} shared"
+                for row in found["actions"]
+                if row["reconstructor"] == label
+            },
+        )
+        blocks += [worth[-1], maps]
     sections.append(Section("Adaptivity", [*blocks, *adaptivity.WORDS]))
     stopping = []
     if rules:
@@ -182,7 +215,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         stopping = [savings.stopping_table(stops, plan.stop, words=words)]
         content["stopping"] = {"rules": stops, "words": words}
         sections.append(Section("Stopping", [*_stopping(plan, rules, stopping[0])]))
-    if reference in plan.policies and len(plan.policies) > 1:
+    if compared:
         comparisons = statistics.compare(table, reference, **options)
         intro = (
             f"Differences on the same slices, policy minus {reference}, with 95 % intervals over "
@@ -224,7 +257,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         title=f"Active acquisition on {plan.scored.dataset.name}",
         subtitle=counted,
         warning=_coverage(min(row["n_subjects"] for row in summary)),
-        headline=[shown, *worth.values(), *stopping],
+        headline=[shown, *worth, *stopping],
         sections=sections,
         content=content,
         episodes=_episodes(plan, own, example, first=[reference, *bounds]),
@@ -322,36 +355,6 @@ def _players(rows: Sequence[Row], name: NameCell) -> tuple[list[str], list[list[
     ]
 
 
-def _adaptivity(
-    plan: Plan,
-    table: pd.DataFrame,
-    found: Mapping[str, Sequence[Row]],
-    worth: Mapping[str, Table],
-) -> Iterator[Table | ReportFigure]:
-    actions = adaptivity.actions_of(table)
-    for label, own in worth.items():
-        yield own
-        geometry = plan.acquisitions[label].geometry
-        start = geometry.by_action(geometry.center_lines(plan.protocol.n_center_lines), "all")
-        maps = figures.action_map_figure(
-            actions[actions["reconstructor"] == label],
-            n_actions=geometry.n_actions,
-            initial=start.cpu().numpy(),
-            notes={
-                str(row["policy"]): f"{adaptivity.shared_words(row)} shared"
-                for row in found["actions"]
-                if row["reconstructor"] == label
-            },
-        )
-        yield ReportFigure(
-            f"Actions by step, {label}",
-            maps,
-            "Share of scans in which an action was taken at a step; grey ones are there from "
-            "the start. A fixed order is one dark dot a step; a policy that looks at the scan "
-            "spreads out.",
-        )
-
-
 def _stopping(
     plan: Plan, rules: Sequence[FittedRule], table: Table
 ) -> Iterator[str | Table | ReportFigure]:
@@ -369,57 +372,7 @@ def _stopping(
         found = {rule.policy: savings.trade_off(rule, stop) for rule in own}
         panels = {policy: one for policy, one in found.items() if one is not None}
         if panels:
-            yield ReportFigure(
-                f"Lines against misses, {label}",
-                figures.trade_off_figure(panels, stop, name=label),
-                "Further down and left is better. The rule at all thresholds; its dot is the "
-                "calibrated one.",
-            )
-
-
-def _curves(
-    plan: Plan,
-    own: pd.DataFrame,
-    summary: Sequence[Row],
-    *,
-    palette: Mapping[str, str],
-    bounds: Sequence[str],
-) -> Iterator[ReportFigure]:
-    settings, metric = plan.settings, plan.metric
-    means = statistics.score_curves(own, seed=settings.run.seed, n_resamples=settings.n_bootstrap)
-    few = len(plan.policies) <= figures.MOST_BANDS
-    bands = "; bands are 95 % intervals over subjects" if few else ""
-    for label in plan.reconstructors:
-        yield ReportFigure(
-            f"{metric_name(metric)} against acquired lines, {label}",
-            figures.score_figure(
-                means, metric=metric, reconstructor=label, palette=palette, bounds=bounds
-            ),
-            f"Mean over slices{bands}. Bounds are dashed.",
-        )
-    if settings.reference in plan.policies and len(plan.policies) > 1:
-        gains = statistics.differences(own, settings.reference)
-        for label in plan.reconstructors:
-            yield ReportFigure(
-                f"Gain of each subject over {settings.reference}, {label}",
-                figures.difference_figure(
-                    gains,
-                    metric=metric,
-                    reconstructor=label,
-                    reference=settings.reference,
-                    palette=palette,
-                ),
-                "Difference of the area under the curve; a dot is a subject.",
-            )
-    if len(plan.reconstructors) > 1 and len(plan.policies) > 1:
-        for quantity, word in (("auc", "area"), ("final", "final score")):
-            yield ReportFigure(
-                f"Every policy with every reconstructor, {word}",
-                figures.transfer_figure(
-                    summary, metric=metric, reference=settings.reference, quantity=quantity
-                ),
-                "Mean over slices. Colours compare within a column; blue is better.",
-            )
+            yield figures.trade_off_figure(panels, stop, reconstructor=label)
 
 
 def _task(plan: Plan) -> dict[str, object]:

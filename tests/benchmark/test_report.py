@@ -57,7 +57,7 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def drawn(table: pd.DataFrame) -> dict[str, str]:
+def shown(table: pd.DataFrame) -> dict[str, ReportFigure]:
     palette = figures.colours(POLICIES, bounds=BOUNDS)
     which: dict[str, Any] = {"metric": "ssim", "reconstructor": "unet", "palette": palette}
     gains = statistics.differences(table, "lbcs")
@@ -66,6 +66,7 @@ def drawn(table: pd.DataFrame) -> dict[str, str]:
         "difference": figures.difference_figure(gains, reference="lbcs", **which),
         "actions": figures.action_map_figure(
             taken_actions(),
+            reconstructor="unet",
             n_actions=9,
             initial=np.arange(9) == 8,
             notes={"lbcs": "3.0 of 3 shared"},
@@ -74,6 +75,11 @@ def drawn(table: pd.DataFrame) -> dict[str, str]:
             statistics.summarise(table), metric="ssim", reference="lbcs"
         ),
     }
+
+
+@pytest.fixture(scope="module")
+def drawn(shown: dict[str, ReportFigure]) -> dict[str, str]:
+    return {name: figure.svg for name, figure in shown.items()}
 
 
 def episodes(n_frames: int = 3, policies: tuple[str, ...] = POLICIES[:2]) -> list[Episode]:
@@ -134,10 +140,10 @@ class Outline(html.parser.HTMLParser):
 
 
 def test_the_page_is_well_formed_and_loads_nothing(
-    table: pd.DataFrame, drawn: dict[str, str]
+    table: pd.DataFrame, shown: dict[str, ReportFigure]
 ) -> None:
-    shown = Section("Curves", [ReportFigure(name, svg) for name, svg in drawn.items()])
-    page = replace(made(table), sections=[*made(table).sections, shown])
+    curves = Section("Curves", list(shown.values()))
+    page = replace(made(table), sections=[*made(table).sections, curves])
     outline = Outline(page.html(command="activemri benchmark --seed 0"))
     assert outline.open == [] and outline.links
     assert all(link.startswith(("data:", "#")) for link in outline.links)
@@ -153,7 +159,7 @@ def test_without_episodes_there_is_no_player(table: pd.DataFrame) -> None:
 def test_everything_given_is_escaped() -> None:
     nasty = "</script><script>alert('$x$')</script>"
     table = invented((nasty, "lbcs"))
-    svg = figures.score_figure(
+    figure = figures.score_figure(
         statistics.score_curves(table),
         metric="ssim",
         reconstructor="unet",
@@ -167,7 +173,10 @@ def test_everything_given_is_escaped() -> None:
         content={"task": {nasty: nasty}},
         episode_title=nasty,
         episodes=episodes(policies=(nasty, "lbcs")),
-        sections=[*made(table).sections, Section(nasty, [nasty, ReportFigure(nasty, svg, nasty)])],
+        sections=[
+            *made(table).sections,
+            Section(nasty, [nasty, replace(figure, title=nasty, caption=nasty)]),
+        ],
     )
     text = page.html(command=nasty)
     assert nasty not in text and "<script>alert" not in text
@@ -293,7 +302,7 @@ def test_figures_name_their_policies_and_mark_bounds(drawn: dict[str, str]) -> N
 
 def test_the_same_results_give_the_same_figure(table: pd.DataFrame, drawn: dict[str, str]) -> None:
     rows = statistics.summarise(table)
-    again = figures.transfer_figure(rows, metric="ssim", reference="lbcs")
+    again = figures.transfer_figure(rows, metric="ssim", reference="lbcs").svg
     assert again == drawn["transfer"]
 
 
@@ -303,7 +312,7 @@ def test_figures_of_one_page_share_no_clip_paths(table: pd.DataFrame) -> None:
         set(
             re.findall(
                 r'clipPath id="([^"]+)"',
-                figures.score_figure(rows, metric="ssim", reconstructor=name, palette=palette),
+                figures.score_figure(rows, metric="ssim", reconstructor=name, palette=palette).svg,
             )
         )
         for name in ("unet", "zero-filled")
@@ -323,7 +332,8 @@ def test_many_curves_can_be_told_apart() -> None:
         names = tuple(f"policy {i}" for i in range(n))
         rows = statistics.score_curves(invented(names))
         palette = figures.colours(names)
-        return figures.score_figure(rows, metric="ssim", reconstructor="unet", palette=palette)
+        which: dict[str, Any] = {"metric": "ssim", "reconstructor": "unet"}
+        return figures.score_figure(rows, palette=palette, **which).svg
 
     few, many = drawing(figures.MOST_BANDS), drawing(13)
     assert few.count("FillBetweenPolyCollection") == figures.MOST_BANDS
@@ -359,8 +369,8 @@ def transfers(metric: str = "ssim") -> list[dict[str, object]]:
 
 def test_the_heat_map_has_policies_in_rows_and_leaves_out_what_was_not_run() -> None:
     def shown(*rows: dict[str, object], quantity: str = "auc") -> list[str | None]:
-        svg = figures.transfer_figure(rows, metric="ssim", reference="a", quantity=quantity)
-        return [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")][:-1]
+        figure = figures.transfer_figure(rows, metric="ssim", reference="a", quantity=quantity)
+        return [element.text for element in ET.fromstring(figure.svg).iter(f"{SVG}text")][:-1]
 
     names, every, fewer = ["x", "y", "a", "b"], transfers(), transfers()[:3]
     assert shown(*every) == [*names, "0.800", "0.600", "0.850", "0.550"]
@@ -373,8 +383,8 @@ def test_the_heat_map_has_policies_in_rows_and_leaves_out_what_was_not_run() -> 
 
 def test_a_smaller_error_is_the_better_colour_of_the_heat_map() -> None:
     def image(metric: str) -> str:
-        svg = figures.transfer_figure(transfers(metric), metric=metric, reference="a")
-        colours = next(ET.fromstring(svg).iter(f"{SVG}image"))
+        figure = figures.transfer_figure(transfers(metric), metric=metric, reference="a")
+        colours = next(ET.fromstring(figure.svg).iter(f"{SVG}image"))
         return next(value for name, value in colours.items() if name.endswith("href"))
 
     assert image("nmse") != image("ssim") == image("psnr")
