@@ -19,12 +19,9 @@ from torch import Tensor
 from activemri import plugins
 from activemri.data.slices import SliceDataset
 from activemri.envs.line_features import feature_names, readout_features
-from activemri.envs.scan import Scan, View
+from activemri.envs.scan import WHITE, Scan, View
 from activemri.metrics.reference import center_crop, to_uint8
 
-#: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
-#: largest values grow beyond those of the blurred first one.
-WHITE = 2.0
 #: Bound of floating-point parts, in units of the scale; values beyond it are clipped.
 BOUND = 100.0
 
@@ -126,16 +123,14 @@ class Image:
         )
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        image, shape = view.reconstruction.image, view.target_shape
-        white = WHITE * view.scale
-        gain = torch.where(white > 0, 255 / white, 0.0)  # of no scale, black
-        seen = to_uint8(image, gain, shape)
+        seen, shape = view.pixels, view.target_shape
         if self.n_channels == 1 and shape == frame.target_shape:
-            return {"image": seen.unsqueeze(1), **Mask()(view, frame)}
+            return {"image": seen.unsqueeze(1).clone(), **Mask()(view, frame)}
         pixels = seen.new_zeros((len(seen), self.n_channels, *frame.target_shape))
         _centre(pixels[:, 0], seen)
         uncertainty = view.reconstruction.uncertainty
         if self.uncertainty and uncertainty is not None:
+            gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)
             _centre(pixels[:, 1], to_uint8(uncertainty, gain, shape))
         if self.region and view.region is not None:
             _centre(pixels[:, -1], 255 * view.region.to(torch.uint8))

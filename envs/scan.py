@@ -38,7 +38,7 @@ from activemri.metrics.reference import (
     largest_magnitude,
 )
 from activemri.mri import fourier
-from activemri.mri.geometry import Geometry, Transform, make_geometry
+from activemri.mri.geometry import Geometry, Increment, Transform, make_geometry
 from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import (
@@ -54,6 +54,10 @@ from activemri.reconstruction.registry import make_reconstructor
 STOP = -1  # ends the episode
 IDLE = -2  # changes nothing
 WASTE = -3  # costs one readout of the budget
+
+#: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
+#: largest values grow beyond those of the blurred first one.
+WHITE = 2.0
 
 # Trials that are reconstructed at once: more only costs memory.
 _TRIALS_AT_ONCE = 64
@@ -84,6 +88,8 @@ class View(Batched):
         legal: actions that may be taken, bool (batch, n_actions).
         zero_filled: the image that the samples show by themselves, complex (batch, height, width).
         reconstruction: current image and uncertainty.
+        pixels: its magnitude in the target's area, uint8 (batch, *target_shape), white at
+            :data:`WHITE` times the scale.
         truth: for oracles, else None.
     """
 
@@ -102,6 +108,7 @@ class View(Batched):
     legal: Tensor
     zero_filled: Tensor
     reconstruction: Reconstruction
+    pixels: Tensor
     truth: "Truth | None" = None
 
     def __len__(self) -> int:
@@ -231,7 +238,14 @@ class Scan:
     coil_maps: CoilMaps = FROM_START
 
     def __post_init__(self) -> None:
-        _check_counts(self.budget, center=self.n_center_lines, random=self.n_random_lines)
+        least = {"n_center_lines": 0, "n_random_lines": 0, "budget": 1}
+        for name, fewest in least.items():
+            count = getattr(self, name)
+            is_whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+            if (count is not None or name != "budget") and not (is_whole and count >= fewest):
+                raise ValueError(
+                    f"{name} must be a whole number of at least {fewest}; got {count!r}"
+                )
         for name in self.metrics:
             find_metric(name)
         self.geometry.center_lines(self.n_center_lines)
@@ -298,7 +312,7 @@ class Scan:
             ValueError: for slices of different kinds, or masks that leave nothing to acquire.
         """
         state = self._begin(slices, start_masks, generators=generators, seeds=seeds)
-        self._update(state, self.metrics)
+        self._update(state)
         return state
 
     def resume(
@@ -340,9 +354,8 @@ class Scan:
                     break
                 readings = Readings(state.rows, readout.clamp(min=0), readout >= 0)
                 log.measure(self.scanner, state.secret.conditions, readings)
-        state.view = self._after(state, view.start_mask, budgets.to(masks.device))
-        state.view = self._zero_filled(state.view)
-        self._update(state, self.metrics)
+        state.view = self._after(state, view.start_mask, budgets.to(masks.device), anew=True)
+        self._update(state)
         return state
 
     def with_masks(self, state: State, masks: Tensor) -> State:
@@ -356,10 +369,10 @@ class Scan:
             masks: bool (batch, n_readouts).
         """
         state, before = state.clone(), state.view.mask
-        readings = self._outwards(state.rows, masks & ~before)
+        readings = Readings.outwards(self.geometry, state.rows, masks & ~before)
         state.view.log.measure(self.scanner, state.secret.conditions, readings)
         budget = state.view.budget - readings.new.sum(dim=1)
-        state.view = self._zero_filled(self._after(state, before, budget))
+        state.view = self._after(state, before, budget, anew=True)
         return state
 
     def acquire(self, state: State, actions: Tensor) -> State:
@@ -383,12 +396,15 @@ class Scan:
         readings = self._readings(state, rows, actions.clamp(min=0))
         readings = replace(readings, new=readings.new & acting[:, None])
         change = view.log.measure(self.scanner, state.secret.conditions, readings)
+        increment = None
         if self._is_additive:
             increment = view.transform.increment(change, readings.readouts)
-            add_increment(view.zero_filled, increment, view.sensitivity)
+            if not self._is_incremental(state):
+                add_increment(view.zero_filled, increment, view.sensitivity)
+                increment = None
         budget = view.budget - readings.new.sum(dim=1) - wasted
         state.view = self._after(state, before, budget)
-        self._update(state, self.metrics)
+        self._update(state, increment)
         return state
 
     def preview(
@@ -405,14 +421,14 @@ class Scan:
             float64 (batch, trial) by metric. Actions that acquire nothing new keep the score.
         """
         names = tuple(metrics or self.metrics)
-        _check_trials(self.geometry, actions)
+        if not bool(((actions >= 0) & (actions < self.geometry.n_actions)).all()):
+            raise ValueError(
+                f"actions must be in 0 to {self.geometry.n_actions - 1}; got "
+                f"{actions.min().item()} to {actions.max().item()}"
+            )
         owner, view = state.rows.repeat_interleave(actions.shape[1]), state.view
         readings = self._readings(state, owner, actions.flatten())
-        if (
-            self.reconstructor.is_zero_filled
-            and self._is_additive
-            and not self._updates_maps(state)
-        ):
+        if self._is_incremental(state):
             change = view.log.change(self.scanner, state.secret.conditions, readings)
             scores = state.secret.reference.scores(
                 view.zero_filled,
@@ -445,7 +461,7 @@ class Scan:
         names = tuple(metrics or self.metrics)
         owner = state.rows.repeat_interleave(masks.shape[1])
         flat = masks.flatten(0, 1) & state.view.measurable[owner]
-        readings = self._outwards(owner, flat & ~state.view.mask[owner])
+        readings = Readings.outwards(self.geometry, owner, flat & ~state.view.mask[owner])
         scores = self._trial_scores(state, readings, flat, names)
         return {name: value.view(masks.shape[:2]) for name, value in scores.items()}
 
@@ -469,6 +485,14 @@ class Scan:
         """The zero-filled image of readouts is the sum of theirs."""
         return self.geometry.transform.is_cartesian
 
+    def _is_incremental(self, state: State) -> bool:
+        """Reconstructions change by the increments of readouts alone."""
+        return (
+            self.reconstructor.is_zero_filled
+            and self._is_additive
+            and not self._updates_maps(state)
+        )
+
     def _readings(self, state: State, owner: Tensor, actions: Tensor) -> Readings:
         """Readouts that actions would measure in the scans of their owners."""
         view = state.view
@@ -477,39 +501,27 @@ class Scan:
         new = view.measurable[at] & (view.log.n_measured[at] < self.scanner.repeats) & mentioned
         return Readings(owner, readouts, new)
 
-    def _outwards(self, owner: Tensor, new: Tensor) -> Readings:
-        """New readouts, bool (n, n_readouts), from the centre of k-space outwards."""
-        order = self.geometry.outwards.expand(len(new), -1)
-        return Readings(owner, order, new.gather(1, order))
-
-    def _after(self, state: State, before: Tensor, budget: Tensor) -> View:
+    def _after(self, state: State, before: Tensor, budget: Tensor, *, anew: bool = False) -> View:
         """The view after measurements, but for the reconstruction.
 
         Args:
             state: scans whose log was written.
             before: masks until then, bool (batch, n_readouts).
             budget: readouts still to acquire, int64 (batch,).
+            anew: make zero-filled images of all samples where increments would do as well.
         """
-        view = replace(
-            state.view,
-            budget=budget,
-            legal=self.geometry.legal(
-                state.view.log.n_measured >= self.scanner.repeats, state.view.measurable, budget
-            ),
-        )
+        view, log = state.view, state.view.log
+        spent = log.n_measured >= self.scanner.repeats
+        legal = self.geometry.legal(spent, view.measurable, budget)
+        view = replace(view, budget=budget, legal=legal)
         if self.coil_maps.updated and self._updates_maps(state):
-            operator = self._with_maps(view.operator, view.log.samples, before)
-            if operator is view.operator:
-                return view
-            view = replace(view, sensitivity=operator.sensitivity)
-        elif self._is_additive:
-            return view
-        return self._zero_filled(view)
-
-    def _zero_filled(self, view: View) -> View:
-        """The view with its zero-filled images made of all samples."""
-        zero_filled = view.operator.zero_filled(view.log.samples)
-        return replace(view, zero_filled=zero_filled.contiguous())
+            operator = self._with_maps(view.operator, log.samples, before)
+            if operator is not view.operator:
+                view, anew = replace(view, sensitivity=operator.sensitivity), True
+        if anew or not self._is_additive:
+            zero_filled = view.operator.zero_filled(log.samples).contiguous()
+            view = replace(view, zero_filled=zero_filled)
+        return view
 
     def _begin(
         self,
@@ -529,19 +541,28 @@ class Scan:
             )
         mask = _checked_masks(measurable, start_masks)
         if seeds is None:
-            seeds = (
-                _drawn_seeds(generators)
-                if self.scanner.is_random
-                else mask.new_zeros(len(mask), dtype=torch.int64)
-            )
+            drawn = [0] * len(mask)
+            if self.scanner.is_random:
+                if generators is None:
+                    raise ValueError(
+                        "a random scanner needs one generator, or one seed, for each scan"
+                    )
+                drawn = [int(generator.integers(2**62)) for generator in generators]
+            seeds = torch.tensor(drawn)
         samples, rows = transform.of_grid(kspace), torch.arange(len(mask), device=mask.device)
         beginning = Start(kspace, samples, mask, seeds.to(mask.device), self.horizon, transform)
         conditions = self.scanner.begin(beginning)
         log = MeasurementLog.empty(samples)
-        log.measure(self.scanner, conditions, self._outwards(rows, mask))
+        log.measure(self.scanner, conditions, Readings.outwards(self.geometry, rows, mask))
         log = replace(log, order=torch.full((len(mask), self.horizon), -1, device=mask.device))
         reference = _references(slices, kspace, transform)
-        sensitivity = self._start_maps(slices, transform, log)
+        sensitivity = None  # a unit map
+        if slices[0].sensitivity is not None:
+            given = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
+            sensitivity = given.to(mask.device, torch.complex64)
+        elif samples.shape[2] > 1:
+            calibration = transform.calibration(log.samples, log.n_measured > 0)
+            sensitivity = self.coil_maps.estimate(*calibration).contiguous()
         zero_filled = Operator(transform, mask, sensitivity).zero_filled(log.samples).contiguous()
         left = ((self.scanner.repeats - log.n_measured) * measurable).sum(dim=1)
         budget = left.clamp(max=self.budget or int(left.max()))
@@ -561,33 +582,40 @@ class Scan:
             legal=self.geometry.legal(log.n_measured >= self.scanner.repeats, measurable, budget),
             zero_filled=zero_filled,
             reconstruction=Reconstruction(zero_filled),
+            pixels=zero_filled.new_empty(0, dtype=torch.uint8),  # follow with the scores
         )
         secret = Secret(list(slices), reference, conditions)
         state = State(view, secret, {}, torch.zeros_like(budget, dtype=torch.bool))
-        _check_begun(state)
+        if bool(state.finished.any()):
+            raise ValueError(
+                "nothing is left to acquire after the start: expected a start mask that leaves at "
+                f"least one measurable line; got {view.n_acquired.tolist()} of "
+                f"{view.n_measurable.tolist()} lines acquired"
+            )
         return state
 
-    def _start_maps(
-        self, slices: Sequence[Slice], transform: Transform, log: MeasurementLog
-    ) -> Tensor | None:
-        """Given coil maps, or maps estimated from the start; None for a unit map."""
-        if slices[0].sensitivity is not None:
-            given = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
-            return given.to(log.samples.device, torch.complex64)
-        if log.samples.shape[2] == 1:
-            return None
-        calibration = transform.calibration(log.samples, log.n_measured > 0)
-        return self.coil_maps.estimate(*calibration).contiguous()
+    def _update(self, state: State, increment: Increment | None = None) -> None:
+        """Bring reconstruction, pixels and scores up to date with the samples.
 
-    def _update(self, state: State, metrics: tuple[str, ...]) -> None:
-        """Bring reconstruction and scores up to date with the samples."""
+        Args:
+            state: scans whose log, budget and maps are.
+            increment: what the zero-filled images still lack, or None.
+        """
         view = state.view
         if self.reconstructor.is_zero_filled:
             result = Reconstruction(view.zero_filled)
         else:
             result = self._reconstruct(view.measurement)
-        state.view = replace(view, reconstruction=result)
-        state.scores = state.secret.reference.scores(result.image, metrics, task=self.task)
+        gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)  # of no scale, black
+        state.scores, pixels = state.secret.reference.advance(
+            result.image,
+            self.metrics,
+            gain=gain,
+            task=self.task,
+            increment=increment,
+            sensitivity=view.sensitivity,
+        )
+        state.view = replace(view, reconstruction=result, pixels=pixels)
         if result.uncertainty is not None:  # its mean, in units of the scale
             unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
             state.scores["uncertainty"] = result.uncertainty.double().mean(dim=(-2, -1)) / unit
@@ -728,33 +756,20 @@ def _references(slices: Sequence[Slice], kspace: Tensor, transform: Transform) -
 
     targets = torch.stack([s.target for s in slices]).to(device)
     if not transform.is_cartesian:
-        targets = _within_reach(targets, kspace, transform)
+        # Without the detail that no readout reaches, in the phase of the fully sampled image, as
+        # far as its coils agree on one.
+        coils, shape = fourier.ifft2(kspace), (targets.shape[-2], targets.shape[-1])
+        image = (coils * coils[:, :1].conj()).sum(dim=1) if coils.shape[1] > 1 else coils[:, 0]
+        magnitude = coils.abs().square().sum(dim=1).sqrt()
+        center_crop(magnitude, shape).copy_(targets)
+        whole = transform.within_reach(torch.polar(magnitude, image.angle()))
+        targets = center_crop(whole, shape).abs()
     return Reference.of(
         targets,
         torch.tensor([s.volume_max for s in slices], device=device),
         region=stack([s.roi for s in slices]),
         label=stack([s.label for s in slices]),
     )
-
-
-def _within_reach(targets: Tensor, kspace: Tensor, transform: Transform) -> Tensor:
-    """Targets without the detail that no readout reaches, (batch, h, w).
-
-    They have the phase of the fully sampled image, as far as its coils agree on one.
-    """
-    coils = fourier.ifft2(kspace)
-    image = (coils * coils[:, :1].conj()).sum(dim=1) if coils.shape[1] > 1 else coils[:, 0]
-    magnitude = coils.abs().square().sum(dim=1).sqrt()
-    center_crop(magnitude, (targets.shape[-2], targets.shape[-1])).copy_(targets)
-    whole = transform.within_reach(torch.polar(magnitude, image.angle()))
-    return center_crop(whole, (targets.shape[-2], targets.shape[-1])).abs()
-
-
-def _drawn_seeds(generators: Sequence[np.random.Generator] | None) -> Tensor:
-    """Seeds of random scanners, int64 (batch,)."""
-    if generators is None:
-        raise ValueError("a random scanner needs one generator, or one seed, for each scan")
-    return torch.tensor([int(generator.integers(2**62)) for generator in generators])
 
 
 def lines_of_budget(budget: int | float | None, n_readouts: int) -> int | None:
@@ -771,36 +786,6 @@ def lines_of_budget(budget: int | float | None, n_readouts: int) -> int | None:
             f"frame's lines; got {budget!r}"
         )
     return max(1, round(float(budget) * n_readouts))
-
-
-def _check_counts(budget: int | None, *, center: int, random: int) -> None:
-    """Refuse numbers of readouts that are none: fractions, text, truth values, too small ones."""
-    counts = [("n_center_lines", center, 0), ("n_random_lines", random, 0)]
-    if budget is not None:
-        counts.append(("budget", budget, 1))
-    for name, count, least in counts:
-        is_whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not is_whole or count < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}; got {count!r}")
-
-
-def _check_begun(state: State) -> None:
-    """Refuse scans that end before their first action."""
-    if bool(state.finished.any()):
-        raise ValueError(
-            "nothing is left to acquire after the start: expected a start mask that leaves at "
-            f"least one measurable line; got {state.view.n_acquired.tolist()} of "
-            f"{state.view.measurable.sum(dim=1).tolist()} lines acquired"
-        )
-
-
-def _check_trials(geometry: Geometry, actions: Tensor) -> None:
-    """Refuse actions, of any shape, that do not exist at all."""
-    if not bool(((actions >= 0) & (actions < geometry.n_actions)).all()):
-        raise ValueError(
-            f"actions must be in 0 to {geometry.n_actions - 1}; got "
-            f"{actions.min().item()} to {actions.max().item()}"
-        )
 
 
 def _checked_masks(measurable: Tensor, given: Tensor, *, holding: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from activemri import plugins
 from activemri.batched import Batched
-from activemri.mri.geometry import Transform
+from activemri.mri.geometry import Geometry, Transform
 from activemri.mri.motion import moved
 from activemri.mri.noise import complex_noise
 
@@ -91,7 +91,7 @@ class Requests:
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
+class Readings(Batched):
     """Readouts to be measured, one action a row.
 
     Attributes:
@@ -104,9 +104,11 @@ class Readings:
     readouts: Tensor
     new: Tensor
 
-    def select(self, part: Tensor) -> "Readings":
-        """Some of the rows."""
-        return Readings(self.row[part], self.readouts[part], self.new[part])
+    @classmethod
+    def outwards(cls, geometry: Geometry, row: Tensor, new: Tensor) -> "Readings":
+        """New readouts, bool (n, n_readouts), from the centre of k-space outwards."""
+        order = geometry.outwards.expand(len(new), -1)
+        return cls(row, order, new.gather(1, order))
 
 
 class Scanner(Protocol):
@@ -175,8 +177,7 @@ class MeasurementLog(Batched):
         """Measure readouts, in place; one row for each scan.
 
         Returns:
-            What that adds to the samples: complex (batch, k, coil, sample), zero where nothing is
-            measured.
+            Change of the samples, complex (batch, k, coil, sample), zero where nothing is measured.
         """
         requests, received, total = self.outcome(scanner, conditions, readings)
         change = self._change(readings, requests, total)

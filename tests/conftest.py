@@ -1,8 +1,12 @@
-"""What every test may rely on."""
+"""Fixtures of every test."""
 
 from pathlib import Path
 
 import pytest
+import torch
+
+# Sums of several threads come in any order: results would differ in the last bit from run to run.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

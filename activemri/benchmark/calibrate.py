@@ -100,15 +100,7 @@ class CalibrateSettings:
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Scans of one split with the moments of their episodes, the same every time.
-
-    Attributes:
-        dataset: of the split.
-        positions: of the scans in it.
-        moments: source of the moments of episodes.
-        steps: readouts since the start at each moment.
-        seed: of the draws.
-    """
+    """Scans of a split at moments of their episodes (readouts since the start), always the same."""
 
     dataset: SliceDataset
     positions: Sequence[int]
@@ -271,10 +263,7 @@ def collect(
 ) -> list[Case]:
     """Predictions and errors of every scan at every moment.
 
-    Args:
-        reconstructor: one that gives an uncertainty.
-        scans: at their moments.
-        fraction: of the target's maximum, above which pixels count; None takes all pixels.
+    Pixels count above a fraction of the target's maximum; None takes all.
     """
     cases: list[Case] = []
     for position in track(scans.positions, f"measure {scans.dataset.name}", unit="slice"):
@@ -311,11 +300,7 @@ def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]
 def open_scans(
     settings: CalibrateSettings, *, device: torch.device | str = "cpu"
 ) -> tuple[Scans, Scans]:
-    """Scans to measure on, and scans to fit on.
-
-    Raises:
-        ValueError: splits that do not exist, or share subjects.
-    """
+    """Scans to measure on, and scans of other subjects to fit on."""
     protocol, seed = replace(settings.protocol, reconstructor="zero-filled"), settings.run.seed
     found = []
     for option, split in (("--split", protocol.split), ("--fit-split", settings.fit_split)):
@@ -344,12 +329,9 @@ def open_scans(
 def calibration_table(
     before: Calibration, after: Calibration, *, name: str, counts: Mapping[str, Mapping[str, int]]
 ) -> Table:
-    """The numbers as a table, with intervals where there are any.
+    """The numbers before and after correction, with intervals where there are any.
 
-    Args:
-        before, after: the correction.
-        name: of the reconstructor.
-        counts: of subjects, slices and moments, by split: measured on, and corrected on.
+    Counts are of subjects, slices and moments, by split: measured on, and corrected on.
     """
     measured, fitted = (
         f"{n['slices']} slices of {n['subjects']} subjects at {n['moments']} moments ({split})"

@@ -61,9 +61,7 @@ class Case:
     """Pixels of one scan at one moment of its episode.
 
     Attributes:
-        volume: name of the volume.
-        slice: position within the volume.
-        subject: of the scan.
+        volume, slice, subject: of the scan.
         step: lines acquired since the start.
         predicted: relative standard deviations, (n_pixels,).
         error: relative absolute errors of the magnitude, (n_pixels,).
@@ -135,10 +133,8 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
         if not defined.any():
             return Interval(float("nan"), None, None, "not defined for any scan")
         subjects = np.unique(of_case[defined], return_inverse=True)[1]
-        rng = np.random.default_rng(seed)
-        return resampling.mean_intervals(
-            column[defined, None], subjects, rng=rng, n_resamples=n_resamples
-        )[0]
+        rng, own = np.random.default_rng(seed), column[defined, None]
+        return resampling.mean_intervals(own, subjects, rng=rng, n_resamples=n_resamples)[0]
 
     def pooled(
         statistic: Callable[[Floats], Floats], cells: Codes, n_cells: int, *values: Floats
@@ -253,12 +249,11 @@ def write_plot(
 
     Args:
         path: of the picture.
-        before: calibration.
-        after: calibration of the recalibrated uncertainties.
+        before, after: recalibration.
         cases: those of `before`.
         title: of the scan below.
-        images: its magnitude, absolute error and recalibrated uncertainty, (height, width) each,
-            the latter in units of the image's root mean square.
+        images: its magnitude, and its absolute error and recalibrated uncertainty in units of the
+            image's root mean square, (height, width) each.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10.5, 7.2), layout="constrained")

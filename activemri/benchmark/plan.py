@@ -111,16 +111,10 @@ class BenchmarkSettings:
             object.__setattr__(self, name, tuple(parts))
         if not self.policies:
             raise ValueError("--policies: expected at least one name")
-        require_positive(
-            n_seeds=self.n_seeds,
-            slices_per_volume=self.slices_per_volume,
-            max_slices=self.max_slices,
-            max_oracle_slices=self.max_oracle_slices,
-            n_fit_scans=self.n_fit_scans,
-            max_fit_slices=self.max_fit_slices,
-            workers=self.workers,
-            n_bootstrap=self.n_bootstrap,
-        )
+        require_positive(slices_per_volume=self.slices_per_volume, max_slices=self.max_slices)
+        require_positive(max_oracle_slices=self.max_oracle_slices, n_seeds=self.n_seeds)
+        require_positive(n_fit_scans=self.n_fit_scans, max_fit_slices=self.max_fit_slices)
+        require_positive(n_bootstrap=self.n_bootstrap, workers=self.workers)
 
 
 @dataclass(frozen=True)
@@ -128,8 +122,7 @@ class Shard:
     """Some scans with one policy, one reconstructor and one seed.
 
     Attributes:
-        reconstructor: its label in tables.
-        policy: its label in tables.
+        reconstructor, policy: labels in tables.
         seed: of random policies.
         positions: of the scans in the data set.
         split: of the scans that stopping rules are made with; empty for scored scans.
@@ -148,12 +141,7 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Scans of one split.
-
-    Attributes:
-        dataset: all scans of the split.
-        positions: of those that are played.
-    """
+    """The scans of a split, and the positions of those that are played."""
 
     dataset: SliceDataset
     positions: tuple[int, ...]
@@ -183,9 +171,8 @@ class Plan:
         find_metric(self.metric)
         self.stop = replace(settings.stop, metric=settings.stop.metric or self.metric)
         device = settings.compute.prepare()
-        self.reconstructors = label_reconstructors(
-            settings.reconstructors or (self.protocol.reconstructor,)
-        )
+        given = settings.reconstructors or (self.protocol.reconstructor,)
+        self.reconstructors = label_reconstructors(given)
         self.policies = label_policies(settings.policies)
         dataset = self.protocol.dataset(slices_per_volume=settings.slices_per_volume)
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
@@ -225,7 +212,7 @@ class Plan:
     @property
     def fingerprint(self) -> dict[str, str]:
         """Marks of what settings only name: package version, weights, order files, the scans."""
-        marks = {"version": __version__, "scans": _digest(repr(self.scored.describe()))}
+        marks = {"version": __version__, "scans": files.digest(repr(self.scored.describe()))[:16]}
         for label, acquisition in self.acquisitions.items():
             network = acquisition.reconstructor
             try:
@@ -233,7 +220,8 @@ class Plan:
             except ValueError:  # a user's own class: its settings as they print
                 own = type(network)
                 kind = f"{own.__module__}.{own.__qualname__} {network.settings}"
-            marks[f"reconstructor {label}"] = _digest(f"{kind} {_digest_of_weights(network)}")
+            mark = files.digest(f"{kind} {_digest_of_weights(network)}")
+            marks[f"reconstructor {label}"] = mark[:16]
         for label, evaluator in self.evaluators.items():
             if evaluator is not None:
                 marks[f"evaluator {label}"] = _digest_of_weights(evaluator)
@@ -284,14 +272,13 @@ class Plan:
     def shards(self, split: str = "") -> Iterator[Shard]:
         """Everything that is scored, in the order of the table.
 
-        Args:
-            split: of :attr:`stopping`: what rules need of it instead, with the first seed alone.
+        Of a split of :attr:`stopping` what rules need of it, with the first seed alone.
         """
         options, scans = self.settings, self.scans(split)
         first, out = options.run.seed, options.run.out
         folder = "scored"
         if split:  # other scans have another folder
-            folder = f"{split}-{_digest(repr(scans.describe()))[:8]}"
+            folder = f"{split}-{files.digest(repr(scans.describe()))[:8]}"
         for reconstructor in self.reconstructors:
             for policy, members in self.policies.items():
                 traits, positions, size = self.traits[policy], scans.positions, _SCANS_PER_SHARD
@@ -404,11 +391,7 @@ class Plan:
 
 
 def label_reconstructors(given: Sequence[ReconstructorLike]) -> dict[str, ReconstructorLike]:
-    """Short labels for names, paths and objects.
-
-    Raises:
-        ValueError: for two of one label.
-    """
+    """Names, paths and objects by short labels; two of one label are a ValueError."""
     labels: dict[str, ReconstructorLike] = {}
     for one in given:
         label = _label(one) if isinstance(one, str | Path) else type(one).__name__
@@ -419,7 +402,7 @@ def label_reconstructors(given: Sequence[ReconstructorLike]) -> dict[str, Recons
 
 
 def label_policies(given: Sequence[PolicyLike]) -> dict[str, tuple[PolicyLike, ...]]:
-    """Short labels for policies, and the names, paths or objects that each stands for.
+    """The names, paths or objects that short labels of policies stand for.
 
     ``LABEL=PATH,PATH,PATH`` stands for one policy that was trained with several seeds; so do
     ``LABEL=PATH LABEL=PATH LABEL=PATH``, which is what a shell makes of ``LABEL=run-{0,1,2}``.
@@ -462,23 +445,19 @@ def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluato
     if not isinstance(reconstructor, str | Path):
         return None
     path = Path(reconstructor)
-    if str(reconstructor) in RECONSTRUCTORS:
-        if reconstructor != _SHIPS_WITH_EVALUATOR:
-            return None
+    if reconstructor == _SHIPS_WITH_EVALUATOR:
         path = WEIGHTS / reconstructor
+    elif str(reconstructor) in RECONSTRUCTORS:
+        return None
     folder = path if path.is_dir() else path.parent
     if not (folder / f"{EVALUATOR}.safetensors").is_file():
         return None
     found = load_evaluator(folder / EVALUATOR)
-    if found.width >= n_lines:
-        return found
-    log.warning(
-        "%s scores %d lines, and these scans have %d: it is left out",
-        folder / EVALUATOR,
-        found.width,
-        n_lines,
-    )
-    return None
+    if found.width < n_lines:
+        words = "%s scores %d lines, and these scans have %d: it is left out"
+        log.warning(words, folder / EVALUATOR, found.width, n_lines)
+        return None
+    return found
 
 
 def _label(name: str | Path) -> str:
@@ -510,13 +489,9 @@ def _digest_of_files(member: PolicyLike) -> str:
     if path.is_dir():
         paths = sorted([*path.glob("*.json"), *path.glob("*.safetensors")])
     content = b"".join(path.read_bytes() for path in paths if path.is_file())
-    return _digest(content) if content else ""
+    return files.digest(content)[:16] if content else ""
 
 
 def _digest_of_weights(network: nn.Module) -> str:
     weights = network.state_dict().values()
-    return _digest(b"".join(value.cpu().numpy().tobytes() for value in weights))
-
-
-def _digest(content: bytes | str) -> str:
-    return files.digest(content)[:16]
+    return files.digest(b"".join(value.cpu().numpy().tobytes() for value in weights))[:16]

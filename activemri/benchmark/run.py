@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from activemri import files
 from activemri.agents.order import Order
 from activemri.agents.rollout import Episodes, rollout
-from activemri.benchmark.plan import BenchmarkSettings, Plan, Shard
+from activemri.benchmark.plan import BenchmarkSettings, Plan, PolicyLike, ReconstructorLike, Shard
 from activemri.benchmark.report import Report, report
 from activemri.benchmark.savings import FEATURE, FittedRule, curves_of
 from activemri.benchmark.statistics import COLUMNS, RETURN, TRAITS, higher_is_better
@@ -39,9 +39,6 @@ from activemri.progress import Progress
 from activemri.stopping import RuleError
 from activemri.stopping.features import Curves, play_recorded
 from activemri.stopping.rule import StoppingRule, fit_rule
-
-if TYPE_CHECKING:
-    from activemri.benchmark.plan import PolicyLike, ReconstructorLike
 
 _SETTINGS = "settings.json"
 
@@ -60,13 +57,7 @@ _PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A finished benchmark.
-
-    Attributes:
-        table: the long table.
-        report: tables of results.
-        out: folder of the files.
-    """
+    """A finished benchmark: the long table, the report, the folder of its files."""
 
     table: pd.DataFrame
     report: Report
@@ -107,8 +98,8 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
 def benchmark(
     protocol: ScanProtocol,
     *,
-    policies: Sequence["PolicyLike"],
-    reconstructors: Sequence["ReconstructorLike"] = (),
+    policies: Sequence[PolicyLike],
+    reconstructors: Sequence[ReconstructorLike] = (),
     split: str = "test",
     metric: str | None = None,
     max_slices: int | None = None,
@@ -123,11 +114,11 @@ def benchmark(
 ) -> pd.DataFrame:
     """Play policies with reconstructors on the scans of one split, in memory.
 
-    As the command ``activemri benchmark``, whose options the arguments are
+    The arguments are options of the command ``activemri benchmark``
     (:class:`activemri.benchmark.plan.BenchmarkSettings`), but policies and reconstructors may be
-    objects (with several workers they must be picklable), and no folder is left.
+    objects; with several workers they must be picklable. The table, of :func:`long_rows`, is what
     :func:`activemri.benchmark.statistics.summarise` and the other functions of that module,
-    :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take the table::
+    :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take::
 
         import activemri as am
         from activemri.benchmark.statistics import summarise
@@ -135,10 +126,6 @@ def benchmark(
         protocol = am.ScanProtocol(budget=24, reconstructor="cresnet")
         table = am.benchmark(protocol, policies=["random", my_policy], max_slices=20)
         rows = summarise(table)
-
-    Returns:
-        One row for each policy, reconstructor, scan, seed, step and metric; see
-        :func:`long_rows`.
 
     Raises:
         ValueError: for names and parts that make no sense or do not fit together.
@@ -172,18 +159,12 @@ def long_rows(
 ) -> pd.DataFrame:
     """Rows of the long table: one for each scan, step and metric.
 
-    With a price of actions the metric "return" is what a scan gained in a score less what its
-    actions cost; it is 0 before the first action.
-
     Columns: policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, action (-1
     before the first), metric, value, seed. An episode's rows end with the episode.
 
-    Args:
-        episodes: of the shard's scans.
-        shard: names policy, reconstructor and seed.
-        metric: of the return.
-        step_cost: price of an action.
-        features: (scan, step) by name; they become metrics named "feature ...".
+    With a price of actions the metric "return" is what a scan gained in a score (`metric`) less
+    what its actions cost; it is 0 before the first action. Features, (scan, step) by name, become
+    metrics named "feature ...".
     """
     # The mean uncertainty is no score.
     values = {name: curve.numpy() for name, curve in episodes.scores.items() if name in METRICS}
@@ -231,28 +212,26 @@ def _play(plan: Plan) -> pd.DataFrame:
             return False
         return True
 
-    def work(some: Iterable[Shard]) -> float:
-        of_policy = {p: _ORACLE_COST if t.is_oracle else 1.0 for p, t in plan.traits.items()}
-        return sum(of_policy[shard.policy] * len(shard.positions) for shard in some)
-
     scored = list(plan.shards())
-    shards = [*scored, *(shard for split in plan.stopping for shard in plan.shards(split))]
-    missing = [shard for shard in shards if not is_whole(shard)]
-    orders = dict.fromkeys(
-        (plan.orders[shard.policy], shard.reconstructor)
+    costs = {}
+    for shard in (*scored, *(shard for split in plan.stopping for shard in plan.shards(split))):
+        cost = _ORACLE_COST if plan.traits[shard.policy].is_oracle else 1.0
+        costs[shard] = cost * len(shard.positions)
+    missing = {shard: cost for shard, cost in costs.items() if not is_whole(shard)}
+    orders = {
+        (plan.orders[shard.policy], shard.reconstructor): 1.0
         for shard in missing
         if shard.policy in plan.orders
-    )
+    }
     with Progress("learn orders", len(orders), unit="", show=bool(orders)) as progress:
-        for _ in _in_processes(plan, _learn_order, dict.fromkeys(orders, 1.0), progress):
+        for _ in _in_processes(plan, _learn_order, orders, progress):
             pass  # first: several shards need the same one
-    n_scans = sum(len(shard.positions) for shard in shards)
+    n_scans = sum(len(shard.positions) for shard in costs)
     n_done = n_scans - sum(len(shard.positions) for shard in missing)
-    before = work(shards) - work(missing)
-    with Progress("acquire", work(shards), done=before, unit="") as progress:
+    total = sum(costs.values())
+    with Progress("acquire", total, done=total - sum(missing.values()), unit="") as progress:
         progress.note(f"{n_done} of {n_scans} scans")
-        costs = {shard: work([shard]) for shard in missing}
-        for shard in _in_processes(plan, _play_shard, costs, progress):
+        for shard in _in_processes(plan, _play_shard, missing, progress):
             n_done += len(shard.positions)
             progress.note(f"{n_done} of {n_scans} scans")
     parts = []
@@ -389,12 +368,12 @@ def _fit_rules(plan: Plan) -> list[FittedRule]:
         else:
             assert stop.target is not None
             rule = StoppingRule(
-                predictor,
-                stop.target,
-                threshold,
-                stop.alpha,
-                stop.unit,
-                n_units,
+                predictor=predictor,
+                target=stop.target,
+                threshold=threshold,
+                alpha=stop.alpha,
+                unit=stop.unit,
+                n_units=n_units,
                 policy=policy,
                 reconstructor=reconstructor,
                 data=f"{plan.protocol.data} {' and '.join(stop.splits)}",

@@ -57,38 +57,43 @@ class FittedRule:
 
 def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
     """Curves of some scans from long rows of one policy and seed, with features as metrics."""
-    keys = ["volume", "slice"]
     names = list(table["metric"].unique())
-    rows = pd.MultiIndex.from_tuples([(scan.volume, scan.index) for scan in scans])
-    wide = table.pivot(index=keys, columns=["metric", "step"], values="value")
-    own = table[table["metric"] == names[0]]
-    lines = own.pivot(index=keys, columns="step", values="n_acquired")
-    last = lines.notna().to_numpy().sum(axis=1, keepdims=True) - 1
+    wide = table.pivot(
+        index=["volume", "slice"], columns=["metric", "step"], values=["value", "n_acquired"]
+    )
+    wide = wide.loc[[(scan.volume, scan.index) for scan in scans]].sort_index(axis=1)
+    lines = wide["n_acquired", names[0]].to_numpy(np.float64)
+    last = np.isfinite(lines).sum(axis=1, keepdims=True) - 1
     steps = np.minimum(np.arange(lines.shape[1]), last)  # after the end the last value stays
-
-    def continued(part: pd.DataFrame) -> NDArray[Any]:
-        in_order = part.loc[rows].sort_index(axis=1).to_numpy()
-        return np.take_along_axis(in_order, steps, axis=1)
-
-    values = {name: continued(wide[name]).astype(np.float64) for name in names}
+    values = {
+        name: np.take_along_axis(wide["value", name].to_numpy(np.float64), steps, axis=1)
+        for name in names
+    }
     return Curves(
         tuple(scans),
-        continued(lines).astype(np.int64),
+        np.take_along_axis(lines, steps, axis=1).astype(np.int64),
         {name: values[name] for name in names if name in METRICS},
         {n.removeprefix(FEATURE): values[n] for n in names if n.startswith(FEATURE)},
     )
 
 
-def outcomes(curves: Curves, stop: StopSettings, steps: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Lines acquired and targets missed where episodes stop at steps (episode, way to stop).
+def outcomes(
+    rule: StoppingRule, curves: Curves, unit: str, *more: NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    """Lines acquired and targets missed in every way to stop.
+
+    Ways are: by the rule; by the oracle, as soon as the target is truly reached; at every fixed
+    budget; at more steps, (episode, way).
 
     Returns:
         Lines, (episode, way), and the share of each unit's slices that miss, (unit, way).
     """
-    assert stop.target is not None
-    missed = misses(curves, str(stop.metric), stop.target)
-    unit = curves.units(stop.unit)
-    belongs = np.equal.outer(np.arange(unit.max() + 1), unit).astype(np.float64)
+    missed = misses(curves, rule.metric, rule.target)
+    by_rule = first_steps(rule.stops(rule.predictor(curves.features)))
+    fixed = np.tile(np.arange(missed.shape[1]), (len(curves), 1))
+    steps = np.concatenate([by_rule[:, None], first_steps(~missed)[:, None], fixed, *more], axis=1)
+    of_unit = curves.units(unit)
+    belongs = np.equal.outer(np.arange(of_unit.max() + 1), of_unit).astype(np.float64)
     losses = belongs @ np.take_along_axis(missed, steps, axis=1) / belongs.sum(axis=1)[:, None]
     return np.take_along_axis(curves.n_acquired, steps, axis=1).astype(np.float64), losses
 
@@ -111,12 +116,11 @@ def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
     places = np.linspace(0, len(values) - 1, min(_THRESHOLDS, len(values))).round().astype(int)
     thresholds = np.append(values[places], np.inf)
     by_rule = np.stack([np.searchsorted(row, thresholds) for row in best])
-    steps = _stops(fitted.rule, fitted.curves, stop)
-    all_steps = np.concatenate([steps, np.minimum(by_rule, best.shape[1] - 1)], axis=1)
-    lines, misses_ = (each.mean(axis=0) for each in outcomes(fitted.curves, stop, all_steps))
-    ends = {"chosen": (0, 1), "oracle": (1, 2), "fixed": (2, steps.shape[1])}
-    ends["rule"] = (steps.shape[1], all_steps.shape[1])
-    return {way: (lines[a:b], misses_[a:b]) for way, (a, b) in ends.items()}
+    n_steps = best.shape[1]
+    found = outcomes(fitted.rule, fitted.curves, stop.unit, np.minimum(by_rule, n_steps - 1))
+    lines, missed = (np.split(each.mean(axis=0), [1, 2, 2 + n_steps]) for each in found)
+    ways = zip(lines, missed, strict=True)
+    return dict(zip(("chosen", "oracle", "fixed", "rule"), ways, strict=True))
 
 
 def savings(
@@ -162,7 +166,7 @@ def savings(
         return row
     if np.isfinite(rule.threshold):
         row["threshold"] = rule.threshold
-    lines, losses = outcomes(curves, stop, _stops(rule, curves, stop))
+    lines, losses = outcomes(rule, curves, stop.unit)
     mean_lines, miss = lines.mean(axis=0), losses.mean(axis=0)
     budget = 2 + int(cheapest(miss[None, 2:], miss[:1])[0])
     reached = bool(miss[budget] <= miss[0] + 1e-12)
@@ -196,8 +200,8 @@ def savings(
         less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
         columns = np.stack([missed[:, 0], less], axis=1)
         of_miss, of_saving = resampling.percentile_intervals(columns.mean(axis=0), columns)
-        (low, high), (saved_low, saved_high) = (
-            (each.low, each.high) for each in (of_miss, of_saving)
+        low, high, saved_low, saved_high = (
+            end for each in (of_miss, of_saving) for end in (each.low, each.high)
         )
         if not losses[:, 0].any():  # resampled zeros show no doubt: use the exact limit
             high = 1 - resampling.TAILS[0] ** (1 / n_subjects)
@@ -213,11 +217,9 @@ def savings(
 
 
 def cheapest(fixed_misses: Floats, allowed: Floats) -> NDArray[np.intp]:
-    """The smallest fixed budget that misses no more often than allowed, else the whole budget.
+    """The smallest fixed budget that misses, (draw, step), no more often than allowed, (draw,).
 
-    Args:
-        fixed_misses: (draw, step).
-        allowed: (draw,).
+    The whole budget if there is none.
     """
     return first_steps(fixed_misses <= allowed[:, None] + 1e-12)
 
@@ -248,10 +250,8 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
                 return Cell(value)
             if row[f"{name}_lo"] is None:
                 return Cell(value, "one subject")
-            unsigned = form.removeprefix("+")
-            return Cell(
-                value, ", ".join(shown(row, name + end, unsigned) for end in ("_lo", "_hi"))
-            )
+            low, high = (shown(row, name + end, form.lstrip("+")) for end in ("_lo", "_hi"))
+            return Cell(value, f"{low}, {high}")
 
         return cell
 
@@ -305,12 +305,9 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
 def promises(
     stop: StopSettings, *, n_units: int, n_subjects: int, is_trained: bool = True
 ) -> list[str]:
-    """Guarantees for the chosen unit, and their limits.
+    """Guarantees for the chosen unit of a calibration, and their limits.
 
-    Args:
-        stop: settings of the rules.
-        n_units, n_subjects: of the calibration.
-        is_trained: a reconstructor has weights, which are chosen on the val split.
+    Weights of a trained reconstructor are chosen on the val split.
     """
     alone = n_units == n_subjects  # then a volume or slice stands for its subject
     unit = "subject" if alone else stop.unit
@@ -342,12 +339,3 @@ def promises(
             "reconstructors and orders learned from these subjects suit them better than new ones."
         )
     return [f"{'Promised' if holds else 'Aimed at, not promised'}: {said}", caution]
-
-
-def _stops(rule: StoppingRule, curves: Curves, stop: StopSettings) -> NDArray[np.intp]:
-    """Steps at which episodes stop, (episode, way): by the rule, by the oracle, at each budget."""
-    assert stop.target is not None
-    by_rule = first_steps(rule.stops(rule.predictor(curves.features)))
-    by_oracle = first_steps(~misses(curves, str(stop.metric), stop.target))
-    fixed = np.tile(np.arange(curves.n_acquired.shape[1]), (len(curves), 1))
-    return np.concatenate([by_rule[:, None], by_oracle[:, None], fixed], axis=1)

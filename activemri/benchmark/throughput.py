@@ -88,16 +88,9 @@ def run_throughput(settings: ThroughputSettings) -> str:
 def baseline_step(scan: Slice, columns: NDArray[np.bool_]) -> dict[str, float]:
     """Scores of the zero-filled reconstruction of a single-coil scan, one image at a time.
 
-    As the field's code does at every step: mask k-space, inverse Fourier transform, crop, then
-    scikit-image's SSIM and PSNR and NumPy's MSE and NMSE. Tests use it as the slow second way of
-    computing scores.
-
-    Args:
-        scan: fully sampled.
-        columns: columns acquired so far, bool (width,).
-
-    Returns:
-        ssim, psnr, nmse and mse.
+    As the field's code does at every step: mask k-space (columns acquired so far, bool (width,)),
+    inverse Fourier transform, crop, then scikit-image's SSIM and PSNR and NumPy's MSE and NMSE.
+    Tests use it as the slow second way of computing scores.
     """
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 

@@ -1,15 +1,19 @@
 """Scores of a batch of reconstructions, fast enough for every step of every episode.
 
 All that depends on the target alone is computed once per episode (:class:`Reference`). On the CPU
-one pass, compiled with numba on first use and cached, then gives every score: sums that SSIM needs
-run down the columns, where a window's 7 rows are one row added and one row dropped, so a pixel
-costs a few additions instead of 49. Sums are kept in float64. On other devices plain torch does the
-same. Both equal :mod:`activemri.metrics`, and scikit-image to 1e-7.
+one pass, compiled with numba on first use and cached, adds the readouts that an action acquired to
+the image, shows it as 8-bit pixels and gives every score. Sums that SSIM needs run down the
+columns, where a window's 7 rows are one row added and one row dropped, so a pixel costs a few
+additions instead of 49. They are sums of the difference d = x - y to the target y, whose own
+statistics are exact: with x = y + d, var(x) + var(y) = 2 (var(y) + cov(d, y)) + var(d), so that
+single precision keeps SSIM within 1e-6 of scikit-image's. On other devices plain torch does the
+same; both equal :mod:`activemri.metrics`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -118,11 +122,53 @@ class Reference(Batched):
         """
         if owner is None:
             owner = torch.arange(len(image), device=image.device)
-        trials = _Trials(image, owner, increment, sensitivity)
-        measure = _measure_on_cpu if image.device.type == "cpu" else _measure_with_torch
-        needs, values = _needs(names), {}
+        return self._named(_Trials(image, owner, increment, sensitivity), names, task)
+
+    def advance(
+        self,
+        image: Tensor,
+        names: tuple[str, ...],
+        *,
+        gain: Tensor,
+        task: TaskFunction | None = None,
+        increment: Increment | None = None,
+        sensitivity: Tensor | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Add readouts to images in place, score and show them: all in one pass.
+
+        Args:
+            image: complex (batch, height, width).
+            names, task, increment, sensitivity: as of :meth:`scores`.
+            gain: of the pixels, float32 (batch,).
+
+        Returns:
+            Scores, float64 (batch,) for each name, and magnitudes of the targets' area times the
+            gain, cut off at 255: uint8 (batch, h, w).
+        """
+        trials = _Trials(image, torch.arange(len(image), device=image.device))
+        shape = (self.target.shape[-2], self.target.shape[-1])
+        if not _is_compiled(trials, self.target):
+            if increment is not None:
+                image += increment.image(sensitivity)
+            return self._named(trials, names, task), to_uint8(image, gain, shape)
+        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
+        changed = replace(trials, increment=increment, sensitivity=sensitivity)
+        ones = torch.ones_like(self.data_range)
+        whole = _measure_compiled(self, changed, ones, None, gain=gain, pixels=pixels)
+        return self._named(trials, names, task, whole=whole), pixels
+
+    def _named(
+        self,
+        trials: "_Trials",
+        names: tuple[str, ...],
+        task: TaskFunction | None,
+        *,
+        whole: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Scores by name; `whole` are SSIM and squared error of whole images where known."""
+        owner, needs, values = trials.owner, _needs(names), {}
         if None in needs:
-            ssim, squared_error = measure(self, trials, torch.ones_like(self.data_range), None)
+            ssim, squared_error = whole or _measure(self, trials)
             mse = squared_error / (self.target.shape[-2] * self.target.shape[-1])
             # Formulas as of metrics.normalise and metrics.decibels.
             nmse = torch.where(squared_error == 0, 0.0, squared_error / self.energy[owner])
@@ -132,24 +178,21 @@ class Reference(Batched):
                 values["psnr_volume"] = metrics.decibels(mse, self.volume_range[owner])
             if "ssim_volume" in names:
                 ratio = self.volume_range / self.data_range
-                values["ssim_volume"] = measure(self, trials, ratio, None)[0]
+                values["ssim_volume"] = _measure(self, trials, relative_range=ratio)[0]
         if "region" in needs:
-            values |= self._region_scores(trials, measure)
+            values |= self._region_scores(trials)
         if "task" in needs:
             values["task_loss"] = self._task_loss(trials, task)
-        scores = {}
-        for name in names:
-            scores[name] = values[name]
-        return scores
+        return {name: values[name] for name in names}
 
-    def _region_scores(self, trials: "_Trials", measure: "_Measure") -> dict[str, Tensor]:
+    def _region_scores(self, trials: "_Trials") -> dict[str, Tensor]:
         if self.region is None:
             raise ValueError(
                 "roi_ssim and roi_nmse need a region of interest in every slice: take data that "
                 'have them ("phantom-lesion", or files with annotations), or set one, e.g. '
                 'roi="center"'
             )
-        ssim, squared_error = measure(self, trials, torch.ones_like(self.data_range), self.region)
+        ssim, squared_error = _measure(self, trials, region=self.region)
         energy = (self.target * self.region).double().square().sum(dim=(-2, -1))
         energy *= self.data_range**2
         nmse = metrics.normalise(squared_error, energy[trials.owner])
@@ -177,12 +220,12 @@ class Reference(Batched):
 
 @dataclass(frozen=True, eq=False)
 class _Trials:
-    """Images to which lines have been added on trial, not yet made; as for `trial_scores`."""
+    """Images to which readouts are added on trial, not yet made; see :meth:`Reference.scores`."""
 
     image: Tensor
     owner: Tensor
-    increment: Increment | None
-    sensitivity: Tensor | None
+    increment: Increment | None = None
+    sensitivity: Tensor | None = None
 
     def images(self) -> Tensor:
         """Complex (trial, height, width)."""
@@ -228,11 +271,6 @@ def to_uint8(image: Tensor, gain: Tensor, shape: tuple[int, int]) -> Tensor:
         gain: float32 (batch,).
         shape: height and width of the central part.
     """
-    if image.device.type == "cpu" and image.is_complex():
-        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
-        values = image.resolve_conj().contiguous().numpy()
-        _to_uint8_kernel(values, gain.numpy(), pixels.numpy())
-        return pixels
     magnitude = center_crop(image, shape).abs()
     return (magnitude * gain[:, None, None]).clamp(max=255).to(torch.uint8)
 
@@ -245,13 +283,38 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def _measure_on_cpu(
-    reference: Reference, trials: _Trials, relative_range: Tensor, region: Tensor | None
+def _is_compiled(trials: _Trials, target: Tensor) -> bool:
+    return trials.image.device.type == "cpu" and target.shape[-1] <= _WIDEST
+
+
+def _measure(
+    reference: Reference,
+    trials: _Trials,
+    *,
+    relative_range: Tensor | None = None,
+    region: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """SSIM and squared error, everywhere or in a region: float64 (trial,).
 
     The data range of the SSIM is given in units of the slice's, float64 (batch,).
     """
+    if relative_range is None:
+        relative_range = torch.ones_like(reference.data_range)
+    compiled = _is_compiled(trials, reference.target)
+    measure = _measure_compiled if compiled else _measure_with_torch
+    return measure(reference, trials, relative_range, region)
+
+
+def _measure_compiled(
+    reference: Reference,
+    trials: _Trials,
+    relative_range: Tensor,
+    region: Tensor | None,
+    *,
+    gain: Tensor | None = None,
+    pixels: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same by the compiled kernel; with `pixels` readouts are added in place."""
     image, owner, increment = trials.image, trials.owner, trials.increment
     if increment is not None and increment.right is None:  # no factors: images are made at once
         image, increment = trials.images(), None
@@ -285,6 +348,8 @@ def _measure_on_cpu(
         reference.data_range.numpy(),
         relative_range.numpy(),
         region.numpy(),
+        np.empty(0, np.float32) if gain is None else gain.numpy(),
+        np.empty((0, 0, 0), np.uint8) if pixels is None else pixels.numpy(),
         ssim,
         squared_error,
     )
@@ -337,9 +402,6 @@ def _window_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.float()
 
 
-_Measure = Callable[["Reference", "_Trials", Tensor, Tensor | None], tuple[Tensor, Tensor]]
-
-
 @lru_cache(maxsize=64)
 def _needs(names: tuple[str, ...]) -> frozenset[str | None]:
     """Needs of metrics of these names besides image and target."""
@@ -353,23 +415,31 @@ Double = NDArray[np.float64]
 _compile = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 
+#: Rows of running sums lie so far apart in one array: a constant, which lets the compiler see that
+#: they do not overlap, and the widest image that fits.
+_WIDEST = 1040
+
+
 @_compile
-def _add_to_row(row: Complex, r: int, left: Complex, right: Complex, sensitivity: Complex) -> None:
-    """row += sum over coils of conj(sensitivity) * left @ right, at image row r.
+def _add_to_row(
+    row: Complex, r: int, first: int, left: Complex, right: Complex, sensitivity: Complex
+) -> None:
+    """row += sum over coils of conj(sensitivity) * left @ right, at image row r from `first` on.
 
     left (coil, height, k) and right (coil, k, width) are one batch item's; `sensitivity`
     (coil, height, width) has no coils where there is one unit map.
     """
     n_coils, _, n_lines = left.shape
+    last = first + len(row)
     for c in range(n_coils):
         for k in range(n_lines):
             factor = left[c, r, k]
-            wave = right[c, k]
+            wave = right[c, k, first:last]
             if len(sensitivity) == 0:
                 for j in range(len(row)):
                     row[j] += factor * wave[j]
             else:
-                coil = sensitivity[c, r]
+                coil = sensitivity[c, r, first:last]
                 for j in range(len(row)):
                     row[j] += np.conj(coil[j]) * (factor * wave[j])
 
@@ -386,7 +456,106 @@ def _add_lines_kernel(image: Complex, left: Complex, right: Complex, sensitivity
     """
     for b in range(image.shape[0]):
         for r in range(image.shape[1]):
-            _add_to_row(image[b, r], r, left[b], right[b], sensitivity[b])
+            _add_to_row(image[b, r], r, 0, left[b], right[b], sensitivity[b])
+
+
+@_compile
+def _show_row(visible: Complex, gain: np.float32, pixels: NDArray[np.uint8]) -> None:
+    """Magnitudes times a gain, cut off at 255 and rounded down."""
+    for j in range(len(pixels)):
+        z = visible[j]
+        value = np.sqrt(z.real * z.real + z.imag * z.imag) * gain
+        pixels[j] = np.uint8(min(value, np.float32(255.0)))
+
+
+@_compile
+def _take_row(
+    visible: Complex, target: Single, past: Single, kept: Single, sums: Single, scale: np.float32
+) -> np.float32:
+    """Add a row to the running sums of d, d^2 and d y, and drop the one that `kept` holds.
+
+    Args:
+        visible: row of the image, (w,).
+        target, past: the same row of the target, and the one that is dropped.
+        kept: the d of the dropped row; then that of the new one.
+        sums: by quantity, `_WIDEST` apart.
+        scale: of the image, to the unit of the target.
+
+    Returns:
+        Sum of d^2 of the row.
+    """
+    error = np.float32(0)
+    for j in range(len(target)):
+        z = visible[j]
+        y = target[j]
+        d = np.sqrt(z.real * z.real + z.imag * z.imag) * scale - y
+        old = kept[j]
+        kept[j] = d
+        square = d * d
+        error += square
+        sums[j] += d - old
+        sums[j + _WIDEST] += square - old * old
+        sums[j + 2 * _WIDEST] += d * y - old * past[j]
+    return error
+
+
+@_compile
+def _sum_anew(recent: Single, target: Single, r: int, sums: Single) -> None:
+    """Running sums of the last seven rows up to row r, without what rounding has added up."""
+    sums[:] = 0
+    for k in range(7):
+        row, y = recent[(r - k) % 7], target[r - k]
+        for j in range(len(y)):
+            d = row[j]
+            sums[j] += d
+            sums[j + _WIDEST] += d * d
+            sums[j + 2 * _WIDEST] += d * y[j]
+
+
+@_compile
+def _similarity_row(
+    sums: Single, mean: Single, variance: Single, k1: np.float32, k2: np.float32, result: Single
+) -> np.float32:
+    """SSIM of all windows of seven rows, (w - 6,), and its sum.
+
+    Args:
+        sums: by quantity, `_WIDEST` apart; the second half is used for sums of two neighbours.
+        mean, variance: of the target's windows, (w - 6,).
+        k1, k2: constants of SSIM.
+        result: (w - 6,).
+    """
+    n, s = len(mean), sums
+    for j in range(n + 5):
+        s[j + 3 * _WIDEST] = s[j] + s[j + 1]
+        s[j + 4 * _WIDEST] = s[j + _WIDEST] + s[j + _WIDEST + 1]
+        s[j + 5 * _WIDEST] = s[j + 2 * _WIDEST] + s[j + 2 * _WIDEST + 1]
+    total = np.float32(0)
+    for j in range(n):
+        p = j + 3 * _WIDEST
+        d = (s[p] + s[p + 2]) + (s[p + 4] + s[j + 6])
+        p = j + 4 * _WIDEST
+        square = (s[p] + s[p + 2]) + (s[p + 4] + s[j + _WIDEST + 6])
+        p = j + 5 * _WIDEST
+        product = (s[p] + s[p + 2]) + (s[p + 4] + s[j + 2 * _WIDEST + 6])
+        y, shift = mean[j], d * np.float32(1 / 49)
+        own = np.float32(1 / 48) * (square - d * shift)  # sample variance of d
+        # 2 cov(x, y) + k2, and 2 mean(x) mean(y) + k1
+        b = np.float32(2 / 48) * (product - d * y) + (np.float32(2) * variance[j] + k2)
+        a = np.float32(2) * y * (y + shift) + k1
+        value = (a * b) / ((a + shift * shift) * (b + own))
+        result[j] = value
+        total += value
+    return total
+
+
+@_compile
+def _sum_inside(values: Single, inside: NDArray[np.bool_]) -> tuple[float, int]:
+    total, n = 0.0, 0
+    for j in range(len(values)):
+        if inside[j]:
+            total += np.float64(values[j])
+            n += 1
+    return total, n
 
 
 @_compile
@@ -402,10 +571,12 @@ def _score_kernel(
     data_range: Double,
     relative_range: Double,
     region: NDArray[np.bool_],
+    gain: Single,
+    pixels: NDArray[np.uint8],
     ssim: Double,
     squared_error: Double,
 ) -> None:
-    """SSIM and squared error of images to which lines have been added on trial.
+    """SSIM and squared error of images to which lines are added: on trial, or in place.
 
     Item i is image ``owner[i]`` plus ``left[i] @ right[i]``; with no lines (k = 0) it is the image
     itself. Images are cropped around their centre to the target's size. Targets and their window
@@ -415,83 +586,63 @@ def _score_kernel(
     Args:
         image: (batch, height, width).
         owner: image of each item, (item,).
-        left, right, sensitivity: as for :func:`add_lines`; the first two by item.
+        left, right, sensitivity: as for :func:`_add_lines_kernel`; the first two by item.
         target: (batch, h, w).
         target_mean, target_variance: (batch, h - 6, w - 6).
         data_range, relative_range: (batch,).
         region: (batch, h, w): where to sum errors, and SSIM by the windows' centres; or
             (batch, 0, 0) for everywhere.
+        gain, pixels: (batch,) and result, (batch, h, w); lines then stay in the images, of which
+            there is one an item. Or empty.
         ssim, squared_error: results, (item,); the error in units of the data range.
     """
-    h, w = target.shape[1], target.shape[2]
-    top = image.shape[1] // 2 - h // 2
+    height, h, w = image.shape[1], target.shape[1], target.shape[2]
+    top = height // 2 - h // 2
     first = image.shape[2] // 2 - w // 2
-    n_windows = w - 6
-    sample_scale = 49.0 / 48.0
-    row = np.empty(image.shape[2], np.complex64)
-    magnitude = np.empty((7, w), np.float32)
-    sum_x = np.empty(w, np.float64)
-    sum_xx = np.empty(w, np.float64)
-    sum_xy = np.empty(w, np.float64)
-    similarity = np.empty(n_windows, np.float64)
-    everywhere = region.shape[1] == 0
+    in_place, everywhere, has_lines = len(pixels) > 0, region.shape[1] == 0, left.shape[3] > 0
+    trial = np.empty(w, np.complex64)
+    sums = np.empty(6 * _WIDEST, np.float32)
+    recent = np.empty((7, w), np.float32)  # differences of the last rows
+    similarity = np.empty(w - 6, np.float32)
     for i in range(len(owner)):
         b = owner[i]
-        magnitude[:] = 0
-        sum_x[:] = 0
-        sum_xx[:] = 0
-        sum_xy[:] = 0
+        sums[:] = 0
+        recent[:] = 0
         total, error, n_counted = 0.0, 0.0, 0
-        k1 = (SSIM_K1 * relative_range[b]) ** 2
-        k2 = (SSIM_K2 * relative_range[b]) ** 2
+        k1 = np.float32((SSIM_K1 * relative_range[b]) ** 2)
+        k2 = np.float32((SSIM_K2 * relative_range[b]) ** 2)
         scale = np.float32(1.0 / data_range[b])
-        for r in range(h):
-            if left.shape[3] == 0:
-                visible = image[b, r + top, first : first + w]
-            else:
-                row[:] = image[b, r + top]
-                _add_to_row(row, r + top, left[i], right[i], sensitivity[b])
-                visible = row[first : first + w]
-            present = target[b, r]
+        for place in range(0 if in_place else top, height if in_place else top + h):
+            r = place - top
+            visible = image[b, place, first : first + w]
+            if has_lines and in_place:
+                _add_to_row(image[b, place], place, 0, left[i], right[i], sensitivity[b])
+            elif has_lines:
+                for j in range(w):
+                    trial[j] = visible[j]
+                _add_to_row(trial, place, first, left[i], right[i], sensitivity[b])
+                visible = trial
+            if r < 0 or r >= h:
+                continue
+            if in_place:
+                _show_row(visible, gain[b], pixels[b, r])
             past = target[b, max(r - 7, 0)]  # its partner is zero in the first seven rows
-            kept = magnitude[r % 7]
-            for j in range(w):
-                z = visible[j]
-                m = np.sqrt(z.real * z.real + z.imag * z.imag) * scale
-                new, old = np.float64(m), np.float64(kept[j])
-                kept[j] = m
-                y = np.float64(present[j])
-                if everywhere or region[b, r, j]:
-                    error += (new - y) * (new - y)
-                sum_x[j] += new - old
-                sum_xx[j] += new * new - old * old
-                sum_xy[j] += new * y - old * np.float64(past[j])
+            kept = recent[r % 7]
+            row_error: Any = _take_row(visible, target[b, r], past, kept, sums, scale)
+            if not everywhere:
+                row_error, _ = _sum_inside(kept * kept, region[b, r])
+            error += row_error
             if r < 6:
                 continue
+            if r % 21 == 20:
+                _sum_anew(recent, target[b], r, sums)
             mean, variance = target_mean[b, r - 6], target_variance[b, r - 6]
-            for j in range(n_windows):
-                x = (
-                    ((sum_x[j] + sum_x[j + 1]) + (sum_x[j + 2] + sum_x[j + 3]))
-                    + ((sum_x[j + 4] + sum_x[j + 5]) + sum_x[j + 6])
-                ) / 49.0
-                xx = (
-                    ((sum_xx[j] + sum_xx[j + 1]) + (sum_xx[j + 2] + sum_xx[j + 3]))
-                    + ((sum_xx[j + 4] + sum_xx[j + 5]) + sum_xx[j + 6])
-                ) / 49.0
-                xy = (
-                    ((sum_xy[j] + sum_xy[j + 1]) + (sum_xy[j + 2] + sum_xy[j + 3]))
-                    + ((sum_xy[j + 4] + sum_xy[j + 5]) + sum_xy[j + 6])
-                ) / 49.0
-                y = np.float64(mean[j])
-                product, square = x * y, x * x
-                similarity[j] = ((2 * product + k1) * (2 * sample_scale * (xy - product) + k2)) / (
-                    (square + y * y + k1)
-                    * (sample_scale * (xx - square) + np.float64(variance[j]) + k2)
-                )
-            for j in range(n_windows):
-                if everywhere or region[b, r - 3, j + 3]:
-                    total += similarity[j]
-                    n_counted += 1
+            row_total: Any = _similarity_row(sums, mean, variance, k1, k2, similarity)
+            n_windows = w - 6
+            if not everywhere:
+                row_total, n_windows = _sum_inside(similarity, region[b, r - 3, 3 : w - 3])
+            total += row_total
+            n_counted += n_windows
         ssim[i] = total / n_counted
         squared_error[i] = error
 
@@ -528,27 +679,6 @@ def _window_statistics_kernel(image: Single, mean: Single, variance: Single) -> 
                 m = x / 49.0
                 mean[b, r - 6, j] = m
                 variance[b, r - 6, j] = 49.0 / 48.0 * (xx / 49.0 - m * m)
-
-
-@_compile
-def _to_uint8_kernel(image: Complex, gain: Single, pixels: NDArray[np.uint8]) -> None:
-    """Magnitudes times a gain, cut off at 255 and rounded down.
-
-    Args:
-        image: (batch, height, width).
-        gain: (batch,).
-        pixels: result, (batch, h, w): the image's centre.
-    """
-    h, w = pixels.shape[1], pixels.shape[2]
-    top = image.shape[1] // 2 - h // 2
-    first = image.shape[2] // 2 - w // 2
-    for b in range(image.shape[0]):
-        for r in range(h):
-            row, result = image[b, r + top, first : first + w], pixels[b, r]
-            for j in range(w):
-                z = row[j]
-                value = np.sqrt(z.real * z.real + z.imag * z.imag) * gain[b]
-                result[j] = np.uint8(min(value, np.float32(255.0)))
 
 
 @_compile

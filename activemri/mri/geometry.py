@@ -814,9 +814,7 @@ def radial_uniform(
     return Geometry("radial-uniform", spokes, _trains(n, lines_per_action))
 
 
-GeometryMaker = Callable[..., Geometry]
-
-GEOMETRIES: dict[str, GeometryMaker] = {
+GEOMETRIES: dict[str, Callable[..., Geometry]] = {
     "columns": columns,
     "rows": rows,
     "points": points,
@@ -841,11 +839,23 @@ def make_geometry(geometry: str | Geometry, shape: Shape, **options: Any) -> Geo
             made for another shape.
     """
     if isinstance(geometry, str):
-        found = plugins.find(geometry, GEOMETRIES, what="geometry")
+        found: Any = plugins.find(geometry, GEOMETRIES, what="geometry")
         if not isinstance(found, Geometry):
-            geometry = _called(found, geometry, shape, options)
-        else:
-            geometry = found
+            known, defaults = inspect.signature(found).parameters, {"lines_per_action": 1}
+            given = {key: value for key, value in options.items() if value != defaults.get(key)}
+            if unknown := [key for key in given if key not in known]:
+                raise ValueError(
+                    f"geometry {geometry!r} takes no {', '.join(unknown)}; it takes "
+                    f"{', '.join(list(known)[1:]) or 'no options'}"
+                )
+            try:
+                found = found(shape, **given)
+            except TypeError as error:
+                raise ValueError(
+                    f"geometry {geometry!r}: expected a function of the shape and these options; "
+                    f"{error}"
+                ) from error
+        geometry = found
     if not isinstance(geometry, Geometry):
         raise ValueError(
             "geometry: expected a name, a Geometry, or a function of the frame's shape that makes "
@@ -854,24 +864,6 @@ def make_geometry(geometry: str | Geometry, shape: Shape, **options: Any) -> Geo
     if geometry.shape != shape:
         raise ValueError(f"geometry is for frames of {geometry.shape}; the data has {shape}")
     return geometry
-
-
-def _called(maker: GeometryMaker, name: str, shape: Shape, options: dict[str, Any]) -> Any:
-    """Geometry of a function, made of the options that it takes."""
-    known = inspect.signature(maker).parameters
-    defaults = {"lines_per_action": 1}
-    given = {key: value for key, value in options.items() if value != defaults.get(key)}
-    if unknown := [key for key in given if key not in known]:
-        raise ValueError(
-            f"geometry {name!r} takes no {', '.join(unknown)}; it takes "
-            f"{', '.join(list(known)[1:]) or 'no options'}"
-        )
-    try:
-        return maker(shape, **given)
-    except TypeError as error:
-        raise ValueError(
-            f"geometry {name!r}: expected a function of the shape and these options; {error}"
-        ) from error
 
 
 def _trains(n_readouts: int, per_action: int) -> Tensor:

@@ -83,12 +83,7 @@ def losses(
 def choose_threshold(
     thresholds: Floats, values: Floats, *, alpha: float, unit: str = "unit"
 ) -> float:
-    """The most permissive threshold that is safe.
-
-    Args:
-        thresholds, values: of :func:`losses`.
-        alpha: bound on the expected loss of a new unit.
-        unit: its name, for messages.
+    """The most permissive of the thresholds, with their :func:`losses`, that is safe.
 
     Raises:
         RuleError: too few units, or even the whole budget misses too often.

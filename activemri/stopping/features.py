@@ -89,11 +89,7 @@ class Curves:
 
 
 def unit_of(scan: SliceInfo, unit: str) -> tuple[object, ...]:
-    """The subject, volume or slice that a slice belongs to.
-
-    Raises:
-        ValueError: for another unit.
-    """
+    """The subject, volume or slice that a slice belongs to; other units are a ValueError."""
     units = ("subject", "volume", "slice")
     if unit not in units:
         raise ValueError(f"unknown unit {unit!r}; expected one of {', '.join(units)}")
@@ -137,13 +133,7 @@ def quality_curves(
 ) -> Curves:
     """Play a policy on all slices to the end of the budget and record what stopping needs.
 
-    Args:
-        scan: the scan protocol, with its budget; None acquires everything.
-        policy: chooses the actions.
-        dataset: the slices.
-        evaluator: gives features, see :func:`scan_features`.
-        seed: see :func:`activemri.agents.rollout.rollout`.
-        batch_size: scans at a time.
+    Seeds are those of :func:`activemri.agents.rollout.rollout`.
     """
     parts = []
     for group in batches_of_a_kind(dataset, range(len(dataset)), batch_size):

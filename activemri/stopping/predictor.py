@@ -17,7 +17,7 @@ from activemri.stopping import RuleError
 from activemri.stopping.features import OF_EVALUATOR, OF_SCAN, OF_UNCERTAINTY
 
 Floats = NDArray[np.float64]
-Head = dict[str, tuple[float, ...]]
+Head = Mapping[str, tuple[float, ...]]
 
 PREDICTORS = ("regression", "uncertainty", "evaluator")
 
@@ -50,11 +50,7 @@ class Predictor:
     head: Head
 
     def __call__(self, features: Mapping[str, Floats]) -> Floats:
-        """Predicted scores, of the shape of the features.
-
-        Raises:
-            RuleError: a feature is missing.
-        """
+        """Predicted scores, of the shape of the features; a missing one is a RuleError."""
         missing = [name for name in self.features if name not in features]
         if missing:
             raise RuleError(
@@ -68,11 +64,7 @@ class Predictor:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Predictor":
-        """From what ``dataclasses.asdict`` made of one, as JSON holds it.
-
-        Raises:
-            RuleError: for anything else.
-        """
+        """From what ``dataclasses.asdict`` made of one, as JSON holds it; else a RuleError."""
         try:
             head = {name: tuple(map(float, values)) for name, values in record["head"].items()}
             if set(head) not in _HEADS:
@@ -84,12 +76,7 @@ class Predictor:
 
 
 def fit_predictor(
-    kind: str,
-    features: Mapping[str, Floats],
-    scores: Floats,
-    *,
-    metric: str,
-    target: float,
+    kind: str, features: Mapping[str, Floats], scores: Floats, *, metric: str, target: float
 ) -> Predictor:
     """Fit a predictor to scans whose true scores are known.
 
@@ -110,11 +97,9 @@ def fit_predictor(
         raise RuleError(f"unknown predictor {kind!r}; expected one of {', '.join(PREDICTORS)}")
     names = [name for name in (*OF_SCAN, *OF_UNCERTAINTY, *OF_EVALUATOR) if name in features]
     if kind != "regression":
+        expected = "expected_ssim" if metric.startswith("ssim") else "expected_nmse"
         alone, lacking = {
-            "uncertainty": (
-                "expected_ssim" if metric.startswith("ssim") else "expected_nmse",
-                "the reconstructor gives no uncertainty",
-            ),
+            "uncertainty": (expected, "the reconstructor gives no uncertainty"),
             "evaluator": ("evaluator_mean", "there is no evaluator for this reconstructor"),
         }[kind]
         names = [alone]

@@ -129,9 +129,7 @@ class StoppingRule:
 
     def save(self, path: str | Path) -> Path:
         """Write to a JSON file, completely or not at all. Returns its path, ending in .json."""
-        target = Path(path)
-        if target.suffix != ".json":
-            target = target.with_name(target.name + ".json")
+        target = Path(str(path).removesuffix(".json") + ".json")
         target.parent.mkdir(parents=True, exist_ok=True)
         # JSON has no infinity.
         threshold = self.threshold if np.isfinite(self.threshold) else None
@@ -171,12 +169,8 @@ class Stopping:
     """A policy that stops where a rule says so and else does what another policy does.
 
     The other policy chooses for scans that go on with their own generators, so that they acquire
-    what they would have acquired without the rule.
-
-    Attributes:
-        policy: chooses the actions.
-        rule: when to stop.
-        evaluator: gives features that the rule's predictor may need.
+    what they would have acquired without the rule. The evaluator gives features that the rule's
+    predictor may need.
 
     Raises:
         RuleError: the rule was calibrated for another policy.
@@ -274,11 +268,11 @@ def calibrate(
     """The most permissive threshold on the predicted score that keeps the misses below alpha.
 
     Args:
-        predictor: source of the predictions; it must not have been fitted to these episodes.
+        predictor: of a score; it must not have been fitted to these episodes.
         predicted: its predictions for them, float64 (episode, step).
         curves: the episodes, with their true scores.
         target: true score to reach.
-        alpha: share of slices that may stop below it.
+        alpha: share of slices that may stop below it, mean over units.
         unit: "subject", "volume" or "slice".
 
     Raises:

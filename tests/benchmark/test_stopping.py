@@ -1,9 +1,7 @@
 """Stopping rules of a benchmark: savings against slow loops, and from settings to files."""
 
-import functools
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from activemri.benchmark.savings import (
     trade_off,
     wilson,
 )
-from activemri.data import sources
 from activemri.data.slices import SliceInfo
 from activemri.envs.protocol import ScanProtocol
 from activemri.evaluator import Evaluator, save_evaluator
@@ -228,7 +225,7 @@ def test_nothing_is_promised_that_does_not_hold(
 
 POLICIES = ("low-frequency-first", "random", "oracle")
 PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=14, n_center_lines=4)
-RULE = StopSettings(target=0.85, alpha=0.2, max_slices=24)
+RULE = StopSettings(target=0.85, alpha=0.2, max_slices=12)
 
 
 def settings(
@@ -242,13 +239,6 @@ def settings(
         stop=stop,
         **(options | changes),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def phantoms_are_made_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "open_dataset", functools.cache(sources.open_dataset))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -268,10 +258,10 @@ def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
         "low-frequency-first-zero-filled",
         "random-zero-filled",
     ]
-    assert all(row["refused"] is None and row["n_units"] == 24 for row in rows)
+    assert all(row["refused"] is None and row["n_units"] == 12 for row in rows)
     assert set(outcome.table["metric"]) == set(METRICS)  # features are none
     text = str(outcome)
-    assert "Stop at SSIM 0.85 (alpha 0.2" in text and "24 calibration subjects" in text
+    assert "Stop at SSIM 0.85 (alpha 0.2" in text and "12 calibration subjects" in text
     assert "Promised: of a new subject" in text + (outcome.out / "report.html").read_text()
 
 
@@ -315,7 +305,7 @@ def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome:
 
     def risk(threshold: float) -> float:
         stops = [first(values, threshold) for values in predicted]
-        return (sum(bool(m[s]) for m, s in zip(missed, stops, strict=True)) + 1) / 25
+        return (sum(bool(m[s]) for m, s in zip(missed, stops, strict=True)) + 1) / 13
 
     assert max(risk(float(t)) for t in predicted[predicted >= rule.threshold]) <= 0.2
     assert risk(float(predicted[predicted < rule.threshold].max())) > 0.2
@@ -327,7 +317,7 @@ def test_another_target_or_predictor_plays_nothing_again(
 ) -> None:
     for module in (run, features):
         monkeypatch.setattr(module, "rollout", lambda *a, **k: pytest.fail("played again"))
-    other = StopSettings(target=0.1, metric="nmse", alpha=0.3, unit="slice", max_slices=24)
+    other = StopSettings(target=0.1, metric="nmse", alpha=0.3, unit="slice", max_slices=12)
     changed = run_benchmark(settings(outcome.out, other))
     rows = rules_of(outcome.out)
     assert {(row["metric"], row["alpha"], row["unit"]) for row in rows} == {("nmse", 0.3, "slice")}
@@ -373,7 +363,7 @@ def test_workers_make_the_same_rules(outcome: Outcome, tmp_path: Path) -> None:
 
 
 def test_cross_fitting_calibrates_on_predictions_for_other_folds(tmp_path: Path) -> None:
-    stop = replace(RULE, calibration="crossfit", max_slices=12)
+    stop = replace(RULE, calibration="crossfit")
     given = settings(tmp_path, stop, policies=("random",), reference="random")
     found = run_benchmark(given)
     plan = Plan(given)
@@ -401,9 +391,9 @@ def test_uncertainty_and_the_evaluator_beside_a_checkpoint_are_used(
         info={},
     )
     words = (
-        f"benchmark --matrix-size 24 --budget None --n-center-lines 4 --max-slices 3 --policies "
-        f"low-frequency-first --reconstructors {path} zero-filled --n-bootstrap 20 --stop.target "
-        f"0.5 --stop.alpha 0.3 --stop.predictor {predictor} --stop.max-slices 5 "
+        f"benchmark --matrix-size 24 --lines-per-action 4 --n-center-lines 4 --max-slices 3 "
+        f"--policies low-frequency-first --reconstructors {path} zero-filled --n-bootstrap 20 "
+        f"--stop.target 0.5 --stop.alpha 0.3 --stop.predictor {predictor} --stop.max-slices 5 "
         f"--out {tmp_path}/out"
     )
     assert cli.main(words.split()) == 0
@@ -421,7 +411,7 @@ def test_uncertainty_and_the_evaluator_beside_a_checkpoint_are_used(
 @pytest.mark.parametrize(
     ("stop", "changes", "message"),
     [
-        ({"alpha": 0.01}, {}, "needs at least 99 calibration subjects.*are 24"),
+        ({"alpha": 0.01}, {}, "needs at least 99 calibration subjects.*are 12"),
         ({"calibration": "test"}, {}, "are scored as well"),
         ({}, {"protocol": {"split": "train"}}, "are scored as well"),
         ({"fit": "trian"}, {}, "trian"),

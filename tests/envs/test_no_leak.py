@@ -19,7 +19,7 @@ from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.env import ActiveMRIEnv
-from activemri.envs.observation import OBSERVATIONS, Frame, Image
+from activemri.envs.observation import OBSERVATIONS, Complex, Frame
 from activemri.envs.protocol import EnvOptions
 from activemri.envs.scan import Scan, State, Truth
 from activemri.envs.scanner import (
@@ -331,13 +331,13 @@ def test_a_reconstructor_that_peeks_is_caught() -> None:
 
 @pytest.mark.parametrize("secret", ["kspace", "target"])
 def test_an_observation_scaled_by_what_is_not_known_is_caught(secret: str) -> None:
-    """White is the largest value of the fully sampled k-space, or of the target."""
+    """The scale is the largest value of the fully sampled k-space, or of the target."""
 
     def watch(state: State) -> dict[str, Tensor]:
         one = state.secret.slices[0]
         full = (one.kspace if secret == "kspace" else one.target).abs().amax()
         frame = Frame(FRAME, (9, 10), 1, FRAME[1])
-        return Image()(replace(state.view, scale=full[None]), frame)
+        return Complex()(replace(state.view, scale=full[None]), frame)
 
     with pytest.raises(Leak, match="image"):
         check_no_leak(made("columns", "zero-filled"), original(), watch=watch)

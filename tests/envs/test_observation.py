@@ -12,11 +12,10 @@ from activemri.data.slices import Slice
 from activemri.envs.observation import (
     BOUND,
     OBSERVATIONS,
-    WHITE,
     Frame,
     make_observation,
 )
-from activemri.envs.scan import Scan, View
+from activemri.envs.scan import WHITE, Scan, View
 from activemri.metrics.reference import to_uint8
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
