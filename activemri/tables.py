@@ -1,12 +1,8 @@
-"""Tables for people and for programs: one record becomes text, Markdown, HTML and JSON."""
+"""Tables for people: a header and lines become text, Markdown and HTML."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from operator import itemgetter
-from typing import Any
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,7 @@ class Cell:
     style: str = ""
     colour: str = ""
 
-    @property
-    def text(self) -> str:
+    def __str__(self) -> str:
         ends = f" [{self.interval}]" if self.interval else ""
         return f"{self.value}{ends}" + (f" ({self.tag})" if self.tag else "")
 
@@ -44,118 +39,78 @@ class Cell:
         return f"{dot}{value}" if self.colour else value
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        heading: above it.
-        cell: what a record shows there: text (to the left), or a number or cell (to the right).
-    """
-
-    heading: str
-    cell: Callable[[Any], object]
-
-
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Records, and the columns that show them.
+    """Lines of cells under a header.
 
     Attributes:
-        records: one for each line: names to numbers, text, lists; None where there is no value.
-            They are what JSON holds.
-        columns: what people see.
+        header: a word for each column.
+        lines: text (to the left), or numbers and cells (to the right); floats are shown with four
+            decimals, None as a dash.
         title: heading.
         subtitle: smaller, beside the heading.
         notes: sentences below.
     """
 
-    records: Sequence[Record]
-    columns: Sequence[Column]
+    header: Sequence[str]
+    lines: Sequence[Sequence[object]]
     title: str = ""
     subtitle: str = ""
     notes: Sequence[str] = ()
 
-    def cells(self) -> list[list[object]]:
-        """Cells of every line."""
-        return [[column.cell(record) for column in self.columns] for record in self.records]
-
     def text(self) -> str:
-        """Columns padded to one width; numbers to the right, text to the left."""
-        lines = self.cells()
-        shown = [[_text(cell) for cell in line] for line in lines]
-        header = [column.heading for column in self.columns]
-        widths = [max(map(len, column)) for column in zip(header, *shown, strict=True)]
-        right = self._right(lines)
-
-        def padded(line: Sequence[str]) -> str:
-            cells = zip(line, widths, right, strict=True)
-            return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip()
-
-        head = " ".join(
-            word for word in (self.title, self.subtitle and f"({self.subtitle})") if word
-        )
-        rule = padded(["-" * width for width in widths])
-        return "\n".join(
-            [*([head] if head else []), padded(header), rule, *map(padded, shown), *self.notes]
-        )
+        """Columns padded to one width."""
+        shown = [[*self.header], *([_text(cell) for cell in line] for line in self.lines)]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        shown.insert(1, ["-" * width for width in widths])
+        columns = list(zip(widths, self._right(), strict=True))
+        padded = [
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, (width, right) in zip(line, columns, strict=True)
+            ).rstrip()
+            for line in shown
+        ]
+        head = " ".join(filter(None, (self.title, self.subtitle and f"({self.subtitle})")))
+        return "\n".join([*([head] if head else []), *padded, *self.notes])
 
     def markdown(self) -> str:
         """A Markdown table without title and notes; bars in cells are escaped."""
-        header = [column.heading for column in self.columns]
-        lines = [[_text(cell).replace("|", r"\|") for cell in line] for line in self.cells()]
-        rows = [header, ["---"] * len(header), *lines]
+        lines = [[_text(cell).replace("|", r"\|") for cell in line] for line in self.lines]
+        rows = [self.header, ["---"] * len(self.header), *lines]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def html(self) -> str:
         """A table for a page, without title and notes."""
-        lines = self.cells()
-        left = ["" if right else ' class="text"' for right in self._right(lines)]
-        headings = [escape(column.heading) for column in self.columns]
-        head = "".join(f"<th{c}>{h}</th>" for h, c in zip(headings, left, strict=True))
+        left = ["" if right else ' class="text"' for right in self._right()]
+        head = "".join(f"<th{c}>{escape(h)}</th>" for h, c in zip(self.header, left, strict=True))
         body = ""
-        for first, *others in lines:
-            tagged = isinstance(first, Cell) and first.tag
-            cells = zip(others, left[1:], strict=True)
-            body += f"<tr{' class=' + chr(34) + 'bound' + chr(34) if tagged else ''}>"
-            body += f'<th scope="row">{_html(first)}</th>'
-            body += "".join(f"<td{_style(cell) or c}>{_html(cell)}</td>" for cell, c in cells)
+        for line in self.lines:
+            first, *others = (one if isinstance(one, Cell) else Cell(_text(one)) for one in line)
+            body += '<tr class="bound">' if first.tag else "<tr>"
+            body += f'<th scope="row">{first.html}</th>'
+            for cell, aligned in zip(others, left[1:], strict=True):
+                style = f' class="{cell.style}"' if cell.style else aligned
+                body += f"<td{style}>{cell.html}</td>"
             body += "</tr>\n"
         return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
 
-    def json(self) -> list[dict[str, Any]]:
-        """The records."""
-        return [dict(record) for record in self.records]
-
-    def _right(self, lines: Sequence[Sequence[object]]) -> list[bool]:
+    def _right(self) -> list[bool]:
         """Columns without plain text; the first of cells is a name."""
         return [
-            not any(
-                isinstance(line[i], str) or (i == 0 and isinstance(line[i], Cell)) for line in lines
-            )
-            for i in range(len(self.columns))
+            not any(isinstance(line[i], str if i else str | Cell) for line in self.lines)
+            for i in range(len(self.header))
         ]
 
 
-def plain_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> Table:
-    """A table of lines that hold a value for each column.
-
-    Args:
-        header: names of the columns.
-        lines: floats are shown with four decimals, None as a dash.
-    """
-    columns = [Column(name, itemgetter(name)) for name in header]
-    return Table([dict(zip(header, line, strict=True)) for line in lines], columns)
-
-
 def format_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """The text of :func:`plain_table`."""
-    return plain_table(header, lines).text()
+    """A table of that header and these lines as text."""
+    return Table(header, lines).text()
 
 
 def format_markdown(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """The Markdown of :func:`plain_table`."""
-    return plain_table(header, lines).markdown()
+    """A table of that header and these lines as Markdown."""
+    return Table(header, lines).markdown()
 
 
 def _text(cell: object) -> str:
@@ -163,12 +118,4 @@ def _text(cell: object) -> str:
         return "-"
     if isinstance(cell, float):
         return f"{round(cell, 4) + 0.0:.4f}"  # no minus before zero
-    return cell.text if isinstance(cell, Cell) else str(cell)
-
-
-def _html(cell: object) -> str:
-    return cell.html if isinstance(cell, Cell) else escape(_text(cell))
-
-
-def _style(cell: object) -> str:
-    return f' class="{cell.style}"' if isinstance(cell, Cell) and cell.style else ""
+    return str(cell)

@@ -35,7 +35,7 @@ from activemri.reconstruction.ensemble import Ensemble, MonteCarloDropout
 from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_mean_square
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor, gives_uncertainty
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
-from activemri.tables import Cell, Table, plain_table
+from activemri.tables import Cell, Table
 from activemri.training.batches import Batch, make_batch
 
 N_MOMENTS = 4
@@ -343,14 +343,14 @@ def calibration_table(
         ends = "" if number.low is None else f"{number.low:.3f}, {number.high:.3f}"
         return Cell(f"{number.value:.3f}", ends)
 
-    lines = [
-        [label, cell(before.numbers[key]), cell(after.numbers[key]), ideal]
-        for key, (label, ideal) in NUMBERS.items()
-    ]
     several = next(iter(counts.values()))["subjects"] > 1
     intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
-    return replace(
-        plain_table([name, "before", "after recalibration", "ideal"], lines),
+    return Table(
+        [name, "before", "after recalibration", "ideal"],
+        [
+            [label, cell(before.numbers[key]), cell(after.numbers[key]), ideal]
+            for key, (label, ideal) in NUMBERS.items()
+        ],
         title=f"Measured on {measured}, recalibrated on {fitted}",
         notes=[f"Unit of deviations and errors: {_UNIT}. {intervals}"],
     )

@@ -147,8 +147,7 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
         )
         found = statistic(sums.sum(axis=0, keepdims=True))[0]
         if n_subjects < 2:
-            reason = "one subject: there is nobody else to draw"
-            return [Interval(float(value), None, None, reason) for value in found]
+            return resampling.percentile_intervals(found, None)
         rng = np.random.default_rng(seed)
         weights = resampling.resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
         drawn = statistic(weights @ sums)

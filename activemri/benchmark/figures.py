@@ -1,8 +1,7 @@
-"""Figures of a benchmark, as SVG text, from the tables of its other modules.
+"""Figures of a benchmark, as SVG text with heading and caption, from its tables.
 
-They are made without any global plotting state. A policy has the same colour in every figure;
-bounds are dashed and grey. Text and axes take the colour of the page that the SVG is put into, so
-that the figures serve on light and on dark ground.
+A policy has the same colour in every figure (``palette``); bounds are dashed and grey. Text and
+axes take the colour of the page that the SVG is put into, which may be light or dark.
 """
 
 import hashlib
@@ -14,12 +13,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from activemri.benchmark.savings import TradeOff, cheapest
 from activemri.benchmark.statistics import higher_is_better, metric_name
@@ -35,14 +33,14 @@ _BOUND_COLOURS = ("#7f8288", "#a3a6ad")
 # Worse and better than the reference, told apart by all kinds of colour vision; text stays legible.
 _DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#e8a96a", "#f4f4f2", "#7fb8dd"])
 _DARK = "#111418"  # text on any of these colours, in light mode and in dark mode
-# From nothing to every scan, to be told apart on light and on dark ground; a single scan of a
-# hundred must be seen, so that the scale rises as the square root of the share.
+# From nothing to every scan, to be told apart on light and on dark ground, and grey for what is
+# there from the start.
 _SHARES = LinearSegmentedColormap.from_list(
     "shares", ["#eef0f3", "#9fc6e6", "#3f8fc9", "#0b4f8a", "#08223f"]
-)
-_START = "#c9ccd2"
+).with_extremes(bad="#c9ccd2")
 _GREY, _ACCENT, _ALARM = "#7f8288", "#0072b2", "#d55e00"
-Row = Mapping[str, object]
+
+_QUANTITIES = {"auc": "area", "final": "final score"}
 
 #: With more curves than this their bands would hide each other.
 MOST_BANDS = 6
@@ -60,18 +58,15 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "figure.constrained_layout.use": True,
 }
 
 
 @dataclass(frozen=True, eq=False)
 class ReportFigure:
-    """A figure of a page.
-
-    Attributes:
-        title: its heading.
-        svg: put into the page as it is.
-        caption: reading aid.
-    """
+    """A figure of a page, with its heading and a reading aid."""
 
     title: str
     svg: str
@@ -89,6 +84,7 @@ def colours(policies: Sequence[str], *, bounds: Collection[str] = ()) -> dict[st
     }
 
 
+@mpl.rc_context(STYLE)
 def score_figure(
     curves: pd.DataFrame,
     *,
@@ -96,48 +92,57 @@ def score_figure(
     reconstructor: str,
     palette: Mapping[str, str],
     bounds: Collection[str] = (),
-) -> str:
-    """Mean score against acquired lines, one line a policy, named at its end.
+) -> ReportFigure:
+    """Mean score of :func:`activemri.benchmark.statistics.score_curves` against acquired lines.
 
-    Up to `MOST_BANDS` policies have bands, their intervals. Colours that are used again are dotted.
-
-    Args:
-        curves: of :func:`activemri.benchmark.statistics.score_curves`.
-        metric: the one to draw.
-        reconstructor: the one to draw.
-        palette: of :func:`colours`.
-        bounds: policies to dash.
+    One line a policy, named at its end, bounds dashed, colours that are used again dotted. Up to
+    `MOST_BANDS` policies have bands, their intervals.
     """
     chosen = curves[(curves["metric"] == metric) & (curves["reconstructor"] == reconstructor)]
-    with mpl.rc_context(STYLE):
-        figure, axes = canvas(7.6, 4.4)
-        ends: dict[str, float] = {}
-        drawn: set[str] = set()
-        for policy, part in chosen.groupby("policy", sort=False, observed=True):
-            name = str(policy)
-            dashed, colour, x = name in bounds, palette[name], part["n_acquired"]
-            if chosen["policy"].nunique() <= MOST_BANDS:
-                axes.fill_between(x, part["lo"], part["hi"], color=colour, alpha=0.13, lw=0)
-            dotted = not dashed and colour in drawn
-            axes.plot(
-                x,
-                part["score"],
-                color=colour,
-                lw=1.5 if dashed else 2,
-                ls=(0, (4, 2)) if dashed else (0, (1, 1)) if dotted else "-",
-                zorder=2 if dashed else 3,
-            )
-            drawn.add(colour)
-            ends[name] = float(part["score"].iloc[-1])
-        axes.margins(x=0.01)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("acquired lines")
-        axes.set_ylabel(_axis_name(metric))
-        axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
-        name_ends(axes, ends, palette=palette, bounds=bounds)
-        return as_svg(figure, f"{metric}{reconstructor}")
+    figure = Figure(figsize=(7.6, 4.4))
+    axes = figure.subplots()
+    ends: dict[str, float] = {}
+    drawn: set[str] = set()
+    with_bands = chosen["policy"].nunique() <= MOST_BANDS
+    for policy, part in chosen.groupby("policy", sort=False, observed=True):
+        name = str(policy)
+        dashed, colour, x = name in bounds, palette[name], part["n_acquired"]
+        if with_bands:
+            axes.fill_between(x, part["lo"], part["hi"], color=colour, alpha=0.13, lw=0)
+        axes.plot(
+            x,
+            part["score"],
+            color=colour,
+            lw=1.5 if dashed else 2,
+            ls=(0, (4, 2)) if dashed else (0, (1, 1)) if colour in drawn else "-",
+            zorder=2 if dashed else 3,
+        )
+        drawn.add(colour)
+        ends[name] = float(part["score"].iloc[-1])
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("acquired lines")
+    axes.set_ylabel(_axis_name(metric))
+    axes.grid(axis="y")
+    # Names right of the curves, apart from each other, with a thin link.
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    names = sorted(ends, key=lambda policy: ends[policy])
+    places = (np.array([ends[name] for name in names]) - low) / (high - low)
+    for name, end, height in zip(names, places, kept_apart(places, gap=0.055), strict=True):
+        colour, where = palette[name], axes.transAxes
+        axes.plot([0.995, 1.035], [end, height], c=colour, lw=0.8, transform=where, clip_on=False)
+        words = f"{name} (bound)" if name in bounds else name
+        axes.text(1.045, height, words, color=colour, va="center", transform=where)
+    return ReportFigure(
+        f"{metric_name(metric)} against acquired lines, {reconstructor}",
+        _svg(figure, f"{metric}{reconstructor}"),
+        f"Mean over slices{'; bands are 95 % intervals over subjects' if with_bands else ''}. "
+        "Bounds are dashed.",
+    )
 
 
+@mpl.rc_context(STYLE)
 def difference_figure(
     gains: pd.DataFrame,
     *,
@@ -146,340 +151,208 @@ def difference_figure(
     reference: str,
     palette: Mapping[str, str],
     quantity: str = "auc",
-) -> str:
+) -> ReportFigure:
     """Gain of each subject over the reference policy: a dot a subject, a bar at the mean.
 
-    Args:
-        gains: of :func:`activemri.benchmark.statistics.differences`.
-        metric: the one to draw.
-        reconstructor: the one to draw.
-        reference: name of the reference policy, for the axis.
-        palette: of :func:`colours`.
-        quantity: "auc" or "final".
+    ``gains`` are of :func:`activemri.benchmark.statistics.differences`, the quantity is "auc" or
+    "final".
     """
     chosen = gains[(gains["metric"] == metric) & (gains["reconstructor"] == reconstructor)]
     policies = [str(policy) for policy in chosen["policy"].unique()]
-    with mpl.rc_context(STYLE):
-        figure, axes = canvas(7.6, 0.9 + 0.34 * len(policies))
-        axes.axvline(0, color=INK, lw=1, alpha=0.5)
-        for row, policy in enumerate(policies):
-            part = chosen[chosen["policy"] == policy]
-            dots = part.groupby("subject", observed=True)[quantity].mean().to_numpy()
-            mean = float(part[quantity].mean())
-            axes.plot(dots, row + _spread(dots), "o", ms=4.5, mew=0, alpha=0.6, c=palette[policy])
-            axes.plot([mean, mean], [row - 0.32, row + 0.32], lw=2.5, c=palette[policy])
-        axes.set_yticks(range(len(policies)), policies)
-        axes.set_ylim(len(policies) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color=INK, alpha=0.12, lw=0.8)
-        name = {"auc": "area", "final": "final score"}[quantity]
-        axes.set_xlabel(f"{_axis_name(metric)}, {name}: minus {reference}")
-        return as_svg(figure, f"difference{metric}{reconstructor}{quantity}")
+    figure = Figure(figsize=(7.6, 0.9 + 0.34 * len(policies)))
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, lw=1, alpha=0.5)
+    for row, policy in enumerate(policies):
+        part, colour = chosen[chosen["policy"] == policy], palette[policy]
+        dots = part.groupby("subject", observed=True)[quantity].mean().to_numpy()
+        # Small vertical shifts keep neighbouring dots apart.
+        shifts = np.array([0.0, 0.16, -0.16])[np.argsort(np.argsort(dots)) % 3]
+        axes.plot(dots, row + shifts, "o", ms=4.5, mew=0, alpha=0.6, c=colour)
+        axes.plot([part[quantity].mean()] * 2, [row - 0.32, row + 0.32], lw=2.5, c=colour)
+    axes.set_yticks(range(len(policies)), policies)
+    axes.set_ylim(len(policies) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    name = _QUANTITIES[quantity]
+    axes.set_xlabel(f"{_axis_name(metric)}, {name}: minus {reference}")
+    return ReportFigure(
+        f"Gain of each subject over {reference}, {reconstructor}",
+        _svg(figure, f"difference{metric}{reconstructor}{quantity}"),
+        f"Difference of the {name}{' under the curve' * (quantity == 'auc')}; a dot is a subject.",
+    )
 
 
+@mpl.rc_context(STYLE)
 def transfer_figure(
-    summary: Sequence[Row], *, metric: str, reference: str, quantity: str = "auc"
-) -> str:
-    """Scores of policies (rows) with reconstructors (columns).
+    summary: Sequence[Mapping[str, object]], *, metric: str, reference: str, quantity: str = "auc"
+) -> ReportFigure:
+    """Scores of policies (rows) with reconstructors (columns), "auc" or "final".
 
-    Colours compare within a column: by how much a policy is better than the reference with the same
-    reconstructor. Between columns scores say more about the reconstructors.
-
-    Args:
-        summary: of :func:`activemri.benchmark.statistics.summarise`.
-        metric: of the rows to draw.
-        reference: policy to compare with; where it was not run, the first one.
-        quantity: "auc" (area) or "final".
+    ``summary`` is of :func:`activemri.benchmark.statistics.summarise`. Colours compare within a
+    column: by how much a policy is better than the reference (the first one where that was not
+    run) with the same reconstructor. Between columns scores say more about the reconstructors.
 
     Raises:
         ValueError: the summary has no such rows.
     """
-    scores, policies, reconstructors = transfer_table(summary, metric=metric, quantity=quantity)
-    place = policies.index(reference) if reference in policies else 0
-    own = [row for row in summary if row["metric"] == metric]
-    sign = 1 if own[0]["higher_is_better"] else -1
-    gains = sign * (scores - scores[place])
-    largest = float(np.nanmax(np.abs(gains))) or 1.0
-    with mpl.rc_context(STYLE):
-        height = 1.3 + 0.34 * len(policies)
-        figure, axes = canvas(3.2 + 1.25 * len(reconstructors), height)
-        axes.imshow(gains, cmap=_DIFFERENCE, vmin=-largest, vmax=largest, aspect="auto")
-        for row, column in np.argwhere(np.isfinite(scores)):
-            text = f"{scores[row, column]:.3f}"
-            axes.text(column, row, text, ha="center", va="center", color=_DARK, fontsize=9)
-        axes.set_xticks(range(len(reconstructors)), reconstructors)
-        axes.set_yticks(range(len(policies)), policies)
-        axes.tick_params(length=0, top=False)
-        axes.xaxis.tick_top()
-        axes.spines[:].set_visible(False)
-        kind = "area" if quantity == "auc" else quantity
-        axes.set_title(
-            f"{metric_name(metric)}, {kind}; colour: against {policies[place]}",
-            fontsize=10,
-            loc="left",
-        )
-        return as_svg(figure, f"transfer-{metric}-{quantity}")
-
-
-def transfer_table(
-    summary: Sequence[Row], *, metric: str, quantity: str = "auc"
-) -> tuple[NDArray[np.float64], list[str], list[str]]:
-    """The same numbers: (policy, reconstructor), NaN where one was not run, and the names.
-
-    Raises:
-        ValueError: the summary has no rows of that metric.
-    """
-    own = [row for row in summary if row["metric"] == metric]
-    if not own:
+    own = pd.DataFrame([row for row in summary if row["metric"] == metric])
+    if own.empty:
         raise ValueError(f"the summary has no rows of the metric {metric!r}")
-    policies = list(dict.fromkeys(str(row["policy"]) for row in own))
-    reconstructors = list(dict.fromkeys(str(row["reconstructor"]) for row in own))
-    scores = np.full((len(policies), len(reconstructors)), np.nan)
-    for row in own:
-        place = policies.index(str(row["policy"])), reconstructors.index(str(row["reconstructor"]))
-        scores[place] = float(str(row[quantity]))
-    return scores, policies, reconstructors
+    wide = own.pivot_table(
+        index="policy", columns="reconstructor", values=quantity, sort=False, dropna=False
+    )
+    policies, reconstructors, scores = list(wide.index), list(wide), wide.to_numpy(np.float64)
+    place = policies.index(reference) if reference in policies else 0
+    gains = (1 if higher_is_better(metric) else -1) * (scores - scores[place])
+    largest = float(np.nanmax(np.abs(gains))) or 1.0
+    figure = Figure(figsize=(3.2 + 1.25 * len(reconstructors), 1.3 + 0.34 * len(policies)))
+    axes = figure.subplots()
+    axes.imshow(gains, cmap=_DIFFERENCE, vmin=-largest, vmax=largest, aspect="auto")
+    for row, column in np.argwhere(np.isfinite(scores)):
+        text = f"{scores[row, column]:.3f}"
+        axes.text(column, row, text, ha="center", va="center", color=_DARK, fontsize=9)
+    axes.set_xticks(range(len(reconstructors)), reconstructors)
+    axes.set_yticks(range(len(policies)), policies)
+    axes.tick_params(length=0, top=False)
+    axes.xaxis.tick_top()
+    axes.spines[:].set_visible(False)
+    words = f"{metric_name(metric)}, {_QUANTITIES[quantity]}; colour: against {policies[place]}"
+    axes.set_title(words, fontsize=10, loc="left")
+    return ReportFigure(
+        f"Every policy with every reconstructor, {_QUANTITIES[quantity]}",
+        _svg(figure, f"transfer-{metric}-{quantity}"),
+        "Mean over slices. Colours compare within a column; blue is better.",
+    )
 
 
+@mpl.rc_context(STYLE)
 def action_map_figure(
     actions: pd.DataFrame,
     *,
+    reconstructor: str,
     n_actions: int,
     initial: NDArray[np.bool_] | None = None,
     notes: Mapping[str, str] | None = None,
-) -> str:
+) -> ReportFigure:
     """The share of scans in which each line was taken at each step, one map a policy.
 
-    A fixed order is one dark dot a step; a policy that looks at the scan spreads out.
-
     Args:
-        actions: columns policy, volume, slice, step (1 = first action), action; seeds if any.
+        actions: of :func:`activemri.benchmark.adaptivity.actions_of`.
+        reconstructor: the one to draw.
         n_actions: number of actions to choose from.
         initial: the actions that scans start with, bool (n_actions,), or None.
         notes: words below a policy's name.
     """
+    actions = actions[actions["reconstructor"] == reconstructor]
     policies = [str(policy) for policy in actions["policy"].unique()]
     n_columns = min(len(policies), 3)
     n_rows = -(-len(policies) // n_columns)
     n_steps = int(actions["step"].max())
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 0.6 + 2.1 * n_rows), layout="constrained")
-        grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-        for axes, policy in zip(grid.flat, policies, strict=False):
-            share = taken_share(actions[actions["policy"] == policy], n_actions=n_actions)
-            shown = np.zeros((n_steps, n_actions))
-            shown[: len(share)] = share
-            image = axes.imshow(
-                np.sqrt(shown).T,
-                aspect="auto",
-                cmap=_SHARES,
-                vmin=0,
-                vmax=1,
-                interpolation="none",  # so that the browser draws all lines equally thick
-                extent=(0.5, n_steps + 0.5, n_actions - 0.5, -0.5),
-            )
-            for first, last in _runs(initial):
-                axes.axhspan(first - 0.5, last + 0.5, color=_START, lw=0)
-            note = (notes or {}).get(policy, "")
-            axes.set_title(f"{policy}\n{note}" if note else policy, fontsize=8.5, loc="left")
-        for axes in list(grid.flat)[len(policies) :]:
-            axes.set_visible(False)
-        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        bar = figure.colorbar(image, ax=grid, shrink=0.9 / n_rows**0.5, aspect=24, pad=0.02)
-        bar.set_ticks([0, 0.1, 0.1**0.5, 0.5, 0.5**0.5, 1], labels="0 0.01 0.1 0.25 0.5 1".split())
-        bar.set_label("share of scans", fontsize=9)
-        bar.outline.set_visible(False)
-        figure.supxlabel("step", fontsize=10)
-        figure.supylabel("line", fontsize=10)
-        return as_svg(figure, "action-map" + ",".join(policies))
+    figure = Figure(figsize=(7.6, 0.6 + 2.1 * n_rows))
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    for axes, policy in zip(grid.flat, policies, strict=False):
+        share = taken_share(actions[actions["policy"] == policy], n_actions=n_actions)
+        shown = np.zeros((n_steps, n_actions))
+        shown[: len(share)] = share
+        if initial is not None:
+            shown[:, initial] = np.nan
+        image = axes.imshow(
+            np.sqrt(shown).T,  # a single scan of a hundred must be seen
+            aspect="auto",
+            cmap=_SHARES,
+            vmin=0,
+            vmax=1,
+            interpolation="none",  # so that the browser draws all lines equally thick
+            extent=(0.5, n_steps + 0.5, n_actions - 0.5, -0.5),
+        )
+        note = (notes or {}).get(policy, "")
+        axes.set_title(f"{policy}\n{note}" if note else policy, fontsize=8.5, loc="left")
+    for axes in grid.flat[len(policies) :]:
+        axes.set_visible(False)
+    grid[-1, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    bar = figure.colorbar(image, ax=grid, shrink=0.9 / n_rows**0.5, aspect=24, pad=0.02)
+    bar.set_ticks([0, 0.1, 0.1**0.5, 0.5, 0.5**0.5, 1], labels="0 0.01 0.1 0.25 0.5 1".split())
+    bar.set_label("share of scans", fontsize=9)
+    bar.outline.set_visible(False)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("line", fontsize=10)
+    return ReportFigure(
+        f"Actions by step, {reconstructor}",
+        _svg(figure, f"action-map{reconstructor}"),
+        "Share of scans in which an action was taken at a step; grey ones are there from the "
+        "start. A fixed order is one dark dot a step; a policy that looks at the scan spreads out.",
+    )
 
 
 def taken_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]:
     """Share of the episodes that took each action at each step, (n_steps, n_actions)."""
-    keys = [key for key in ("volume", "slice", "seed", "reconstructor") if key in actions]
-    n_episodes = len(actions[keys].drop_duplicates())
+    n_episodes = len(actions[["volume", "slice", "seed", "reconstructor"]].drop_duplicates())
     counts = np.zeros((int(actions["step"].max()), n_actions))
     np.add.at(counts, (actions["step"].to_numpy() - 1, actions["action"].to_numpy()), 1)
     return counts / n_episodes
 
 
-def information_figure(
-    rows: Sequence[Mapping[str, object]],
-    *,
-    palette: Mapping[str, str],
-    bounds: Collection[str],
-    name: str,
-) -> str | None:
-    """Bits that image and action share at every step, one line a policy; None if all are zero.
-
-    Args:
-        rows: of :func:`activemri.benchmark.adaptivity.adaptivity_of_actions`, one reconstructor.
-        palette: colours of the policies.
-        bounds: policies to dash.
-        name: makes the parts of this figure differ from those of others on the page.
-    """
-    curves = {
-        str(row["policy"]): np.array(row["bits"], np.float64)
-        for row in rows
-        if row["mean_bits"]  # neither None nor 0: orders would only draw a line at zero
-    }
-    if not curves:
-        return None
-    with mpl.rc_context(STYLE):
-        figure, axes = canvas(7.6, 3.4)
-        ceiling = max(float(str(row["ceiling"])) for row in rows)
-        axes.axhline(ceiling, color=INK, lw=1, ls=(0, (1, 2)), alpha=0.7)
-        axes.annotate(
-            "all scans differ", (1, ceiling), (0, 3), textcoords="offset points", fontsize=8.5
-        )
-        ends: dict[str, float] = {}
-        for policy, bits in curves.items():
-            dashed = policy in bounds
-            steps = np.arange(1, len(bits) + 1)
-            style = (0, (4, 2)) if dashed else "-"
-            axes.plot(steps, bits, color=palette[policy], lw=1.5 if dashed else 2, ls=style)
-            ends[policy] = float(bits[np.isfinite(bits)][-1])
-        axes.set_ylim(0, None)
-        axes.margins(x=0.01)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("step")
-        axes.set_ylabel("information in bits")
-        axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
-        name_ends(axes, ends, palette=palette, bounds=bounds)
-        return as_svg(figure, f"information{name}")
-
-
-def _runs(chosen: NDArray[np.bool_] | None) -> list[tuple[int, int]]:
-    """First and last of every run of True."""
-    if chosen is None or not chosen.any():
-        return []
-    places = np.flatnonzero(chosen)
-    parts = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
-    return [(int(part[0]), int(part[-1])) for part in parts]
-
-
-def trade_off_figure(panels: Mapping[str, TradeOff], stop: StopSettings, *, name: str) -> str:
-    """Mean lines against miss rate, a panel a policy.
-
-    Args:
-        panels: trade-offs by policy.
-        stop: settings of the rules.
-        name: makes the parts of this figure differ from those of others on the page.
-    """
+@mpl.rc_context(STYLE)
+def trade_off_figure(
+    panels: Mapping[str, TradeOff], stop: StopSettings, *, reconstructor: str
+) -> ReportFigure:
+    """Mean lines against miss rate, a panel a policy."""
     n_columns = min(len(panels), 2)
     n_rows = -(-len(panels) // n_columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 0.3 + 3.1 * n_rows), layout="constrained")
-        grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
-        for axes, (policy, found) in zip(grid.flat, panels.items(), strict=False):
-            _draw_trade_off(axes, found, stop)
-            axes.set_title(policy, fontsize=10, loc="left")
-        for axes in list(grid.flat)[len(panels) :]:
-            axes.set_visible(False)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside upper center",
-            ncols=len(handles),
-            frameon=False,
-            fontsize=9,
-            columnspacing=1.2,
-        )
-        figure.supxlabel("mean acquired lines", fontsize=10)
-        figure.supylabel(
-            f"miss rate: share below {metric_name(str(stop.metric))} {stop.target:g}", fontsize=10
-        )
-        return as_svg(figure, f"trade-off{name}")
-
-
-def _draw_trade_off(axes: Axes, found: TradeOff, stop: StopSettings) -> None:
-    axes.axhline(stop.alpha, color=_ALARM, lw=1, ls=(0, (1, 2)), label=f"alpha {stop.alpha:g}")
-    axes.plot(*found["fixed"], color=_GREY, lw=1.8, label="fixed budget")
-    axes.plot(*found["rule"], color=_ACCENT, lw=2, label="stopping rule")
-    axes.plot(
-        *found["chosen"],
-        "o",
-        color=_ACCENT,
-        ms=9,
-        mec="white",
-        mew=1.2,
-        zorder=4,
-        label="calibrated",
-    )
-    axes.plot(*found["oracle"], "*", color=_GREY, ms=12, mew=0, label="oracle stop")
-    _draw_saving(axes, found)
-    chosen, missed = (float(value[0]) for value in found["chosen"])
-    highest = max(2.5 * stop.alpha, 1.3 * missed, 0.15)
-    axes.set_ylim(-0.04 * highest, min(1.02, highest))
-    shown = [lines[miss <= highest] for lines, miss in (found["rule"], found["fixed"])]
-    lowest = [lines[int(np.argmin(miss))] for lines, miss in (found["rule"], found["fixed"])]
-    left = min([float(found["oracle"][0][0]), *(lines[0] for lines in shown if len(lines))])
-    right = max(chosen, *map(float, lowest))
-    margin = 0.06 * (right - left) + 0.5
-    axes.set_xlim(left - margin, right + 2 * margin)
-    axes.grid(color=INK, alpha=0.12, lw=0.8)
-
-
-def _draw_saving(axes: Axes, found: TradeOff) -> None:
-    """From the calibrated rule to the fixed budget that misses no more often."""
-    lines, miss = (float(value[0]) for value in found["chosen"])
-    budgets, misses = found["fixed"]
-    fixed = float(budgets[cheapest(misses[None], found["chosen"][1])[0]])
-    if fixed <= lines:
-        return
-    axes.plot([lines, fixed], [miss, miss], color=INK, lw=1, marker="|", ms=7)
-    axes.annotate(
-        f"{fixed - lines:.1f} saved",
-        (fixed, miss),
-        (4, 4),
-        textcoords="offset points",
+    figure = Figure(figsize=(7.6, 0.3 + 3.1 * n_rows))
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
+    for axes, (policy, found) in zip(grid.flat, panels.items(), strict=False):
+        curves, (budgets, missed) = (found["rule"], found["fixed"]), found["fixed"]
+        lines, miss = (float(value[0]) for value in found["chosen"])
+        axes.axhline(stop.alpha, color=_ALARM, lw=1, ls=(0, (1, 2)), label=f"alpha {stop.alpha:g}")
+        axes.plot(budgets, missed, color=_GREY, lw=1.8, label="fixed budget")
+        axes.plot(*found["rule"], color=_ACCENT, lw=2, label="stopping rule")
+        dot: dict[str, Any] = {"ms": 9, "mec": "white", "mew": 1.2, "zorder": 4}
+        axes.plot(lines, miss, "o", color=_ACCENT, label="calibrated", **dot)
+        axes.plot(*found["oracle"], "*", color=_GREY, ms=12, mew=0, label="oracle stop")
+        # From the calibrated rule to the fixed budget that misses no more often.
+        same = float(budgets[cheapest(missed[None], found["chosen"][1])[0]])
+        if same > lines:
+            axes.plot([lines, same], [miss, miss], color=INK, lw=1, marker="|", ms=7)
+            words, end = f"{same - lines:.1f} saved", (same, miss)
+            axes.annotate(words, end, (4, 4), textcoords="offset points", fontsize=9)
+        highest = max(2.5 * stop.alpha, 1.3 * miss, 0.15)
+        axes.set_ylim(-0.04 * highest, min(1.02, highest))
+        seen = [found["oracle"][0], *(x[y <= highest] for x, y in curves)]
+        left = min(x[0] for x in seen if len(x))
+        right = max([lines, *(x[y.argmin()] for x, y in curves)])
+        margin = 0.06 * (right - left) + 0.5
+        axes.set_xlim(left - margin, right + 2 * margin)
+        axes.grid()
+        axes.set_title(policy, fontsize=10, loc="left")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=len(handles),
+        frameon=False,
         fontsize=9,
+        columnspacing=1.2,
+    )
+    words = f"miss rate: share below {metric_name(str(stop.metric))} {stop.target:g}"
+    figure.supxlabel("mean acquired lines", fontsize=10)
+    figure.supylabel(words, fontsize=10)
+    return ReportFigure(
+        f"Lines against misses, {reconstructor}",
+        _svg(figure, f"trade-off{reconstructor}"),
+        "Further down and left is better. The rule at all thresholds; its dot is the calibrated "
+        "one.",
     )
 
 
-def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one panel, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def name_ends(
-    axes: Axes, ends: Mapping[str, float], *, palette: Mapping[str, str], bounds: Collection[str]
-) -> None:
-    """Write each policy's name right of its curve, apart from each other, with a thin link."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    order = sorted(ends, key=lambda policy: ends[policy])
-    heights = _apart([(ends[policy] - low) / (high - low) for policy in order], gap=0.055)
-    for policy, height in zip(order, heights, strict=True):
-        colour, end = palette[policy], (ends[policy] - low) / (high - low)
-        axes.plot(
-            [0.995, 1.035], [end, height], c=colour, lw=0.8, transform=axes.transAxes, clip_on=False
-        )
-        name = f"{policy} (bound)" if policy in bounds else policy
-        axes.text(1.045, height, name, color=colour, va="center", transform=axes.transAxes)
-
-
-def _apart(places: Sequence[float], *, gap: float) -> list[float]:
-    """Move sorted places as little as need be (in pools that share their shift) to keep a gap."""
-    pools: list[list[float]] = []  # [mean of place minus its rank * gap, number of members]
-    for rank, place in enumerate(places):
-        pools.append([place - rank * gap, 1])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            mean, number = pools.pop()
-            pools[-1][0] = (pools[-1][0] * pools[-1][1] + mean * number) / (pools[-1][1] + number)
-            pools[-1][1] += number
-    bases = [mean for mean, number in pools for _ in range(int(number))]
-    return [base + rank * gap for rank, base in enumerate(bases)]
-
-
-def _spread(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Small vertical shifts that keep neighbouring dots apart, always the same."""
-    order = np.argsort(np.argsort(values))
-    return np.array([0.0, 0.16, -0.16])[order % 3]
+def kept_apart(places: NDArray[np.float64], *, gap: float) -> NDArray[np.float64]:
+    """Sorted places, moved as little as need be (in pools that share their shift) to keep a gap."""
+    ranks = gap * np.arange(len(places))
+    return np.asarray(isotonic_regression(places - ranks).x + ranks)
 
 
 def _axis_name(metric: str) -> str:
@@ -487,7 +360,7 @@ def _axis_name(metric: str) -> str:
     return words if higher_is_better(metric) else f"{words} (less is better)"
 
 
-def as_svg(figure: Figure, name: str) -> str:
+def _svg(figure: Figure, name: str) -> str:
     """The figure as text, in the page's text colour; names differ between figures of a page."""
     stream = io.StringIO()
     # Parts are named by a hash: with another salt a figure, two of one page never share a name.

@@ -19,47 +19,38 @@ TAILS = ((1 - 0.95) / 2, 1 - (1 - 0.95) / 2)
 
 #: Up to this many subjects every sign pattern is tried (65536 of them), above it random ones.
 EXACT_SUBJECTS = 16
+_N_FLIPS = 20000  # random sign patterns
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end, or None where there is no interval.
-        high: upper end, or None where there is no interval.
-        reason: why there is no interval, or None where there is one.
-    """
+    """An estimate with the ends of its interval, or the reason why there is none."""
 
     value: float
     low: float | None
     high: float | None
     reason: str | None = None
 
+    def named(self, name: str) -> dict[str, object]:
+        """Three entries of a row: name, name_lo, name_hi."""
+        return {name: self.value, f"{name}_lo": self.low, f"{name}_hi": self.high}
+
 
 def resampling_weights(
     n_subjects: int, *, rng: np.random.Generator, n_resamples: int = 2000
 ) -> Floats:
-    """Draw subjects with replacement.
-
-    Returns:
-        How often each subject was drawn, (n_resamples, n_subjects); every row sums to n_subjects.
-    """
+    """Times that each subject is drawn, with replacement: (n_resamples, n_subjects)."""
     chances = np.full(n_subjects, 1 / n_subjects)
     return rng.multinomial(n_subjects, chances, size=n_resamples).astype(np.float64)
 
 
 def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
-    """Mean over all slices of the drawn subjects.
+    """Mean over all slices of the drawn subjects, (n_resamples, n_columns).
 
     Args:
         values: (n_slices, n_columns), each column on its own.
         subjects: (n_slices,), numbers 0 .. n_subjects - 1.
         weights: (n_resamples, n_subjects), see :func:`resampling_weights`.
-
-    Returns:
-        (n_resamples, n_columns).
     """
     belongs = np.equal.outer(np.arange(weights.shape[1]), subjects).astype(np.float64)
     means: Floats = (weights @ (belongs @ values)) / (weights @ belongs.sum(1))[:, None]
@@ -67,28 +58,26 @@ def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floa
 
 
 def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
-    """Weighted mean of the middle half of the values; values on the edge count in part.
+    """Mean of the middle half of each column, (n_resamples, n_columns); edges count in part.
 
     With equal weights and a multiple of four values this is ``scipy.stats.trim_mean(values, 1/4)``.
 
     Args:
-        values: (n_slices,).
+        values: (n_slices, n_columns).
         slice_weights: (n_resamples, n_slices), not negative, each row with a positive sum.
-
-    Returns:
-        (n_resamples,).
     """
-    order = np.argsort(values, kind="stable")
-    upper = np.cumsum(slice_weights[:, order], axis=1)
-    upper /= upper[:, -1:]
-    np.clip(upper, 0.25, 0.75, out=upper)
-    # What lies between two neighbours of the clipped, cumulated weights is a value's share.
-    share = np.diff(upper, axis=1, prepend=0.25)
-    means: Floats = share @ values[order] / 0.5
+    means = np.empty((len(slice_weights), values.shape[1]))
+    for place, column in enumerate(values.T):
+        order = np.argsort(column, kind="stable")
+        upper = np.cumsum(slice_weights[:, order], axis=1)
+        upper /= upper[:, -1:]
+        np.clip(upper, 0.25, 0.75, out=upper)
+        # What lies between two neighbours of the clipped, cumulated weights is a value's share.
+        means[:, place] = np.diff(upper, axis=1, prepend=0.25) @ column[order] / 0.5
     return means
 
 
-def percentile_intervals(values: Floats, resampled: Floats) -> list[Interval]:
+def percentile_intervals(values: Floats, resampled: Floats | None) -> list[Interval]:
     """Percentile bootstrap intervals of 95 %.
 
     With few subjects they are too narrow: simulated with normal subjects, they covered 94 % with
@@ -96,8 +85,12 @@ def percentile_intervals(values: Floats, resampled: Floats) -> list[Interval]:
 
     Args:
         values: the estimates, (n_columns,).
-        resampled: the same estimates for every resample, (n_resamples, n_columns).
+        resampled: the same estimates for every resample, (n_resamples, n_columns); None with one
+            subject.
     """
+    if resampled is None:
+        reason = "one subject: there is nobody else to draw"
+        return [Interval(float(value), None, None, reason) for value in values]
     low, high = np.quantile(resampled, TAILS, axis=0)
     return [
         Interval(float(value), float(lower), float(upper))
@@ -111,55 +104,44 @@ def mean_intervals(
     *,
     rng: np.random.Generator,
     n_resamples: int = 2000,
+    of_middle: bool = False,
 ) -> list[Interval]:
-    """Mean over slices of each column of (n_slices, n_columns), resampling subjects."""
-    means = values.mean(axis=0)
-    n_subjects = int(subjects.max()) + 1
-    if n_subjects < 2:
-        return [_without_interval(float(mean)) for mean in means]
-    weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-    resampled = resampled_means(values, subjects, weights=weights)
-    return percentile_intervals(means, resampled)
-
-
-def interquartile_intervals(
-    values: Floats,
-    subjects: Codes,
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = 2000,
-) -> list[Interval]:
-    """Inter-quartile mean of each column of (n_slices, n_columns), resampling subjects."""
-    even = np.ones((1, len(values)))
-    means = np.concatenate([interquartile_means(column, even) for column in values.T])
-    n_subjects = int(subjects.max()) + 1
-    if n_subjects < 2:
-        return [_without_interval(float(mean)) for mean in means]
-    weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)[:, subjects]
-    resampled = np.stack([interquartile_means(column, weights) for column in values.T], axis=1)
-    return percentile_intervals(means, resampled)
-
-
-def sign_flip_p_value(
-    differences: Floats, *, rng: np.random.Generator, n_flips: int = 20000
-) -> float:
-    """Two-sided test that the mean is zero, if each difference is as likely as its negative.
-
-    Exact up to ``EXACT_SUBJECTS`` values: all 2^n sign patterns are tried, so with n values the
-    smallest possible p is 2^-(n - 1) (one value: 1; five: 0.0625). Above, ``n_flips`` random
-    patterns and the observed one are counted, so p is never zero.
+    """Mean of each column with its interval, resampling subjects.
 
     Args:
-        differences: one mean difference per subject, (n_subjects,).
-        rng: used only above ``EXACT_SUBJECTS`` subjects.
-        n_flips: random sign patterns.
+        values: (n_slices, n_columns).
+        subjects: (n_slices,), numbers 0 .. n_subjects - 1.
+        rng: draws subjects.
+        n_resamples: draws.
+        of_middle: take the mean of the middle half of the slices.
+    """
+    even = np.ones((1, len(values)))
+    means = interquartile_means(values, even)[0] if of_middle else values.mean(axis=0)
+    n_subjects = int(subjects.max()) + 1
+    resampled = None
+    if n_subjects > 1:
+        weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
+        resampled = (
+            interquartile_means(values, weights[:, subjects])
+            if of_middle
+            else resampled_means(values, subjects, weights=weights)
+        )
+    return percentile_intervals(means, resampled)
+
+
+def sign_flip_p_value(differences: Floats, *, rng: np.random.Generator) -> float:
+    """Two-sided test that the mean of differences, one per subject, is zero.
+
+    Each is as likely as its negative. Exact up to ``EXACT_SUBJECTS`` values: all 2^n sign patterns
+    are tried, so that p is at least 2^-(n - 1) (one value: 1; five: 0.0625). Above, random patterns
+    and the observed one are counted, so p is never zero.
     """
     n = len(differences)
     if n <= EXACT_SUBJECTS:
         # The negative of a pattern gives the same size: the last sign can stay.
         bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
     else:
-        bits = rng.integers(0, 2, size=(n_flips, n))
+        bits = rng.integers(0, 2, size=(_N_FLIPS, n))
         bits[0] = 0  # the observed signs
     sums = np.abs((1 - 2 * bits) @ differences)
     observed = abs(float(differences.sum()))
@@ -167,9 +149,9 @@ def sign_flip_p_value(
     return float(np.mean(sums >= observed - rounding))
 
 
-def smallest_p_value(n_subjects: int, *, n_flips: int = 20000) -> float:
+def smallest_p_value(n_subjects: int) -> float:
     """Value of :func:`sign_flip_p_value` when every subject agrees."""
-    return 2.0 ** -(n_subjects - 1) if n_subjects <= EXACT_SUBJECTS else 1 / n_flips
+    return 2.0 ** -(n_subjects - 1) if n_subjects <= EXACT_SUBJECTS else 1 / _N_FLIPS
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -180,7 +162,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return [float(value) for value in adjusted]
-
-
-def _without_interval(value: float) -> Interval:
-    return Interval(value, None, None, "one subject: there is nobody else to draw")

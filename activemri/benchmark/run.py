@@ -88,7 +88,7 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     with Progress("sum up", 1, unit="") as progress:
         found = report(plan, table, rules=rules)
         progress(0.7)
-        files.write_json(out / "summary.json", found.json())
+        files.write_json(out / "summary.json", found.content)
         command = shlex.join(["activemri", *sys.argv[1:]])
         files.write(out / "report.html", found.html(command=command))
         progress(1)

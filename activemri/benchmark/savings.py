@@ -21,7 +21,7 @@ from activemri.data.slices import SliceInfo
 from activemri.metrics import METRICS, spearman
 from activemri.stopping.features import Curves
 from activemri.stopping.rule import StoppingRule, StopSettings, first_steps, misses, sign_of
-from activemri.tables import Cell, Column, Table
+from activemri.tables import Cell, Table
 
 Floats = resampling.Floats
 Row = Mapping[str, Any]
@@ -286,8 +286,8 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
         if row["refused"]
     ]
     return Table(
-        rows,
-        [Column(name, cell) for name, cell in columns.items()],
+        list(columns),
+        [[cell(row) for cell in columns.values()] for row in rows],
         title=f"Stop at {metric_name(str(stop.metric))} {stop.target:g}",
         subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
         notes=[

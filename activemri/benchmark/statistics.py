@@ -1,18 +1,17 @@
 """From the long results table to scores, intervals, comparisons and curves.
 
-The table has one row per policy, reconstructor, volume, slice, seed, step and metric: columns
-policy, reconstructor, volume, slice, subject, contrast, step, n_acquired, metric, value, seed, and
-the policy's traits is_order, is_random, is_oracle, repeats
-(:class:`activemri.agents.policy.Traits`). Oracles are bounds, never competitors.
-Step 0 is before the first action. An episode that ends early keeps its last score up to the last
-step of the table, so that stopping early is neither punished nor rewarded by a shorter average.
-Seeds are averaged per slice first; then the mean runs over slices, and the intervals over
-subjects. All functions are pure; the same seed gives the same numbers, and a row never depends
-on which other policies are in the table (the Holm correction apart, which must).
+The table has one row per policy, reconstructor, volume, slice, seed, step and metric: ``COLUMNS``.
+Oracles are bounds, never competitors. Step 0 is before the first action. An episode that ends early
+keeps its last score up to the last step of the table, so that stopping early is neither punished
+nor rewarded by a shorter average. Seeds are averaged per slice first; then the mean runs over
+slices, and the intervals over subjects, which are drawn anew ``n_resamples`` times. The same seed
+gives the same numbers, and a row never depends on which other policies are in the table (the Holm
+correction apart, which must).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +19,7 @@ from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
     Floats,
-    Interval,
     holm,
-    interquartile_intervals,
     mean_intervals,
     sign_flip_p_value,
     smallest_p_value,
@@ -33,7 +30,7 @@ from activemri.metrics import find_metric
 RETURN = "return"
 
 EPISODE = ["policy", "reconstructor", "metric", "volume", "slice", "seed"]
-#: Traits of the policy, bool.
+#: Traits of the policy, bool; see :class:`activemri.agents.policy.Traits`.
 TRAITS = ["is_order", "is_random", "is_oracle", "repeats"]
 COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value", *TRAITS]
 _SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
@@ -60,16 +57,13 @@ def direction(metric: str) -> str:
     return f"dB, {words}" if metric.startswith("psnr") else words
 
 
-def formatted(value: object, metric: str, *, signed: bool = False) -> str:
+def formatted(value: float | None, metric: str, *, signed: bool = False) -> str:
     """A number with the digits that suit its metric, a dash for None."""
     if value is None:
-        return "–"
-    number = float(str(value))
-    sign = "+" if signed else ""
+        return "\u2013"
     kind = metric.removeprefix("roi_").split("_")[0]
-    if kind in {"psnr", "ssim"}:
-        return f"{number:{sign}.{2 if kind == 'psnr' else 4}f}".replace("-", "\u2212")
-    return f"{number:{sign}#.3g}".rstrip(".").replace("-", "\u2212")
+    form = {"psnr": ".2f", "ssim": ".4f"}.get(kind, "#.3g")
+    return f"{value:{'+' if signed else ''}{form}}".rstrip(".").replace("-", "\u2212")
 
 
 def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
@@ -82,52 +76,49 @@ def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
     return [str(label) for label in table[table[trait].to_numpy(bool)]["policy"].unique()]
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectories:
-    """Every episode of a table, continued to the same last step.
+def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
+    """Bring the long table into one row of scores per episode, all up to the same last step.
 
-    Attributes:
-        episodes: one row each, columns of ``EPISODE`` and subject, contrast.
-        scores: (n_episodes, budget + 1), the first before any action.
-        n_acquired: acquired lines, (n_episodes, budget + 1).
-    """
-
-    episodes: pd.DataFrame
-    scores: Floats
-    n_acquired: Floats
-
-    @property
-    def area(self) -> Floats:
-        """Trapezoid over steps divided by their number: the mean height, (n_episodes,)."""
-        if self.scores.shape[1] == 1:
-            return self.scores[:, 0]
-        heights: Floats = (self.scores[:, 1:] + self.scores[:, :-1]) / 2
-        return np.asarray(heights.mean(axis=1))
-
-
-def trajectories(table: pd.DataFrame) -> Trajectories:
-    """Bring the long table into one row of scores per episode.
-
-    Args:
-        table: the long table, in any order.
+    Returns:
+        Episodes, with the columns of ``EPISODE`` and subject, contrast; their scores, (n_episodes,
+        budget + 1), the first before any action; their acquired lines, of the same shape.
 
     Raises:
         ValueError: a column is missing, a value is empty or not finite, or the steps of an
             episode are not 0, 1, 2, ... once each.
     """
-    table = _in_order(_checked(table))
-    last = int(table["step"].max())
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise ValueError(f"the results table lacks the columns {missing}; it has {list(table)}")
+    if table.empty:
+        raise ValueError("the results table has no rows: there is nothing to summarise")
+    empty = [column for column in COLUMNS if table[column].isna().any()]
+    if empty:
+        raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
+    infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
+    if len(infinite):
+        first = infinite.iloc[0][EPISODE].to_dict()
+        raise ValueError(f"{len(infinite)} infinite scores, the first in {first}")
+    # Policies, reconstructors and metrics stay as they first appear, all else is sorted.
+    codes = [pd.factorize(table[key], sort=key not in _RESULT)[0] for key in EPISODE]
+    table = table.iloc[np.lexsort((table["step"].to_numpy(), *reversed(codes)))]
     steps = table["step"].to_numpy()
-    expected = table.groupby(EPISODE, observed=True, sort=False).cumcount().to_numpy()
-    if not np.array_equal(steps, expected):
-        raise ValueError(_wrong_steps(table))
+    by_episode = table.groupby(EPISODE, observed=True, sort=False)
+    wrong = np.flatnonzero(steps != by_episode.cumcount().to_numpy())
+    if len(wrong):
+        number = by_episode.ngroup().to_numpy()
+        raise ValueError(
+            "an episode needs the steps 0, 1, 2, ... once each; "
+            f"{table[EPISODE].iloc[wrong[0]].to_dict()} has "
+            f"{steps[number == number[wrong[0]]][:12].tolist()}"
+        )
     starts = np.flatnonzero(steps == 0)
     lengths = np.diff(starts, append=len(steps))
-    rows = starts[:, None] + np.minimum(np.arange(last + 1), lengths[:, None] - 1)
-    return Trajectories(
-        episodes=table.iloc[starts][[*EPISODE, "subject", "contrast"]].reset_index(drop=True),
-        scores=table["value"].to_numpy(np.float64)[rows],
-        n_acquired=table["n_acquired"].to_numpy(np.float64)[rows],
+    rows = starts[:, None] + np.minimum(np.arange(steps.max() + 1), lengths[:, None] - 1)
+    return (
+        table.iloc[starts][[*EPISODE, "subject", "contrast"]].reset_index(drop=True),
+        table["value"].to_numpy(np.float64)[rows],
+        table["n_acquired"].to_numpy(np.float64)[rows],
     )
 
 
@@ -145,24 +136,15 @@ def slice_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
     """As :func:`slice_scores`, with a row for each seed: column seed instead of n_seeds."""
-    paths = trajectories(table)
-    return paths.episodes.assign(auc=paths.area, final=paths.scores[:, -1])
+    episodes, scores, _ = trajectories(table)
+    heights = (scores[:, 1:] + scores[:, :-1]) / 2 if scores.shape[1] > 1 else scores
+    return episodes.assign(auc=heights.mean(axis=1), final=scores[:, -1])
 
 
 def summarise(
-    table: pd.DataFrame,
-    *,
-    by: Sequence[str] = (),
-    seed: int = 0,
-    n_resamples: int = 2000,
+    table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
-
-    Args:
-        table: the long table.
-        by: further columns to divide by, e.g. ``("contrast",)``; their values join the rows.
-        seed: of the bootstrap.
-        n_resamples: of the bootstrap.
 
     Returns:
         Dictionaries ready for JSON, None where a number does not exist. ``auc`` and ``final``
@@ -172,23 +154,25 @@ def summarise(
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
-    for group, part in groups(slice_scores(table), [*by, *_RESULT]):
+    for group, part in groups(slice_scores(table), _RESULT):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        means, middles = (
-            method(values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples)
-            for method in (mean_intervals, interquartile_intervals)
-        )
+        intervals = partial(mean_intervals, values, subjects, n_resamples=n_resamples)
+        area, final = intervals(rng=np.random.default_rng(seed))
+        middle_area, middle_final = intervals(rng=np.random.default_rng(seed), of_middle=True)
         rows.append(
-            group
-            | _named("auc", means[0])
-            | _named("final", means[1])
-            | {"n_subjects": int(subjects.max()) + 1, "n_slices": len(part)}
-            | {"n_seeds": int(part["n_seeds"].max())}
-            | _named("auc_iqm", middles[0])
-            | _named("final_iqm", middles[1])
-            | {"no_interval": means[0].reason}
-            | {"bound": group["policy"] in bounds}
-            | {"higher_is_better": higher_is_better(str(group["metric"]))}
+            {
+                **group,
+                **area.named("auc"),
+                **final.named("final"),
+                "n_subjects": int(subjects.max()) + 1,
+                "n_slices": len(part),
+                "n_seeds": int(part["n_seeds"].max()),
+                **middle_area.named("auc_iqm"),
+                **middle_final.named("final_iqm"),
+                "no_interval": area.reason,
+                "bound": group["policy"] in bounds,
+                "higher_is_better": higher_is_better(str(group["metric"])),
+            }
         )
     return rows
 
@@ -222,11 +206,7 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def compare(
-    table: pd.DataFrame,
-    reference: str,
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
+    table: pd.DataFrame, reference: str, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
     """Paired comparison of every policy with the reference policy.
 
@@ -234,39 +214,53 @@ def compare(
     comes from flipping the signs of the subjects' mean differences
     (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is corrected over the
     policies of one reconstructor, metric and quantity; bounds are left out of it (None).
-    ``p_smallest`` is the least p that so many
-    subjects can give: where it exceeds 0.05 nothing can be called significant.
+    ``p_smallest`` is the least p that so many subjects can give: where it exceeds 0.05 nothing can
+    be called significant.
 
     Returns:
         Dictionaries ready for JSON: policy, reference, reconstructor, metric, quantity ("auc" or
         "final"), difference, lo, hi, better (True, False, or None for no difference), p, p_holm,
-        p_smallest, n_subjects, n_slices, bound. Arguments are those of :func:`summarise`.
+        p_smallest, n_subjects, n_slices, bound.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
-    gains = differences(table, reference)
-    for family, members in groups(gains, ["reconstructor", "metric"]):
-        for position, quantity in enumerate(_QUANTITIES):
-            tests = [
-                {"policy": one["policy"], "reference": reference, **family, "quantity": quantity}
-                | _test(part, position, seed=seed, n_resamples=n_resamples)
-                | {"bound": one["policy"] in bounds}
-                for one, part in groups(members, ["policy"])
-            ]
+    for family, members in groups(differences(table, reference), ["reconstructor", "metric"]):
+        sign = 1 if higher_is_better(str(family["metric"])) else -1
+        for quantity in _QUANTITIES:
+            tests: list[dict[str, Any]] = []
+            for one, part in groups(members, ["policy"]):
+                subjects = pd.factorize(part["subject"], sort=True)[0]
+                rng, gains = np.random.default_rng(seed), part[[quantity]].to_numpy()
+                (found,) = mean_intervals(gains, subjects, rng=rng, n_resamples=n_resamples)
+                means = np.bincount(subjects, weights=gains[:, 0]) / np.bincount(subjects)
+                tests.append(
+                    {
+                        "p_holm": None,
+                        "policy": one["policy"],
+                        "reference": reference,
+                        **family,
+                        "quantity": quantity,
+                        "difference": found.value,
+                        "lo": found.low,
+                        "hi": found.high,
+                        "better": None if found.value == 0 else sign * found.value > 0,
+                        "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
+                        "p_smallest": smallest_p_value(len(means)),
+                        "n_subjects": len(means),
+                        "n_slices": len(part),
+                        "bound": one["policy"] in bounds,
+                    }
+                )
             # Bounds are no competitors: they are not tested, and cost the others nothing.
             rivals = [test for test in tests if not test["bound"]]
-            corrected = holm([float(str(test["p"])) for test in rivals])
-            for test, p in zip(rivals, corrected, strict=True):
+            for test, p in zip(rivals, holm([test["p"] for test in rivals]), strict=True):
                 test["p_holm"] = p
-            rows += [{"p_holm": None} | test for test in tests]
+            rows += tests
     return rows
 
 
 def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
     """Mean over scans of each seed, and the spread of these means: between trainings, or draws.
-
-    Intervals elsewhere tell how sure one may be about other subjects; they say nothing about
-    another training.
 
     Returns:
         Dictionaries ready for JSON, one per policy with several seeds, reconstructor, metric and
@@ -274,29 +268,28 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
         (of means, n - 1 in the denominator), ``lowest``, ``highest``.
     """
     rows: list[dict[str, object]] = []
-    scores = seed_scores(table)
-    for result, part in groups(scores, ["policy", "reconstructor", "metric"]):
-        means = part.groupby("seed")[["auc", "final"]].mean()
+    for result, part in groups(seed_scores(table), _RESULT):
+        means = part.groupby("seed")[_QUANTITIES].mean()
         if len(means) < 2:
             continue
-        for quantity in means:
-            column = means[quantity]
+        for quantity, column in means.items():
             rows.append(
-                result
-                | {"quantity": str(quantity), "seeds": [int(seed) for seed in means.index]}
-                | {"means": column.tolist(), "mean": float(column.mean())}
-                | {"sd": float(column.std()), "lowest": float(column.min())}
-                | {"highest": float(column.max())}
+                {
+                    **result,
+                    "quantity": str(quantity),
+                    "seeds": [int(seed) for seed in means.index],
+                    "means": column.tolist(),
+                    "mean": float(column.mean()),
+                    "sd": float(column.std()),
+                    "lowest": float(column.min()),
+                    "highest": float(column.max()),
+                }
             )
     return rows
 
 
 def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
-    """Lines to acquire until a score is reached.
-
-    Args:
-        table: the long table.
-        scores: the score to reach, by metric; metrics not named are left out.
+    """Lines to acquire until a score is reached, which is given by metric.
 
     Returns:
         Dictionaries ready for JSON, one per policy, reconstructor and metric: ``score``;
@@ -305,98 +298,56 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
         if it falls among those); ``mean_at_least``, the mean where such an episode counts with
         the lines that it had acquired at the end: a lower bound unless ``share`` is 1.
     """
-    paths = trajectories(table)
-    first = episode_lines_to_reach(paths, scores)
-    episodes = paths.episodes.assign(lines=first, end=paths.n_acquired[:, -1])
+    episodes, paths, n_acquired = trajectories(table)
+    metrics = episodes["metric"].astype(str)
+    levels = metrics.map(scores).to_numpy(np.float64)[:, None]
+    sign = np.where(metrics.map(higher_is_better).to_numpy(bool), 1.0, -1.0)[:, None]
+    reached: NDArray[np.bool_] = sign * paths >= sign * levels
+    lines = np.take_along_axis(n_acquired, reached.argmax(axis=1, keepdims=True), axis=1)[:, 0]
+    found = episodes.assign(lines=lines, reached=reached.any(axis=1), end=n_acquired[:, -1])
     rows: list[dict[str, object]] = []
-    for group, part in groups(episodes[episodes["metric"].isin(list(scores))], _RESULT):
-        lines = part["lines"].to_numpy()
-        median = float(np.median(np.nan_to_num(lines, nan=np.inf)))
+    for group, part in groups(found[metrics.isin(list(scores))], _RESULT):
+        median = float(np.median(part["lines"].where(part["reached"], np.inf)))
         rows.append(
-            group
-            | {"score": float(scores[str(group["metric"])])}
-            | {"share": float(np.mean(~np.isnan(lines)))}
-            | {"median": median if np.isfinite(median) else None}
-            | {"mean_at_least": float(part["lines"].fillna(part["end"]).mean())}
-            | {"n_episodes": len(part)}
+            {
+                **group,
+                "score": float(scores[str(group["metric"])]),
+                "share": float(part["reached"].mean()),
+                "median": median if np.isfinite(median) else None,
+                "mean_at_least": float(part["lines"].where(part["reached"], part["end"]).mean()),
+                "n_episodes": len(part),
+            }
         )
     return rows
 
 
-def episode_lines_to_reach(paths: Trajectories, scores: Mapping[str, float]) -> Floats:
-    """Acquired lines when each episode first reached its metric's score; NaN if it never did."""
-    metrics = paths.episodes["metric"].astype(str)
-    levels = metrics.map(scores).to_numpy(np.float64)[:, None]
-    sign = np.where(metrics.map(higher_is_better).to_numpy(bool), 1.0, -1.0)[:, None]
-    reached: NDArray[np.bool_] = sign * paths.scores >= sign * levels
-    first = reached.argmax(axis=1)
-    lines = paths.n_acquired[np.arange(len(first)), first]
-    return np.where(reached.any(axis=1), lines, np.nan)
-
-
-def score_curves(
-    table: pd.DataFrame,
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
-) -> pd.DataFrame:
+def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
     Returns:
         Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi
-        (NaN with one subject). Arguments are those of :func:`summarise`.
+        (NaN with one subject).
     """
-    paths = trajectories(table)
-    steps = range(paths.scores.shape[1])
-    wide = paths.episodes.join(pd.DataFrame(paths.scores).add_prefix("score"))
-    wide = wide.join(pd.DataFrame(paths.n_acquired).add_prefix("lines"))
-    names = [f"score{step}" for step in steps], [f"lines{step}" for step in steps]
-    mean = wide.groupby(_SLICE, observed=True, sort=False)[names[0] + names[1]].mean()
+    episodes, scores, n_acquired = trajectories(table)
+    steps = range(scores.shape[1])
+    heights, lines = ([f"{name}{step}" for step in steps] for name in ("score", "lines"))
+    wide = pd.DataFrame(np.hstack([scores, n_acquired]), columns=[*heights, *lines])
+    means = episodes.join(wide).groupby(_SLICE, observed=True, sort=False)[[*wide]].mean()
     parts = []
-    for group, part in groups(mean.reset_index(), _RESULT):
-        intervals = mean_intervals(
-            part[names[0]].to_numpy(),
-            pd.factorize(part["subject"], sort=True)[0],
-            rng=np.random.default_rng(seed),
-            n_resamples=n_resamples,
-        )
-        curve = {"step": list(steps), "n_acquired": part[names[1]].mean().to_numpy()}
-        curve |= {"score": [interval.value for interval in intervals]}
-        curve |= {"lo": np.array([interval.low for interval in intervals], np.float64)}
-        curve |= {"hi": np.array([interval.high for interval in intervals], np.float64)}
-        parts.append(pd.DataFrame(curve).assign(**group)[[*_RESULT, *curve]])
+    for group, part in groups(means.reset_index(), _RESULT):
+        values, subjects = part[heights].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
+        rng = np.random.default_rng(seed)
+        intervals = mean_intervals(values, subjects, rng=rng, n_resamples=n_resamples)
+        curve = {
+            **group,
+            "step": steps,
+            "n_acquired": part[lines].mean().to_numpy(),
+            "score": [interval.value for interval in intervals],
+            "lo": np.array([interval.low for interval in intervals], np.float64),
+            "hi": np.array([interval.high for interval in intervals], np.float64),
+        }
+        parts.append(pd.DataFrame(curve))
     return pd.concat(parts, ignore_index=True)
-
-
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise ValueError(f"the results table lacks the columns {missing}; it has {list(table)}")
-    if table.empty:
-        raise ValueError("the results table has no rows: there is nothing to summarise")
-    empty = [column for column in COLUMNS if table[column].isna().any()]
-    if empty:
-        raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
-    infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
-    if len(infinite):
-        first = infinite.iloc[0][EPISODE].to_dict()
-        raise ValueError(f"{len(infinite)} infinite scores, the first in {first}")
-    return table
-
-
-def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort by episode and step; policies, reconstructors and metrics as they first appear."""
-    codes = [pd.factorize(table[key], sort=key not in _RESULT)[0] for key in EPISODE]
-    return table.iloc[np.lexsort((table["step"].to_numpy(), *reversed(codes)))]
-
-
-def _wrong_steps(table: pd.DataFrame) -> str:
-    episode, steps = next(
-        (episode, part["step"].tolist())
-        for episode, part in groups(table, EPISODE)
-        if part["step"].tolist() != list(range(len(part)))
-    )
-    return f"an episode needs the steps 0, 1, 2, ... once each; {episode} has {steps[:12]}"
 
 
 def groups(
@@ -405,27 +356,3 @@ def groups(
     """Parts of a table that agree in some columns, and what they agree in."""
     for values, part in frame.groupby(list(keys), observed=True, sort=False):
         yield dict(zip(keys, values, strict=True)), part
-
-
-def _named(name: str, interval: Interval) -> dict[str, object]:
-    return {name: interval.value, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
-
-
-def _test(part: pd.DataFrame, position: int, *, seed: int, n_resamples: int) -> dict[str, object]:
-    subjects = pd.factorize(part["subject"], sort=True)[0]
-    values = part[_QUANTITIES].to_numpy()[:, [position]]
-    interval = mean_intervals(
-        values, subjects, rng=np.random.default_rng(seed), n_resamples=n_resamples
-    )[0]
-    means = np.bincount(subjects, weights=values[:, 0]) / np.bincount(subjects)
-    gain = interval.value if higher_is_better(str(part["metric"].iloc[0])) else -interval.value
-    return {
-        "difference": interval.value,
-        "lo": interval.low,
-        "hi": interval.high,
-        "better": None if gain == 0 else gain > 0,
-        "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
-        "p_smallest": smallest_p_value(len(means)),
-        "n_subjects": len(means),
-        "n_slices": len(part),
-    }

@@ -1,4 +1,4 @@
-"""Gaps closed, lines saved, and information in actions, where they are known."""
+"""Gaps closed, lines saved, and actions shared, where they are known."""
 
 import itertools
 import json
@@ -20,10 +20,8 @@ from activemri.agents.registry import POLICIES
 from activemri.agents.rollout import PADDING, Episodes
 from activemri.benchmark import adaptivity
 from activemri.benchmark.adaptivity import (
-    Gap,
-    adaptivity_of_actions,
-    entropy_bits,
     first_crossing,
+    gap_closed,
     gaps_closed,
     lines_saved,
     returns_closed,
@@ -114,8 +112,8 @@ def test_without_room_there_is_no_ratio(oracle: float) -> None:
 def test_room_that_may_be_nothing_gives_no_ratio() -> None:
     rng = np.random.default_rng(0)
     room = rng.normal(0.3, 1, 12)
-    gap = Gap(rng.normal(size=(12, 1)), room, np.zeros((12, 1)), ["lbcs"], np.arange(12))
-    row: Row = gap.row(seed=0, n_resamples=500)
+    policy, order = rng.normal(size=(12, 1)), np.zeros((12, 1))
+    row: Row = gap_closed(policy, room, order, names=["lbcs"], subjects=np.arange(12))
     assert row["room_lo"] < 0 < row["room_hi"] and row["closed"] is None
     assert row["reason"] == "the oracle is not clearly above the best fixed order"
 
@@ -138,37 +136,35 @@ def test_without_an_oracle_or_an_order_there_are_no_gaps() -> None:
     assert gaps_closed(sloped({"oracle": 0.05, "ours": 0.03})) == []
 
 
-def simulated(rng: np.random.Generator, n_subjects: int = 20) -> Gap:
-    """Three slices a subject; truth: a quarter of the gap, between orders that are equally good."""
+def simulated(rng: np.random.Generator, *, n_copies: int = 1, **options: Any) -> Row:
+    """Three slices of 20 subjects, a quarter of the gap between them in truth."""
+    n_subjects = 20
     subjects = np.repeat(np.arange(n_subjects), 3)
     common = rng.normal(size=n_subjects)[subjects]
     room = 1 + 0.3 * rng.normal(size=n_subjects)[subjects]
     own = 0.25 + 0.2 * rng.normal(size=n_subjects)[subjects]
     noise = 0.1 * rng.normal(size=(4, len(subjects)))
-    return Gap(
-        policy=(common + own + noise[1])[:, None],
-        oracle=common + room + noise[2],
-        orders=np.stack([common + noise[0], common - 0.2 + noise[3]], axis=1),
-        names=["lbcs", "low-frequency-first"],
-        subjects=subjects,
+    names, places = ["lbcs", "low-frequency-first"], np.tile(np.arange(len(subjects)), n_copies)
+    return gap_closed(
+        (common + own + noise[1])[places, None],
+        (common + room + noise[2])[places],
+        np.stack([common + noise[0], common - 0.2 + noise[3]], axis=1)[places],
+        names=names,
+        subjects=subjects[places],
+        **options,
     )
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng, n = np.random.default_rng(0), 300
-    rows: list[Row] = [simulated(rng).row(seed=i, n_resamples=200) for i in range(n)]
+    rows = [simulated(rng, seed=i, n_resamples=200) for i in range(n)]
     covered = np.mean([row["closed_lo"] <= 0.25 <= row["closed_hi"] for row in rows])
     error = math.sqrt(0.95 * 0.05 / n)
     assert 0.90 - 2 * error < covered < 0.95 + 2 * error  # 20 subjects: a little narrow
 
 
 def test_copies_of_slices_do_not_make_the_interval_narrower() -> None:
-    gap = simulated(np.random.default_rng(1))
-    twice = np.tile(np.arange(len(gap.subjects)), 4)
-    copied = Gap(
-        gap.policy[twice], gap.oracle[twice], gap.orders[twice], gap.names, gap.subjects[twice]
-    )
-    one, many = (g.row(seed=3, n_resamples=300) for g in (gap, copied))
+    one, many = (simulated(np.random.default_rng(1), n_copies=n, seed=3) for n in (1, 4))
     for name in ("closed", "closed_lo", "closed_hi", "room_lo"):
         assert one[name] == pytest.approx(many[name])
 
@@ -176,11 +172,11 @@ def test_copies_of_slices_do_not_make_the_interval_narrower() -> None:
 def test_registering_a_policy_changes_no_gap_and_an_order_of_any_name_counts_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    protocol = ScanProtocol(matrix_size=24, budget=4, n_center_lines=4)
+    protocol = ScanProtocol(matrix_size=16, budget=2, n_center_lines=4)
     base = ("random", "equispaced", "oracle", "exchange-oracle")
 
     def gaps(*more: str) -> list[Row]:
-        table = benchmark(protocol, policies=(*base, *more), max_slices=3)
+        table = benchmark(protocol, policies=(*base, *more), max_slices=2)
         rows = gaps_closed(table[table["metric"] == "ssim"], n_resamples=20)
         return [row for row in rows if row["policy"] == "random"]
 
@@ -299,7 +295,7 @@ def test_crossings_are_interpolated_between_steps() -> None:
     assert reached.tolist() == [True, True, False, True]
 
 
-# Information in actions
+# Actions that scans share
 
 N_SCANS, N_STEPS = 8, 3
 
@@ -329,66 +325,41 @@ def only(rows: list[Row]) -> Row:
     return rows[0]
 
 
-def test_a_fixed_order_tells_nothing_of_the_image() -> None:
-    row = only(adaptivity_of_actions(played(lambda scan, step, seed: 5 * step)))
-    assert row["bits"] == [0.0] * N_STEPS == row["plug_in"]
-    assert row["mean_bits"] == 0 and row["overlap"] == 1
-    assert (row["taken"], row["shared"], row["n_scans"]) == (N_STEPS, N_STEPS, N_SCANS)
+def test_k_groups_that_share_all_their_actions_share_as_many_as_they_are_large() -> None:
+    for k in (1, 2, 4):
+        table = played(lambda scan, step, seed: scan % k + 10 * step)  # noqa: B023
+        row = only(shared_actions(table))
+        same = (N_SCANS / k - 1) / (N_SCANS - 1)  # chance that another scan is in the same group
+        assert row["overlap"] == pytest.approx(same)
+        assert (row["taken"], row["n_scans"]) == (N_STEPS, N_SCANS)
+        assert row["shared"] == pytest.approx(same * N_STEPS)
 
 
-@pytest.mark.parametrize("k", [2, 4])
-def test_k_equally_frequent_actions_tell_log2_k_bits(k: int) -> None:
-    row = only(adaptivity_of_actions(played(lambda scan, step, seed: scan % k + 10 * step)))
-    bias = (k - 1) / (2 * N_SCANS * math.log(2))
-    assert row["plug_in"] == pytest.approx([math.log2(k)] * N_STEPS)
-    assert row["bits"] == pytest.approx([math.log2(k) + bias] * N_STEPS)
-    assert row["ceiling"] == math.log2(N_SCANS)
-    same = (N_SCANS / k - 1) / (N_SCANS - 1)  # chance that another scan is in the same group
-    assert row["overlap"] == pytest.approx(same)
+def test_the_same_lines_in_another_order_are_shared() -> None:
+    row = only(shared_actions(played(lambda scan, step, seed: (scan + step) % N_STEPS)))
+    assert row["overlap"] == 1
 
 
-def test_the_same_lines_in_another_order_are_shared_but_tell_bits() -> None:
-    row = only(adaptivity_of_actions(played(lambda scan, step, seed: (scan + step) % N_STEPS)))
-    assert row["overlap"] == 1 and row["mean_bits"] > 1.5
-
-
-def test_the_correction_takes_most_of_the_bias_away() -> None:
-    rng = np.random.default_rng(0)
-    draws = [np.bincount(rng.integers(0, 8, 30), minlength=8) for _ in range(400)]
-    plug_in, corrected = np.mean([entropy_bits(counts) for counts in draws], axis=0)
-    assert plug_in < 2.9 and abs(corrected - 3) < 0.25 * (3 - plug_in)
-
-
-def test_trainings_with_a_fixed_order_each_do_not_adapt_however_they_differ() -> None:
-    row = only(adaptivity_of_actions(played(lambda scan, step, seed: step + 5 * seed, n_seeds=3)))
-    assert row["mean_bits"] == 0 and row["overlap"] == 1
-
-
-def test_policies_that_draw_get_no_bits_but_an_overlap() -> None:
-    table = played(lambda scan, step, seed: (scan * 7 + step * 3) % 20, policy="random")
-    row = only(adaptivity_of_actions(table))
-    assert row["bits"] == [None] * N_STEPS and row["mean_bits"] is None
-    assert row["overlap"] is not None
-
-
-def test_scans_that_ended_are_not_counted() -> None:
-    table = played(lambda scan, step, seed: scan % 2 + 2 * step)
-    row = only(adaptivity_of_actions(table[(table["step"] < 3) | (table["volume"] == "v0")]))
-    assert row["n_acting"] == [N_SCANS, N_SCANS, 1] and row["bits"][2] is None
+def test_trainings_with_a_fixed_order_each_share_all_however_they_differ() -> None:
+    row = only(shared_actions(played(lambda scan, step, seed: step + 5 * seed, n_seeds=3)))
+    assert row["overlap"] == 1
 
 
 def test_shared_actions_are_counted_over_all_pairs() -> None:
-    taken = np.random.default_rng(0).random((6, 9)) < 0.4
-    pairs = [(taken[a] & taken[b]).sum() for a, b in itertools.combinations(range(6), 2)]
-    assert shared_actions(taken) == pytest.approx(np.mean(pairs))
-    row = only(adaptivity_of_actions(played(lambda scan, step, seed: step, n_scans=1)))
-    assert row["mean_bits"] is None and row["shared"] is None and row["overlap"] is None
+    lines = np.random.default_rng(0).integers(0, 6, (N_SCANS, N_STEPS))
+    row = only(shared_actions(played(lambda scan, step, seed: int(lines[scan, step - 1]))))
+    taken = [set(own.tolist()) for own in lines]
+    pairs = [len(one & other) for one, other in itertools.combinations(taken, 2)]
+    assert row["shared"] == pytest.approx(np.mean(pairs))
+    assert row["taken"] == np.mean([len(own) for own in taken]) < N_STEPS
+    alone = only(shared_actions(played(lambda scan, step, seed: step, n_scans=1)))
+    assert alone["shared"] is None and alone["overlap"] is None
 
 
 def test_a_table_without_actions_or_traits_is_refused() -> None:
     table = played(lambda scan, step, seed: step)
     with pytest.raises(ValueError, match="no actions"):
-        adaptivity_of_actions(table.drop(columns="action"))
+        shared_actions(table.drop(columns="action"))
     with pytest.raises(ValueError, match="'is_order', which this version writes"):
         gaps_closed(table.drop(columns="is_order"))
 

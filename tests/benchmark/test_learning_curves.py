@@ -14,11 +14,11 @@ from activemri import cli
 from activemri.benchmark.learning_curves import (
     CurvesSettings,
     LearningCurve,
-    Run,
     draw_learning_curves,
     grouped,
     learning_curve,
     learning_figure,
+    read_run,
 )
 
 
@@ -47,9 +47,13 @@ def five(folder: Path, **settings: Any) -> list[Path]:
 
 
 def curve_of(paths: list[Path], **options: Any) -> Any:
-    runs = [Run.read(path) for path in paths]
+    logs = {path: read_run(path)[1] for path in paths}
     rng = np.random.default_rng(0)
-    return learning_curve(runs, "validation_area", name="ddqn", rng=rng, **options)
+    return learning_curve(logs, "validation_area", name="ddqn", rng=rng, **options)
+
+
+def groups_of(paths: list[Path]) -> dict[str, list[Path]]:
+    return grouped({path: read_run(path)[0] for path in paths})
 
 
 def test_runs_that_differ_in_seed_and_folder_only_are_one_group(tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_runs_that_differ_in_seed_and_folder_only_are_one_group(tmp_path: Path) 
         *five(tmp_path / "a"),
         training(tmp_path / "b", {0: 0.1}, learner=["lr=1e-4"], out="elsewhere"),
     ]
-    groups = grouped([Run.read(path) for path in paths])
+    groups = groups_of(paths)
     assert {name: len(runs) for name, runs in groups.items()} == {
         "ddqn, lr=1e-3": 5,
         "ddqn, lr=1e-4": 1,
@@ -65,7 +69,7 @@ def test_runs_that_differ_in_seed_and_folder_only_are_one_group(tmp_path: Path) 
 
 
 def test_one_group_is_called_by_its_algorithm(tmp_path: Path) -> None:
-    assert list(grouped([Run.read(path) for path in five(tmp_path)])) == ["ddqn"]
+    assert list(groups_of(five(tmp_path))) == ["ddqn"]
 
 
 def test_the_curve_is_the_middle_half_of_the_runs(tmp_path: Path) -> None:
@@ -88,11 +92,11 @@ def test_the_interval_covers_the_truth_about_as_often_as_eight_seeds_can() -> No
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(150):
-        runs = [
-            Run(Path(str(i)), {}, ({"step": 0, "validation_area": value},))
+        logs = {
+            Path(str(i)): [{"step": 0, "validation_area": value}]
             for i, value in enumerate(rng.normal(size=8))
-        ]
-        curve = learning_curve(runs, "validation_area", name="x", rng=rng, n_resamples=200)
+        }
+        curve = learning_curve(logs, "validation_area", name="x", rng=rng, n_resamples=200)
         covered.append(bool(curve.low[0] <= 0 <= curve.high[0]))
     assert 0.8 < np.mean(covered) < 0.99
 
@@ -154,16 +158,16 @@ def test_a_metric_can_be_chosen(tmp_path: Path) -> None:
 
 def test_what_is_no_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no training: settings\.json is missing"):
-        Run.read(tmp_path)
+        read_run(tmp_path)
     with pytest.raises(ValueError, match="nothing was validated yet"):
-        Run.read(training(tmp_path / "a", {}))
+        read_run(training(tmp_path / "a", {}))
     broken = training(tmp_path / "b", {0: 1.0})
     (broken / "log.jsonl").write_text('{"step": ')
     with pytest.raises(ValueError, match="damaged"):
-        Run.read(broken)
+        read_run(broken)
     same = [training(tmp_path / name, {0: 1.0}) for name in ("c", "d")]
     with pytest.raises(ValueError, match="differ in nothing"):
-        grouped([Run.read(path) for path in same])
+        groups_of(same)
     apart = [
         training(tmp_path / "e", {0: 1.0, 10: 1.0}, seed=0),
         training(tmp_path / "f", {20: 1.0, 30: 1.0}, seed=1),
@@ -175,5 +179,7 @@ def test_what_is_no_training_is_refused(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one folder"):
         CurvesSettings(())
+    with pytest.raises(ValueError, match="one of them twice"):
+        CurvesSettings((Path("a"), Path("b"), Path("a")))
     with pytest.raises(ValueError, match=r"ends in .png or .svg"):
         CurvesSettings((Path("a"),), out=Path("a.pdf"))

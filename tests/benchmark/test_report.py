@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,9 @@ def invented(policies: tuple[str, ...] = POLICIES, *, n_subjects: int = 4) -> pd
     return pd.concat([own, errors], ignore_index=True)
 
 
-def lines_of(table: Table) -> dict[tuple[Any, ...], list[Any]]:
+def lines_of(table: Any) -> dict[tuple[Any, ...], list[Any]]:
     """Cells by policy and reconstructor."""
-    return {
-        (row["policy"], row["reconstructor"]): cells
-        for row, cells in zip(table.records, table.cells(), strict=True)
-    }
+    return {(line[0].value, line[1]): list(line) for line in table.lines}
 
 
 def taken_actions(policies: tuple[str, ...] = POLICIES) -> pd.DataFrame:
@@ -61,7 +57,7 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def drawn(table: pd.DataFrame) -> dict[str, str]:
+def shown(table: pd.DataFrame) -> dict[str, ReportFigure]:
     palette = figures.colours(POLICIES, bounds=BOUNDS)
     which: dict[str, Any] = {"metric": "ssim", "reconstructor": "unet", "palette": palette}
     gains = statistics.differences(table, "lbcs")
@@ -70,14 +66,20 @@ def drawn(table: pd.DataFrame) -> dict[str, str]:
         "difference": figures.difference_figure(gains, reference="lbcs", **which),
         "actions": figures.action_map_figure(
             taken_actions(),
+            reconstructor="unet",
             n_actions=9,
             initial=np.arange(9) == 8,
-            notes={"lbcs": "0.00 bits"},
+            notes={"lbcs": "3.0 of 3 shared"},
         ),
         "transfer": figures.transfer_figure(
             statistics.summarise(table), metric="ssim", reference="lbcs"
         ),
     }
+
+
+@pytest.fixture(scope="module")
+def drawn(shown: dict[str, ReportFigure]) -> dict[str, str]:
+    return {name: figure.svg for name, figure in shown.items()}
 
 
 def episodes(n_frames: int = 3, policies: tuple[str, ...] = POLICIES[:2]) -> list[Episode]:
@@ -102,8 +104,7 @@ def made(table: pd.DataFrame, *, name: str = "ssim") -> Report:
         warning="",
         headline=[result],
         sections=[Section("Results", [result]), Section("Tests", ["Words", comparison], [result])],
-        content={},
-        settings={"budget": BUDGET},
+        content={"task": {"budget": BUDGET}},
         episodes=episodes(),
         episode_title="one scan",
     )
@@ -139,10 +140,10 @@ class Outline(html.parser.HTMLParser):
 
 
 def test_the_page_is_well_formed_and_loads_nothing(
-    table: pd.DataFrame, drawn: dict[str, str]
+    table: pd.DataFrame, shown: dict[str, ReportFigure]
 ) -> None:
-    shown = Section("Curves", [ReportFigure(name, svg) for name, svg in drawn.items()])
-    page = replace(made(table), sections=[*made(table).sections, shown])
+    curves = Section("Curves", list(shown.values()))
+    page = replace(made(table), sections=[*made(table).sections, curves])
     outline = Outline(page.html(command="activemri benchmark --seed 0"))
     assert outline.open == [] and outline.links
     assert all(link.startswith(("data:", "#")) for link in outline.links)
@@ -158,7 +159,7 @@ def test_without_episodes_there_is_no_player(table: pd.DataFrame) -> None:
 def test_everything_given_is_escaped() -> None:
     nasty = "</script><script>alert('$x$')</script>"
     table = invented((nasty, "lbcs"))
-    svg = figures.score_figure(
+    figure = figures.score_figure(
         statistics.score_curves(table),
         metric="ssim",
         reconstructor="unet",
@@ -169,10 +170,13 @@ def test_everything_given_is_escaped() -> None:
         title=nasty,
         subtitle=nasty,
         warning=nasty,
-        settings={nasty: nasty},
+        content={"task": {nasty: nasty}},
         episode_title=nasty,
         episodes=episodes(policies=(nasty, "lbcs")),
-        sections=[*made(table).sections, Section(nasty, [nasty, ReportFigure(nasty, svg, nasty)])],
+        sections=[
+            *made(table).sections,
+            Section(nasty, [nasty, replace(figure, title=nasty, caption=nasty)]),
+        ],
     )
     text = page.html(command=nasty)
     assert nasty not in text and "<script>alert" not in text
@@ -202,9 +206,7 @@ def test_many_large_frames_are_made_to_fit(
 def test_the_best_competitor_is_marked_and_no_bound(
     table: pd.DataFrame, metric: str, best: Any
 ) -> None:
-    name = partial(report._name_cell, palette={}, bounds=BOUNDS)
-    shown = lines_of(report.result_table(statistics.summarise(table), metric=metric, name=name))
-    assert {key[0] for key, cells in shown.items() if cells[0].tag == "bound"} == set(BOUNDS)
+    shown = lines_of(report.result_table(statistics.summarise(table), metric=metric, name=Cell))
     for reconstructor in ("zero-filled", "unet"):
         rivals = {policy: shown[policy, reconstructor] for policy in ("random", "lbcs")}
         areas = {policy: float(cells[2].value) for policy, cells in rivals.items()}
@@ -217,7 +219,7 @@ def test_scans_of_each_policy_are_counted_where_they_differ(table: pd.DataFrame)
     fewer = table[(table["policy"] != "oracle") | (table["subject"] == "s0")]
     rows = statistics.summarise(fewer)
     shown = report.result_table(rows, metric="ssim", name=Cell)
-    assert shown.columns[-1].heading == "slices"
+    assert shown.header[-1] == "slices"
     assert lines_of(shown)["oracle", "unet"][-1] == 1 != lines_of(shown)["lbcs", "unet"][-1]
 
 
@@ -294,13 +296,13 @@ def test_figures_name_their_policies_and_mark_bounds(drawn: dict[str, str]) -> N
     assert drawn["score"].count("stroke-dasharray") == 2  # the two bounds
     assert {"random", "oracle"} <= set(words["difference"])
     assert "lbcs" not in words["difference"]
-    assert "0.00 bits" in words["actions"] and "share of scans" in words["actions"]
+    assert "3.0 of 3 shared" in words["actions"] and "share of scans" in words["actions"]
     assert "SSIM, area; colour: against lbcs" in words["transfer"]
 
 
 def test_the_same_results_give_the_same_figure(table: pd.DataFrame, drawn: dict[str, str]) -> None:
     rows = statistics.summarise(table)
-    again = figures.transfer_figure(rows, metric="ssim", reference="lbcs")
+    again = figures.transfer_figure(rows, metric="ssim", reference="lbcs").svg
     assert again == drawn["transfer"]
 
 
@@ -310,7 +312,7 @@ def test_figures_of_one_page_share_no_clip_paths(table: pd.DataFrame) -> None:
         set(
             re.findall(
                 r'clipPath id="([^"]+)"',
-                figures.score_figure(rows, metric="ssim", reconstructor=name, palette=palette),
+                figures.score_figure(rows, metric="ssim", reconstructor=name, palette=palette).svg,
             )
         )
         for name in ("unet", "zero-filled")
@@ -330,7 +332,8 @@ def test_many_curves_can_be_told_apart() -> None:
         names = tuple(f"policy {i}" for i in range(n))
         rows = statistics.score_curves(invented(names))
         palette = figures.colours(names)
-        return figures.score_figure(rows, metric="ssim", reconstructor="unet", palette=palette)
+        which: dict[str, Any] = {"metric": "ssim", "reconstructor": "unet"}
+        return figures.score_figure(rows, palette=palette, **which).svg
 
     few, many = drawing(figures.MOST_BANDS), drawing(13)
     assert few.count("FillBetweenPolyCollection") == figures.MOST_BANDS
@@ -347,23 +350,8 @@ def test_taken_share_counts_each_line_when_it_was_taken() -> None:
     )
 
 
-def test_only_policies_that_look_at_the_scan_are_drawn_with_bits() -> None:
-    bits = {"ours": [1.0, 2.0, None], "lbcs": [0.0, 0.0, 0.0], "random": [None] * 3}
-    means = {"ours": 1.5, "lbcs": 0.0, "random": None}
-    rows: list[dict[str, object]] = [
-        {"policy": policy, "bits": values, "mean_bits": means[policy], "ceiling": 3.0}
-        for policy, values in bits.items()
-    ]
-    palette = dict.fromkeys(bits, "#000000")
-    svg = figures.information_figure(rows, palette=palette, bounds=(), name="x")
-    assert svg is not None
-    texts = [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")]
-    assert "ours" in texts and "lbcs" not in texts and "random" not in texts
-    assert figures.information_figure(rows[1:], palette=palette, bounds=(), name="x") is None
-
-
 def test_names_at_the_ends_keep_apart_in_order() -> None:
-    moved = figures._apart([0.1, 0.5, 0.5, 0.51, 0.9], gap=0.1)
+    moved = figures.kept_apart(np.array([0.1, 0.5, 0.5, 0.51, 0.9]), gap=0.1)
     assert moved[0] == 0.1 and moved[-1] == 0.9
     assert (np.diff(moved) >= 0.1 - 1e-12).all()
     assert np.mean(moved[1:4]) == pytest.approx(np.mean([0.5, 0.5, 0.51]))
@@ -372,28 +360,31 @@ def test_names_at_the_ends_keep_apart_in_order() -> None:
 SCORES = {("a", "x"): 0.8, ("b", "x"): 0.85, ("a", "y"): 0.6, ("b", "y"): 0.55}
 
 
-def transfers(metric: str = "ssim", *, higher: bool = True) -> list[dict[str, object]]:
+def transfers(metric: str = "ssim") -> list[dict[str, object]]:
     return [
-        {"policy": p, "reconstructor": r, "metric": metric, "higher_is_better": higher}
-        | {"auc": score, "final": score + 0.1}
+        {"policy": p, "reconstructor": r, "metric": metric, "auc": score, "final": score + 0.1}
         for (p, r), score in SCORES.items()
     ]
 
 
 def test_the_heat_map_has_policies_in_rows_and_leaves_out_what_was_not_run() -> None:
-    scores, policies, reconstructors = figures.transfer_table(transfers(), metric="ssim")
-    assert (policies, reconstructors) == (["a", "b"], ["x", "y"])
-    np.testing.assert_allclose(scores, [[0.8, 0.6], [0.85, 0.55]])
-    fewer = figures.transfer_table(transfers()[:3], metric="ssim", quantity="final")[0]
-    assert np.isnan(fewer[1, 1]) and fewer[0, 0] == pytest.approx(0.9)
-    assert ">0.550<" not in figures.transfer_figure(transfers()[:3], metric="ssim", reference="a")
+    def shown(*rows: dict[str, object], quantity: str = "auc") -> list[str | None]:
+        figure = figures.transfer_figure(rows, metric="ssim", reference="a", quantity=quantity)
+        return [element.text for element in ET.fromstring(figure.svg).iter(f"{SVG}text")][:-1]
+
+    names, every, fewer = ["x", "y", "a", "b"], transfers(), transfers()[:3]
+    assert shown(*every) == [*names, "0.800", "0.600", "0.850", "0.550"]
+    assert shown(*fewer, quantity="final") == [*names, "0.900", "0.700", "0.950"]
+    # As they first appear, not in the order of the alphabet.
+    assert shown(*every[::-1])[:4] == ["y", "x", "b", "a"]
     with pytest.raises(ValueError, match="no rows of the metric 'psnr'"):
-        figures.transfer_table(transfers(), metric="psnr")
+        figures.transfer_figure(every, metric="psnr", reference="a")
 
 
 def test_a_smaller_error_is_the_better_colour_of_the_heat_map() -> None:
-    usual, other = (
-        figures.transfer_figure(transfers("nmse", higher=higher), metric="nmse", reference="a")
-        for higher in (False, True)
-    )
-    assert usual != other
+    def image(metric: str) -> str:
+        figure = figures.transfer_figure(transfers(metric), metric=metric, reference="a")
+        colours = next(ET.fromstring(figure.svg).iter(f"{SVG}image"))
+        return next(value for name, value in colours.items() if name.endswith("href"))
+
+    assert image("nmse") != image("ssim") == image("psnr")

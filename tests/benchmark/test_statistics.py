@@ -135,15 +135,6 @@ def test_one_subject_gives_no_interval_and_the_reason() -> None:
     assert statistics.compare(table, "lbcs")[0]["p"] == 1
 
 
-def test_summaries_by_contrast_are_those_of_the_parts(table: pd.DataFrame) -> None:
-    rows = statistics.summarise(table, by=("contrast",))
-    for contrast in ("T1", "T2"):
-        alone = statistics.summarise(table[table["contrast"] == contrast])
-        named = [{"contrast": contrast} | row for row in alone]
-        mine = [row for row in rows if row["contrast"] == contrast]
-        assert sorted(mine, key=str) == sorted(named, key=str)
-
-
 def test_resampled_means_equal_a_loop_over_drawn_subjects(rng: np.random.Generator) -> None:
     subjects = np.array([0, 0, 1, 2, 2, 2, 3])
     values = rng.normal(size=(7, 2))
@@ -162,7 +153,7 @@ def test_resampled_means_equal_a_loop_over_drawn_subjects(rng: np.random.Generat
 
 def test_interquartile_mean_is_scipys_for_a_multiple_of_four(rng: np.random.Generator) -> None:
     values = rng.exponential(size=24)
-    mean = resampling.interquartile_means(values, np.ones((1, 24)))[0]
+    mean = resampling.interquartile_means(values[:, None], np.ones((1, 24)))[0, 0]
     assert mean == pytest.approx(scipy.stats.trim_mean(values, 0.25))
 
 
@@ -171,13 +162,13 @@ def test_interquartile_mean_with_weights_is_that_of_repeated_values(
 ) -> None:
     values, weights = rng.normal(size=7), rng.integers(0, 4, size=7)
     repeated = np.repeat(values, weights * 4)  # any count, made a multiple of four
-    mean = resampling.interquartile_means(values, weights[None].astype(float))[0]
+    mean = resampling.interquartile_means(values[:, None], weights[None].astype(float))[0, 0]
     assert mean == pytest.approx(scipy.stats.trim_mean(repeated, 0.25))
 
 
 def test_interquartile_mean_ignores_outliers() -> None:
-    values = np.array([1.0, 1, 1, 1, 1, 1, 1000, -1000])
-    assert resampling.interquartile_means(values, np.ones((1, 8)))[0] == pytest.approx(1)
+    values = np.array([[1.0, 1, 1, 1, 1, 1, 1000, -1000]]).T
+    assert resampling.interquartile_means(values, np.ones((1, 8))) == pytest.approx(1)
 
 
 def test_interval_of_the_mean_agrees_with_scipys_bootstrap(rng: np.random.Generator) -> None:
@@ -192,7 +183,7 @@ def test_interval_of_the_mean_agrees_with_scipys_bootstrap(rng: np.random.Genera
 def test_interval_covers_the_truth_although_slices_of_a_subject_are_alike(
     rng: np.random.Generator,
 ) -> None:
-    n_subjects, n_slices, n_studies = 25, 6, 400
+    n_subjects, n_slices, n_studies = 25, 6, 200
     subjects = np.repeat(np.arange(n_subjects), n_slices)
     clustered, naive = 0, 0
     for _ in range(n_studies):

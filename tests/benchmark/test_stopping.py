@@ -194,8 +194,9 @@ def test_the_figure_names_everything_that_it_draws() -> None:
         name: trade_off(fitted(invented(seed), 0.75), STOP)
         for seed, name in enumerate(["random", "$lbcs$", "<greedy>"])
     }
-    svg = figures.trade_off_figure({k: v for k, v in panels.items() if v}, STOP, name="unet")
-    words = " ".join(ET.fromstring(svg).itertext())
+    known = {name: found for name, found in panels.items() if found}
+    figure = figures.trade_off_figure(known, STOP, reconstructor="unet")
+    words = " ".join(ET.fromstring(figure.svg).itertext())
     for text in ("random", "$lbcs$", "<greedy>", "fixed budget", "stopping rule", "oracle stop"):
         assert text in words
     assert "alpha 0.1" in words and "share below SSIM 0.8" in words and " saved" in words
