@@ -195,7 +195,7 @@ class State(Batched):
 
     @property
     def finished(self) -> Tensor:
-        """Stopped, budget spent, or nothing left to acquire: bool (batch,)."""
+        """Stopped, or nothing left that may be acquired: bool (batch,)."""
         return self.stopped | ~self.view.legal.any(dim=1)
 
 
@@ -328,7 +328,7 @@ class Scan:
         """Scans brought to given masks in one go, as if acquired action by action.
 
         Args:
-            slices: who is scanned; of one kind.
+            slices: of one kind.
             start_masks: readouts that the scans began with, bool (batch, n_readouts).
             masks: those and all readouts acquired since, bool (batch, n_readouts).
             budgets: readouts still to acquire, int64 (batch,).
@@ -504,11 +504,8 @@ class Scan:
     def _after(self, state: State, before: Tensor, budget: Tensor, *, anew: bool = False) -> View:
         """The view after measurements, but for the reconstruction.
 
-        Args:
-            state: scans whose log was written.
-            before: masks until then, bool (batch, n_readouts).
-            budget: readouts still to acquire, int64 (batch,).
-            anew: make zero-filled images of all samples where increments would do as well.
+        `before` are the masks until then. `anew` makes zero-filled images of all samples, where
+        increments would do as well.
         """
         view, log = state.view, state.view.log
         spent = log.n_measured >= self.scanner.repeats
@@ -595,12 +592,7 @@ class Scan:
         return state
 
     def _update(self, state: State, increment: Increment | None = None) -> None:
-        """Bring reconstruction, pixels and scores up to date with the samples.
-
-        Args:
-            state: scans whose log, budget and maps are.
-            increment: what the zero-filled images still lack, or None.
-        """
+        """Bring reconstruction, pixels and scores up to date; `increment` is still to be added."""
         view = state.view
         if self.reconstructor.is_zero_filled:
             result = Reconstruction(view.zero_filled)
@@ -620,22 +612,17 @@ class Scan:
             unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
             state.scores["uncertainty"] = result.uncertainty.double().mean(dim=(-2, -1)) / unit
 
+    @torch.no_grad()
     def _reconstruct(self, measurement: Measurement) -> Reconstruction:
-        with torch.no_grad():
-            result = self.reconstructor(measurement)
+        result = self.reconstructor(measurement)
         return checked(result, measurement.zero_filled, by=self.reconstructor)
 
     def _trial_scores(
         self, state: State, readings: Readings, masks: Tensor, names: tuple[str, ...]
     ) -> dict[str, Tensor]:
-        """Scores of masks that are not acquired, float64 (trial,) by metric.
+        """Scores of masks (trial, n_readouts) that are not acquired, float64 (trial,) by metric.
 
-        Args:
-            state: scans under way; left as it is.
-            readings: readouts to be measured for it, those of the mask that are not acquired at
-                least.
-            masks: bool (trial, n_readouts).
-            names: of the scores.
+        `readings` are at least those of the masks' readouts that are not acquired.
         """
         view, chunks = state.view, []
         for trials in torch.arange(len(masks), device=masks.device).split(_TRIALS_AT_ONCE):
@@ -661,12 +648,9 @@ class Scan:
         )
 
     def _with_maps(self, operator: Operator, samples: Tensor, before: Tensor) -> Operator:
-        """The operator with the maps that its mask gives, where they may differ from those before.
-
-        Scanners that measure again may have measured at the centre again.
-        """
+        """The operator with maps of its mask, where these may differ from those before."""
         transform, mask = operator.transform, operator.mask
-        if self.horizon:
+        if self.horizon:  # the centre may have been measured again
             changed = torch.arange(len(mask), device=mask.device)
         else:
             old, new = transform.calibration_mask(before), transform.calibration_mask(mask)
@@ -725,10 +709,9 @@ def kind(scan: Slice) -> tuple[object, ...]:
 
 
 def _loaded(slices: Sequence[Slice], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """k-space of slices of one kind, and which of its samples exist.
+    """k-space of slices of one kind, complex64 (batch, coil, height, width), and what exists of it.
 
-    Returns:
-        complex64 (batch, coil, height, width), and bool (batch, height, width).
+    That is bool (batch, height, width).
     """
     if len({kind(scan) for scan in slices}) != 1:
         raise ValueError(
@@ -773,11 +756,7 @@ def _references(slices: Sequence[Slice], kspace: Tensor, transform: Transform) -
 
 
 def lines_of_budget(budget: int | float | None, n_readouts: int) -> int | None:
-    """Readouts that a budget stands for, a number or a fraction of those of the frame.
-
-    Raises:
-        ValueError: for another fraction.
-    """
+    """Readouts that a budget stands for, a number or a fraction of those of the frame."""
     if not isinstance(budget, float | np.floating):
         return budget
     if not 0 < budget < 1:
@@ -789,12 +768,7 @@ def lines_of_budget(budget: int | float | None, n_readouts: int) -> int | None:
 
 
 def _checked_masks(measurable: Tensor, given: Tensor, *, holding: Tensor | None = None) -> Tensor:
-    """Masks from outside, copied; bool (batch, n_readouts) like `measurable`.
-
-    Raises:
-        ValueError: for another shape or type, readouts that were never measured, or masks without
-            all readouts of the start, `holding`.
-    """
+    """Masks from outside, copied: of measurable readouts, and with all of the start, `holding`."""
     if given.dtype != torch.bool or given.shape != measurable.shape:
         raise ValueError(
             f"a mask must be boolean with {measurable.shape[1]} lines for each of "

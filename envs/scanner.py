@@ -26,23 +26,14 @@ from activemri.mri.noise import complex_noise
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Scans before anything is measured.
+    """Scans before anything is measured."""
 
-    Attributes:
-        kspace: of the object at rest, complex (batch, coil, height, width).
-        samples: the same as readouts, complex (batch, readout, coil, sample).
-        mask: readouts that the start will measure, bool (batch, n_readouts).
-        seeds: one for each episode, int64 (batch,); zeros if the scanner is not random.
-        horizon: measurements after the start, at most.
-        transform: from images to samples.
-    """
-
-    kspace: Tensor
-    samples: Tensor
-    mask: Tensor
-    seeds: Tensor
-    horizon: int
-    transform: Transform
+    kspace: Tensor  # of the object at rest, complex (batch, coil, height, width)
+    samples: Tensor  # the same as readouts, complex (batch, readout, coil, sample)
+    mask: Tensor  # readouts that the start will measure, bool (batch, n_readouts)
+    seeds: Tensor  # one for each episode, int64 (batch,); zeros if the scanner is not random
+    horizon: int  # measurements after the start, at most
+    transform: Transform  # from images to samples
 
     def coil_images(self) -> Tensor:
         """The starting readouts without artefacts: (batch, coil, height, width)."""
@@ -53,56 +44,35 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Conditions(Batched):
-    """Artefacts of scans, drawn at the start and never changed. Secret; rows are independent.
+    """Artefacts of scans, drawn at the start and never changed. Secret; rows are independent."""
 
-    Attributes:
-        samples: of the object at rest, then in the pose of each move, complex
-            (batch, 1 + n_moves, readout, coil, sample).
-        seed: of everything drawn later, int64 (batch,).
-        level: what strengths are relative to, float64 (batch,).
-        moments: when each move begins, int64 (batch, n_moves).
-        navigator: number of the readout that goes along with others, through the centre.
-    """
-
+    #: Of the object at rest, then in the pose of each move, complex (batch, 1 + n_moves, readout,
+    #: coil, sample).
     samples: Tensor
-    seed: Tensor
-    level: Tensor
-    moments: Tensor
-    navigator: int = 0
+    seed: Tensor  # of everything drawn later, int64 (batch,)
+    level: Tensor  # what strengths are relative to, float64 (batch,)
+    moments: Tensor  # when each move begins, int64 (batch, n_moves)
+    navigator: int = 0  # the readout through the centre that goes along with others
 
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """Single measurements to be made, int64 (n,) each.
+    """Single measurements to be made, int64 (n,) each."""
 
-    Attributes:
-        row: of the batch.
-        readout: which one.
-        nth: how often it was measured before.
-        time: measurements made before.
-        place: in the flattened table of :class:`Readings`.
-    """
-
-    row: Tensor
+    row: Tensor  # of the batch
     readout: Tensor
-    nth: Tensor
-    time: Tensor
-    place: Tensor
+    nth: Tensor  # how often it was measured before
+    time: Tensor  # measurements made before
+    place: Tensor  # in the flattened table of :class:`Readings`
 
 
 @dataclass(frozen=True, eq=False)
 class Readings(Batched):
-    """Readouts to be measured, one action a row.
+    """Readouts to be measured, one action a row."""
 
-    Attributes:
-        row: which scan of the batch, int64 (n,).
-        readouts: int64 (n, k).
-        new: which of them to measure, bool (n, k).
-    """
-
-    row: Tensor
-    readouts: Tensor
-    new: Tensor
+    row: Tensor  # which scan of the batch, int64 (n,)
+    readouts: Tensor  # int64 (n, k)
+    new: Tensor  # which of them to measure, bool (n, k)
 
     @classmethod
     def outwards(cls, geometry: Geometry, row: Tensor, new: Tensor) -> "Readings":
@@ -506,6 +476,5 @@ def _check(severity: float, repeats: int) -> None:
 
 
 def _check_start(start: Start, why: str) -> None:
-    n_started = start.mask.sum(dim=1)
-    if not bool((n_started > 0).all()):
+    if not bool((n_started := start.mask.sum(dim=1)).all()):
         raise ValueError(f"{why}: every scan must start with one; got {n_started.tolist()}")

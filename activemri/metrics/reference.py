@@ -66,13 +66,10 @@ class Reference(Batched):
         region: Tensor | None = None,
         label: Tensor | None = None,
     ) -> "Reference":
-        """Prepare targets.
+        """Prepare targets: float32 magnitudes, (batch, h, w), each side at least 7.
 
-        Args:
-            target: float32 magnitudes, (batch, h, w), each side at least 7.
-            volume_range: largest value of each target's volume, (batch,).
-            region: regions of interest, bool (batch, h, w); each holds the centre of a window.
-            label: what a downstream network should find, (batch, ...).
+        `volume_range` is the largest value of each target's volume, (batch,). Each region, bool
+        (batch, h, w), holds the centre of a window.
         """
         if min(target.shape[-2:]) < metrics.SSIM_WINDOW:
             raise ValueError(
@@ -108,7 +105,7 @@ class Reference(Batched):
 
         Args:
             image: complex (batch, height, width).
-            names: names of metrics.
+            names: of metrics.
             task: a downstream network's loss, for "task_loss".
             owner: which image each trial starts from, int64 (trial,); None for one trial each.
             increment: what each trial adds, batched by trial, or None.
@@ -238,10 +235,11 @@ class _Trials:
     def split(self, size: int) -> Iterator["_Trials"]:
         """The same in parts of at most so many trials."""
         for start in range(0, len(self.owner), size):
-            part, increment = slice(start, start + size), self.increment
-            if increment is not None:
-                increment = increment.select(part)
-            yield _Trials(self.image, self.owner[part], increment, self.sensitivity)
+            part, added = slice(start, start + size), self.increment
+            if added is not None:
+                right = None if added.right is None else added.right[part]
+                added = Increment(added.left[part], right)
+            yield _Trials(self.image, self.owner[part], added, self.sensitivity)
 
 
 def add_increment(image: Tensor, increment: Increment, sensitivity: Tensor | None) -> None:
@@ -446,13 +444,10 @@ def _add_to_row(
 
 @_compile
 def _add_lines_kernel(image: Complex, left: Complex, right: Complex, sensitivity: Complex) -> None:
-    """Add newly acquired lines to the zero-filled images, in place.
+    """Add the lines `left @ right` to images in place.
 
-    Args:
-        image: (batch, height, width).
-        left: (batch, coil, height, k); `left @ right` is the lines' share of each coil image.
-        right: (batch, coil, k, width).
-        sensitivity: (batch, coil, height, width), or (batch, 0, height, width) for a unit map.
+    Shapes are (batch, height, width), (batch, coil, height, k), (batch, coil, k, width) and
+    (batch, coil, height, width), of which there are no coils for a unit map.
     """
     for b in range(image.shape[0]):
         for r in range(image.shape[1]):
@@ -472,17 +467,10 @@ def _show_row(visible: Complex, gain: np.float32, pixels: NDArray[np.uint8]) -> 
 def _take_row(
     visible: Complex, target: Single, past: Single, kept: Single, sums: Single, scale: np.float32
 ) -> np.float32:
-    """Add a row to the running sums of d, d^2 and d y, and drop the one that `kept` holds.
+    """Add a row to the running sums of d, d^2 and d y, `_WIDEST` apart; return its sum of d^2.
 
-    Args:
-        visible: row of the image, (w,).
-        target, past: the same row of the target, and the one that is dropped.
-        kept: the d of the dropped row; then that of the new one.
-        sums: by quantity, `_WIDEST` apart.
-        scale: of the image, to the unit of the target.
-
-    Returns:
-        Sum of d^2 of the row.
+    The row whose d `kept` holds, and whose target is `past`, is dropped; `kept` then holds the new
+    one's. `scale` brings the image to the unit of the target.
     """
     error = np.float32(0)
     for j in range(len(target)):
@@ -516,13 +504,9 @@ def _sum_anew(recent: Single, target: Single, r: int, sums: Single) -> None:
 def _similarity_row(
     sums: Single, mean: Single, variance: Single, k1: np.float32, k2: np.float32, result: Single
 ) -> np.float32:
-    """SSIM of all windows of seven rows, (w - 6,), and its sum.
+    """SSIM of all windows of seven rows, into `result` (w - 6,); return its sum.
 
-    Args:
-        sums: by quantity, `_WIDEST` apart; the second half is used for sums of two neighbours.
-        mean, variance: of the target's windows, (w - 6,).
-        k1, k2: constants of SSIM.
-        result: (w - 6,).
+    `sums` lie `_WIDEST` apart; the second half is used for sums of two neighbours.
     """
     n, s = len(mean), sums
     for j in range(n + 5):
@@ -649,13 +633,7 @@ def _score_kernel(
 
 @_compile
 def _window_statistics_kernel(image: Single, mean: Single, variance: Single) -> None:
-    """Mean and sample variance of every 7 x 7 window that fits.
-
-    Args:
-        image: (batch, h, w).
-        mean: result, (batch, h - 6, w - 6).
-        variance: result, the same shape.
-    """
+    """Mean and sample variance of every 7 x 7 window that fits: (batch, h - 6, w - 6)."""
     n_rows, n_columns = image.shape[1], image.shape[2]
     total = np.empty(n_columns, np.float64)
     squares = np.empty(n_columns, np.float64)

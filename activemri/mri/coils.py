@@ -139,3 +139,48 @@ def whitening(covariance: Tensor) -> Tensor:
 def mix_coils(kspace: Tensor, matrix: Tensor) -> Tensor:
     """Combine coils: (..., coil, height, width) to (..., virtual coil, height, width)."""
     return torch.einsum("vc,...chw->...vhw", matrix.to(kspace.dtype), kspace)
+
+
+def svd_compression(calibration: Tensor, n_coils: int) -> Tensor:
+    """The combinations that hold most of the signal (Buehrer et al., MRM 57:1131, 2007).
+
+    Args:
+        calibration: k-space that decides, complex (coil, ...), e.g. the lines acquired first.
+        n_coils: virtual coils, at most as many as coils.
+
+    Returns:
+        Matrix with orthonormal rows (virtual coil, coil), strongest first, for :func:`mix_coils`.
+    """
+    if not 1 <= n_coils <= len(calibration):
+        raise ValueError(f"expected 1 to {len(calibration)} virtual coils; got {n_coils}")
+    directions, _, _ = torch.linalg.svd(calibration.flatten(1), full_matrices=False)
+    combinations: Tensor = directions[:, :n_coils].mH
+    return combinations
+
+
+def geometric_compression(calibration: Tensor, n_coils: int, *, window: int = 5) -> Tensor:
+    """Combinations of their own for every place along the readout, as alike as can be.
+
+    Zhang et al., Coil compression for accelerated imaging with Cartesian sampling, MRM 69:571
+    (2013). The readout is complete: each place along it has fewer degrees of freedom than all.
+
+    Args:
+        calibration: acquired lines in image space along the readout, complex (coil, place, line).
+        n_coils: virtual coils.
+        window: places that decide together, odd.
+
+    Returns:
+        Matrices with orthonormal rows (place, virtual coil, coil), for
+        ``einsum("pvc,...cpl->...vpl", matrices, kspace)``.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"expected an odd window of at least 1; got {window}")
+    matrices: list[Tensor] = []
+    for place in range(calibration.shape[1]):
+        near = calibration[:, max(place - window // 2, 0) : place + window // 2 + 1]
+        found = svd_compression(near, n_coils)
+        if matrices:  # turned to the last place's among virtual coils (Procrustes)
+            left, _, right = torch.linalg.svd(matrices[-1] @ found.mH)
+            found = left @ right @ found
+        matrices.append(found)
+    return torch.stack(matrices)

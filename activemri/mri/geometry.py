@@ -41,10 +41,6 @@ class Increment:
     left: Tensor
     right: Tensor | None = None
 
-    def select(self, part: slice) -> "Increment":
-        """Some rows of the batch."""
-        return Increment(self.left[part], None if self.right is None else self.right[part])
-
     def image(self, sensitivity: Tensor | None) -> Tensor:
         """The same for the combined image: complex (batch, height, width)."""
         coils = self.left if self.right is None else self.left @ self.right
@@ -98,24 +94,17 @@ class Transform:
         return self.forward(fourier.ifft2(kspace))
 
     def measurable(self, measured: Tensor) -> Tensor:
-        """Readouts that scans have at all: bool (batch, n_readouts).
-
-        Args:
-            measured: grid samples that were measured, bool (batch, height, width).
-        """
+        """Readouts that scans have at all, by their measured grid samples (batch, h, w), bool."""
         return measured.new_ones(len(measured), self.n_readouts)
 
     def own(self, values: Tensor) -> Tensor:
-        """Values of readouts (batch, n_readouts), of those alone that the scan itself has."""
+        """Values (batch, n_readouts) of those readouts alone that the scan itself has."""
         return values
 
     def density(self, mask: Tensor) -> Tensor | None:
         """W: area that every acquired sample stands for, float (batch, readout, 1 or sample).
 
         In units of a sample of the image's own grid. None: one for all.
-
-        Args:
-            mask: acquired readouts, bool (batch, n_readouts).
         """
         return None
 
@@ -142,11 +131,9 @@ class Transform:
         return images
 
     def increment(self, samples: Tensor, readouts: Tensor) -> Increment:
-        """Part of some readouts in F^H M y.
+        """Part of samples (batch, k, coil, sample) of readouts, int64 (batch, k), in F^H M y.
 
-        Args:
-            samples: complex (batch, k, coil, sample).
-            readouts: which ones they are, int64 (batch, k), different where samples are not zero.
+        Readouts differ where samples are not zero.
         """
         batch, _, n_coils, n_samples = samples.shape
         everything = samples.new_zeros(batch, self.n_readouts, n_coils, n_samples)
@@ -222,9 +209,12 @@ class Cartesian(Transform):
         self, shape: Shape, selected: tuple[bool, bool], *, frame: Shape | None = None
     ) -> None:
         self.shape, self.selected, self.frame = shape, selected, frame or shape
-        height, width = (n if s else 1 for n, s in zip(self.frame, selected, strict=True))
-        self.mask_shape = (height, width)  # of a mask laid out in the frame
-        self.own_shape = self._own(shape)  # the same for the scan
+        # Of a mask laid out in the frame, and the same for the scan.
+        (height, width), self.own_shape = (
+            (one[0] if selected[0] else 1, one[1] if selected[1] else 1)
+            for one in (self.frame, shape)
+        )
+        self.mask_shape = (height, width)
         if self.own_shape[0] > height or self.own_shape[1] > width:
             raise ValueError(f"a scan of {shape} does not fit into the frame {self.frame}")
         self.n_readouts = height * width
@@ -270,7 +260,7 @@ class Cartesian(Transform):
         return samples.permute((0, 2, 1, 3) if along_height else (0, 2, 3, 1))
 
     def measurable(self, measured: Tensor) -> Tensor:
-        """As above: a readout exists if any of its samples was measured."""
+        # A readout exists if any of its samples was measured.
         for axis, is_selected in zip(fourier.IMAGE_AXES, self.selected, strict=True):
             if not is_selected:
                 measured = measured.any(dim=axis, keepdim=True)
@@ -297,7 +287,7 @@ class Cartesian(Transform):
         return torch.fft.ifftshift(on_grid, dim=axes) if axes else on_grid
 
     def gram(self, images: Tensor, response: Tensor) -> Tensor:
-        """As above. Along the readout the transform and its inverse cancel, which is exact."""
+        # Along the readout the transform and its inverse cancel, which is exact.
         axes = self._transformed
         spectrum = torch.fft.fftn(images, dim=axes)
         result: Tensor = torch.fft.ifftn(spectrum * response, dim=axes)
@@ -307,11 +297,8 @@ class Cartesian(Transform):
         return torch.ones(len(response), device=response.device)
 
     def increment(self, samples: Tensor, readouts: Tensor) -> Increment:
-        """As above: a product of two vectors for each readout.
-
-        The inverse transform of a single column is the column's own one-dimensional transform
-        along the height times a plane wave along the width: a matrix of rank one.
-        """
+        # The inverse transform of a single column is the column's own one-dimensional transform
+        # along the height times a plane wave along the width: a matrix of rank one.
         height, width = self.shape
         along_height, along_width = self.selected
         line = readouts if self._fills_frame else self._own_number(readouts)
@@ -342,10 +329,8 @@ class Cartesian(Transform):
         return self.of_grid_values(self.grid_energy(images))
 
     def grid_energy(self, images: Tensor) -> Tensor:
-        """The same on the scan's grid: float64 (batch, height or 1, width or 1).
-
-        Along the readout a transform would not change it.
-        """
+        """The same on the scan's grid: float64 (batch, height or 1, width or 1)."""
+        # Along the readout a transform would not change it.
         energy = fourier.fft(images, self._transformed).abs().double().square()
         for axis, is_selected in zip(fourier.IMAGE_AXES, self.selected, strict=True):
             if not is_selected:
@@ -398,15 +383,8 @@ class Cartesian(Transform):
         pairs = zip(fourier.IMAGE_AXES, self.selected, strict=True)
         return tuple(axis for axis, is_selected in pairs if is_selected)
 
-    def _own(self, shape: Shape) -> Shape:
-        height, width = (n if s else 1 for n, s in zip(shape, self.selected, strict=True))
-        return height, width
-
     def _own_number(self, readouts: Tensor) -> Tensor:
-        """Numbers of the frame's readouts among the scan's own.
-
-        Readouts that the scan does not have get the number of one that it has.
-        """
+        """Numbers of the frame's readouts among the scan's own; of others, any of these."""
         (rows, columns), width = self.own_shape, self.mask_shape[1]
         row = (readouts // width - self._rows.start).clamp(0, rows - 1)
         column = (readouts % width - self._columns.start).clamp(0, columns - 1)
@@ -571,7 +549,6 @@ class Geometry:
 
     @cached_property
     def n_readouts(self) -> int:
-        """Length of a mask."""
         return self.transform.n_readouts
 
     @cached_property
@@ -580,7 +557,6 @@ class Geometry:
 
     @cached_property
     def readouts_per_action(self) -> int:
-        """Most readouts that an action acquires."""
         return self.groups.shape[1]
 
     @cached_property
@@ -613,18 +589,10 @@ class Geometry:
         return self.groups[actions], self.first_mention[actions]
 
     def legal(self, mask: Tensor, measurable: Tensor, budget: Tensor) -> Tensor:
-        """Which actions may be taken.
+        """Actions that may be taken: bool (batch, n_actions).
 
-        An action is legal if it acquires at least one new readout that exists, and no more new
-        ones than the budget has left.
-
-        Args:
-            mask: readouts acquired so far, bool (batch, n_readouts).
-            measurable: readouts that the scan has, bool (batch, n_readouts).
-            budget: readouts still to acquire, int64 (batch,).
-
-        Returns:
-            bool (batch, n_actions).
+        They acquire at least one new readout that exists, and no more new ones than the budget,
+        int64 (batch,), has left. `mask` and `measurable` are bool (batch, n_readouts).
         """
         fresh = measurable & ~mask
         if self._is_one_to_one:
@@ -647,11 +615,7 @@ class Geometry:
         return result
 
     def by_readout(self, values: Tensor) -> Tensor:
-        """Sum over the actions that acquire each readout: (batch, n_actions), (batch, n_readouts).
-
-        Args:
-            values: float, of actions.
-        """
+        """Values of actions (batch, n_actions), summed over those that acquire each readout."""
         spread = (values[:, :, None] * self.first_mention).flatten(1)
         total = values.new_zeros(len(values), self.n_readouts)
         return total.index_add(1, self.groups.flatten(), spread)
@@ -686,13 +650,12 @@ class Geometry:
         n_random: int = 0,
         generators: Sequence[np.random.Generator] | None = None,
     ) -> Tensor:
-        """Readouts that scans start with: bool (batch, n_readouts).
+        """Readouts that scans start with, of the measurable ones: bool (batch, n_readouts).
 
         Args:
-            measurable: readouts that the scans have, bool (batch, n_readouts).
+            measurable: bool (batch, n_readouts).
             n_center: readouts around the centre.
-            n_random: further readouts, drawn at random without replacement.
-            generators: one for each scan; needed only for random ones.
+            n_random: further ones, drawn without replacement by one generator a scan.
 
         Raises:
             ValueError: for more readouts than there are.
@@ -718,7 +681,6 @@ class Geometry:
 
     @cached_property
     def _is_one_to_one(self) -> bool:
-        """Action i acquires readout i."""
         n = torch.arange(self.n_readouts, device=self.groups.device)
         return self.groups.shape == (self.n_readouts, 1) and bool((self.groups[:, 0] == n).all())
 
@@ -726,9 +688,7 @@ class Geometry:
 def columns(shape: Shape, *, lines_per_action: int = 1) -> Geometry:
     """Columns of k-space, the phase encodes of a 2-D scan.
 
-    Args:
-        shape: height (readout) and width (phase encode) of the frame.
-        lines_per_action: neighbouring columns that one action acquires, as an echo train does.
+    One action acquires `lines_per_action` neighbouring columns, as an echo train does.
     """
     groups = _trains(shape[1], lines_per_action)
     return Geometry("columns", Cartesian(shape, (False, True)), groups)
@@ -778,9 +738,7 @@ def tiles(shape: Shape, *, tile: int | Shape = 4) -> Geometry:
 def conjugate_columns(shape: Shape, *, lines_per_action: int = 1) -> Geometry:
     """Columns in pairs of opposite frequency; the centre comes alone (and, if even, the edge).
 
-    Args:
-        shape: height and width of the frame.
-        lines_per_action: columns on each side that one action acquires.
+    One action acquires `lines_per_action` columns on each side.
     """
     one_side = _trains(shape[1] // 2 + 1, lines_per_action)
     transform = Cartesian(shape, (False, True))
@@ -797,7 +755,7 @@ def radial(
     Args:
         shape: height and width of the frame.
         lines_per_action: spokes in a row that one action acquires.
-        n_spokes: that there are; None for as many as equally spaced ones would need (Nyquist).
+        n_spokes: None for as many as equally spaced ones would need (Nyquist).
         tiny: order of the golden angle, see :func:`activemri.mri.trajectories.golden`.
     """
     n = trajectories.nyquist(max(shape)) if n_spokes is None else n_spokes
