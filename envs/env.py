@@ -523,6 +523,8 @@ class Episodes:
                 return
             is_alike = kind(old.secret.slices[0]) == kind(state.secret.slices[0])
             if is_alike and set(rows) <= set(held):
+                # Observations that were given out share the pixels.
+                old.view = replace(old.view, pixels=old.view.pixels.clone())
                 old.put([held.index(row) for row in rows], state)
                 return
             kept = [i for i, row in enumerate(held) if row not in rows]

@@ -145,7 +145,8 @@ class Flat:
 
 def _image(view: View, frame: Frame, *more: Tensor) -> Tensor:
     """8-bit magnitude of the reconstruction in the target's area, and more channels."""
-    channels = torch.stack([view.pixels, *more], dim=1)
+    pixels = view.pixels.unsqueeze(1)  # those of the next step lie elsewhere
+    channels = torch.stack([view.pixels, *more], dim=1) if more else pixels
     if view.target_shape == frame.target_shape:
         return channels
     result = channels.new_zeros((*channels.shape[:2], *frame.target_shape))

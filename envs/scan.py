@@ -391,6 +391,7 @@ class Scan:
         view, before = state.view, state.view.mask
         if not bool(acting.any()):
             state.view = self._after(state, before, view.budget - wasted)
+            state.view = replace(state.view, pixels=view.pixels.clone())  # observations share them
             return state
         rows = torch.arange(len(actions), device=actions.device)
         readings = self._readings(state, rows, actions.clamp(min=0))

@@ -78,7 +78,9 @@ class Readings(Batched):
     def outwards(cls, geometry: Geometry, row: Tensor, new: Tensor) -> "Readings":
         """New readouts, bool (n, n_readouts), from the centre of k-space outwards."""
         order = geometry.outwards.expand(len(new), -1)
-        return cls(row, order, new.gather(1, order))
+        fresh = new.gather(1, order)
+        first = (~fresh).byte().argsort(dim=1, stable=True)[:, : int(fresh.sum(dim=1).amax())]
+        return cls(row, order.gather(1, first), fresh.gather(1, first))
 
 
 class Scanner(Protocol):
