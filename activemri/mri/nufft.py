@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import finufft
 import numpy as np
@@ -126,7 +126,8 @@ class NUFFT:
             eps=self.eps,
             n_threads=self.n_threads,
         )
-        values = weights.flatten(1).to(_complex(weights.dtype))
+        is_double = weights.dtype == torch.float64
+        values = weights.flatten(1).to(torch.complex128 if is_double else torch.complex64)
         kernel = differences.adjoint(values[:, None])[:, 0]
         kernel = torch.nn.functional.pad(kernel, (1, 0, 1, 0))  # its centre is at (height, width)
         spectrum: Tensor = torch.fft.fft2(torch.fft.ifftshift(kernel, dim=(-2, -1))).real
@@ -181,16 +182,14 @@ class NUFFT:
         if len(flat) < len(sums):  # the last chunk is filled up: cheaper than another plan
             flat = torch.cat([flat, flat.new_zeros(len(sums) - len(flat), *flat.shape[1:])])
         plans = _plans(
-            _Key(
-                positions=self._positions,
-                shape=self.shape,
-                n_trans=n_trans,
-                dtype=values.dtype,
-                eps=max(self.eps, FINEST[values.dtype]),
-                n_threads=n_threads,
-                device=values.device,
-                stream=_stream(values),
-            )
+            self._positions,
+            self.shape,
+            n_trans,
+            values.dtype,
+            max(self.eps, FINEST[values.dtype]),
+            n_threads,
+            values.device,
+            torch.cuda.current_stream(values.device).cuda_stream if values.is_cuda else 0,
         )
         execute = plans.adjoint if adjoint else plans.forward
         for one, out in zip(flat.split(n_trans), sums.split(n_trans), strict=True):
@@ -234,44 +233,39 @@ class _Sums(torch.autograd.Function):
         return of_values, of_trajectory, None, None
 
 
-class _Key(NamedTuple):
-    """All that plans depend on; positions are float64 (sample, 2)."""
-
-    positions: bytes
-    shape: Shape
-    n_trans: int
-    dtype: torch.dtype
-    eps: float
-    n_threads: int
-    device: torch.device
-    stream: int
-
-
 class _Plans:
     """Unscaled sums in both directions over n_trans images, all at the same positions."""
 
-    def __init__(self, key: _Key) -> None:
-        on_cuda = key.device.type == "cuda"
-        if not on_cuda and key.device.type != "cpu":
-            raise ValueError(f"expected tensors on the CPU or on a CUDA device; got {key.device}")
-        options: dict[str, Any] = {"nthreads": key.n_threads}
+    def __init__(
+        self,
+        positions: bytes,  # float64 (sample, 2)
+        shape: Shape,
+        n_trans: int,
+        dtype: torch.dtype,
+        eps: float,
+        n_threads: int,
+        device: torch.device,
+        stream: int,
+    ) -> None:
+        on_cuda = device.type == "cuda"
+        if not on_cuda and device.type != "cpu":
+            raise ValueError(f"expected tensors on the CPU or on a CUDA device; got {device}")
+        options: dict[str, Any] = {"nthreads": n_threads}
         if on_cuda:
-            options = {"gpu_device_id": key.device.index, "gpu_stream": key.stream}
+            options = {"gpu_device_id": device.index, "gpu_stream": stream}
         plan = _cufinufft().Plan if on_cuda else finufft.Plan
-        name = str(key.dtype).removeprefix("torch.")
-        arguments = (key.shape, key.n_trans, key.eps)
-        self._forward = plan(2, *arguments, isign=-1, dtype=name, **options)
-        self._adjoint = plan(1, *arguments, isign=1, dtype=name, **options)
-        self._native: Callable[[Tensor], Any] = _itself if on_cuda else torch.Tensor.numpy
+        name = str(dtype).removeprefix("torch.")
+        self._forward = plan(2, shape, n_trans, eps, isign=-1, dtype=name, **options)
+        self._adjoint = plan(1, shape, n_trans, eps, isign=1, dtype=name, **options)
+        self._native: Callable[[Tensor], Any] = (
+            torch.Tensor.detach if on_cuda else torch.Tensor.numpy
+        )
         self._lock = threading.Lock()  # a plan has one workspace
-        self.set_points(torch.frombuffer(bytearray(key.positions), dtype=torch.float64), key)
-
-    def set_points(self, positions: Tensor, key: _Key) -> None:
-        radians = 2 * math.pi * positions.reshape(-1, 2).T
-        real = torch.float32 if key.dtype == torch.complex64 else torch.float64
-        points = [axis.contiguous() for axis in radians.to(key.device, real)]
-        for plan in (self._forward, self._adjoint):
-            plan.setpts(*map(self._native, points))
+        places = torch.frombuffer(bytearray(positions), dtype=torch.float64).reshape(-1, 2)
+        real = torch.float32 if dtype == torch.complex64 else torch.float64
+        points = [axis.contiguous() for axis in (2 * math.pi * places.T).to(device, real)]
+        for one in (self._forward, self._adjoint):
+            one.setpts(*map(self._native, points))
 
     def forward(self, images: Tensor, samples: Tensor) -> None:
         """Images (n_trans, height, width) to samples (n_trans, sample), which it writes."""
@@ -284,9 +278,7 @@ class _Plans:
             self._adjoint.execute(self._native(samples), out=self._native(images))
 
 
-@lru_cache(maxsize=REMEMBERED)
-def _plans(key: _Key) -> _Plans:
-    return _Plans(key)
+_plans = lru_cache(maxsize=REMEMBERED)(_Plans)
 
 
 def _convolved(images: Tensor, kernel: Tensor) -> Tensor:
@@ -307,18 +299,6 @@ def _cufinufft() -> Any:
             "non-uniform Fourier transforms on a CUDA device need cufinufft: "
             "pip install 'activemri[gpu]', or move the tensors to the CPU"
         ) from error
-
-
-def _itself(values: Tensor) -> Tensor:
-    return values
-
-
-def _stream(values: Tensor) -> int:
-    return torch.cuda.current_stream(values.device).cuda_stream if values.is_cuda else 0
-
-
-def _complex(real: torch.dtype) -> torch.dtype:
-    return torch.complex128 if real == torch.float64 else torch.complex64
 
 
 def _version(trajectory: Tensor) -> int:
