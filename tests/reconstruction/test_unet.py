@@ -1,10 +1,13 @@
+from typing import Any
+
 import pytest
 import torch
+from fastmri.models.unet import Unet
 from torch import nn
 
 from activemri.reconstruction.image_channels import to_channels
 from activemri.reconstruction.reconstructor import Measurement
-from activemri.reconstruction.unet import UNet, refine
+from activemri.reconstruction.unet import UNet, make_unet, refine
 from tests.reconstruction.scans import on_grid
 
 
@@ -90,3 +93,14 @@ def test_black_scans_in_a_training_batch_do_not_spoil_the_gradients() -> None:
 def test_networks_without_channels_or_levels_are_refused(channels: int, pools: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         UNet(channels, pools=pools)
+
+
+def test_the_network_is_that_of_fastmri_with_a_faster_instance_norm() -> None:
+    ours = make_unet(4, 2)
+    published = Unet(2, 2, 4, 2)
+    last: Any = published.up_conv[-1]
+    torch.nn.init.normal_(last[-1].weight)
+    ours.load_state_dict(published.state_dict())
+    image = torch.randn(3, 2, 24, 20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(image), published(image), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(layer, torch.nn.InstanceNorm2d) for layer in ours.modules())
