@@ -31,16 +31,14 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         action = env.action_space.sample(info["action_mask"])
         observation, reward, terminated, truncated, info = env.step(action)
 
-    Every episode is one slice. It starts with a few lines around the centre of k-space; an action
-    acquires a line; the reward is what the line gained.
+    Every episode is one slice and starts with a few lines around the centre of k-space.
 
     Actions: ``Discrete(n_actions)``, the lines of the geometry (for columns: as many as the
     widest scan has), plus a last one that stops if `stop_action`. ``info["action_mask"]`` (int8,
-    1 = legal) tells which may be taken: ``env.action_space.sample(info["action_mask"])``. Lines
-    that are acquired already, that the scanner never measured (zero padding), or that exceed the
-    budget are illegal: they waste one line of the budget, earn 0 and set
-    ``info["illegal_action"]``, so that learners without masks can run; with
-    `invalid_action="raise"` they raise. Numbers that are no action at all always raise.
+    1 = legal) tells which may be taken. Lines that are acquired already, that the scanner never
+    measured (zero padding), or that exceed the budget are illegal: they waste one line of the
+    budget, earn 0 and set ``info["illegal_action"]``; with `invalid_action="raise"` they raise.
+    Numbers that are no action at all always raise.
 
     Observations: by default ``Dict(image=Box(0, 255, (1, height, width), uint8),
     mask=MultiBinary(n_lines), budget=Box(0, 1, (1,), float32))``: the magnitude of the
@@ -111,7 +109,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         number = np.asarray(action)
         if number.size != 1 or number.dtype.kind not in "iu":
             raise ValueError(f"expected one whole number as the action; got {action!r}")
-        rewards, finished = self.episodes.step(number.reshape(1).astype(np.int64), _ACTIVE)
+        actions, active = number.reshape(1).astype(np.int64), np.ones(1, dtype=bool)
+        rewards, finished = self.episodes.step(actions, active)
         self._running = not finished[0]
         observation, info = self._seen()
         return observation, float(rewards[0]), bool(finished[0]), False, info
@@ -119,15 +118,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     def simulate(
         self, actions: Sequence[int] | NDArray[np.int64]
     ) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions, none of which is taken.
+        """Scores after each of several actions (trial,), none of which is taken, by metric.
 
-        This asks the target, so it is for oracles and for analysis, not for policies.
-
-        Args:
-            actions: what to try, (trial,). Actions that acquire nothing new keep the score.
-
-        Returns:
-            (trial,) by metric.
+        Actions that acquire nothing new keep the score. This asks the target: it is for oracles and
+        for analysis, not for policies.
         """
         trials = np.asarray(actions, dtype=np.int64)
         if trials.ndim != 1:
@@ -173,9 +167,6 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         return observation, info
 
 
-_ACTIVE = np.ones(1, dtype=bool)
-
-
 @typed_as(EnvOptions)
 def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
     """An environment of a protocol, or of an id, as ``gymnasium.make`` makes it, but typed.
@@ -185,12 +176,7 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
         env = make_env(ScanProtocol(data="phantom", budget=24), render_mode="rgb_array")
         env = make_env("ActiveMRI/Motion-v0", reconstructor="unet")
 
-    Args:
-        protocol: what is acquired, and how.
-        **options: fields of :class:`activemri.envs.protocol.EnvOptions`; they override it.
-
-    Raises:
-        ValueError: for unknown names, or options that do not fit together.
+    Options override the protocol; errors are those of :class:`ActiveMRIEnv`.
     """
     found = find_protocol(protocol) if isinstance(protocol, str) else protocol
     return ActiveMRIEnv(**found.changes | options)
@@ -199,8 +185,8 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
 class Episodes:
     """Episodes of one protocol, stepped together.
 
-    There is a bucket for every kind of scans (size, coils, maps, region), so that each takes one
-    reconstruction a step: the numbers of its episodes, and their scans as one batch.
+    Each kind of scans (size, coils, maps, region) takes one reconstruction a step: its bucket is
+    the numbers of its episodes, and their scans as one batch.
     """
 
     def __init__(self, options: EnvOptions, n: int) -> None:
@@ -243,12 +229,12 @@ class Episodes:
         generators: Sequence[np.random.Generator],
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin new episodes.
+        """Begin new episodes in some rows.
 
         Args:
             rows: which of the episodes.
             generators: one for each of them; draws the scan and random starting readouts.
-            options: see :class:`activemri.envs.env.ActiveMRIEnv`.
+            options: see :class:`ActiveMRIEnv`.
 
         Raises:
             ValueError: for options that are unknown, name no scan, or make no mask.
@@ -335,9 +321,7 @@ class Episodes:
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
-        parts = []
-        for rows, state in self.buckets:
-            parts.append((rows, self.observation(state.view, self.frame)))
+        parts = [(rows, self.observation(s.view, self.frame)) for rows, s in self.buckets]
         observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation
@@ -381,13 +365,9 @@ class Episodes:
         return legal
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions, none of which is taken.
+        """Scores after each of several actions (n, trial), none of which is taken, by metric.
 
-        Args:
-            actions: (n, trial). Actions that acquire nothing new, STOP included, keep the score.
-
-        Returns:
-            (n, trial) by metric.
+        Actions that acquire nothing new, STOP included, keep the score.
 
         Raises:
             gymnasium.error.ResetNeeded: if no episode has begun.
@@ -417,7 +397,7 @@ class Episodes:
         raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
 
     def save(self, row: int) -> dict[str, Any]:
-        """Everything that is needed to come back to this point of an episode."""
+        """All that it takes to come back to this point of an episode."""
         state, place = self.locate(row)
         one = state.select([place])
         return {
@@ -447,12 +427,8 @@ class Episodes:
     ) -> None:
         """Begin an episode anew and bring it to where actions lead, as if they were taken now.
 
-        Args:
-            row: which of the episodes.
-            index: of its scan in the data set.
-            start_mask: readouts that it starts with, bool (n_readouts,).
-            seed: of its scanner.
-            actions: as :attr:`actions` keeps them.
+        The scan lies at `index` of the data set and starts with `start_mask`, bool (n_readouts,);
+        `seed` is its scanner's.
         """
         scan, seeds = self.dataset[index], torch.tensor([seed])
         state = self.scan.start([scan], start_masks=start_mask[None], seeds=seeds)

@@ -150,14 +150,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.episodes.observe(), rewards, terminated, truncated, spread
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions, none of which is taken; for oracles.
-
-        Args:
-            actions: what to try in each scan, (num_envs, trial).
-
-        Returns:
-            (num_envs, trial) by metric.
-        """
+        """Scores after each of several actions (num_envs, trial), none of which is taken."""
         return self.episodes.simulate(np.asarray(actions, dtype=np.int64))
 
     def action_masks(self) -> NDArray[np.bool_]:
