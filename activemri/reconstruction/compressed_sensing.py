@@ -59,11 +59,9 @@ class TotalVariation(Reconstructor):
 
     Rudin, Osher and Fatemi's total variation, isotropic and of the complex image, for MRI as in
     Block et al., MRM 57:1086 (2007). The inner problem is solved in its dual (Beck and Teboulle,
-    IEEE TIP 18:2419, 2009), here by a few steps from where the last ones ended: steps of the dual
-    cost a tenth of one A^H A, and with a small weight this is an order of magnitude nearer to the
-    minimum than one primal and one dual step a turn (Chambolle and Pock; Condat). Differences end
-    at the border. `peak` is the largest magnitude of the zero-filled image, so that the result
-    follows the signal's scale.
+    IEEE TIP 18:2419, 2009), here by a few steps from where the last ones ended, which come much
+    nearer to the minimum than one primal and one dual step a turn (Chambolle and Pock; Condat).
+    Differences end at the border. `peak` is as in :class:`WaveletSensing`.
 
     Args:
         weight: of the variation, in units of the peak.
@@ -108,10 +106,7 @@ def descend(
     W where samples are not on a grid. Steps are the inverse of its norm: one on a Cartesian grid,
     where masks select, the transform is unitary and coil maps have unit norm.
 
-    Args:
-        measurement: y and A.
-        proximal: argmin length R(x) + 1/2 |x - v|^2 for images v and lengths (batch, 1, 1).
-        steps: iterations, one A^H A each.
+    `proximal` gives argmin length R(x) + 1/2 |x - v|^2 for images v and lengths (batch, 1, 1).
     """
     image = ahead = measurement.zero_filled
     length = (1 / measurement.operator.norm)[:, None, None]

@@ -101,14 +101,9 @@ def fit_knots(
 ) -> tuple[list[float], list[float]]:
     """Knots of :class:`Recalibrated`, predicted and observed, from pixels of validation subjects.
 
-    Isotonic regression (never falling least squares) of the squared error on the predicted
-    variance, over groups of equally many pixels of neighbouring prediction, which become the
-    knots. One knot gives the factor that makes the mean variance right.
-
-    Args:
-        predicted: relative standard deviations, (n_pixels,).
-        error: relative errors of the same pixels, of either sign.
-        n_knots: at most that many.
+    Isotonic regression of squared relative errors (n_pixels,) on predicted variances, over groups
+    of equally many pixels of neighbouring prediction, which become the knots. One knot gives the
+    factor that makes the mean variance right.
     """
     from scipy.optimize import isotonic_regression
 

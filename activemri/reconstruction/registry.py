@@ -56,11 +56,9 @@ def make_reconstructor(
 
         reconstructor = make_reconstructor("runs/unet/best")
 
-    Args:
-        reconstructor: a registered name (trained weights that come with the package are loaded),
-            the path of a checkpoint, ``package.module:object`` of a reconstructor, its class, or a
-            function that makes one; or a reconstructor, which is returned.
-        device: where it shall run.
+    It is a registered name (trained weights that come with the package are loaded), the path of a
+    checkpoint, ``package.module:object`` of a reconstructor, its class, or a function that makes
+    one; or a reconstructor, which is returned.
 
     Raises:
         ValueError: none of these.
@@ -168,8 +166,9 @@ def rebuild(described: Any) -> Any:
 
 def _class_of(kind: str) -> type[Reconstructor] | None:
     """The class of a registered kind, or of an imported module."""
-    if kind in RECONSTRUCTORS | WRAPPERS:
-        return (RECONSTRUCTORS | WRAPPERS)[kind]
+    registered = RECONSTRUCTORS | WRAPPERS
+    if kind in registered:
+        return registered[kind]
     module, _, name = kind.partition(":")
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) and issubclass(found, Reconstructor) else None
