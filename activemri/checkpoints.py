@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Contents of a checkpoint, see :func:`save`; the path is without suffix."""
+    """What :func:`save` was given; the path is without suffix."""
 
     path: Path
     kind: str
@@ -67,14 +67,11 @@ def save(
     JSON file; :func:`load` recognises the state between these two.
 
     Args:
-        path: with or without suffix; missing folders are made.
+        path: with or without suffix, which the result has not; missing folders are made.
         kind: name of the network in its registry.
         settings: arguments that rebuild it; anything JSON can hold.
         state_dict: the weights.
         info: how it was trained (data, matrix, metrics, command); the package version is added.
-
-    Returns:
-        The path without suffix.
 
     Raises:
         OSError: the files cannot be written; a checkpoint that was there before is intact.

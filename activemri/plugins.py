@@ -12,8 +12,6 @@ T = TypeVar("T")
 def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> T:
     """The entry of that name, or the object that ``package.module:object`` names.
 
-    Modules may lie in the working directory.
-
     Raises:
         ValueError: for an unknown name, or an object that cannot be imported; `what` is the noun
             for that, e.g. "policy", and `more` says what else the caller takes.
@@ -21,8 +19,7 @@ def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> 
     if name in registry:
         return registry[name]
     if is_object_path(name):
-        loaded: T = load(name, what=what)
-        return loaded
+        return load(name, what=what)  # type: ignore[no-any-return]
     raise ValueError(
         f"unknown {what} {name!r}; choose from {', '.join(registry)}, or give "
         f"package.module:object{more}"
