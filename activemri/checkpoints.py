@@ -35,11 +35,7 @@ class Checkpoint:
     info: dict[str, object]
 
     def fill(self, network: nn.Module) -> None:
-        """Copy the weights into `network`.
-
-        Raises:
-            CheckpointError: a tensor is missing, too many, or has another shape.
-        """
+        """Copy the weights into a network; a CheckpointError names a tensor that does not fit."""
         expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
         found = {name: tuple(t.shape) for name, t in self.state_dict.items()}
         for name in [*expected, *found]:

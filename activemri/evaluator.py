@@ -150,7 +150,7 @@ class Evaluator(nn.Module):
         return features
 
     def _lines(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """k_i(h), (batch, height, line), and whether line i was acquired, of the evaluator's lines."""
+        """k_i(h), (batch, height, line), and whether line i was acquired, (batch, line)."""
         n_lines, size = mask.shape[1], image.shape[-1]
         if max(n_lines, size) > self.width or size > n_lines:
             raise ValueError(

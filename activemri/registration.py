@@ -9,7 +9,6 @@ from gymnasium.envs.registration import EnvSpec
 from activemri.envs.protocol import ScanProtocol
 
 ENTRY_POINT = "activemri.envs.env:ActiveMRIEnv"
-VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,6 @@ def register_environments() -> None:
             gymnasium.register(
                 environment.id,
                 entry_point=ENTRY_POINT,
-                vector_entry_point=VECTOR_ENTRY_POINT,
+                vector_entry_point="activemri.envs.vector_env:ActiveMRIVectorEnv",
                 kwargs=environment.protocol.changes,
             )

@@ -67,11 +67,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
 
-    Args:
-        **options: the fields of :class:`activemri.envs.protocol.EnvOptions`.
-
-    Raises:
-        ValueError: for unknown names or options that do not fit together.
+    Options are the fields of :class:`activemri.envs.protocol.EnvOptions`; unknown ones, and those
+    that do not fit together, raise a ValueError.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
@@ -204,7 +201,7 @@ class Episodes:
         self.observation_space = self.observation.space(self.frame)
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.buckets: list[tuple[list[int], State]] = []
-        self.illegal = np.zeros(n, dtype=bool)  # whether the last action was illegal
+        self.illegal = np.zeros(n, dtype=bool)  # was the last action?
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
         self.area = np.zeros(n)  # under the curve of the score
@@ -229,12 +226,9 @@ class Episodes:
         generators: Sequence[np.random.Generator],
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin new episodes in some rows.
+        """Begin new episodes in some rows; their generators draw scans and starting readouts.
 
-        Args:
-            rows: which of the episodes.
-            generators: one for each of them; draws the scan and random starting readouts.
-            options: see :class:`ActiveMRIEnv`.
+        Options are those of :class:`ActiveMRIEnv`.
 
         Raises:
             ValueError: for options that are unknown, name no scan, or make no mask.
@@ -420,7 +414,7 @@ class Episodes:
             scores={name: value.clone() for name, value in saved["scores"].items()},
             stopped=saved["stopped"].clone(),
         )
-        self._recall(row, state, saved["index"], actions=saved["actions"], scores=saved["history"])
+        self._recall(row, state, saved["index"], saved["actions"], saved["history"])
 
     def replay(
         self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
@@ -436,7 +430,7 @@ class Episodes:
         for action in torch.tensor(actions, dtype=torch.int64, device=state.stopped.device):
             state = self.scan.acquire(state, action[None])
             scores.append(float(state.scores[self.score_name]))
-        self._recall(row, state, index, actions=actions, scores=scores)
+        self._recall(row, state, index, actions, scores)
 
     def render(self, row: int) -> Any:
         """A scan so far in the render mode: an image, uint8 (height, width, 3), or text."""
@@ -466,13 +460,7 @@ class Episodes:
         self.n_steps[rows] += 1
 
     def _recall(
-        self,
-        row: int,
-        state: State,
-        index: int,
-        *,
-        actions: Sequence[int],
-        scores: Sequence[float],
+        self, row: int, state: State, index: int, actions: Sequence[int], scores: Sequence[float]
     ) -> None:
         """Take over an episode with its past."""
         self._begin([row], state)

@@ -228,11 +228,7 @@ class EnvOptions(ScanProtocol):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """Options from keyword arguments.
-
-        Raises:
-            ValueError: for an unknown one, or a missing path to the data.
-        """
+        """Options from keyword arguments; a ValueError names unknown ones, or asks for data."""
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in options if name not in known]:
             raise ValueError(

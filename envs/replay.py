@@ -47,15 +47,12 @@ def points_of(episodes: Episodes) -> Points:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Transitions as a learner wants them; tensors (n, ...) on the device of the scans.
-
-    `next_observation` and `next_legal` mean nothing where `terminated`.
-    """
+    """Transitions as a learner wants them; tensors (n, ...) on the device of the scans."""
 
     observation: Any  # dict of tensors, or a tensor
     action: Tensor  # int64 (n,)
     reward: Tensor  # float32 (n,)
-    next_observation: Any
+    next_observation: Any  # means nothing where terminated, nor does next_legal
     terminated: Tensor  # bool (n,)
     legal: Tensor  # bool (n, n_actions), STOP included
     next_legal: Tensor

@@ -44,13 +44,11 @@ class FunctionReward:
 class TaskLoss:
     """Drop of a downstream network's loss: acquire what the network needs.
 
-    The score is called "task_loss": it appears in `info`, and oracles may minimise it.
-
-    Attributes:
-        loss: takes magnitudes (batch, height, width), cropped to the target's size and in units of
-            its largest value, and labels (batch, ...): the slices' labels or, for slices without,
-            the targets in the same units. Gives the loss of each image, (batch,). A torch module
-            or any function; called without gradients, on the task's device.
+    The score is called "task_loss": it appears in `info`, and oracles may minimise it. The loss (a
+    torch module or any function, called without gradients, on the task's device) takes magnitudes
+    (batch, height, width), cropped to the target's size and in units of its largest value, and
+    labels (batch, ...): the slices' or, where there are none, the targets in the same units. It
+    gives a number for each image, (batch,).
     """
 
     loss: TaskFunction

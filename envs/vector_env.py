@@ -40,10 +40,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     Equal to as many :class:`activemri.envs.env.ActiveMRIEnv` in a ``SyncVectorEnv``, infos
     included, in every autoreset mode. In ``reset(options=...)``, `index` may also be an array
     (num_envs,) and `initial_mask` (num_envs, n_lines); `reset_mask` (bool, (num_envs,)) resets
-    some of the scans only.
-
-    Args:
-        **options: the fields of :class:`VectorEnvOptions`.
+    some of the scans only. Options are the fields of :class:`VectorEnvOptions`.
     """
 
     metadata = ActiveMRIEnv.metadata

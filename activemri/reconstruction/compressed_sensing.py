@@ -20,12 +20,8 @@ class WaveletSensing(Reconstructor):
     Lustig et al., Sparse MRI, MRM 58:1182 (2007). W is the orthonormal Daubechies wavelet of
     :mod:`activemri.mri.wavelets`; `peak` is the largest magnitude of the zero-filled image, so that
     the result follows the signal's scale. Images are padded with zeros to sides that W can halve.
-
-    Args:
-        weight: of sparsity, in units of the peak.
-        steps: iterations.
-        shifts: move W by a random, but always the same, number of pixels each step, which keeps its
-            blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
+    With `shifts` W moves by a random, but always the same, number of pixels each step, which keeps
+    its blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
     """
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, shifts: bool = True) -> None:
@@ -62,11 +58,6 @@ class TotalVariation(Reconstructor):
     IEEE TIP 18:2419, 2009), here by a few steps from where the last ones ended, which come much
     nearer to the minimum than one primal and one dual step a turn (Chambolle and Pock; Condat).
     Differences end at the border. `peak` is as in :class:`WaveletSensing`.
-
-    Args:
-        weight: of the variation, in units of the peak.
-        steps: iterations.
-        dual_steps: in each of them.
     """
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, dual_steps: int = 3) -> None:

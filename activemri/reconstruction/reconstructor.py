@@ -47,23 +47,11 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction(Batched):
-    """A reconstructed batch.
+    """A reconstructed batch, with an uncertainty and samples where the method has them anyway."""
 
-    ::
-
-        result = Reconstruction(image, uncertainty=deviation)
-
-    Attributes:
-        image: complex, (batch, height, width).
-        uncertainty: standard deviation per pixel, float (batch, height, width), or None where
-            the method does not give one.
-        samples: plausible images, complex (batch, sample, height, width), each with the measured
-            data in it if the image has them; None where the method draws none anyway.
-    """
-
-    image: Tensor
-    uncertainty: Tensor | None = None
-    samples: Tensor | None = None
+    image: Tensor  # complex (batch, height, width)
+    uncertainty: Tensor | None = None  # standard deviation, float (batch, height, width)
+    samples: Tensor | None = None  # plausible images, complex (batch, sample, height, width)
 
 
 class Reconstructor(nn.Module):

@@ -118,17 +118,17 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
 def save_reconstructor(
     path: str | Path, reconstructor: Reconstructor, *, info: Mapping[str, object]
 ) -> Path:
-    """Write a checkpoint of a reconstructor and of all that it is made of; see `checkpoints.save`.
-
-    Raises:
-        ValueError: something in it is of no registered kind.
-    """
+    """Write a checkpoint (`checkpoints.save`) of a reconstructor and of all that it is made of."""
     described = describe(reconstructor)
     return checkpoints.save(path, **described, state_dict=reconstructor.state_dict(), info=info)
 
 
 def describe(value: Any) -> Any:
-    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists."""
+    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists.
+
+    Raises:
+        ValueError: it is of no kind that can be found again.
+    """
     if isinstance(value, list):
         return [describe(item) for item in value]
     if not isinstance(value, Reconstructor):
@@ -145,12 +145,7 @@ def describe(value: Any) -> Any:
 
 
 def rebuild(described: Any) -> Any:
-    """The inverse of :func:`describe`; weights are as they start out.
-
-    Raises:
-        ValueError: an unknown kind, or settings that make no sense.
-        TypeError: settings of other names or types.
-    """
+    """The inverse of :func:`describe`; weights are as they start out."""
     if isinstance(described, list):
         return [rebuild(item) for item in described]
     if not isinstance(described, dict) or set(described) != {"kind", "settings"}:
