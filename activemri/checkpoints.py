@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What :func:`save` was given; the path is without suffix."""
+    """Contents of a checkpoint, see :func:`save`; the path is without suffix."""
 
     path: Path
     kind: str

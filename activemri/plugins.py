@@ -58,7 +58,7 @@ def is_object_path(name: str) -> bool:
 def made_of(
     found: Any, kind: type[T] | tuple[type[T], ...], *, what: str, make: Callable[[Any], Any]
 ) -> T:
-    """What was found, or what `make` makes of it; a ValueError says that neither is of the kind."""
+    """The object found, or else one made of it; a ValueError says that neither is of the kind."""
     made = found if isinstance(found, kind) else make(found) if callable(found) else found
     if not isinstance(made, kind):
         names = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)

@@ -47,7 +47,14 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction(Batched):
-    """A reconstructed batch, with an uncertainty and samples where the method has them anyway."""
+    """A reconstructed batch, with an uncertainty and samples where the method has them anyway.
+
+    ::
+
+        result = Reconstruction(image, uncertainty=deviation)
+
+    Samples hold the measured data if the image does.
+    """
 
     image: Tensor  # complex (batch, height, width)
     uncertainty: Tensor | None = None  # standard deviation, float (batch, height, width)
