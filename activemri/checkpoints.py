@@ -35,11 +35,7 @@ class Checkpoint:
     info: dict[str, object]
 
     def fill(self, network: nn.Module) -> None:
-        """Copy the weights into `network`.
-
-        Raises:
-            CheckpointError: a tensor is missing, too many, or has another shape.
-        """
+        """Copy the weights into a network; a CheckpointError names a tensor that does not fit."""
         expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
         found = {name: tuple(t.shape) for name, t in self.state_dict.items()}
         for name in [*expected, *found]:
@@ -67,14 +63,11 @@ def save(
     JSON file; :func:`load` recognises the state between these two.
 
     Args:
-        path: with or without suffix; missing folders are made.
+        path: with or without suffix, which the result has not; missing folders are made.
         kind: name of the network in its registry.
         settings: arguments that rebuild it; anything JSON can hold.
         state_dict: the weights.
         info: how it was trained (data, matrix, metrics, command); the package version is added.
-
-    Returns:
-        The path without suffix.
 
     Raises:
         OSError: the files cannot be written; a checkpoint that was there before is intact.

@@ -1,9 +1,8 @@
 """The command line: one table of commands, a function each, which takes a settings dataclass.
 
-Mistakes of the user (a value that makes no sense, a file that is missing or broken, a folder that
-cannot be written, an extra that is not installed) end with one line and status 2. Anything else
-is a mistake of ours and keeps its traceback; with ACTIVEMRI_TRACEBACK=1 in the environment
-every error keeps it.
+Mistakes of the user (values, files, folders, an extra that is not installed) end with one line and
+status 2. Anything else is a mistake of ours and keeps its traceback; with ACTIVEMRI_TRACEBACK=1 in
+the environment every error keeps it.
 """
 
 import io
@@ -22,26 +21,19 @@ import activemri
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command: a "module:function", imported when it is needed, that gives what is printed.
 
-    Attributes:
-        summary: one line for the list of commands.
-        run: "module:function" that gives what is to be printed, or None, imported when it is
-            needed. The annotation of its first argument is a frozen dataclass of settings whose
-            defaults work. Its field `protocol`, if there is one, takes ``--env ID``, its field
-            `learner` ``--algo NAME``. A method ``adapted(given)`` gives the same settings with
-            defaults that depend on other options: ``given(name)`` is the text of one, or None.
-        interrupted: how to go on after an interruption.
-        is_swept: its function takes scans to learn from and to validate with, and gives a score.
-        sweeps: such a command follows; its name, settings and function go into the fields
-            `command`, `base` and `train`.
+    The annotation of its first argument is a frozen dataclass of settings whose defaults work. Its
+    field `protocol`, if there is one, takes ``--env ID``, its field `learner` ``--algo NAME``. A
+    method ``adapted(given)`` gives the same settings with defaults that depend on other options:
+    ``given(name)`` is the text of one, or None.
     """
 
     summary: str
     run: str
-    interrupted: str = ""
-    is_swept: bool = False
-    sweeps: bool = False
+    interrupted: str = ""  # how to go on
+    is_swept: bool = False  # takes scans to learn from and to validate with, and gives a score
+    sweeps: bool = False  # another follows; it goes into the fields `command`, `base`, `train`
 
 
 _AGAIN = "start the same command again to continue"

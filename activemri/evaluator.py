@@ -29,9 +29,7 @@ _KERNEL, _STRIDE = 4, 2
 def column_errors(image: Tensor, reference: Tensor) -> Tensor:
     """1/2 H^-1 sum over rows of |K^_i - K_i|^2, in units of the reference's mean square.
 
-    With K^ = K = 0 outside column i that is half the column's contribution to NMSE, times the
-    number of columns. Reconstruction and fully sampled image are complex (batch, height, width),
-    errors float (batch, width).
+    Of complex images (batch, height, width): float (batch, width).
     """
     difference = fourier.fft(image - reference, (-1,))  # unitary along the rows: sums are equal
     unit = reference.abs().square().mean(dim=(-2, -1)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -47,23 +45,21 @@ class Evaluator(nn.Module):
     """A score for every k-space line: near 1 if it looks as in a fully sampled image.
 
     Spectral maps of the reconstruction (the images M_i = F^-1 (1_i K) that single lines of k-space
-    make) and an embedding of the mask go through strided 4 x 4 convolutions (the first without
-    normalisation) and an average over all pixels to one score a line, as in the paper. Ours
-    differs: images are normalised by their root mean square and mean phase; a small network along
-    the lines (`line_channels`) refines the scores, seeing each line's energy, which lines have been
-    acquired, and both on the other side of k-space.
+    make) and an embedding of the mask (`mask_features`) go through strided 4 x 4 convolutions (the
+    first without normalisation) and an average over all pixels to one score a line, as in the
+    paper. Ours differs: images are normalised by their root mean square and mean phase; a small
+    network along the lines (`line_channels`) refines the scores, seeing each line's energy, which
+    lines have been acquired, and both on the other side of k-space. Either is left out by 0.
 
     Each map has rank one, M_i(h, w) = k_i(h) exp(2 pi i (i - c)(w - c) / W) / sqrt(W), where k_i is
     line i of the image's transform along the width. So the first convolution, by far the largest,
-    needs no maps at all: the sum over kernel columns becomes a product with a phase, which leaves
-    one matrix product for all maps together. The result is that of the convolution.
+    needs no maps: the sum over kernel columns becomes a product with a phase, which leaves one
+    matrix product for all maps together.
 
     Args:
         width: lines of k-space. Narrower images are padded with empty lines; wider are refused.
         channels: width of the first convolution; doubled at each further one but the last.
         layers: strided convolutions.
-        mask_features: length of the mask's embedding; 0 leaves it out.
-        line_channels: channels of the network along the lines; 0 leaves it out.
     """
 
     def __init__(
@@ -87,13 +83,8 @@ class Evaluator(nn.Module):
                 f"{layers} layers, which halve the width each, need at least {2**layers} lines; "
                 f"got width={width}. Choose fewer layers"
             )
-        self.settings: dict[str, object] = {
-            "width": width,
-            "channels": channels,
-            "layers": layers,
-            "mask_features": mask_features,
-            "line_channels": line_channels,
-        }
+        self.settings: dict[str, object] = dict(width=width, channels=channels, layers=layers)
+        self.settings |= dict(mask_features=mask_features, line_channels=line_channels)
         self.width = width
         self.smallest = 2 ** (layers + 1)  # image sides: what is left needs a variance
         self.embedding = MaskEmbedding(mask_features)
@@ -119,12 +110,10 @@ class Evaluator(nn.Module):
             )
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Score lines, float (batch, line).
+        """Score lines, (batch, line), of complex images (batch, height, width).
 
-        Args:
-            image: complex, (batch, height, width of the image).
-            mask: True where acquired, bool (batch, line). There may be more lines than the image
-                is wide, if it is narrower than others; both are aligned at their centres.
+        The mask, bool (batch, line), may have more lines than the image is wide; both are aligned
+        at their centres.
 
         Raises:
             ValueError: for more lines than the evaluator was made for.
@@ -161,10 +150,7 @@ class Evaluator(nn.Module):
         return features
 
     def _lines(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """k_i(h) and whether line i was acquired, for all lines of the evaluator.
-
-        Complex (batch, height, width of the evaluator) and bool (batch, width of the evaluator).
-        """
+        """k_i(h), (batch, height, line), and whether line i was acquired, (batch, line)."""
         n_lines, size = mask.shape[1], image.shape[-1]
         if max(n_lines, size) > self.width or size > n_lines:
             raise ValueError(
@@ -246,12 +232,9 @@ def save_evaluator(path: str | Path, evaluator: Evaluator, *, info: Mapping[str,
 def make_evaluator(
     evaluator: str | Path | Evaluator | None = None, *, device: str | torch.device = "cpu"
 ) -> Evaluator:
-    """An evaluator ready for use, in evaluation mode.
+    """The evaluator of a checkpoint, in evaluation mode; an evaluator is returned.
 
-    Args:
-        evaluator: the path of a checkpoint, an evaluator, which is returned, or None for the one
-            that comes with the package (128 lines, trained on phantoms).
-        device: where it shall run.
+    None is the one that comes with the package (128 lines, trained on phantoms).
 
     Raises:
         CheckpointError: if there is none, it is damaged, or it is of something else.

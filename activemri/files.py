@@ -42,7 +42,7 @@ def write(path: Path, content: bytes | str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Path to write to instead of `path`, renamed to it when the block ends without an error.
 
-    For writers that need a path. The folder is made if missing; after an error nothing is left.
+    The folder is made if missing; after an error nothing is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{NEXT}")

@@ -128,10 +128,8 @@ def _flat(settings: Any, usual: Any, prefix: str) -> Iterator[tuple[str, Any, An
 
 def _is_bare(hint: Any) -> bool:
     """True if options of a nested dataclass are given without its name before them."""
-    return _OMITS in getattr(hint, "__metadata__", ())
-
-
-_OMITS = OmitArgPrefixes[int].__metadata__[0]  # type: ignore[attr-defined]
+    omits = OmitArgPrefixes[int].__metadata__[0]  # type: ignore[attr-defined]
+    return omits in getattr(hint, "__metadata__", ())
 
 
 def _is_plain(value: object) -> bool:
@@ -213,12 +211,11 @@ def require_positive(**values: float | None) -> None:
     """Refuse numbers that are not above 0 by a ValueError that names the option; None passes."""
     for name, value in values.items():
         if value is not None and not value > 0:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option}: expected a number above 0; got {value}")
+            raise ValueError(f"--{name.replace('_', '-')}: expected a number above 0; got {value}")
 
 
 def require_not_negative(**values: float | None) -> None:
-    """Refuse numbers below 0 by a ValueError that names the option; None passes."""
+    """The same for numbers below 0."""
     for name, value in values.items():
         if value is not None and not value >= 0:
             option = name.replace("_", "-")

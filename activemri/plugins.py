@@ -12,8 +12,6 @@ T = TypeVar("T")
 def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> T:
     """The entry of that name, or the object that ``package.module:object`` names.
 
-    Modules may lie in the working directory.
-
     Raises:
         ValueError: for an unknown name, or an object that cannot be imported; `what` is the noun
             for that, e.g. "policy", and `more` says what else the caller takes.
@@ -21,8 +19,7 @@ def find(name: str, registry: Mapping[str, T], *, what: str, more: str = "") -> 
     if name in registry:
         return registry[name]
     if is_object_path(name):
-        loaded: T = load(name, what=what)
-        return loaded
+        return load(name, what=what)  # type: ignore[no-any-return]
     raise ValueError(
         f"unknown {what} {name!r}; choose from {', '.join(registry)}, or give "
         f"package.module:object{more}"
@@ -61,11 +58,7 @@ def is_object_path(name: str) -> bool:
 def made_of(
     found: Any, kind: type[T] | tuple[type[T], ...], *, what: str, make: Callable[[Any], Any]
 ) -> T:
-    """An object of a kind: the one that was found, or the one that `make` makes of it.
-
-    Raises:
-        ValueError: it is none, and makes none; `what` is the noun for that.
-    """
+    """The object found, or else one made of it; a ValueError says that neither is of the kind."""
     made = found if isinstance(found, kind) else make(found) if callable(found) else found
     if not isinstance(made, kind):
         names = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)

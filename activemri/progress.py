@@ -14,19 +14,12 @@ DELAY_S = 1.0  # of work that is done before it is worth a word
 
 
 class Progress:
-    """Progress of something that takes a while, on stderr.
+    """Progress of something that takes a while, on stderr; a context manager.
 
-    Use as a context manager, and call it as often as anything has moved. Where stderr is no
-    terminal, lines tell the count, the time taken and the time that is left::
+    Call it as often as anything has moved. Where stderr is no terminal, lines tell the count, the
+    time taken and the time that is left. An empty unit shows percents::
 
         acquire: 43 %, 0:12, about 0:16 left, 40 of 120 scans
-
-    Args:
-        label: activity, e.g. "train reconstructor".
-        total: units when it is done.
-        done: units that were done before.
-        unit: a unit, e.g. "step"; empty shows percents.
-        show: False is silent.
     """
 
     def __init__(

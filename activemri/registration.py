@@ -1,8 +1,4 @@
-"""The Gymnasium ids and what each stands for.
-
-Everything here is a name or a number: entry points are strings that are imported when an
-environment is made, and the keyword arguments can be written to JSON with the environment's spec.
-"""
+"""The Gymnasium ids and what each stands for, all of it in names and numbers that JSON can hold."""
 
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -13,7 +9,6 @@ from gymnasium.envs.registration import EnvSpec
 from activemri.envs.protocol import ScanProtocol
 
 ENTRY_POINT = "activemri.envs.env:ActiveMRIEnv"
-VECTOR_ENTRY_POINT = "activemri.envs.vector_env:ActiveMRIVectorEnv"
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ def find_protocol(id: str) -> ScanProtocol:
 
         protocol = replace(find_protocol("ActiveMRI/Motion-v0"), reconstructor="zero-filled")
 
-    Id and errors are those of :func:`find_spec`.
+    Errors are those of :func:`find_spec`.
     """
     known = [field.name for field in fields(ScanProtocol)]
     given = find_spec(id).kwargs
@@ -168,6 +163,6 @@ def register_environments() -> None:
             gymnasium.register(
                 environment.id,
                 entry_point=ENTRY_POINT,
-                vector_entry_point=VECTOR_ENTRY_POINT,
+                vector_entry_point="activemri.envs.vector_env:ActiveMRIVectorEnv",
                 kwargs=environment.protocol.changes,
             )

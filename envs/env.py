@@ -31,16 +31,14 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         action = env.action_space.sample(info["action_mask"])
         observation, reward, terminated, truncated, info = env.step(action)
 
-    Every episode is one slice. It starts with a few lines around the centre of k-space; an action
-    acquires a line; the reward is what the line gained.
+    Every episode is one slice and starts with a few lines around the centre of k-space.
 
     Actions: ``Discrete(n_actions)``, the lines of the geometry (for columns: as many as the
     widest scan has), plus a last one that stops if `stop_action`. ``info["action_mask"]`` (int8,
-    1 = legal) tells which may be taken: ``env.action_space.sample(info["action_mask"])``. Lines
-    that are acquired already, that the scanner never measured (zero padding), or that exceed the
-    budget are illegal: they waste one line of the budget, earn 0 and set
-    ``info["illegal_action"]``, so that learners without masks can run; with
-    `invalid_action="raise"` they raise. Numbers that are no action at all always raise.
+    1 = legal) tells which may be taken. Lines that are acquired already, that the scanner never
+    measured (zero padding), or that exceed the budget are illegal: they waste one line of the
+    budget, earn 0 and set ``info["illegal_action"]``; with `invalid_action="raise"` they raise.
+    Numbers that are no action at all always raise.
 
     Observations: by default ``Dict(image=Box(0, 255, (1, height, width), uint8),
     mask=MultiBinary(n_lines), budget=Box(0, 1, (1,), float32))``: the magnitude of the
@@ -69,11 +67,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     ``reset(options=...)``: `index` (position in the data), or `volume` and `slice`, choose the
     scan; `initial_mask` (bool, (n_lines,)) the lines to start with.
 
-    Args:
-        **options: the fields of :class:`activemri.envs.protocol.EnvOptions`.
-
-    Raises:
-        ValueError: for unknown names or options that do not fit together.
+    Options are the fields of :class:`activemri.envs.protocol.EnvOptions`; unknown ones, and those
+    that do not fit together, raise a ValueError.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  # as the base class declares it
@@ -111,7 +106,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         number = np.asarray(action)
         if number.size != 1 or number.dtype.kind not in "iu":
             raise ValueError(f"expected one whole number as the action; got {action!r}")
-        rewards, finished = self.episodes.step(number.reshape(1).astype(np.int64), _ACTIVE)
+        actions, active = number.reshape(1).astype(np.int64), np.ones(1, dtype=bool)
+        rewards, finished = self.episodes.step(actions, active)
         self._running = not finished[0]
         observation, info = self._seen()
         return observation, float(rewards[0]), bool(finished[0]), False, info
@@ -119,15 +115,10 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     def simulate(
         self, actions: Sequence[int] | NDArray[np.int64]
     ) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions, none of which is taken.
+        """Scores after each of several actions (trial,), none of which is taken, by metric.
 
-        This asks the target, so it is for oracles and for analysis, not for policies.
-
-        Args:
-            actions: what to try, (trial,). Actions that acquire nothing new keep the score.
-
-        Returns:
-            (trial,) by metric.
+        Actions that acquire nothing new keep the score. This asks the target: it is for oracles and
+        for analysis, not for policies.
         """
         trials = np.asarray(actions, dtype=np.int64)
         if trials.ndim != 1:
@@ -173,9 +164,6 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
         return observation, info
 
 
-_ACTIVE = np.ones(1, dtype=bool)
-
-
 @typed_as(EnvOptions)
 def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
     """An environment of a protocol, or of an id, as ``gymnasium.make`` makes it, but typed.
@@ -185,12 +173,7 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
         env = make_env(ScanProtocol(data="phantom", budget=24), render_mode="rgb_array")
         env = make_env("ActiveMRI/Motion-v0", reconstructor="unet")
 
-    Args:
-        protocol: what is acquired, and how.
-        **options: fields of :class:`activemri.envs.protocol.EnvOptions`; they override it.
-
-    Raises:
-        ValueError: for unknown names, or options that do not fit together.
+    Options override the protocol; errors are those of :class:`ActiveMRIEnv`.
     """
     found = find_protocol(protocol) if isinstance(protocol, str) else protocol
     return ActiveMRIEnv(**found.changes | options)
@@ -199,8 +182,8 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
 class Episodes:
     """Episodes of one protocol, stepped together.
 
-    There is a bucket for every kind of scans (size, coils, maps, region), so that each takes one
-    reconstruction a step: the numbers of its episodes, and their scans as one batch.
+    Each kind of scans (size, coils, maps, region) takes one reconstruction a step: its bucket is
+    the numbers of its episodes, and their scans as one batch.
     """
 
     def __init__(self, options: EnvOptions, n: int) -> None:
@@ -218,7 +201,7 @@ class Episodes:
         self.observation_space = self.observation.space(self.frame)
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.buckets: list[tuple[list[int], State]] = []
-        self.illegal = np.zeros(n, dtype=bool)  # whether the last action was illegal
+        self.illegal = np.zeros(n, dtype=bool)  # was the last action?
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
         self.area = np.zeros(n)  # under the curve of the score
@@ -243,12 +226,9 @@ class Episodes:
         generators: Sequence[np.random.Generator],
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin new episodes.
+        """Begin new episodes in some rows; their generators draw scans and starting readouts.
 
-        Args:
-            rows: which of the episodes.
-            generators: one for each of them; draws the scan and random starting readouts.
-            options: see :class:`activemri.envs.env.ActiveMRIEnv`.
+        Options are those of :class:`ActiveMRIEnv`.
 
         Raises:
             ValueError: for options that are unknown, name no scan, or make no mask.
@@ -381,13 +361,9 @@ class Episodes:
         return legal
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions, none of which is taken.
+        """Scores after each of several actions (n, trial), none of which is taken, by metric.
 
-        Args:
-            actions: (n, trial). Actions that acquire nothing new, STOP included, keep the score.
-
-        Returns:
-            (n, trial) by metric.
+        Actions that acquire nothing new, STOP included, keep the score.
 
         Raises:
             gymnasium.error.ResetNeeded: if no episode has begun.
@@ -417,7 +393,7 @@ class Episodes:
         raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
 
     def save(self, row: int) -> dict[str, Any]:
-        """Everything that is needed to come back to this point of an episode."""
+        """All that it takes to come back to this point of an episode."""
         state, place = self.locate(row)
         one = state.select([place])
         return {
@@ -440,19 +416,15 @@ class Episodes:
             scores={name: value.clone() for name, value in saved["scores"].items()},
             stopped=saved["stopped"].clone(),
         )
-        self._recall(row, state, saved["index"], actions=saved["actions"], scores=saved["history"])
+        self._recall(row, state, saved["index"], saved["actions"], saved["history"])
 
     def replay(
         self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
     ) -> None:
         """Begin an episode anew and bring it to where actions lead, as if they were taken now.
 
-        Args:
-            row: which of the episodes.
-            index: of its scan in the data set.
-            start_mask: readouts that it starts with, bool (n_readouts,).
-            seed: of its scanner.
-            actions: as :attr:`actions` keeps them.
+        The scan lies at `index` of the data set and starts with `start_mask`, bool (n_readouts,);
+        `seed` is its scanner's.
         """
         scan, seeds = self.dataset[index], torch.tensor([seed])
         state = self.scan.start([scan], start_masks=start_mask[None], seeds=seeds)
@@ -460,7 +432,7 @@ class Episodes:
         for action in torch.tensor(actions, dtype=torch.int64, device=state.stopped.device):
             state = self.scan.acquire(state, action[None])
             scores.append(float(state.scores[self.score_name]))
-        self._recall(row, state, index, actions=actions, scores=scores)
+        self._recall(row, state, index, actions, scores)
 
     def render(self, row: int) -> Any:
         """A scan so far in the render mode: an image, uint8 (height, width, 3), or text."""
@@ -490,13 +462,7 @@ class Episodes:
         self.n_steps[rows] += 1
 
     def _recall(
-        self,
-        row: int,
-        state: State,
-        index: int,
-        *,
-        actions: Sequence[int],
-        scores: Sequence[float],
+        self, row: int, state: State, index: int, actions: Sequence[int], scores: Sequence[float]
     ) -> None:
         """Take over an episode with its past."""
         self._begin([row], state)

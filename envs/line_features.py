@@ -1,10 +1,9 @@
 """Features of every line of k-space: a few dozen numbers a line, for small networks.
 
-An image of 128 x 128 pixels holds 16384 numbers, and a network has to find out by itself that they
-are a Fourier transform away from the lines that it may choose. Here the transform is done: for
-every line, how strong the reconstruction believes it to be (in all, by frequency along the
-readout, and by place along the readout), what its neighbours and its mirror image say, and what
-all lines share. Everything is made of a :class:`View`, so of acquired samples alone.
+A network that sees an image has to find out that it is a Fourier transform away from the lines that
+may be chosen. Here the transform is done: for every line, how strong the reconstruction believes it
+to be (in all, by frequency and by place along the readout), what its neighbours and its mirror
+image say, and what all lines share. Everything is made of a :class:`View`: of acquired samples.
 """
 
 import math
@@ -19,12 +18,9 @@ from activemri.mri import fourier
 from activemri.mri.geometry import cartesian
 from activemri.mri.spectrum import line_distances, power_law
 
-#: Bands of frequency along the readout, as shares of the largest frequency.
-_BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)
-#: Equal parts of the readout's field of view.
-_N_PLACES = 8
-#: Share of the energy that counts as nothing.
-_FLOOR = 1e-7
+_BANDS = (0.0, 0.125, 0.25, 0.5, 1.01)  # along the readout, in shares of the largest frequency
+_N_PLACES = 8  # equal parts of the readout's field of view
+_FLOOR = 1e-7  # share of the energy that counts as nothing
 
 NAMES: tuple[str, ...] = (
     "acquired",
@@ -79,17 +75,13 @@ def readout_features(view: View) -> Tensor:
 
     Energies of lines are shares of the reconstruction's energy, as logarithms. `expected energy` is
     the power law that fits the acquired lines; `uncertain energy` that of the standard deviation of
-    the pixels; `energy in the region` is what the reconstruction shows there, and `size of the
-    region` the spectrum of its shape, where a region of interest is known; `times measured` and
-    `outlier score` are what the scanner reports of its lines; `mismatch` says by how
-    much the reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian
-    the acquired k-space is: 1 for images without phase, whose mirrored lines say the same. Lines
-    that a smaller scan does not have are zero.
+    the pixels; `size of the region` the spectrum of its shape; `mismatch` says by how much the
+    reconstruction contradicts the samples of acquired lines; `symmetry` is how Hermitian the
+    acquired k-space is: 1 for images without phase. Lines that a smaller scan lacks are zero.
 
-    Points and spokes have fewer: `energy` is that of the acquired samples, as a share of all that
-    were acquired, on a logarithmic scale; `distance` is that from the centre of k-space; `cosine`
-    and `sine` are those of a point's direction or of twice a spoke's angle; `nearest acquired` is
-    the distance to the nearest readout that was acquired, in angle for spokes.
+    Points and spokes have fewer: `energy` is a share of that of all acquired samples; `distance` is
+    that from the centre of k-space; `cosine` and `sine` are those of a point's direction or of
+    twice a spoke's angle; `nearest acquired` is a distance, in angle for spokes.
     """
     if view.geometry.has_lines:
         return _line_features(view)
@@ -229,13 +221,10 @@ def _logarithm(share: Tensor) -> Tensor:
 
 
 def mirror_image(lines: Tensor) -> Tensor:
-    """Features of the same scans seen from the other side: the lines of the conjugate image.
+    """Features (batch, N_FEATURES, n_lines) of the same scans' conjugate images.
 
     Line i changes places with its mirror image; so do left and right. What a policy should do then
     is the mirror image as well, so that learners may show every state both ways.
-
-    Args:
-        lines: (batch, N_FEATURES, n_lines).
     """
     turned = lines[..., mirror_of(lines.shape[-1], lines.device)].clone()
     left, right = NAMES.index("lines to the left"), NAMES.index("lines to the right")

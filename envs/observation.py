@@ -1,8 +1,8 @@
 """Observations by name: images, k-space, or the mask alone.
 
-Every observation is made of a :class:`View`, so of acquired samples only. Intensities are divided
-by the largest magnitude of the zero-filled image at the start of the scan; the target plays no
-part. All parts have one fixed shape; smaller scans lie in the centre of it.
+Every observation is made of a :class:`View`, so of acquired samples only. Intensities are in units
+of the largest magnitude of the scan's first zero-filled image. All parts have one fixed shape;
+smaller scans lie in the centre of it.
 """
 
 import math
@@ -28,23 +28,15 @@ BOUND = 100.0
 
 @dataclass(frozen=True)
 class Frame:
-    """Sizes that hold every scan of a data set.
+    """Sizes that hold every scan of a data set."""
 
-    Attributes:
-        shape, target_shape: height and width, of k-space and of targets.
-        n_lines: length of a mask.
-        repeats: how often a readout may be measured.
-        has_lines: readouts are whole lines of a Cartesian grid.
-        n_samples: of a readout, where samples lie on no grid; else 0.
-    """
-
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # height and width of k-space
     target_shape: tuple[int, int]
     n_coils: int
-    n_lines: int
-    repeats: int = 1
-    has_lines: bool = True
-    n_samples: int = 0
+    n_lines: int  # length of a mask
+    repeats: int = 1  # how often a readout may be measured
+    has_lines: bool = True  # readouts are whole lines of a Cartesian grid
+    n_samples: int = 0  # of a readout, where samples lie on no grid
 
     @classmethod
     def of(cls, dataset: SliceDataset, scan: Scan) -> "Frame":
@@ -108,17 +100,11 @@ class Mask:
 
 @dataclass(frozen=True)
 class WithMask(Mask):
-    """One part more, before mask and budget.
-
-    Attributes:
-        key: its name.
-        shape: of one scan's, in a frame.
-        values: those of a batch, (batch, *shape), in -BOUND to BOUND, or uint8.
-    """
+    """One part more, `key`, before mask and budget."""
 
     key: str
-    shape: Callable[[Frame], tuple[int, ...]]
-    values: Callable[[View, Frame], Tensor]
+    shape: Callable[[Frame], tuple[int, ...]]  # of one scan's
+    values: Callable[[View, Frame], Tensor]  # (batch, *shape), in -BOUND to BOUND, or uint8
     dtype: type[np.float32 | np.uint8] = np.float32
 
     def space(self, frame: Frame) -> spaces.Dict:
@@ -169,11 +155,6 @@ def _region(view: View, frame: Frame) -> Tensor:
     return _image(view, frame, 255 * inside.to(torch.uint8))
 
 
-def _complex(view: View, frame: Frame) -> Tensor:
-    """Real and imaginary part of the reconstruction."""
-    return _parts(view.reconstruction.image.unsqueeze(1), view.scale, 1, frame.shape)
-
-
 def _kspace(view: View, frame: Frame) -> Tensor:
     """Acquired k-space, zero elsewhere: real parts of all coils, then imaginary parts.
 
@@ -195,11 +176,6 @@ def _multicoil(view: View, frame: Frame) -> Tensor:
     return _parts(images, view.scale, frame.n_coils, frame.shape)
 
 
-def _lines(view: View, frame: Frame) -> Tensor:
-    """Numbers for every readout: :mod:`activemri.envs.line_features`."""
-    return readout_features(view).clamp(-BOUND, BOUND)
-
-
 def _parts(images: Tensor, scale: Tensor, n_coils: int, shape: tuple[int, int]) -> Tensor:
     """Complex (batch, coil, h, w) to float32 (batch, 2 * n_coils, *shape), in units of scale."""
     unit = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None, None, None]
@@ -219,11 +195,19 @@ OBSERVATIONS: Mapping[str, Observation] = {
     "image": WithMask("image", lambda f: (1, *f.target_shape), _image, np.uint8),
     "uncertainty": WithMask("image", lambda f: (2, *f.target_shape), _uncertainty, np.uint8),
     "roi": WithMask("image", lambda f: (2, *f.target_shape), _region, np.uint8),
-    "complex": WithMask("image", lambda f: (2, *f.shape), _complex),
+    "complex": WithMask(  # real and imaginary part of the reconstruction
+        "image",
+        lambda f: (2, *f.shape),
+        lambda view, f: _parts(view.reconstruction.image.unsqueeze(1), view.scale, 1, f.shape),
+    ),
     "kspace": WithMask("kspace", lambda f: (2 * f.n_coils, *f.kspace_shape), _kspace),
     "multicoil": WithMask("image", lambda f: (2 * f.n_coils, *f.shape), _multicoil),
     "mask": Mask(),
-    "lines": WithMask("lines", lambda f: (len(feature_names(f.has_lines)), f.n_lines), _lines),
+    "lines": WithMask(
+        "lines",
+        lambda f: (len(feature_names(f.has_lines)), f.n_lines),
+        lambda view, _: readout_features(view).clamp(-BOUND, BOUND),
+    ),
     "flat": Flat(),
 }
 

@@ -138,11 +138,9 @@ class ScanProtocol:
         return changed
 
     def dataset(self, split: str | None = None, **options: Any) -> "SliceDataset":
-        """The scans of a split.
+        """The scans of a split, by default the protocol's.
 
-        Args:
-            split: which subjects; None for those of the protocol.
-            **options: further ones of :func:`activemri.data.sources.open_dataset`.
+        Further options are those of :func:`activemri.data.sources.open_dataset`.
 
         Raises:
             ValueError: without data, or for options that do not fit them.
@@ -230,11 +228,7 @@ class EnvOptions(ScanProtocol):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """Options from keyword arguments.
-
-        Raises:
-            ValueError: for an unknown one, or a missing path to the data.
-        """
+        """Options from keyword arguments; a ValueError names unknown ones, or asks for data."""
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in options if name not in known]:
             raise ValueError(
@@ -248,9 +242,5 @@ class EnvOptions(ScanProtocol):
 def typed_as(
     options: Callable[P, Any],
 ) -> Callable[[Callable[Concatenate[First, ...], Result]], Callable[Concatenate[First, P], Result]]:
-    """Give a function with ``**options`` the keyword arguments of a dataclass.
-
-    Type checkers and editors then know every option, and the dataclass stays the one place where
-    they are declared.
-    """
+    """Tell type checkers that ``**options`` of a function are the fields of a dataclass."""
     return lambda function: function

@@ -1,9 +1,8 @@
 """A picture of a running episode, drawn with NumPy and Pillow.
 
-Six panels on a dark ground: what was acquired of k-space with the mask as a strip below it, the
+Panels on a dark ground: what was acquired of k-space with the mask as a strip below it, the
 reconstruction, the target, the error, the uncertainty where there is one, and the score so far.
-All frames of an episode have the same even shape, whatever they show. Plotting libraries take a
-hundred times longer a frame, so they are not used here.
+Plotting libraries would take a hundred times longer a frame.
 """
 
 import functools
@@ -41,45 +40,28 @@ _LOG_RANGE = 1e4  # k-space is shown over four decades below its largest sample
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Content of one picture.
+    """Content of one picture; magnitudes are of the target's shape, all else (height, width)."""
 
-    Attributes:
-        kspace: acquired samples, zero elsewhere, (height, width), complex or magnitude; several
-            coils combined by root sum of squares.
-        mask: True where acquired, (height, width).
-        reconstruction: magnitude, (target height, target width).
-        target: fully sampled magnitude, same shape.
-        scores: one per step so far, the first before any action.
-        n_acquired, n_lines: lines acquired now, and lines of the scan.
-        budget: actions of the whole episode: the width of the score curve.
-        uncertainty: standard deviation, shape of the target, or None.
-        latest: True where the last action acquired, (height, width), or None.
-    """
-
-    kspace: NDArray[Any]
-    mask: NDArray[np.bool_]
-    reconstruction: NDArray[np.floating[Any]]
-    target: NDArray[np.floating[Any]]
-    scores: Sequence[float]
+    kspace: NDArray[Any]  # acquired samples, zero elsewhere; coils by root sum of squares
+    mask: NDArray[np.bool_]  # True where acquired
+    reconstruction: NDArray[np.floating[Any]]  # magnitude
+    target: NDArray[np.floating[Any]]  # fully sampled magnitude
+    scores: Sequence[float]  # the first before any action, and one after each
     score_name: str
     n_acquired: int
     n_lines: int
-    budget: int
+    budget: int  # actions of the whole episode: the width of the score curve
     title: str = ""
-    uncertainty: NDArray[np.floating[Any]] | None = None
-    latest: NDArray[np.bool_] | None = None
+    uncertainty: NDArray[np.floating[Any]] | None = None  # standard deviation of the magnitude
+    latest: NDArray[np.bool_] | None = None  # True where the last action acquired
 
 
 def frame_of(
     view: View, scan: Slice, *, actions: Sequence[int], scores: Sequence[float], score_name: str
 ) -> Frame:
-    """The frame of a scan under way. Rendering is for people, so the target is shown.
+    """The frame of a scan under way, from the view of it alone (a batch of one).
 
-    Args:
-        view: of this scan alone (a batch of one).
-        scan: who is scanned.
-        actions, scores: taken so far; one before the first action and one after each.
-        score_name: e.g. "ssim".
+    Rendering is for people, so the target is shown. There is one score more than actions.
     """
     shape = (scan.target.shape[0], scan.target.shape[1])
     uncertainty, acquired = view.reconstruction.uncertainty, view.mask[0].nonzero()[:, 0].cpu()
@@ -121,18 +103,11 @@ def corner(column: int, row: int, *, size: int) -> tuple[int, int]:
 
 
 def draw(frame: Frame, *, size: int = 256) -> Pixels:
-    """Draw a frame.
+    """A frame as uint8 (height, width, 3), of one even shape for all frames with panels of a size.
 
     Reconstruction and target share one window: black is 0, white the 99.5th percentile of the
     target. Error and uncertainty share another, ``ERROR_GAIN`` times narrower. None of them
     depends on the step, so brightness can be compared between frames and between policies.
-
-    Args:
-        frame: what to show.
-        size: side of a panel in pixels, at least 64. The shape of the result depends on it only.
-
-    Returns:
-        uint8, (height, width, 3), height and width even as video formats want.
     """
     if size < 64:
         raise ValueError(f"size must be at least 64 pixels a panel; got {size}")
@@ -175,7 +150,15 @@ def draw(frame: Frame, *, size: int = 256) -> Pixels:
 
     # Score against step, to the end of the lower row.
     scores = _finite(np.asarray(frame.scores, dtype=np.float64))
-    low, high, ticks = _axis(float(scores.min()), float(scores.max()))
+    low, high = float(scores.min()), float(scores.max())
+    margin = max(0.04 * (high - low), 0.02 * abs(high + low) / 2, 1e-9)
+    low, high = low - margin, high + margin
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    tick_step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first_tick, last_tick = math.floor(low / tick_step), math.ceil(high / tick_step)
+    ticks = [tick * tick_step for tick in range(first_tick, last_tick + 1)]
+    low, high = first_tick * tick_step, last_tick * tick_step
     steps = max(frame.budget, len(scores) - 1, 1)
     digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0])))
     labels = [f"{tick:.{digits}f}" for tick in ticks]
@@ -207,10 +190,6 @@ def describe(frame: Frame, *, width: int = 80) -> str:
 
     ``#`` is acquired, ``.`` is not, ``+`` is in part (columns that share a character, or points
     of one column) and ``^`` below points at the columns that the last action acquired samples of.
-
-    Args:
-        frame: what to show.
-        width: characters of the mask at most.
     """
     share = np.asarray(frame.mask, dtype=np.float64).mean(axis=0)
     edges = np.linspace(0, len(share), min(width, len(share)) + 1).astype(int)
@@ -230,17 +209,8 @@ def describe(frame: Frame, *, width: int = 80) -> str:
     return "\n".join(lines)
 
 
-def gif_bytes(frames: Sequence[Pixels], *, fps: float = 4, hold: float = 1.5) -> bytes:
-    """An endless animation.
-
-    Args:
-        frames: uint8 (height, width, 3), all of one shape.
-        fps: frames a second.
-        hold: seconds that the last frame stays.
-
-    Raises:
-        ValueError: there are no frames.
-    """
+def gif_bytes(frames: Sequence[Pixels], *, fps: float = 4) -> bytes:
+    """An endless animation of frames of one shape, whose last one stays for 1.5 seconds."""
     if not frames:
         raise ValueError("an animation needs at least one frame; got none")
     image = _pillow("Image")
@@ -251,7 +221,7 @@ def gif_bytes(frames: Sequence[Pixels], *, fps: float = 4, hold: float = 1.5) ->
         image.fromarray(frame).quantize(palette=palette, dither=image.Dither.NONE)
         for frame in frames
     ]
-    durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * hold)]
+    durations = [round(1000 / fps)] * (len(frames) - 1) + [1500]
     stream = io.BytesIO()
     pictures[0].save(
         stream,
@@ -288,17 +258,6 @@ def _kspace_panel(frame: Frame, size: int) -> Pixels:
         whole = lit.sum(axis=0) > 0.9 * (min(top - 2, rows[-1] + 1) - rows[0])  # columns
         panel[top : top + _STRIP, whole] = _LATEST
     return panel
-
-
-def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
-    """Round limits around the values, and a few round ticks from one to the other."""
-    margin = max(0.04 * (high - low), 0.02 * abs(high + low) / 2, 1e-9)
-    low, high = low - margin, high + margin
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return first * step, last * step, [tick * step for tick in range(first, last + 1)]
 
 
 def _fitted(picture: NDArray[Any], size: int, *, smooth: bool = True) -> NDArray[np.float32]:
@@ -365,5 +324,4 @@ def _pillow(module: str) -> ModuleType:
 
 def _finite(values: NDArray[Any]) -> NDArray[Any]:
     """A bad pixel must not take the whole picture with it: NaN is shown as 0."""
-    finite: NDArray[Any] = np.nan_to_num(np.asarray(values), posinf=1e30, neginf=0.0)
-    return finite
+    return np.nan_to_num(np.asarray(values), posinf=1e30, neginf=0.0)  # type: ignore[no-any-return]

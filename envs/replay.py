@@ -1,9 +1,8 @@
 """A memory of transitions that keeps where they happened and not what was seen there.
 
-What an agent sees follows from the scan, the lines that it started with, the lines acquired since
-and the budget. So a transition is the position of its slice in the data set, two masks as packed
-bits and a few numbers, about a hundred bytes at 368 lines, and observations are rebuilt when they
-are asked for: by the protocol that made them, with one full adjoint instead of many increments.
+A transition is the position of its slice in the data set, two masks as packed bits (of the start,
+and of now) and a few numbers: about a hundred bytes at 368 lines. Observations are rebuilt when
+they are asked for, by the protocol that made them, with one full adjoint.
 """
 
 from collections.abc import Mapping
@@ -23,11 +22,10 @@ Points = dict[str, Array]  # see :func:`points_of`
 
 
 def points_of(episodes: Episodes) -> Points:
-    """Points of episodes: all that their observations follow from, one row for each.
+    """All that the episodes' observations follow from, one row for each.
 
-    Of each: `index` of the scan in the data set; `start_mask` and `mask`, bool (n_lines,);
-    `budget`; `seed` of random scanners; `order` of the readouts measured after the start, as far
-    as the scan keeps it.
+    `index` is that of the scan in the data set, masks are bool (n_lines,), `seed` is that of random
+    scanners, `order` that of the readouts measured after the start, as far as the scan keeps it.
     """
     n, n_lines = episodes.n, episodes.geometry.n_readouts
     points: Points = {
@@ -49,32 +47,25 @@ def points_of(episodes: Episodes) -> Points:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Transitions as a learner wants them; tensors (n, ...) on the device of the scans.
-
-    `next_observation` and `next_legal` mean nothing where `terminated`.
-    """
+    """Transitions as a learner wants them; tensors (n, ...) on the device of the scans."""
 
     observation: Any  # dict of tensors, or a tensor
     action: Tensor  # int64 (n,)
     reward: Tensor  # float32 (n,)
-    next_observation: Any
+    next_observation: Any  # means nothing where terminated, nor does next_legal
     terminated: Tensor  # bool (n,)
     legal: Tensor  # bool (n, n_actions), STOP included
     next_legal: Tensor
 
 
 class Replay:
-    """The last transitions of an environment, for learners that are off-policy.
+    """The last `capacity` transitions of an environment, for learners that are off-policy.
 
     A step is remembered like this, with finished scans reset in the same step::
 
         points = points_of(envs.episodes)
         _, rewards, terminated, truncated, _ = envs.step(actions)
         replay.add(points, actions, rewards=rewards, terminated=terminated)
-
-    Args:
-        capacity: transitions to keep; older ones are overwritten.
-        episodes: of the environment; gives data, protocol and observation.
     """
 
     def __init__(self, capacity: int, episodes: Episodes) -> None:

@@ -17,14 +17,12 @@ RewardFunction = Callable[[Scores, Scores], Tensor]
 
 
 class Reward(Protocol):
-    """Turns the scores before and after an action into a reward.
-
-    Attributes:
-        scores: names of the scores that must be kept for it.
-    """
+    """Turns the scores before and after an action into a reward."""
 
     @property
-    def scores(self) -> tuple[str, ...]: ...
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores that must be kept for it."""
+        ...
 
     def __call__(self, before: Scores, after: Scores) -> Tensor:
         """Rewards of a batch, float64 (batch,)."""
@@ -33,14 +31,7 @@ class Reward(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FunctionReward:
-    """A plain function of the scores before and after an action, of which SSIM is kept for it.
-
-    It is handed all scores that the environment keeps. One that needs others is an object with
-    the attribute `scores`; see :class:`Reward`.
-
-    Attributes:
-        function: (before, after) to rewards, float (batch,).
-    """
+    """A function of all scores that are kept; those in `scores` are kept for it."""
 
     function: RewardFunction
     scores: tuple[str, ...] = ("ssim",)
@@ -53,13 +44,11 @@ class FunctionReward:
 class TaskLoss:
     """Drop of a downstream network's loss: acquire what the network needs.
 
-    The score is called "task_loss": it appears in `info`, and oracles may minimise it.
-
-    Attributes:
-        loss: takes magnitudes (batch, height, width), cropped to the target's size and in units of
-            its largest value, and labels (batch, ...): the slices' labels or, for slices without,
-            the targets in the same units. Gives the loss of each image, (batch,). A torch module
-            or any function; called without gradients, on the task's device.
+    The score is called "task_loss": it appears in `info`, and oracles may minimise it. The loss (a
+    torch module or any function, called without gradients, on the task's device) takes magnitudes
+    (batch, height, width), cropped to the target's size and in units of its largest value, and
+    labels (batch, ...): the slices' or, where there are none, the targets in the same units. It
+    gives a number for each image, (batch,).
     """
 
     loss: TaskFunction
@@ -87,11 +76,10 @@ REWARDS["uncertainty_drop"] = gain("uncertainty", higher_is_better=False)
 def make_reward(reward: str | Reward | RewardFunction) -> Reward:
     """The reward of that name, or ``package.module:object``.
 
-    An object is taken as it is, a function of the scores before and after becomes an object.
+    An object is taken as it is; a function of the scores before and after gets SSIM kept for it.
 
     Raises:
-        ValueError: for an unknown name, an object that asks for an unknown score, or anything
-            that cannot be called.
+        ValueError: for an unknown name or score, or anything that cannot be called.
     """
     if isinstance(reward, str):
         found = plugins.find(reward, REWARDS, what="reward")

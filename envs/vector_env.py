@@ -40,10 +40,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     Equal to as many :class:`activemri.envs.env.ActiveMRIEnv` in a ``SyncVectorEnv``, infos
     included, in every autoreset mode. In ``reset(options=...)``, `index` may also be an array
     (num_envs,) and `initial_mask` (num_envs, n_lines); `reset_mask` (bool, (num_envs,)) resets
-    some of the scans only.
-
-    Args:
-        **options: the fields of :class:`VectorEnvOptions`.
+    some of the scans only. Options are the fields of :class:`VectorEnvOptions`.
     """
 
     metadata = ActiveMRIEnv.metadata
@@ -150,14 +147,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.episodes.observe(), rewards, terminated, truncated, spread
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions, none of which is taken; for oracles.
-
-        Args:
-            actions: what to try in each scan, (num_envs, trial).
-
-        Returns:
-            (num_envs, trial) by metric.
-        """
+        """Scores after each of several actions (num_envs, trial), none of which is taken."""
         return self.episodes.simulate(np.asarray(actions, dtype=np.int64))
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -8,14 +8,12 @@ class CGSense(Reconstructor):
     """x = argmin |A x - y|^2 + weight |x|^2, by conjugate gradients from the zero-filled image.
 
     Pruessmann et al., Advances in sensitivity encoding with arbitrary k-space trajectories, MRM
-    46:638 (2001). Few steps regularise as well: noise is amplified late. With a single coil on
-    a Cartesian grid nothing tells about samples that were not acquired, and the zero-filled image
-    comes out.
+    46:638 (2001). Few steps regularise as well: noise is amplified late. A single coil on a
+    Cartesian grid gives the zero-filled image.
 
     Args:
         steps: of conjugate gradients at most.
-        weight: of the image's energy, in units of the operator's norm (one, with maps of unit
-            norm).
+        weight: of the image's energy, in units of the operator's norm.
         tolerance: of the residual's norm, in units of the zero-filled image's.
     """
 

@@ -20,12 +20,8 @@ class WaveletSensing(Reconstructor):
     Lustig et al., Sparse MRI, MRM 58:1182 (2007). W is the orthonormal Daubechies wavelet of
     :mod:`activemri.mri.wavelets`; `peak` is the largest magnitude of the zero-filled image, so that
     the result follows the signal's scale. Images are padded with zeros to sides that W can halve.
-
-    Args:
-        weight: of sparsity, in units of the peak.
-        steps: iterations.
-        shifts: move W by a random, but always the same, number of pixels each step, which keeps its
-            blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
+    With `shifts` W moves by a random, but always the same, number of pixels each step, which keeps
+    its blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
     """
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, shifts: bool = True) -> None:
@@ -59,16 +55,9 @@ class TotalVariation(Reconstructor):
 
     Rudin, Osher and Fatemi's total variation, isotropic and of the complex image, for MRI as in
     Block et al., MRM 57:1086 (2007). The inner problem is solved in its dual (Beck and Teboulle,
-    IEEE TIP 18:2419, 2009), here by a few steps from where the last ones ended: steps of the dual
-    cost a tenth of one A^H A, and with a small weight this is an order of magnitude nearer to the
-    minimum than one primal and one dual step a turn (Chambolle and Pock; Condat). Differences end
-    at the border. `peak` is the largest magnitude of the zero-filled image, so that the result
-    follows the signal's scale.
-
-    Args:
-        weight: of the variation, in units of the peak.
-        steps: iterations.
-        dual_steps: in each of them.
+    IEEE TIP 18:2419, 2009), here by a few steps from where the last ones ended, which come much
+    nearer to the minimum than one primal and one dual step a turn (Chambolle and Pock; Condat).
+    Differences end at the border. `peak` is as in :class:`WaveletSensing`.
     """
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, dual_steps: int = 3) -> None:
@@ -108,10 +97,7 @@ def descend(
     W where samples are not on a grid. Steps are the inverse of its norm: one on a Cartesian grid,
     where masks select, the transform is unitary and coil maps have unit norm.
 
-    Args:
-        measurement: y and A.
-        proximal: argmin length R(x) + 1/2 |x - v|^2 for images v and lengths (batch, 1, 1).
-        steps: iterations, one A^H A each.
+    `proximal` gives argmin length R(x) + 1/2 |x - v|^2 for images v and lengths (batch, 1, 1).
     """
     image = ahead = measurement.zero_filled
     length = (1 / measurement.operator.norm)[:, None, None]

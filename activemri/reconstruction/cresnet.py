@@ -36,9 +36,8 @@ class CResNet(Reconstructor):
     Ours differs from the paper by default: images are normalised by s and by their mean phase,
     blocks predict a change instead of the image, encoder features are handed on to the decoder
     (`skips`) and a convolution at full resolution precedes the output, and log variances may go
-    down to -13.8 instead of -9.2. The paper leaves out `skips` and has 4 blocks and a dropout of
-    0.2, with 128 channels and 5 residual blocks for DICOM images of 128 x 128, and 256 channels and
-    3 residual blocks for raw knee scans of 640 x 368.
+    down to -13.8 instead of -9.2. The paper has 4 blocks and a dropout of 0.2, with 128 channels
+    and 5 residual blocks for DICOM images of 128 x 128, 256 and 3 for raw knee scans of 640 x 368.
 
     Args:
         channels: width f of the first level; 2 f and 4 f follow.

@@ -41,26 +41,22 @@ class Diffusion(Reconstructor):
 
         c = DC(D(x, s)),    x' = c + s' (x - c) / s,
 
-    where DC puts the measured samples back, at every level as in the null-space method of Wang et
-    al., ICLR 2023, and so in the result. Active Diffusion Subsampling (Nolan 2025) takes 10 000
-    steps with gradients through the network (DPS) instead.
+    where DC puts the measured samples back (null-space method of Wang et al., ICLR 2023). Active
+    Diffusion Subsampling (Nolan 2025) takes 10 000 steps with gradients through the network (DPS)
+    instead. With several coils, DC of the combined image is close, not exact.
 
-    With `conditional` the network is a model of what is missing rather than of whole images: noise
-    lies on lines alone that were not acquired, and the network is given the zero-filled image and
-    the mask (Xie and Li, MICCAI 2022). Without, it is a prior of images, which the samples' DC
-    alone leads to the scan.
+    With `conditional` the network models what is missing: noise lies on lines alone that were not
+    acquired, and the network is given the zero-filled image and the mask (Xie and Li, MICCAI 2022).
+    Without, it is a prior of images, which DC alone leads to the scan.
 
-    The image is the samples' mean, the uncertainty what they differ by
-    (:func:`activemri.reconstruction.ensemble.pooled`). The noise is drawn from `seed` alone: a scan
-    is reconstructed alike twice, in any batch, and with every device; no gradients are kept. With
-    several coils, DC of the combined image is close, not exact, as for every method here.
+    Samples are summarised by :func:`activemri.reconstruction.ensemble.pooled`. The noise is drawn
+    from `seed` alone: a scan is reconstructed alike twice, in any batch, and on every device; no
+    gradients are kept.
 
     Args:
         channels: width of the network, a multiple of 8.
         n_samples: images drawn, at least two; time grows with them.
         n_steps: noise levels from the strongest to none.
-        conditional: model what is missing, given the measurement.
-        seed: of the noise.
     """
 
     needs = frozenset({"grid"})
@@ -118,13 +114,9 @@ class Diffusion(Reconstructor):
         return pooled([Reconstruction(sample) for sample in samples.unbind(dim=1)])
 
     def training_loss(self, measurement: Measurement, image: Tensor) -> Tensor:
-        """Weighted squared error of images whose noise the network has taken off: (batch,).
+        """Weighted squared error of complex images whose noise the network has taken off: (batch,).
 
         Levels and noise come from torch's global generator, as dropout does.
-
-        Args:
-            measurement: what has been acquired of them.
-            image: what all lines together show, complex (batch, height, width).
         """
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
@@ -163,15 +155,11 @@ def noise_levels(n_steps: int) -> list[float]:
 
 
 class Denoiser(nn.Module):
-    """A small U-Net, told the noise level and, if wanted, which lines have been acquired.
+    """A small U-Net, told the noise level and, with `mask_features`, what has been acquired.
 
-    Three levels with one residual block each on the way down and up, at a half, a fourth and an
-    eighth of the resolution. Noise level and mask set scale and shift of every block (FiLM).
-
-    Args:
-        n_inputs: channels of the images that go in; two come out.
-        width: channels of the first level, a multiple of 8; twice and three times that follow.
-        mask_features: numbers that describe the mask; 0 tells nothing of it.
+    Three levels of once, twice and three times the width, with one residual block each on the way
+    down and up, at a half, a fourth and an eighth of the resolution. Noise level and mask set scale
+    and shift of every block (FiLM).
     """
 
     def __init__(self, n_inputs: int, width: int, *, mask_features: int) -> None:
@@ -199,15 +187,10 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, channels: Tensor, level: Tensor, mask: Tensor) -> Tensor:
-        """Answer to noisy images.
+        """Answer (batch, 2, height, width) to noisy images (batch, n_inputs, height, width).
 
-        Args:
-            channels: (batch, n_inputs, height, width), of any size.
-            level: logarithm of the noise's standard deviation, (batch,).
-            mask: bool (batch, height or 1, width or 1).
-
-        Returns:
-            (batch, 2, height, width).
+        The level is the logarithm of the noise's standard deviation, (batch,); the mask bool
+        (batch, height or 1, width or 1).
         """
         octave = 2.0 ** torch.arange(-2, _FREQUENCIES - 2, device=level.device)
         angle = level[:, None] * octave / 2

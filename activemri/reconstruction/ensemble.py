@@ -14,14 +14,10 @@ _Layer = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 class Ensemble(Reconstructor):
-    """x = mean of the members' images, with what they disagree on as uncertainty.
+    """x = mean of the images of two or more members of any kind; see :func:`pooled`.
 
     Deep ensembles of Lakshminarayanan et al., NeurIPS 2017: members trained from different seeds
-    are the components of a mixture; see :func:`pooled`. The mean of images with the measured
-    samples in them has the measured samples too.
-
-    Args:
-        members: at least two, each a different object. They may be of different kinds.
+    are the components of a mixture.
     """
 
     def __init__(self, members: Sequence[Reconstructor]) -> None:
@@ -41,15 +37,9 @@ class Ensemble(Reconstructor):
 class MonteCarloDropout(Reconstructor):
     """An ensemble of thinned networks (Gal and Ghahramani, ICML 2016).
 
-    Every sample is one network with units dropped as in training; all else of it is in evaluation
-    mode. What a sample drops is drawn from the seed alone: it is the same for every scan, whatever
-    its batch, on every device, so that differences between masks of one scan are not blurred by
-    other draws.
-
-    Args:
-        reconstructor: a network with dropout layers.
-        n_samples: thinned networks, at least two; time grows with them.
-        seed: of what they drop.
+    Every one of `n_samples` is the network with units dropped as in training, all else of it in
+    evaluation mode. What is dropped is drawn from the seed alone: it is the same for every scan, in
+    any batch, on every device, so that other draws do not blur differences between masks.
 
     Raises:
         ValueError: there are no dropout layers, or they drop nothing.
@@ -62,7 +52,9 @@ class MonteCarloDropout(Reconstructor):
                 "expected at least two samples and a seed of at least 0; "
                 f"got n_samples={n_samples}, seed={seed}"
             )
-        if not _dropout_layers(reconstructor):
+        # those that drop something but not everything
+        self.layers = [m for m in reconstructor.modules() if isinstance(m, _Layer) and 0 < m.p < 1]
+        if not self.layers:
             raise ValueError(
                 f"Monte-Carlo dropout needs a network with dropout; this "
                 f"{type(reconstructor).__name__} has no dropout layer that drops anything. Train "
@@ -76,16 +68,11 @@ class MonteCarloDropout(Reconstructor):
         parts = []
         for sample in range(self.n_samples):
             with ExitStack() as hooks:
-                for number, layer in enumerate(_dropout_layers(self.reconstructor)):
+                for number, layer in enumerate(self.layers):
                     drop = _dropping(layer, (self.seed, sample, number))
                     hooks.callback(layer.register_forward_hook(drop).remove)
                 parts.append(self.reconstructor(measurement))
         return pooled(parts)
-
-
-def _dropout_layers(network: nn.Module) -> list[_Layer]:
-    """Those that drop something but not everything."""
-    return [m for m in network.modules() if isinstance(m, _Layer) and 0 < m.p < 1]
 
 
 def _dropping(layer: _Layer, seed: tuple[int, ...]) -> Callable[..., Tensor]:
@@ -108,11 +95,10 @@ def _dropping(layer: _Layer, seed: tuple[int, ...]) -> Callable[..., Tensor]:
 def pooled(parts: Sequence[Reconstruction]) -> Reconstruction:
     """Equally likely reconstructions of one measurement as one.
 
-    The image is the mean of the complex images. Its uncertainty is the root of the error to be
-    expected of its magnitude: the mean square of what the parts' magnitudes differ from it, plus
-    the mean of their own variances, where they give one (law of total variance, about the image
-    that is shown; where phases disagree that is darker than the mean of the magnitudes). Samples
-    of the parts, or else their images, are the samples of the whole.
+    The image is the mean of the complex images. Its uncertainty is the root of the mean square of
+    what the parts' magnitudes differ from it, plus the mean of their own variances, where they give
+    one (law of total variance, about the image that is shown). Samples of the parts, or else their
+    images, are the samples of the whole.
     """
     images = torch.stack([part.image for part in parts])
     image = images.mean(dim=0)

@@ -13,11 +13,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def scale_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square and mean phase (bright pixels count most), (batch, 1, 1) each.
-
-    Networks that see ``image / (scale * phase)`` follow the signal's scale and global phase
-    exactly.
-    """
+    """Root mean square and mean phase (bright pixels count most), (batch, 1, 1) each."""
     magnitude = image.abs()
     scale = magnitude.square().mean(dim=_IMAGE, keepdim=True).sqrt()
     phase = torch.sgn((image * magnitude).sum(dim=_IMAGE, keepdim=True))
@@ -43,10 +39,7 @@ def pad_to_multiple(channels: Tensor, multiple: int) -> tuple[Tensor, tuple[slic
     """Surround (batch, channel, height, width) with zeros, equally on both sides.
 
     Sides become multiples, and at least twice as long, so that a normalisation at the lowest level
-    of a network finds a variance.
-
-    Returns:
-        The padded channels, and where the old ones lie in them (height, width).
+    of a network finds a variance. Also says where the old ones lie (height, width).
     """
     padding: list[int] = []
     inside: list[slice] = []
@@ -73,12 +66,7 @@ def instance_norm(channels: int) -> nn.GroupNorm:
 
 
 class Convolutions(nn.Module):
-    """A residual of complex images: 3 x 3 convolutions with ReLU between them, the last at zero.
-
-    Args:
-        channels: width.
-        layers: how many convolutions, at least two.
-    """
+    """A residual of complex images: 3 x 3 convolutions with ReLU between them, the last at zero."""
 
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()

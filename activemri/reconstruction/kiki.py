@@ -22,13 +22,11 @@ class KIKINet(Reconstructor):
     magnetic resonance images, MRM 80:2188 (2018). A K network sees k-space (of several coils that
     of their combination), an I network the image. k-space spans orders of magnitude, so K networks
     see k / (|k| + c)^(1/2), which is undone after them. In the paper every network is trained after
-    the ones before it, to the fully sampled scan. Here all are trained at once to the same end, and
-    the input of each is cut off from the networks that made it. The paper has 64 channels, 25
-    layers and 2 turns.
+    the ones before it; here all are at once, each cut off from those that made its input. The paper
+    has 64 channels, 25 layers and 2 turns.
 
     Args:
-        channels: width of a network.
-        layers: its convolutions.
+        channels, layers: width of a network, and its convolutions.
         turns: pairs of K and I.
     """
 

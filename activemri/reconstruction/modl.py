@@ -21,8 +21,7 @@ class MoDL(Reconstructor):
 
     Aggarwal, Mani and Jacob, MoDL: model-based deep learning architecture for inverse problems,
     IEEE TMI 38:394 (2019). The weight w is learned; the systems are solved by conjugate gradients,
-    whose backward pass is another solution. With one coil the matrix has two eigenvalues, so that
-    two steps are exact.
+    whose backward pass is another solution.
 
     Ours differs from the paper: images are normalised by their root mean square and mean phase, and
     there is no batch normalisation, which ties scans of a batch together. The paper's recipe of
@@ -30,8 +29,7 @@ class MoDL(Reconstructor):
     of the result and ``--network.iterations 10``. It has 64 channels, 5 layers and 10 steps.
 
     Args:
-        channels: width of the network.
-        layers: its convolutions.
+        channels, layers: width of the network, and its convolutions.
         iterations: how often it is used.
         cg_steps: conjugate gradients of each solution at most.
     """

@@ -12,12 +12,9 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 
 Floats = NDArray[np.float64]
 
-#: Most knots that a map may have.
 MAX_KNOTS = 32
-#: Relative standard deviations below count as this: a logarithm needs something above zero.
-_SMALLEST = 1e-6
-#: Least distance of logarithms of knots, which single precision must tell apart.
-_APART = 1e-5
+_SMALLEST = 1e-6  # relative standard deviation: a logarithm needs something above zero
+_APART = 1e-5  # least distance of logarithms of knots, for single precision
 
 
 class Recalibrated(Reconstructor):
@@ -33,8 +30,7 @@ class Recalibrated(Reconstructor):
         observed: what they should be, never falling; as many.
     """
 
-    #: Logarithms of the knots.
-    log_predicted: Tensor
+    log_predicted: Tensor  # at the knots
     log_observed: Tensor
 
     def __init__(
@@ -56,11 +52,8 @@ class Recalibrated(Reconstructor):
             raise ValueError(f"expected rising knots, each at least {_APART:.0e} above the last")
         if (np.diff(y) < 0).any():
             raise ValueError("expected values that never fall from one knot to the next")
-        self.settings = {
-            "reconstructor": reconstructor,
-            "predicted": list(predicted),
-            "observed": list(observed),
-        }
+        self.settings = dict(reconstructor=reconstructor)
+        self.settings |= dict(predicted=list(predicted), observed=list(observed))
         self.reconstructor = reconstructor
         for name, knots in (("log_predicted", x), ("log_observed", y)):
             logs = torch.from_numpy(knots).log().float()
@@ -101,14 +94,9 @@ def fit_knots(
 ) -> tuple[list[float], list[float]]:
     """Knots of :class:`Recalibrated`, predicted and observed, from pixels of validation subjects.
 
-    Isotonic regression (never falling least squares) of the squared error on the predicted
-    variance, over groups of equally many pixels of neighbouring prediction, which become the
-    knots. One knot gives the factor that makes the mean variance right.
-
-    Args:
-        predicted: relative standard deviations, (n_pixels,).
-        error: relative errors of the same pixels, of either sign.
-        n_knots: at most that many.
+    Isotonic regression of squared relative errors (n_pixels,) on predicted variances, over groups
+    of equally many pixels of neighbouring prediction, which become the knots. One knot gives the
+    factor that makes the mean variance right.
     """
     from scipy.optimize import isotonic_regression
 

@@ -12,21 +12,16 @@ from activemri.mri.operators import Operator
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Acquired samples of a batch of scans of one size.
+    """Acquired samples of a batch of scans of one size, and how images lead to them.
 
     ::
 
         residual = measurement.operator.forward(image) - measurement.samples
-
-    Attributes:
-        samples: complex, (batch, readout, coil, sample); zero where not acquired.
-        operator: how an image leads to those samples (transform, mask and coil sensitivities).
-        zero_filled: the image that they show by themselves, complex, (batch, height, width).
     """
 
-    samples: Tensor
+    samples: Tensor  # complex (batch, readout, coil, sample); zero where not acquired
     operator: Operator
-    zero_filled: Tensor
+    zero_filled: Tensor  # adjoint of the samples, complex (batch, height, width)
 
     @classmethod
     def of(cls, samples: Tensor, operator: Operator) -> "Measurement":
@@ -52,23 +47,18 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction(Batched):
-    """A reconstructed batch.
+    """A reconstructed batch, with an uncertainty and samples where the method has them anyway.
 
     ::
 
         result = Reconstruction(image, uncertainty=deviation)
 
-    Attributes:
-        image: complex, (batch, height, width).
-        uncertainty: standard deviation per pixel, float (batch, height, width), or None where
-            the method does not give one.
-        samples: plausible images, complex (batch, sample, height, width), each with the measured
-            data in it if the image has them; None where the method draws none anyway.
+    Samples hold the measured data if the image does.
     """
 
-    image: Tensor
-    uncertainty: Tensor | None = None
-    samples: Tensor | None = None
+    image: Tensor  # complex (batch, height, width)
+    uncertainty: Tensor | None = None  # standard deviation, float (batch, height, width)
+    samples: Tensor | None = None  # plausible images, complex (batch, sample, height, width)
 
 
 class Reconstructor(nn.Module):
@@ -101,7 +91,7 @@ class Reconstructor(nn.Module):
         """Solve; in evaluation on a CPU every scan alone.
 
         There the result of a scan then does not depend on its batch to the last bit, and many small
-        steps stay in the cache. Other devices want batches.
+        steps stay in the cache.
         """
         if self.training or measurement.zero_filled.device.type != "cpu":
             return self.solve(measurement)
@@ -120,13 +110,9 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
 
     What is unambiguous is brought into it: a bare tensor, double precision, a real image.
 
-    Args:
-        result: what a reconstructor returned.
-        zero_filled: complex64 (batch, height, width), of the same scans.
-        by: the reconstructor, for messages.
-
     Raises:
-        ValueError: another type or shape, or values that are not finite.
+        ValueError: another type or shape than the zero-filled image's, or values not finite; it
+            names the reconstructor, `by`.
     """
     made = Reconstruction(result) if isinstance(result, Tensor) else result
     wanted, name = tuple(zero_filled.shape), f"reconstructor {type(by).__name__}"

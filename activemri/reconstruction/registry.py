@@ -56,11 +56,9 @@ def make_reconstructor(
 
         reconstructor = make_reconstructor("runs/unet/best")
 
-    Args:
-        reconstructor: a registered name (trained weights that come with the package are loaded),
-            the path of a checkpoint, ``package.module:object`` of a reconstructor, its class, or a
-            function that makes one; or a reconstructor, which is returned.
-        device: where it shall run.
+    It is a registered name (trained weights that come with the package are loaded), the path of a
+    checkpoint, ``package.module:object`` of a reconstructor, its class, or a function that makes
+    one; or a reconstructor, which is returned.
 
     Raises:
         ValueError: none of these.
@@ -120,17 +118,17 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
 def save_reconstructor(
     path: str | Path, reconstructor: Reconstructor, *, info: Mapping[str, object]
 ) -> Path:
-    """Write a checkpoint of a reconstructor and of all that it is made of; see `checkpoints.save`.
-
-    Raises:
-        ValueError: something in it is of no registered kind.
-    """
+    """Write a checkpoint (`checkpoints.save`) of a reconstructor and of all that it is made of."""
     described = describe(reconstructor)
     return checkpoints.save(path, **described, state_dict=reconstructor.state_dict(), info=info)
 
 
 def describe(value: Any) -> Any:
-    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists."""
+    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists.
+
+    Raises:
+        ValueError: it is of no kind that can be found again.
+    """
     if isinstance(value, list):
         return [describe(item) for item in value]
     if not isinstance(value, Reconstructor):
@@ -147,12 +145,7 @@ def describe(value: Any) -> Any:
 
 
 def rebuild(described: Any) -> Any:
-    """The inverse of :func:`describe`; weights are as they start out.
-
-    Raises:
-        ValueError: an unknown kind, or settings that make no sense.
-        TypeError: settings of other names or types.
-    """
+    """The inverse of :func:`describe`; weights are as they start out."""
     if isinstance(described, list):
         return [rebuild(item) for item in described]
     if not isinstance(described, dict) or set(described) != {"kind", "settings"}:
@@ -168,8 +161,9 @@ def rebuild(described: Any) -> Any:
 
 def _class_of(kind: str) -> type[Reconstructor] | None:
     """The class of a registered kind, or of an imported module."""
-    if kind in RECONSTRUCTORS | WRAPPERS:
-        return (RECONSTRUCTORS | WRAPPERS)[kind]
+    registered = RECONSTRUCTORS | WRAPPERS
+    if kind in registered:
+        return registered[kind]
     module, _, name = kind.partition(":")
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) and issubclass(found, Reconstructor) else None

@@ -24,9 +24,7 @@ class UNet(Reconstructor):
     imaginary part as two channels in and out. Ours differs from the published baseline: complex
     instead of magnitude images, a residual instead of the image itself, data consistency at the
     end, and no clamping. The complex scale s is the root mean square of the zero-filled image z
-    times its mean phase: the method follows the signal's scale and global phase exactly, and the
-    network sees how far the image is from real, that is, how much the line on the other side of
-    k-space tells.
+    times its mean phase, so that the method follows the signal's scale and global phase exactly.
 
     Args:
         channels: width of the first level; doubled at each further one.

@@ -66,10 +66,9 @@ class AdaptiveVarNet(VarNet):
 
     Bakker et al., On learning adaptive acquisition policies for undersampled multi-coil MRI
     reconstruction, MIDL 2022. There, policies between the cascades acquire lines; here any policy
-    of an environment does, so that both can be compared with others: train the network with
-    `activemri train reconstructor`, the policy with `activemri train policy --algo
-    straight-through`, both in turns with `activemri train alternating`. The paper has 18 channels,
-    4 pools and 5 cascades, with soft data consistency at once.
+    of an environment does: train the network with `activemri train reconstructor`, the policy with
+    `activemri train policy --algo straight-through`, both in turns with `activemri train
+    alternating`. The paper has 18 channels, 4 pools and 5 cascades, with soft data consistency.
 
     Args:
         channels, pools, cascades: as of :class:`VarNet`.
