@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import Tensor
 
@@ -12,31 +11,20 @@ from activemri.metrics.reference import TaskFunction
 
 Scores = Mapping[str, Tensor]  # metric -> float64 (batch,)
 
-#: A reward without a record of its scores: (before, after) to float (batch,).
+#: A function or object: (before, after) to float (batch,). Its attribute `scores`, if there is one,
+#: names the scores that must be kept for it.
 RewardFunction = Callable[[Scores, Scores], Tensor]
 
 
-class Reward(Protocol):
-    """Turns the scores before and after an action into a reward."""
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of the scores that must be kept for it."""
-        ...
-
-    def __call__(self, before: Scores, after: Scores) -> Tensor:
-        """Rewards of a batch, float64 (batch,)."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
-class FunctionReward:
+class Reward:
     """A function of all scores that are kept; those in `scores` are kept for it."""
 
     function: RewardFunction
     scores: tuple[str, ...] = ("ssim",)
 
     def __call__(self, before: Scores, after: Scores) -> Tensor:
+        """Rewards of a batch, float64 (batch,)."""
         return self.function(before, after)
 
 
@@ -58,10 +46,10 @@ class TaskLoss:
         return before["task_loss"] - after["task_loss"]
 
 
-def gain(score: str, higher_is_better: bool = True) -> FunctionReward:
+def gain(score: str, higher_is_better: bool = True) -> Reward:
     """Improvement of a metric or of "uncertainty". It adds up to that of the whole episode."""
     sign = 1 if higher_is_better else -1
-    return FunctionReward(lambda before, after: sign * (after[score] - before[score]), (score,))
+    return Reward(lambda before, after: sign * (after[score] - before[score]), (score,))
 
 
 #: Rewards by name. The name is the formula: lower is better for NMSE, hence the minus.
@@ -76,7 +64,7 @@ REWARDS["uncertainty_drop"] = gain("uncertainty", higher_is_better=False)
 def make_reward(reward: str | Reward | RewardFunction) -> Reward:
     """The reward of that name, or ``package.module:object``.
 
-    An object is taken as it is; a function of the scores before and after gets SSIM kept for it.
+    SSIM is kept for a function that names no scores.
 
     Raises:
         ValueError: for an unknown name or score, or anything that cannot be called.
@@ -89,10 +77,11 @@ def make_reward(reward: str | Reward | RewardFunction) -> Reward:
             "reward: expected a name, or a function or object that takes the scores before and "
             f"after an action; got {reward!r}"
         )
-    made: Reward = reward if hasattr(reward, "scores") else FunctionReward(reward)  # type: ignore[assignment]
-    if isinstance(made.scores, str) or not made.scores:
-        raise ValueError(f"reward: expected its scores as a tuple of names; got {made.scores!r}")
-    for name in made.scores:
+    if not isinstance(reward, Reward):
+        reward = Reward(reward, getattr(reward, "scores", Reward.scores))
+    if isinstance(reward.scores, str) or not reward.scores:
+        raise ValueError(f"reward: expected its scores as a tuple of names; got {reward.scores!r}")
+    for name in reward.scores:
         if name != "uncertainty":
             find_metric(name)
-    return made
+    return reward

@@ -276,7 +276,7 @@ class Scan:
             n_random_lines=protocol.n_random_lines,
             metrics=tuple(dict.fromkeys(wanted)),
             device=device,
-            task=reward.loss if isinstance(reward, TaskLoss) else None,
+            task=reward.function.loss if isinstance(reward.function, TaskLoss) else None,
             scanner=make_scanner(
                 protocol.scanner, severity=protocol.severity, repeats=protocol.repeats
             ),

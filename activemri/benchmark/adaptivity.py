@@ -90,7 +90,7 @@ def worth_table(
     metric: str,
     name_cell: Callable[[str], Cell],
 ) -> Table:
-    """What :func:`worth` found with one reconstructor, a line for each policy of the long table."""
+    """Results of :func:`worth` with one reconstructor, a line for each policy of the long table."""
     gaps, saved, acted = (
         [row for row in found[key] if row["reconstructor"] == reconstructor]
         for key in ("gaps", "lines_saved", "actions")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.envs.reward import REWARDS, Reward, Scores, gain, make_reward
+from activemri.envs.reward import REWARDS, Scores, gain, make_reward
 from activemri.metrics import METRICS
 
 
@@ -57,5 +57,6 @@ def test_a_reward_may_be_an_object_of_ones_own() -> None:
         def __call__(self, before: Scores, after: Scores) -> Tensor:
             return (after["ssim"] - before["ssim"]) - (after["nmse"] - before["nmse"])
 
-    mine: Reward = Both()
+    mine = make_reward(Both())
+    assert (mine.scores, mine.function) == (("ssim", "nmse"), Both())
     assert make_reward(mine) is mine
