@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from activemri.agents.adaptive import line_scores
 from activemri.agents.policy import Policy
-from activemri.agents.rollout import Episodes, OnStep, rollout
-from activemri.data.slices import Slice, SliceInfo
+from activemri.agents.rollout import Episodes, OnStep, batches_of_a_kind, rollout, rows_of_a_kind
+from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.envs.scan import Scan, State, View
 from activemri.evaluator import Evaluator
 from activemri.metrics import SAMPLE_SCALE, SSIM_K1, SSIM_K2, SSIM_WINDOW
@@ -120,6 +120,30 @@ def play_recorded(
     episodes = rollout(scan, policy, slices, seed=seed, on_step=record)
     by_name = {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
     return episodes, {name: values.cpu().numpy() for name, values in by_name.items()}
+
+
+def quality_curves(
+    scan: Scan,
+    policy: Policy,
+    dataset: SliceDataset,
+    *,
+    evaluator: Evaluator | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Curves:
+    """Play a policy on all slices to the end of the budget and record what stopping needs.
+
+    Seeds are those of :func:`activemri.agents.rollout.rollout`.
+    """
+    parts = []
+    for group in batches_of_a_kind(dataset, range(len(dataset)), batch_size):
+        slices = [dataset[position] for position in group]
+        for rows in rows_of_a_kind(slices):
+            batch = [slices[row] for row in rows]
+            played, features = play_recorded(scan, policy, batch, evaluator=evaluator, seed=seed)
+            scores = {name: values.numpy() for name, values in played.scores.items()}
+            parts.append(Curves(played.scans, played.n_acquired.numpy(), scores, features))
+    return Curves.join(parts)
 
 
 def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, Tensor]:

@@ -12,22 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Policy, Traits
+from activemri.agents.policy import Traits
 from activemri.agents.registry import make_policy
-from activemri.agents.rollout import (
-    PADDING,
-    Episodes,
-    batches_of_a_kind,
-    rollout,
-    rows_of_a_kind,
-)
-from activemri.data.slices import SliceDataset, SliceList
+from activemri.agents.rollout import PADDING, Episodes, rollout
+from activemri.data.slices import SliceList
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.scan import STOP, Scan, View
 from activemri.mri.geometry import make_geometry
 from activemri.registration import find_protocol
 from activemri.stopping import RuleError
-from activemri.stopping.features import Curves, play_recorded, unit_of
+from activemri.stopping.features import Curves, quality_curves, unit_of
 from activemri.stopping.predictor import Predictor, fit_predictor
 from activemri.stopping.rule import (
     Stopping,
@@ -62,20 +56,6 @@ def rule(predictor: Predictor, threshold: float, **changes: object) -> StoppingR
         budget=8,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def quality_curves(
-    scan: Scan, policy: Policy, dataset: SliceDataset, *, seed: int = 0, batch_size: int = 16
-) -> Curves:
-    """A policy played on all slices to the end of the budget."""
-    parts = []
-    for group in batches_of_a_kind(dataset, range(len(dataset)), batch_size):
-        slices = [dataset[position] for position in group]
-        for rows in rows_of_a_kind(slices):
-            played, features = play_recorded(scan, policy, [slices[row] for row in rows], seed=seed)
-            scores = {name: values.numpy() for name, values in played.scores.items()}
-            parts.append(Curves(played.scans, played.n_acquired.numpy(), scores, features))
-    return Curves.join(parts)
 
 
 def curves_of(policy: str, seed: int = 0) -> Curves:
