@@ -64,9 +64,7 @@ class Row:
 def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], str | None]:
     """Index a path and read all its samples once.
 
-    Returns:
-        The readable files; files and slices that are left out, a line each; a contradiction between
-        the splits, or None.
+    Gives the readable files, a line for all that is left out, and a contradiction between splits.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.

@@ -19,14 +19,10 @@ STORED, MIXED = "stored", "mixed"
 
 
 class SliceView:
-    """Some slices of some data sets, in a given order; making it reads and copies none.
+    """Some slices of some data sets, by data set and position; making it reads and copies none.
 
-    Args:
-        members: data set and position in it of every slice.
-        name: short name for reports.
-        change: applied to every slice that is read.
-        describe: the same for what is known without reading.
-        keep: keep slices in memory after their first use.
+    `change` is applied to every slice that is read, `describe` to what is known without reading.
+    With `keep` slices stay in memory after their first use.
     """
 
     def __init__(

@@ -102,27 +102,16 @@ class ISMRMRDReader(Reader):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """All headers of a file.
-
-    Attributes:
-        volume: as the reader describes it.
-        encoded: pixels along the readout of the encoded space.
-        chopped: every other line has to change its sign (GE, parameter ChopY of 0).
-        lines: places of the imaging lines in the file, (line,).
-        heads: their own headers, (line,).
-        images: which of them belong to each slice of the volume.
-        whitening: complex (coil, coil), or None without noise scans.
-        columns: of the k-space grid, (line,); None for spokes.
-    """
+    """All headers of a file."""
 
     volume: Volume
-    encoded: int
-    chopped: bool
-    lines: Integers
-    heads: NDArray[Any]
-    images: tuple[Integers, ...]
-    whitening: Tensor | None
-    columns: Integers | None
+    encoded: int  # pixels along the readout of the encoded space
+    chopped: bool  # every other line has to change its sign (GE, parameter ChopY of 0)
+    lines: Integers  # places of the imaging lines in the file
+    heads: NDArray[Any]  # their own headers, (line,)
+    images: tuple[Integers, ...]  # which of them belong to each slice of the volume
+    whitening: Tensor | None  # complex (coil, coil), of noise scans
+    columns: Integers | None  # of the k-space grid, (line,); None for spokes
 
 
 @cached_by_file(8)

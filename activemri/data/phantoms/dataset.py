@@ -142,10 +142,9 @@ class PhantomDataset:
     for `volume_max` needs it, and is kept.
 
     Args:
-        split: "train", "val", "calibration" or "test".
+        split: one of :data:`SPLITS`.
         family: "brain", "knee", "abdomen", or "mixed": all three in turn.
-        n_subjects: subjects of the split; 200, 40, 60 and 40 by default. More of them never
-            change the first ones.
+        n_subjects: by default those of :data:`SPLITS`. More of them never change the first ones.
         slices_per_subject: evenly spaced through the body.
         matrix_size: (height, width) of k-space. The body is sized by the smaller side.
         n_coils: receive coils around the body, 1 to 32.
@@ -254,8 +253,7 @@ class PhantomDataset:
         maps = scanner.evaluate(coils, self.shape)
         sensitivity = torch.from_numpy(maps / np.linalg.norm(maps, axis=0)).to(torch.complex64)
         exact = [
-            scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
-            for drawing in drawings
+            scanner.exact_kspace(d, self.shape, coils=coils, shading=shading) for d in drawings
         ]
         scans = torch.stack(exact)  # (slice, coil, height, width)
         images = combine(fourier.ifft2(scans), sensitivity).abs()
