@@ -66,8 +66,7 @@ def save(
         path: with or without suffix, which the result has not; missing folders are made.
         kind: name of the network in its registry.
         settings: arguments that rebuild it; anything JSON can hold.
-        state_dict: the weights.
-        info: how it was trained (data, matrix, metrics, command); the package version is added.
+        info: how it was trained; the package version is added.
 
     Raises:
         OSError: the files cannot be written; a checkpoint that was there before is intact.

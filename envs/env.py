@@ -170,10 +170,9 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
 
     ::
 
-        env = make_env(ScanProtocol(data="phantom", budget=24), render_mode="rgb_array")
         env = make_env("ActiveMRI/Motion-v0", reconstructor="unet")
 
-    Options override the protocol; errors are those of :class:`ActiveMRIEnv`.
+    Options override the protocol.
     """
     found = find_protocol(protocol) if isinstance(protocol, str) else protocol
     return ActiveMRIEnv(**found.changes | options)
@@ -226,13 +225,7 @@ class Episodes:
         generators: Sequence[np.random.Generator],
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin new episodes in some rows; their generators draw scans and starting readouts.
-
-        Options are those of :class:`ActiveMRIEnv`.
-
-        Raises:
-            ValueError: for options that are unknown, name no scan, or make no mask.
-        """
+        """Begin new episodes in some rows; their generators draw scans and starting readouts."""
         known = ("index", "volume", "slice", "initial_mask")
         given: dict[str, Any] = dict.fromkeys(known) | dict(options or {})
         if unknown := ", ".join(name for name in given if name not in known):
@@ -269,12 +262,7 @@ class Episodes:
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Take one action in every active episode: rewards and whether each has ended.
-
-        Raises:
-            ValueError: for an action out of range, or an illegal one where those raise, and for a
-                reward that is anything but one number for each scan.
-        """
+        """Take one action in every active episode: rewards and whether each has ended."""
         rewards, finished = np.zeros(self.n), np.zeros(self.n, dtype=bool)
         plans: list[Tensor] = []  # an action, STOP, IDLE or WASTE for each scan of a bucket
         for rows, state in self.buckets:
@@ -315,9 +303,7 @@ class Episodes:
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
-        parts = []
-        for rows, state in self.buckets:
-            parts.append((rows, self.observation(state.view, self.frame)))
+        parts = [(rows, self.observation(s.view, self.frame)) for rows, s in self.buckets]
         observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation
@@ -361,13 +347,7 @@ class Episodes:
         return legal
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions (n, trial), none of which is taken, by metric.
-
-        Actions that acquire nothing new, STOP included, keep the score.
-
-        Raises:
-            gymnasium.error.ResetNeeded: if no episode has begun.
-        """
+        """As :meth:`ActiveMRIEnv.simulate`, of all episodes: actions and scores (n, trial)."""
         self.locate(0)
         if actions.ndim != 2 or len(actions) != self.n:
             raise ValueError(f"expected actions of shape ({self.n}, trials); got {actions.shape}")
@@ -382,11 +362,7 @@ class Episodes:
         return results
 
     def locate(self, row: int) -> tuple[State, int]:
-        """The batch that an episode is part of, and its place there.
-
-        Raises:
-            gymnasium.error.ResetNeeded: if the episode has not begun.
-        """
+        """The batch that an episode is part of, and its place there."""
         for rows, state in self.buckets:
             if row in rows:
                 return state, rows.index(row)

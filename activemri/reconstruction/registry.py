@@ -124,11 +124,7 @@ def save_reconstructor(
 
 
 def describe(value: Any) -> Any:
-    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists.
-
-    Raises:
-        ValueError: it is of no kind that can be found again.
-    """
+    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists."""
     if isinstance(value, list):
         return [describe(item) for item in value]
     if not isinstance(value, Reconstructor):
