@@ -11,9 +11,8 @@ In order of precedence, a split is given by
 
 Any other name found in 1 and 2 (e.g. "ood") is a split too. "all" is every subject.
 
-`activemri data split PATH` draws a split file. Strata are counted in slices: a subject with 30 T1
-and 10 T2 slices adds 30 to one contrast and 10 to the other. So a subject of several contrasts
-needs no label of its own, and what is balanced is what scores are averaged over.
+`activemri data split PATH` draws a split file. Strata are counted in slices, which scores are
+averaged over: a subject with 30 T1 and 10 T2 slices adds 30 to one contrast and 10 to the other.
 """
 
 import csv

@@ -116,8 +116,7 @@ def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
 def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
     """The data set as it is ("stored"), or with every other slice of a volume turned ("mixed").
 
-    Whether the even or the odd slices are turned is drawn by the volume's name, so that a slice has
-    the same orientation whatever else is in the data set. Bring slices to one size before that
+    Whether the even or the odd ones is drawn by the volume's name. Bring slices to one size before
     (`matrix_size`): the oversampled readout of a native scan would become hundreds of encodes.
     """
     if orientation not in (STORED, MIXED):

@@ -188,8 +188,7 @@ def _groups(file: h5py.File) -> list[str]:
 def _sizes(encoding: Element, *, radial: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """(readout, phase encodes) of the encoded space, and of the reconstructed field of view.
 
-    The latter is in pixels of the encoded grid; for radial scans, whose encoded grid may have as
-    many columns as there are spokes, in pixels that are as wide as they are high.
+    For radial scans, whose encoded grid may have as many columns as spokes, pixels are square.
     """
 
     def size(space: str, axis: str) -> int:
@@ -238,7 +237,6 @@ def _imaging_lines(heads: NDArray[Any]) -> tuple[Integers, tuple[Integers, ...]]
 
 
 def _acquisitions(file: h5py.File) -> h5py.Dataset:
-    """The list of acquisitions, each with `head`, `traj` and `data`."""
     group = file[_groups(file)[0]]
     found = group.get("data")
     if found is None:
@@ -252,7 +250,6 @@ def _acquisitions(file: h5py.File) -> h5py.Dataset:
 
 
 def _samples(acquired: h5py.Dataset, line: int, head: NDArray[Any]) -> NDArray[np.complex64]:
-    """Samples of one acquisition, (coil, sample)."""
     n_coils, size = int(head["active_channels"]), int(head["number_of_samples"])
     flat = np.asarray(acquired.fields("data")[line], np.float32)
     if flat.shape != (2 * n_coils * size,):

@@ -146,11 +146,9 @@ def refuse_incomplete(
 def _prepared(
     positions: bytes, n_samples: int, shape: tuple[int, int]
 ) -> tuple[NUFFT, Tensor, Tensor, Tensor, Tensor]:
-    """All that slices of the same trajectory share.
+    """All that slices of a trajectory share: A, W (sample,), the kernel of A^H W A, and two masks.
 
-    Returns:
-        The transform A; the weights W, (sample,); the kernel of A^H W A; bool (height, width),
-        False where the image is known to be zero; the disc that the spokes reach.
+    Of (height, width): False where the image is known to be zero; the disc that the spokes reach.
     """
     trajectory = np.frombuffer(positions, np.float32).reshape(-1, n_samples, 2)
     sides, ends, along, reach = refuse_incomplete(trajectory, shape)

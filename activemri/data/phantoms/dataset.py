@@ -231,7 +231,6 @@ class PhantomDataset:
         return divmod(index % len(self), self.slices_per_subject)
 
     def _scan(self, subject: Subject) -> list[Slice]:
-        """Make all slices of a subject."""
         view = scanner.field_of_view(self.shape)
         # Places from -1 to 1: the middles of equal parts of the body's inner 80 %.
         n_slices = self.slices_per_subject
@@ -285,10 +284,9 @@ class PhantomDataset:
 def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
     """Draw a bright, septated spot into a slice that is posed and cut to the field of view.
 
-    Parallel septa stand for what makes a finding readable: they put its detail into few lines of
-    k-space, near plus and minus their spatial frequency along the phase encode. Their direction
-    and spacing are the subject's own, so which lines show them differs from subject to subject.
-    The lesion becomes the last ellipse; the generator is drawn from equally for every place.
+    Parallel septa put its detail into few lines of k-space, near plus and minus their spatial
+    frequency along the phase encode, other ones in every subject. The lesion becomes the last
+    ellipse; the generator is drawn from equally for every place.
     """
     low, high = drawing.polygons[0][1].min(axis=0), drawing.polygons[0][1].max(axis=0)
     direction = generator.uniform(0, 2 * math.pi)
@@ -307,10 +305,7 @@ def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -
 
 
 def lesion_box(drawing: Drawing, shape: tuple[int, int]) -> Box:
-    """The box around the last ellipse, in pixels of an image of that shape.
-
-    The field of view's smaller side has length one, and its centre is the pixel at n // 2.
-    """
+    """The box around the last ellipse, in pixels of an image of that shape."""
     _, x, y, *matrix = drawing.ellipses[-1]
     half = LESION_MARGIN * np.linalg.norm(np.reshape(matrix, (2, 2)), axis=1)  # along x, along y
     per_unit = min(shape)
