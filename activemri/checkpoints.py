@@ -89,14 +89,10 @@ def save(
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read and verify a checkpoint.
+    """Read and verify a checkpoint, or raise a CheckpointError that says what is wrong, and where.
 
-    Args:
-        path: either file, their common name without suffix, or a folder that holds exactly one
-            checkpoint or one called ``best``.
-
-    Raises:
-        CheckpointError: says what is missing or wrong, and where.
+    The path is that of either file, their common name without suffix, or a folder that holds
+    exactly one checkpoint or one called ``best``.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes

@@ -181,8 +181,8 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
 class Episodes:
     """Episodes of one protocol, stepped together.
 
-    Each kind of scans (size, coils, maps, region) takes one reconstruction a step: its bucket is
-    the numbers of its episodes, and their scans as one batch.
+    A bucket is the numbers of the episodes whose scans are of one kind (size, coils, maps, region),
+    and these scans as one batch.
     """
 
     def __init__(self, options: EnvOptions, n: int) -> None:
@@ -397,11 +397,7 @@ class Episodes:
     def replay(
         self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
     ) -> None:
-        """Begin an episode anew and bring it to where actions lead, as if they were taken now.
-
-        The scan lies at `index` of the data set and starts with `start_mask`, bool (n_readouts,);
-        `seed` is its scanner's.
-        """
+        """Begin an episode anew with the scanner's `seed`, and bring it to where actions lead."""
         scan, seeds = self.dataset[index], torch.tensor([seed])
         state = self.scan.start([scan], start_masks=start_mask[None], seeds=seeds)
         scores = [float(state.scores[self.score_name])]

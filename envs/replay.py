@@ -127,7 +127,7 @@ class Replay:
         return Batch(**in_order(parts, len(places)), **stored)
 
     def stored(self, name: str, places: NDArray[np.int64]) -> Tensor:
-        """A column as it is kept, e.g. "action", "reward" or "terminated", (n,)."""
+        """A column at some places, e.g. "action", "reward" or "terminated", (n,)."""
         return torch.from_numpy(self._columns[name][places]).to(self.scan.device)
 
     def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:

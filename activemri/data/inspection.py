@@ -148,11 +148,9 @@ def run_inspection(settings: InspectSettings) -> str:
 
 
 def write_card(settings: CardSettings) -> str:
-    """Write the card of a folder; returns the card, or where it was written.
+    """Write the card of a folder, and give the card or where it is; errors as of :func:`inspect`.
 
     Raises:
-        FileNotFoundError: if there is nothing at the path.
-        UnreadableError: if nothing is usable.
         ValueError: if the file to write is there already.
     """
     out = None if settings.out is None else settings.out.expanduser()

@@ -146,7 +146,18 @@ def _scan(path: Path) -> Scan:
         heads = acquired.fields("head")[:]
         lines, images = _imaging_lines(heads)
         n_coils = _one_value(heads["active_channels"][lines], "channels")
-        mixing = _whitening(acquired, heads, n_coils)
+        mixing = None
+        if len(noise := np.flatnonzero(heads["flags"] & NOISE)):
+            channels = _one_value(heads["active_channels"][noise], "channels of the noise scans")
+            if channels != n_coils:
+                raise UnreadableError(
+                    f"noise scans have {channels} channels, imaging lines {n_coils}"
+                )
+            samples = np.concatenate([_samples(acquired, int(i), heads[i]) for i in noise], axis=1)
+            try:
+                mixing = whitening(noise_covariance(torch.from_numpy(samples)))
+            except ValueError as error:
+                raise UnreadableError(f"noise scans cannot be used: {error}") from error
     chopped = [
         header_text(parameter, "value") == "0"
         for parameter in header.iterfind("{*}userParameters/{*}userParameterLong")
@@ -258,20 +269,6 @@ def _samples(acquired: h5py.Dataset, line: int, head: NDArray[Any]) -> NDArray[n
             f"{size} samples"
         )
     return flat.view(np.complex64).reshape(n_coils, size)
-
-
-def _whitening(acquired: h5py.Dataset, heads: NDArray[Any], n_coils: int) -> Tensor | None:
-    lines = np.flatnonzero(heads["flags"] & NOISE)
-    if len(lines) == 0:
-        return None
-    channels = _one_value(heads["active_channels"][lines], "channels of the noise scans")
-    if channels != n_coils:
-        raise UnreadableError(f"noise scans have {channels} channels, imaging lines {n_coils}")
-    noise = np.concatenate([_samples(acquired, int(i), heads[i]) for i in lines], axis=1)
-    try:
-        return whitening(noise_covariance(torch.from_numpy(noise)))
-    except ValueError as error:
-        raise UnreadableError(f"noise scans cannot be used: {error}") from error
 
 
 def _one_value(values: NDArray[Any], what: str) -> int:

@@ -133,13 +133,11 @@ class Subject:
 class PhantomDataset:
     """A data set without files: the same subjects, to the bit, whenever they are asked for.
 
-    The k-space of a slice is exact (see :mod:`activemri.data.phantoms.scanner`) plus complex
-    noise. The signal-to-noise ratio is the mean magnitude of the noise-free combined images of a
-    volume over the body (pixels above a tenth of the volume's maximum), divided by the standard
-    deviation of a complex noise sample; noise is independent between coils. The target is the
-    magnitude of the fully sampled noisy reconstruction |sum conj(S) x|, so that acquiring
-    everything reaches it exactly. A volume is made as a whole when its first slice is asked for,
-    for `volume_max` needs it, and is kept.
+    k-space is exact (see :mod:`activemri.data.phantoms.scanner`) plus complex noise, independent
+    between coils. The signal-to-noise ratio is the mean magnitude of the noise-free combined images
+    of a volume over the body (pixels above a tenth of the volume's maximum), divided by the
+    standard deviation of a complex noise sample. The target is the magnitude of the fully sampled
+    noisy reconstruction |sum conj(S) x|, so that acquiring everything reaches it exactly.
 
     Args:
         split: one of :data:`SPLITS`.
