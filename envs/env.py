@@ -303,7 +303,9 @@ class Episodes:
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
-        parts = [(rows, self.observation(s.view, self.frame)) for rows, s in self.buckets]
+        parts = []
+        for rows, state in self.buckets:
+            parts.append((rows, self.observation(state.view, self.frame)))
         observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation
