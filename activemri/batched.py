@@ -11,8 +11,7 @@ from torch import Tensor
 class Batched:
     """A dataclass whose tensors, lists, dicts and batched records have a row for each scan.
 
-    All other fields are shared by the scans. Fields with ``metadata={"fixed": True}`` never change
-    once they are made.
+    All other fields are shared. Fields with ``metadata={"fixed": True}`` never change.
     """
 
     def select(self, rows: Sequence[int] | Tensor) -> Self:

@@ -66,8 +66,7 @@ def save(
         path: with or without suffix, which the result has not; missing folders are made.
         kind: name of the network in its registry.
         settings: arguments that rebuild it; anything JSON can hold.
-        state_dict: the weights.
-        info: how it was trained (data, matrix, metrics, command); the package version is added.
+        info: how it was trained; the package version is added.
 
     Raises:
         OSError: the files cannot be written; a checkpoint that was there before is intact.
@@ -90,14 +89,10 @@ def save(
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read and verify a checkpoint.
+    """Read and verify a checkpoint, or raise a CheckpointError that says what is wrong, and where.
 
-    Args:
-        path: either file, their common name without suffix, or a folder that holds exactly one
-            checkpoint or one called ``best``.
-
-    Raises:
-        CheckpointError: says what is missing or wrong, and where.
+    The path is that of either file, their common name without suffix, or a folder that holds
+    exactly one checkpoint or one called ``best``.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes

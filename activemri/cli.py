@@ -151,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options.
 
-    ``--import MODULE`` imports a module of the user's own first, as checkpoints never do: for the
-    class of a reconstructor whose checkpoint is named, or an id that it registers.
+    ``--import MODULE`` first imports a module of the user's own, as checkpoints never do.
 
     Raises:
         ValueError: an option that there is not, or a value that makes no sense.

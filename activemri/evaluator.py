@@ -224,7 +224,7 @@ class Evaluator(nn.Module):
 
 
 def save_evaluator(path: str | Path, evaluator: Evaluator, *, info: Mapping[str, object]) -> Path:
-    """Write a checkpoint (see :func:`activemri.checkpoints.save`)."""
+    """As :func:`activemri.reconstruction.registry.save_reconstructor`."""
     settings, weights = evaluator.settings, evaluator.state_dict()
     return checkpoints.save(path, kind=KIND, settings=settings, state_dict=weights, info=info)
 
@@ -232,9 +232,7 @@ def save_evaluator(path: str | Path, evaluator: Evaluator, *, info: Mapping[str,
 def make_evaluator(
     evaluator: str | Path | Evaluator | None = None, *, device: str | torch.device = "cpu"
 ) -> Evaluator:
-    """The evaluator of a checkpoint, in evaluation mode; an evaluator is returned.
-
-    None is the one that comes with the package (128 lines, trained on phantoms).
+    """The evaluator of a checkpoint, or else the package's (128 lines, trained on phantoms).
 
     Raises:
         CheckpointError: if there is none, it is damaged, or it is of something else.

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -53,16 +53,3 @@ def is_object_path(name: str) -> bool:
     module, colon, attribute = name.partition(":")
     words = [*module.split("."), *attribute.split(".")]
     return bool(colon) and all(word.isidentifier() for word in words)
-
-
-def made_of(
-    found: Any, kind: type[T] | tuple[type[T], ...], *, what: str, make: Callable[[Any], Any]
-) -> T:
-    """The object found, or else one made of it; a ValueError says that neither is of the kind."""
-    made = found if isinstance(found, kind) else make(found) if callable(found) else found
-    if not isinstance(made, kind):
-        names = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
-        raise ValueError(
-            f"{what}: expected a {names}, or a function that makes one; got {type(made).__name__}"
-        )
-    return made

@@ -16,10 +16,8 @@ DELAY_S = 1.0  # of work that is done before it is worth a word
 class Progress:
     """Progress of something that takes a while, on stderr; a context manager.
 
-    Call it as often as anything has moved. Where stderr is no terminal, lines tell the count, the
-    time taken and the time that is left. An empty unit shows percents::
-
-        acquire: 43 %, 0:12, about 0:16 left, 40 of 120 scans
+    Call it as often as anything has moved. Where stderr is no terminal it writes lines. An empty
+    unit shows percents: "acquire: 43 %, 0:12, about 0:16 left, 40 of 120 scans".
     """
 
     def __init__(

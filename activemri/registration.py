@@ -109,13 +109,11 @@ ENVIRONMENTS: tuple[Environment, ...] = (
 
 
 def find_protocol(id: str) -> ScanProtocol:
-    """The scan protocol of an id: ours, or one that a user registered for our environment.
+    """The scan protocol of an id, found as by :func:`find_spec`.
 
     ::
 
         protocol = replace(find_protocol("ActiveMRI/Motion-v0"), reconstructor="zero-filled")
-
-    Errors are those of :func:`find_spec`.
     """
     known = [field.name for field in fields(ScanProtocol)]
     given = find_spec(id).kwargs

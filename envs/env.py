@@ -170,10 +170,9 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
 
     ::
 
-        env = make_env(ScanProtocol(data="phantom", budget=24), render_mode="rgb_array")
         env = make_env("ActiveMRI/Motion-v0", reconstructor="unet")
 
-    Options override the protocol; errors are those of :class:`ActiveMRIEnv`.
+    Options override the protocol.
     """
     found = find_protocol(protocol) if isinstance(protocol, str) else protocol
     return ActiveMRIEnv(**found.changes | options)
@@ -182,8 +181,8 @@ def make_env(protocol: ScanProtocol | str, **options: Any) -> ActiveMRIEnv:
 class Episodes:
     """Episodes of one protocol, stepped together.
 
-    Each kind of scans (size, coils, maps, region) takes one reconstruction a step: its bucket is
-    the numbers of its episodes, and their scans as one batch.
+    A bucket is the numbers of the episodes whose scans are of one kind (size, coils, maps, region),
+    and these scans as one batch.
     """
 
     def __init__(self, options: EnvOptions, n: int) -> None:
@@ -226,13 +225,7 @@ class Episodes:
         generators: Sequence[np.random.Generator],
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin new episodes in some rows; their generators draw scans and starting readouts.
-
-        Options are those of :class:`ActiveMRIEnv`.
-
-        Raises:
-            ValueError: for options that are unknown, name no scan, or make no mask.
-        """
+        """Begin new episodes in some rows; their generators draw scans and starting readouts."""
         known = ("index", "volume", "slice", "initial_mask")
         given: dict[str, Any] = dict.fromkeys(known) | dict(options or {})
         if unknown := ", ".join(name for name in given if name not in known):
@@ -269,12 +262,7 @@ class Episodes:
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Take one action in every active episode: rewards and whether each has ended.
-
-        Raises:
-            ValueError: for an action out of range, or an illegal one where those raise, and for a
-                reward that is anything but one number for each scan.
-        """
+        """Take one action in every active episode: rewards and whether each has ended."""
         rewards, finished = np.zeros(self.n), np.zeros(self.n, dtype=bool)
         plans: list[Tensor] = []  # an action, STOP, IDLE or WASTE for each scan of a bucket
         for rows, state in self.buckets:
@@ -361,13 +349,7 @@ class Episodes:
         return legal
 
     def simulate(self, actions: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Scores after each of several actions (n, trial), none of which is taken, by metric.
-
-        Actions that acquire nothing new, STOP included, keep the score.
-
-        Raises:
-            gymnasium.error.ResetNeeded: if no episode has begun.
-        """
+        """As :meth:`ActiveMRIEnv.simulate`, of all episodes: actions and scores (n, trial)."""
         self.locate(0)
         if actions.ndim != 2 or len(actions) != self.n:
             raise ValueError(f"expected actions of shape ({self.n}, trials); got {actions.shape}")
@@ -382,11 +364,7 @@ class Episodes:
         return results
 
     def locate(self, row: int) -> tuple[State, int]:
-        """The batch that an episode is part of, and its place there.
-
-        Raises:
-            gymnasium.error.ResetNeeded: if the episode has not begun.
-        """
+        """The batch that an episode is part of, and its place there."""
         for rows, state in self.buckets:
             if row in rows:
                 return state, rows.index(row)
@@ -421,11 +399,7 @@ class Episodes:
     def replay(
         self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]
     ) -> None:
-        """Begin an episode anew and bring it to where actions lead, as if they were taken now.
-
-        The scan lies at `index` of the data set and starts with `start_mask`, bool (n_readouts,);
-        `seed` is its scanner's.
-        """
+        """Begin an episode anew with the scanner's `seed`, and bring it to where actions lead."""
         scan, seeds = self.dataset[index], torch.tensor([seed])
         state = self.scan.start([scan], start_masks=start_mask[None], seeds=seeds)
         scores = [float(state.scores[self.score_name])]

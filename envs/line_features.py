@@ -1,9 +1,8 @@
 """Features of every line of k-space: a few dozen numbers a line, for small networks.
 
 A network that sees an image has to find out that it is a Fourier transform away from the lines that
-may be chosen. Here the transform is done: for every line, how strong the reconstruction believes it
-to be (in all, by frequency and by place along the readout), what its neighbours and its mirror
-image say, and what all lines share. Everything is made of a :class:`View`: of acquired samples.
+may be chosen. Here the transform is done. Everything is made of a :class:`View`: of acquired
+samples.
 """
 
 import math
@@ -223,8 +222,7 @@ def _logarithm(share: Tensor) -> Tensor:
 def mirror_image(lines: Tensor) -> Tensor:
     """Features (batch, N_FEATURES, n_lines) of the same scans' conjugate images.
 
-    Line i changes places with its mirror image; so do left and right. What a policy should do then
-    is the mirror image as well, so that learners may show every state both ways.
+    What a policy should do then is the mirror image as well: learners may show states both ways.
     """
     turned = lines[..., mirror_of(lines.shape[-1], lines.device)].clone()
     left, right = NAMES.index("lines to the left"), NAMES.index("lines to the right")

@@ -138,9 +138,7 @@ class ScanProtocol:
         return changed
 
     def dataset(self, split: str | None = None, **options: Any) -> "SliceDataset":
-        """The scans of a split, by default the protocol's.
-
-        Further options are those of :func:`activemri.data.sources.open_dataset`.
+        """The scans of a split, by default the protocol's, by `open_dataset` and its options.
 
         Raises:
             ValueError: without data, or for options that do not fit them.

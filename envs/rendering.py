@@ -1,7 +1,5 @@
 """A picture of a running episode, drawn with NumPy and Pillow.
 
-Panels on a dark ground: what was acquired of k-space with the mask as a strip below it, the
-reconstruction, the target, the error, the uncertainty where there is one, and the score so far.
 Plotting libraries would take a hundred times longer a frame.
 """
 
@@ -59,10 +57,7 @@ class Frame:
 def frame_of(
     view: View, scan: Slice, *, actions: Sequence[int], scores: Sequence[float], score_name: str
 ) -> Frame:
-    """The frame of a scan under way, from the view of it alone (a batch of one).
-
-    Rendering is for people, so the target is shown. There is one score more than actions.
-    """
+    """The frame of a scan under way, a batch of one. It is for people: the target is shown."""
     shape = (scan.target.shape[0], scan.target.shape[1])
     uncertainty, acquired = view.reconstruction.uncertainty, view.mask[0].nonzero()[:, 0].cpu()
 

@@ -1,8 +1,7 @@
 """A memory of transitions that keeps where they happened and not what was seen there.
 
-A transition is the position of its slice in the data set, two masks as packed bits (of the start,
-and of now) and a few numbers: about a hundred bytes at 368 lines. Observations are rebuilt when
-they are asked for, by the protocol that made them, with one full adjoint.
+A transition is two masks as packed bits (of the start, and of now) and a few numbers: about a
+hundred bytes at 368 lines. Observations are rebuilt on demand with one full adjoint.
 """
 
 from collections.abc import Mapping
@@ -24,8 +23,7 @@ Points = dict[str, Array]  # see :func:`points_of`
 def points_of(episodes: Episodes) -> Points:
     """All that the episodes' observations follow from, one row for each.
 
-    `index` is that of the scan in the data set, masks are bool (n_lines,), `seed` is that of random
-    scanners, `order` that of the readouts measured after the start, as far as the scan keeps it.
+    `seed` is that of random scanners, `order` that of the readouts measured after the start.
     """
     n, n_lines = episodes.n, episodes.geometry.n_readouts
     points: Points = {
@@ -129,7 +127,7 @@ class Replay:
         return Batch(**in_order(parts, len(places)), **stored)
 
     def stored(self, name: str, places: NDArray[np.int64]) -> Tensor:
-        """A column as it is kept, e.g. "action", "reward" or "terminated", (n,)."""
+        """A column at some places, e.g. "action", "reward" or "terminated", (n,)."""
         return torch.from_numpy(self._columns[name][places]).to(self.scan.device)
 
     def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -30,13 +30,11 @@ class Reward:
 
 @dataclass(frozen=True, eq=False)
 class TaskLoss:
-    """Drop of a downstream network's loss: acquire what the network needs.
+    """Drop of a downstream network's loss, the score "task_loss": acquire what the network needs.
 
-    The score is called "task_loss": it appears in `info`, and oracles may minimise it. The loss (a
-    torch module or any function, called without gradients, on the task's device) takes magnitudes
-    (batch, height, width), cropped to the target's size and in units of its largest value, and
-    labels (batch, ...): the slices' or, where there are none, the targets in the same units. It
-    gives a number for each image, (batch,).
+    The loss (called without gradients, on the task's device) takes magnitudes (batch, height,
+    width), cropped to the target's size and in units of its largest value, and labels (batch, ...):
+    the slices' or, where there are none, the targets in the same units. It gives numbers (batch,).
     """
 
     loss: TaskFunction

@@ -103,12 +103,9 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def step(
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Acquire in every scan.
+        """Acquire in every scan; errors as of :meth:`ActiveMRIEnv.step`, all scans go on unchanged.
 
-        Raises:
-            ValueError: for an illegal or impossible action; all scans go on unchanged.
-            gymnasium.error.ResetNeeded: before the first reset, and for finished scans with
-                autoreset disabled.
+        Finished scans with autoreset disabled raise ResetNeeded.
         """
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):

@@ -58,13 +58,10 @@ class ConvertSettings:
 
 
 def convert(settings: ConvertSettings) -> str:
-    """Convert every readable scan under a path. Finished files are kept, started ones are not.
+    """Convert every readable scan under a path; says what was written, kept, or a problem.
 
-    Folders below the path stay folders. Slices that cannot be read are named among the problems,
-    and their places are filled with zeros, so that the numbers of the others stay the same.
-
-    Returns:
-        Numbers of the files written now and of those kept from before, and the problems.
+    Folders below the path stay folders. Places of slices that cannot be read are filled with zeros,
+    so that the numbers of the others stay the same.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -109,9 +106,8 @@ def convert(settings: ConvertSettings) -> str:
     with Progress("convert", sum(sizes), unit="") as progress:
         for (name, entry, volume, origin), size in zip(pending, sizes, strict=True):
             try:
-                problems += _write_volume(
-                    out / name, index.root / entry.file, entry, volume, origin
-                )
+                source = index.root / entry.file
+                problems += _write_volume(out / name, source, entry, volume, origin)
                 n_written += 1
             except UnreadableError as error:
                 problems.append(f"{entry.file}: {error}")

@@ -26,8 +26,7 @@ from activemri.mri import fourier
 from activemri.mri.noise import complex_noise, smooth_phase
 
 #: Standard deviation of the noise of magnitude-only images (real and imaginary part together), as a
-#: share of the largest magnitude. Complex images that were published with their noise have about
-#: 0.01.
+#: share of the largest magnitude: about that of complex images that were published with theirs.
 NOISE = 0.01
 
 #: Lines with less than this share of the strongest line's energy are the rounding of a float32
@@ -119,7 +118,6 @@ def slice_of_image(
     *,
     file: str,
     synthetic_phase: bool,
-    noise: float = NOISE,
     processing: tuple[str, ...] = (),
 ) -> Slice:
     """A slice of one coil, whose k-space is the centred orthonormal transform of an image.
@@ -132,22 +130,19 @@ def slice_of_image(
     only, or with NaN or Inf, is an UnreadableError.
 
     Args:
-        volume, index: of the slice; with the `largest` magnitude, if it is magnitude-only.
+        volume: with the `largest` magnitude, if it is magnitude-only.
         image: (height, width), complex64 or float32.
         file: name of the file without its suffix, the seed.
-        synthetic_phase: give magnitude-only images a phase and noise.
-        noise: standard deviation of that noise as a share of the largest magnitude.
-        processing: what has been done to the image before.
     """
     refuse_unusable(image, "the image")
     if volume.magnitude_only:
         image = image.abs()
     if volume.magnitude_only and synthetic_phase:
         assert volume.largest is not None  # describe() sets it for magnitude-only volumes
-        image = with_synthetic_phase(image, sigma=noise * volume.largest, name=file, index=index)
+        image = with_synthetic_phase(image, sigma=NOISE * volume.largest, name=file, index=index)
         processing += (
             "magnitude only: added a synthetic smooth phase and complex noise of "
-            f"{noise:g} of the volume's largest magnitude, seeded by file and slice",
+            f"{NOISE:g} of the volume's largest magnitude, seeded by file and slice",
         )
     kspace = fourier.fft2(image if image.is_complex() else image + 0j)
     # As `measured_samples` finds them, but that rounding fills the padding of transformed images.

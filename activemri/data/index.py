@@ -1,9 +1,8 @@
 """Finds the readable scans under a path, and says what is wrong with the rest.
 
-Facts about data files are kept on disk, so that they are found out once: one JSON file a data
-folder, in the user's cache folder (data folders may be read-only), keyed by the files' names, sizes
-and modification times. Losing it costs time, never data: an unreadable or foreign cache is rebuilt,
-and where nothing can be written all goes on without.
+Facts about data files are found out once: one JSON file a data folder, in the user's cache folder
+(data folders may be read-only), keyed by the files' names, sizes and modification times. Losing it
+costs time alone: a bad cache is rebuilt, and where nothing can be written all goes on without.
 """
 
 import hashlib
@@ -41,23 +40,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """The scans under a path, known by their headers.
+    """The scans under a path, known by their headers."""
 
-    Attributes:
-        root: the folder (of the file, if the path was a file).
-        entries: the readable files, sorted by name.
-        problems: files that are left out, and the reasons.
-    """
-
-    root: Path
-    entries: tuple[Entry, ...]
-    problems: Mapping[str, str]
+    root: Path  # the folder, or that of the file
+    entries: tuple[Entry, ...]  # sorted by name
+    problems: Mapping[str, str]  # files that are left out, and the reasons
 
 
 def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     """Index a file, or all files of the readers' formats under a folder, by their headers.
 
-    What was found is cached: the second time only changed files are opened.
+    The second time only changed files are opened.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -131,7 +124,7 @@ class FileFacts:
         return {}
 
     def keep(self, name: str, status: os.stat_result, facts: dict[str, Any]) -> None:
-        """Remember facts about a file; saved every few seconds, and by :meth:`save`."""
+        """Remember facts about a file; saved every few seconds."""
         self._files[name] = {"state": [status.st_size, status.st_mtime_ns], "facts": facts}
         self._changed = True
         if time.monotonic() - self._saved > SAVE_INTERVAL:

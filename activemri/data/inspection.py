@@ -64,9 +64,7 @@ class Row:
 def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], str | None]:
     """Index a path and read all its samples once.
 
-    Returns:
-        The readable files; files and slices that are left out, a line each; a contradiction between
-        the splits, or None.
+    Gives the readable files, a line for all that is left out, and a contradiction between splits.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -150,11 +148,9 @@ def run_inspection(settings: InspectSettings) -> str:
 
 
 def write_card(settings: CardSettings) -> str:
-    """Write the card of a folder; returns the card, or where it was written.
+    """Write the card of a folder, and give the card or where it is; errors as of :func:`inspect`.
 
     Raises:
-        FileNotFoundError: if there is nothing at the path.
-        UnreadableError: if nothing is usable.
         ValueError: if the file to write is there already.
     """
     out = None if settings.out is None else settings.out.expanduser()

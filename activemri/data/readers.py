@@ -24,20 +24,13 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True)
 class Container:
-    """One kind of file.
+    """One kind of file."""
 
-    Attributes:
-        name: as users call it.
-        suffixes: how names of such files end, in lower case and with the dot.
-        open: returns what the readers of this kind are given, a context manager with a method
-            `close`. Raises :class:`UnreadableError` or OSError.
-        scans: given a folder and the names of its files of this kind, those that stand for a
-            scan, where a scan has several files. Failures to read belong to `open`, not here.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
+    name: str  # as users call it
+    suffixes: tuple[str, ...]  # in lower case and with the dot
+    #: Gives what readers take, a context manager with `close`; or UnreadableError, OSError.
     open: Callable[[Path], Any]
+    #: Of the names of a folder's files of this kind those that stand for a scan. Reads no content.
     scans: Callable[[Path, Sequence[str]], Sequence[str]] = lambda folder, names: names
 
     def holds(self, name: str) -> bool:
@@ -84,39 +77,22 @@ class OpenedFile(ExitStack):
 
 @dataclass(frozen=True)
 class Volume:
-    """Labels and sizes of the scan in a file, where it says them. Kept in the index.
+    """Labels and sizes of the scan in a file, where it says them. Kept in the index."""
 
-    Attributes:
-        name: the file's stem; the index adds folders where two files would have one name.
-        subject: who was scanned.
-        n_slices: slices stored, usable or not.
-        shape: (height, width) of k-space.
-        target_shape: (height, width) of the reference.
-        contrast: e.g. "T2".
-        field_strength: in tesla.
-        scanner: maker and model.
-        split: the split that the file itself names.
-        magnitude_only: the file holds no phase.
-        simulated: what of the samples no scanner has measured, e.g. "coils", or None.
-        largest: largest stored magnitude, where the reader needs it, or None.
-        encoded_columns: first and one past the last column that the header calls acquired, or
-            None where there is no such header.
-    """
-
-    name: str
+    name: str  # the file's stem; the index adds folders where two files would have one name
     subject: str
-    n_slices: int
-    shape: tuple[int, int]
+    n_slices: int  # that are stored, usable or not
+    shape: tuple[int, int]  # (height, width) of k-space
     target_shape: tuple[int, int]
     n_coils: int = 1
     contrast: str = "unknown"
-    field_strength: float | None = None
-    scanner: str = "unknown"
-    split: str | None = None
+    field_strength: float | None = None  # in tesla
+    scanner: str = "unknown"  # maker and model
+    split: str | None = None  # that the file itself names
     magnitude_only: bool = False
-    simulated: str | None = None
-    largest: float | None = None
-    encoded_columns: tuple[int, int] | None = None
+    simulated: str | None = None  # what of the samples no scanner has measured, e.g. "coils"
+    largest: float | None = None  # stored magnitude, where the reader needs it
+    encoded_columns: tuple[int, int] | None = None  # first and one past the last acquired one
 
     def slice(
         self,
@@ -186,9 +162,8 @@ class Reader(ABC):
     def read(self, file: Any, volume: Volume, index: int) -> Slice:
         """Read one slice. The result depends on the file, the index and the settings only.
 
-        `volume_max` of the result is the largest value of this slice's own target; data sets
-        replace it by that of the volume, which takes reading all of its slices. NaN, Inf and
-        slices of zeros need no look here: the survey finds them.
+        `volume_max` of the result is that of this slice alone. NaN, Inf and slices of zeros need
+        no look here: the survey of the volume finds them, and its largest value.
 
         Raises:
             UnreadableError: if the slice cannot be read.

@@ -58,11 +58,10 @@ def resampled(region: Tensor, shape: tuple[int, int]) -> Tensor:
 def read_findings(path: str | Path) -> Findings:
     """Read a CSV file in the layout of fastMRI+.
 
-    Columns are ``file, slice, study_level, x, y, width, height, label``: the file's stem, the slice
-    from 0, and a box in pixels of the reference image (`reconstruction_rss`, mostly 320 x 320). The
-    images were turned upside down before radiologists drew on them, so `y` counts from the last row
-    of the stored image. Rows about a whole study have no box. A box says that one radiologist saw
-    something there; a slice without one may hold findings all the same.
+    Columns are the file's stem, the slice from 0, and a box in pixels of the reference image
+    (`reconstruction_rss`). Images were turned upside down before radiologists drew on them, so `y`
+    counts from the last row. Rows about a whole study have no box; a slice without one may hold
+    findings all the same.
 
     Zhao et al., fastMRI+, Clinical pathology annotations for knee and brain fully sampled magnetic
     resonance imaging data, Scientific Data 9:152 (2022); https://github.com/microsoft/fastmri-plus.

@@ -16,42 +16,27 @@ class Slice:
 
         scan = Slice(fft2(image)[None], image.abs(), "mine", 0, "me", float(image.abs().max()))
 
-    Attributes:
-        kspace: complex64, (coil, height, width); centred, orthonormal.
-        target: float32 magnitude reference, (target height, target width); at most the size of
-            k-space. Reconstructions are cropped around their centre to this size for scoring.
-        volume: name of the volume (for files: the file's stem).
-        index: position of the slice within its volume.
-        subject: who was scanned. Splits never divide a subject.
-        volume_max: largest target value within the volume: the data range of volume metrics.
-        contrast: e.g. "T2"; "unknown" where the file does not say.
-        field_strength: in tesla, or None.
-        scanner: maker and model, e.g. "SIEMENS Prisma_fit"; "unknown" where the file does not say.
-        sensitivity: complex64 coil maps (coil, height, width), of unit norm over the coils, or
-            None. With one coil None is a unit map; with several coils None means that the maps
-            are to be estimated from the lines that a scan starts with.
-        measured: bool, (height, width): False where the scanner never sampled (zero padding).
-        processing: what was done to the stored data, in order, e.g. an added synthetic phase.
-        roi: region of interest, bool like the target, or None. It is known before the scan, as
-            what an operator draws on a localizer; agents may see it.
-        label: what a downstream network should find, e.g. a class or a segmentation; of one shape
-            for all slices of a batch. None: the target itself.
+    Reconstructions are cropped around their centre to the target's size for scoring. Without
+    `sensitivity` the map of one coil is one, and those of several are estimated from the lines that
+    a scan starts with. The region of interest is known before the scan, as what an operator draws
+    on a localizer; agents may see it. The label is of one shape for all slices of a batch.
     """
 
-    kspace: Tensor
-    target: Tensor
-    volume: str
-    index: int
-    subject: str
-    volume_max: float
-    contrast: str = "unknown"
-    field_strength: float | None = None
-    scanner: str = "unknown"
-    sensitivity: Tensor | None = None
+    kspace: Tensor  # complex64 (coil, height, width); centred, orthonormal
+    target: Tensor  # float32 magnitude (target height, target width), at most the size of k-space
+    volume: str  # for files: the file's stem
+    index: int  # of the slice within its volume
+    subject: str  # splits never divide one
+    volume_max: float  # largest target value within the volume: the data range of volume metrics
+    contrast: str = "unknown"  # e.g. "T2"
+    field_strength: float | None = None  # in tesla
+    scanner: str = "unknown"  # maker and model, e.g. "SIEMENS Prisma_fit"
+    sensitivity: Tensor | None = None  # complex64 coil maps like kspace, of unit norm over coils
+    #: bool (height, width): False where the scanner never sampled (zero padding).
     measured: Tensor = field(default=None)  # type: ignore[assignment]  # filled in __post_init__
-    processing: tuple[str, ...] = ()
-    roi: Tensor | None = None
-    label: Tensor | None = None
+    processing: tuple[str, ...] = ()  # what was done to the stored data, in order
+    roi: Tensor | None = None  # region of interest, bool like the target
+    label: Tensor | None = None  # what a downstream network should find; None: the target itself
 
     def __post_init__(self) -> None:
         if self.kspace.ndim != 3 or not self.kspace.is_complex():
@@ -106,11 +91,8 @@ def measured_samples(kspace: Tensor) -> Tensor:
 class SliceDataset(Protocol):
     """Anything with a length that hands out slices by position.
 
-    Attributes:
-        name: short name for reports.
-        shape: (height, width) of the smallest frame that holds every slice. Slices of one size
-            have just that size; smaller ones lie in its centre.
-        n_coils: largest number of coils.
+    Its `shape` is the smallest (height, width) that holds every slice; smaller ones lie in the
+    centre. `n_coils` is the largest number.
     """
 
     @property

@@ -42,18 +42,15 @@ def open_dataset(
         scans = open_dataset("path/to/scans", split="val", matrix_size=128)
 
     Args:
-        data: "phantom", "phantom-multicoil", "phantom-mixed" and "phantom-mixed-multicoil" (fields
-            of view and orientations differ), "phantom-lesion" (every slice has a lesion, its region
-            of interest), a file, or a folder of files: HDF5 in many layouts, NIfTI, DICOM, BART;
-            see `docs/data.md`.
+        data: one of :data:`PHANTOMS` ("mixed": fields of view and orientations differ; "lesion": in
+            every slice, its region of interest), a file, or a folder of files; see `docs/data.md`.
         split: "train", "val", "test", any other that the data define, or "all"; see
             :mod:`activemri.data.splits`.
         matrix_size: bring all slices to this size (one number: square), so that different scans
             share an action space; see :func:`activemri.data.standard.to_matrix`. None: files
             as they are, phantoms 128 x 128.
         preload: read everything into memory at once.
-        slices_per_volume: take at most this many slices of a volume, evenly spaced; for files
-            only.
+        slices_per_volume: take at most this many of a volume, evenly spaced; for files only.
         split_file: JSON or CSV, subject -> split; for files only.
         synthetic_phase: give magnitude-only images a phase and noise; for files only.
         n_subjects: how many subjects the split shall have; for phantoms only.

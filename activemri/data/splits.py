@@ -11,9 +11,8 @@ In order of precedence, a split is given by
 
 Any other name found in 1 and 2 (e.g. "ood") is a split too. "all" is every subject.
 
-`activemri data split PATH` draws a split file. Strata are counted in slices: a subject with 30 T1
-and 10 T2 slices adds 30 to one contrast and 10 to the other. So a subject of several contrasts
-needs no label of its own, and what is balanced is what scores are averaged over.
+`activemri data split PATH` draws a split file. Strata are counted in slices, which scores are
+averaged over: a subject with 30 T1 and 10 T2 slices adds 30 to one contrast and 10 to the other.
 """
 
 import csv
@@ -33,7 +32,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.readers import Volume
-from activemri.data.slices import SliceDataset, SliceInfo
+from activemri.data.slices import SliceInfo
 from activemri.options import require_not_negative
 from activemri.tables import format_table
 
@@ -75,11 +74,6 @@ def assign_splits(
     entries: Sequence[Entry], root: Path, *, split_file: Path | None = None, seed: int = 0
 ) -> dict[str, str]:
     """The split of every subject.
-
-    Args:
-        entries, root: of an index; the root's own name counts as a folder's name.
-        split_file: JSON object or CSV (columns subject, split).
-        seed: of the draw.
 
     Raises:
         ValueError: if a subject is in two splits, or the split file cannot be understood.
@@ -171,8 +165,7 @@ def k_fold(
     """k folds in which every subject validates once; they differ by at most one subject.
 
     Order and repetitions of the subjects do not matter. The labels of `strata` are balanced over
-    the folds, see :func:`strata_of`: subjects with large shares of a label are dealt first, each to
-    where its labels are short.
+    the folds, see :func:`strata_of`.
 
     Raises:
         ValueError: if there are not 2 to as many folds as subjects.
@@ -205,21 +198,17 @@ def stratified_splits(
     }
 
 
-def strata_of(dataset: SliceDataset, by: str) -> dict[str, Counter[str]]:
-    """Slices of every subject by "contrast", "field-strength" or "scanner", without reading them.
+def strata_of(scans: Iterable[SliceInfo | Volume], by: str) -> dict[str, Counter[str]]:
+    """Slices of every subject by "contrast", "field-strength" or "scanner".
 
     Raises:
-        ValueError: if there is no such label, or no slice says it.
+        ValueError: if there is no such label, or no scan says it.
     """
-    return _counted(((dataset.describe(i), 1) for i in range(len(dataset))), by)
-
-
-def _counted(scans: Iterable[tuple[SliceInfo | Volume, int]], by: str) -> dict[str, Counter[str]]:
-    """Slices of every subject by label, from scans and how many slices each stands for."""
     if by not in LABELS:
         raise ValueError(f"cannot stratify by {by!r}; expected one of {', '.join(LABELS)}")
     strata: dict[str, Counter[str]] = {}
-    for scan, n_slices in scans:
+    for scan in scans:
+        n_slices = scan.n_slices if isinstance(scan, Volume) else 1
         strata.setdefault(scan.subject, Counter())[LABELS[by](scan)] += n_slices
     if all(set(counts) == {UNKNOWN} for counts in strata.values()):
         raise ValueError(f"cannot stratify by {by}: the files do not say it")
@@ -227,10 +216,7 @@ def _counted(scans: Iterable[tuple[SliceInfo | Volume, int]], by: str) -> dict[s
 
 
 def draw_split_file(settings: SplitSettings) -> str:
-    """Draw and write the splits of a folder's subjects.
-
-    Returns:
-        A table: subjects and slices of every split, by label where it is stratified.
+    """Draw and write the splits of a folder's subjects; gives a table of their slices.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -254,16 +240,16 @@ def draw_split_file(settings: SplitSettings) -> str:
                     f"the data name splits themselves ({entry.file}: {split}); "
                     "--redraw draws others"
                 )
-    volumes = [(entry.volume, entry.volume.n_slices) for entry in index.entries]
-    subjects = {volume.subject for volume, _ in volumes}
-    strata = None if settings.stratify is None else _counted(volumes, settings.stratify)
+    volumes = [entry.volume for entry in index.entries]
+    subjects = {volume.subject for volume in volumes}
+    strata = None if settings.stratify is None else strata_of(volumes, settings.stratify)
     splits = stratified_splits(subjects, seed=settings.seed, strata=strata)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
     if strata is None:
         strata = {subject: Counter[str]() for subject in subjects}
-        for volume, n_slices in volumes:
-            strata[volume.subject]["slices"] += n_slices
+        for volume in volumes:
+            strata[volume.subject]["slices"] += volume.n_slices
     labels = sorted({label for counts in strata.values() for label in counts})
     lines = []
     for split in USUAL:

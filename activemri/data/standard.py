@@ -44,10 +44,6 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
        numbers of pixels, so that orthonormal transforms keep the intensities of the image.
     3. The reference is computed from the resulting k-space and covers the whole frame, and so
        does a region of interest. `volume_max` is left as it is.
-
-    Args:
-        scan: any slice.
-        matrix_size: (height, width).
     """
     (height, width), rows = scan.shape, scan.target.shape[0]
     if rows != height:

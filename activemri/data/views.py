@@ -19,14 +19,10 @@ STORED, MIXED = "stored", "mixed"
 
 
 class SliceView:
-    """Some slices of some data sets, in a given order; making it reads and copies none.
+    """Some slices of some data sets, by data set and position; making it reads and copies none.
 
-    Args:
-        members: data set and position in it of every slice.
-        name: short name for reports.
-        change: applied to every slice that is read.
-        describe: the same for what is known without reading.
-        keep: keep slices in memory after their first use.
+    `change` is applied to every slice that is read, `describe` to what is known without reading.
+    With `keep` slices stay in memory after their first use.
     """
 
     def __init__(
@@ -120,8 +116,7 @@ def with_region(dataset: SliceDataset, region: str | Box) -> SliceView:
 def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
     """The data set as it is ("stored"), or with every other slice of a volume turned ("mixed").
 
-    Whether the even or the odd slices are turned is drawn by the volume's name, so that a slice has
-    the same orientation whatever else is in the data set. Bring slices to one size before that
+    Whether the even or the odd ones is drawn by the volume's name. Bring slices to one size before
     (`matrix_size`): the oversampled readout of a native scan would become hundreds of encodes.
     """
     if orientation not in (STORED, MIXED):

@@ -38,10 +38,8 @@ class VolumeDataset:
     Can be pickled and forked: every process opens its own files.
 
     Args:
-        root, entries: of an index: files to take slices from.
-        name: short name for reports.
-        matrix_size: bring every slice to this (height, width).
-        slices_per_volume: take at most this many slices of a volume, evenly spaced.
+        root, entries: of an index.
+        name, matrix_size, slices_per_volume: as of :func:`activemri.data.sources.open_dataset`.
         findings: boxes by volume and slice; only slices that have one are taken, and the boxes
             become their region of interest.
 
@@ -150,23 +148,14 @@ def evenly_spaced(positions: Sequence[int], count: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Survey:
-    """Facts about a volume that reading all of its slices has shown.
+    """Facts about a volume that reading all of its slices has shown."""
 
-    Attributes:
-        volume_max: largest value of the target in the volume.
-        usable: positions of the usable slices.
-        problems: position and reason of each unusable slice.
-        never_acquired: number of columns that were never acquired, the most in any slice.
-        mismatch: relative difference between the reference and the image of the k-space, in the
-            middle slice.
-        off_center: distance of the strongest sample from the centre of k-space, as a share of
-            the side, in the middle slice.
-    """
-
-    volume_max: float = 0.0
-    usable: tuple[int, ...] = ()
-    problems: tuple[tuple[int, str], ...] = ()
-    never_acquired: int = 0
+    volume_max: float = 0.0  # of the target
+    usable: tuple[int, ...] = ()  # positions
+    problems: tuple[tuple[int, str], ...] = ()  # position and reason of each unusable slice
+    never_acquired: int = 0  # columns, the most in any slice
+    # Of the middle slice: relative difference between the reference and the image of the k-space,
+    # and distance of the strongest sample from the centre of k-space as a share of the side.
     mismatch: float = 0.0
     off_center: float = 0.0
 

@@ -41,12 +41,9 @@ class CResNet(Reconstructor):
 
     Args:
         channels: width f of the first level; 2 f and 4 f follow.
-        blocks: length of the cascade.
-        residual_blocks: in every block.
-        dropout: probability of dropping a channel inside residual blocks, in training and for
-            Monte-Carlo dropout.
+        residual_blocks: in every block of the cascade.
+        dropout: probability of dropping a channel inside residual blocks.
         mask_features: length of the mask's embedding, which every pixel gets as further input.
-        skips: hand encoder features on to the decoder.
         data_consistency: put measured samples back; False only to study what that is worth.
     """
 

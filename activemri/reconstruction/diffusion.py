@@ -50,12 +50,11 @@ class Diffusion(Reconstructor):
     Without, it is a prior of images, which DC alone leads to the scan.
 
     Samples are summarised by :func:`activemri.reconstruction.ensemble.pooled`. The noise is drawn
-    from `seed` alone: a scan is reconstructed alike twice, in any batch, and on every device; no
-    gradients are kept.
+    from `seed` alone: a scan is reconstructed alike twice, in any batch, and on every device.
 
     Args:
         channels: width of the network, a multiple of 8.
-        n_samples: images drawn, at least two; time grows with them.
+        n_samples: images drawn, at least two.
         n_steps: noise levels from the strongest to none.
     """
 
@@ -155,11 +154,9 @@ def noise_levels(n_steps: int) -> list[float]:
 
 
 class Denoiser(nn.Module):
-    """A small U-Net, told the noise level and, with `mask_features`, what has been acquired.
+    """A small U-Net at a half, a fourth and an eighth of the resolution.
 
-    Three levels of once, twice and three times the width, with one residual block each on the way
-    down and up, at a half, a fourth and an eighth of the resolution. Noise level and mask set scale
-    and shift of every block (FiLM).
+    Noise level and, with `mask_features`, mask set scale and shift of every block (FiLM).
     """
 
     def __init__(self, n_inputs: int, width: int, *, mask_features: int) -> None:

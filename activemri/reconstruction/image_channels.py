@@ -84,11 +84,7 @@ class Convolutions(nn.Module):
 
 
 def checked_sizes(**sizes: int) -> dict[str, object]:
-    """The sizes of a network.
-
-    Raises:
-        ValueError: a size below one, or fewer than two layers.
-    """
+    """The sizes of a network; a ValueError for one below one, or fewer than two layers."""
     if any(size < (2 if name == "layers" else 1) for name, size in sizes.items()):
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(f"expected at least two layers, and all else of at least 1; got {given}")

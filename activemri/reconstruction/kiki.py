@@ -26,7 +26,6 @@ class KIKINet(Reconstructor):
     has 64 channels, 25 layers and 2 turns.
 
     Args:
-        channels, layers: width of a network, and its convolutions.
         turns: pairs of K and I.
     """
 

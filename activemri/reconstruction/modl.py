@@ -29,8 +29,7 @@ class MoDL(Reconstructor):
     of the result and ``--network.iterations 10``. It has 64 channels, 5 layers and 10 steps.
 
     Args:
-        channels, layers: width of the network, and its convolutions.
-        iterations: how often it is used.
+        iterations: how often the network is used.
         cg_steps: conjugate gradients of each solution at most.
     """
 

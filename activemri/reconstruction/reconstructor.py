@@ -106,13 +106,10 @@ class Reconstructor(nn.Module):
 
 
 def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstruction:
-    """A reconstruction in the form that everything else relies on.
-
-    What is unambiguous is brought into it: a bare tensor, double precision, a real image.
+    """A reconstruction, made of a bare tensor, double precision or a real image where need be.
 
     Raises:
-        ValueError: another type or shape than the zero-filled image's, or values not finite; it
-            names the reconstructor, `by`.
+        ValueError: another type or shape than the zero-filled image's, or values not finite.
     """
     made = Reconstruction(result) if isinstance(result, Tensor) else result
     wanted, name = tuple(zero_filled.shape), f"reconstructor {type(by).__name__}"
@@ -149,11 +146,7 @@ def gives_uncertainty(reconstructor: Reconstructor) -> bool:
 
 
 def require_served(reconstructor: Reconstructor, geometry: Geometry) -> None:
-    """Refuse a reconstructor that cannot serve a geometry.
-
-    Raises:
-        ValueError: says what it needs.
-    """
+    """Refuse a reconstructor that cannot serve a geometry by a ValueError: what it needs."""
     if "grid" in reconstructor.needs and not geometry.transform.is_cartesian:
         raise ValueError(
             f"reconstructor {type(reconstructor).__name__} needs samples on a Cartesian grid; "

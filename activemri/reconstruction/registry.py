@@ -56,9 +56,8 @@ def make_reconstructor(
 
         reconstructor = make_reconstructor("runs/unet/best")
 
-    It is a registered name (trained weights that come with the package are loaded), the path of a
-    checkpoint, ``package.module:object`` of a reconstructor, its class, or a function that makes
-    one; or a reconstructor, which is returned.
+    It is a registered name (with its trained weights), the path of a checkpoint,
+    ``package.module:object`` of a reconstructor, its class, or a function that makes one.
 
     Raises:
         ValueError: none of these.
@@ -90,10 +89,13 @@ def make_reconstructor(
         made = from_checkpoint(checkpoints.load(reconstructor))
     else:
         more = ", or the path of a checkpoint"
-        found = plugins.find(name, RECONSTRUCTORS, what="reconstructor", more=more)
-        made = plugins.made_of(
-            found, Reconstructor, what=f"reconstructor {name!r}", make=lambda kind: kind()
-        )
+        found: Any = plugins.find(name, RECONSTRUCTORS, what="reconstructor", more=more)
+        made = found() if callable(found) and not isinstance(found, Reconstructor) else found
+        if not isinstance(made, Reconstructor):
+            raise ValueError(
+                f"reconstructor {name!r}: expected a Reconstructor, or a function that makes one; "
+                f"got {type(made).__name__}"
+            )
     return made.to(device).eval()
 
 
@@ -124,11 +126,7 @@ def save_reconstructor(
 
 
 def describe(value: Any) -> Any:
-    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists.
-
-    Raises:
-        ValueError: it is of no kind that can be found again.
-    """
+    """A setting for JSON: a reconstructor becomes its kind and settings, also inside of lists."""
     if isinstance(value, list):
         return [describe(item) for item in value]
     if not isinstance(value, Reconstructor):

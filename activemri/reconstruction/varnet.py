@@ -21,8 +21,7 @@ class VarNet(Reconstructor):
     root of a sum of squares. The paper has 18 channels, 4 pools and 12 cascades.
 
     Args:
-        channels: width of the first level of a U-Net; doubled at each further one.
-        pools: levels below the first.
+        channels, pools: as of :class:`activemri.reconstruction.unet.UNet`.
         cascades: steps, each with a U-Net of its own.
     """
 
@@ -34,8 +33,7 @@ class VarNet(Reconstructor):
         from fastmri.models.adaptive_varnet import AdaptiveVarNetBlock  # takes a second to import
 
         self.settings = checked_sizes(channels=channels, pools=pools, cascades=cascades)
-        # Without `sparse_dc_gradients`, which call an old form of torch.where; forward it is the
-        # same.
+        # `sparse_dc_gradients` would call an old form of torch.where; forward it is the same.
         self.blocks = nn.ModuleList(
             AdaptiveVarNetBlock(
                 Refined(channels, pools),
@@ -71,7 +69,6 @@ class AdaptiveVarNet(VarNet):
     alternating`. The paper has 18 channels, 4 pools and 5 cascades, with soft data consistency.
 
     Args:
-        channels, pools, cascades: as of :class:`VarNet`.
         hard_dc: put the measured samples back as they are, instead of a learned share of them.
         dc_mode: do it "first", before a cascade's U-Net; "last", after it; or "simul", at once,
             as VarNet does.

@@ -254,7 +254,8 @@ def _folds(
     if settings.folds is None:
         folds = leave_one_subject_out(subjects)
     else:
-        strata = None if settings.stratify is None else strata_of(scans, settings.stratify)
+        labels = [scans.describe(position) for position in range(len(scans))]
+        strata = None if settings.stratify is None else strata_of(labels, settings.stratify)
         folds = k_fold(subjects, settings.folds, seed=settings.run.seed, strata=strata)
     members: dict[str, Member] = {}
     for number, fold in enumerate(folds):

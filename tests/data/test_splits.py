@@ -346,12 +346,13 @@ def test_strata_count_the_slices_of_every_label() -> None:
         ("b", {"field_strength": 1.494}),
         ("b", {"field_strength": 0.55, "scanner": "S2"}),
     )
-    assert strata_of(data, "contrast") == {"a": {"T1": 1, "T2": 2}, "b": {"unknown": 2}}
-    assert strata_of(data, "field-strength") == {
+    labels = [data.describe(position) for position in range(len(data))]
+    assert strata_of(labels, "contrast") == {"a": {"T1": 1, "T2": 2}, "b": {"unknown": 2}}
+    assert strata_of(labels, "field-strength") == {
         "a": {"3 T": 2, "unknown": 1},
         "b": {"1.5 T": 1, "0.55 T": 1},
     }
-    assert strata_of(data, "scanner") == {
+    assert strata_of(labels, "scanner") == {
         "a": {"S1": 2, "unknown": 1},
         "b": {"S2": 1, "unknown": 1},
     }
@@ -359,10 +360,11 @@ def test_strata_count_the_slices_of_every_label() -> None:
 
 def test_strata_that_no_file_knows_are_refused() -> None:
     data = scans(("a", {}), ("b", {}))
+    labels = [data.describe(position) for position in range(len(data))]
     with pytest.raises(ValueError, match="cannot stratify by scanner: the files do not say it"):
-        strata_of(data, "scanner")
+        strata_of(labels, "scanner")
     with pytest.raises(ValueError, match="'age'; expected one of contrast, field-strength, scan"):
-        strata_of(data, "age")
+        strata_of(labels, "age")
 
 
 @pytest.fixture

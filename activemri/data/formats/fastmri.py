@@ -266,11 +266,7 @@ def _target_shape(
 
 
 def _averages_of_lines(averages: Tensor) -> Tensor:
-    """Number of averages that have each line, of averages (average, coil, readout, phase encode).
-
-    Raises:
-        UnreadableError: if a line between others is in none.
-    """
+    """Number of averages (average, coil, readout, phase encode) that have each line."""
     count = (averages != 0).any(dim=1).any(dim=1).sum(dim=0)
     present = (count > 0).nonzero()
     extent = int(present[-1] - present[0]) + 1 if len(present) else 0

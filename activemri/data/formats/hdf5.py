@@ -47,9 +47,8 @@ class HDF5Reader(Reader):
 
     With `trajectory` (frame, spoke, sample, 2), real, beside `kspace` (frame, coil, spoke, sample)
     the scan is radial. Positions are in cycles per pixel, along the height first. A frame is a
-    slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`.
-    Fully sampled frames are resampled onto a grid, see :mod:`activemri.data.formats.radial`;
-    further data sets are not read.
+    slice, of as many pixels in each direction as spokes have samples over `readout_oversampling`,
+    resampled onto a grid by :mod:`activemri.data.formats.radial`.
     """
 
     synthetic_phase: bool = True  # give magnitude-only images a phase and noise

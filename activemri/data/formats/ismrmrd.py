@@ -102,27 +102,16 @@ class ISMRMRDReader(Reader):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """All headers of a file.
-
-    Attributes:
-        volume: as the reader describes it.
-        encoded: pixels along the readout of the encoded space.
-        chopped: every other line has to change its sign (GE, parameter ChopY of 0).
-        lines: places of the imaging lines in the file, (line,).
-        heads: their own headers, (line,).
-        images: which of them belong to each slice of the volume.
-        whitening: complex (coil, coil), or None without noise scans.
-        columns: of the k-space grid, (line,); None for spokes.
-    """
+    """All headers of a file."""
 
     volume: Volume
-    encoded: int
-    chopped: bool
-    lines: Integers
-    heads: NDArray[Any]
-    images: tuple[Integers, ...]
-    whitening: Tensor | None
-    columns: Integers | None
+    encoded: int  # pixels along the readout of the encoded space
+    chopped: bool  # every other line has to change its sign (GE, parameter ChopY of 0)
+    lines: Integers  # places of the imaging lines in the file
+    heads: NDArray[Any]  # their own headers, (line,)
+    images: tuple[Integers, ...]  # which of them belong to each slice of the volume
+    whitening: Tensor | None  # complex (coil, coil), of noise scans
+    columns: Integers | None  # of the k-space grid, (line,); None for spokes
 
 
 @cached_by_file(8)
@@ -157,7 +146,18 @@ def _scan(path: Path) -> Scan:
         heads = acquired.fields("head")[:]
         lines, images = _imaging_lines(heads)
         n_coils = _one_value(heads["active_channels"][lines], "channels")
-        mixing = _whitening(acquired, heads, n_coils)
+        mixing = None
+        if len(noise := np.flatnonzero(heads["flags"] & NOISE)):
+            channels = _one_value(heads["active_channels"][noise], "channels of the noise scans")
+            if channels != n_coils:
+                raise UnreadableError(
+                    f"noise scans have {channels} channels, imaging lines {n_coils}"
+                )
+            samples = np.concatenate([_samples(acquired, int(i), heads[i]) for i in noise], axis=1)
+            try:
+                mixing = whitening(noise_covariance(torch.from_numpy(samples)))
+            except ValueError as error:
+                raise UnreadableError(f"noise scans cannot be used: {error}") from error
     chopped = [
         header_text(parameter, "value") == "0"
         for parameter in header.iterfind("{*}userParameters/{*}userParameterLong")
@@ -199,8 +199,7 @@ def _groups(file: h5py.File) -> list[str]:
 def _sizes(encoding: Element, *, radial: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """(readout, phase encodes) of the encoded space, and of the reconstructed field of view.
 
-    The latter is in pixels of the encoded grid; for radial scans, whose encoded grid may have as
-    many columns as there are spokes, in pixels that are as wide as they are high.
+    For radial scans, whose encoded grid may have as many columns as spokes, pixels are square.
     """
 
     def size(space: str, axis: str) -> int:
@@ -249,7 +248,6 @@ def _imaging_lines(heads: NDArray[Any]) -> tuple[Integers, tuple[Integers, ...]]
 
 
 def _acquisitions(file: h5py.File) -> h5py.Dataset:
-    """The list of acquisitions, each with `head`, `traj` and `data`."""
     group = file[_groups(file)[0]]
     found = group.get("data")
     if found is None:
@@ -263,7 +261,6 @@ def _acquisitions(file: h5py.File) -> h5py.Dataset:
 
 
 def _samples(acquired: h5py.Dataset, line: int, head: NDArray[Any]) -> NDArray[np.complex64]:
-    """Samples of one acquisition, (coil, sample)."""
     n_coils, size = int(head["active_channels"]), int(head["number_of_samples"])
     flat = np.asarray(acquired.fields("data")[line], np.float32)
     if flat.shape != (2 * n_coils * size,):
@@ -272,20 +269,6 @@ def _samples(acquired: h5py.Dataset, line: int, head: NDArray[Any]) -> NDArray[n
             f"{size} samples"
         )
     return flat.view(np.complex64).reshape(n_coils, size)
-
-
-def _whitening(acquired: h5py.Dataset, heads: NDArray[Any], n_coils: int) -> Tensor | None:
-    lines = np.flatnonzero(heads["flags"] & NOISE)
-    if len(lines) == 0:
-        return None
-    channels = _one_value(heads["active_channels"][lines], "channels of the noise scans")
-    if channels != n_coils:
-        raise UnreadableError(f"noise scans have {channels} channels, imaging lines {n_coils}")
-    noise = np.concatenate([_samples(acquired, int(i), heads[i]) for i in lines], axis=1)
-    try:
-        return whitening(noise_covariance(torch.from_numpy(noise)))
-    except ValueError as error:
-        raise UnreadableError(f"noise scans cannot be used: {error}") from error
 
 
 def _one_value(values: NDArray[Any], what: str) -> int:

@@ -106,15 +106,7 @@ class NIfTIReader(Reader):
 
 
 class NIfTIFile(OpenedFile):
-    """An open NIfTI file.
-
-    Attributes:
-        is_complex: whether it holds complex numbers.
-        n_volumes: along the fourth axis.
-        n_positions: slices of a volume.
-        shape: (height, width) of a slice.
-        stored_shape: sizes of a volume along the axes as they are stored.
-    """
+    """An open NIfTI file: volumes along the fourth axis, of `n_positions` slices of a `shape`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

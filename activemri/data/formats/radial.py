@@ -34,14 +34,9 @@ def resample(
     reach k-space is zero. Images are zero where steps along the spokes are too wide to tell what is
     there: outside a circle of one pixel over the widest step.
 
-    Args:
-        samples: complex64, (coil, spoke, sample).
-        trajectory: in cycles per pixel, along the height first, (spoke, sample, 2).
-        shape: (height, width) of the grid.
-
-    Returns:
-        k-space, complex64 (coil, height, width); where it was measured, bool (height, width), True
-        in the disc that the spokes reach; what was done.
+    Takes complex64 samples (coil, spoke, sample), and a trajectory in cycles per pixel, along the
+    height first, (spoke, sample, 2). Gives k-space, complex64 (coil, height, width); bool (height,
+    width), True in the disc that the spokes reach; and what was done.
 
     Raises:
         UnreadableError: if the samples are NaN, Inf or zero; and as :func:`refuse_incomplete`.
@@ -81,10 +76,6 @@ def refuse_incomplete(
     are pi times the matrix size times their length in cycles per pixel: pi / 2 times the matrix
     size, where they reach 0.5. Spokes of the same angle count once, those from the centre outwards
     half.
-
-    Args:
-        trajectory: in cycles per pixel, (spoke, sample, 2).
-        shape: (height, width) of the image.
 
     Returns:
         Of the two sides of each spoke the angles in radians and the lengths, negative where there
@@ -155,11 +146,9 @@ def refuse_incomplete(
 def _prepared(
     positions: bytes, n_samples: int, shape: tuple[int, int]
 ) -> tuple[NUFFT, Tensor, Tensor, Tensor, Tensor]:
-    """All that slices of the same trajectory share.
+    """All that slices of a trajectory share: A, W (sample,), the kernel of A^H W A, and two masks.
 
-    Returns:
-        The transform A; the weights W, (sample,); the kernel of A^H W A; bool (height, width),
-        False where the image is known to be zero; the disc that the spokes reach.
+    Of (height, width): False where the image is known to be zero; the disc that the spokes reach.
     """
     trajectory = np.frombuffer(positions, np.float32).reshape(-1, n_samples, 2)
     sides, ends, along, reach = refuse_incomplete(trajectory, shape)

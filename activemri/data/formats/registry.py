@@ -4,7 +4,7 @@ Adding one is one file with a class that satisfies :class:`activemri.data.reader
 line in :func:`all_readers`. The contract tests then run over it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from activemri.data.formats.bart import BARTReader
@@ -20,11 +20,7 @@ from activemri.data.readers import Reader, UnreadableError
 
 
 def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
-    """Every format, the most specific first: the first that recognises a file reads it.
-
-    Args:
-        synthetic_phase: give magnitude-only images a phase and noise.
-    """
+    """Every format, the most specific first: the first that recognises a file reads it."""
     return (
         SKMTEAReader(),
         M4RawReader(),
@@ -40,16 +36,15 @@ def all_readers(*, synthetic_phase: bool = True) -> tuple[Reader, ...]:
     )
 
 
-def reader_for(file: Any, readers: Iterable[Reader]) -> Reader:
+def reader_for(file: Any, readers: Sequence[Reader]) -> Reader:
     """The first reader, all of one container, that recognises a file which that has opened.
 
     Raises:
         UnreadableError: if none does, with what the file holds instead.
     """
-    tried = list(readers)
-    for reader in tried:
+    for reader in readers:
         if reader.recognises(file):
             return reader
-    formats = ", ".join(reader.name for reader in tried)
+    formats = ", ".join(reader.name for reader in readers)
     keys = ", ".join(sorted(file)[:6]) or "nothing"
     raise UnreadableError(f"no known layout ({formats}): the file holds {keys}")

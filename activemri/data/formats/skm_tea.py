@@ -40,18 +40,15 @@ TISSUES = (
 class SKMTEAReader(Reader):
     """Reads the files of SKM-TEA's raw data track (`files_recon_calib-24`).
 
-    They hold `kspace` (x, ky, kz, echo, coil), already transformed along the readout x, coil maps
-    `maps` (x, ky, kz, coil, 1) and the image `target` (x, ky, kz, echo, 1).
-
-    With n positions along x, slice i is the plane (ky, kz) at i % n in echo i // n. The reference
-    is the magnitude of the coil images combined with the maps; the stored image serves as a check.
-    Corners and padding are zeros and were never measured. Every second line between them was filled
-    in by parallel imaging (ARC) before publication; nothing in the files says which, so they count
-    as measured.
+    They hold `kspace`, already transformed along the readout x, coil maps `maps` (x, ky, kz, coil,
+    1) and the image `target` (x, ky, kz, echo, 1), which serves as a check. With n positions along
+    x, slice i is the plane (ky, kz) at i % n in echo i // n. Corners and padding are zeros and were
+    never measured. Every second line between them was filled in by parallel imaging (ARC) before
+    publication; nothing in the files says which, so they count as measured.
 
     `Slice.label` is the segmentation, int64 (height, width): 0 or the number, from 1, of a tissue
-    in :data:`TISSUES`. It is read from `segmentation_masks/raw-data-track/NAME.nii.gz` beside the
-    folder of the file; where there is none, label is None.
+    in :data:`TISSUES`, or None where `segmentation_masks/raw-data-track/NAME.nii.gz` is not beside
+    the folder of the file.
     """
 
     name: str = "skm-tea"
@@ -124,7 +121,6 @@ class SKMTEAReader(Reader):
 
 
 def _segmentation(file: h5py.File, x: int) -> Tensor | None:
-    """Tissues in the plane x, int64 (height, width), or None where the collection's are absent."""
     root = Path(file.filename).absolute().parent.parent
     path = root / "segmentation_masks" / "raw-data-track" / f"{stored.stem(file)}.nii.gz"
     if not path.exists():

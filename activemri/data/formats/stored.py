@@ -28,11 +28,7 @@ def stem(file: h5py.File) -> str:
 def samples(
     file: h5py.File, key: str, *, ndim: tuple[int, ...], axes: str, kind: str = "number"
 ) -> h5py.Dataset:
-    """The data set of that name, of a kind ("number" or "complex") and with axes of these names.
-
-    Raises:
-        UnreadableError: if it is missing, of another kind, has other axes, or is empty.
-    """
+    """A data set of a kind ("number" or "complex") and axes, or else an UnreadableError."""
     if key not in file:
         raise UnreadableError(f"no data set {key!r}; found {', '.join(sorted(file)) or 'nothing'}")
     found = file[key]

@@ -96,19 +96,12 @@ def curve(
 def fold(
     outline: Array, sulci: Sequence[tuple[float, ...]], *, thickness: float
 ) -> tuple[Array, Array]:
-    """A folded sheet such as the brain's cortex.
+    """Outer and inner surface of a folded sheet such as the brain's cortex.
 
-    Args:
-        outline: smooth closed contour that the crowns of the folds touch.
-        sulci: the furrows between them, not closer than about three thicknesses. Each has a place
-            on the outline where it opens, as a share of the way around; a depth; a lean of its
-            beginning away from the normal, in radians; a bend, the sideways displacement of its tip
-            relative to the depth; and a width at its opening.
-        thickness: of the sheet.
-
-    Returns:
-        The outer surface, which lines every furrow, and the inner surface, the same at a distance
-        of the thickness.
+    The crowns of the folds touch the outline. Furrows between them (sulci), not closer than about
+    three thicknesses, have a place where they open, as a share of the way around; a depth; a lean
+    of their beginning away from the normal, in radians; a bend, the sideways displacement of the
+    tip relative to the depth; and a width at the opening.
     """
     closed = np.vstack([outline, outline[:1]])
     way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])

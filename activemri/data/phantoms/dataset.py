@@ -133,19 +133,16 @@ class Subject:
 class PhantomDataset:
     """A data set without files: the same subjects, to the bit, whenever they are asked for.
 
-    The k-space of a slice is exact (see :mod:`activemri.data.phantoms.scanner`) plus complex
-    noise. The signal-to-noise ratio is the mean magnitude of the noise-free combined images of a
-    volume over the body (pixels above a tenth of the volume's maximum), divided by the standard
-    deviation of a complex noise sample; noise is independent between coils. The target is the
-    magnitude of the fully sampled noisy reconstruction |sum conj(S) x|, so that acquiring
-    everything reaches it exactly. A volume is made as a whole when its first slice is asked for,
-    for `volume_max` needs it, and is kept.
+    k-space is exact (see :mod:`activemri.data.phantoms.scanner`) plus complex noise, independent
+    between coils. The signal-to-noise ratio is the mean magnitude of the noise-free combined images
+    of a volume over the body (pixels above a tenth of the volume's maximum), divided by the
+    standard deviation of a complex noise sample. The target is the magnitude of the fully sampled
+    noisy reconstruction |sum conj(S) x|, so that acquiring everything reaches it exactly.
 
     Args:
-        split: "train", "val", "calibration" or "test".
+        split: one of :data:`SPLITS`.
         family: "brain", "knee", "abdomen", or "mixed": all three in turn.
-        n_subjects: subjects of the split; 200, 40, 60 and 40 by default. More of them never
-            change the first ones.
+        n_subjects: by default those of :data:`SPLITS`. More of them never change the first ones.
         slices_per_subject: evenly spaced through the body.
         matrix_size: (height, width) of k-space. The body is sized by the smaller side.
         n_coils: receive coils around the body, 1 to 32.
@@ -232,7 +229,6 @@ class PhantomDataset:
         return divmod(index % len(self), self.slices_per_subject)
 
     def _scan(self, subject: Subject) -> list[Slice]:
-        """Make all slices of a subject."""
         view = scanner.field_of_view(self.shape)
         # Places from -1 to 1: the middles of equal parts of the body's inner 80 %.
         n_slices = self.slices_per_subject
@@ -254,8 +250,7 @@ class PhantomDataset:
         maps = scanner.evaluate(coils, self.shape)
         sensitivity = torch.from_numpy(maps / np.linalg.norm(maps, axis=0)).to(torch.complex64)
         exact = [
-            scanner.exact_kspace(drawing, self.shape, coils=coils, shading=shading)
-            for drawing in drawings
+            scanner.exact_kspace(d, self.shape, coils=coils, shading=shading) for d in drawings
         ]
         scans = torch.stack(exact)  # (slice, coil, height, width)
         images = combine(fourier.ifft2(scans), sensitivity).abs()
@@ -287,10 +282,9 @@ class PhantomDataset:
 def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
     """Draw a bright, septated spot into a slice that is posed and cut to the field of view.
 
-    Parallel septa stand for what makes a finding readable: they put its detail into few lines of
-    k-space, near plus and minus their spatial frequency along the phase encode. Their direction
-    and spacing are the subject's own, so which lines show them differs from subject to subject.
-    The lesion becomes the last ellipse; the generator is drawn from equally for every place.
+    Parallel septa put its detail into few lines of k-space, near plus and minus their spatial
+    frequency along the phase encode, other ones in every subject. The lesion becomes the last
+    ellipse; the generator is drawn from equally for every place.
     """
     low, high = drawing.polygons[0][1].min(axis=0), drawing.polygons[0][1].max(axis=0)
     direction = generator.uniform(0, 2 * math.pi)
@@ -309,10 +303,7 @@ def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -
 
 
 def lesion_box(drawing: Drawing, shape: tuple[int, int]) -> Box:
-    """The box around the last ellipse, in pixels of an image of that shape.
-
-    The field of view's smaller side has length one, and its centre is the pixel at n // 2.
-    """
+    """The box around the last ellipse, in pixels of an image of that shape."""
     _, x, y, *matrix = drawing.ellipses[-1]
     half = LESION_MARGIN * np.linalg.norm(np.reshape(matrix, (2, 2)), axis=1)  # along x, along y
     per_unit = min(shape)

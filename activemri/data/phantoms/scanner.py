@@ -8,8 +8,7 @@ exp(2 pi i a . x) with |a| at most the degree: the coil maps, and one for phase 
 
 is a finite sum of exact values. It is done with an FFT of the spectrum on a grid with a margin of
 the sum of the degrees on each side: what wraps around stays within the margin, which is cut off.
-So k-space is exact, up to rounding, for any drawing inside the field of view; what is approximated
-is only that the polynomials look like coils and phases.
+Only that the polynomials look like coils and phases is approximated.
 
 The coil maps used, p_c, fit Biot-Savart maps in the part of the field of view where bodies are
 (a polynomial is periodic, the physical maps are not), so their norm is one within some percent.

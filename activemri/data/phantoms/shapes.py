@@ -37,18 +37,13 @@ class Drawing:
     """Shapes added up; each method adds some and returns nothing.
 
     Those of a body add the difference to the tissue that they lie in, by the `signal` of tissues.
-
-    Attributes:
-        polygons: (weight, vertices) of closed contours; clockwise or not does not matter.
-        ellipses: rows of (amplitude, x, y, matrix).
-        waves: rows of (amplitude, x, y, matrix, k_x, k_y, phase).
-        softness: standard deviation of the Gaussian that blurs polygons and ellipses, as a slice
-            of some thickness does with surfaces that cross it obliquely.
     """
 
-    polygons: list[tuple[float, Array]] = field(default_factory=list)
-    ellipses: list[tuple[float, ...]] = field(default_factory=list)
-    waves: list[tuple[float, ...]] = field(default_factory=list)
+    polygons: list[tuple[float, Array]] = field(default_factory=list)  # weight, vertices
+    ellipses: list[tuple[float, ...]] = field(default_factory=list)  # amplitude, x, y, matrix
+    waves: list[tuple[float, ...]] = field(default_factory=list)  # and k_x, k_y, phase
+    #: Standard deviation of the Gaussian that blurs polygons and ellipses, as a slice of some
+    #: thickness does with surfaces that cross it obliquely.
     softness: float = 0.0
     signal: dict[str, float] = field(default_factory=dict)
 
