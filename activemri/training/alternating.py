@@ -35,7 +35,7 @@ from activemri.options import Compute, RunOptions, described, require_positive
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.registration import find_protocol
-from activemri.tables import format_table
+from activemri.tables import Table
 from activemri.training.folder import RunFolder
 from activemri.training.reconstructor import TrainReconstructorSettings, train_reconstructor
 
@@ -173,7 +173,7 @@ def train_alternating(
     files.write_json(out / "summary.json", {"rounds": rounds})
     lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(rounds)]
     return (
-        f"{format_table(('fine-tunings', *_SHOWN), lines)}\n\n{out / _POLICY} is the policy, "
+        f"{Table(('fine-tunings', *_SHOWN), lines).text()}\n\n{out / _POLICY} is the policy, "
         f"{out / _RECONSTRUCTOR} the reconstructor that it was trained for; scores are those of "
         "validation scans"
     )

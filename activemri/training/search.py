@@ -17,7 +17,7 @@ import torch
 from activemri import files
 from activemri.data.slices import SliceDataset
 from activemri.options import command_line, described, with_values
-from activemri.tables import format_table
+from activemri.tables import Table
 from activemri.training import processes
 from activemri.training.loop import OnValidation
 from activemri.training.sweep import (
@@ -125,7 +125,7 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     baseline = best["baseline"]
     usual = "" if baseline is None else f" (baseline {baseline:.4f})"
     return (
-        f"{format_table(('trial', 'validation', *axes), lines)}\n\n"
+        f"{Table(('trial', 'validation', *axes), lines).text()}\n\n"
         f"{', '.join(f'{n} {word}' for word, n in counts.items())}\n"
         f"best validation score {best['score']:.4f}{usual}, checkpoint {best['checkpoint']}\n"
         f"{best['command']}"

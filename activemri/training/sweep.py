@@ -34,7 +34,7 @@ from activemri.options import (
     require_positive,
     with_values,
 )
-from activemri.tables import format_table
+from activemri.tables import Table
 from activemri.training import processes
 from activemri.training.batches import in_memory
 from activemri.training.folder import RunFolder
@@ -382,4 +382,4 @@ def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> str:
     header = ("training", *(("validation",) if folds else ()), "baseline", "best score")
     header += ("gain" if folds else "difference", "best step")
     n_trained = sum(result is not None for result in results.values())
-    return f"{format_table(header, lines)}\n\n{n_trained} of {len(rows)} trained"
+    return f"{Table(header, lines).text()}\n\n{n_trained} of {len(rows)} trained"
