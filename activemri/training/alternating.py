@@ -73,26 +73,17 @@ class TrainAlternatingSettings:
     """Scans, spread evenly over the validation split, that choose the best weights."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            rounds=self.rounds,
-            reconstructor_steps=self.reconstructor_steps,
-            lr=self.lr,
-            recorded_scans=self.recorded_scans,
-            validation_scans=self.validation_scans,
-        )
+        require_positive(rounds=self.rounds, reconstructor_steps=self.reconstructor_steps)
+        require_positive(recorded_scans=self.recorded_scans, lr=self.lr)
+        require_positive(validation_scans=self.validation_scans)
 
 
 def train_alternating(
     settings: TrainAlternatingSettings, *, validation: SliceDataset | None = None
 ) -> str:
-    """Train a policy and a reconstructor in turns; continue after a kill.
+    """Train a policy and a reconstructor in turns; a table of scores of each round to print.
 
-    Args:
-        settings: of the command.
-        validation: scans that choose the best weights; None takes the split "val" of the data.
-
-    Returns:
-        A table of validation scores: a line for each round, the first one before any fine-tuning.
+    The scans of validation choose the best weights; None takes the split "val" of the data.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; a reconstructor that has
