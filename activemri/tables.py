@@ -103,16 +103,6 @@ class Table:
         ]
 
 
-def format_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """A table of that header and these lines as text."""
-    return Table(header, lines).text()
-
-
-def format_markdown(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """A table of that header and these lines as Markdown."""
-    return Table(header, lines).markdown()
-
-
 def _text(cell: object) -> str:
     if cell is None:
         return "-"

@@ -1,8 +1,8 @@
-from activemri.tables import format_table
+from activemri.tables import Table
 
 
 def test_numbers_stand_at_the_right_and_text_at_the_left() -> None:
-    text = format_table(("name", "n", "ssim"), [("a", 12, 0.5), ("longer", 3, None)])
+    text = Table(("name", "n", "ssim"), [("a", 12, 0.5), ("longer", 3, None)]).text()
     assert text.splitlines() == [
         "name     n    ssim",
         "------  --  ------",
@@ -12,4 +12,4 @@ def test_numbers_stand_at_the_right_and_text_at_the_left() -> None:
 
 
 def test_a_number_that_is_shown_as_zero_has_no_sign() -> None:
-    assert format_table(("x",), [(-1e-9,)]).splitlines()[-1] == "0.0000"
+    assert Table(("x",), [(-1e-9,)]).text().splitlines()[-1] == "0.0000"

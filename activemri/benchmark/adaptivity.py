@@ -64,13 +64,7 @@ WORDS = (
 def worth(
     table: pd.DataFrame, metric: str, *, seed: int = 0, n_resamples: int = 2000
 ) -> dict[str, list[dict[str, object]]]:
-    """All that a table tells of adaptivity, in the metric that the oracles maximised.
-
-    Returns:
-        ``gaps`` of :func:`gaps_closed` and :func:`returns_closed`, ``lines_saved`` of
-        :func:`lines_saved`, ``actions`` of :func:`shared_actions`, ``seeds`` of
-        :func:`activemri.benchmark.statistics.seed_spread`.
-    """
+    """Rows of all functions below, in the metric that the oracles maximised."""
     own = table[table["metric"].isin([metric, RETURN])]
     scored = own[own["metric"] == metric]
     options: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
@@ -90,7 +84,7 @@ def worth_table(
     metric: str,
     name_cell: Callable[[str], Cell],
 ) -> Table:
-    """Results of :func:`worth` with one reconstructor, a line for each policy of the long table."""
+    """Rows of :func:`worth` with one reconstructor: a line for each policy of the long table."""
     gaps, saved, acted = (
         [row for row in found[key] if row["reconstructor"] == reconstructor]
         for key in ("gaps", "lines_saved", "actions")
@@ -107,12 +101,21 @@ def worth_table(
         lines.append([name_cell(policy), *cells, Cell(shared.get(policy, _NONE))])
     notes = []
     for name, by_policy in closed.items():
-        first = next(iter(by_policy.values()))
-        notes.append(
-            f"Best fixed order, {name}: {first['order']} ({first['why']}); bound: "
-            f"{first['oracle']}."
-        )
-    notes += map(_saving_in_words, saved)
+        best = next(iter(by_policy.values()))
+        words = f"{best['order']} ({best['why']}); bound: {best['oracle']}"
+        notes.append(f"Best fixed order, {name}: {words}.")
+    for row in saved:
+        said, least = f"{row['policy']} takes {row['lines']:.1f} lines; ", ""
+        if row["order_lines"] is None:
+            said += "no fixed order reaches the same mean score with the lines that it was given"
+            least = "at least "
+        else:
+            said += f"{row['order']} takes {row['order_lines']:.1f} lines to the same mean score"
+        if row["saved"] is not None:
+            said += f": {least}{percent(row['saved'])} saved"
+            if row["saved_lo"] is not None and row["saved_hi"] is not None:
+                said += f" [{percent(row['saved_lo'])}, {percent(row['saved_hi'])}]"
+        notes.append(f"{said}.")
     drawn = policies_that(table, "is_random")
     for name, by_policy in closed.items():
         for policy, gap in by_policy.items():
@@ -133,20 +136,11 @@ def worth_table(
 
 
 def gaps_closed(
-    table: pd.DataFrame,
-    *,
-    oracle_of: Mapping[str, str] = ORACLE_OF,
-    seed: int = 0,
-    n_resamples: int = 2000,
+    table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
     """The share of the gap that each policy closes, per reconstructor, metric and quantity.
 
     Only scans count that the policy, the oracle and all orders have acquired. Oracles get no row.
-
-    Args:
-        table: the long table, of the metric that the oracles maximised.
-        oracle_of: policy that bounds "auc" and "final"; without it in the table there are no rows.
-        seed, n_resamples: of the bootstrap.
 
     Returns:
         Dictionaries ready for JSON: policy, reconstructor, metric, quantity, ``oracle``, and the
@@ -156,7 +150,7 @@ def gaps_closed(
     orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
     for family, members in groups(seed_scores(table), ["reconstructor", "metric"]):
         sign = 1.0 if higher_is_better(str(family["metric"])) else -1.0
-        for quantity, oracle in oracle_of.items():
+        for quantity, oracle in ORACLE_OF.items():
             by_scan = partial(
                 pd.DataFrame.pivot_table, index=_SCAN, values=quantity, sort=False, observed=True
             )
@@ -200,11 +194,9 @@ def gap_closed(
     Args:
         policy: (n_scans, n_seeds).
         oracle: (n_scans,).
-        orders: fixed ones, (n_scans, n_orders).
-        names: of the orders.
+        orders: fixed ones, (n_scans, n_orders), with their names.
         subjects: (n_scans,), numbers 0 .. n_subjects - 1.
         sign: -1 where less is better.
-        seed, n_resamples: of the bootstrap.
 
     Returns:
         ``order``, the best one, and ``why``; ``gain`` = policy minus order, ``room`` = oracle minus
@@ -273,14 +265,10 @@ def gap_closed(
 def returns_closed(
     table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
-    """The share of the gap in return that each policy closes.
+    """As :func:`gaps_closed`, of the final return.
 
-    The gap goes from the best order of the best fixed length to oracles that stop each scan where
-    its return is largest.
-
-    Returns:
-        As :func:`gaps_closed`, with the metric "return", the quantity "final", and an order such as
-        "lbcs, 17 actions". Nothing where the table has no returns, no orders or no oracles.
+    The gap goes from the best order of the best fixed length ("lbcs, 17 actions") to oracles that
+    stop each scan where its return is largest.
     """
     rows: list[dict[str, object]] = []
     orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
@@ -312,15 +300,15 @@ def returns_closed(
 def lines_saved(
     table: pd.DataFrame, metric: str, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
-    """Lines that policies which stop by themselves save against orders of equal mean quality.
+    """Lines that policies which end some scans before others save against orders of equal quality.
 
     Returns:
-        Dictionaries ready for JSON for every policy that ends some scans before others: policy,
-        reconstructor, metric; ``quality``, its mean score at the end; ``lines``, mean acquired
-        since the start; ``order`` that reaches this quality in the mean with the fewest lines, and
-        ``order_lines``, how many (between two steps interpolated); ``saved`` = 1 - lines /
-        order_lines with ``_lo``, ``_hi``. Where no order gets there (``order_lines`` None) the
-        longest length played stands in, so that the saving is at least that; in resamples too.
+        Dictionaries ready for JSON: policy, reconstructor, metric; ``quality``, its mean score at
+        the end; ``lines``, mean acquired since the start; ``order`` that reaches this quality in
+        the mean with the fewest lines, and ``order_lines``, how many (between two steps
+        interpolated); ``saved`` = 1 - lines / order_lines with ``_lo``, ``_hi``. Where no order
+        gets there (``order_lines`` None) the longest length played stands in, so that the saving
+        is at least that; in resamples too.
     """
     rows: list[dict[str, object]] = []
     orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
@@ -363,16 +351,10 @@ def _against_orders(
 ) -> tuple[Floats, Floats, NDArray[np.bool_], Floats]:
     """Lines that a policy takes, and that orders need for its quality, in every resample.
 
-    Args:
-        ends: score and lines of the policy's scans at their end, (n_scans, 2).
-        curves: scores and lines of every order, (n_scans, n_steps).
-        subjects: (n_scans,).
-        weights: (n_resamples, n_subjects).
-
-    Returns:
-        Lines of the policy, (n_resamples,); of the orders, (n_resamples, n_orders), and whether
-        they get there at all; the share saved against the cheapest order, (n_resamples,), minus
-        infinity where that needs no line.
+    From score and lines of the policy's scans at their end, (n_scans, 2), and of every order,
+    (n_scans, n_steps) each: lines of the policy, (n_resamples,); of the orders, (n_resamples,
+    n_orders), and whether they get there at all; the share saved against the cheapest order,
+    (n_resamples,), minus infinity where that needs no line.
     """
     quality, used = resampled_means(ends, subjects, weights=weights).T
     found = []
@@ -391,14 +373,9 @@ def _against_orders(
 def first_crossing(
     heights: Floats, lines: Floats, levels: Floats
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Lines where curves first reach a level, between two steps interpolated.
+    """Lines where curves, (n_curves, n_steps), first reach a level of each, and whether they do.
 
-    Args:
-        heights, lines: (n_curves, n_steps).
-        levels: (n_curves,).
-
-    Returns:
-        Lines, those of the last step where a curve stays below, and whether it gets there.
+    Between two steps interpolated; lines of the last step where a curve stays below.
     """
     above = heights >= levels[:, None]
     reached: NDArray[np.bool_] = np.asarray(above.any(axis=1))
@@ -417,9 +394,8 @@ def _curves_of(
 ) -> Iterator[tuple[str, dict[str, Floats], dict[str, Floats], Codes]]:
     """Curves of every reconstructor, of the scans that all policies have acquired.
 
-    Returns:
-        Its label; by policy the scores of each seed, more is better, (seed, scan, step), and the
-        lines acquired since the start, mean over seeds, (scan, step); subjects, (scan,).
+    Its label; by policy the scores of each seed, more is better, (seed, scan, step), and the lines
+    acquired since the start, mean over seeds, (scan, step); subjects, (scan,).
     """
     sign = 1.0 if higher_is_better(metric) else -1.0
     for result, part in groups(table[table["metric"] == metric], ["reconstructor"]):
@@ -439,13 +415,12 @@ def _curves_of(
 
 
 def shared_actions(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Actions of each policy that scans have in common.
+    """Actions of each policy with each reconstructor that scans have in common, seeds averaged.
 
     Returns:
-        Dictionaries ready for JSON, one per policy and reconstructor, seeds averaged: ``n_scans``;
-        ``taken``: actions of an episode, ``shared``: how many of them another scan's episode has
-        as well, both averaged over pairs of scans at the end (None with one scan), and ``overlap``
-        = shared / taken.
+        Dictionaries ready for JSON: ``n_scans``; ``taken``: actions of an episode, ``shared``: how
+        many of them another scan's episode has as well, both averaged over pairs of scans at the
+        end (None with one scan), and ``overlap`` = shared / taken.
     """
     rows: list[dict[str, object]] = []
     for result, part in groups(actions_of(table), ["policy", "reconstructor"]):
@@ -506,18 +481,3 @@ def _gap_cell(gap: Row | None) -> Cell:
         return Cell(_FAR_BELOW, small=("below the order", gain))
     ends = "" if low is None or high is None else f"{percent(low)}, {percent(high)}"
     return Cell(percent(gap["closed"]), ends, (reason, gain))
-
-
-def _saving_in_words(row: Row) -> str:
-    """A sentence on a row of :func:`lines_saved`."""
-    said, least = f"{row['policy']} takes {row['lines']:.1f} lines; ", ""
-    if row["order_lines"] is None:
-        said += "no fixed order reaches the same mean score with the lines that it was given"
-        least = "at least "
-    else:
-        said += f"{row['order']} takes {row['order_lines']:.1f} lines to the same mean score"
-    if row["saved"] is not None:
-        said += f": {least}{percent(row['saved'])} saved"
-        if row["saved_lo"] is not None and row["saved_hi"] is not None:
-            said += f" [{percent(row['saved_lo'])}, {percent(row['saved_hi'])}]"
-    return f"{said}."

@@ -10,7 +10,7 @@ background far too uncertain.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,10 @@ import torch
 from tyro.conf import OmitArgPrefixes, arg
 
 from activemri import __version__, files, metrics
-from activemri.agents.episode_masks import EpisodeMasks, record_episodes
+from activemri.agents.episode_masks import record_episodes
 from activemri.benchmark import calibration
 from activemri.benchmark.calibration import NUMBERS, Calibration, Case, foreground
 from activemri.benchmark.resampling import Floats, Interval
-from activemri.data.slices import SliceDataset
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.metrics.reference import center_crop
@@ -36,9 +35,9 @@ from activemri.reconstruction.recalibrated import Recalibrated, fit_knots, root_
 from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor, gives_uncertainty
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.tables import Cell, Table
-from activemri.training.batches import Batch, make_batch
+from activemri.training.batches import Batch
+from activemri.training.validation import Validation
 
-N_MOMENTS = 4
 _POLICIES = ("low-frequency-first", "equispaced")  # and those that are drawn anyway
 _N_RECORDED = 8  # scans that these policies are recorded on; what they do depends on sizes alone
 _N_PIXELS = 20_000  # of a scan at a moment; from larger images so many are drawn at random
@@ -95,28 +94,6 @@ class CalibrateSettings:
     def members(self) -> tuple[Any, ...]:
         """Reconstructors that are calibrated together."""
         return self.ensemble or (self.protocol.reconstructor,)
-
-
-@dataclass(frozen=True, eq=False)
-class Scans:
-    """Scans of a split at moments of their episodes (readouts since the start), always the same."""
-
-    dataset: SliceDataset
-    positions: Sequence[int]
-    moments: EpisodeMasks
-    steps: Sequence[int]
-    seed: int
-
-    def batch(self, position: int) -> Batch:
-        """One scan at all moments."""
-        info = self.dataset.describe(position)
-        drawn = [np.random.default_rng([self.seed, position, step]) for step in self.steps]
-        moments = [
-            self.moments(info, rng, step=step) for rng, step in zip(drawn, self.steps, strict=True)
-        ]
-        seeds = torch.tensor([int(rng.integers(2**62)) for rng in drawn])
-        slices = [self.dataset[position]] * len(moments)
-        return make_batch(self.moments.scan, slices, moments, seeds=seeds)
 
 
 @torch.no_grad()
@@ -202,7 +179,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
     ranked = sorted(of_step, key=lambda i: np.nan_to_num(before.spearman[i], nan=-2))
     middle = ranked[len(ranked) // 2]
     place, row = divmod(middle, len(scans.steps))
-    batch, case = scans.batch(scans.positions[place]), cases[middle]
+    batch, case = scans.batch(scans.indices[place]), cases[middle]
     result = recalibrated(batch.measurement)
     uncertainty, error = relative_maps(batch, result)
     magnitude = batch.cropped(result.image)
@@ -258,16 +235,18 @@ def assembled(settings: CalibrateSettings) -> Reconstructor:
 
 @torch.no_grad()
 def collect(
-    reconstructor: Reconstructor, scans: Scans, *, fraction: float | None = calibration.FOREGROUND
+    reconstructor: Reconstructor,
+    scans: Validation,
+    *,
+    fraction: float | None = calibration.FOREGROUND,
 ) -> list[Case]:
     """Predictions and errors of every scan at every moment.
 
     Pixels count above a fraction of the target's maximum; None takes all.
     """
     cases: list[Case] = []
-    for position in track(scans.positions, f"measure {scans.dataset.name}", unit="slice"):
-        batch = scans.batch(position)
-        info = scans.dataset.describe(position)
+    for position in track(scans.indices, f"measure {scans.scans.name}", unit="slice"):
+        batch, info = scans.batch(position), scans.infos[position]
         maps = relative_maps(batch, reconstructor(batch.measurement))
         for row, step in enumerate(scans.steps):
             target = batch.target[row].cpu().numpy()
@@ -298,8 +277,8 @@ def relative_maps(batch: Batch, result: Reconstruction) -> tuple[Floats, Floats]
 
 def open_scans(
     settings: CalibrateSettings, *, device: torch.device | str = "cpu"
-) -> tuple[Scans, Scans]:
-    """Scans to measure on, and scans of other subjects to fit on."""
+) -> tuple[Validation, Validation]:
+    """Scans to measure on, and scans of other subjects to fit on, at moments of their episodes."""
     protocol, seed = replace(settings.protocol, reconstructor="zero-filled"), settings.run.seed
     found = []
     for option, split in (("--split", protocol.split), ("--fit-split", settings.fit_split)):
@@ -309,13 +288,9 @@ def open_scans(
             raise ValueError(f"{option} {split}: {error}") from error
         scan = replace(protocol.scan(dataset, device=device), metrics=())
         moments = record_episodes(dataset, scan, policies=_POLICIES, n_scans=_N_RECORDED, seed=seed)
-        steps = np.unique(np.linspace(0, moments.budget, N_MOMENTS).round().astype(int)).tolist()
-        positions = evenly_spaced(range(len(dataset)), settings.max_slices)
-        found.append(Scans(dataset, positions, moments, steps, seed))
-    of_test, of_fit = (
-        {scans.dataset.describe(position).subject for position in scans.positions}
-        for scans in found
-    )
+        chosen = evenly_spaced(range(len(dataset)), settings.max_slices)
+        found.append(Validation(dataset, moments, seed=seed, indices=chosen))
+    of_test, of_fit = ({scans.infos[index].subject for index in scans.indices} for scans in found)
     if shared := sorted(of_test & of_fit):
         raise ValueError(
             "the correction must be fitted on other subjects than those it is measured on; in "

@@ -58,13 +58,9 @@ NUMBERS = {
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Pixels of one scan at one moment of its episode.
+    """Pixels of one scan after `step` lines: relative deviations and absolute errors, (n_pixels,).
 
-    Attributes:
-        volume, slice, subject: of the scan.
-        step: lines acquired since the start.
-        predicted: relative standard deviations, (n_pixels,).
-        error: relative absolute errors of the magnitude, (n_pixels,).
+    Errors are those of the magnitude.
     """
 
     volume: str
@@ -104,19 +100,11 @@ def foreground(target: NDArray[np.floating], *, fraction: float = FOREGROUND) ->
 
 
 def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) -> Calibration:
-    """All numbers and curves.
+    """All numbers and curves; without cases a ValueError.
 
     Reliability bins hold equally many pixels. The expected calibration error is the mean over
     pixels of |root mean squared error - root mean predicted variance| of their bin. It cannot be
     negative, so where it is small resampled subjects make it larger more often than smaller.
-
-    Args:
-        cases: scans at moments.
-        seed: of the resampled subjects.
-        n_resamples: draws of subjects.
-
-    Raises:
-        ValueError: there are no cases.
     """
     if not cases:
         raise ValueError("there are no scans to measure calibration on")
@@ -209,16 +197,10 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
 
 
 def sparsification(score: Floats, error: Floats) -> Floats:
-    """Rest of the mean absolute error without the pixels of highest score.
+    """Rest of the mean absolute error without FRACTIONS of (n_pixels,), those of highest score.
 
-    Pixels of equal score leave in random order; the curve is the mean over those orders.
-
-    Args:
-        score: (n_pixels,); the error itself gives the oracle's curve.
-        error: absolute errors of the same pixels.
-
-    Returns:
-        Relative to the mean error of all pixels, for each of FRACTIONS; NaN without any error.
+    Relative to that of all pixels; NaN without any error. Pixels of equal score leave in random
+    order; the curve is the mean over those orders. The error itself as score gives the oracle's.
     """
     if not error.any():
         return np.full(len(FRACTIONS), np.nan)
@@ -244,15 +226,10 @@ def write_plot(
     title: str,
     images: tuple[Floats, Floats, Floats],
 ) -> None:
-    """Reliability, sparsification, rank correlation by scan; below, one scan.
+    """Reliability, sparsification, rank correlation by scan, of `cases` before recalibration.
 
-    Args:
-        path: of the picture.
-        before, after: recalibration.
-        cases: those of `before`.
-        title: of the scan below.
-        images: its magnitude, and its absolute error and recalibrated uncertainty in units of the
-            image's root mean square, (height, width) each.
+    Below them one scan and its title: magnitude, and absolute error and recalibrated uncertainty in
+    units of the image's root mean square, (height, width) each.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10.5, 7.2), layout="constrained")

@@ -150,12 +150,10 @@ def difference_figure(
     reconstructor: str,
     reference: str,
     palette: Mapping[str, str],
-    quantity: str = "auc",
 ) -> ReportFigure:
-    """Gain of each subject over the reference policy: a dot a subject, a bar at the mean.
+    """Area that each subject gains over the reference policy: a dot a subject, a bar at the mean.
 
-    ``gains`` are of :func:`activemri.benchmark.statistics.differences`, the quantity is "auc" or
-    "final".
+    ``gains`` are of :func:`activemri.benchmark.statistics.differences`.
     """
     chosen = gains[(gains["metric"] == metric) & (gains["reconstructor"] == reconstructor)]
     policies = [str(policy) for policy in chosen["policy"].unique()]
@@ -164,22 +162,21 @@ def difference_figure(
     axes.axvline(0, color=INK, lw=1, alpha=0.5)
     for row, policy in enumerate(policies):
         part, colour = chosen[chosen["policy"] == policy], palette[policy]
-        dots = part.groupby("subject", observed=True)[quantity].mean().to_numpy()
+        dots = part.groupby("subject", observed=True)["auc"].mean().to_numpy()
         # Small vertical shifts keep neighbouring dots apart.
         shifts = np.array([0.0, 0.16, -0.16])[np.argsort(np.argsort(dots)) % 3]
         axes.plot(dots, row + shifts, "o", ms=4.5, mew=0, alpha=0.6, c=colour)
-        axes.plot([part[quantity].mean()] * 2, [row - 0.32, row + 0.32], lw=2.5, c=colour)
+        axes.plot([part["auc"].mean()] * 2, [row - 0.32, row + 0.32], lw=2.5, c=colour)
     axes.set_yticks(range(len(policies)), policies)
     axes.set_ylim(len(policies) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    name = _QUANTITIES[quantity]
-    axes.set_xlabel(f"{_axis_name(metric)}, {name}: minus {reference}")
+    axes.set_xlabel(f"{_axis_name(metric)}, area: minus {reference}")
     return ReportFigure(
         f"Gain of each subject over {reference}, {reconstructor}",
-        _svg(figure, f"difference{metric}{reconstructor}{quantity}"),
-        f"Difference of the {name}{' under the curve' * (quantity == 'auc')}; a dot is a subject.",
+        _svg(figure, f"difference{metric}{reconstructor}"),
+        "Difference of the area under the curve; a dot is a subject.",
     )
 
 
@@ -231,21 +228,16 @@ def action_map_figure(
     actions: pd.DataFrame,
     *,
     reconstructor: str,
-    n_actions: int,
-    initial: NDArray[np.bool_] | None = None,
-    notes: Mapping[str, str] | None = None,
+    initial: NDArray[np.bool_],
+    notes: Mapping[str, str],
 ) -> ReportFigure:
     """The share of scans in which each line was taken at each step, one map a policy.
 
-    Args:
-        actions: of :func:`activemri.benchmark.adaptivity.actions_of`.
-        reconstructor: the one to draw.
-        n_actions: number of actions to choose from.
-        initial: the actions that scans start with, bool (n_actions,), or None.
-        notes: words below a policy's name.
+    ``actions`` are of :func:`activemri.benchmark.adaptivity.actions_of`, initial ones those that
+    scans start with, bool (n_actions,). Notes stand below a policy's name.
     """
     actions = actions[actions["reconstructor"] == reconstructor]
-    policies = [str(policy) for policy in actions["policy"].unique()]
+    policies, n_actions = [str(policy) for policy in actions["policy"].unique()], len(initial)
     n_columns = min(len(policies), 3)
     n_rows = -(-len(policies) // n_columns)
     n_steps = int(actions["step"].max())
@@ -255,8 +247,7 @@ def action_map_figure(
         share = taken_share(actions[actions["policy"] == policy], n_actions=n_actions)
         shown = np.zeros((n_steps, n_actions))
         shown[: len(share)] = share
-        if initial is not None:
-            shown[:, initial] = np.nan
+        shown[:, initial] = np.nan
         image = axes.imshow(
             np.sqrt(shown).T,  # a single scan of a hundred must be seen
             aspect="auto",
@@ -266,8 +257,8 @@ def action_map_figure(
             interpolation="none",  # so that the browser draws all lines equally thick
             extent=(0.5, n_steps + 0.5, n_actions - 0.5, -0.5),
         )
-        note = (notes or {}).get(policy, "")
-        axes.set_title(f"{policy}\n{note}" if note else policy, fontsize=8.5, loc="left")
+        words = f"{policy}\n{notes[policy]}" if policy in notes else policy
+        axes.set_title(words, fontsize=8.5, loc="left")
     for axes in grid.flat[len(policies) :]:
         axes.set_visible(False)
     grid[-1, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -329,15 +320,8 @@ def trade_off_figure(
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-        columnspacing=1.2,
-    )
+    style: dict[str, Any] = {"ncols": len(handles), "frameon": False, "columnspacing": 1.2}
+    figure.legend(handles, labels, loc="outside upper center", fontsize=9, **style)
     words = f"miss rate: share below {metric_name(str(stop.metric))} {stop.target:g}"
     figure.supxlabel("mean acquired lines", fontsize=10)
     figure.supylabel(words, fontsize=10)

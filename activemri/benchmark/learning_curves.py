@@ -66,13 +66,9 @@ class CurvesSettings:
 
 @dataclass(frozen=True, eq=False)
 class LearningCurve:
-    """Runs of one group.
+    """Values of the runs of one group, (n_runs, n_steps), and what all of them say, (n_steps,).
 
-    Attributes:
-        steps: (n_steps,).
-        runs: value of each run, (n_runs, n_steps).
-        iqm: inter-quartile mean over runs, (n_steps,).
-        low, high: ends of its interval, NaN with one run, (n_steps,).
+    That is the inter-quartile mean, with the ends of its interval, NaN with one run.
     """
 
     name: str

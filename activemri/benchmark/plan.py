@@ -122,9 +122,6 @@ class Shard:
     """Some scans with one policy, one reconstructor and one seed.
 
     Attributes:
-        reconstructor, policy: labels in tables.
-        seed: of random policies.
-        positions: of the scans in the data set.
         split: of the scans that stopping rules are made with; empty for scored scans.
         part: file of its rows of the long table; None if it is not scored.
         quality: file of the same with features, which stopping rules need; None without a rule.

@@ -71,8 +71,7 @@ class Report:
         warning: of too few subjects; empty without.
         headline: tables that the command prints.
         content: of summary.json; its task is listed at the end of the page.
-        episodes: the same scan by several policies; none leaves the player out.
-        episode_title: names that scan.
+        episodes: of one scan; none leaves the player out.
     """
 
     title: str
@@ -125,11 +124,7 @@ class Report:
 
 
 def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ()) -> Report:
-    """Sum up a finished benchmark, from its long table.
-
-    Raises:
-        ValueError: the table has no rows, or lacks columns.
-    """
+    """Sum up a finished benchmark, from its long table; a ValueError if that lacks anything."""
     settings, metric, reference = plan.settings, plan.metric, plan.settings.reference
     options: dict[str, Any] = {"seed": settings.run.seed, "n_resamples": settings.n_bootstrap}
     bounds = statistics.policies_that(table, "is_oracle")
@@ -163,19 +158,15 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
     means, which = statistics.score_curves(own, **options), list(plan.reconstructors)
+    drawn: dict[str, Any] = {"metric": metric, "palette": palette}
     curves = [
-        figures.score_figure(
-            means, metric=metric, reconstructor=label, palette=palette, bounds=bounds
-        )
-        for label in which
+        figures.score_figure(means, reconstructor=label, bounds=bounds, **drawn) for label in which
     ]
     compared = reference in plan.policies and len(plan.policies) > 1
     if compared:
         gains = statistics.differences(own, reference)
         curves += [
-            figures.difference_figure(
-                gains, metric=metric, reconstructor=label, reference=reference, palette=palette
-            )
+            figures.difference_figure(gains, reconstructor=label, reference=reference, **drawn)
             for label in which
         ]
     if len(which) > 1 and len(plan.policies) > 1:
@@ -193,7 +184,6 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         maps = figures.action_map_figure(
             actions,
             reconstructor=label,
-            n_actions=geometry.n_actions,
             initial=start.cpu().numpy(),
             notes={
                 str(row["policy"]): f"{adaptivity.shared_words(row)} shared"

@@ -47,10 +47,8 @@ def resampling_weights(
 def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
     """Mean over all slices of the drawn subjects, (n_resamples, n_columns).
 
-    Args:
-        values: (n_slices, n_columns), each column on its own.
-        subjects: (n_slices,), numbers 0 .. n_subjects - 1.
-        weights: (n_resamples, n_subjects), see :func:`resampling_weights`.
+    Of values (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,), and
+    :func:`resampling_weights`.
     """
     belongs = np.equal.outer(np.arange(weights.shape[1]), subjects).astype(np.float64)
     means: Floats = (weights @ (belongs @ values)) / (weights @ belongs.sum(1))[:, None]
@@ -61,10 +59,7 @@ def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
     """Mean of the middle half of each column, (n_resamples, n_columns); edges count in part.
 
     With equal weights and a multiple of four values this is ``scipy.stats.trim_mean(values, 1/4)``.
-
-    Args:
-        values: (n_slices, n_columns).
-        slice_weights: (n_resamples, n_slices), not negative, each row with a positive sum.
+    Values are (n_slices, n_columns), weights (n_resamples, n_slices), each row of positive sum.
     """
     means = np.empty((len(slice_weights), values.shape[1]))
     for place, column in enumerate(values.T):
@@ -80,22 +75,15 @@ def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
 def percentile_intervals(values: Floats, resampled: Floats | None) -> list[Interval]:
     """Percentile bootstrap intervals of 95 %.
 
-    With few subjects they are too narrow: simulated with normal subjects, they covered 94 % with
-    40 subjects, 93 % with 20, 90 % with 10, 81 % with 5, 75 % with 3.
-
-    Args:
-        values: the estimates, (n_columns,).
-        resampled: the same estimates for every resample, (n_resamples, n_columns); None with one
-            subject.
+    Of estimates, (n_columns,), and the same for every resample, (n_resamples, n_columns), or None
+    with one subject. With few subjects they are too narrow: simulated with normal subjects, they
+    covered 94 % with 40 subjects, 93 % with 20, 90 % with 10, 81 % with 5, 75 % with 3.
     """
     if resampled is None:
         reason = "one subject: there is nobody else to draw"
         return [Interval(float(value), None, None, reason) for value in values]
-    low, high = np.quantile(resampled, TAILS, axis=0)
-    return [
-        Interval(float(value), float(lower), float(upper))
-        for value, lower, upper in zip(values, low, high, strict=True)
-    ]
+    columns = np.stack([values, *np.quantile(resampled, TAILS, axis=0)], axis=1)
+    return [Interval(*column) for column in columns.tolist()]
 
 
 def mean_intervals(
@@ -106,14 +94,9 @@ def mean_intervals(
     n_resamples: int = 2000,
     of_middle: bool = False,
 ) -> list[Interval]:
-    """Mean of each column with its interval, resampling subjects.
+    """Mean of each column (`of_middle`: its middle half) with its interval, resampling subjects.
 
-    Args:
-        values: (n_slices, n_columns).
-        subjects: (n_slices,), numbers 0 .. n_subjects - 1.
-        rng: draws subjects.
-        n_resamples: draws.
-        of_middle: take the mean of the middle half of the slices.
+    Values are (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,).
     """
     even = np.ones((1, len(values)))
     means = interquartile_means(values, even)[0] if of_middle else values.mean(axis=0)

@@ -6,9 +6,8 @@ share of their slices that stop below the target, as conformal risk control boun
 means over slices. Intervals resample subjects.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -38,12 +37,10 @@ class FittedRule:
     """A rule, and the scans that are scored.
 
     Attributes:
-        policy, reconstructor: labels.
         curves: of the scored scans, all seeds one after the other.
         rule: None where there is no safe one.
         refusal: why there is none, else empty.
-        n_units: calibration units.
-        n_subjects: calibration subjects.
+        n_units, n_subjects: of the calibration.
     """
 
     policy: str
@@ -80,13 +77,10 @@ def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
 def outcomes(
     rule: StoppingRule, curves: Curves, unit: str, *more: NDArray[np.intp]
 ) -> tuple[Floats, Floats]:
-    """Lines acquired and targets missed in every way to stop.
+    """Lines acquired, (episode, way), and the share of each unit's slices that miss, (unit, way).
 
-    Ways are: by the rule; by the oracle, as soon as the target is truly reached; at every fixed
-    budget; at more steps, (episode, way).
-
-    Returns:
-        Lines, (episode, way), and the share of each unit's slices that miss, (unit, way).
+    Ways to stop are: by the rule; by the oracle, as soon as the target is truly reached; at every
+    fixed budget; at more steps, (episode, way).
     """
     missed = misses(curves, rule.metric, rule.target)
     by_rule = first_steps(rule.stops(rule.predictor(curves.features)))
@@ -101,10 +95,8 @@ def outcomes(
 def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
     """Mean lines and miss rate, (way,) each, of every way to stop; None without a rule.
 
-    Returns:
-        By name: "rule" over all thresholds, the most permissive first, "chosen" at its calibrated
-        threshold, "fixed" over all fixed budgets, the smallest first, "oracle" as soon as the
-        target is truly reached.
+    "rule" over all thresholds, the most permissive first, "chosen" at its calibrated one, "fixed"
+    over all fixed budgets, the smallest first, "oracle" as soon as the target is truly reached.
     """
     if fitted.rule is None:
         return None
@@ -128,22 +120,19 @@ def savings(
 ) -> dict[str, object]:
     """A row of the report, ready for JSON.
 
-    Returns:
-        policy, reconstructor, settings of the rule, ``threshold`` and ``refused`` (why there is no
-        rule, or None), and with a rule:
+    Settings of the rule and, if it is not ``refused``:
 
-        - ``lines`` (mean), ``lines_q05``, ``lines_q95`` over slices;
-        - ``miss`` with ``miss_lo``, ``miss_hi`` (subjects resampled; with units that are slices
-          also Wilson's ``miss_wilson_lo``, ``_hi``, which takes slices for independent), and
-          ``holds``: whether the interval reaches down to alpha;
-        - ``fixed_lines``, ``fixed_miss``: the smallest fixed budget that misses no more often, on
-          these very scans (None: the whole budget does), ``saved`` = fixed_lines - lines with its
-          interval;
-        - ``oracle_lines``, ``oracle_miss``; ``share``: saved over what the oracle saves against
-          the same fixed budget (None where the oracle saves nothing);
-        - ``error``: root mean square error of the prediction in the tenth of the steps whose true
-          score is nearest to the target; ``rank``: Spearman's correlation of predicted and true
-          scores over all steps.
+    - ``lines`` (mean), ``lines_q05``, ``lines_q95`` over slices;
+    - ``miss`` with ``miss_lo``, ``miss_hi`` (subjects resampled; with units that are slices also
+      Wilson's ``miss_wilson_lo``, ``_hi``, which takes slices for independent), and ``holds``:
+      whether the interval reaches down to alpha;
+    - ``fixed_lines``, ``fixed_miss``: the smallest fixed budget that misses no more often, on these
+      very scans (None: the whole budget does), ``saved`` = fixed_lines - lines with its interval;
+    - ``oracle_lines``, ``oracle_miss``; ``share``: saved over what the oracle saves against the
+      same fixed budget (None where the oracle saves nothing);
+    - ``error``: root mean square error of the prediction in the tenth of the steps whose true score
+      is nearest to the target; ``rank``: Spearman's correlation of predicted and true scores over
+      all steps.
     """
     curves, rule = fitted.curves, fitted.rule
     subject, unit = curves.units("subject"), curves.units(stop.unit)
@@ -217,10 +206,7 @@ def savings(
 
 
 def cheapest(fixed_misses: Floats, allowed: Floats) -> NDArray[np.intp]:
-    """The smallest fixed budget that misses, (draw, step), no more often than allowed, (draw,).
-
-    The whole budget if there is none.
-    """
+    """The smallest fixed budget, else the whole, whose misses (draw, step) are allowed (draw,)."""
     return first_steps(fixed_misses <= allowed[:, None] + 1e-12)
 
 
@@ -234,60 +220,46 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[str] = ()) -> Table:
     """Rows of :func:`savings` as a table, with further notes: :func:`promises`."""
-
-    def shown(row: Row, name: str, form: str) -> str:
-        number = row.get(name)
-        if number is None:
-            return _NONE
-        return format(number, form).replace("-", "\u2212").replace("%", " %")
-
-    def known(name: str, form: str, *, ends: bool = False) -> Callable[[Row], Cell]:
-        def cell(row: Row) -> Cell:
-            if row["refused"]:
-                return Cell("")
-            value = shown(row, name, form)
-            if not ends or value == _NONE:
-                return Cell(value)
-            if row[f"{name}_lo"] is None:
-                return Cell(value, "one subject")
-            low, high = (shown(row, name + end, form.lstrip("+")) for end in ("_lo", "_hi"))
-            return Cell(value, f"{low}, {high}")
-
-        return cell
-
-    def missed(row: Row) -> Cell:
-        if row["refused"]:
-            return Cell("no rule", small=(row["refused"],))
-        below = {True: "not above alpha", False: "above alpha", None: ""}[row["holds"]]
-        style = "" if row["holds"] else "worse"
-        return replace(known("miss", ".3f", ends=True)(row), small=(below,), style=style)
-
-    def spread(row: Row) -> Cell:
-        return Cell("" if row["refused"] else f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}")
-
     names = ["policy", "reconstructor"]
     if len({row["reconstructor"] for row in rows}) < 2:
         names.pop()
-    columns: dict[str, Callable[[Row], object]] = {
-        **{name: itemgetter(name) for name in names},
-        "missed": missed,
-        "lines": known("lines", ".1f"),
-        "5-95 %": spread,
-        "fixed": known("fixed_lines", ".1f"),
-        "saved": known("saved", "+.1f", ends=True),
-        "oracle": known("oracle_lines", ".1f"),
-        "share": known("share", ".0%"),
-        "threshold": known("threshold", ".4f"),
-        "error": known("error", ".3f"),
-    }
-    refused = [
-        f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}"
-        for row in rows
-        if row["refused"]
-    ]
+
+    def number(value: float | None, form: str) -> str:
+        if value is None:
+            return _NONE
+        return format(value, form).replace("-", "\u2212").replace("%", " %")
+
+    def with_ends(row: Row, name: str, form: str) -> Cell:
+        ends = "" if row[name] is None else "one subject"
+        if ends and row[f"{name}_lo"] is not None:
+            ends = ", ".join(number(row[name + end], form.lstrip("+")) for end in ("_lo", "_hi"))
+        return Cell(number(row[name], form), ends)
+
+    lines, refused = [], []
+    for row in rows:
+        line: list[object] = [row[name] for name in names]
+        lines.append(line)
+        if row["refused"]:
+            line += [Cell("no rule", small=(row["refused"],)), *[Cell("")] * 8]
+            refused.append(f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}")
+            continue
+        below = {True: "not above alpha", False: "above alpha", None: ""}[row["holds"]]
+        style = "" if row["holds"] else "worse"
+        line += [
+            replace(with_ends(row, "miss", ".3f"), small=(below,), style=style),
+            Cell(number(row["lines"], ".1f")),
+            Cell(f"{row['lines_q05']:.0f}-{row['lines_q95']:.0f}"),
+            Cell(number(row["fixed_lines"], ".1f")),
+            with_ends(row, "saved", "+.1f"),
+            Cell(number(row["oracle_lines"], ".1f")),
+            Cell(number(row["share"], ".0%")),
+            Cell(number(row["threshold"], ".4f")),
+            Cell(number(row["error"], ".3f")),
+        ]
+    heads = "missed", "lines", "5-95 %", "fixed", "saved", "oracle", "share", "threshold", "error"
     return Table(
-        list(columns),
-        [[cell(row) for cell in columns.values()] for row in rows],
+        [*names, *heads],
+        lines,
         title=f"Stop at {metric_name(str(stop.metric))} {stop.target:g}",
         subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
         notes=[

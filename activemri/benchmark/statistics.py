@@ -77,11 +77,10 @@ def policies_that(table: pd.DataFrame, trait: str) -> list[str]:
 
 
 def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
-    """Bring the long table into one row of scores per episode, all up to the same last step.
+    """Episodes of the long table, their scores and their acquired lines, up to one last step.
 
     Returns:
-        Episodes, with the columns of ``EPISODE`` and subject, contrast; their scores, (n_episodes,
-        budget + 1), the first before any action; their acquired lines, of the same shape.
+        Columns of ``EPISODE`` with subject, contrast; then (n_episodes, budget + 1) each.
 
     Raises:
         ValueError: a column is missing, a value is empty or not finite, or the steps of an
@@ -125,9 +124,8 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
 def slice_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Area under the curve (``auc``) and score at the budget (``final``) of every slice.
 
-    Returns:
-        Columns policy, reconstructor, metric, volume, slice, subject, contrast, auc, final,
-        n_seeds: the mean over seeds, which are counted.
+    The mean over seeds, counted in n_seeds, with policy, reconstructor, metric, volume, slice,
+    subject, contrast.
     """
     by_slice = seed_scores(table).groupby(_SLICE, observed=True, sort=False)
     means = by_slice[_QUANTITIES].mean()
@@ -147,10 +145,9 @@ def summarise(
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
     Returns:
-        Dictionaries ready for JSON, None where a number does not exist. ``auc`` and ``final``
-        are means over slices, ``auc_iqm`` and ``final_iqm`` means of the middle half of the
-        slices, ``_lo`` and ``_hi`` the ends of percentile intervals from resampled subjects;
-        ``no_interval`` says why ends are missing.
+        Dictionaries ready for JSON. ``auc`` and ``final`` are means over slices, ``auc_iqm`` and
+        ``final_iqm`` means of the middle half of the slices, ``_lo`` and ``_hi`` the ends of
+        percentile intervals from resampled subjects; ``no_interval`` says why they are None.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
@@ -178,11 +175,9 @@ def summarise(
 
 
 def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Gain of every other policy over the reference, slice by slice.
+    """As :func:`slice_scores`, policy minus reference with the same reconstructor.
 
-    Returns:
-        As :func:`slice_scores`, where ``auc`` and ``final`` are policy minus reference with the
-        same reconstructor. Slices that one of the two lacks are left out.
+    Slices that one of the two lacks are left out.
 
     Raises:
         ValueError: the reference is not in the table, or shares no slice with a policy.
@@ -208,19 +203,14 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 def compare(
     table: pd.DataFrame, reference: str, *, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, object]]:
-    """Paired comparison of every policy with the reference policy.
+    """Paired comparison of every policy with the reference policy, ready for JSON.
 
-    The difference and its interval are means over slices with resampled subjects; the p-value
-    comes from flipping the signs of the subjects' mean differences
-    (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is corrected over the
-    policies of one reconstructor, metric and quantity; bounds are left out of it (None).
-    ``p_smallest`` is the least p that so many subjects can give: where it exceeds 0.05 nothing can
-    be called significant.
-
-    Returns:
-        Dictionaries ready for JSON: policy, reference, reconstructor, metric, quantity ("auc" or
-        "final"), difference, lo, hi, better (True, False, or None for no difference), p, p_holm,
-        p_smallest, n_subjects, n_slices, bound.
+    ``difference`` with its ends ``lo`` and ``hi`` is a mean over slices with resampled subjects
+    (``better`` is None for no difference); ``p`` comes from flipping the signs of the subjects'
+    mean differences (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is
+    corrected over the policies of one reconstructor, metric and quantity ("auc" or "final"); bounds
+    are left out of it (None). ``p_smallest`` is the least p that so many subjects can give: where
+    it exceeds 0.05 nothing can be called significant.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
@@ -260,12 +250,10 @@ def compare(
 
 
 def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Mean over scans of each seed, and the spread of these means: between trainings, or draws.
+    """Spread between trainings, or draws: of the means over scans of each seed, ready for JSON.
 
-    Returns:
-        Dictionaries ready for JSON, one per policy with several seeds, reconstructor, metric and
-        quantity ("auc" or "final"): ``seeds``, their ``means`` in the same order, ``mean``, ``sd``
-        (of means, n - 1 in the denominator), ``lowest``, ``highest``.
+    One row per policy with several seeds, reconstructor, metric and quantity; ``sd`` has n - 1 in
+    the denominator.
     """
     rows: list[dict[str, object]] = []
     for result, part in groups(seed_scores(table), _RESULT):
@@ -289,14 +277,11 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
-    """Lines to acquire until a score is reached, which is given by metric.
+    """Lines to acquire until a score is reached, which is given by metric; rows ready for JSON.
 
-    Returns:
-        Dictionaries ready for JSON, one per policy, reconstructor and metric: ``score``;
-        ``share``, the part of the episodes that reached it; ``median``, the median number of
-        acquired lines where an episode that did not reach counts as more than any other (None
-        if it falls among those); ``mean_at_least``, the mean where such an episode counts with
-        the lines that it had acquired at the end: a lower bound unless ``share`` is 1.
+    ``share`` of the episodes reached it; in the ``median`` one that did not counts as more than any
+    other (None if it falls among those), in ``mean_at_least`` with the lines that it had acquired
+    at the end: a lower bound unless ``share`` is 1.
     """
     episodes, paths, n_acquired = trajectories(table)
     metrics = episodes["metric"].astype(str)
@@ -324,9 +309,8 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
 def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
-    Returns:
-        Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi
-        (NaN with one subject).
+    Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi (NaN
+    with one subject).
     """
     episodes, scores, n_acquired = trajectories(table)
     steps = range(scores.shape[1])

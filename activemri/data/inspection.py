@@ -15,7 +15,7 @@ from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.splits import assign_splits, usual_order
 from activemri.data.volumes import Survey, survey
-from activemri.tables import format_markdown, format_table
+from activemri.tables import Table
 
 MAX_FILES = 24  # more files than this are shown in groups
 MAX_PROBLEMS = 12
@@ -140,8 +140,8 @@ def run_inspection(settings: InspectSettings) -> str:
             listed += [f"  {line}" for line in _cut_short(found, MAX_PROBLEMS)]
     parts = [
         f"{settings.path.expanduser()}\n{', '.join(counts)}",
-        format_table(SPLIT_HEADER, _split_lines(rows)),
-        format_table((*names, *PROPERTIES), lines) + hint,
+        Table(SPLIT_HEADER, _split_lines(rows)).text(),
+        Table((*names, *PROPERTIES), lines).text() + hint,
         "\n".join(listed) or "No problems.",
     ]
     return "\n\n".join(parts)
@@ -173,7 +173,7 @@ def write_card(settings: CardSettings) -> str:
         ("coils", _span(volume.n_coils for volume in volumes)),
         ("never acquired", f"{padded} of columns"),
     ]
-    splits = format_markdown(SPLIT_HEADER, _split_lines(rows))
+    splits = Table(SPLIT_HEADER, _split_lines(rows)).markdown()
     if split_problem is not None:
         splits = f"These contradict each other: {split_problem}"
 
@@ -185,7 +185,7 @@ def write_card(settings: CardSettings) -> str:
     left_out = [f"- {line}" for line in _cut_short(left_out, MAX_PROBLEMS_OF_CARD)]
     parts = [
         f"# {settings.path.expanduser().resolve().name}",
-        format_markdown(("", "all files"), overview),
+        Table(("", "all files"), overview).markdown(),
         "## Splits\n\n" + splits,
         "## Contrasts\n\n" + _stratification(rows, "contrast", lambda r: r.entry.volume.contrast),
         "## Field strengths\n\n" + _stratification(rows, "tesla", tesla),
@@ -222,7 +222,7 @@ def _stratification(rows: Sequence[Row], name: str, label: Callable[[Row], str])
             n_subjects, _, n_slices = _counts(chosen)
             cells.append(f"{n_slices:,} ({n_subjects})" if chosen else "-")
         lines.append((value, *cells))
-    table = format_markdown((name, *splits, "all"), lines)
+    table = Table((name, *splits, "all"), lines).markdown()
     return f"Slices, with the number of subjects in brackets.\n\n{table}"
 
 

@@ -34,7 +34,7 @@ from activemri.data.index import Entry, index_path
 from activemri.data.readers import Volume
 from activemri.data.slices import SliceInfo
 from activemri.options import require_not_negative
-from activemri.tables import format_table
+from activemri.tables import Table
 
 Strata = Mapping[str, Mapping[str, int]]  # subject: label: number of slices
 Fold = tuple[tuple[str, ...], tuple[str, ...]]  # subjects to learn from, and to choose weights by
@@ -256,7 +256,7 @@ def draw_split_file(settings: SplitSettings) -> str:
         members = [subject for subject, where in splits.items() if where == split]
         totals = (sum(strata[subject][label] for subject in members) for label in labels)
         lines.append((split, len(members), *totals))
-    return f"{format_table(('split', 'subjects', *labels), lines)}\n\n{out}"
+    return f"{Table(('split', 'subjects', *labels), lines).text()}\n\n{out}"
 
 
 def _file_in(root: Path) -> Path | None:

@@ -28,11 +28,7 @@ _MOST = 4000
 
 
 def check_units(n_units: int, alpha: float, *, unit: str = "unit") -> None:
-    """Refuse to promise what so few units cannot show: 1 / alpha - 1 are needed.
-
-    Raises:
-        RuleError: with how many there are and how many are needed.
-    """
+    """Refuse by a RuleError to promise what so few units cannot show: 1 / alpha - 1 are needed."""
     needed = math.ceil(round(1 / alpha - 1, 9))
     if n_units < needed:
         raise RuleError(
@@ -49,16 +45,9 @@ def losses(
     """Monotonised losses of units at all thresholds at which anything changes.
 
     A slice stops at the first step whose prediction is at least the threshold, at the last step if
-    there is none.
-
-    Args:
-        predictions: predicted quality, higher is better, (slice, step).
-        missed: the true score is below the target, (slice, step).
-        units: unit of each slice, 0 .. n - 1, (slice,).
-
-    Returns:
-        Rising thresholds, the last infinite (never stop before the end), and losses
-        (unit, threshold), which fall along them.
+    there is none. Predictions, higher being better, and whether the true score is below the target
+    are (slice, step), units 0 .. n - 1 (slice,). Returns rising thresholds, the last infinite
+    (never stop before the end), and losses (unit, threshold), which fall along them.
     """
     # What cannot be predicted does not stop a scan.
     predictions = np.where(np.isnan(predictions), -np.inf, predictions)

@@ -46,13 +46,10 @@ _SMALLEST = 1e-12  # below that ratios are taken for zero, so that their logarit
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Episodes to the end of the budget, each continued with its last values.
+    """Episodes to the end of the budget, each continued with its last values, (episode, step).
 
-    Attributes:
-        scans: of each episode; several times if several seeds were played.
-        n_acquired: lines acquired, int64 (episode, step).
-        scores: true scores by metric, float64 (episode, step).
-        features: of :func:`scan_features`, float64 (episode, step).
+    True scores by metric, and features of :func:`scan_features`. Scans are there several times if
+    several seeds were played.
     """
 
     scans: tuple[SliceInfo, ...]
@@ -105,11 +102,7 @@ def play_recorded(
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> tuple[Episodes, dict[str, Floats]]:
-    """:func:`activemri.agents.rollout.rollout`, with the features of every step.
-
-    Returns:
-        The episodes of slices of one kind, and float64 (episode, step) by feature.
-    """
+    """:func:`activemri.agents.rollout.rollout`, and features of every step, (episode, step)."""
     steps: list[dict[str, Tensor]] = []
 
     def record(step: int, state: State) -> None:
@@ -231,14 +224,8 @@ def expected_ssim(magnitude: Tensor, variance: Tensor) -> Tensor:
 
         E[SSIM] ~ (2 m^2 + C1) / (2 m^2 + s / n + C1) * (2 v + C2) / (2 v + s + C2),
 
-    averaged over the windows. The data range is the image's largest pixel.
-
-    Args:
-        magnitude: (batch, height, width), each side at least 7.
-        variance: of the errors, (batch, height, width) or (batch, 1, 1).
-
-    Returns:
-        float64 (batch,).
+    averaged over the windows, float64 (batch,). The data range is the image's largest pixel. Images
+    are (batch, height, width), each side at least 7, variances that or (batch, 1, 1).
     """
     peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
     mean, own = _window_statistics(magnitude / peak)

@@ -33,15 +33,11 @@ _RIDGE = 1e-3  # penalty per observation, on standardised columns
 class Predictor:
     """Predicts a score from features, in units of the metric.
 
-    Attributes:
-        kind: "regression", "uncertainty" or "evaluator".
-        metric: that is predicted.
-        features: names of the features that it needs, in order.
-        head: from those to the score. Of one feature: places x of the knots of a monotone curve,
-            straight in between and level outside, and its values y there. Of several: ridge
-            regression on standardised features (their mean and scale), their squares and products,
-            with weights, the constant's first; features are held to the range from low to high
-            that was seen, so that the parabola is never followed outwards.
+    The head leads from the named features to the score. Of one feature: places x of the knots of a
+    monotone curve, straight in between and level outside, and its values y there. Of several: ridge
+    regression on standardised features (their mean and scale), their squares and products, with
+    weights, the constant's first; features are held to the range from low to high that was seen, so
+    that the parabola is never followed outwards.
     """
 
     kind: str
@@ -78,16 +74,11 @@ class Predictor:
 def fit_predictor(
     kind: str, features: Mapping[str, Floats], scores: Floats, *, metric: str, target: float
 ) -> Predictor:
-    """Fit a predictor to scans whose true scores are known.
+    """Fit a predictor to features and true scores of scans, (observation,) each.
 
-    Args:
-        kind: "uncertainty" (the expected SSIM, for other metrics the expected error, alone),
-            "evaluator" (its mean score alone), each through a monotone curve, or "regression"
-            on everything that there is.
-        features: by name, each (observation,).
-        scores: true scores, (observation,).
-        metric: of the scores.
-        target: the score at which it is decided; the regression looks there most closely.
+    Of the kind "uncertainty" (the expected SSIM, for other metrics the expected error, alone) or
+    "evaluator" (its mean score alone), each through a monotone curve, or "regression" on everything
+    that there is, which looks most closely at the target.
 
     Raises:
         RuleError: the features that the kind needs are not there.
@@ -117,42 +108,31 @@ def fit_predictor(
     # Weights fall with the distance from the target, never to nothing.
     width = _FOCUS.get(metric.split("_")[0], _FOCUS_OF_ERRORS * abs(target))
     weights = 0.05 + np.exp(-0.5 * ((scores - target) / width) ** 2)
-    head = (
-        _fit_quadratic(columns, scores, weights)
-        if kind == "regression"
-        else _fit_monotone(columns[:, 0], scores)
-    )
+    if kind == "regression":
+        mean, scale = columns.mean(axis=0), columns.std(axis=0)
+        # A feature that never changes says nothing: its column is zero whatever it is divided by.
+        scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
+        low, high = columns.min(axis=0), columns.max(axis=0)
+        head = {"low": low, "high": high, "mean": mean, "scale": scale}
+        basis = _basis(columns, head)
+        penalty = _RIDGE * weights.sum() * np.eye(basis.shape[1])
+        penalty[0, 0] = 0  # the constant is free
+        weighted = basis * weights[:, None]
+        head["weights"] = np.linalg.solve(basis.T @ weighted + penalty, weighted.T @ scores)
+    else:
+        # Isotonic regression, rising or falling as the data do; knots in the middle of its steps.
+        # Equal places must share one value.
+        places, group = np.unique(columns[:, 0], return_inverse=True)
+        heavy = np.bincount(group).astype(np.float64)
+        means = np.bincount(group, scores) / heavy
+        centred = places - np.average(places, weights=heavy)
+        rising = bool(np.sum(heavy * centred * means) >= 0)
+        found = isotonic_regression(means, weights=heavy, increasing=rising)
+        step = np.repeat(np.arange(len(found.blocks) - 1), np.diff(found.blocks))
+        middles = np.bincount(step, heavy * places) / np.bincount(step, heavy)
+        head = {"x": middles, "y": found.x[found.blocks[:-1]]}
     plain = {name: tuple(values.tolist()) for name, values in head.items()}
     return Predictor(kind, metric, tuple(names), plain)
-
-
-def _fit_monotone(x: Floats, y: Floats) -> dict[str, Floats]:
-    """Isotonic regression, rising or falling as the data do; knots in the middle of its steps."""
-    # Equal places must share one value.
-    places, group = np.unique(x, return_inverse=True)
-    heavy = np.bincount(group).astype(np.float64)
-    means = np.bincount(group, y) / heavy
-    centred = places - np.average(places, weights=heavy)
-    rising = bool(np.sum(heavy * centred * means) >= 0)
-    found = isotonic_regression(means, weights=heavy, increasing=rising)
-    step = np.repeat(np.arange(len(found.blocks) - 1), np.diff(found.blocks))
-    middles = np.bincount(step, heavy * places) / np.bincount(step, heavy)
-    return {"x": middles, "y": found.x[found.blocks[:-1]]}
-
-
-def _fit_quadratic(columns: Floats, scores: Floats, weights: Floats) -> dict[str, Floats]:
-    mean, scale = columns.mean(axis=0), columns.std(axis=0)
-    # A feature that never changes says nothing: its column is zero whatever it is divided by.
-    scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
-    head = {
-        "low": columns.min(axis=0), "high": columns.max(axis=0), "mean": mean, "scale": scale
-    }  # fmt: skip
-    basis = _basis(columns, head)
-    penalty = _RIDGE * weights.sum() * np.eye(basis.shape[1])
-    penalty[0, 0] = 0  # the constant is free
-    weighted = basis * weights[:, None]
-    solution = np.linalg.solve(basis.T @ weighted + penalty, weighted.T @ scores)
-    return head | {"weights": solution}
 
 
 def _basis(columns: Floats, head: Mapping[str, Any]) -> Floats:

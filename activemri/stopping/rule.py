@@ -93,16 +93,10 @@ class StopSettings:
 class StoppingRule:
     """Stop at the first step whose predicted score reaches the threshold.
 
-    Attributes:
-        predictor: from features to a score.
-        target: the true score to reach, in units of the predictor's metric.
-        threshold: on the predicted score, in the same units. It makes up for the predictor's
-            errors, so it may lie on either side of the target. An infinite one never stops.
-        alpha: at most this share of new units' slices is promised to stop below the target.
-        unit: "subject", "volume" or "slice": what has to be exchangeable.
-        n_units: calibration units.
-        policy, reconstructor, data, n_center_lines, budget: of the calibration's episodes.
-        version: of this package.
+    At most a share `alpha` of the slices of new units (subjects, volumes or slices, which have to
+    be exchangeable) is promised to stop below the target, a true score. The threshold makes up for
+    the predictor's errors, so it may lie on either side of the target; an infinite one never stops.
+    What follows `unit` tells of the calibration's episodes, and the version is this package's.
     """
 
     predictor: Predictor
@@ -138,12 +132,7 @@ class StoppingRule:
 
     @classmethod
     def load(cls, path: str | Path) -> "StoppingRule":
-        """Read a file that :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            RuleError: if it holds something else.
-        """
+        """Read a file that :meth:`save` wrote; a RuleError if it holds something else."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"expected a file with a stopping rule; none is at {path}")
         try:
@@ -170,10 +159,7 @@ class Stopping:
 
     The other policy chooses for scans that go on with their own generators, so that they acquire
     what they would have acquired without the rule. The evaluator gives features that the rule's
-    predictor may need.
-
-    Raises:
-        RuleError: the rule was calibrated for another policy.
+    predictor may need. A rule that was calibrated for another policy is a RuleError.
     """
 
     policy: Policy
@@ -215,12 +201,9 @@ class Stopping:
 def fit_rule(
     stop: StopSettings, played: Mapping[str, Curves], *, seed: int = 0
 ) -> tuple[Predictor, float]:
-    """Fit a predictor and calibrate its threshold.
+    """Fit a predictor on whole episodes of one policy, by split, and calibrate its threshold.
 
-    Args:
-        stop: how; with target and metric.
-        played: whole episodes of one policy, by split.
-        seed: of the folds of cross-fitting.
+    The seed draws the folds of cross-fitting.
 
     Raises:
         RuleError: too few units, the budget is too small for the target, or the scans do not give
@@ -267,13 +250,8 @@ def calibrate(
 ) -> float:
     """The most permissive threshold on the predicted score that keeps the misses below alpha.
 
-    Args:
-        predictor: of a score; it must not have been fitted to these episodes.
-        predicted: its predictions for them, float64 (episode, step).
-        curves: the episodes, with their true scores.
-        target: true score to reach.
-        alpha: share of slices that may stop below it, mean over units.
-        unit: "subject", "volume" or "slice".
+    Misses are the share of slices that stop below the target, mean over units. Episodes, with
+    scores `predicted` for them, must be others than those that the predictor was fitted to.
 
     Raises:
         RuleError: too few units, or the budget is too small for the target.

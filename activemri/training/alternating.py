@@ -35,7 +35,7 @@ from activemri.options import Compute, RunOptions, described, require_positive
 from activemri.reconstruction.registry import make_reconstructor, save_reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.registration import find_protocol
-from activemri.tables import format_table
+from activemri.tables import Table
 from activemri.training.folder import RunFolder
 from activemri.training.reconstructor import TrainReconstructorSettings, train_reconstructor
 
@@ -73,26 +73,17 @@ class TrainAlternatingSettings:
     """Scans, spread evenly over the validation split, that choose the best weights."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            rounds=self.rounds,
-            reconstructor_steps=self.reconstructor_steps,
-            lr=self.lr,
-            recorded_scans=self.recorded_scans,
-            validation_scans=self.validation_scans,
-        )
+        require_positive(rounds=self.rounds, reconstructor_steps=self.reconstructor_steps)
+        require_positive(recorded_scans=self.recorded_scans, lr=self.lr)
+        require_positive(validation_scans=self.validation_scans)
 
 
 def train_alternating(
     settings: TrainAlternatingSettings, *, validation: SliceDataset | None = None
 ) -> str:
-    """Train a policy and a reconstructor in turns; continue after a kill.
+    """Train a policy and a reconstructor in turns; a table of scores of each round to print.
 
-    Args:
-        settings: of the command.
-        validation: scans that choose the best weights; None takes the split "val" of the data.
-
-    Returns:
-        A table of validation scores: a line for each round, the first one before any fine-tuning.
+    The scans of validation choose the best weights; None takes the split "val" of the data.
 
     Raises:
         ValueError: unusable settings or data; a folder that is taken; a reconstructor that has
@@ -173,7 +164,7 @@ def train_alternating(
     files.write_json(out / "summary.json", {"rounds": rounds})
     lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(rounds)]
     return (
-        f"{format_table(('fine-tunings', *_SHOWN), lines)}\n\n{out / _POLICY} is the policy, "
+        f"{Table(('fine-tunings', *_SHOWN), lines).text()}\n\n{out / _POLICY} is the policy, "
         f"{out / _RECONSTRUCTOR} the reconstructor that it was trained for; scores are those of "
         "validation scans"
     )

@@ -27,12 +27,10 @@ class Batch:
     """Input of a reconstructor, and its target.
 
     Attributes:
-        measurement: of all scans.
         target: magnitude, (batch, target height, target width).
         data_range: largest value of each target, (batch,).
         reference: image of all readouts together, complex (batch, height, width).
         measured: readouts of the scan that exist in the data, bool (batch, readout).
-        names: of the scans, for messages.
         share: of the scans of this step, if several processes have some each.
     """
 
@@ -91,11 +89,8 @@ def make_batch(
 ) -> Batch:
     """Measure slices of one kind as episodes do, up to a moment each.
 
-    Args:
-        scan: scan protocol; metrics and reconstructor of it cost time and do nothing here.
-        slices: of one kind.
-        moments: one for each slice; readouts that the data do not have are left out.
-        seeds: of imperfect scanners, int64 (batch,).
+    Readouts that the data do not have are left out. Metrics and reconstructor of the scan protocol
+    cost time and do nothing here. Seeds are those of imperfect scanners, int64 (batch,).
     """
     transform = scan.geometry.transform.fitted(slices[0].shape)
     measurable = transform.measurable(torch.stack([s.measured for s in slices]).to(scan.device))
@@ -133,18 +128,9 @@ class TrainingBatches:
     """The batch of each training step, a function of seed and step alone.
 
     So a resumed training sees what an uninterrupted one would have seen. A batch holds scans of one
-    kind (size, target size, coils); kinds come up as often as they have scans.
-
-    Args:
-        scans: to learn from.
-        moments: source of the moments of episodes.
-        batch_size: scans a step, of all processes together.
-        seed: of all that is drawn.
-        augment: draws a change for every scan.
-        one_mask: every scan has been acquired once, to the end of one episode; else each step
-            acquires it anew.
-        rank: this process has every n-th scan, beginning with this one.
-        n_processes: which n is.
+    kind (size, target size, coils); kinds come up as often as they have scans. Of `batch_size`
+    scans each of n processes has every n-th one, beginning with its rank. Each step acquires them
+    anew, or with `one_mask` as always, to the end of one episode.
     """
 
     def __init__(

@@ -28,10 +28,8 @@ def new_reconstructor(
         reconstructor: a name, or ``package.module:Class``, whose first weights follow from the
             seed; the path of a checkpoint, whose weights the training begins with; or an object, of
             which a copy is trained.
-        network: arguments of the network by name; those of a checkpoint may change what leaves
-            its weights as they are, e.g. iterations of modl.
-        seed: of the first weights.
-        device: where it shall run.
+        network: its arguments by name; those of a checkpoint may change what leaves its weights as
+            they are, e.g. iterations of modl.
 
     Raises:
         ValueError: an unknown name, one that has nothing to train, or arguments that it refuses;

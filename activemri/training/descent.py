@@ -21,15 +21,9 @@ _TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Descent:
-    """AdamW, with a learning rate that rises linearly and then falls to zero along a cosine.
+    """AdamW; the learning rate rises to `lr` and falls to zero after `n_steps` along a cosine.
 
-    Args:
-        network: whose parameters are trained.
-        lr: largest learning rate.
-        n_steps: after which it is zero.
-        precision: of the layers; "16" needs its gradients scaled.
-        option: of the command line that sets the learning rate.
-        betas: how long gradients and their squares are remembered.
+    The option is that of the command line that sets the learning rate.
     """
 
     def __init__(
@@ -50,15 +44,8 @@ class Descent:
     def descend(self, losses: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
         """Follow the gradient of the loss called "loss"; the others are only reported.
 
-        Args:
-            losses: one number each, the share that this process has in them.
-            step: which this is; sets the learning rate.
-
-        Returns:
-            All losses, of all processes together.
-
-        Raises:
-            DivergedError: instead of following a gradient that is not finite.
+        Losses are one number each, the share that this process has in them; those of all processes
+        together are returned. A gradient that is not finite is a DivergedError.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps=self.n_steps, largest=self.lr)

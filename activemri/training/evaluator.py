@@ -21,11 +21,8 @@ from activemri.training.validation import Validation, evaluating
 def evaluator_loss(evaluator: Evaluator, batch: Batch, image: Tensor, *, gamma: float) -> Tensor:
     """L_D = mean_i (e_i(r) - t_i)^2 + mean_i (e_i(x) - 1)^2 over measured lines i: (batch,).
 
-    Args:
-        evaluator: e.
-        batch: the references x, and which lines have been acquired and measured.
-        image: reconstructions r, complex (batch, height, width).
-        gamma: of the targets t, see :func:`activemri.evaluator.kernel_targets`.
+    Of an evaluator e, reconstructions r, complex (batch, height, width), the batch's references x,
+    and targets t, see :func:`activemri.evaluator.kernel_targets`.
     """
     scores = evaluator(torch.cat([image, batch.reference]), batch.acquired.repeat(2, 1))
     of_images, of_references = scores.float().chunk(2)

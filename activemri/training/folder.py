@@ -31,15 +31,8 @@ Picture = NDArray[np.uint8]
 class RunFolder:
     """A folder that a run claims, writes to, and continues from.
 
-    Args:
-        path: of the folder.
-        tensorboard: show what is logged in TensorBoard as well.
-
-    Attributes:
-        best: checkpoint of the best weights, without suffix.
-
-    Raises:
-        ModuleNotFoundError: TensorBoard is wanted, and not installed.
+    What is logged is shown in TensorBoard as well, or a ModuleNotFoundError; `best` is the
+    checkpoint of the best weights, without suffix.
     """
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
@@ -60,10 +53,7 @@ class RunFolder:
     def check(self, settings: Mapping[str, object], *, resume: bool) -> None:
         """Refuse what :meth:`open` would refuse, as far as these settings show it; makes nothing.
 
-        Args:
-            settings: that must be the same in a continuation, see
-                :func:`activemri.options.described`.
-            resume: continue what is in the folder.
+        Settings of :func:`activemri.options.described` must be the same in a continuation.
 
         Raises:
             ValueError: a run is there and `resume` is off, or the other way round, or its settings
@@ -109,11 +99,7 @@ class RunFolder:
         return self.state()
 
     def state(self) -> dict[str, Any] | None:
-        """The state to continue from; None before the first validation.
-
-        Raises:
-            ValueError: the file is damaged, or something else.
-        """
+        """The state to continue from; None before the first validation, damaged a ValueError."""
         path = self.path / "last.pt"
         if not path.exists():
             return None
@@ -138,9 +124,8 @@ class RunFolder:
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line of JSON, and show its numbers in TensorBoard.
 
-        Args:
-            entry: with "training" (name of what is trained) and "step"; lines of the same
-                training's same and later steps go before. A "picture" goes to ``images/``.
+        The entry has "training" (name of what is trained) and "step"; lines of the same training's
+        same and later steps go before. A "picture" goes to ``images/``.
         """
         name, step, picture = entry["training"], entry["step"], entry.get("picture")
         path = self.path / "log.jsonl"

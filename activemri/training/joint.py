@@ -76,11 +76,8 @@ class TrainJointSettings(TrainReconstructorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(
-            gamma=self.gamma,
-            evaluator_lr=self.evaluator_lr,
-            evaluator_steps=self.evaluator_steps,
-        )
+        require_positive(evaluator_lr=self.evaluator_lr, evaluator_steps=self.evaluator_steps)
+        require_positive(gamma=self.gamma)
         require_not_negative(adversarial_weight=self.adversarial_weight)
 
     def adapted(self, given: Callable[[str], Any]) -> Self:

@@ -55,8 +55,7 @@ class Trained:
     Attributes:
         checkpoint: of the best weights, without suffix.
         best_step: after which they were taken; 0 if training never improved on the start.
-        best_score: what they reached in validation.
-        score: name of that score; higher is better.
+        best_score: of validation, in `score`; higher is better.
         baseline: the score that training should beat, if there is one: zero-filled images'.
         beside: a line about what was trained beside.
     """
@@ -111,11 +110,11 @@ def train(
         folder: where it writes, claimed.
         name: of what is trained, for log, state and progress.
         n_steps: at most, in the trainee's own steps.
-        validate_every: steps between validations.
+        validate_every: its steps between validations.
         patience: validations without a better score that end the training.
         state: what `folder.open` found; None to begin.
         checkpoint: file name, without suffix, of the best weights.
-        on_validation: called after every validation; what it raises ends the training.
+        on_validation: what it raises ends the training.
         device: through which several processes exchange scores.
 
     Raises:

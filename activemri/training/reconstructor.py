@@ -57,17 +57,9 @@ else:
 #: it covers random masks, orders from the centre and from the edge, learned ones, and those that
 #: suit a scan best. A policy that is registered later does not join by itself.
 MASK_POLICIES = (
-    "random",
-    "variable-density",
-    "low-frequency-first",
-    "high-frequency-first",
-    "equispaced",
-    "conjugate-symmetric",
-    "lbcs",
-    "average-oracle",
-    "oracle",
-    "exchange-oracle",
-)
+    "random", "variable-density", "low-frequency-first", "high-frequency-first", "equispaced",
+    "conjugate-symmetric", "lbcs", "average-oracle", "oracle", "exchange-oracle",
+)  # fmt: skip
 
 #: Scans whose masks tell how often a sample is acquired, for robust-ssdu.
 N_MASKS = 512
@@ -127,15 +119,9 @@ class TrainReconstructorSettings:
     """Bits of the numbers in layers; 16 ones need a GPU."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            max_steps=self.max_steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            validate_every=self.validate_every,
-            patience=self.patience,
-            n_splits=self.n_splits,
-            more_noise=self.more_noise,
-        )
+        require_positive(max_steps=self.max_steps, batch_size=self.batch_size, lr=self.lr)
+        require_positive(validate_every=self.validate_every, patience=self.patience)
+        require_positive(n_splits=self.n_splits, more_noise=self.more_noise)
         require_not_negative(images=self.images)
 
     def adapted(self, given: Callable[[str], Any]) -> Self:
@@ -172,9 +158,7 @@ class TrainReconstructorSettings:
 
         Raises:
             ValueError: an unknown loss, augmentation, network or argument of it, a device that is
-                not there, a folder that is taken, or one that was started with other settings.
-            OSError: the output folder cannot be written.
-            ModuleNotFoundError: TensorBoard is wanted, and not installed.
+                not there, or what :class:`RunFolder` refuses, with its other errors.
         """
         if loss is None:
             self.objective()
@@ -232,11 +216,10 @@ def train_reconstructor(
 ) -> Trained:
     """Train, validate at fixed intervals, keep the best weights; continue after a kill.
 
-    AdamW, with a learning rate that rises linearly for a tenth of the steps and then falls to zero
-    along a cosine. Each step is a function of seed and step number, so a training that was killed
-    and resumed ends with the same weights, bit for bit, as one that was not (same machine and
-    number of threads). The run's folder is that of :mod:`activemri.training.folder`. Under torchrun
-    all processes train together, see :mod:`activemri.training.processes`.
+    Each step is a function of seed and step number, so a training that was killed and resumed ends
+    with the same weights, bit for bit, as one that was not (same machine and number of threads).
+    Optimiser: :class:`activemri.training.descent.Descent`; folder:
+    :mod:`activemri.training.folder`; torchrun: :mod:`activemri.training.processes`.
 
     Args:
         settings: see there.
@@ -275,14 +258,8 @@ def result_in(checkpoint: Path) -> Trained:
 class Context:
     """A training whose data are open, whose folder is claimed, and whose episodes are recorded.
 
-    Arguments and errors are those of :func:`train_reconstructor`, with checked settings.
-
-    Attributes:
-        device: where this process computes.
-        state: to continue from; None to begin.
-        batches: the batch of every step.
-        validation: scans and moments of validations.
-        step: steps that the trainee has taken.
+    Arguments and errors are those of :func:`train_reconstructor`, with checked settings. It counts
+    the steps that the trainee has taken; `state` is to be continued from, None to begin.
     """
 
     def __init__(
@@ -308,14 +285,13 @@ class Context:
                 f"--supervision {settings.supervision} holds out samples of a Cartesian grid; "
                 f"geometry {scan.geometry.name!r} has none"
             )
+        own_loss = None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
         same = {
             **described(settings),
             "masks": "EpisodeMasks" if moments is None else type(moments).__name__,
             "n_train_scans": len(train),
             "n_validation_scans": len(validation),
-            "loss_object": None
-            if loss is None
-            else getattr(loss, "__qualname__", type(loss).__qualname__),
+            "loss_object": own_loss,
         }
         if processes.rank() == 0:  # claims the folder; then all read the state in it
             self.state = self.folder.open(same, resume=settings.run.resume)
@@ -340,16 +316,14 @@ class Context:
     def run(self, trainee: loop.Trainee, *, name: str, **options: Any) -> None:
         """Train to the end of the settings' schedule, or as options of the loop say otherwise."""
         settings = self.settings
-        schedule = {"n_steps": settings.max_steps, "state": self.state, **options}
-        loop.train(
-            trainee,
-            self.folder,
-            name=name,
-            validate_every=settings.validate_every,
-            patience=settings.patience,
-            device=self.device,
-            **schedule,
-        )
+        usual = {
+            "n_steps": settings.max_steps,
+            "state": self.state,
+            "validate_every": settings.validate_every,
+            "patience": settings.patience,
+            "device": self.device,
+        }
+        loop.train(trainee, self.folder, name=name, **(usual | options))
 
     def info(self, metrics: Mapping[str, object], *, command: str) -> dict[str, object]:
         """Facts about the training for a checkpoint."""
@@ -398,13 +372,10 @@ def recorded_moments(
 
 
 class BatchTrainee:
-    """A trainee of the loop that learns from one batch a step.
+    """A trainee of the loop that learns from one batch a step, counted anew in its context.
 
-    Subclasses add `train_on`, `validate` and `save`.
-
-    Args:
-        context: of the training, whose steps are counted anew.
-        parts: networks and optimisers by their names in the saved state.
+    Subclasses add `train_on`, `validate` and `save`. Parts are networks and optimisers by their
+    names in the saved state.
     """
 
     def __init__(self, context: Context, parts: Mapping[str, nn.Module | Descent]) -> None:
@@ -420,11 +391,7 @@ class BatchTrainee:
         return self.context.step
 
     def learn(self, n_steps: int, progress: ShowProgress, /) -> dict[str, float]:
-        """Some steps, each with random numbers of its own; the mean losses.
-
-        Raises:
-            DivergedError: names the scans of the step.
-        """
+        """Some steps, each with random numbers of its own; the mean losses."""
         context = self.context
         totals: dict[str, float] = defaultdict(float)
         gpus = [context.device] if context.device.type == "cuda" else []

@@ -17,7 +17,7 @@ import torch
 from activemri import files
 from activemri.data.slices import SliceDataset
 from activemri.options import command_line, described, with_values
-from activemri.tables import format_table
+from activemri.tables import Table
 from activemri.training import processes
 from activemri.training.loop import OnValidation
 from activemri.training.sweep import (
@@ -68,7 +68,23 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     axes = axes_of(settings, fixed=fixed | {"seed", "max_steps", "validate_every", "patience"})
     check(placed(settings, "trial", settings.base))
     claim(settings)
-    out, study = settings.run.out, _study(settings)
+    out, base = settings.run.out, settings.base
+    # The learning rate rises for a tenth of the steps.
+    warm_up = max((getattr(base, "max_steps", None) or 0) // 5, base.validate_every or 1)
+    pruners: dict[str, optuna.pruners.BasePruner] = {
+        "none": optuna.pruners.NopPruner(),
+        "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=warm_up, reduction_factor=2),
+        "median": optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warm_up),
+    }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with files.locked(out / "lock"):
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
+            study_name="activemri",
+            pruner=pruners[settings.pruner],
+            direction="maximize",
+            load_if_exists=True,
+        )
     run = with_shared_moments(settings.train)
     while True:
         with ExitStack() as stack:  # holds the lock of the trial's folder
@@ -93,7 +109,7 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
                 folder = trial.user_attrs.get("folder", f"trial-{len(trials):04}")
                 trial.set_user_attr("folder", folder)
                 stack.enter_context(_held(settings, folder))
-            report = _reporter(study, trial, getattr(settings.base, "max_steps", None))
+            report = _reporter(study, trial, getattr(base, "max_steps", None))
             one = partial(run, train=train, validation=validation, on_validation=report)
             try:
                 result = train_once(_settings_of(settings, trial), one)
@@ -120,36 +136,14 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
         for score, trial in finished[:N_SHOWN]
     ]
     counts = {word: sum(t.state == state for t in trials) for state, word in _WORDS.items()}
-    counts = {word: n for word, n in counts.items() if n}
     best = _summary(settings, finished[0][1])
-    baseline = best["baseline"]
-    usual = "" if baseline is None else f" (baseline {baseline:.4f})"
+    usual = "" if best["baseline"] is None else f" (baseline {best['baseline']:.4f})"
     return (
-        f"{format_table(('trial', 'validation', *axes), lines)}\n\n"
-        f"{', '.join(f'{n} {word}' for word, n in counts.items())}\n"
+        f"{Table(('trial', 'validation', *axes), lines).text()}\n\n"
+        f"{', '.join(f'{n} {word}' for word, n in counts.items() if n)}\n"
         f"best validation score {best['score']:.4f}{usual}, checkpoint {best['checkpoint']}\n"
         f"{best['command']}"
     )
-
-
-def _study(settings: SweepSettings) -> optuna.Study:
-    base = settings.base
-    # The learning rate rises for a tenth of the steps.
-    warm_up = max((getattr(base, "max_steps", None) or 0) // 5, base.validate_every or 1)
-    pruners: dict[str, optuna.pruners.BasePruner] = {
-        "none": optuna.pruners.NopPruner(),
-        "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=warm_up, reduction_factor=2),
-        "median": optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warm_up),
-    }
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with files.locked(settings.run.out / "lock"):
-        return optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(settings.run.out / "study.log"))),
-            study_name="activemri",
-            pruner=pruners[settings.pruner],
-            direction="maximize",
-            load_if_exists=True,
-        )
 
 
 def _trials(study: optuna.Study) -> list[FrozenTrial]:

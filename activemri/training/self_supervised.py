@@ -34,19 +34,12 @@ _SPREAD = 1 / 4  # of the held-out samples around the origin, standard deviation
 
 
 def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
-    """Draw acquired samples that a reconstructor shall not see, more of them near the origin.
+    """Draw a share of acquired samples, bool (batch, height, width), more of them near the origin.
 
     As if drawn from a normal distribution around the origin until there are enough different ones
     among the acquired, but all at once: the largest of random numbers of Gumbel's distribution,
-    shifted by the logarithm of the density.
-
-    Args:
-        mask: acquired samples, bool (batch, height, width).
-        share: of the acquired samples, between 0 and 1.
-        generator: of the draw.
-
-    Raises:
-        ValueError: for a share that leaves nothing on one side.
+    shifted by the logarithm of the density. A share that leaves nothing on one side is a
+    ValueError.
     """
     if not 0 < share < 1:
         raise ValueError(f"expected a share of held-out samples between 0 and 1; got {share}")
@@ -64,17 +57,6 @@ def held_out(mask: Tensor, *, share: float, generator: torch.Generator) -> Tenso
     return ((rank < wanted).reshape(mask.shape) & free).to(mask.device)
 
 
-def divided(measurement: Measurement, out: Tensor) -> tuple[Measurement, Operator]:
-    """The measurement that the reconstructor sees, and the operator of held-out samples.
-
-    The latter are `out`, bool (batch, height, width).
-    """
-    operator = measurement.operator
-    shape, maps = operator.transform.shape, operator.sensitivity
-    seen = Operator.on_grid(operator.grid_mask & ~out, shape, maps)
-    return Measurement.of_grid(measurement.kspace, seen), Operator.on_grid(out, shape, maps)
-
-
 def self_supervised_loss(
     reconstructor: Reconstructor,
     measurement: Measurement,
@@ -85,23 +67,19 @@ def self_supervised_loss(
 ) -> Tensor:
     """|u - v| / |u| in the norms of squares and of magnitudes, summed: (batch,).
 
-    u is what was measured of the held-out samples, v what the reconstruction says about them.
-
-    Args:
-        reconstructor: to be judged.
-        measurement: all that was acquired.
-        share: of samples to hold out.
-        n_splits: draws to average over (multi-mask SSDU, Yaman et al., NMR Biomed. 35:e4798, 2022).
-        generator: of the draws.
+    u is what was measured of the held-out samples, v what the reconstruction says about them;
+    averaged over draws (multi-mask SSDU, Yaman et al., NMR Biomed. 35:e4798, 2022).
     """
-    kspace = measurement.kspace
-    mask = measurement.operator.grid_mask.expand(-1, *kspace.shape[-2:])
+    kspace, operator = measurement.kspace, measurement.operator
+    shape, maps = operator.transform.shape, operator.sensitivity
+    mask = operator.grid_mask.expand(-1, *shape)
     losses = []
     for _ in range(n_splits):
         out = held_out(mask, share=share, generator=generator)
-        seen, operator = divided(measurement, out)
-        predicted = operator.forward(reconstructor(seen).image)
-        measured = operator.transform.of_grid(kspace) * operator.mask[:, :, None, None]
+        seen = Operator.on_grid(mask & ~out, shape, maps)
+        judged = Operator.on_grid(out, shape, maps)
+        predicted = judged.forward(reconstructor(Measurement.of_grid(kspace, seen)).image)
+        measured = judged.transform.of_grid(kspace) * judged.mask[:, :, None, None]
         # In units of the largest sample, whatever the signal's scale.
         largest = measured.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         error, usual = (
@@ -116,15 +94,9 @@ def self_supervised_loss(
 
 
 def sample_weights(acquired: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
-    """Weight of every held-out sample, from how often samples are acquired and seen.
+    """Weight of held-out samples, from how often they are acquired, bool (n, height, width).
 
-    Args:
-        acquired: samples of many scans, bool (n, height, width).
-        share: of samples that are held out.
-        generator: of the draws.
-
-    Returns:
-        float32 (height, width); 0 where nothing was ever held out.
+    float32 (height, width); 0 where nothing was ever held out.
     """
     out = held_out(acquired, share=share, generator=generator).float().mean(dim=0)
     probability = acquired.float().mean(dim=0)
@@ -142,13 +114,9 @@ def robust_loss(
     more_noise: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Weighted squared error of what is held out and of what is seen, relative: (batch,).
+    """As :func:`self_supervised_loss`, squared error of what is held out and seen, relative.
 
-    The other arguments are those of :func:`self_supervised_loss`.
-
-    Args:
-        weights: of held-out samples, (height, width).
-        more_noise: strength of the noise that is added, over that of the scan's own.
+    Held-out samples have weights, (height, width). More noise is in units of the scan's own.
     """
     kspace, operator = measurement.kspace, measurement.operator
     shape, maps = operator.transform.shape, operator.sensitivity

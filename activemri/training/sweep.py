@@ -34,7 +34,7 @@ from activemri.options import (
     require_positive,
     with_values,
 )
-from activemri.tables import format_table
+from activemri.tables import Table
 from activemri.training import processes
 from activemri.training.batches import in_memory
 from activemri.training.folder import RunFolder
@@ -128,11 +128,7 @@ def run_sweep(
 
     Processes with other `fold` may work in the same folder at the same time. Returned is a table;
     its numbers, commands and subjects are in ``sweep.json``, or for a search in ``best.json``.
-
-    Args:
-        settings: see there.
-        train: scans to learn from; None opens the train split of the command's data.
-        validation: scans to compare by; None opens the val split.
+    Scans to learn from and to compare by are by default those of the command's data.
 
     Raises:
         ValueError: folds or values that make no sense, settings that the command refuses; a folder
@@ -170,15 +166,9 @@ def run_sweep(
 
 
 def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) -> None:
-    """Begin a sweep in its folder, or make sure that the one in it is the same.
+    """Begin a sweep in its folder, or make sure as :meth:`RunFolder.open` that it is the same.
 
-    Args:
-        settings: of the sweep; trials may become more.
-        members: anything else that must be the same.
-        joins: work on a sweep that is there even without --resume.
-
-    Raises:
-        ValueError: as :meth:`RunFolder.open`.
+    Trials may become more. A sweep that is there can be joined even without --resume.
     """
     if processes.rank() > 0:  # the first process of a torchrun does it for all
         return
@@ -309,11 +299,7 @@ def axes_of(
 
 
 def parse_axis(word: str, settings: Any) -> tuple[str, Range | tuple[str, ...]]:
-    """Key and values of an axis: ``key=a|b|c``, ``key=low:high`` or ``key=low:high:log``.
-
-    Raises:
-        ValueError: a text that is neither, an unknown key, or a value that the settings refuse.
-    """
+    """Key and values of an axis: ``key=a|b|c``, ``key=low:high`` or ``key=low:high:log``."""
     key, equals, text = (part.strip() for part in word.partition("="))
     key = key.removeprefix("--").replace("-", "_")
     if not equals or not text:
@@ -383,4 +369,4 @@ def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> str:
     header = ("training", *(("validation",) if folds else ()), "baseline", "best score")
     header += ("gain" if folds else "difference", "best step")
     n_trained = sum(result is not None for result in results.values())
-    return f"{format_table(header, lines)}\n\n{n_trained} of {len(rows)} trained"
+    return f"{Table(header, lines).text()}\n\n{n_trained} of {len(rows)} trained"

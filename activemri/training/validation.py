@@ -37,13 +37,24 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 class Validation:
-    """The same scans and moments of episodes every time, drawn once from the seed."""
+    """The same scans and moments of episodes every time, drawn once from the seed.
 
-    def __init__(self, scans: SliceDataset, moments: EpisodeMasks, *, seed: int) -> None:
+    Of the scans those at `indices`; without them up to N_SCANS.
+    """
+
+    def __init__(
+        self,
+        scans: SliceDataset,
+        moments: EpisodeMasks,
+        *,
+        seed: int,
+        indices: Sequence[int] | None = None,
+    ) -> None:
         self.scans, self.moments, self.seed = scans, moments, seed
         self.infos = infos_of(scans)
         places = np.linspace(0, len(scans) - 1, min(N_SCANS, len(scans)))
-        self.indices = [int(i) for i in np.unique(places.round())]
+        usual = [int(i) for i in np.unique(places.round())]
+        self.indices = usual if indices is None else indices
         self.steps = [int(s) for s in np.unique(np.linspace(0, moments.budget, N_MOMENTS).round())]
 
     def score(self, reconstructor: Reconstructor) -> tuple[float, dict[int, float]]:

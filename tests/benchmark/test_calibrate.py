@@ -111,7 +111,7 @@ def test_a_single_factor_scales_the_deviations(checkpoints: list[str], tmp_path:
 def test_scans_of_every_protocol_are_judged_at_their_moments(protocol: dict[str, Any]) -> None:
     settings = CalibrateSettings(protocol=replace(PROTOCOL, **protocol), max_slices=2)
     scans, _ = open_scans(settings)
-    one, again = scans.batch(scans.positions[0]), scans.batch(scans.positions[0])
+    one, again = scans.batch(scans.indices[0]), scans.batch(scans.indices[0])
     assert torch.equal(one.measurement.zero_filled, again.measurement.zero_filled)
     n_acquired = one.acquired.sum(dim=1).tolist()
     assert len(n_acquired) == 4 and n_acquired[0] < n_acquired[-1]
@@ -189,7 +189,7 @@ def test_scans_are_measured_on_their_foreground_or_everywhere(
     reconstructor = assembled(settings)
     scans, _ = open_scans(settings)
     cases = collect(reconstructor, scans)
-    target = scans.dataset[scans.positions[0]].target
+    target = scans.scans[scans.indices[0]].target
     assert len(cases[0].error) == int((target > 0.1 * target.max()).sum()) < 24 * 24
     assert [case.step for case in cases] == [0, 2, 4, 6] * 2
     whole = collect(reconstructor, scans, fraction=None)

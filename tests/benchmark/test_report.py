@@ -67,7 +67,6 @@ def shown(table: pd.DataFrame) -> dict[str, ReportFigure]:
         "actions": figures.action_map_figure(
             taken_actions(),
             reconstructor="unet",
-            n_actions=9,
             initial=np.arange(9) == 8,
             notes={"lbcs": "3.0 of 3 shared"},
         ),
