@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from activemri.data.phantoms.contour import band, blob, curve, inset, spline
+from activemri.data.phantoms.contour import band, blob, curve, inset, inward_normals, spline
 from activemri.data.phantoms.shapes import Array, Drawing
 
 
@@ -20,10 +20,10 @@ def draw_abdomen(drawing: Drawing, generator: np.random.Generator, place: float)
     drawing.fill("fat", "skin", inset(body, 0.006))
     drawing.fill("muscle", "fat", inset(body, 0.006 + fat))
     drawing.fill("fat", "muscle", inset(body, 0.006 + fat + muscle))
+    depths, normals = 0.006 + fat * np.linspace(0.2, 0.75, 5), inward_normals(body)
     for i in generator.integers(0, 72, 14):  # thin sheets in the fat under the skin
         along = (i + np.arange(5)) % 72
-        steps = zip(np.linspace(0.2, 0.75, 5), along, strict=True)
-        sheet = np.array([inset(body, 0.006 + fat * share)[j] for share, j in steps])
+        sheet = body[along] + depths[:, None] * normals[along]
         drawing.fill("fat", "air", band(sheet, 0.0035), -0.35)
     between = inset(body, 0.006 + fat + muscle / 2)
     start = int(generator.integers(0, 6))

@@ -110,9 +110,9 @@ def fold(
     turning = math.copysign(1, signed_area(outline))
     ordered = sorted(sulci, key=lambda sulcus: sulcus[0] % 1)
 
-    def at(place: float, table: Array) -> Array:
-        position = (place % 1) * way[-1]
-        return np.array([np.interp(position, way, table[:, axis]) for axis in (0, 1)])
+    def at(place: ArrayLike, table: Array) -> Array:
+        position = np.asarray(place) % 1 * way[-1]
+        return np.stack([np.interp(position, way, table[:, axis]) for axis in (0, 1)], axis=-1)
 
     surfaces = []
     for outset in (0.0, thickness):
@@ -132,9 +132,9 @@ def fold(
             # Along the crown to the next one.
             gap = (following[0] - place) % 1 or 1.0
             clear = (width / 2 + outset) / way[-1]
-            for share in np.linspace(0, 1, max(3, math.ceil(gap * 40))):
-                crown = place + clear + share * max(gap - 2 * clear, 0)
-                parts.append((at(crown, closed) + outset * at(crown, normals))[None])
+            shares = np.linspace(0, 1, max(3, math.ceil(gap * 40)))
+            crown = place + clear + shares * max(gap - 2 * clear, 0)
+            parts.append(at(crown, closed) + outset * at(crown, normals))
         surfaces.append(np.concatenate(parts))
     return surfaces[0], surfaces[1]
 

@@ -22,31 +22,42 @@ def add_edges(
     The caller multiplies the sum by i / (2 pi |k|^2); see :func:`shapes.Drawing.spectrum`.
     """
     n_rows, n_columns = rows.size, columns.size
+    turned, halves = -2 * math.pi * columns, math.pi * columns
     phase_cos, phase_sin = np.empty(n_columns), np.empty(n_columns)
     half_cos, half_sin = np.empty(n_columns), np.empty(n_columns)
+    across, area = np.empty(n_columns), np.empty(n_columns)
+    # Of columns to both sides of the origin one side's sines serve both: half of the time is sines.
+    mirrored = n_columns // 2 if (columns == -columns[::-1]).all() else 0
     for edge in edges:
         weight = edge[0]
         along_x, along_y = edge[3] - edge[1], edge[4] - edge[2]
         middle_x, middle_y = 0.5 * (edge[1] + edge[3]), 0.5 * (edge[2] + edge[4])
-        for j in range(n_columns):
-            angle = -2 * math.pi * columns[j] * middle_x
+        for j in range(mirrored, n_columns):
+            angle = turned[j] * middle_x
             phase_cos[j], phase_sin[j] = math.cos(angle), math.sin(angle)
-            angle = math.pi * columns[j] * along_x
+            angle = halves[j] * along_x
             half_cos[j], half_sin[j] = math.cos(angle), math.sin(angle)
+        for j in range(mirrored):
+            other = n_columns - 1 - j
+            phase_cos[j], phase_sin[j] = phase_cos[other], -phase_sin[other]
+            half_cos[j], half_sin[j] = half_cos[other], -half_sin[other]
+        for j in range(n_columns):
+            across[j], area[j] = halves[j] * along_x, columns[j] * along_y
         for i in range(n_rows):
             k_y = rows[i]
             angle = -2 * math.pi * k_y * middle_y
             row_cos, row_sin = math.cos(angle), math.sin(angle)
             half = math.pi * k_y * along_y
             row_half_cos, row_half_sin = math.cos(half), math.sin(half)
+            row_area = k_y * along_x
             for j in range(n_columns):
                 # sinc(k . edge) with sin(a + b) from the sines of the two axes
-                argument = math.pi * columns[j] * along_x + half
+                argument = across[j] + half
                 sine = half_sin[j] * row_half_cos + half_cos[j] * row_half_sin
                 tiny = abs(argument) < 1e-4
                 divisor = 1.0 if tiny else argument
-                sinc = 1.0 - argument * argument / 6 if tiny else sine / divisor
-                term = weight * (columns[j] * along_y - k_y * along_x) * sinc
+                sinc = 1.0 - argument * argument * (1 / 6) if tiny else sine / divisor
+                term = weight * (area[j] - row_area) * sinc
                 real[i, j] += term * (phase_cos[j] * row_cos - phase_sin[j] * row_sin)
                 imaginary[i, j] += term * (phase_cos[j] * row_sin + phase_sin[j] * row_cos)
 

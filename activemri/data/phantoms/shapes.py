@@ -144,9 +144,9 @@ class Drawing:
 
     def cropped(self, view: tuple[float, float]) -> "Drawing":
         """The drawing with polygons cut at the edges of a field of view (height, width)."""
-        kept = []
+        kept, edge = [], np.array(view[::-1]) / 2
         for weight, points in self.polygons:
-            for axis, half in ((0, view[1] / 2), (1, view[0] / 2)):
+            for axis, half in enumerate([] if (abs(points) <= edge).all() else edge):
                 for sign in (-1, 1):
                     points = cut(points, axis=axis, sign=sign, limit=half)
             if len(points) > 2:
