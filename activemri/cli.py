@@ -151,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a command, from its defaults, ``--env ID``, ``--algo NAME``, and options.
 
-    ``--import MODULE`` first imports a module of the user's own, as checkpoints never do.
+    ``--import MODULE`` first imports a module of the user's own, as checkpoints never do;
+    ``--no-cache`` keeps this process, and those that it starts, off the user's cache folder.
 
     Raises:
         ValueError: an option that there is not, or a value that makes no sense.
@@ -165,6 +166,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         from activemri import plugins
 
         plugins.load_module(own, what="--import")
+    if "--no-cache" in arguments:
+        os.environ["ACTIVEMRI_CACHE"] = ""
+        arguments = [word for word in arguments if word != "--no-cache"]
     settings = load(command)[1]
     inner: dict[str, Any] = {}
     if command.sweeps:
@@ -251,7 +255,8 @@ def _show_commands(arguments: Sequence[str]) -> int:
     width = max(map(len, shown))
     for name, command in shown.items():
         print(f"  {name:{width}}  {command.summary}", file=out)
-    print("\nEvery command has --help. `activemri --version` prints the version.", file=out)
+    print("\nEvery command has --help; --no-cache keeps it off the folder of caches.", file=out)
+    print("`activemri --version` prints the version.", file=out)
     return 0 if asked else 2
 
 

@@ -1,5 +1,6 @@
 """Fixtures of every test."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,18 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests share, such as fixtures of a module, out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACTIVEMRI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep tests out of the user's cache of data indices."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    """A cache of its own for every test."""
+    monkeypatch.setenv("ACTIVEMRI_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import reader_for
 from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
 from activemri.files import replacing
@@ -104,10 +104,13 @@ class FileFacts:
 
     def __init__(self, root: Path, settings: str) -> None:
         key = hashlib.blake2b(f"{FORMAT}\n{root.resolve()}\n{settings}".encode(), digest_size=12)
-        self.path = cache_folder() / f"index-{key.hexdigest()}.json"
+        folder = cache_folder()
+        self.path = None if folder is None else folder / f"index-{key.hexdigest()}.json"
         self._files: dict[str, Any] = {}
         self._changed = False
         self._saved = time.monotonic()
+        if self.path is None:
+            return
         try:
             files = json.loads(self.path.read_text(encoding="utf-8"))["files"]
             self._files = files if isinstance(files, dict) else {}
@@ -132,7 +135,7 @@ class FileFacts:
 
     def save(self) -> None:
         """Write to disk, all or nothing. An unwritable folder is logged, not an error."""
-        if not self._changed:
+        if not self._changed or self.path is None:
             return
         try:
             with replacing(self.path) as partial:
@@ -142,16 +145,6 @@ class FileFacts:
             log.warning("working without an index cache: %s", error)
         self._changed = False
         self._saved = time.monotonic()
-
-
-def cache_folder() -> Path:
-    """The platform's folder for caches: $XDG_CACHE_HOME, or what the system uses."""
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return Path(root) / "activemri"
-    if sys.platform == "win32" and (root := os.environ.get("LOCALAPPDATA")):
-        return Path(root) / "activemri" / "Cache"
-    home = Path.home()
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "activemri"
 
 
 def _scans_below(root: Path, kinds: Sequence[Container]) -> list[str]:

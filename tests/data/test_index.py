@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import all_readers
-from activemri.data.index import cache_folder, index_path
+from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError
 from activemri.data.sources import open_dataset
 from activemri.data.standard import to_matrix
@@ -36,6 +37,12 @@ class Opened:
     def since(self) -> list[str]:
         names, self.names = sorted(self.names), []
         return names
+
+
+def cached_files() -> list[Path]:
+    folder = cache_folder()
+    assert folder is not None
+    return list(folder.glob("index-*.json"))
 
 
 @pytest.fixture
@@ -98,7 +105,7 @@ def test_other_settings_and_sizes_are_remembered_apart(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}', '{"files": {"a.h5": 3}}', ""])
 def test_a_corrupt_cache_is_rebuilt(folder: Path, content: str) -> None:
     first = index_path(folder, READERS)
-    (path,) = cache_folder().glob("index-*.json")
+    (path,) = cached_files()
     path.write_text(content)
     assert index_path(folder, READERS) == first
     assert "a.h5" in json.loads(path.read_text())["files"]
@@ -108,7 +115,7 @@ def test_a_corrupt_cache_is_rebuilt(folder: Path, content: str) -> None:
 def test_facts_of_another_version_are_found_out_anew(folder: Path, facts: object) -> None:
     index = index_path(folder, READERS)
     surveys = survey(folder, index.entries)
-    for path in cache_folder().glob("index-*.json"):
+    for path in cached_files():
         content = json.loads(path.read_text())
         for known in content["files"].values():
             known["facts"] = facts
@@ -120,10 +127,20 @@ def test_facts_of_another_version_are_found_out_anew(folder: Path, facts: object
 def test_an_unwritable_cache_is_done_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "a.h5"))  # a file: nothing fits below
+    monkeypatch.setenv("ACTIVEMRI_CACHE", str(folder / "a.h5"))  # a file: nothing fits below
     with caplog.at_level(logging.WARNING):
         assert len(index_path(folder, READERS).entries) == 3
     assert "working without an index cache" in caplog.text
+
+
+def test_without_a_cache_nothing_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ACTIVEMRI_CACHE", "")
+    opened = Opened(monkeypatch)
+    for _ in range(2):
+        index_path(folder, READERS)
+    assert len(opened.since()) == 6 and not (tmp_path / "cache").exists()
 
 
 def test_nothing_is_written_into_the_data_folder(folder: Path) -> None:

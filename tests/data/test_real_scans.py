@@ -18,7 +18,7 @@ from activemri.mri import fourier
 @pytest.fixture(scope="module")
 def index(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ACTIVEMRI_CACHE", str(tmp_path_factory.mktemp("cache")))
         return index_path(real_data, all_readers())
 
 

@@ -21,7 +21,7 @@ from tests.golden.files import write_scans
 def main(groups: Sequence[str]) -> None:
     """Write the files of these groups."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        os.environ["ACTIVEMRI_CACHE"] = str(Path(folder) / "cache")
         for group in groups or (*GROUPS, *bench.COMMANDS):
             if group in bench.COMMANDS:
                 record = bench.run(group, Path(folder) / group)

@@ -1,13 +1,17 @@
 """Procedural subjects, lesions of known place, and slices made when they are asked for."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from activemri.data.cache import Arrays, cached
 from activemri.data.phantoms import scanner
 from activemri.data.phantoms.abdomen import draw_abdomen
 from activemri.data.phantoms.brain import draw_brain
@@ -15,6 +19,7 @@ from activemri.data.phantoms.knee import draw_knee
 from activemri.data.phantoms.shapes import Drawing, rotation
 from activemri.data.regions import Box, region_of
 from activemri.data.slices import Slice, SliceInfo
+from activemri.files import digest
 from activemri.mri import fourier
 from activemri.mri.coils import combine
 from activemri.mri.noise import complex_noise
@@ -28,6 +33,7 @@ SPLITS = {
     "test": (700_000, 40),
 }
 LAST_SUBJECT = 1_000_000
+MEMORY = 512 * 2**20  # bytes of volumes that a data set keeps; others come from the disk's cache
 
 CONTRASTS = ("T1", "T2", "PD")
 
@@ -198,16 +204,21 @@ class PhantomDataset:
             Subject(i, families[i % len(families)] if family == "mixed" else family)
             for i in range(first, first + n_subjects)
         ]
-        self._volumes: dict[int, list[Slice]] = {}
+        samples = n_coils * (slices_per_subject + (n_coils > 1))
+        size = math.prod(self.shape) * (8 * samples + 5 * slices_per_subject)
+        self._n_kept = max(MEMORY // size, 1)
+        self._volumes: dict[int, list[Slice]] = {}  # those used last come last
 
     def __len__(self) -> int:
         return len(self.subjects) * self.slices_per_subject
 
     def __getitem__(self, index: int) -> Slice:
         volume, position = self._locate(index)
-        if volume not in self._volumes:
-            self._volumes[volume] = self._scan(self.subjects[volume])
-        return self._volumes[volume][position]
+        scans = self._volumes.pop(volume, None) or self._scan(self.subjects[volume])
+        self._volumes[volume] = scans
+        if len(self._volumes) > self._n_kept:
+            del self._volumes[next(iter(self._volumes))]
+        return scans[position]
 
     def describe(self, index: int) -> SliceInfo:
         """Labels and sizes of a slice, without making it."""
@@ -229,16 +240,42 @@ class PhantomDataset:
         return divmod(index % len(self), self.slices_per_subject)
 
     def _scan(self, subject: Subject) -> list[Slice]:
+        sizes = (self.shape, self.n_coils, self.slices_per_subject)
+        looks = (self.snr, self.phase, self.widest_view, self.lesions)
+        arrays = cached("phantom", (_code(), subject, sizes, looks), lambda: self._draw(subject))
+        made = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return [
+            Slice(
+                made["kspace"][position],
+                target,
+                volume=subject.name,
+                index=position,
+                subject=subject.name,
+                volume_max=float(made["targets"].max()),
+                contrast=subject.contrast,
+                sensitivity=made.get("sensitivity"),
+                measured=torch.ones(self.shape, dtype=torch.bool),
+                roi=made["regions"][position] if self.lesions else None,
+            )
+            for position, target in enumerate(made["targets"])
+        ]
+
+    def _draw(self, subject: Subject) -> Arrays:
+        """k-space and targets of all slices, and their regions and coil maps, if there are any.
+
+        Noise goes by the whole volume's signal: no slice can be had without drawing the others.
+        """
         view = scanner.field_of_view(self.shape)
         # Places from -1 to 1: the middles of equal parts of the body's inner 80 %.
         n_slices = self.slices_per_subject
         places = [float(p) for p in 0.8 * ((2 * np.arange(n_slices) + 1) / n_slices - 1)]
         drawings = [subject.draw(p, view=view, widest=self.widest_view) for p in places]
-        regions: list[Tensor | None] = [None] * n_slices
+        made: dict[str, Tensor] = {}
         if self.lesions:
             for drawing, place in zip(drawings, places, strict=True):
                 add_lesion(drawing, subject.generator("lesion"), place)
             regions = [region_of([lesion_box(d, self.shape)], self.shape) for d in drawings]
+            made["regions"] = torch.stack(regions)
         generator = subject.generator("coils")
         coils = scanner.coil_polynomials(self.n_coils, self.shape, generator=generator)
         shading = scanner.shading_polynomial(
@@ -260,23 +297,20 @@ class PhantomDataset:
             complex_noise(scan.shape, sigma=sigma, generator=subject.generator("noise", position))
             for position, scan in enumerate(scans)
         ]
-        noisy = scans.to(torch.complex64) + torch.stack(noise)
-        targets = combine(fourier.ifft2(noisy), sensitivity).abs()
-        return [
-            Slice(
-                noisy[position],
-                targets[position],
-                volume=subject.name,
-                index=position,
-                subject=subject.name,
-                volume_max=float(targets.max()),
-                contrast=subject.contrast,
-                sensitivity=sensitivity if self.n_coils > 1 else None,
-                measured=torch.ones(self.shape, dtype=torch.bool),
-                roi=regions[position],
-            )
-            for position in range(n_slices)
-        ]
+        made["kspace"] = scans.to(torch.complex64) + torch.stack(noise)
+        made["targets"] = combine(fourier.ifft2(made["kspace"]), sensitivity).abs()
+        if self.n_coils > 1:
+            made["sensitivity"] = sensitivity
+        return {name: tensor.numpy() for name, tensor in made.items()}
+
+
+@lru_cache
+def _code() -> str:
+    """Digest of all but settings that decides about the values of phantoms."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    used = (fourier.ifft2, combine, complex_noise, region_of)
+    content = b"".join(Path(file).read_bytes() for file in [*files, *map(inspect.getfile, used)])
+    return digest(content + f"{np.__version__} {torch.__version__}".encode())
 
 
 def add_lesion(drawing: Drawing, generator: np.random.Generator, place: float) -> None:
