@@ -106,7 +106,8 @@ class ScanProtocol:
     """How often a readout may be measured; None for the scanner's usual number."""
     sensitivity: CoilMapsLike = "low-resolution"
     """Coil maps where scans bring none: low-resolution, walsh or espirit, estimated from the
-    readouts of the start; espirit-updated and so on, again as readouts arrive."""
+    readouts of the start (walsh-exact, espirit-exact: without interpolation in large images);
+    espirit-updated and so on, again as readouts arrive."""
     observation: ObservationLike = "image"
     """Observation: image, uncertainty, roi, complex, kspace, multicoil, mask, lines, flat, or
     package.module:object."""

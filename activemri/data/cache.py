@@ -86,7 +86,7 @@ def _keep(path: Path, arrays: Arrays) -> None:
     if size > limit:
         return
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # they are no flag
     # Looking at every file takes milliseconds: at first, and when much has come since.
     folder = path.parent
     _unchecked[folder] = _unchecked.get(folder, limit) + size

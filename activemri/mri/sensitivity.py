@@ -13,6 +13,7 @@ take the phase of the low-resolution image, so that images come out nearly real.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,10 +24,16 @@ from activemri.mri.coils import root_sum_of_squares, unit_norm
 #: Maps from k-space (batch, coil, height, width) and a mask (batch, height or 1, width or 1).
 SensitivityEstimator = Callable[[Tensor, Tensor], Tensor]
 
+#: Hermitian matrices at rows and columns of pixels: (batch, row, column, coil, coil).
+_Matrices = Callable[[Tensor, Tensor], Tensor]
+
 _REACH = 24  # samples from the origin; further ones tell no estimator anything
 _WIDEST = 16  # half the widest window in k-space that maps are estimated with, in samples
 _FLOOR = 1e-3  # of the strongest signal: below it maps fade to equal coils
-_POWER_STEPS = 40
+_POWER_STEPS, _SQUARINGS = 40, 3  # a matrix squared three times does eight steps at once
+_SPACING, _FINEST = 4, 64  # pixels between computed maps; an axis has at least so many of these
+_STENCIL = 6  # computed maps along each axis that those between are interpolated from
+_AT_ONCE = 2**22  # bytes of matrices, so that they stay in the processor's cache
 
 
 def low_resolution(kspace: Tensor, mask: Tensor) -> Tensor:
@@ -52,28 +59,29 @@ def low_resolution(kspace: Tensor, mask: Tensor) -> Tensor:
     return unit_norm(low + _FLOOR * peak / math.sqrt(kspace.shape[1]))
 
 
-def walsh(kspace: Tensor, mask: Tensor, *, patch: int = 5) -> Tensor:
+def walsh(kspace: Tensor, mask: Tensor, *, patch: int = 5, exact: bool = False) -> Tensor:
     """The main direction of the coils' signal in a square patch around every pixel.
 
     Walsh et al., Adaptive reconstruction of phased array MR imagery, MRM 43:682 (2000): the
     eigenvector of the largest eigenvalue of the covariance of the coil images, here of the
     low-resolution ones. Arguments, result and errors are those of :func:`low_resolution`; `patch`
-    is the side of the square in pixels, odd.
+    is the side of the square in pixels, odd. `exact` as of :func:`espirit`.
     """
     if patch < 1 or patch % 2 == 0:
         raise ValueError(f"expected an odd patch of at least 1 pixel; got {patch}")
     low = _low_resolution_images(kspace, mask)
     if kspace.shape[1] == 1:
         return torch.ones_like(kspace)
-    covariance = low.unsqueeze(2) * low.conj().unsqueeze(1)
-    batch, n_coils, _, height, width = covariance.shape
-    # Sums over the patches, zero outside of the image: real convolutions of every map alone.
-    parts = torch.view_as_real(covariance).movedim(-1, 1).flatten(0, 3).unsqueeze(1)
-    side = torch.ones(1, 1, patch, 1, dtype=parts.dtype, device=parts.device)
-    parts = torch.nn.functional.conv2d(parts, side, padding=(patch // 2, 0))
-    parts = torch.nn.functional.conv2d(parts, side.transpose(-2, -1), padding=(0, patch // 2))
-    parts = parts.reshape(batch, 2, n_coils, n_coils, height, width).movedim(1, -1)
-    return _with_phase(_main_direction(torch.view_as_complex(parts.contiguous()), low), low)
+    around = torch.nn.functional.pad(low, 4 * [patch // 2])  # zero outside of the image
+    offsets = torch.arange(patch, device=low.device)
+
+    def covariances(rows: Tensor, columns: Tensor) -> Tensor:
+        down, right = rows[:, None] + offsets, columns[:, None] + offsets
+        patches = around[:, :, down[:, None, :, None], right[None, :, None, :]]
+        signal = patches.permute(0, 2, 3, 1, 4, 5).flatten(4)  # (batch, down, right, coil, pixel)
+        return signal @ signal.mH
+
+    return _with_phase(_main_directions(covariances, low, exact=exact), low)
 
 
 def espirit(
@@ -83,6 +91,7 @@ def espirit(
     kernel: int = 6,
     calibration: int = 24,
     threshold: float = 0.02,
+    exact: bool = False,
 ) -> Tensor:
     """Eigenvectors of the coils' own convolutions.
 
@@ -92,13 +101,15 @@ def espirit(
     eigenvalue falls below one: there is little signal there, and maps of norm one keep the data.
 
     The pixel's matrix is the transform of the kernels' correlations, so it takes n_coils^2 short
-    sums and transforms instead of one of each kernel.
+    sums instead of a transform of each kernel. It changes slowly, so that the maps of a large image
+    are computed in every fourth pixel along each axis and interpolated between.
 
     Args:
         kspace, mask: as for :func:`low_resolution`.
         kernel: side of a patch in samples; at most half the block, rounded up.
         calibration: widest block that patches are taken from.
         threshold: of singular values, in units of the largest: below it is noise.
+        exact: compute the maps in every pixel.
     """
     if kernel < 1 or calibration < 1 or not 0 <= threshold < 1:
         raise ValueError(
@@ -116,7 +127,7 @@ def espirit(
             maps.append(unit_norm(torch.zeros_like(kspace[row])))
             continue
         matrices = _pixel_matrices(kspace[row, :, block[0], block[1]], shape, kernel, threshold)
-        maps.append(_main_direction(matrices.unsqueeze(0), low[row : row + 1])[0])
+        maps.append(_main_directions(matrices, low[row : row + 1], exact=exact)[0])
     return _with_phase(torch.stack(maps), low)
 
 
@@ -125,6 +136,8 @@ ESTIMATORS: dict[str, SensitivityEstimator] = {
     "low-resolution": low_resolution,
     "walsh": walsh,
     "espirit": espirit,
+    "walsh-exact": partial(walsh, exact=True),
+    "espirit-exact": partial(espirit, exact=True),
 }
 
 
@@ -235,8 +248,10 @@ def _block(acquired: Tensor, widest: int) -> list[slice] | None:
     return block
 
 
-def _pixel_matrices(block: Tensor, shape: tuple[int, int], kernel: int, threshold: float) -> Tensor:
-    """Action of the projector onto patches in every pixel: (coil, coil, height, width)."""
+def _pixel_matrices(
+    block: Tensor, shape: tuple[int, int], kernel: int, threshold: float
+) -> _Matrices:
+    """Action of the projector onto patches in some rows and columns of pixels."""
     n_coils = len(block)
     height, width = (min(kernel, (size + 1) // 2) for size in block.shape[-2:])
     patches = block.unfold(1, height, 1).unfold(2, width, 1)  # (coil, down, right, height, width)
@@ -245,36 +260,114 @@ def _pixel_matrices(block: Tensor, shape: tuple[int, int], kernel: int, threshol
     basis = basis[values > threshold * values[0]]
     projector = (basis.T @ basis.conj()).reshape(n_coils, height, width, n_coils, height, width)
     # Only how far two samples are apart matters: sum over pairs of the same distance.
-    correlation = block.new_zeros(n_coils, n_coils, 2 * height - 1, 2 * width - 1)
+    correlation = block.new_zeros(2 * height - 1, 2 * width - 1, n_coils, n_coils)
     for down in range(height):
         for right in range(width):
             rows = slice(down, down + height)
             columns = slice(right, right + width)
             part = projector[:, :, :, :, height - 1 - down, width - 1 - right]
-            correlation[:, :, rows, columns] += part.permute(0, 3, 1, 2)
-    # Around the origin of the whole grid; on a smaller one the distances wrap around.
-    y = (torch.arange(1 - height, height) + shape[0] // 2) % shape[0]
-    x = (torch.arange(1 - width, width) + shape[1] // 2) % shape[1]
-    place = (y[:, None] * shape[1] + x).flatten().to(block.device)
-    grid = block.new_zeros(n_coils, n_coils, shape[0] * shape[1])
-    grid.index_add_(-1, place, correlation.flatten(-2))
-    scale = math.sqrt(shape[0] * shape[1]) / (height * width)
-    return fourier.ifft2(grid.unflatten(-1, shape)) * scale
+            correlation[rows, columns] += part.permute(1, 2, 0, 3)
+    correlation = correlation.flatten(2) / (height * width)
+
+    def matrices(rows: Tensor, columns: Tensor) -> Tensor:
+        down, right = (
+            torch.polar(torch.ones_like(angle), angle).to(block.dtype)
+            for place, n, size in ((rows, shape[0], height), (columns, shape[1], width))
+            for distance in [torch.arange(1 - size, size, device=block.device)]
+            for angle in [2 * math.pi / n * (place[:, None] - n // 2).double() * distance]
+        )
+        lines = torch.einsum("yd,drk->yrk", down, correlation)
+        found: Tensor = (right @ lines).unflatten(-1, (n_coils, n_coils))
+        return found.unsqueeze(0)
+
+    return matrices
+
+
+def _main_directions(matrices: _Matrices, start: Tensor, *, exact: bool) -> Tensor:
+    """Unit eigenvectors in every pixel, like their start (batch, coil, height, width).
+
+    Their phase is arbitrary. What is not `exact` is interpolated, in a large image.
+    """
+    shape = start.shape[-2:]
+    spacing = [1 if exact else max(min(_SPACING, n // _FINEST), 1) for n in shape]
+    rows, columns = (
+        torch.tensor(sorted({*range(0, n, step), n - 1}), device=start.device)
+        for n, step in zip(shape, spacing, strict=True)
+    )
+    n_bytes = len(start) * len(columns) * start.shape[1] ** 2 * start.element_size()
+    found = [
+        _main_direction(matrices(some, columns), start[:, :, some][:, :, :, columns])
+        for some in rows.split(max(_AT_ONCE // n_bytes, 1))
+    ]
+    vectors = torch.cat(found, dim=2)
+    if spacing == [1, 1]:
+        return vectors
+    stencils = [
+        _stencils(nodes, step, n)
+        for nodes, step, n in zip((rows, columns), spacing, shape, strict=True)
+    ]
+    between = _interpolated(vectors, *stencils)
+    return unit_norm(between[:, :, : shape[0], : shape[1]])
 
 
 def _main_direction(matrices: Tensor, start: Tensor) -> Tensor:
-    """Unit eigenvectors of Hermitian matrices (batch, coil, coil, height, width), from a start."""
+    """Unit eigenvectors of matrices (batch, height, width, coil, coil), from a start."""
     batch, n_coils, height, width = start.shape
-    # One matrix a pixel, next to each other in memory: (batch * height * width, coil, coil).
-    stacked = matrices.permute(0, 3, 4, 1, 2).reshape(-1, n_coils, n_coils).contiguous()
+    stacked = matrices.reshape(-1, n_coils, n_coils)
+    size = torch.linalg.vector_norm(stacked, dim=(1, 2), keepdim=True)
+    power = stacked / size.clamp_min(torch.finfo(size.dtype).tiny)
+    for _ in range(_SQUARINGS):
+        power = torch.bmm(power, power)
     vector = unit_norm(start).permute(0, 2, 3, 1).reshape(-1, n_coils, 1)
     # The start may be blind to the direction sought; a little of every coil is not.
     vector = vector + 1e-3
-    for _ in range(_POWER_STEPS):
-        vector = torch.bmm(stacked, vector)
+    for _ in range(_POWER_STEPS // 2**_SQUARINGS):
+        vector = torch.bmm(power, vector)
         norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         vector = vector / norm.clamp_min(torch.finfo(norm.dtype).tiny)
     return unit_norm(vector.reshape(batch, height, width, n_coils).permute(0, 3, 1, 2))
+
+
+def _interpolated(
+    vectors: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Vectors (batch, coil, node, node) in the pixels between the nodes, by their stencils.
+
+    What is smooth is not the vectors u, whose phases are arbitrary, but their projectors u u^H:
+    these are interpolated, as they act on the vector of the node at the cell's first pixel.
+    """
+    (y, down), (x, right) = ((at, weights.to(vectors.dtype)) for at, weights in (rows, columns))
+    base = vectors[:, :, : len(y), : len(x)]
+    result = vectors.new_zeros(*base.shape[:3], down.shape[1], len(x), right.shape[1])
+    for b in range(x.shape[1]):
+        lines = vectors.new_zeros(result.shape[:5])
+        for a in range(y.shape[1]):
+            near = vectors[:, :, y[:, a]][:, :, :, x[:, b]]
+            acting = near * torch.sum(near.conj() * base, dim=1, keepdim=True)
+            lines.addcmul_(acting.unsqueeze(3), down[:, :, a, None])
+        result.addcmul_(lines.unsqueeze(-1), right[:, :, b])
+    return result.flatten(4).flatten(2, 3)
+
+
+def _stencils(nodes: Tensor, spacing: int, n: int) -> tuple[Tensor, Tensor]:
+    """Nodes that the pixels of each cell are interpolated from, by Lagrange's polynomials.
+
+    Cells begin at nodes and have `spacing` pixels; the last one may reach beyond the n pixels.
+
+    Returns:
+        Indices (cell, stencil) and weights (cell, pixel, stencil).
+    """
+    cell = torch.arange(-(-n // spacing), device=nodes.device)
+    size = min(_STENCIL, len(nodes))
+    first = (cell - (size - 1) // 2).clamp(0, len(nodes) - size)
+    index = first[:, None] + torch.arange(size, device=nodes.device)
+    place = nodes[index].double()  # (cell, stencil)
+    pixel = (nodes[cell, None] + torch.arange(spacing, device=nodes.device)).double()
+    away = pixel[:, :, None, None] - place[:, None, None]  # (cell, pixel, 1, stencil)
+    apart = place[:, :, None] - place[:, None]  # (cell, stencil, stencil)
+    itself = torch.eye(size, dtype=torch.bool, device=nodes.device)
+    ratio = torch.where(itself, 1.0, away / torch.where(itself, 1.0, apart).unsqueeze(1))
+    return index, ratio.prod(dim=-1)
 
 
 def _with_phase(maps: Tensor, low: Tensor) -> Tensor:

@@ -168,6 +168,51 @@ def _window(height: int, width: int) -> Tensor:
     return hann(height)[:, None] * hann(width)
 
 
+@pytest.mark.parametrize("name", ["walsh", "espirit"])
+@pytest.mark.parametrize("shape", [(261, 150), (96, 258)])
+def test_interpolated_maps_make_the_images_of_exact_ones(name: str, shape: tuple[int, int]) -> None:
+    _, _, kspace = object_and_kspace(4, *shape)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(kspace.shape, dtype=kspace.dtype, generator=generator)
+    kspace = kspace + 2e-5 * kspace.abs().max() * noise
+    mask = torch.zeros(1, 1, shape[1], dtype=torch.bool)
+    mask[..., shape[1] // 2 - 10 : shape[1] // 2 + 10] = True
+    fast, exact = (ESTIMATORS[each](kspace, mask) for each in (name, f"{name}-exact"))
+    assert not torch.equal(fast, exact)
+    assert torch.allclose(root_sum_of_squares(fast), torch.ones(1, *shape), atol=1e-5)
+    for samples in (kspace, kspace * mask):
+        image, expected = (combine(fourier.ifft2(samples), maps) for maps in (fast, exact))
+        error = (image - expected).abs() / expected.abs().max()
+        seen = expected.abs() > 0.1 * expected.abs().max()
+        # Outside of the object maps of noise differ, and those of Walsh at its brim.
+        worst = error[seen].max() if name == "espirit" else error[seen].square().mean().sqrt()
+        assert float(worst) < 1e-4
+        assert float(error.norm() * expected.abs().max() / expected.norm()) < 3e-3
+
+
+def test_small_images_have_exact_maps() -> None:
+    _, _, kspace = object_and_kspace(3, 100, 127)
+    mask = torch.ones(1, 1, 127, dtype=torch.bool)
+    assert torch.equal(ESTIMATORS["walsh"](kspace, mask), ESTIMATORS["walsh-exact"](kspace, mask))
+
+
+def test_espirit_of_every_pixel_is_the_eigenvector_of_its_convolutions() -> None:
+    _, _, kspace = object_and_kspace(3, 12, 14)
+    mask = torch.ones(1, 1, 14, dtype=torch.bool)
+    found = espirit(kspace, mask, kernel=3, calibration=8)[0]
+    block = kspace[0, :, 2:10, 3:11]
+    patches = block.unfold(1, 3, 1).unfold(2, 3, 1).permute(1, 2, 0, 3, 4).reshape(36, 27)
+    _, values, basis = torch.linalg.svd(patches, full_matrices=False)
+    kernels = basis[values > 0.02 * values[0]].reshape(-1, 3, 3, 3)
+    padded = torch.zeros(len(kernels), 3, 12, 14, dtype=kspace.dtype)
+    padded[..., 5:8, 6:9] = kernels  # around the origin
+    transforms = fourier.ifft2(padded)
+    for row, column in ((5, 6), (6, 8), (0, 13)):
+        rows = transforms[:, :, row, column]
+        _, vectors = torch.linalg.eigh(rows.T @ rows.conj())
+        assert float(torch.vdot(vectors[:, -1], found[:, row, column]).abs()) > 1 - 1e-5
+
+
 def test_maps_see_the_low_resolution_image_as_real(estimate: SensitivityEstimator) -> None:
     _, _, kspace = object_and_kspace(4)
     mask = masks()["columns"]

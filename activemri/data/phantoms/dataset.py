@@ -307,9 +307,10 @@ class PhantomDataset:
 @lru_cache
 def _code() -> str:
     """Digest of all but settings that decides about the values of phantoms."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
     used = (fourier.ifft2, combine, complex_noise, region_of)
-    content = b"".join(Path(file).read_bytes() for file in [*files, *map(inspect.getfile, used)])
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    files += [Path(inspect.getfile(function)) for function in used]
+    content = b"".join(file.read_bytes() for file in files)
     return digest(content + f"{np.__version__} {torch.__version__}".encode())
 
 
