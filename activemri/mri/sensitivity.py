@@ -18,7 +18,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from activemri.mri import fourier
 from activemri.mri.coils import root_sum_of_squares, unit_norm
 
 #: Maps from k-space (batch, coil, height, width) and a mask (batch, height or 1, width or 1).
@@ -203,8 +202,23 @@ def _low_resolution_images(kspace: Tensor, mask: Tensor) -> Tensor:
     right = torch.where(rows > 0, _WIDEST, torch.maximum(columns, square))
     window = _hann(height, half_width=down).unsqueeze(2) * _hann(width, half_width=right)[:, None]
     window = (window * acquired).to(kspace.real.dtype).unsqueeze(1)
+    # Nothing further out counts, so that two small matrix products transform what is left.
+    grid = [torch.arange(n, device=kspace.device) for n in (height, width)]
+    y, x = (every[max(len(every) // 2 + 1 - _WIDEST, 0) :][: 2 * _WIDEST] for every in grid)
+    window, kspace = (values[:, :, y[:, None], x] for values in (window, kspace))
     # torch.where and not a product: samples that were not acquired may even be NaN
-    return fourier.ifft2(torch.where(window > 0, kspace, 0) * window)
+    block = torch.where(window > 0, kspace, 0) * (window / math.sqrt(height * width))
+    down, right = (
+        _waves(every, at - len(every) // 2, len(every)).to(block.dtype)
+        for every, at in zip(grid, (y, x), strict=True)
+    )
+    return down @ block @ right.T[None]  # scan by scan: none may depend on the others
+
+
+def _waves(place: Tensor, frequency: Tensor, n: int) -> Tensor:
+    """exp(2 pi i k x / n) at some pixels of n, the origin being n // 2: (place, frequency)."""
+    angle = 2 * math.pi / n * (place[:, None] - n // 2).double() * frequency
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def _hann(n: int, *, half_width: Tensor) -> Tensor:
@@ -271,10 +285,8 @@ def _pixel_matrices(
 
     def matrices(rows: Tensor, columns: Tensor) -> Tensor:
         down, right = (
-            torch.polar(torch.ones_like(angle), angle).to(block.dtype)
+            _waves(place, torch.arange(1 - size, size, device=block.device), n).to(block.dtype)
             for place, n, size in ((rows, shape[0], height), (columns, shape[1], width))
-            for distance in [torch.arange(1 - size, size, device=block.device)]
-            for angle in [2 * math.pi / n * (place[:, None] - n // 2).double() * distance]
         )
         lines = torch.einsum("yd,drk->yrk", down, correlation)
         found: Tensor = (right @ lines).unflatten(-1, (n_coils, n_coils))
