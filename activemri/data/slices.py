@@ -80,12 +80,12 @@ def measured_samples(kspace: Tensor) -> Tensor:
 
     Zero padding leaves whole columns (or rows) of exact zeros in every coil.
     """
-    for coils in (kspace[:1], kspace):  # where one coil shows all, the others add nothing
-        present = (coils != 0).any(dim=0)
-        measured = present.any(dim=0, keepdim=True) & present.any(dim=1, keepdim=True)
-        if measured.all():
-            break
-    return measured
+    present = kspace[0] != 0
+    columns, rows = present.any(dim=0), present.any(dim=1)
+    # The other coils are asked only about what the first does not show.
+    columns[~columns] = (kspace[1:, :, ~columns] != 0).any(dim=0).any(dim=0)
+    rows[~rows] = (kspace[1:, ~rows] != 0).any(dim=0).any(dim=1)
+    return rows[:, None] & columns
 
 
 class SliceDataset(Protocol):

@@ -96,9 +96,8 @@ def combine(images: Tensor, sensitivity: Tensor) -> Tensor:
 def unit_norm(maps: Tensor) -> Tensor:
     """Divide maps (..., coil, height, width) by their norm; a pixel of zeros gets equal coils."""
     norm = root_sum_of_squares(maps).unsqueeze(-3)
-    equal = torch.full_like(maps, 1 / math.sqrt(maps.shape[-3]))
     tiny = torch.finfo(norm.dtype).tiny
-    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), equal)
+    return torch.where(norm > tiny, maps / norm.clamp_min(tiny), 1 / math.sqrt(maps.shape[-3]))
 
 
 def noise_covariance(noise: Tensor) -> Tensor:

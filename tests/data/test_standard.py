@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from activemri.data.slices import Slice
+from activemri.data.slices import Slice, measured_samples
 from activemri.data.standard import magnitude_reference, resize_centered, to_matrix
 from activemri.mri import fourier
 from tests.data.files import random_kspace
@@ -123,3 +123,14 @@ def test_the_result_does_not_depend_on_the_coil_order() -> None:
         to_matrix(scan_of(kspace.flip(0)), (6, 6)).target,
         rtol=1e-5,
     )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lines_that_any_coil_holds_count_as_measured(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    present = torch.rand(3, 6, 7, generator=generator) < 0.15
+    present[0, :, :3] = False
+    kspace = torch.randn(present.shape, dtype=torch.complex64, generator=generator) * present
+    anywhere = present.any(dim=0)
+    expected = anywhere.any(dim=0, keepdim=True) & anywhere.any(dim=1, keepdim=True)
+    assert torch.equal(measured_samples(kspace), expected)

@@ -77,10 +77,11 @@ class FastMRIReader(Reader):
         target = None if reference is None else stored.read(reference, index)
         measured = measured_samples(kspace)
         if volume.encoded_columns is not None:
-            energy = kspace.abs().square().sum(dim=(0, 1))
-            beyond = torch.ones_like(energy, dtype=torch.bool)
+            beyond = measured.any(dim=0)
             beyond[slice(*volume.encoded_columns)] = False
-            measured &= ~(beyond & (energy < PADDING_ENERGY * energy.max()))
+            if beyond.any():
+                energy = kspace.abs().square().sum(dim=(0, 1))
+                measured &= ~(beyond & (energy < PADDING_ENERGY * energy.max()))
         return volume.slice(
             index, kspace=kspace, target=target, scale=self.scale, measured=measured
         )
