@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -40,6 +41,18 @@ class Batched:
         """The fields: what properties have cached is not copied, but made anew."""
         own = self.__dict__
         return {name: own[name] for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Memory that its tensors take, each counted once."""
+        sizes: dict[int, int] = {}
+
+        def count(value: Tensor) -> Tensor:
+            sizes[value.data_ptr()] = value.nbytes
+            return value
+
+        self.rowwise(count, list)
+        return sum(sizes.values())
 
     def put(self, rows: Sequence[int], other: Self) -> None:
         """Replace some of the scans by those of another record, in place."""

@@ -1,7 +1,8 @@
 """The Gymnasium environment: one scan at a time, and what it shares with many side by side."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -206,8 +207,10 @@ class Episodes:
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
         self.area = np.zeros(n)  # under the curve of the score
+        self._size = np.zeros((2, n))  # measurable readouts, and the scale
         self._taken = np.zeros((n, 64), dtype=np.int32)  # actions, as wide as needed
         self._curve = np.zeros((n, 65))  # the score before the first action and after each
+        self._prepared = OrderedDict[int, State]()  # starts by index, the last used one last
         self._names = {key: np.full(n, None, dtype=object) for key in ("volume", "subject")}
         self._names["slice"] = np.zeros(n, dtype=np.int64)
 
@@ -243,15 +246,7 @@ class Episodes:
                 raise ValueError(f"{expected}; got {masks.dtype} {tuple(masks.shape)}")
             masks = masks.expand(len(rows), -1)
         chosen = self._chosen_scans(given, generators)
-        scans = [self.dataset[i] for i in chosen]
-        kinds = [kind(scan) for scan in scans]
-        for one in dict.fromkeys(kinds):
-            places = [place for place, other in enumerate(kinds) if other == one]
-            state = self.scan.start(
-                [scans[place] for place in places],
-                start_masks=None if masks is None else masks[places],
-                generators=[generators[place] for place in places],
-            )
+        for places, state in self._starts(chosen, masks, generators):
             for name in self.reward.scores:
                 if name not in state.scores:
                     raise ValueError(
@@ -265,7 +260,8 @@ class Episodes:
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Take one action in every active episode: rewards and whether each has ended."""
-        plans, forgives = list[NDArray[np.int64]](), self.options.invalid_action == "noop"
+        plans: list[NDArray[np.int64]] = []
+        forgives = self.options.invalid_action == "noop"
         for rows, state in self.buckets:
             legal = state.view.legal.cpu().numpy()
             plan, outside = _plan(rows, actions, active, legal, self.n_actions, forgives)
@@ -324,17 +320,15 @@ class Episodes:
 
     def infos(self) -> Infos:
         """Infos of all episodes: arrays (n, ...)."""
-        infos: Infos = {"action_mask": self.legal().view(np.int8)}
-        parts = []
         counts, numbers = np.empty((2, self.n), np.int64), np.empty((3, self.n))
+        parts = []
         for rows, state in self.buckets:
             view = state.view
             _count(
                 rows,
                 view.log.n_measured.cpu().numpy(),
-                view.n_measurable.cpu().numpy(),
                 view.budget.cpu().numpy(),
-                view.scale.cpu().numpy(),
+                self._size,
                 self.n_steps,
                 self.area,
                 self._curve,
@@ -343,7 +337,8 @@ class Episodes:
             )
             scores = {name: values.cpu().numpy() for name, values in state.scores.items()}
             parts.append((rows, scores))
-        infos |= parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
+        infos: Infos = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
+        infos["action_mask"] = self.legal().view(np.int8)
         infos["n_acquired"], infos["remaining"] = counts
         infos["acceleration"], infos["scale"], infos["auc"] = numbers
         for key, names in self._names.items():
@@ -355,7 +350,8 @@ class Episodes:
 
     def legal(self) -> NDArray[np.bool_]:
         """Actions that may be taken, (n, n_actions); STOP, if there is one, always may."""
-        legal = np.ones((self.n, self.n_actions), dtype=bool)
+        legal = np.empty((self.n, self.n_actions), dtype=bool)
+        legal[:, self.geometry.n_actions :] = True
         for rows, state in self.buckets:
             legal[rows, : self.geometry.n_actions] = state.view.legal.cpu().numpy()
         return legal
@@ -459,6 +455,7 @@ class Episodes:
         self.n_shots[rows] = shots.cpu().numpy()
         self._curve[rows, 0] = state.scores[self.score_name].cpu().numpy()
         self.n_steps[rows], self.illegal[rows], self.area[rows] = 0, False, 0.0
+        self._size[:, rows] = state.view.n_measurable.cpu(), state.view.scale.cpu()
         for key, names in self._names.items():
             names[rows] = [
                 getattr(s, "index" if key == "slice" else key) for s in state.secret.slices
@@ -486,6 +483,51 @@ class Episodes:
             state = State.join([old for _, old in alike]).select(order.tolist())
             rows = joined[order]
         self.buckets = sorted([*others, (rows, state)], key=lambda bucket: bucket[0][0])
+
+    def _starts(
+        self,
+        chosen: list[int],
+        masks: Tensor | None,
+        generators: Sequence[np.random.Generator],
+    ) -> Iterator[tuple[list[int], State]]:
+        """Starts of the chosen scans, those of one kind as one batch, and their places.
+
+        Scans that start alike whenever they are chosen are prepared once, as long as they fit into
+        the memory for them.
+        """
+        scan, limit = self.scan, self.options.prepared_gb * 2**30
+        alike = not scan.n_random_lines and not scan.scanner.is_random
+        keeps, new = masks is None and alike and limit > 0, list(range(len(chosen)))
+        if keeps:
+            new = [
+                p for p in new if chosen[p] not in self._prepared and p == chosen.index(chosen[p])
+            ]
+        kinds: dict[object, list[int]] = {}
+        scans = {place: self.dataset[chosen[place]] for place in new}
+        for place, one in scans.items():
+            kinds.setdefault(kind(one), []).append(place)
+        for places in kinds.values():
+            state = scan.start(
+                [scans[place] for place in places],
+                start_masks=None if masks is None else masks[places],
+                generators=[generators[place] for place in places],
+            )
+            if not keeps:
+                yield places, state
+            for row, place in enumerate(places if keeps else []):
+                self._prepared[chosen[place]] = state.select([row])
+        if not keeps:
+            return
+        kinds = {}
+        for place, index in enumerate(chosen):
+            self._prepared.move_to_end(index)
+            kinds.setdefault(kind(self._prepared[index].secret.slices[0]), []).append(place)
+        for places in kinds.values():
+            kept = [self._prepared[chosen[place]] for place in places]
+            yield places, kept[0].clone() if len(kept) == 1 else State.join(kept)
+        n_bytes = sum(state.nbytes for state in self._prepared.values()) if new else 0
+        while n_bytes > limit:
+            n_bytes -= self._prepared.popitem(last=False)[1].nbytes
 
     def _chosen_scans(
         self, options: Mapping[str, Any], generators: Sequence[np.random.Generator]
@@ -604,9 +646,8 @@ def _note(
 def _count(
     rows: NDArray[np.int64],
     n_measured: NDArray[np.int64],
-    n_measurable: NDArray[np.int64],
     budget: NDArray[np.int64],
-    scale: NDArray[np.float32],
+    size: NDArray[np.float64],
     n_steps: NDArray[np.int64],
     area: NDArray[np.float64],
     curve: NDArray[np.float64],
@@ -617,6 +658,6 @@ def _count(
     for i in range(len(rows)):
         row, n_acquired = rows[i], n_measured[i].sum()
         counts[0, row], counts[1, row] = n_acquired, budget[i]
-        numbers[0, row], numbers[1, row] = n_measurable[i] / max(n_acquired, 1), scale[i]
+        numbers[0, row], numbers[1, row] = size[0, row] / max(n_acquired, 1), size[1, row]
         steps = n_steps[row]
         numbers[2, row] = area[row] / steps if steps > 0 else curve[row, 0]

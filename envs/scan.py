@@ -10,7 +10,7 @@ samples, and what a scanner knows before the scan. Only oracles are handed :clas
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -196,7 +196,7 @@ class State(Batched):
     @property
     def rows(self) -> Tensor:
         """Numbers of the scans, int64 (batch,)."""
-        return torch.arange(len(self), device=self.stopped.device)
+        return _numbers(len(self.stopped), self.stopped.device)
 
     @property
     def finished(self) -> Tensor:
@@ -413,20 +413,22 @@ class Scan:
 
     def _take(self, state: State, actions: Tensor) -> tuple[Increment | None, Tensor, Tensor, bool]:
         """As :meth:`_measure`, by an ideal scanner, compiled."""
-        view, numbers = state.view, actions.numpy()
-        counts, left = view.log.n_measured.numpy(), view.budget.numpy() - (numbers == WASTE)
+        view, numbers, left = state.view, actions.numpy(), state.view.budget.numpy()
+        acting = numbers >= 0
+        if not acting.all():
+            left = left - (numbers == WASTE)
         readouts, legal, left, refused = self.geometry.take(
             numbers,
             view.legal.numpy(),
             state.stopped.numpy(),
-            counts,
+            view.log.n_measured.numpy(),
             view.measurable.numpy(),
             left,
         )
         if refused >= 0:
             raise ValueError(self._refusal(state, refused, int(numbers[refused])))
         view.log.take(state.secret.conditions, readouts)
-        increment, has_acted = None, bool((numbers >= 0).any())
+        increment, has_acted = None, bool(acting.any())
         if has_acted and self._is_additive:
             increment = view.transform.increment_of(
                 state.secret.prepared, state.rows, torch.from_numpy(readouts)
@@ -763,6 +765,11 @@ class Truth(Batched):
     def scores_of_masks(self, masks: Tensor, metric: str) -> Tensor:
         """Score of each mask: bool (batch, trial, n_readouts) -> float64 (batch, trial)."""
         return self.scan.preview_masks(self.state, masks, (metric,))[metric]
+
+
+@lru_cache(maxsize=64)
+def _numbers(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device)
 
 
 def kind(scan: Slice) -> tuple[object, ...]:

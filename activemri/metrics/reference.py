@@ -150,8 +150,7 @@ class Reference(Batched):
             pixels = np.empty((n, *shape), np.uint8)
             added = (increment, sensitivity)
             whole = self._pass(image, np.arange(n), *added, gain=gain.numpy(), pixels=pixels)
-            plain = dict(zip(_PLAIN, whole.unbind(), strict=True))
-            shown = torch.from_numpy(pixels)
+            plain, shown = dict(zip(_PLAIN, whole, strict=True)), torch.from_numpy(pixels)
         else:
             if increment is not None:
                 image += increment.image(sensitivity)
@@ -175,7 +174,7 @@ class Reference(Batched):
         """Scores by name; `plain` are the :data:`_PLAIN` ones where known."""
         owner, needs, values = trials.owner, _needs(names), plain or {}
         if None in needs and not values:
-            values = dict(zip(_PLAIN, self._measure(trials).unbind(), strict=True))
+            values = dict(zip(_PLAIN, self._measure(trials), strict=True))
         if "psnr_volume" in names:
             values["psnr_volume"] = metrics.decibels(values["mse"], self.volume_range[owner])
         if "ssim_volume" in names:
