@@ -38,7 +38,7 @@ from activemri.metrics.reference import (
     largest_magnitude,
 )
 from activemri.mri import fourier
-from activemri.mri.geometry import Geometry, Increment, Transform, make_geometry
+from activemri.mri.geometry import Geometry, Increment, Transform
 from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import (
@@ -266,13 +266,7 @@ class Scan:
         wanted = [n for n in (*protocol.metrics, *reward.scores) if n != "uncertainty"]
         if any(find_metric(name).needs == "region" for name in wanted):
             wanted += REGION_METRICS  # one pass gives all of them
-        geometry = make_geometry(
-            protocol.geometry,
-            dataset.shape,
-            lines_per_action=protocol.lines_per_action,
-            tile=protocol.tile,
-            n_spokes=protocol.n_spokes,
-        )
+        geometry = protocol.geometry_of(dataset.shape)
         return cls(
             geometry=geometry,
             reconstructor=make_reconstructor(protocol.reconstructor, device=device),
@@ -537,7 +531,7 @@ class Scan:
 
     @cached_property
     def _is_compiled(self) -> bool:
-        return self._is_ideal and self.geometry.groups.device.type == "cpu"
+        return self._is_ideal and torch.device(self.device).type == "cpu"
 
     @cached_property
     def _is_additive(self) -> bool:
@@ -646,7 +640,8 @@ class Scan:
             pixels=zero_filled.new_empty(0, dtype=torch.uint8),  # follow with the scores
         )
         prepared = conditions.samples[:, 0]
-        if self._is_ideal and self._is_additive:  # each alone: alike in every batch
+        if self._is_ideal and self._is_additive:
+            # Each alone, so that a scan does not depend on its batch.
             prepared = torch.cat([transform.prepared(one) for one in prepared.split(1)])
         else:
             prepared = prepared[:, :0]

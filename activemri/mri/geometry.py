@@ -319,9 +319,7 @@ class Cartesian(Transform):
         # along the height times a plane wave along the width: a matrix of rank one.
         if all(self.selected):
             return samples
-        shifted = torch.fft.ifftshift(samples, dim=-1)
-        transformed: Tensor = torch.fft.fftshift(torch.fft.ifft(shifted, norm="ortho"), dim=-1)
-        return transformed
+        return fourier.ifft(samples, (-1,))
 
     def increment_of(self, prepared: Tensor, owner: Tensor, readouts: Tensor) -> Increment:
         if prepared.device.type != "cpu":
@@ -601,6 +599,14 @@ class Geometry:
     def has_lines(self) -> bool:
         """Readouts are whole lines of a Cartesian grid: columns or rows."""
         return isinstance(self.transform, Cartesian) and not all(self.transform.selected)
+
+    @cached_property
+    def readout_axes(self) -> tuple[int, ...]:
+        """Axes of the grid that every readout runs along as a whole, of -2 and -1."""
+        if not isinstance(self.transform, Cartesian):
+            return ()
+        pairs = zip(fourier.IMAGE_AXES, self.transform.selected, strict=True)
+        return tuple(axis for axis, is_selected in pairs if not is_selected)
 
     @cached_property
     def are_rows(self) -> bool:
