@@ -141,6 +141,9 @@ class ScanProtocol:
     def dataset(self, split: str | None = None, **options: Any) -> "SliceDataset":
         """The scans of a split, by default the protocol's, by `open_dataset` and its options.
 
+        Where one coil acquires readouts whole, with an ideal scanner and a geometry by name, they
+        come without their oversampling.
+
         Raises:
             ValueError: without data, or for options that do not fit them.
         """
@@ -149,7 +152,7 @@ class ScanProtocol:
 
         from activemri.data.images import slices_of_images
         from activemri.data.sources import matrix_shape, open_dataset
-        from activemri.data.views import oriented, with_region
+        from activemri.data.views import oriented, with_region, without_oversampling
 
         if self.data is None:
             raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
@@ -174,7 +177,23 @@ class ScanProtocol:
             dataset = self.data
         if self.roi is not None:
             dataset = with_region(dataset, self.roi)
-        return oriented(dataset, self.orientation)
+        dataset = oriented(dataset, self.orientation)
+        # Maps of several coils would be estimated from other samples.
+        if self.scanner != "ideal" or not isinstance(self.geometry, str) or dataset.n_coils > 1:
+            return dataset
+        return without_oversampling(dataset, self.geometry_of(dataset.shape).readout_axes)
+
+    def geometry_of(self, shape: tuple[int, int]) -> "Geometry":
+        """What one action acquires, for frames of that shape."""
+        from activemri.mri.geometry import make_geometry
+
+        return make_geometry(
+            self.geometry,
+            shape,
+            lines_per_action=self.lines_per_action,
+            tile=self.tile,
+            n_spokes=self.n_spokes,
+        )
 
     def scan(self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu") -> "Scan":
         """The scans of a data set under this protocol.
@@ -211,6 +230,9 @@ class EnvOptions(ScanProtocol):
     to_numpy: bool = True
     """False leaves observations as torch tensors on the device. Gymnasium's passive checker warns
     of observations that are no arrays: pass disable_env_checker=True to gymnasium.make as well."""
+    prepared_gb: float = 1.0
+    """Memory for scans kept as they start, GiB, so that a slice that comes again is not prepared
+    again; 0 for none."""
     render_mode: Literal["rgb_array", "ansi"] | None = None
     """rgb_array, ansi, or None. ("human" is what gymnasium.make puts on top of rgb_array.)"""
 
@@ -219,6 +241,10 @@ class EnvOptions(ScanProtocol):
         if self.invalid_action not in ("raise", "noop"):
             raise ValueError(
                 f'invalid_action must be "raise" or "noop"; got {self.invalid_action!r}'
+            )
+        if not self.prepared_gb >= 0:
+            raise ValueError(
+                f"prepared_gb must be a number of at least 0; got {self.prepared_gb!r}"
             )
         if self.render_mode not in ("rgb_array", "ansi", None):
             raise ValueError(
