@@ -1,5 +1,6 @@
 """Contract of every registered reader."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from activemri.data.formats.registry import all_readers, reader_for
+from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import index_path
 from activemri.data.readers import HDF5, Reader, UnreadableError
 from activemri.data.standard import magnitude_reference
@@ -198,3 +200,15 @@ def test_central_crops_keep_the_origin() -> None:
         for new in range(1, size + 1):
             row = torch.arange(size).expand(2, size)
             assert center_crop(row, (1, new))[0, new // 2] == size // 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_no_numbers_are_refused_and_large_or_small_ones_are_not(
+    value: float,
+) -> None:
+    refuse_unusable(torch.full((10,), 3e38), "k-space")  # the sum of these is not finite
+    refuse_unusable(torch.tensor([0.0, -1e-45]), "k-space")
+    with pytest.raises(UnreadableError, match="NaN or Inf in k-space"):
+        refuse_unusable(torch.tensor([1.0, complex(0, value)]), "k-space")
+    with pytest.raises(UnreadableError, match="k-space is all zero"):
+        refuse_unusable(torch.zeros(3), "k-space")

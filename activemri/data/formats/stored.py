@@ -93,9 +93,10 @@ def require_one_slice(check: Callable[[int], object], n_slices: int) -> None:
 def refuse_unusable(values: Tensor, what: str) -> None:
     """Refuse NaN, Inf and slices of nothing but zeros by UnreadableError."""
     flat = torch.view_as_real(values) if values.is_complex() else values
-    if not bool(torch.isfinite(flat).all()):
+    size = torch.linalg.vector_norm(flat, ord=1)  # one look; a sum that overflows needs another
+    if not bool(size.isfinite()) and not bool(torch.isfinite(flat).all()):
         raise UnreadableError(f"NaN or Inf in {what}")
-    if not bool(flat.any()):
+    if not bool(size > 0):
         raise UnreadableError(f"{what} is all zero")
 
 
