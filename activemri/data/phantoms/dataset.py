@@ -33,7 +33,7 @@ SPLITS = {
     "test": (700_000, 40),
 }
 LAST_SUBJECT = 1_000_000
-MEMORY = 512 * 2**20  # bytes of volumes that a data set keeps; others come from the disk's cache
+MEMORY = 2 * 2**30  # bytes of volumes that a data set keeps; the others come from the disk
 
 CONTRASTS = ("T1", "T2", "PD")
 
