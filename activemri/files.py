@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
+import secrets
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made if missing; after an error nothing is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{NEXT}")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{NEXT}")
     try:
         yield partial
         os.replace(partial, path)

@@ -9,10 +9,8 @@ import logging
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +48,17 @@ def cached(kind: str, settings: object, make: Callable[[], Arrays]) -> Arrays:
         with suppress(OSError):  # read-only
             os.utime(path)
         return arrays
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("making anew what the cache cannot read, %s: %s", path, error)
+    except OSError as error:
+        _pass_by(folder, error)
+    except Exception as error:  # a damaged file may fail in any way
+        log.warning("making anew what is damaged in the cache, %s: %s", path, error)
     arrays = dict(make())
     try:
         _keep(path, arrays)
     except OSError as error:
-        _warn_once(f"working without the cache {path.parent}: {error.strerror or error}")
+        _pass_by(folder, error)
     return arrays
 
 
@@ -125,6 +125,10 @@ def _limit() -> int:
     return round(size * 2**30)
 
 
-@lru_cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
+_passed_by: set[Path] = set()  # folders that a word was said about
+
+
+def _pass_by(folder: Path, error: OSError) -> None:
+    if folder not in _passed_by:
+        _passed_by.add(folder)
+        log.warning("working without the cache %s: %s", folder, error.strerror or error)
