@@ -22,14 +22,11 @@ class Batched:
             numbers = torch.arange(len(value))[torch.as_tensor(rows).cpu()]
             return [value[number] for number in numbers.tolist()]
 
-        return self.rowwise(lambda x: x[torch.as_tensor(rows, device=x.device)], listed)
+        return self.rowwise(_once(lambda x: x[torch.as_tensor(rows, device=x.device)]), listed)
 
     def clone(self) -> Self:
         """A copy that shares what never changes."""
-        copies: dict[int, Tensor] = {}  # what is one tensor stays one
-        return self.rowwise(
-            lambda value: copies.setdefault(id(value), value.clone()), list, skip_fixed=True
-        )
+        return self.rowwise(_once(torch.clone), list, skip_fixed=True)
 
     def changed(self, **values: Any) -> Self:
         """A record with other values in some fields: as ``dataclasses.replace``, but at once."""
@@ -76,7 +73,7 @@ class Batched:
         def lists(*values: list[Any]) -> list[Any]:
             return [item for value in values for item in value]
 
-        return parts[0].rowwise(lambda *values: torch.cat(values), lists, *parts[1:])
+        return parts[0].rowwise(_once(lambda *values: torch.cat(values)), lists, *parts[1:])
 
     def rowwise(
         self,
@@ -94,6 +91,19 @@ class Batched:
                 values[0] if fixed else _changed(on_tensor, on_list, values, skip_fixed)
             )
         return type(self)(**changed)
+
+
+def _once(on_tensor: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, so that what is one tensor stays one."""
+    made: dict[tuple[int, ...], Tensor] = {}
+
+    def on_new(*values: Tensor) -> Tensor:
+        key = tuple(map(id, values))
+        if key not in made:
+            made[key] = on_tensor(*values)
+        return made[key]
+
+    return on_new
 
 
 def _changed(on_tensor: Any, on_list: Any, values: list[Any], skip_fixed: bool) -> Any:

@@ -89,8 +89,8 @@ class Mask:
         return spaces.Dict(parts)
 
     def __call__(self, view: View, frame: Frame) -> dict[str, Tensor]:
-        budget = view.budget / view.start_budget
-        parts = {"mask": view.mask.to(torch.int8), "budget": budget.float()[:, None]}
+        budget = (view.budget / view.start_budget).unsqueeze(1)  # float32
+        parts = {"mask": view.mask.to(torch.int8), "budget": budget}
         if frame.repeats > 1:
             share = (view.log.n_measured / frame.repeats).float()
             outlier = view.log.outlier_score
