@@ -30,6 +30,19 @@ class Batched:
             lambda value: copies.setdefault(id(value), value.clone()), list, skip_fixed=True
         )
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the tensors; what is one counts once."""
+        sizes: dict[int, int] = {}
+
+        def note(value: Tensor) -> Tensor:
+            storage = value.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        self.rowwise(note, list)
+        return sum(sizes.values())
+
     def put(self, rows: Sequence[int], other: Self) -> None:
         """Replace some of the scans by those of another record, in place."""
 
