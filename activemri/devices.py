@@ -99,17 +99,25 @@ def _numbers(path: str) -> dict[str, int]:
 def take_threads(n: int) -> None:
     """Let torch compute with so many threads; a line on stderr where the cores are not free.
 
-    Threads that wait for a busy core hold up all others: two threads on two cores, one of which
-    is busy, took 4 to 9 times as long as one.
+    Threads that wait for a busy core hold up all others: steps with a network took ten times as
+    long with two threads on two cores, one of which was busy, as with one.
     """
     torch.set_num_threads(n)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # mean of the last minute
-    if n > 1 and cores is not None and n > max(1, round(cores - busy)):
+    cores, busy = cores_and_load()
+    if n > max(1, round(cores - busy)):
         sys.stderr.write(
             f"activemri: {n} threads, but of {cores} core(s) about {max(0.0, cores - busy):.0f} "
             "are free: --threads 1 is likely to be faster\n"
         )
+
+
+def cores_and_load() -> tuple[int, float]:
+    """Cores that this process may use, and how many were busy in the last minute, if it is known.
+
+    That is of the whole machine.
+    """
+    many = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return many or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def keep_freed_memory() -> None:

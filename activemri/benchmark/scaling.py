@@ -1,6 +1,5 @@
 """How the time of a step scales with scans side by side, their size, coils, and threads."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from activemri.benchmark.figures import STYLE, colours
 from activemri.benchmark.throughput import duration, steps
 from activemri.benchmark.timing import Ways, clock_of, timed
+from activemri.devices import cores_and_load
 from activemri.progress import Progress
 from activemri.tables import Cell, Table
 
@@ -37,7 +37,7 @@ _STEP = {"seconds": "step", "copy_seconds": "copy of its bytes", "baseline_secon
 
 def series() -> dict[str, Series]:
     """All that is measured; of threads, as many as there are cores."""
-    cores = os.cpu_count() or 1
+    cores, load = cores_and_load()
     numbers = sorted({1, *(n for n in (2, 4, 8, 16, 32) if n < cores), cores})
     square = (_SIDE, _SIDE)
     return {
@@ -59,11 +59,13 @@ def series() -> dict[str, Series]:
             lambda coils, device: steps(square, square, device, n=8, n_coils=coils),
             {"seconds": "step", "copy_seconds": "copy of one coil's bytes"},
         ),
-        "threads": Series("threads, 4 scans, 128 x 128", numbers, _threaded, _NETWORK),
+        "threads": Series(
+            f"threads, 4 scans, 128 x 128 ({cores} cores, {load:.1f} of them busy)",
+            numbers,
+            _threaded,
+            {"seconds": "step with cresnet", "baseline_seconds": "zero-filled step"},
+        ),
     }
-
-
-_NETWORK = {"seconds": "step with cresnet", "baseline_seconds": "zero-filled step"}
 
 
 def _threaded(n_threads: int, device: str) -> Ways:

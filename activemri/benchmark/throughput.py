@@ -182,7 +182,7 @@ def run_throughput(settings: ThroughputSettings) -> str:
         if earlier is not None:
             content["faster"] = _faster(earlier, table)
         return json.dumps(content, indent=2)
-    parts = [_as_table(table, machine)]
+    parts = [as_table(table, machine)]
     if scaling is not None:
         parts += scales.as_tables(scaling)
     if earlier is not None:
@@ -573,18 +573,19 @@ def _machine(device: str) -> dict[str, Any]:
     }
 
 
-def _as_table(table: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]) -> Table:
+def as_table(table: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]) -> Table:
+    """Rows and machine, as --json gives them, as a table for people."""
     lines, notes = list[Sequence[object]](), list[str]()
     for row in table.values():
-        goals = ", ".join(
-            _amount(part, goal) + (" copies" if part == "copies" else "")
+        goals = [
+            _GOAL_WORDS.get(part, "{}").format(_amount(part, goal))
             for part, goal in row.get("goals", {}).items()
-        )
+        ]
         lines.append(
             (
                 row["what"],
                 *(Cell(_amount(part, row.get(part))) for part in _COLUMNS),
-                goals,
+                ", ".join(goals),
                 {True: "yes", False: "no", None: ""}[row.get("met")],
             )
         )
@@ -602,6 +603,7 @@ _COLUMNS = {
     "copies": "copies",
 }
 _FACTS = ("gain", "million_seconds")
+_GOAL_WORDS = {"copies": "copies {}", "p99_seconds": "99 % {}"}
 
 
 def _amount(part: str, value: float | None) -> str:

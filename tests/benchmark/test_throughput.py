@@ -167,7 +167,7 @@ def test_a_row_says_whether_it_meets_its_goals(monkeypatch: pytest.MonkeyPatch) 
     rows_met = {n: row.get("met") for n, row in measured(small(json=True))["rows"].items()}
     assert rows_met == {"step_small": True, "step_small_single": None, "oracle_small": False}
     lines = run_throughput(small(only=("step_small",))).splitlines()
-    assert lines[3].endswith("copies  yes")
+    assert lines[3].endswith("copies 1e+09  yes")
 
 
 @pytest.mark.usefixtures("_small")
