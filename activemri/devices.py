@@ -100,7 +100,7 @@ def take_threads(n: int) -> None:
     """Let torch compute with so many threads; a line on stderr where the cores are not free.
 
     Threads that wait for a busy core hold up all others: steps with a network took ten times as
-    long with two threads on two cores, one of which was busy, as with one.
+    long with two threads on two busy cores as with one.
     """
     torch.set_num_threads(n)
     cores, busy = cores_and_load()
