@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -30,17 +31,27 @@ class Batched:
             lambda value: copies.setdefault(id(value), value.clone()), list, skip_fixed=True
         )
 
-    @property
-    def n_bytes(self) -> int:
-        """Memory of the tensors; what is one counts once."""
+    def changed(self, **values: Any) -> Self:
+        """A record with other values in some fields: as ``dataclasses.replace``, but at once."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__getstate__() | values)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields: what properties have cached is not copied, but made anew."""
+        own = self.__dict__
+        return {name: own[name] for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Memory that its tensors take, each counted once."""
         sizes: dict[int, int] = {}
 
-        def note(value: Tensor) -> Tensor:
-            storage = value.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
+        def count(value: Tensor) -> Tensor:
+            sizes[value.data_ptr()] = value.nbytes
             return value
 
-        self.rowwise(note, list)
+        self.rowwise(count, list)
         return sum(sizes.values())
 
     def put(self, rows: Sequence[int], other: Self) -> None:

@@ -1,10 +1,13 @@
 """The Gymnasium environment: one scan at a time, and what it shares with many side by side."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import numba
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -182,7 +185,7 @@ class Episodes:
     """Episodes of one protocol, stepped together.
 
     A bucket is the numbers of the episodes whose scans are of one kind (size, coils, maps, region),
-    and these scans as one batch.
+    in order, and these scans as one batch.
     """
 
     def __init__(self, options: EnvOptions, n: int) -> None:
@@ -199,13 +202,15 @@ class Episodes:
         self.n_actions = self.geometry.n_actions + options.stop_action
         self.observation_space = self.observation.space(self.frame)
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
-        self.buckets: list[tuple[list[int], State]] = []
+        self.buckets: list[tuple[NDArray[np.int64], State]] = []
         self.illegal = np.zeros(n, dtype=bool)  # was the last action?
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
         self.area = np.zeros(n)  # under the curve of the score
+        self._size = np.zeros((2, n))  # measurable readouts, and the scale
         self._taken = np.zeros((n, 64), dtype=np.int32)  # actions, as wide as needed
         self._curve = np.zeros((n, 65))  # the score before the first action and after each
+        self._prepared = OrderedDict[int, State]()  # starts by index, the last used one last
         self._names = {key: np.full(n, None, dtype=object) for key in ("volume", "subject")}
         self._names["slice"] = np.zeros(n, dtype=np.int64)
 
@@ -241,15 +246,7 @@ class Episodes:
                 raise ValueError(f"{expected}; got {masks.dtype} {tuple(masks.shape)}")
             masks = masks.expand(len(rows), -1)
         chosen = self._chosen_scans(given, generators)
-        scans = [self.dataset[i] for i in chosen]
-        kinds = [kind(scan) for scan in scans]
-        for one in dict.fromkeys(kinds):
-            places = [place for place, other in enumerate(kinds) if other == one]
-            state = self.scan.start(
-                [scans[place] for place in places],
-                start_masks=None if masks is None else masks[places],
-                generators=[generators[place] for place in places],
-            )
+        for places, state in self._starts(chosen, masks, generators):
             for name in self.reward.scores:
                 if name not in state.scores:
                     raise ValueError(
@@ -263,25 +260,27 @@ class Episodes:
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Take one action in every active episode: rewards and whether each has ended."""
-        rewards, finished = np.zeros(self.n), np.zeros(self.n, dtype=bool)
-        plans: list[Tensor] = []  # an action, STOP, IDLE or WASTE for each scan of a bucket
+        plans: list[NDArray[np.int64]] = []
+        forgives = self.options.invalid_action == "noop"
         for rows, state in self.buckets:
-            wanted, awake = actions[rows], active[rows]
-            outside = awake & ((wanted < 0) | (wanted >= self.n_actions))
-            if outside.any():
-                raise ValueError(f"actions are 0 to {self.n_actions - 1}; got {wanted[outside][0]}")
-            plan = np.where(wanted == self.geometry.n_actions, STOP, wanted)
-            if self.options.invalid_action == "noop":
-                possible = plan.clip(0, self.geometry.n_actions - 1)
-                legal = state.view.legal.cpu().numpy()[np.arange(len(plan)), possible]
-                plan = np.where((plan >= 0) & ~legal, WASTE, plan)
-            plans.append(torch.as_tensor(np.where(awake, plan, IDLE), device=self.scan.device))
+            legal = state.view.legal.cpu().numpy()
+            plan, outside = _plan(rows, actions, active, legal, self.n_actions, forgives)
+            if outside >= 0:
+                raise ValueError(
+                    f"actions are 0 to {self.n_actions - 1}; got {actions[rows[outside]]}"
+                )
+            plans.append(plan)
         if len(plans) > 1:  # an error in one batch must not leave others a step ahead
-            for (_, state), planned in zip(self.buckets, plans, strict=True):
-                self.scan.check_actions(state, planned)
-        for place, planned in enumerate(plans):
+            for (_, state), plan in zip(self.buckets, plans, strict=True):
+                self.scan.check_actions(state, torch.from_numpy(plan).to(self.scan.device))
+        if self.n_steps.max() >= self._taken.shape[1]:
+            self._taken = np.pad(self._taken, ((0, 0), (0, self._taken.shape[1])))
+            self._curve = np.pad(self._curve, ((0, 0), (0, self._curve.shape[1])))
+        rewards, finished = np.zeros(self.n), np.zeros(self.n, dtype=bool)
+        for place, plan in enumerate(plans):
             rows, state = self.buckets[place]
-            before, state = state.scores, self.scan.acquire(state, planned)
+            before, planned = state.scores, torch.from_numpy(plan).to(self.scan.device)
+            state = self.scan.acquire(state, planned)
             self.buckets[place] = rows, state
             gains = self.reward(before, state.scores)
             if not isinstance(gains, Tensor) or gains.shape != planned.shape:
@@ -290,60 +289,69 @@ class Episodes:
                     f"reward: expected a tensor of shape {tuple(planned.shape)}, one number a "
                     f"scan; got {came}"
                 )
-            taken = planned.cpu().numpy()
-            paid = (taken >= 0) | (taken == WASTE)
-            rewards[rows] = np.where(taken >= 0, gains.double().cpu().numpy(), 0.0)
-            rewards[rows] -= self.options.step_cost * paid
-            finished[rows] = state.finished.cpu().numpy()
-            self.illegal[rows] = taken == WASTE
-            self.n_shots[rows] += paid
-            acted, scores = taken != IDLE, state.scores[self.score_name].cpu().numpy()
-            self._note(np.asarray(rows)[acted], taken[acted], scores[acted])
+            _note(
+                rows,
+                plan,
+                gains.double().cpu().numpy(),
+                self.options.step_cost,
+                state.scores[self.score_name].cpu().numpy(),
+                state.stopped.cpu().numpy(),
+                state.view.legal.cpu().numpy(),
+                rewards,
+                finished,
+                self.illegal,
+                self.n_shots,
+                self.n_steps,
+                self.area,
+                self._taken,
+                self._curve,
+            )
         return rewards, finished & active
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
-        parts = []
-        for rows, state in self.buckets:
-            parts.append((rows, self.observation(state.view, self.frame)))
+        parts = [(rows, self.observation(state.view, self.frame)) for rows, state in self.buckets]
         observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation
         if not isinstance(observation, dict):
             return observation.cpu().numpy()
-        for key, value in observation.items():
-            observation[key] = value.cpu().numpy()
-        return observation
+        return {key: value.cpu().numpy() for key, value in observation.items()}
 
     def infos(self) -> Infos:
         """Infos of all episodes: arrays (n, ...)."""
+        counts, numbers = np.empty((2, self.n), np.int64), np.empty((3, self.n))
         parts = []
         for rows, state in self.buckets:
             view = state.view
-            legal = view.legal.to(torch.int8).cpu().numpy()
-            if self.options.stop_action:
-                legal = np.concatenate([legal, np.ones((len(legal), 1), np.int8)], axis=1)
-            infos: Infos = {"action_mask": legal}
-            for name, values in state.scores.items():
-                infos[name] = values.cpu().numpy()
-            infos["n_acquired"] = view.n_acquired.cpu().numpy()
-            infos["remaining"] = view.budget.cpu().numpy()
-            infos["acceleration"] = view.n_measurable.cpu().numpy() / infos["n_acquired"].clip(1)
-            infos["scale"] = view.scale.double().cpu().numpy()
-            parts.append((rows, infos))
-        infos = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
+            _count(
+                rows,
+                view.log.n_measured.cpu().numpy(),
+                view.budget.cpu().numpy(),
+                self._size,
+                self.n_steps,
+                self.area,
+                self._curve,
+                counts,
+                numbers,
+            )
+            scores = {name: values.cpu().numpy() for name, values in state.scores.items()}
+            parts.append((rows, scores))
+        infos: Infos = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
+        infos["action_mask"] = self.legal().view(np.int8)
+        infos["n_acquired"], infos["remaining"] = counts
+        infos["acceleration"], infos["scale"], infos["auc"] = numbers
         for key, names in self._names.items():
             infos[key] = names.copy()
         infos["illegal_action"] = self.illegal.copy()
-        begun = self.area / self.n_steps.clip(1)
-        infos["auc"] = np.where(self.n_steps > 0, begun, self._curve[:, 0])
         if self.options.tr is not None:
             infos["time"] = self.options.tr * self.n_shots
         return infos
 
     def legal(self) -> NDArray[np.bool_]:
         """Actions that may be taken, (n, n_actions); STOP, if there is one, always may."""
-        legal = np.ones((self.n, self.n_actions), dtype=bool)
+        legal = np.empty((self.n, self.n_actions), dtype=bool)
+        legal[:, self.geometry.n_actions :] = True
         for rows, state in self.buckets:
             legal[rows, : self.geometry.n_actions] = state.view.legal.cpu().numpy()
         return legal
@@ -366,8 +374,9 @@ class Episodes:
     def locate(self, row: int) -> tuple[State, int]:
         """The batch that an episode is part of, and its place there."""
         for rows, state in self.buckets:
-            if row in rows:
-                return state, rows.index(row)
+            place = int(np.searchsorted(rows, row))
+            if place < len(rows) and rows[place] == row:
+                return state, place
         raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
 
     def save(self, row: int) -> dict[str, Any]:
@@ -423,61 +432,102 @@ class Episodes:
         is_picture = self.options.render_mode == "rgb_array"
         return rendering.draw(frame) if is_picture else rendering.describe(frame)
 
-    def _note(
-        self, rows: NDArray[np.int64], actions: NDArray[np.int64], scores: NDArray[np.float64]
-    ) -> None:
-        """Write down one more action of some episodes, and the score after it."""
-        step = self.n_steps[rows]
-        if len(step) and step.max() >= self._taken.shape[1]:
-            self._taken = np.pad(self._taken, ((0, 0), (0, self._taken.shape[1])))
-            self._curve = np.pad(self._curve, ((0, 0), (0, self._curve.shape[1])))
-        self.area[rows] += (self._curve[rows, step] + scores) / 2
-        self._taken[rows, step], self._curve[rows, step + 1] = actions, scores
-        self.n_steps[rows] += 1
-
     def _recall(
         self, row: int, state: State, index: int, actions: Sequence[int], scores: Sequence[float]
     ) -> None:
         """Take over an episode with its past."""
+        n = len(actions)
+        more = max(0, n + 1 - self._taken.shape[1])
+        self._taken = np.pad(self._taken, ((0, 0), (0, more)))
+        self._curve = np.pad(self._curve, ((0, 0), (0, more)))
         self._begin([row], state)
-        self.index[row], self._curve[row, 0] = index, scores[0]
-        for action, score in zip(actions, scores[1:], strict=True):
-            self._note(np.array([row]), np.array([action]), np.array([score]))
+        self.index[row], self.n_steps[row] = index, n
+        self._taken[row, :n], self._curve[row, : n + 1] = actions, scores
+        for before, after in itertools.pairwise(scores):
+            self.area[row] += (before + after) / 2
         self.illegal[row] = list(actions[-1:]) == [WASTE]
         self.n_shots[row] += sum(action != STOP for action in actions)
 
-    def _begin(self, rows: list[int], state: State) -> None:
+    def _begin(self, new: Sequence[int], state: State) -> None:
         """Give episodes new scans: in place where the kind stays, else in another bucket."""
+        rows = np.asarray(new)
         shots = -(-state.view.start_mask.sum(dim=1) // self.geometry.readouts_per_action)
         self.n_shots[rows] = shots.cpu().numpy()
         self._curve[rows, 0] = state.scores[self.score_name].cpu().numpy()
         self.n_steps[rows], self.illegal[rows], self.area[rows] = 0, False, 0.0
-        for row, scan in zip(rows, state.secret.slices, strict=True):
-            for key, names in self._names.items():
-                names[row] = getattr(scan, "index" if key == "slice" else key)
-        alike: list[tuple[list[int], State]] = [(rows, state)]
-        others: list[tuple[list[int], State]] = []
+        self._size[:, rows] = state.view.n_measurable.cpu(), state.view.scale.cpu()
+        for key, names in self._names.items():
+            names[rows] = [
+                getattr(s, "index" if key == "slice" else key) for s in state.secret.slices
+            ]
+        alike, others = [(rows, state)], list[tuple[NDArray[np.int64], State]]()
         for place, (held, old) in enumerate(self.buckets):
-            if held == rows:
+            if np.array_equal(held, rows):
                 self.buckets[place] = rows, state
                 return
             is_alike = kind(old.secret.slices[0]) == kind(state.secret.slices[0])
-            if is_alike and set(rows) <= set(held):
+            taken = np.isin(held, rows)
+            if is_alike and taken.sum() == len(rows):
                 # Observations that were given out share the pixels.
-                old.view = replace(old.view, pixels=old.view.pixels.clone())
-                old.put([held.index(row) for row in rows], state)
+                old.view = old.view.changed(pixels=old.view.pixels.clone())
+                old.put(np.flatnonzero(taken).tolist(), state)
                 return
-            kept = [i for i, row in enumerate(held) if row not in rows]
-            if 0 < len(kept) < len(held):
-                old = old.select(kept)
-            if kept:
-                (alike if is_alike else others).append(([held[i] for i in kept], old))
+            if taken.all():
+                continue
+            if taken.any():
+                held, old = held[~taken], old.select(np.flatnonzero(~taken).tolist())
+            (alike if is_alike else others).append((held, old))
         if len(alike) > 1:
-            joined = [row for held, _ in alike for row in held]
-            order = np.argsort(joined).tolist()
-            state = State.join([old for _, old in alike]).select(order)
-            rows = [joined[i] for i in order]
+            joined = np.concatenate([held for held, _ in alike])
+            order = np.argsort(joined)
+            state = State.join([old for _, old in alike]).select(order.tolist())
+            rows = joined[order]
         self.buckets = sorted([*others, (rows, state)], key=lambda bucket: bucket[0][0])
+
+    def _starts(
+        self,
+        chosen: list[int],
+        masks: Tensor | None,
+        generators: Sequence[np.random.Generator],
+    ) -> Iterator[tuple[list[int], State]]:
+        """Starts of the chosen scans, those of one kind as one batch, and their places.
+
+        Scans that start alike whenever they are chosen are prepared once, as long as they fit into
+        the memory for them.
+        """
+        scan, limit = self.scan, self.options.prepared_gb * 2**30
+        alike = not scan.n_random_lines and not scan.scanner.is_random
+        keeps, new = masks is None and alike and limit > 0, list(range(len(chosen)))
+        if keeps:
+            new = [
+                p for p in new if chosen[p] not in self._prepared and p == chosen.index(chosen[p])
+            ]
+        kinds: dict[object, list[int]] = {}
+        scans = {place: self.dataset[chosen[place]] for place in new}
+        for place, one in scans.items():
+            kinds.setdefault(kind(one), []).append(place)
+        for places in kinds.values():
+            state = scan.start(
+                [scans[place] for place in places],
+                start_masks=None if masks is None else masks[places],
+                generators=[generators[place] for place in places],
+            )
+            if not keeps:
+                yield places, state
+            for row, place in enumerate(places if keeps else []):
+                self._prepared[chosen[place]] = state.select([row])
+        if not keeps:
+            return
+        kinds = {}
+        for place, index in enumerate(chosen):
+            self._prepared.move_to_end(index)
+            kinds.setdefault(kind(self._prepared[index].secret.slices[0]), []).append(place)
+        for places in kinds.values():
+            kept = [self._prepared[chosen[place]] for place in places]
+            yield places, kept[0].clone() if len(kept) == 1 else State.join(kept)
+        n_bytes = sum(state.nbytes for state in self._prepared.values()) if new else 0
+        while n_bytes > limit:
+            n_bytes -= self._prepared.popitem(last=False)[1].nbytes
 
     def _chosen_scans(
         self, options: Mapping[str, Any], generators: Sequence[np.random.Generator]
@@ -513,7 +563,7 @@ class Episodes:
         return chosen
 
 
-def in_order(parts: Sequence[tuple[Sequence[int], Any]], n: int) -> Any:
+def in_order(parts: Sequence[tuple[Any, Any]], n: int) -> Any:
     """Rows of several batches, dicts of them included, as one of n; zero for missing rows."""
     first = parts[0][1]
     if isinstance(first, dict):
@@ -523,3 +573,91 @@ def in_order(parts: Sequence[tuple[Sequence[int], Any]], n: int) -> Any:
     for rows, values in parts:
         result[rows] = values
     return result
+
+
+@numba.njit(cache=True)
+def _plan(
+    rows: NDArray[np.int64],
+    actions: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    legal: NDArray[np.bool_],
+    n_actions: int,
+    forgives: bool,
+) -> tuple[NDArray[np.int64], int]:
+    """An action, STOP, IDLE or WASTE for each scan of a bucket, and the first that is no action.
+
+    Args:
+        rows: the scans' episodes, (batch,).
+        actions, active: of all episodes, (n,).
+        legal: of the scans, (batch, actions that acquire).
+        n_actions: one more with STOP.
+        forgives: illegal actions are WASTE.
+    """
+    plan = np.full(len(rows), IDLE, np.int64)
+    for i in range(len(rows)):
+        if not active[rows[i]]:
+            continue
+        action = actions[rows[i]]
+        if action < 0 or action >= n_actions:
+            return plan, i
+        if action == legal.shape[1]:
+            plan[i] = STOP
+        elif forgives and not legal[i, action]:
+            plan[i] = WASTE
+        else:
+            plan[i] = action
+    return plan, -1
+
+
+@numba.njit(cache=True)
+def _note(
+    rows: NDArray[np.int64],
+    plan: NDArray[np.int64],
+    gains: NDArray[np.float64],
+    step_cost: float,
+    scores: NDArray[np.float64],
+    stopped: NDArray[np.bool_],
+    legal: NDArray[np.bool_],
+    rewards: NDArray[np.float64],
+    finished: NDArray[np.bool_],
+    illegal: NDArray[np.bool_],
+    n_shots: NDArray[np.int64],
+    n_steps: NDArray[np.int64],
+    area: NDArray[np.float64],
+    taken: NDArray[np.int32],
+    curve: NDArray[np.float64],
+) -> None:
+    """Write down one more action of a bucket's scans (batch, ...) in all episodes (n, ...)."""
+    for i in range(len(rows)):
+        row, action = rows[i], plan[i]
+        paid = action >= 0 or action == WASTE
+        rewards[row] = (gains[i] if action >= 0 else 0.0) - (step_cost if paid else 0.0)
+        finished[row] = stopped[i] or not legal[i].any()
+        illegal[row] = action == WASTE
+        n_shots[row] += paid
+        if action != IDLE:
+            step = n_steps[row]
+            area[row] += (curve[row, step] + scores[i]) / 2
+            taken[row, step], curve[row, step + 1] = action, scores[i]
+            n_steps[row] += 1
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _count(
+    rows: NDArray[np.int64],
+    n_measured: NDArray[np.int64],
+    budget: NDArray[np.int64],
+    size: NDArray[np.float64],
+    n_steps: NDArray[np.int64],
+    area: NDArray[np.float64],
+    curve: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    numbers: NDArray[np.float64],
+) -> None:
+    """n_acquired and remaining; acceleration, scale and auc: of a bucket's scans, in all (., n)."""
+    for i in range(len(rows)):
+        row, n_acquired = rows[i], n_measured[i].sum()
+        counts[0, row], counts[1, row] = n_acquired, budget[i]
+        numbers[0, row], numbers[1, row] = size[0, row] / max(n_acquired, 1), size[1, row]
+        steps = n_steps[row]
+        numbers[2, row] = area[row] / steps if steps > 0 else curve[row, 0]

@@ -19,7 +19,7 @@ from torch import Tensor
 from activemri import plugins
 from activemri.data.slices import SliceDataset
 from activemri.envs.line_features import feature_names, readout_features
-from activemri.envs.scan import WHITE, Scan, View
+from activemri.envs.scan import Scan, View
 from activemri.metrics.reference import center_crop, to_uint8
 
 #: Bound of floating-point parts, in units of the scale; values beyond it are clipped.
@@ -145,8 +145,7 @@ def _uncertainty(view: View, frame: Frame) -> Tensor:
     deviation = view.reconstruction.uncertainty
     if deviation is None:
         return _image(view, frame, torch.zeros_like(view.pixels))
-    gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)
-    return _image(view, frame, to_uint8(deviation, gain, view.target_shape))
+    return _image(view, frame, to_uint8(deviation, view.gain, view.target_shape))
 
 
 def _region(view: View, frame: Frame) -> Tensor:

@@ -210,6 +210,9 @@ class EnvOptions(ScanProtocol):
     to_numpy: bool = True
     """False leaves observations as torch tensors on the device. Gymnasium's passive checker warns
     of observations that are no arrays: pass disable_env_checker=True to gymnasium.make as well."""
+    prepared_gb: float = 1.0
+    """Memory for scans kept as they start, GiB, so that a slice that comes again is not prepared
+    again; 0 for none."""
     render_mode: Literal["rgb_array", "ansi"] | None = None
     """rgb_array, ansi, or None. ("human" is what gymnasium.make puts on top of rgb_array.)"""
 
@@ -218,6 +221,10 @@ class EnvOptions(ScanProtocol):
         if self.invalid_action not in ("raise", "noop"):
             raise ValueError(
                 f'invalid_action must be "raise" or "noop"; got {self.invalid_action!r}'
+            )
+        if not self.prepared_gb >= 0:
+            raise ValueError(
+                f"prepared_gb must be a number of at least 0; got {self.prepared_gb!r}"
             )
         if self.render_mode not in ("rgb_array", "ansi", None):
             raise ValueError(

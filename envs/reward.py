@@ -46,8 +46,9 @@ class TaskLoss:
 
 def gain(score: str, higher_is_better: bool = True) -> Reward:
     """Improvement of a metric or of "uncertainty". It adds up to that of the whole episode."""
-    sign = 1 if higher_is_better else -1
-    return Reward(lambda before, after: sign * (after[score] - before[score]), (score,))
+    if higher_is_better:
+        return Reward(lambda before, after: after[score] - before[score], (score,))
+    return Reward(lambda before, after: before[score] - after[score], (score,))
 
 
 #: Rewards by name. The name is the formula: lower is better for NMSE, hence the minus.

@@ -10,7 +10,7 @@ samples, and what a scanner knows before the scan. Only oracles are handed :clas
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -80,6 +80,7 @@ class View(Batched):
         start_mask: readouts that the scan began with, bool (batch, n_readouts).
         start_budget: the budget at the start, int64 (batch,).
         scale: largest magnitude of the zero-filled image at the start, float32 (batch,).
+        gain: 8-bit value of a magnitude of 1, float32 (batch,).
         sensitivity: coil maps, complex (batch, coil, height, width), or None for a unit map.
         target_shape: height and width of the central part that is scored.
         region: regions of interest, bool (batch, *target_shape), or None; known before the scan.
@@ -100,6 +101,7 @@ class View(Batched):
     start_mask: Tensor = field(metadata={"fixed": True})
     start_budget: Tensor = field(metadata={"fixed": True})
     scale: Tensor = field(metadata={"fixed": True})
+    gain: Tensor = field(metadata={"fixed": True})
     sensitivity: Tensor | None
     target_shape: tuple[int, int]
     region: Tensor | None = field(metadata={"fixed": True})
@@ -161,11 +163,14 @@ class Secret(Batched):
         slices: who is scanned.
         reference: targets.
         conditions: what the scanner meets; holds the fully sampled scan.
+        prepared: what increments of its readouts need (:meth:`Transform.prepared`), complex
+            (batch, readout, coil, sample); without readouts where there are no such increments.
     """
 
     slices: list[Slice]
     reference: Reference = field(metadata={"fixed": True})
     conditions: Conditions = field(metadata={"fixed": True})
+    prepared: Tensor = field(metadata={"fixed": True})
 
 
 @dataclass(eq=False)
@@ -191,7 +196,7 @@ class State(Batched):
     @property
     def rows(self) -> Tensor:
         """Numbers of the scans, int64 (batch,)."""
-        return torch.arange(len(self), device=self.stopped.device)
+        return _numbers(len(self.stopped), self.stopped.device)
 
     @property
     def finished(self) -> Tensor:
@@ -354,7 +359,9 @@ class Scan:
                     break
                 readings = Readings(state.rows, readout.clamp(min=0), readout >= 0)
                 log.measure(self.scanner, state.secret.conditions, readings)
-        state.view = self._after(state, view.start_mask, budgets.to(masks.device), anew=True)
+        budgets = budgets.to(masks.device)
+        legal = self._legal(state.view, budgets)
+        state.view = self._after(state, view.start_mask, legal, budgets, anew=True)
         self._update(state)
         return state
 
@@ -372,7 +379,8 @@ class Scan:
         readings = Readings.outwards(self.geometry, state.rows, masks & ~before)
         state.view.log.measure(self.scanner, state.secret.conditions, readings)
         budget = state.view.budget - readings.new.sum(dim=1)
-        state.view = self._after(state, before, budget, anew=True)
+        legal = self._legal(state.view, budget)
+        state.view = self._after(state, before, legal, budget, anew=True)
         return state
 
     def acquire(self, state: State, actions: Tensor) -> State:
@@ -385,28 +393,66 @@ class Scan:
         Raises:
             ValueError: for an illegal action; the state is then unchanged.
         """
-        self.check_actions(state, actions)
-        acting, wasted = actions >= 0, (actions == WASTE).long()
-        state = replace(state, stopped=state.stopped | (actions == STOP))
-        view, before = state.view, state.view.mask
-        if not bool(acting.any()):
-            state.view = self._after(state, before, view.budget - wasted)
-            state.view = replace(state.view, pixels=view.pixels.clone())  # observations share them
+        if actions.shape != state.stopped.shape:
+            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
+        view = state.view
+        before = view.mask if self.coil_maps.updated else view.start_mask
+        take = self._take if self._is_compiled else self._measure
+        increment, legal, budget, has_acted = take(state, actions)
+        state = state.changed(stopped=state.stopped | (actions == STOP))
+        if not has_acted:  # observations share the pixels
+            pixels = view.pixels.clone()
+            state.view = view.changed(legal=legal, budget=budget, pixels=pixels)
             return state
-        rows = torch.arange(len(actions), device=actions.device)
-        readings = self._readings(state, rows, actions.clamp(min=0))
+        if increment is not None and not self._is_incremental(state):
+            add_increment(view.zero_filled, increment, view.sensitivity)
+            increment = None
+        state.view = self._after(state, before, legal, budget)
+        self._update(state, increment)
+        return state
+
+    def _take(self, state: State, actions: Tensor) -> tuple[Increment | None, Tensor, Tensor, bool]:
+        """As :meth:`_measure`, by an ideal scanner, compiled."""
+        view, numbers, left = state.view, actions.numpy(), state.view.budget.numpy()
+        acting = numbers >= 0
+        if not acting.all():
+            left = left - (numbers == WASTE)
+        readouts, legal, left, refused = self.geometry.take(
+            numbers,
+            view.legal.numpy(),
+            state.stopped.numpy(),
+            view.log.n_measured.numpy(),
+            view.measurable.numpy(),
+            left,
+        )
+        if refused >= 0:
+            raise ValueError(self._refusal(state, refused, int(numbers[refused])))
+        view.log.take(state.secret.conditions, readouts)
+        increment, has_acted = None, bool(acting.any())
+        if has_acted and self._is_additive:
+            increment = view.transform.increment_of(
+                state.secret.prepared, state.rows, torch.from_numpy(readouts)
+            )
+        return increment, torch.from_numpy(legal), torch.from_numpy(left), has_acted
+
+    def _measure(
+        self, state: State, actions: Tensor
+    ) -> tuple[Increment | None, Tensor, Tensor, bool]:
+        """Take actions in place: change of zero-filled images, what is legal and left after them.
+
+        The increment is None where images must be made anew; the last value tells whether any
+        action was an acquisition.
+        """
+        self.check_actions(state, actions)
+        view, acting = state.view, actions >= 0
+        readings = self._readings(state, state.rows, actions.clamp(min=0))
         readings = replace(readings, new=readings.new & acting[:, None])
         change = view.log.measure(self.scanner, state.secret.conditions, readings)
         increment = None
         if self._is_additive:
             increment = view.transform.increment(change, readings.readouts)
-            if not self._is_incremental(state):
-                add_increment(view.zero_filled, increment, view.sensitivity)
-                increment = None
-        budget = view.budget - readings.new.sum(dim=1) - wasted
-        state.view = self._after(state, before, budget)
-        self._update(state, increment)
-        return state
+        left = view.budget - readings.new.sum(dim=1) - (actions == WASTE).long()
+        return increment, self._legal(view, left), left, bool(acting.any())
 
     def preview(
         self, state: State, actions: Tensor, metrics: Sequence[str] | None = None
@@ -430,13 +476,18 @@ class Scan:
         owner, view = state.rows.repeat_interleave(actions.shape[1]), state.view
         readings = self._readings(state, owner, actions.flatten())
         if self._is_incremental(state):
-            change = view.log.change(self.scanner, state.secret.conditions, readings)
+            if self._is_ideal:
+                new = torch.where(readings.new, readings.readouts, -1)
+                increment = view.transform.increment_of(state.secret.prepared, owner, new)
+            else:
+                change = view.log.change(self.scanner, state.secret.conditions, readings)
+                increment = view.transform.increment(change, readings.readouts)
             scores = state.secret.reference.scores(
                 view.zero_filled,
                 names,
                 task=self.task,
                 owner=owner,
-                increment=view.transform.increment(change, readings.readouts),
+                increment=increment,
                 sensitivity=view.sensitivity,
             )
         else:
@@ -472,14 +523,21 @@ class Scan:
         Raises:
             ValueError: with the first scan whose action is illegal, and why it is.
         """
-        if actions.shape != state.stopped.shape:
-            raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
         possible = actions.clamp(0, self.geometry.n_actions - 1)
         legal = state.view.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
         refused = (actions >= 0) & (~legal | state.stopped)
         if bool(refused.any()):
             row = int(refused.nonzero()[0])
             raise ValueError(self._refusal(state, row, int(actions[row])))
+
+    @cached_property
+    def _is_ideal(self) -> bool:
+        """Readouts are the object's samples, so that what increments need is made at the start."""
+        return getattr(self.scanner, "is_ideal", False)
+
+    @cached_property
+    def _is_compiled(self) -> bool:
+        return self._is_ideal and self.geometry.groups.device.type == "cpu"
 
     @cached_property
     def _is_additive(self) -> bool:
@@ -502,23 +560,26 @@ class Scan:
         new = view.measurable[at] & (view.log.n_measured[at] < self.scanner.repeats) & mentioned
         return Readings(owner, readouts, new)
 
-    def _after(self, state: State, before: Tensor, budget: Tensor, *, anew: bool = False) -> View:
+    def _legal(self, view: View, budget: Tensor) -> Tensor:
+        spent = view.log.n_measured >= self.scanner.repeats
+        return self.geometry.legal(spent, view.measurable, budget)
+
+    def _after(
+        self, state: State, before: Tensor, legal: Tensor, budget: Tensor, *, anew: bool = False
+    ) -> View:
         """The view after measurements, but for the reconstruction.
 
         `before` are the masks until then. `anew` makes zero-filled images of all samples, where
         increments would do as well.
         """
-        view, log = state.view, state.view.log
-        spent = log.n_measured >= self.scanner.repeats
-        legal = self.geometry.legal(spent, view.measurable, budget)
-        view = replace(view, budget=budget, legal=legal)
-        if self.coil_maps.updated and self._updates_maps(state):
-            operator = self._with_maps(view.operator, log.samples, before)
+        view, samples = state.view.changed(budget=budget, legal=legal), state.view.log.samples
+        if self._updates_maps(state):
+            operator = self._with_maps(view.operator, samples, before)
             if operator is not view.operator:
-                view, anew = replace(view, sensitivity=operator.sensitivity), True
+                view, anew = view.changed(sensitivity=operator.sensitivity), True
         if anew or not self._is_additive:
-            zero_filled = view.operator.zero_filled(log.samples).contiguous()
-            view = replace(view, zero_filled=zero_filled)
+            zero_filled = view.operator.zero_filled(samples).contiguous()
+            view = view.changed(zero_filled=zero_filled)
         return view
 
     def _begin(
@@ -564,6 +625,7 @@ class Scan:
         zero_filled = Operator(transform, mask, sensitivity).zero_filled(log.samples).contiguous()
         left = ((self.scanner.repeats - log.n_measured) * measurable).sum(dim=1)
         budget = left.clamp(max=self.budget or int(left.max()))
+        scale = largest_magnitude(zero_filled)
         view = View(
             geometry=self.geometry,
             transform=transform,
@@ -571,7 +633,8 @@ class Scan:
             n_measurable=measurable.sum(dim=1),
             start_mask=mask,
             start_budget=budget,
-            scale=largest_magnitude(zero_filled),
+            scale=scale,
+            gain=torch.where(scale > 0, 255 / (WHITE * scale), 0.0),  # of no scale, black
             sensitivity=sensitivity,
             target_shape=(reference.target.shape[-2], reference.target.shape[-1]),
             region=reference.region,
@@ -582,7 +645,12 @@ class Scan:
             reconstruction=Reconstruction(zero_filled),
             pixels=zero_filled.new_empty(0, dtype=torch.uint8),  # follow with the scores
         )
-        secret = Secret(list(slices), reference, conditions)
+        prepared = conditions.samples[:, 0]
+        if self._is_ideal and self._is_additive:  # each alone: alike in every batch
+            prepared = torch.cat([transform.prepared(one) for one in prepared.split(1)])
+        else:
+            prepared = prepared[:, :0]
+        secret = Secret(list(slices), reference, conditions, prepared)
         state = State(view, secret, {}, torch.zeros_like(budget, dtype=torch.bool))
         if bool(state.finished.any()):
             raise ValueError(
@@ -595,20 +663,21 @@ class Scan:
     def _update(self, state: State, increment: Increment | None = None) -> None:
         """Bring reconstruction, pixels and scores up to date; `increment` is still to be added."""
         view = state.view
-        if self.reconstructor.is_zero_filled:
-            result = Reconstruction(view.zero_filled)
-        else:
+        if not self.reconstructor.is_zero_filled:
             result = self._reconstruct(view.measurement)
-        gain = torch.where(view.scale > 0, 255 / (WHITE * view.scale), 0.0)  # of no scale, black
+        elif view.reconstruction.image is view.zero_filled:  # brought up to date in place
+            result = view.reconstruction
+        else:
+            result = Reconstruction(view.zero_filled)
         state.scores, pixels = state.secret.reference.advance(
             result.image,
             self.metrics,
-            gain=gain,
+            gain=view.gain,
             task=self.task,
             increment=increment,
             sensitivity=view.sensitivity,
         )
-        state.view = replace(view, reconstruction=result, pixels=pixels)
+        state.view = view.changed(reconstruction=result, pixels=pixels)
         if result.uncertainty is not None:  # its mean, in units of the scale
             unit = view.scale.double().clamp(min=torch.finfo(torch.float32).tiny)
             state.scores["uncertainty"] = result.uncertainty.double().mean(dim=(-2, -1)) / unit
@@ -696,6 +765,11 @@ class Truth(Batched):
     def scores_of_masks(self, masks: Tensor, metric: str) -> Tensor:
         """Score of each mask: bool (batch, trial, n_readouts) -> float64 (batch, trial)."""
         return self.scan.preview_masks(self.state, masks, (metric,))[metric]
+
+
+@lru_cache(maxsize=64)
+def _numbers(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device)
 
 
 def kind(scan: Slice) -> tuple[object, ...]:

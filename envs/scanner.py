@@ -11,10 +11,13 @@ tells what taking it would give.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
+import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri import plugins
@@ -90,6 +93,9 @@ class Scanner(Protocol):
         repeats: how often a readout may be measured.
         averages: repeated measurements are averaged; else the last one counts.
         is_random: something is drawn, so that every episode needs a seed.
+
+    One that gives the object's samples as they are, each readout once, may say so by an attribute
+    `is_ideal`: then it is not asked, and steps take one compiled pass.
     """
 
     @property
@@ -166,6 +172,14 @@ class MeasurementLog(Batched):
         self.outlier_score.flatten().index_copy_(0, at, outlier_score)
         return change
 
+    def take(self, conditions: Conditions, readouts: NDArray[np.int64]) -> None:
+        """Measure readouts (batch, k), -1 for none, by an ideal scanner, on the CPU, in place."""
+        _take_kernel(readouts, conditions.samples.numpy(), *self._arrays)
+
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return self.samples.numpy(), self.n_measured.numpy(), self.last_measured.numpy()
+
     def change(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
         """Samples that :meth:`measure` would return, for any number of rows; measures nothing."""
         requests, _, total = self.outcome(scanner, conditions, readings)
@@ -219,6 +233,7 @@ class Ideal:
     repeats: int = 1
     averages: bool = False
     is_random: bool = False
+    is_ideal: ClassVar[bool] = True
 
     def begin(self, start: Start) -> Conditions:
         return _at_rest(start, start.seeds.new_ones(len(start.seeds), dtype=torch.float64))
@@ -480,3 +495,21 @@ def _check(severity: float, repeats: int) -> None:
 def _check_start(start: Start, why: str) -> None:
     if not bool((n_started := start.mask.sum(dim=1)).all()):
         raise ValueError(f"{why}: every scan must start with one; got {n_started.tolist()}")
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_kernel(
+    readouts: NDArray[np.int64],
+    object_samples: NDArray[np.complex64],
+    samples: NDArray[np.complex64],
+    n_measured: NDArray[np.int64],
+    last_measured: NDArray[np.int64],
+) -> None:
+    """See :meth:`MeasurementLog.take`; the object's samples are those of its only pose."""
+    for b in range(len(readouts)):
+        time = n_measured[b].sum()
+        for readout in readouts[b]:
+            if readout >= 0:
+                samples[b, readout] = object_samples[b, 0, readout]
+                n_measured[b, readout], last_measured[b, readout] = 1, time
+                time += 1

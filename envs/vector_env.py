@@ -130,7 +130,8 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._reset(renewed, {})
         self._ended = terminated | truncated
         ended = np.flatnonzero(self._ended).tolist()
-        infos, aside = self.episodes.infos(), dict[str, Any]()
+        infos = self.episodes.infos()
+        aside: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended:
             # The last of the old episodes is kept aside, and new ones begin.
             last = self.episodes.observe()
@@ -184,13 +185,17 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _spread(self, infos: Infos, rows: Sequence[int]) -> dict[str, Any]:
         """Infos of some scans as Gymnasium wants them: arrays for all, with masks of presence."""
-        present = np.isin(np.arange(self.num_envs), rows)
+        n = self.num_envs
+        present = np.ones(n, dtype=bool)
         spread: dict[str, Any] = {}
+        if len(rows) < n:
+            present[:] = False
+            present[rows] = True
         for key, values in infos.items():
             array = values
-            if len(rows) < self.num_envs:
+            if len(rows) < n:
                 empty = None if values.dtype == object else 0
-                array = np.full((self.num_envs, *values.shape[1:]), empty, dtype=values.dtype)
+                array = np.full((n, *values.shape[1:]), empty, dtype=values.dtype)
                 array[rows] = values
             spread[key], spread[f"_{key}"] = array, present.copy()
         return spread
@@ -205,7 +210,7 @@ def _require_memory(episodes: Episodes) -> None:
     def measure() -> int:
         generators = [np.random.default_rng(0)]
         state = episodes.scan.start([episodes.dataset[0]], generators=generators)
-        return int(_AT_RESET * (state.view.n_bytes + state.secret.n_bytes))
+        return int(_AT_RESET * (state.view.nbytes + state.secret.nbytes))
 
     frame = episodes.frame
     guess = _GUESS * frame.n_coils * math.prod(frame.shape) * 8

@@ -12,7 +12,7 @@ same; both equal :mod:`activemri.metrics`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numba
@@ -32,6 +32,9 @@ TaskFunction = Callable[[Tensor, Tensor], Tensor]
 
 # Trials whose images are made at once for a downstream network.
 _IMAGES_AT_ONCE = 64
+
+# Scores that one pass over whole images gives.
+_PLAIN = ("ssim", "mse", "nmse", "nrmse", "psnr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,17 +145,23 @@ class Reference(Batched):
             Scores, float64 (batch,) for each name, and magnitudes of the targets' area times the
             gain, cut off at 255: uint8 (batch, h, w).
         """
-        trials = _Trials(image, torch.arange(len(image), device=image.device))
-        shape = (self.target.shape[-2], self.target.shape[-1])
-        if not _is_compiled(trials, self.target):
+        n, shape = len(image), (self.target.shape[-2], self.target.shape[-1])
+        if self._is_compiled(image):
+            pixels = np.empty((n, *shape), np.uint8)
+            added = (increment, sensitivity)
+            whole = self._pass(image, np.arange(n), *added, gain=gain.numpy(), pixels=pixels)
+            plain, shown = dict(zip(_PLAIN, whole, strict=True)), torch.from_numpy(pixels)
+        else:
             if increment is not None:
                 image += increment.image(sensitivity)
-            return self._named(trials, names, task), to_uint8(image, gain, shape)
-        pixels = torch.empty((len(image), *shape), dtype=torch.uint8)
-        changed = replace(trials, increment=increment, sensitivity=sensitivity)
-        ones = torch.ones_like(self.data_range)
-        whole = _measure_compiled(self, changed, ones, None, gain=gain, pixels=pixels)
-        return self._named(trials, names, task, whole=whole), pixels
+            plain, shown = {}, to_uint8(image, gain, shape)
+        if not plain.keys() >= set(names):
+            owner = torch.arange(n, device=image.device)
+            plain = self._named(_Trials(image, owner), names, task, plain=plain)
+        return {name: plain[name] for name in names}, shown
+
+    def _is_compiled(self, image: Tensor) -> bool:
+        return image.device.type == "cpu" and self.target.shape[-1] <= _WIDEST
 
     def _named(
         self,
@@ -160,22 +169,17 @@ class Reference(Batched):
         names: tuple[str, ...],
         task: TaskFunction | None,
         *,
-        whole: tuple[Tensor, Tensor] | None = None,
+        plain: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Scores by name; `whole` are SSIM and squared error of whole images where known."""
-        owner, needs, values = trials.owner, _needs(names), {}
-        if None in needs:
-            ssim, squared_error = whole or _measure(self, trials)
-            mse = squared_error / (self.target.shape[-2] * self.target.shape[-1])
-            # Formulas as of metrics.normalise and metrics.decibels.
-            nmse = torch.where(squared_error == 0, 0.0, squared_error / self.energy[owner])
-            values = {"ssim": ssim, "mse": mse, "nmse": nmse, "nrmse": nmse.sqrt()}
-            values["psnr"] = 10 * torch.log10(self.data_range[owner] ** 2 / mse)
-            if "psnr_volume" in names:
-                values["psnr_volume"] = metrics.decibels(mse, self.volume_range[owner])
-            if "ssim_volume" in names:
-                ratio = self.volume_range / self.data_range
-                values["ssim_volume"] = _measure(self, trials, relative_range=ratio)[0]
+        """Scores by name; `plain` are the :data:`_PLAIN` ones where known."""
+        owner, needs, values = trials.owner, _needs(names), plain or {}
+        if None in needs and not values:
+            values = dict(zip(_PLAIN, self._measure(trials), strict=True))
+        if "psnr_volume" in names:
+            values["psnr_volume"] = metrics.decibels(values["mse"], self.volume_range[owner])
+        if "ssim_volume" in names:
+            ratio = self.volume_range / self.data_range
+            values["ssim_volume"] = self._measure(trials, relative_range=ratio)[0]
         if "region" in needs:
             values |= self._region_scores(trials)
         if "task" in needs:
@@ -189,11 +193,10 @@ class Reference(Batched):
                 'have them ("phantom-lesion", or files with annotations), or set one, e.g. '
                 'roi="center"'
             )
-        ssim, squared_error = _measure(self, trials, region=self.region)
+        ssim, mse = self._measure(trials, region=self.region)[:2]
         energy = (self.target * self.region).double().square().sum(dim=(-2, -1))
-        energy *= self.data_range**2
-        nmse = metrics.normalise(squared_error, energy[trials.owner])
-        return {"roi_ssim": ssim, "roi_nmse": nmse}
+        energy *= self.data_range**2 / self.target[0].numel()
+        return {"roi_ssim": ssim, "roi_nmse": metrics.normalise(mse, energy[trials.owner])}
 
     def _task_loss(self, trials: "_Trials", task: TaskFunction | None) -> Tensor:
         if task is None:
@@ -213,6 +216,103 @@ class Reference(Batched):
                 )
             losses.append(loss.double())
         return torch.cat(losses)
+
+    def _measure(
+        self,
+        trials: "_Trials",
+        *,
+        relative_range: Tensor | None = None,
+        region: Tensor | None = None,
+    ) -> Tensor:
+        """The :data:`_PLAIN` scores, everywhere or in a region: float64 (5, trial).
+
+        The data range of the SSIM is given in units of the slice's, float64 (batch,). Errors in a
+        region are divided by the number of all pixels.
+        """
+        if not self._is_compiled(trials.image):
+            return self._measure_with_torch(trials, relative_range, region)
+        image, owner, increment = trials.image, trials.owner, trials.increment
+        if increment is None or increment.right is not None:
+            return self._pass(
+                image,
+                owner.numpy(),
+                increment,
+                trials.sensitivity,
+                relative_range=relative_range,
+                region=region,
+            )
+        # No factors: images are made at once.
+        made = replace(trials, image=trials.images(), owner=torch.arange(len(owner)))
+        chosen = [None if x is None else x[owner] for x in (relative_range, region)]
+        return self.select(owner)._measure(
+            replace(made, increment=None), relative_range=chosen[0], region=chosen[1]
+        )
+
+    def _pass(
+        self,
+        image: Tensor,
+        owner: NDArray[np.int64],
+        increment: Increment | None,
+        sensitivity: Tensor | None,
+        *,
+        relative_range: Tensor | None = None,
+        region: Tensor | None = None,
+        gain: NDArray[np.float32] | None = None,
+        pixels: NDArray[np.uint8] | None = None,
+    ) -> Tensor:
+        """The same by the compiled kernel; with `pixels` readouts are added in place."""
+        left = right = _NO_LINES
+        if increment is not None:
+            assert increment.right is not None
+            left = increment.left.contiguous().numpy()
+            right = increment.right.contiguous().numpy()
+        maps = np.empty((len(image), 0, *image.shape[1:]), np.complex64)
+        if sensitivity is not None:
+            maps = sensitivity.numpy()
+        result = np.empty((len(_PLAIN), len(owner)))
+        kernel: Any = _score_kernel
+        kernel(
+            image.numpy(),
+            owner,
+            left,
+            right,
+            maps,
+            *self._arrays,
+            _ONES if relative_range is None else relative_range.numpy(),
+            _EVERYWHERE if region is None else region.numpy(),
+            _NO_GAIN if gain is None else gain,
+            _NO_PIXELS if pixels is None else pixels,
+            result,
+        )
+        return torch.from_numpy(result)
+
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return tuple(
+            tensor.numpy()
+            for tensor in (self.target, self.mean, self.variance, self.energy, self.data_range)
+        )
+
+    def _measure_with_torch(
+        self, trials: "_Trials", relative_range: Tensor | None, region: Tensor | None
+    ) -> Tensor:
+        """The same in plain torch, for any device."""
+        owner = trials.owner
+        unit, target = self.data_range[owner], self.target[owner].double()
+        shape = (target.shape[-2], target.shape[-1])
+        magnitude = center_crop(trials.images(), shape).abs().double() / unit[:, None, None]
+        error = (magnitude - target).square()
+        data_range = torch.ones_like(unit) if relative_range is None else relative_range[owner]
+        if region is None:
+            ssim = metrics.ssim(magnitude, target, data_range=data_range)
+        else:
+            within = region[owner]
+            ssim = metrics.roi_ssim(magnitude, target, region=within, data_range=data_range)
+            error = error * within
+        mse = error.mean(dim=(-2, -1)) * unit**2
+        energy = self.energy[owner] / self.target[0].numel()
+        nmse = torch.where(mse == 0, 0.0, mse / energy)  # as of metrics.normalise
+        return torch.stack([ssim, mse, nmse, nmse.sqrt(), 10 * torch.log10(unit**2 / mse)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,98 +381,6 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def _is_compiled(trials: _Trials, target: Tensor) -> bool:
-    return trials.image.device.type == "cpu" and target.shape[-1] <= _WIDEST
-
-
-def _measure(
-    reference: Reference,
-    trials: _Trials,
-    *,
-    relative_range: Tensor | None = None,
-    region: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """SSIM and squared error, everywhere or in a region: float64 (trial,).
-
-    The data range of the SSIM is given in units of the slice's, float64 (batch,).
-    """
-    if relative_range is None:
-        relative_range = torch.ones_like(reference.data_range)
-    compiled = _is_compiled(trials, reference.target)
-    measure = _measure_compiled if compiled else _measure_with_torch
-    return measure(reference, trials, relative_range, region)
-
-
-def _measure_compiled(
-    reference: Reference,
-    trials: _Trials,
-    relative_range: Tensor,
-    region: Tensor | None,
-    *,
-    gain: Tensor | None = None,
-    pixels: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The same by the compiled kernel; with `pixels` readouts are added in place."""
-    image, owner, increment = trials.image, trials.owner, trials.increment
-    if increment is not None and increment.right is None:  # no factors: images are made at once
-        image, increment = trials.images(), None
-        trials, reference = replace(trials, image=image), reference.select(owner)
-        relative_range = relative_range[owner]
-        region = None if region is None else region[owner]
-        owner = torch.arange(len(image))
-    n_trials = len(owner)
-    if increment is None:
-        left = np.empty((n_trials, 1, image.shape[1], 0), np.complex64)
-        right = np.empty((n_trials, 1, 0, image.shape[2]), np.complex64)
-    else:
-        assert increment.right is not None
-        left = increment.left.contiguous().numpy()
-        right = increment.right.contiguous().numpy()
-    if region is None:
-        region = torch.empty((len(image), 0, 0), dtype=torch.bool)
-    maps = np.empty((len(image), 0, *image.shape[1:]), np.complex64)
-    if trials.sensitivity is not None:
-        maps = trials.sensitivity.numpy()
-    ssim, squared_error = np.empty(n_trials), np.empty(n_trials)
-    _score_kernel(
-        image.numpy(),
-        owner.numpy(),
-        left,
-        right,
-        maps,
-        reference.target.numpy(),
-        reference.mean.numpy(),
-        reference.variance.numpy(),
-        reference.data_range.numpy(),
-        relative_range.numpy(),
-        region.numpy(),
-        np.empty(0, np.float32) if gain is None else gain.numpy(),
-        np.empty((0, 0, 0), np.uint8) if pixels is None else pixels.numpy(),
-        ssim,
-        squared_error,
-    )
-    unit = reference.data_range[owner] ** 2
-    return torch.from_numpy(ssim), torch.from_numpy(squared_error) * unit
-
-
-def _measure_with_torch(
-    reference: Reference, trials: _Trials, relative_range: Tensor, region: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The same in plain torch, for any device."""
-    owner = trials.owner
-    unit, target = reference.data_range[owner], reference.target[owner].double()
-    shape = (target.shape[-2], target.shape[-1])
-    magnitude = center_crop(trials.images(), shape).abs().double() / unit[:, None, None]
-    error, data_range = (magnitude - target).square(), relative_range[owner]
-    if region is None:
-        ssim = metrics.ssim(magnitude, target, data_range=data_range)
-    else:
-        within = region[owner]
-        ssim = metrics.roi_ssim(magnitude, target, region=within, data_range=data_range)
-        error = error * within
-    return ssim, error.sum(dim=(-2, -1)) * unit**2
-
-
 def _checked_region(region: Tensor | None) -> Tensor | None:
     """Refuse regions in which no window of SSIM has its centre."""
     if region is None:
@@ -411,6 +419,11 @@ Single = NDArray[np.float32]
 Double = NDArray[np.float64]
 
 _compile = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+
+# What the compiled pass is given where there is nothing.
+_NO_LINES = np.empty((0, 0, 0, 0), np.complex64)
+_ONES, _EVERYWHERE = np.empty(0), np.empty((0, 0, 0), np.bool_)
+_NO_GAIN, _NO_PIXELS = np.empty(0, np.float32), np.empty((0, 0, 0), np.uint8)
 
 
 #: Rows of running sums lie so far apart in one array: a constant, which lets the compiler see that
@@ -455,17 +468,16 @@ def _add_lines_kernel(image: Complex, left: Complex, right: Complex, sensitivity
 
 
 @_compile
-def _show_row(visible: Complex, gain: np.float32, pixels: NDArray[np.uint8]) -> None:
+def _show_row(magnitude: Single, gain: np.float32, pixels: NDArray[np.uint8]) -> None:
     """Magnitudes times a gain, cut off at 255 and rounded down."""
     for j in range(len(pixels)):
-        z = visible[j]
-        value = np.sqrt(z.real * z.real + z.imag * z.imag) * gain
-        pixels[j] = np.uint8(min(value, np.float32(255.0)))
+        # By way of int32, of which a processor converts several at a time.
+        pixels[j] = np.int32(min(magnitude[j] * gain, np.float32(255)))
 
 
 @_compile
 def _take_row(
-    visible: Complex, target: Single, past: Single, kept: Single, sums: Single, scale: np.float32
+    magnitude: Single, target: Single, past: Single, kept: Single, sums: Single, scale: np.float32
 ) -> np.float32:
     """Add a row to the running sums of d, d^2 and d y, `_WIDEST` apart; return its sum of d^2.
 
@@ -474,9 +486,8 @@ def _take_row(
     """
     error = np.float32(0)
     for j in range(len(target)):
-        z = visible[j]
         y = target[j]
-        d = np.sqrt(z.real * z.real + z.imag * z.imag) * scale - y
+        d = magnitude[j] * scale - y
         old = kept[j]
         kept[j] = d
         square = d * d
@@ -542,6 +553,13 @@ def _sum_inside(values: Single, inside: NDArray[np.bool_]) -> tuple[float, int]:
     return total, n
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # infinite numbers count here
+def _put_errors(error: float, n: int, energy: float, unit: float, result: Double) -> None:
+    """All but the first of the :data:`_PLAIN` scores by a sum of squares; see activemri.metrics."""
+    result[0], result[1] = error / n, 0.0 if error == 0 else error / energy
+    result[2], result[3] = np.sqrt(result[1]), 10 * np.log10(unit**2 / result[0])
+
+
 @_compile
 def _score_kernel(
     image: Complex,
@@ -552,15 +570,15 @@ def _score_kernel(
     target: Single,
     target_mean: Single,
     target_variance: Single,
+    energy: Double,
     data_range: Double,
     relative_range: Double,
     region: NDArray[np.bool_],
     gain: Single,
     pixels: NDArray[np.uint8],
-    ssim: Double,
-    squared_error: Double,
+    result: Double,
 ) -> None:
-    """SSIM and squared error of images to which lines are added: on trial, or in place.
+    """Scores of images to which lines are added: on trial, or in place.
 
     Item i is image ``owner[i]`` plus ``left[i] @ right[i]``; with no lines (k = 0) it is the image
     itself. Images are cropped around their centre to the target's size. Targets and their window
@@ -570,21 +588,23 @@ def _score_kernel(
     Args:
         image: (batch, height, width).
         owner: image of each item, (item,).
-        left, right, sensitivity: as for :func:`_add_lines_kernel`; the first two by item.
+        left, right, sensitivity: as for :func:`_add_lines_kernel`; the first two by item, of
+            which there are none without lines.
         target: (batch, h, w).
         target_mean, target_variance: (batch, h - 6, w - 6).
-        data_range, relative_range: (batch,).
+        energy, data_range: (batch,).
+        relative_range: (batch,), or empty for 1.
         region: (batch, h, w): where to sum errors, and SSIM by the windows' centres; or
-            (batch, 0, 0) for everywhere.
+            empty for everywhere.
         gain, pixels: (batch,) and result, (batch, h, w); lines then stay in the images, of which
             there is one an item. Or empty.
-        ssim, squared_error: results, (item,); the error in units of the data range.
+        result: the :data:`_PLAIN` scores, (5, item).
     """
     height, h, w = image.shape[1], target.shape[1], target.shape[2]
     top = height // 2 - h // 2
     first = image.shape[2] // 2 - w // 2
-    in_place, everywhere, has_lines = len(pixels) > 0, region.shape[1] == 0, left.shape[3] > 0
-    trial = np.empty(w, np.complex64)
+    in_place, everywhere, has_lines = len(pixels) > 0, len(region) == 0, len(left) > 0
+    trial, magnitude = np.empty(w, np.complex64), np.empty(w, np.float32)
     sums = np.empty(6 * _WIDEST, np.float32)
     recent = np.empty((7, w), np.float32)  # differences of the last rows
     similarity = np.empty(w - 6, np.float32)
@@ -593,8 +613,9 @@ def _score_kernel(
         sums[:] = 0
         recent[:] = 0
         total, error, n_counted = 0.0, 0.0, 0
-        k1 = np.float32((SSIM_K1 * relative_range[b]) ** 2)
-        k2 = np.float32((SSIM_K2 * relative_range[b]) ** 2)
+        relative = relative_range[b] if len(relative_range) > 0 else 1.0
+        k1 = np.float32((SSIM_K1 * relative) ** 2)
+        k2 = np.float32((SSIM_K2 * relative) ** 2)
         scale = np.float32(1.0 / data_range[b])
         for place in range(0 if in_place else top, height if in_place else top + h):
             r = place - top
@@ -602,17 +623,19 @@ def _score_kernel(
             if has_lines and in_place:
                 _add_to_row(image[b, place], place, 0, left[i], right[i], sensitivity[b])
             elif has_lines:
-                for j in range(w):
-                    trial[j] = visible[j]
+                trial[:] = visible
                 _add_to_row(trial, place, first, left[i], right[i], sensitivity[b])
                 visible = trial
             if r < 0 or r >= h:
                 continue
+            for j in range(w):
+                z = visible[j]
+                magnitude[j] = np.sqrt(z.real * z.real + z.imag * z.imag)
             if in_place:
-                _show_row(visible, gain[b], pixels[b, r])
+                _show_row(magnitude, gain[b], pixels[b, r])
             past = target[b, max(r - 7, 0)]  # its partner is zero in the first seven rows
             kept = recent[r % 7]
-            row_error: Any = _take_row(visible, target[b, r], past, kept, sums, scale)
+            row_error: Any = _take_row(magnitude, target[b, r], past, kept, sums, scale)
             if not everywhere:
                 row_error, _ = _sum_inside(kept * kept, region[b, r])
             error += row_error
@@ -627,8 +650,8 @@ def _score_kernel(
                 row_total, n_windows = _sum_inside(similarity, region[b, r - 3, 3 : w - 3])
             total += row_total
             n_counted += n_windows
-        ssim[i] = total / n_counted
-        squared_error[i] = error
+        result[0, i] = total / n_counted
+        _put_errors(error * data_range[b] ** 2, h * w, energy[b], data_range[b], result[1:, i])
 
 
 @_compile

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
+import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri import plugins
@@ -130,15 +132,31 @@ class Transform:
         """Images without the detail that no readout reaches, complex (batch, height, width)."""
         return images
 
+    def prepared(self, samples: Tensor) -> Tensor:
+        """What :meth:`increment_of` needs of a scan's samples, made once for it."""
+        return samples
+
+    def increment_of(self, prepared: Tensor, owner: Tensor, readouts: Tensor) -> Increment:
+        """The increments of readouts, int64 (n, k), -1 for none, of the scans `owner`, int64 (n,).
+
+        `prepared` is what :meth:`prepared` makes of the scans' samples, by scan and readout.
+        """
+        known, place = readouts >= 0, readouts.clamp(min=0)
+        samples = prepared[owner[:, None], place] * known[:, :, None, None]
+        return self._increment(samples, place)
+
     def increment(self, samples: Tensor, readouts: Tensor) -> Increment:
         """Part of samples (batch, k, coil, sample) of readouts, int64 (batch, k), in F^H M y.
 
         Readouts differ where samples are not zero.
         """
-        batch, _, n_coils, n_samples = samples.shape
-        everything = samples.new_zeros(batch, self.n_readouts, n_coils, n_samples)
-        place = readouts[:, :, None, None].expand_as(samples)
-        return Increment(self.adjoint(everything.scatter_add(1, place, samples)))
+        return self._increment(self.prepared(samples), readouts)
+
+    def _increment(self, prepared: Tensor, readouts: Tensor) -> Increment:
+        batch, _, n_coils, n_samples = prepared.shape
+        everything = prepared.new_zeros(batch, self.n_readouts, n_coils, n_samples)
+        place = readouts[:, :, None, None].expand_as(prepared)
+        return Increment(self.adjoint(everything.scatter_add(1, place, prepared)))
 
     def calibration(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Centre of the grid as acquired readouts show it, for the estimation of coil maps.
@@ -296,28 +314,48 @@ class Cartesian(Transform):
     def norm(self, response: Tensor) -> Tensor:
         return torch.ones(len(response), device=response.device)
 
-    def increment(self, samples: Tensor, readouts: Tensor) -> Increment:
+    def prepared(self, samples: Tensor) -> Tensor:
         # The inverse transform of a single column is the column's own one-dimensional transform
         # along the height times a plane wave along the width: a matrix of rank one.
-        height, width = self.shape
-        along_height, along_width = self.selected
+        if all(self.selected):
+            return samples
+        shifted = torch.fft.ifftshift(samples, dim=-1)
+        transformed: Tensor = torch.fft.fftshift(torch.fft.ifft(shifted, norm="ortho"), dim=-1)
+        return transformed
+
+    def increment_of(self, prepared: Tensor, owner: Tensor, readouts: Tensor) -> Increment:
+        if prepared.device.type != "cpu":
+            return super().increment_of(prepared, owner, readouts)
+        (n, k), n_coils, (height, width) = readouts.shape, prepared.shape[2], self.shape
+        left = np.empty((n, n_coils, height, k), np.complex64)
+        right = np.empty((n, n_coils, k, width), np.complex64)
+        kernel: Any = _increment_kernel
+        kernel(prepared.numpy(), owner.numpy(), readouts.numpy(), *self._wave_tables, left, right)
+        return Increment(torch.from_numpy(left), torch.from_numpy(right))
+
+    def _increment(self, prepared: Tensor, readouts: Tensor) -> Increment:
+        (height, width), (along_height, along_width) = self.shape, self.selected
         line = readouts if self._fills_frame else self._own_number(readouts)
-        n_coils = samples.shape[2]
-        if not (along_height and along_width):
-            shifted = torch.fft.ifftshift(samples, dim=-1)
-            samples = torch.fft.fftshift(torch.fft.ifft(shifted, norm="ortho"), dim=-1)
-        moved = samples.movedim(1, 2)  # (batch, coil, k, sample)
+        n_coils, moved = prepared.shape[2], prepared.movedim(1, 2)  # (batch, coil, k, sample)
         if not along_height:
-            right = _waves(width, samples.device, samples.dtype)[line].unsqueeze(1)
+            right = _waves(width, prepared.device)[line].unsqueeze(1)
             return Increment(moved.transpose(2, 3), right.expand(-1, n_coils, -1, -1))
         row = line // width if along_width else line
-        left = _waves(height, samples.device, samples.dtype)[row].transpose(1, 2).unsqueeze(1)
+        left = _waves(height, prepared.device)[row].transpose(1, 2).unsqueeze(1)
         left = left.expand(-1, n_coils, -1, -1)
         if not along_width:
             return Increment(left, moved)
-        return Increment(
-            left, moved * _waves(width, samples.device, samples.dtype)[line % width].unsqueeze(1)
+        return Increment(left, moved * _waves(width, prepared.device)[line % width].unsqueeze(1))
+
+    @cached_property
+    def _wave_tables(self) -> tuple[NDArray[Any], ...]:
+        """Of the compiled step: own numbers of readouts, plane waves along height and width."""
+        device, none = torch.device("cpu"), np.empty((0, 0), np.complex64)
+        down, right = (
+            _waves(size, device).numpy() if selects else none
+            for size, selects in zip(self.shape, self.selected, strict=True)
         )
+        return self._own_number(torch.arange(self.n_readouts)).numpy(), down, right
 
     def calibration(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return self.grid(samples), self.grid_mask(mask)
@@ -600,6 +638,50 @@ class Geometry:
         n_fresh = self.by_action(fresh, "sum")
         return (n_fresh > 0) & (n_fresh <= budget[:, None])
 
+    def take(
+        self,
+        actions: NDArray[np.int64],
+        legal: NDArray[np.bool_],
+        ended: NDArray[np.bool_],
+        n_measured: NDArray[np.int64],
+        measurable: NDArray[np.bool_],
+        budget: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], int]:
+        """Actions in scans whose readouts are measured once: one compiled pass on the CPU.
+
+        Args:
+            actions: (batch,); below zero for none.
+            legal: which of them may be taken, (batch, n_actions), in scans that have not `ended`,
+                (batch,).
+            n_measured: how often readouts were measured, (batch, n_readouts).
+            measurable: which there are, (batch, n_readouts).
+            budget: readouts still to acquire, (batch,).
+
+        Returns:
+            New readouts of each action, (batch, k), -1 where it has fewer, and what is legal, and
+            left of the budget, after them; and the first scan whose action is illegal, or -1.
+        """
+        n = len(actions)
+        readouts = np.empty((n, self.readouts_per_action), np.int64)
+        legal_after, left = np.empty((n, self.n_actions), np.bool_), np.empty(n, np.int64)
+        refused = _take_kernel(
+            actions,
+            legal,
+            ended,
+            n_measured,
+            measurable,
+            budget,
+            *self._tables,
+            readouts,
+            legal_after,
+            left,
+        )
+        return readouts, legal_after, left, refused
+
+    @cached_property
+    def _tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return self.groups.numpy(), self.first_mention.numpy()
+
     def by_action(
         self, values: Tensor, how: Literal["sum", "mean", "any", "all", "amin", "amax"]
     ) -> Tensor:
@@ -833,9 +915,86 @@ def _trains(n_readouts: int, per_action: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _waves(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Plane waves of the centred orthonormal inverse transform, one a row: complex (n, n)."""
+def _waves(n: int, device: torch.device) -> Tensor:
+    """Plane waves of the centred orthonormal inverse transform, one a row: complex64 (n, n)."""
     place = torch.arange(n) - n // 2
     # The product is taken modulo n in whole numbers: no rounding of large phases.
     angle = ((place[:, None] * place) % n).double() * (2 * math.pi / n)
-    return torch.polar(torch.full_like(angle, n**-0.5), angle).to(device, dtype)
+    return torch.polar(torch.full_like(angle, n**-0.5), angle).to(device, torch.complex64)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _increment_kernel(
+    prepared: NDArray[np.complex64],
+    owner: NDArray[np.int64],
+    readouts: NDArray[np.int64],
+    own: NDArray[np.int64],
+    down: NDArray[np.complex64],
+    across: NDArray[np.complex64],
+    left: NDArray[np.complex64],
+    right: NDArray[np.complex64],
+) -> None:
+    """Factors of the increments of readouts, of which -1 is none.
+
+    Args:
+        prepared: (batch, readout, coil, sample).
+        owner: scan of each increment, (n,).
+        readouts: (n, k).
+        own: number of each readout among those of the scan, (readout,).
+        down, across: plane waves along height and width, empty along an axis that lines run along.
+        left, right: results, (n, coil, height, k) and (n, coil, k, width).
+    """
+    n, n_coils, _, n_readouts = left.shape
+    for i in range(n):
+        scan = prepared[owner[i]]
+        for k in range(n_readouts):
+            readout = readouts[i, k]
+            if readout < 0:
+                left[i, :, :, k] = 0
+                right[i, :, k] = 0
+                continue
+            line = own[readout]
+            for c in range(n_coils):
+                if len(down) == 0:
+                    left[i, c, :, k], right[i, c, k] = scan[readout, c], across[line]
+                elif len(across) == 0:
+                    left[i, c, :, k], right[i, c, k] = down[line], scan[readout, c]
+                else:
+                    left[i, c, :, k] = down[line // len(across)]
+                    right[i, c, k] = scan[readout, c, 0] * across[line % len(across)]
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_kernel(
+    actions: NDArray[np.int64],
+    legal: NDArray[np.bool_],
+    ended: NDArray[np.bool_],
+    n_measured: NDArray[np.int64],
+    measurable: NDArray[np.bool_],
+    budget: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    mentioned: NDArray[np.bool_],
+    readouts: NDArray[np.int64],
+    legal_after: NDArray[np.bool_],
+    left: NDArray[np.int64],
+) -> int:
+    """See :meth:`Geometry.take`; the last three are results."""
+    n_actions, per_action = groups.shape
+    readouts[:] = -1
+    for b in range(len(actions)):
+        action, left[b] = actions[b], budget[b]
+        if action >= n_actions or (action >= 0 and (ended[b] or not legal[b, action])):
+            return b
+        fresh = measurable[b] & (n_measured[b] == 0)
+        if action >= 0:
+            for k in range(per_action):
+                readout = groups[action, k]
+                if fresh[readout]:
+                    readouts[b, k], fresh[readout] = readout, False
+                    left[b] -= 1
+        for a in range(n_actions):
+            n_fresh = 0
+            for k in range(per_action):
+                n_fresh += fresh[groups[a, k]] and mentioned[a, k]
+            legal_after[b, a] = 0 < n_fresh <= left[b]
+    return -1
