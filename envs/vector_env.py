@@ -210,13 +210,13 @@ def _require_memory(episodes: Episodes) -> None:
     def measure() -> int:
         generators = [np.random.default_rng(0)]
         state = episodes.scan.start([episodes.dataset[0]], generators=generators)
-        return int(_AT_RESET * (state.view.nbytes + state.secret.nbytes))
+        return int(_AT_RESET * state.nbytes)
 
     frame = episodes.frame
     guess = _GUESS * frame.n_coils * math.prod(frame.shape) * 8
     require_memory(episodes.n, measure, guess=guess, device=episodes.scan.device)
 
 
-# Memory of a scan: during a reset in units of its state (1.4 to 2.3 were measured), and surely no
-# more than so often that of its k-space.
+# Memory of a scan, in units of its start: while all begin and when they have been acted on (1.2 to
+# 2.3 were measured). And of its k-space, surely no more than that.
 _AT_RESET, _GUESS = 1.5, 16

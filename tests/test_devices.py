@@ -64,10 +64,7 @@ def test_an_environment_of_too_many_scans_is_refused_before_it_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scans = SliceList([scan()])
-    one = ActiveMRIVectorEnv(num_envs=1, data=scans)
-    one.reset(seed=0)
-    _, state = one.episodes.buckets[0]
-    held = state.view.nbytes + state.secret.nbytes
+    held = ActiveMRIVectorEnv(num_envs=1, data=scans).episodes.scan.start([scans[0]]).nbytes
     monkeypatch.setattr(devices, "free_memory", lambda device: 4 * held)
     ActiveMRIVectorEnv(num_envs=2, data=scans)
     with pytest.raises(ValueError, match=r"5 scans side by side .* at most 2 fit"):
