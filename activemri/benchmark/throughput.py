@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -153,6 +154,8 @@ def run_throughput(settings: ThroughputSettings) -> str:
         OSError: a file that cannot be read or written.
     """
     earlier = None if settings.compare is None else _read(settings.compare)
+    if settings.plot is not None:
+        settings.plot.parent.mkdir(parents=True, exist_ok=True)
     found = rows()
     for part in settings.only:
         if not any(_is_chosen(name, (part,)) for name in found):
@@ -478,6 +481,8 @@ def _first_reset(device: str, *, warm: bool = False) -> Ways:
     def begin_anew() -> None:
         nonlocal env
         env = made()
+        if not warm:
+            shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
 
     def reset() -> float:
         env.reset(options={"index": next(places)})
@@ -635,10 +640,9 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
         content = json.loads(path.read_text())
         found = content.get("rows")
         if found is None:
-            rates, slow = content["frames_per_s"], content["baseline_per_s"]
-            found = {n: {"seconds": 1 / rates[n], "baseline_seconds": 1 / slow[n]} for n in rates}
-        return {name: {"seconds": row["seconds"], **row} for name, row in found.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+            found = {name: {"seconds": 1 / rate} for name, rate in content["frames_per_s"].items()}
+        return {name: {**row, "seconds": float(row["seconds"])} for name, row in found.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(
             f"--compare {path}: expected what 'activemri throughput --json' printed; it is "
             f"something else ({type(error).__name__}: {error})"
