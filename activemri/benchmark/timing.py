@@ -35,16 +35,17 @@ def clock_of(device: str, n_threads: int) -> Clock:
 
     Where others compute for it, a graphics card or more threads, those of the clock on the wall.
     """
-    if torch.device(device).type == "cuda":
+    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    wait = waits.get(torch.device(device).type)
+    if wait is not None:
 
         def synchronised() -> float:
-            torch.cuda.synchronize(device)
+            wait()
             return time.perf_counter()
 
         return synchronised
     is_fine = time.get_clock_info("thread_time").resolution < 1e-5
-    alone = n_threads == 1 and torch.device(device).type == "cpu"
-    return time.thread_time if alone and is_fine else time.perf_counter
+    return time.thread_time if n_threads == 1 and is_fine else time.perf_counter
 
 
 def timed(ways: Ways, seconds: float, clock: Clock, *, spread: bool = False) -> dict[str, float]:
@@ -52,7 +53,7 @@ def timed(ways: Ways, seconds: float, clock: Clock, *, spread: bool = False) -> 
 
     Args:
         ways: each is called once before, which does not count unless it took so long.
-        seconds: for each way. Of slow ones no round is begun after three times as long.
+        seconds: for each way. No round is begun after three times as long on the wall's clock.
         clock: what counts.
         spread: time every call by itself.
 
@@ -79,9 +80,12 @@ def timed(ways: Ways, seconds: float, clock: Clock, *, spread: bool = False) -> 
             longest = max(longest, spent)
         return found, longest
 
+    begun = time.monotonic()
     first, longest = turn(0.0)
     rounds = [first] if longest > seconds else []
-    end = time.monotonic() + seconds * len(given) * (1 if spread else 3)
+    if not rounds:
+        begun = time.monotonic()
+    end = begun + 3 * seconds * len(given)
     while not rounds or (time.monotonic() < end and (spread or len(rounds) < _ROUNDS)):
         rounds.append(turn(0.0 if spread else seconds / _ROUNDS)[0])
     spans = dict(zip(given, np.transpose(rounds), strict=True))

@@ -134,6 +134,13 @@ def test_only_one_thread_is_timed_by_its_own_seconds() -> None:
     assert wall() - start[1] >= 0.05
 
 
+def test_times_on_a_graphics_card_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[None] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
+    timed(Ways(lambda: 1), 1e-6, clock_of("cuda:0", 1))
+    assert len(waits) % 2 == 0 and waits
+
+
 @pytest.mark.usefixtures("_small")
 def test_the_command_prints_ratios_and_rates() -> None:
     n_threads = torch.get_num_threads()
