@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium
-import numba
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from activemri import kernels
 from activemri.devices import usable
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
 from activemri.envs.reward import make_reward
-from activemri.envs.scan import IDLE, STOP, WASTE, State, kind
+from activemri.envs.scan import STOP, WASTE, State, kind
 from activemri.registration import find_protocol
 
 Infos = dict[str, NDArray[Any]]  # one row an episode
@@ -264,7 +264,7 @@ class Episodes:
         forgives = self.options.invalid_action == "noop"
         for rows, state in self.buckets:
             legal = state.view.legal.cpu().numpy()
-            plan, outside = _plan(rows, actions, active, legal, self.n_actions, forgives)
+            plan, outside = kernels.plan(rows, actions, active, legal, self.n_actions, forgives)
             if outside >= 0:
                 raise ValueError(
                     f"actions are 0 to {self.n_actions - 1}; got {actions[rows[outside]]}"
@@ -289,7 +289,7 @@ class Episodes:
                     f"reward: expected a tensor of shape {tuple(planned.shape)}, one number a "
                     f"scan; got {came}"
                 )
-            _note(
+            kernels.note(
                 rows,
                 plan,
                 gains.double().cpu().numpy(),
@@ -324,7 +324,7 @@ class Episodes:
         parts = []
         for rows, state in self.buckets:
             view = state.view
-            _count(
+            kernels.count(
                 rows,
                 view.log.n_measured.cpu().numpy(),
                 view.budget.cpu().numpy(),
@@ -573,91 +573,3 @@ def in_order(parts: Sequence[tuple[Any, Any]], n: int) -> Any:
     for rows, values in parts:
         result[rows] = values
     return result
-
-
-@numba.njit(cache=True)
-def _plan(
-    rows: NDArray[np.int64],
-    actions: NDArray[np.int64],
-    active: NDArray[np.bool_],
-    legal: NDArray[np.bool_],
-    n_actions: int,
-    forgives: bool,
-) -> tuple[NDArray[np.int64], int]:
-    """An action, STOP, IDLE or WASTE for each scan of a bucket, and the first that is no action.
-
-    Args:
-        rows: the scans' episodes, (batch,).
-        actions, active: of all episodes, (n,).
-        legal: of the scans, (batch, actions that acquire).
-        n_actions: one more with STOP.
-        forgives: illegal actions are WASTE.
-    """
-    plan = np.full(len(rows), IDLE, np.int64)
-    for i in range(len(rows)):
-        if not active[rows[i]]:
-            continue
-        action = actions[rows[i]]
-        if action < 0 or action >= n_actions:
-            return plan, i
-        if action == legal.shape[1]:
-            plan[i] = STOP
-        elif forgives and not legal[i, action]:
-            plan[i] = WASTE
-        else:
-            plan[i] = action
-    return plan, -1
-
-
-@numba.njit(cache=True)
-def _note(
-    rows: NDArray[np.int64],
-    plan: NDArray[np.int64],
-    gains: NDArray[np.float64],
-    step_cost: float,
-    scores: NDArray[np.float64],
-    stopped: NDArray[np.bool_],
-    legal: NDArray[np.bool_],
-    rewards: NDArray[np.float64],
-    finished: NDArray[np.bool_],
-    illegal: NDArray[np.bool_],
-    n_shots: NDArray[np.int64],
-    n_steps: NDArray[np.int64],
-    area: NDArray[np.float64],
-    taken: NDArray[np.int32],
-    curve: NDArray[np.float64],
-) -> None:
-    """Write down one more action of a bucket's scans (batch, ...) in all episodes (n, ...)."""
-    for i in range(len(rows)):
-        row, action = rows[i], plan[i]
-        paid = action >= 0 or action == WASTE
-        rewards[row] = (gains[i] if action >= 0 else 0.0) - (step_cost if paid else 0.0)
-        finished[row] = stopped[i] or not legal[i].any()
-        illegal[row] = action == WASTE
-        n_shots[row] += paid
-        if action != IDLE:
-            step = n_steps[row]
-            area[row] += (curve[row, step] + scores[i]) / 2
-            taken[row, step], curve[row, step + 1] = action, scores[i]
-            n_steps[row] += 1
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _count(
-    rows: NDArray[np.int64],
-    n_measured: NDArray[np.int64],
-    budget: NDArray[np.int64],
-    size: NDArray[np.float64],
-    n_steps: NDArray[np.int64],
-    area: NDArray[np.float64],
-    curve: NDArray[np.float64],
-    counts: NDArray[np.int64],
-    numbers: NDArray[np.float64],
-) -> None:
-    """n_acquired and remaining; acceleration, scale and auc: of a bucket's scans, in all (., n)."""
-    for i in range(len(rows)):
-        row, n_acquired = rows[i], n_measured[i].sum()
-        counts[0, row], counts[1, row] = n_acquired, budget[i]
-        numbers[0, row], numbers[1, row] = size[0, row] / max(n_acquired, 1), size[1, row]
-        steps = n_steps[row]
-        numbers[2, row] = area[row] / steps if steps > 0 else curve[row, 0]

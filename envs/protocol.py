@@ -140,6 +140,9 @@ class ScanProtocol:
     def dataset(self, split: str | None = None, **options: Any) -> "SliceDataset":
         """The scans of a split, by default the protocol's, by `open_dataset` and its options.
 
+        Where one coil acquires readouts whole, with an ideal scanner and a geometry by name, they
+        come without their oversampling.
+
         Raises:
             ValueError: without data, or for options that do not fit them.
         """
@@ -148,7 +151,7 @@ class ScanProtocol:
 
         from activemri.data.images import slices_of_images
         from activemri.data.sources import matrix_shape, open_dataset
-        from activemri.data.views import oriented, with_region
+        from activemri.data.views import oriented, with_region, without_oversampling
 
         if self.data is None:
             raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
@@ -173,7 +176,23 @@ class ScanProtocol:
             dataset = self.data
         if self.roi is not None:
             dataset = with_region(dataset, self.roi)
-        return oriented(dataset, self.orientation)
+        dataset = oriented(dataset, self.orientation)
+        # Maps of several coils would be estimated from other samples.
+        if self.scanner != "ideal" or not isinstance(self.geometry, str) or dataset.n_coils > 1:
+            return dataset
+        return without_oversampling(dataset, self.geometry_of(dataset.shape).readout_axes)
+
+    def geometry_of(self, shape: tuple[int, int]) -> "Geometry":
+        """What one action acquires, for frames of that shape."""
+        from activemri.mri.geometry import make_geometry
+
+        return make_geometry(
+            self.geometry,
+            shape,
+            lines_per_action=self.lines_per_action,
+            tile=self.tile,
+            n_spokes=self.n_spokes,
+        )
 
     def scan(self, dataset: "SliceDataset", *, device: "torch.device | str" = "cpu") -> "Scan":
         """The scans of a data set under this protocol.

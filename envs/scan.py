@@ -11,11 +11,14 @@ samples, and what a scanner knows before the scan. Only oracles are handed :clas
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from activemri import kernels
 from activemri.batched import Batched
 from activemri.data.slices import Slice, SliceDataset
 from activemri.envs.protocol import STANDARD_METRICS, ScanProtocol
@@ -38,7 +41,7 @@ from activemri.metrics.reference import (
     largest_magnitude,
 )
 from activemri.mri import fourier
-from activemri.mri.geometry import Geometry, Increment, Transform, make_geometry
+from activemri.mri.geometry import Geometry, Increment, Transform, cartesian
 from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import (
@@ -51,9 +54,9 @@ from activemri.reconstruction.reconstructor import (
 from activemri.reconstruction.registry import make_reconstructor
 
 #: Actions below zero acquire nothing.
-STOP = -1  # ends the episode
-IDLE = -2  # changes nothing
-WASTE = -3  # costs one readout of the budget
+STOP = kernels.STOP  # ends the episode
+IDLE = kernels.IDLE  # changes nothing
+WASTE = kernels.WASTE  # costs one readout of the budget
 
 #: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
 #: largest values grow beyond those of the blurred first one.
@@ -172,6 +175,11 @@ class Secret(Batched):
     conditions: Conditions = field(metadata={"fixed": True})
     prepared: Tensor = field(metadata={"fixed": True})
 
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        """The object's samples and what is prepared of them, as compiled steps read them."""
+        return self.conditions.samples.numpy(), self.prepared.numpy()
+
 
 @dataclass(eq=False)
 class State(Batched):
@@ -266,13 +274,7 @@ class Scan:
         wanted = [n for n in (*protocol.metrics, *reward.scores) if n != "uncertainty"]
         if any(find_metric(name).needs == "region" for name in wanted):
             wanted += REGION_METRICS  # one pass gives all of them
-        geometry = make_geometry(
-            protocol.geometry,
-            dataset.shape,
-            lines_per_action=protocol.lines_per_action,
-            tile=protocol.tile,
-            n_spokes=protocol.n_spokes,
-        )
+        geometry = protocol.geometry_of(dataset.shape)
         return cls(
             geometry=geometry,
             reconstructor=make_reconstructor(protocol.reconstructor, device=device),
@@ -359,9 +361,7 @@ class Scan:
                     break
                 readings = Readings(state.rows, readout.clamp(min=0), readout >= 0)
                 log.measure(self.scanner, state.secret.conditions, readings)
-        budgets = budgets.to(masks.device)
-        legal = self._legal(state.view, budgets)
-        state.view = self._after(state, view.start_mask, legal, budgets, anew=True)
+        state.view = self._after(state, view.start_mask, budgets.to(masks.device), anew=True)
         self._update(state)
         return state
 
@@ -379,8 +379,7 @@ class Scan:
         readings = Readings.outwards(self.geometry, state.rows, masks & ~before)
         state.view.log.measure(self.scanner, state.secret.conditions, readings)
         budget = state.view.budget - readings.new.sum(dim=1)
-        legal = self._legal(state.view, budget)
-        state.view = self._after(state, before, legal, budget, anew=True)
+        state.view = self._after(state, before, budget, anew=True)
         return state
 
     def acquire(self, state: State, actions: Tensor) -> State:
@@ -395,64 +394,74 @@ class Scan:
         """
         if actions.shape != state.stopped.shape:
             raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
-        view = state.view
-        before = view.mask if self.coil_maps.updated else view.start_mask
-        take = self._take if self._is_compiled else self._measure
-        increment, legal, budget, has_acted = take(state, actions)
-        state = state.changed(stopped=state.stopped | (actions == STOP))
-        if not has_acted:  # observations share the pixels
-            pixels = view.pixels.clone()
-            state.view = view.changed(legal=legal, budget=budget, pixels=pixels)
-            return state
-        if increment is not None and not self._is_incremental(state):
-            add_increment(view.zero_filled, increment, view.sensitivity)
-            increment = None
-        state.view = self._after(state, before, legal, budget)
-        self._update(state, increment)
-        return state
-
-    def _take(self, state: State, actions: Tensor) -> tuple[Increment | None, Tensor, Tensor, bool]:
-        """As :meth:`_measure`, by an ideal scanner, compiled."""
-        view, numbers, left = state.view, actions.numpy(), state.view.budget.numpy()
-        acting = numbers >= 0
-        if not acting.all():
-            left = left - (numbers == WASTE)
-        readouts, legal, left, refused = self.geometry.take(
-            numbers,
-            view.legal.numpy(),
-            state.stopped.numpy(),
-            view.log.n_measured.numpy(),
-            view.measurable.numpy(),
-            left,
-        )
-        if refused >= 0:
-            raise ValueError(self._refusal(state, refused, int(numbers[refused])))
-        view.log.take(state.secret.conditions, readouts)
-        increment, has_acted = None, bool(acting.any())
-        if has_acted and self._is_additive:
-            increment = view.transform.increment_of(
-                state.secret.prepared, state.rows, torch.from_numpy(readouts)
-            )
-        return increment, torch.from_numpy(legal), torch.from_numpy(left), has_acted
-
-    def _measure(
-        self, state: State, actions: Tensor
-    ) -> tuple[Increment | None, Tensor, Tensor, bool]:
-        """Take actions in place: change of zero-filled images, what is legal and left after them.
-
-        The increment is None where images must be made anew; the last value tells whether any
-        action was an acquisition.
-        """
+        if (
+            self._is_compiled
+            and self._is_incremental(state)
+            and state.secret.reference.is_compiled(state.view.zero_filled)
+        ):
+            return self._step(state, actions)
         self.check_actions(state, actions)
-        view, acting = state.view, actions >= 0
+        view, before, acting = state.view, state.view.mask, actions >= 0
         readings = self._readings(state, state.rows, actions.clamp(min=0))
         readings = replace(readings, new=readings.new & acting[:, None])
         change = view.log.measure(self.scanner, state.secret.conditions, readings)
+        state = state.changed(stopped=state.stopped | (actions == STOP))
+        budget = view.budget - readings.new.sum(dim=1) - (actions == WASTE).long()
+        if not bool(acting.any()):  # observations share the pixels
+            state.view = self._after(state, before, budget)
+            state.view = state.view.changed(pixels=view.pixels.clone())
+            return state
         increment = None
         if self._is_additive:
             increment = view.transform.increment(change, readings.readouts)
-        left = view.budget - readings.new.sum(dim=1) - (actions == WASTE).long()
-        return increment, self._legal(view, left), left, bool(acting.any())
+            if not self._is_incremental(state):
+                add_increment(view.zero_filled, increment, view.sensitivity)
+                increment = None
+        state.view = self._after(state, before, budget)
+        self._update(state, increment)
+        return state
+
+    def _step(self, state: State, actions: Tensor) -> State:
+        """The same in one compiled pass, of zero-filled images and an ideal scanner."""
+        view, secret, n = state.view, state.secret, len(actions)
+        legal, budget = np.empty(view.legal.shape, np.bool_), np.empty(n, np.int64)
+        stopped, pixels = np.empty(n, np.bool_), np.empty(view.pixels.shape, np.uint8)
+        result = np.empty((len(kernels.PLAIN), n))
+        maps = view.sensitivity
+        if maps is None:
+            maps = view.zero_filled.new_empty((n, 0, *view.transform.shape))
+        kernel: Any = kernels.step
+        refused = kernel(
+            actions.numpy(),
+            view.legal.numpy(),
+            state.stopped.numpy(),
+            view.measurable.numpy(),
+            view.budget.numpy(),
+            *self.geometry.tables,
+            *secret.arrays,
+            *view.log.arrays,
+            *cartesian(view.transform).tables,
+            view.zero_filled.numpy(),
+            maps.numpy(),
+            *secret.reference.arrays,
+            view.gain.numpy(),
+            legal,
+            budget,
+            stopped,
+            pixels,
+            result,
+        )
+        if refused >= 0:
+            raise ValueError(self._refusal(state, refused, int(actions[refused])))
+        return state.changed(
+            view=view.changed(
+                legal=torch.from_numpy(legal),
+                budget=torch.from_numpy(budget),
+                pixels=torch.from_numpy(pixels),
+            ),
+            scores=secret.reference.named(result, self.metrics, view.zero_filled, task=self.task),
+            stopped=torch.from_numpy(stopped),
+        )
 
     def preview(
         self, state: State, actions: Tensor, metrics: Sequence[str] | None = None
@@ -537,7 +546,7 @@ class Scan:
 
     @cached_property
     def _is_compiled(self) -> bool:
-        return self._is_ideal and self.geometry.groups.device.type == "cpu"
+        return self._is_ideal and torch.device(self.device).type == "cpu"
 
     @cached_property
     def _is_additive(self) -> bool:
@@ -560,18 +569,14 @@ class Scan:
         new = view.measurable[at] & (view.log.n_measured[at] < self.scanner.repeats) & mentioned
         return Readings(owner, readouts, new)
 
-    def _legal(self, view: View, budget: Tensor) -> Tensor:
-        spent = view.log.n_measured >= self.scanner.repeats
-        return self.geometry.legal(spent, view.measurable, budget)
-
-    def _after(
-        self, state: State, before: Tensor, legal: Tensor, budget: Tensor, *, anew: bool = False
-    ) -> View:
+    def _after(self, state: State, before: Tensor, budget: Tensor, *, anew: bool = False) -> View:
         """The view after measurements, but for the reconstruction.
 
         `before` are the masks until then. `anew` makes zero-filled images of all samples, where
         increments would do as well.
         """
+        spent = state.view.log.n_measured >= self.scanner.repeats
+        legal = self.geometry.legal(spent, state.view.measurable, budget)
         view, samples = state.view.changed(budget=budget, legal=legal), state.view.log.samples
         if self._updates_maps(state):
             operator = self._with_maps(view.operator, samples, before)
@@ -646,7 +651,8 @@ class Scan:
             pixels=zero_filled.new_empty(0, dtype=torch.uint8),  # follow with the scores
         )
         prepared = conditions.samples[:, 0]
-        if self._is_ideal and self._is_additive:  # each alone: alike in every batch
+        if self._is_ideal and self._is_additive:
+            # Each alone, so that a scan does not depend on its batch.
             prepared = torch.cat([transform.prepared(one) for one in prepared.split(1)])
         else:
             prepared = prepared[:, :0]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -172,12 +171,9 @@ class MeasurementLog(Batched):
         self.outlier_score.flatten().index_copy_(0, at, outlier_score)
         return change
 
-    def take(self, conditions: Conditions, readouts: NDArray[np.int64]) -> None:
-        """Measure readouts (batch, k), -1 for none, by an ideal scanner, on the CPU, in place."""
-        _take_kernel(readouts, conditions.samples.numpy(), *self._arrays)
-
     @cached_property
-    def _arrays(self) -> tuple[NDArray[Any], ...]:
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """Samples, n_measured and last_measured, as compiled steps write them."""
         return self.samples.numpy(), self.n_measured.numpy(), self.last_measured.numpy()
 
     def change(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
@@ -495,21 +491,3 @@ def _check(severity: float, repeats: int) -> None:
 def _check_start(start: Start, why: str) -> None:
     if not bool((n_started := start.mask.sum(dim=1)).all()):
         raise ValueError(f"{why}: every scan must start with one; got {n_started.tolist()}")
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_kernel(
-    readouts: NDArray[np.int64],
-    object_samples: NDArray[np.complex64],
-    samples: NDArray[np.complex64],
-    n_measured: NDArray[np.int64],
-    last_measured: NDArray[np.int64],
-) -> None:
-    """See :meth:`MeasurementLog.take`; the object's samples are those of its only pose."""
-    for b in range(len(readouts)):
-        time = n_measured[b].sum()
-        for readout in readouts[b]:
-            if readout >= 0:
-                samples[b, readout] = object_samples[b, 0, readout]
-                n_measured[b, readout], last_measured[b, readout] = 1, time
-                time += 1

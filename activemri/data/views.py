@@ -14,6 +14,8 @@ from torch import Tensor
 
 from activemri.data.regions import CENTER, Box, center_box, region_of
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
+from activemri.metrics.reference import center_crop
+from activemri.mri import fourier
 
 STORED, MIXED = "stored", "mixed"
 
@@ -127,6 +129,20 @@ def oriented(dataset: SliceDataset, orientation: str) -> SliceDataset:
     return SliceView(_members(dataset), name=name, change=_mixed, describe=_mixed_info)
 
 
+def without_oversampling(dataset: SliceDataset, axes: Sequence[int]) -> SliceDataset:
+    """The data set without what readouts along some axes, of -2 and -1, see beside the target.
+
+    Scanners sample readouts more densely than the image needs, as it costs no time. Every readout
+    is transformed, cut to the target's size and transformed back. Where readouts are acquired whole
+    this changes no pixel of the target's area in any zero-filled image.
+    """
+    infos = [dataset.describe(position) for position in range(len(dataset))]
+    if all(info.shape == _cropped_info(info, axes=axes).shape for info in infos):
+        return dataset
+    change, describe = partial(_cropped, axes=axes), partial(_cropped_info, axes=axes)
+    return SliceView(_members(dataset), name=dataset.name, change=change, describe=describe)
+
+
 def swapped(scan: Slice) -> Slice:
     """The slice with height and width of k-space and of all that is an image exchanged."""
     label = scan.label
@@ -152,6 +168,30 @@ def _marked(scan: Slice, *, region: str | Box) -> Slice:
     height, width = scan.target.shape
     box = center_box((height, width)) if isinstance(region, str) else region
     return replace(scan, roi=region_of([box], (height, width)))
+
+
+def _cropped(scan: Slice, *, axes: Sequence[int]) -> Slice:
+    cut = tuple(axis for axis in axes if scan.shape[axis] > scan.target.shape[axis])
+    if not cut:
+        return scan
+    shape, measured, maps = list(scan.shape), scan.measured, scan.sensitivity
+    for axis in cut:  # a sample of the new readout holds something of all of the old one
+        shape[axis], measured = scan.target.shape[axis], measured.any(dim=axis, keepdim=True)
+    height, width = shape
+    images = center_crop(fourier.ifft(scan.kspace, cut), (height, width))
+    return replace(
+        scan,
+        kspace=fourier.fft(images, cut),
+        sensitivity=None if maps is None else center_crop(maps, (height, width)).contiguous(),
+        measured=measured.expand(height, width).contiguous(),
+        processing=(*scan.processing, "readout oversampling removed"),
+    )
+
+
+def _cropped_info(info: SliceInfo, *, axes: Sequence[int]) -> SliceInfo:
+    sides = zip((-2, -1), info.shape, info.target_shape, strict=True)
+    height, width = (min(n, target) if axis in axes else n for axis, n, target in sides)
+    return replace(info, shape=(height, width))
 
 
 def _mixed(scan: Slice) -> Slice:

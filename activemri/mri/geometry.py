@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activemri import plugins
+from activemri import kernels, plugins
 from activemri.mri import fourier, trajectories
 from activemri.mri.nufft import NUFFT
 from activemri.mri.solvers import largest_eigenvalue
@@ -319,9 +318,7 @@ class Cartesian(Transform):
         # along the height times a plane wave along the width: a matrix of rank one.
         if all(self.selected):
             return samples
-        shifted = torch.fft.ifftshift(samples, dim=-1)
-        transformed: Tensor = torch.fft.fftshift(torch.fft.ifft(shifted, norm="ortho"), dim=-1)
-        return transformed
+        return fourier.ifft(samples, (-1,))
 
     def increment_of(self, prepared: Tensor, owner: Tensor, readouts: Tensor) -> Increment:
         if prepared.device.type != "cpu":
@@ -329,8 +326,8 @@ class Cartesian(Transform):
         (n, k), n_coils, (height, width) = readouts.shape, prepared.shape[2], self.shape
         left = np.empty((n, n_coils, height, k), np.complex64)
         right = np.empty((n, n_coils, k, width), np.complex64)
-        kernel: Any = _increment_kernel
-        kernel(prepared.numpy(), owner.numpy(), readouts.numpy(), *self._wave_tables, left, right)
+        kernel: Any = kernels.increments
+        kernel(prepared.numpy(), owner.numpy(), readouts.numpy(), *self.tables, left, right)
         return Increment(torch.from_numpy(left), torch.from_numpy(right))
 
     def _increment(self, prepared: Tensor, readouts: Tensor) -> Increment:
@@ -348,8 +345,8 @@ class Cartesian(Transform):
         return Increment(left, moved * _waves(width, prepared.device)[line % width].unsqueeze(1))
 
     @cached_property
-    def _wave_tables(self) -> tuple[NDArray[Any], ...]:
-        """Of the compiled step: own numbers of readouts, plane waves along height and width."""
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """For compiled increments: own numbers of readouts, plane waves along height and width."""
         device, none = torch.device("cpu"), np.empty((0, 0), np.complex64)
         down, right = (
             _waves(size, device).numpy() if selects else none
@@ -603,6 +600,14 @@ class Geometry:
         return isinstance(self.transform, Cartesian) and not all(self.transform.selected)
 
     @cached_property
+    def readout_axes(self) -> tuple[int, ...]:
+        """Axes of the grid that every readout runs along as a whole, of -2 and -1."""
+        if not isinstance(self.transform, Cartesian):
+            return ()
+        pairs = zip(fourier.IMAGE_AXES, self.transform.selected, strict=True)
+        return tuple(axis for axis, is_selected in pairs if not is_selected)
+
+    @cached_property
     def are_rows(self) -> bool:
         """Readouts are rows: lines are selected along the height."""
         return isinstance(self.transform, Cartesian) and self.transform.selected == (True, False)
@@ -638,48 +643,9 @@ class Geometry:
         n_fresh = self.by_action(fresh, "sum")
         return (n_fresh > 0) & (n_fresh <= budget[:, None])
 
-    def take(
-        self,
-        actions: NDArray[np.int64],
-        legal: NDArray[np.bool_],
-        ended: NDArray[np.bool_],
-        n_measured: NDArray[np.int64],
-        measurable: NDArray[np.bool_],
-        budget: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], int]:
-        """Actions in scans whose readouts are measured once: one compiled pass on the CPU.
-
-        Args:
-            actions: (batch,); below zero for none.
-            legal: which of them may be taken, (batch, n_actions), in scans that have not `ended`,
-                (batch,).
-            n_measured: how often readouts were measured, (batch, n_readouts).
-            measurable: which there are, (batch, n_readouts).
-            budget: readouts still to acquire, (batch,).
-
-        Returns:
-            New readouts of each action, (batch, k), -1 where it has fewer, and what is legal, and
-            left of the budget, after them; and the first scan whose action is illegal, or -1.
-        """
-        n = len(actions)
-        readouts = np.empty((n, self.readouts_per_action), np.int64)
-        legal_after, left = np.empty((n, self.n_actions), np.bool_), np.empty(n, np.int64)
-        refused = _take_kernel(
-            actions,
-            legal,
-            ended,
-            n_measured,
-            measurable,
-            budget,
-            *self._tables,
-            readouts,
-            legal_after,
-            left,
-        )
-        return readouts, legal_after, left, refused
-
     @cached_property
-    def _tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """For :func:`activemri.kernels.step`: readouts of actions, and which are no padding."""
         return self.groups.numpy(), self.first_mention.numpy()
 
     def by_action(
@@ -921,80 +887,3 @@ def _waves(n: int, device: torch.device) -> Tensor:
     # The product is taken modulo n in whole numbers: no rounding of large phases.
     angle = ((place[:, None] * place) % n).double() * (2 * math.pi / n)
     return torch.polar(torch.full_like(angle, n**-0.5), angle).to(device, torch.complex64)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _increment_kernel(
-    prepared: NDArray[np.complex64],
-    owner: NDArray[np.int64],
-    readouts: NDArray[np.int64],
-    own: NDArray[np.int64],
-    down: NDArray[np.complex64],
-    across: NDArray[np.complex64],
-    left: NDArray[np.complex64],
-    right: NDArray[np.complex64],
-) -> None:
-    """Factors of the increments of readouts, of which -1 is none.
-
-    Args:
-        prepared: (batch, readout, coil, sample).
-        owner: scan of each increment, (n,).
-        readouts: (n, k).
-        own: number of each readout among those of the scan, (readout,).
-        down, across: plane waves along height and width, empty along an axis that lines run along.
-        left, right: results, (n, coil, height, k) and (n, coil, k, width).
-    """
-    n, n_coils, _, n_readouts = left.shape
-    for i in range(n):
-        scan = prepared[owner[i]]
-        for k in range(n_readouts):
-            readout = readouts[i, k]
-            if readout < 0:
-                left[i, :, :, k] = 0
-                right[i, :, k] = 0
-                continue
-            line = own[readout]
-            for c in range(n_coils):
-                if len(down) == 0:
-                    left[i, c, :, k], right[i, c, k] = scan[readout, c], across[line]
-                elif len(across) == 0:
-                    left[i, c, :, k], right[i, c, k] = down[line], scan[readout, c]
-                else:
-                    left[i, c, :, k] = down[line // len(across)]
-                    right[i, c, k] = scan[readout, c, 0] * across[line % len(across)]
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_kernel(
-    actions: NDArray[np.int64],
-    legal: NDArray[np.bool_],
-    ended: NDArray[np.bool_],
-    n_measured: NDArray[np.int64],
-    measurable: NDArray[np.bool_],
-    budget: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    mentioned: NDArray[np.bool_],
-    readouts: NDArray[np.int64],
-    legal_after: NDArray[np.bool_],
-    left: NDArray[np.int64],
-) -> int:
-    """See :meth:`Geometry.take`; the last three are results."""
-    n_actions, per_action = groups.shape
-    readouts[:] = -1
-    for b in range(len(actions)):
-        action, left[b] = actions[b], budget[b]
-        if action >= n_actions or (action >= 0 and (ended[b] or not legal[b, action])):
-            return b
-        fresh = measurable[b] & (n_measured[b] == 0)
-        if action >= 0:
-            for k in range(per_action):
-                readout = groups[action, k]
-                if fresh[readout]:
-                    readouts[b, k], fresh[readout] = readout, False
-                    left[b] -= 1
-        for a in range(n_actions):
-            n_fresh = 0
-            for k in range(per_action):
-                n_fresh += fresh[groups[a, k]] and mentioned[a, k]
-            legal_after[b, a] = 0 < n_fresh <= left[b]
-    return -1

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,6 +25,7 @@ from activemri.data.views import (
     subset,
     swapped,
     with_region,
+    without_oversampling,
 )
 from activemri.envs.env import ActiveMRIEnv
 from activemri.envs.scan import Scan
@@ -376,3 +378,45 @@ def test_an_environment_is_rewarded_within_the_boxes(knees: Path, tmp_path: Path
     with h5py.File(knees / "file1.h5") as file:
         target = file["reconstruction_esc"][1]
     assert env.episodes.locate(0)[0].secret.reference.target.shape[1:] == target.shape
+
+
+@pytest.mark.parametrize(("axes", "geometry"), [((-2,), columns), ((-1,), rows)])
+@pytest.mark.parametrize(("n_coils", "maps"), [(1, False), (3, True)])
+def test_without_oversampling_zero_filled_images_of_whole_readouts_are_the_same(
+    axes: tuple[int, ...], geometry: Callable[[tuple[int, int]], Any], n_coils: int, maps: bool
+) -> None:
+    one = scan(0, target_shape=(10, 12), n_coils=n_coils, maps=maps)
+    cut = without_oversampling(SliceList([one]), axes)
+    assert cut[0].shape == cut.shape == cut.describe(0).shape
+    assert cut.shape[axes[0]] == one.target.shape[axes[0]] < one.shape[axes[0]]
+    assert torch.equal(cut[0].target, one.target)
+    states = [
+        Scan(geometry(other.shape), ZeroFilled(), n_center_lines=3).start([other])
+        for other in (one, cut[0])
+    ]
+    for name, value in states[0].scores.items():
+        assert torch.allclose(states[1].scores[name], value, rtol=1e-5, atol=1e-6), name
+    assert cut.describe(0).shape == pickle.loads(pickle.dumps(cut))[0].shape
+
+
+def test_scans_without_oversampling_stay_the_data_set_that_they_are(scans: list[Slice]) -> None:
+    data = SliceList([replace(one, target=torch.ones(one.shape)) for one in scans])
+    assert without_oversampling(data, (-2, -1)) is data
+    whole = SliceList([scan(0, target_shape=(10, 12))])
+    assert without_oversampling(whole, ()) is whole
+
+
+def test_environments_crop_the_readout_where_that_changes_no_score() -> None:
+    data = SliceList([scan(0, target_shape=(10, 12))])
+    shape, target = data.shape, data[0].target.shape
+    for geometry, expected in [
+        ("columns", (target[0], shape[1])),
+        ("rows", (shape[0], target[1])),
+        ("tiles", shape),
+        ("radial", shape),
+    ]:
+        env = ActiveMRIEnv(data=data, geometry=geometry)
+        assert env.episodes.dataset.shape == expected
+    assert ActiveMRIEnv(data=data, scanner="noisy").episodes.dataset.shape == shape
+    own = ActiveMRIEnv(data=data, geometry=columns(shape))
+    assert own.episodes.dataset.shape == shape

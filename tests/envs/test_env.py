@@ -581,3 +581,38 @@ def test_closing_twice_does_no_harm() -> None:
 def test_impossible_options_are_refused_by_name(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         make(**options)
+
+
+@pytest.mark.parametrize("prepared_gb", [0.0, 2e-5, 1.0])
+def test_scans_that_come_again_start_as_they_did_whatever_is_kept(prepared_gb: float) -> None:
+    kept, fresh = make(prepared_gb=prepared_gb), make(prepared_gb=0.0)
+    order = [0, 1, 0, 2, 1, 0]
+    for index in order:
+        options = {"index": index}
+        assert_same(kept.reset(seed=0, options=options), fresh.reset(seed=0, options=options))
+        legal = np.flatnonzero(fresh.action_masks())
+        for action in legal[:3].tolist():  # what was kept must not change with its episodes
+            assert_same(kept.step(action), fresh.step(action))
+    sizes = [state.nbytes for state in kept.episodes._prepared.values()]
+    assert sum(sizes) <= prepared_gb * 2**30
+    assert len(sizes) == {0.0: 0, 1.0: 3}.get(prepared_gb, len(sizes))
+
+
+def test_scans_that_start_at_random_are_not_kept() -> None:
+    for options in ({"n_random_lines": 2}, {"scanner": "noisy"}):
+        env = make(**options)
+        masks = [env.reset(seed=seed, options={"index": 0}) for seed in (0, 0, 1)]
+        assert_same(masks[0], masks[1])
+        assert not env.episodes._prepared
+
+
+def test_a_copied_environment_goes_on_alone() -> None:
+    env, twin = make(), make()
+    for one in (env, twin):
+        one.reset(seed=0)
+        one.step(int(np.flatnonzero(one.action_masks())[0]))
+    copied = copy.deepcopy(env)
+    for action in np.flatnonzero(twin.action_masks())[:3].tolist():
+        copied.step(action)
+    for action in np.flatnonzero(twin.action_masks())[:3].tolist():
+        assert_same(env.step(action), twin.step(action))

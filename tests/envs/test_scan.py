@@ -1,6 +1,7 @@
 """The batched scan: what it acquires, what it refuses, and what it leaves alone."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from activemri.data.slices import Slice
 from activemri.envs.scan import IDLE, STOP, WASTE, Scan, State, Truth
+from activemri.envs.scanner import Ideal
 from activemri.mri.geometry import GEOMETRIES, make_geometry
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
@@ -61,6 +63,42 @@ def scan_to_the_end(acquisition: Scan, state: State, *, seed: int = 0) -> State:
     while not bool(state.finished.all()):
         state = acquisition.acquire(state, legal_actions(state, rng))
     return state
+
+
+@dataclass(frozen=True)
+class Asked(Ideal):
+    """An ideal scanner that does not say so, and is asked for every readout."""
+
+    is_ideal: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("per_action", [1, 3])
+@COILS
+def test_compiled_steps_of_ideal_scanners_are_those_of_scanners_that_are_asked(
+    geometry: str, per_action: int, n_coils: int, maps: bool
+) -> None:
+    fast = protocol(geometry, per_action=per_action, budget=12)
+    slow, rng = replace(fast, scanner=Asked()), np.random.default_rng(3)
+    ours, theirs = (one.start(batch(n_coils, maps=maps)) for one in (fast, slow))
+    for step in range(6):
+        actions = legal_actions(ours, rng)
+        actions[step % 3] = (IDLE, WASTE, actions[2])[step % 3]
+        trials = torch.stack([actions.clamp(min=0), legal_actions(ours, rng).clamp(min=0)], dim=1)
+        expected = slow.preview(theirs, trials)
+        for name, values in fast.preview(ours, trials).items():
+            assert torch.allclose(values, expected[name], rtol=1e-5, atol=1e-6), name
+        if step == 5:
+            actions[1] = STOP
+        ours, theirs = fast.acquire(ours, actions), slow.acquire(theirs, actions)
+        for name in ("n_measured", "last_measured", "outlier_score", "samples"):
+            assert torch.equal(getattr(ours.view.log, name), getattr(theirs.view.log, name)), name
+        for name in ("legal", "budget", "mask"):
+            assert torch.equal(getattr(ours.view, name), getattr(theirs.view, name)), name
+        assert torch.equal(ours.stopped, theirs.stopped)
+        for name, values in theirs.scores.items():
+            assert torch.allclose(ours.scores[name], values, rtol=1e-5, atol=1e-6), name
+        assert (ours.view.pixels.int() - theirs.view.pixels.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
