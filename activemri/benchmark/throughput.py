@@ -410,8 +410,9 @@ def _unet_steps(device: str) -> Ways:
     protocol = ScanProtocol(
         data=SliceList([one]), n_center_lines=8, reconstructor=ours, metrics=("ssim",)
     )
-    scan = protocol.scan(protocol.dataset(), device=device)
-    state = scan.start([one])
+    dataset = protocol.dataset()
+    scan = protocol.scan(dataset, device=device)
+    state = scan.start([dataset[0]])
     columns = cycle(torch.nonzero(state.view.legal[0]).flatten()[:_BUDGET])
     generator = np.random.default_rng(0)
 
@@ -423,7 +424,7 @@ def _unet_steps(device: str) -> Ways:
     def begin_anew() -> None:
         nonlocal state
         if int(state.view.n_acquired) == 8 + _BUDGET:
-            state = scan.start([one])
+            state = scan.start([dataset[0]])
 
     @torch.no_grad()
     def baseline() -> float:
