@@ -60,7 +60,7 @@ def series() -> dict[str, Series]:
             {"seconds": "step", "copy_seconds": "copy of one coil's bytes"},
         ),
         "threads": Series(
-            f"threads, 4 scans, 128 x 128 ({cores} cores, {load:.1f} of them busy)",
+            f"threads, 4 scans, 128 x 128 (load {load:.1f}, {cores} cores)",
             numbers,
             _threaded,
             {"seconds": "step with cresnet", "baseline_seconds": "zero-filled step"},
