@@ -32,21 +32,21 @@ class Compute:
 
     device: str = "cpu"
     """Device, e.g. cpu or cuda. Under torchrun cuda means one GPU a process."""
-    threads: int | None = None
+    threads: int | None = 1
     """CPU threads; None leaves the choice to torch. More than one is often slower."""
 
     def __post_init__(self) -> None:
         require_positive(threads=self.threads)
 
     def prepare(self) -> "torch.device":
-        """Set the number of threads of this process, and give the device, if it is there."""
-        import torch
+        """Set up threads and memory of this process, and give the device, if it is there."""
+        from activemri.devices import keep_freed_memory, take_threads, usable
 
-        from activemri.devices import usable
-
+        device = usable(self.device)
+        keep_freed_memory()
         if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return usable(self.device)
+            take_threads(self.threads)
+        return device
 
 
 @dataclass(frozen=True, kw_only=True)

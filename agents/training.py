@@ -114,7 +114,7 @@ def train_policy(
         settings = TrainPolicySettings(
             protocol=protocol,
             run=RunOptions(out=folder, seed=seed, resume=resume),
-            compute=Compute(device=device),
+            compute=Compute(device=device, threads=None),
             learner=learner,
             warm_start=None if named is None else str(named),
             validate_every=validate_every,

@@ -1,5 +1,6 @@
 """Many scans at a time: the natively batched Gymnasium vector environment."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from activemri.devices import require_memory
 from activemri.envs.env import ActiveMRIEnv, Episodes, Infos
 from activemri.envs.protocol import EnvOptions, typed_as
 
@@ -54,6 +56,7 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.render_mode = self.options.render_mode
         self.max_episode_steps = self.options.max_episode_steps
         self.episodes = Episodes(self.options, num_envs)
+        _require_memory(self.episodes)
         self.single_action_space = spaces.Discrete(self.episodes.n_actions)
         self.single_observation_space = self.episodes.observation_space
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -196,3 +199,24 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 array[rows] = values
             spread[key], spread[f"_{key}"] = array, present.copy()
         return spread
+
+
+def _require_memory(episodes: Episodes) -> None:
+    """Refuse more scans than fit into memory, before any is begun but, where it may be tight, one.
+
+    All are taken to be as large as the first one.
+    """
+
+    def measure() -> int:
+        generators = [np.random.default_rng(0)]
+        state = episodes.scan.start([episodes.dataset[0]], generators=generators)
+        return int(_AT_RESET * state.nbytes)
+
+    frame = episodes.frame
+    guess = _GUESS * frame.n_coils * math.prod(frame.shape) * 8
+    require_memory(episodes.n, measure, guess=guess, device=episodes.scan.device)
+
+
+# Memory of a scan, in units of its start: while all begin and when they have been acted on (1.2 to
+# 2.3 were measured). And of its k-space, surely no more than that.
+_AT_RESET, _GUESS = 1.5, 16

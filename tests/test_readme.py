@@ -55,3 +55,11 @@ def test_the_readme_names_no_folder_that_is_missing() -> None:
     named = re.findall(r"^\| `([\w/]+/)`", README, flags=re.MULTILINE)
     assert len(named) > 5
     assert [folder for folder in named if not (ROOT / folder).is_dir()] == []
+
+
+def test_the_speed_of_the_readme_is_that_of_the_document() -> None:
+    marked = README.split("<!-- by docs/make_speed.py -->")[1].split("<!-- end -->")[0]
+    rows = marked.strip().splitlines()
+    assert len(rows) > 8
+    document = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert [row for row in rows if f"\n{row} " not in document] == []

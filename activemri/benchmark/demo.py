@@ -9,7 +9,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from activemri import files
 from activemri.benchmark.plan import BenchmarkSettings
 from activemri.benchmark.run import run_benchmark
-from activemri.options import Compute, RunOptions, require_positive
+from activemri.options import RunOptions, require_positive
 from activemri.reconstruction.registry import WEIGHTS
 from activemri.registration import find_protocol
 
@@ -53,7 +53,6 @@ def run_demo(settings: DemoSettings) -> str:
         training = TrainPolicySettings(
             protocol=protocol,
             run=replace(run, out=out, resume=(out / "settings.json").exists()),
-            compute=Compute(threads=1),
             learner=Imitation(max_steps=150, states=150, rounds=1),
             validate_every=75,
             validation_scans=6,

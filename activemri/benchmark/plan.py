@@ -68,7 +68,7 @@ class BenchmarkSettings:
 
     protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(split="test", budget=24)
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/benchmark"))
-    compute: OmitArgPrefixes[Compute] = Compute(threads=1)
+    compute: OmitArgPrefixes[Compute] = Compute()
     policies: Annotated[tuple[PolicyLike, ...], arg(metavar="NAME [NAME ...]")] = DEFAULT_POLICIES
     """Names of policies, files that `activemri train policy` or `train order` made, or
     package.module:object. Trainings of one policy with several seeds count as one:

@@ -1,10 +1,4 @@
-"""Train a reconstructor on moments of episodes.
-
-On a CPU with glibc, networks on images of 256 x 256 and more are up to three times faster if the
-process is started with ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
-MALLOC_TOP_PAD_=268435456``: memory is then not given back after every layer. One thread
-(``--threads 1``) is the safe choice on a machine that does other work as well.
-"""
+"""Train a reconstructor on moments of episodes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
