@@ -16,7 +16,7 @@ from activemri.agents.adaptive import (
     uncertainty_greedy,
 )
 from activemri.agents.networks import load_policy
-from activemri.agents.oracles import ExchangeOracle, oracle
+from activemri.agents.oracles import ExchangeOracle, oracle, screened_oracle
 from activemri.agents.order import KINDS, Order
 from activemri.agents.policy import Policy, Traits
 from activemri.evaluator import Evaluator
@@ -51,6 +51,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "evaluator-greedy": evaluator_greedy,
     "look-ahead": look_ahead,
     "oracle": oracle,
+    "screened-oracle": screened_oracle,
     "exchange-oracle": ExchangeOracle,
 }
 

@@ -412,7 +412,7 @@ class Scan:
             state.view = state.view.changed(pixels=view.pixels.clone())
             return state
         increment = None
-        if self._is_additive:
+        if self.is_additive:
             increment = view.transform.increment(change, readings.readouts)
             if not self._is_incremental(state):
                 add_increment(view.zero_filled, increment, view.sensitivity)
@@ -549,16 +549,14 @@ class Scan:
         return self._is_ideal and torch.device(self.device).type == "cpu"
 
     @cached_property
-    def _is_additive(self) -> bool:
+    def is_additive(self) -> bool:
         """The zero-filled image of readouts is the sum of theirs."""
         return self.geometry.transform.is_cartesian
 
     def _is_incremental(self, state: State) -> bool:
         """Reconstructions change by the increments of readouts alone."""
         return (
-            self.reconstructor.is_zero_filled
-            and self._is_additive
-            and not self._updates_maps(state)
+            self.reconstructor.is_zero_filled and self.is_additive and not self._updates_maps(state)
         )
 
     def _readings(self, state: State, owner: Tensor, actions: Tensor) -> Readings:
@@ -582,7 +580,7 @@ class Scan:
             operator = self._with_maps(view.operator, samples, before)
             if operator is not view.operator:
                 view, anew = view.changed(sensitivity=operator.sensitivity), True
-        if anew or not self._is_additive:
+        if anew or not self.is_additive:
             zero_filled = view.operator.zero_filled(samples).contiguous()
             view = view.changed(zero_filled=zero_filled)
         return view
@@ -651,7 +649,7 @@ class Scan:
             pixels=zero_filled.new_empty(0, dtype=torch.uint8),  # follow with the scores
         )
         prepared = conditions.samples[:, 0]
-        if self._is_ideal and self._is_additive:
+        if self._is_ideal and self.is_additive:
             # Each alone, so that a scan does not depend on its batch.
             prepared = torch.cat([transform.prepared(one) for one in prepared.split(1)])
         else:
@@ -689,8 +687,9 @@ class Scan:
             state.scores["uncertainty"] = result.uncertainty.double().mean(dim=(-2, -1)) / unit
 
     @torch.no_grad()
-    def _reconstruct(self, measurement: Measurement) -> Reconstruction:
-        result = self.reconstructor(measurement)
+    def _reconstruct(self, measurement: Measurement, *, on_trial: bool = False) -> Reconstruction:
+        make = self.reconstructor.try_out if on_trial else self.reconstructor
+        result = make(measurement)
         return checked(result, measurement.zero_filled, by=self.reconstructor)
 
     def _trial_scores(
@@ -710,7 +709,7 @@ class Scan:
             operator = Operator(view.transform, masks[trials], maps)
             if self._updates_maps(state):
                 operator = self._with_maps(operator, samples, view.mask[row])
-            result = self._reconstruct(Measurement.of(samples, operator))
+            result = self._reconstruct(Measurement.of(samples, operator), on_trial=True)
             reference = state.secret.reference.select(row)
             chunks.append(reference.scores(result.image, names, task=self.task))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}

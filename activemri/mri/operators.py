@@ -79,10 +79,10 @@ class Operator:
         """Acquired samples of a Cartesian grid: bool (batch, height or 1, width or 1)."""
         return cartesian(self.transform).grid_mask(self.mask)
 
-    def of_scan(self, row: int) -> "Operator":
-        """The operator of one scan of the batch, as a batch of one."""
-        maps = None if self.sensitivity is None else self.sensitivity[row : row + 1]
-        return Operator(self.transform, self.mask[row : row + 1], maps)
+    def of_scan(self, row: int, n: int = 1) -> "Operator":
+        """The operator of `n` scans of the batch, one as a batch of one."""
+        maps = None if self.sensitivity is None else self.sensitivity[row : row + n]
+        return Operator(self.transform, self.mask[row : row + n], maps)
 
     def data_consistency(self, image: Tensor, zero_filled: Tensor) -> Tensor:
         """Put the measured samples back into a reconstruction (hard data consistency).
