@@ -11,6 +11,7 @@ from activemri.reconstruction.image_channels import (
     instance_norm,
     normalised,
     pad_to_multiple,
+    padding,
     scale_and_phase,
     to_channels,
     zeroed,
@@ -81,11 +82,14 @@ class CResNet(Reconstructor):
         zero_filled, operator = measurement.zero_filled, measurement.operator
         scale, phase = scale_and_phase(zero_filled)
         start = normalised(zero_filled, scale, phase)
-        embedded = self.embedding(operator.grid_mask)
+        # A channel that is the same everywhere adds one number to each output of a convolution, which
+        # the norm behind it takes out again. Only zeros around an image give it edges to be seen by.
+        constant: tuple[Tensor, ...] = ()
+        if any(padding(size, _DOWNSAMPLING) for size in start.shape[1:]):
+            constant = (self.embedding(operator.grid_mask).expand(-1, -1, *start.shape[1:]),)
         image, bottleneck, log_variance = start, None, None
         for block in self.blocks:
-            features = embedded.expand(-1, -1, *image.shape[-2:])
-            channels = torch.cat([to_channels(image), features], dim=1)
+            channels = torch.cat([to_channels(image), *constant], dim=1)
             padded, (rows, columns) = pad_to_multiple(channels, _DOWNSAMPLING)
             answer, bottleneck = block(padded, bottleneck)
             answer = answer[..., rows, columns]
@@ -124,8 +128,15 @@ class MaskEmbedding(nn.Module):
         return embedded[:, :, None, None]
 
 
+class _Convolution(nn.Conv2d):
+    """A convolution that may be given the first of its channels alone: others count as zero."""
+
+    def forward(self, channels: Tensor) -> Tensor:
+        return self._conv_forward(channels, self.weight[:, : channels.shape[1]], self.bias)
+
+
 class _Block(nn.Module):
-    """Encoder, bottleneck, decoder: (batch, n_inputs, h, w) to (batch, 3, h, w)."""
+    """Encoder, bottleneck, decoder: (batch, n_inputs or the first 2, h, w) to (batch, 3, h, w)."""
 
     def __init__(
         self, f: int, *, n_inputs: int, residual_blocks: int, dropout: float, skips: bool
@@ -135,7 +146,7 @@ class _Block(nn.Module):
         widths = [n_inputs, f, 2 * f, 4 * f]
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
+                _Convolution(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
                 instance_norm(b),
                 nn.ReLU(),
             )
@@ -168,7 +179,7 @@ class _Block(nn.Module):
         self.head: nn.Module = zeroed(nn.Conv2d(width if skips else n_last, 3, 1))
         if skips:
             # Details need a look at full resolution; the transposed convolutions alone blur them.
-            look = nn.Conv2d(n_last, width, 3, padding=1, padding_mode="reflect")
+            look = _Convolution(n_last, width, 3, padding=1, padding_mode="reflect")
             self.head = nn.Sequential(look, instance_norm(width), nn.ReLU(), self.head)
 
     def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -35,19 +35,24 @@ def from_channels(channels: Tensor) -> Tensor:
     return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().contiguous())
 
 
+def padding(size: int, multiple: int) -> int:
+    """Pixels that a side lacks to a multiple, and to twice as much as that."""
+    return max(-size % multiple, 2 * multiple - size)
+
+
 def pad_to_multiple(channels: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
     """Surround (batch, channel, height, width) with zeros, equally on both sides.
 
     Sides become multiples, and at least twice as long, so that a normalisation at the lowest level
     of a network finds a variance. Also says where the old ones lie (height, width).
     """
-    padding: list[int] = []
+    added: list[int] = []
     inside: list[slice] = []
     for size in channels.shape[:1:-1]:  # width, then height, as functional.pad wants them
-        missing = max(-size % multiple, 2 * multiple - size)
-        padding += [missing // 2, missing - missing // 2]
+        missing = padding(size, multiple)
+        added += [missing // 2, missing - missing // 2]
         inside.append(slice(missing // 2, missing // 2 + size))
-    return functional.pad(channels, padding), (inside[1], inside[0])
+    return functional.pad(channels, added), (inside[1], inside[0])
 
 
 def zeroed(layer: Layer) -> Layer:
