@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from activemri.reconstruction.image_channels import (
+    InstanceNorm,
     from_channels,
-    instance_norm,
     normalised,
     pad_to_multiple,
     padding,
@@ -82,8 +82,8 @@ class CResNet(Reconstructor):
         zero_filled, operator = measurement.zero_filled, measurement.operator
         scale, phase = scale_and_phase(zero_filled)
         start = normalised(zero_filled, scale, phase)
-        # A channel that is the same everywhere adds one number to each output of a convolution, which
-        # the norm behind it takes out again. Only zeros around an image give it edges to be seen by.
+        # A channel that is the same everywhere adds one number to each output of a convolution,
+        # which the norm behind it takes out again. Zeros around an image give it edges to be seen.
         constant: tuple[Tensor, ...] = ()
         if any(padding(size, _DOWNSAMPLING) for size in start.shape[1:]):
             constant = (self.embedding(operator.grid_mask).expand(-1, -1, *start.shape[1:]),)
@@ -147,8 +147,7 @@ class _Block(nn.Module):
         self.encoder = nn.ModuleList(
             nn.Sequential(
                 _Convolution(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
-                instance_norm(b),
-                nn.ReLU(),
+                InstanceNorm(b, 0.0),
             )
             for a, b in itertools.pairwise(widths)
         )
@@ -157,11 +156,11 @@ class _Block(nn.Module):
         for _ in range(residual_blocks):
             layers = nn.Sequential(
                 nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
-                instance_norm(4 * f),
-                nn.ReLU(),
+                InstanceNorm(4 * f, 0.0),
+                nn.Identity(),  # numbers of layers are names of their weights
                 nn.Dropout2d(dropout),
                 nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
-                instance_norm(4 * f),
+                InstanceNorm(4 * f),
             )
             self.bottleneck.append(nn.ModuleDict({"layers": layers}))
         narrow = [4 * f, 2 * f, f, f // 2]
@@ -169,8 +168,7 @@ class _Block(nn.Module):
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 nn.ConvTranspose2d(a + extra, b, 4, stride=2, padding=1),
-                instance_norm(b),
-                nn.ReLU(),
+                InstanceNorm(b, 0.0),
             )
             for a, b, extra in zip(narrow, narrow[1:], handed_on, strict=False)
         )
@@ -180,7 +178,7 @@ class _Block(nn.Module):
         if skips:
             # Details need a look at full resolution; the transposed convolutions alone blur them.
             look = _Convolution(n_last, width, 3, padding=1, padding_mode="reflect")
-            self.head = nn.Sequential(look, instance_norm(width), nn.ReLU(), self.head)
+            self.head = nn.Sequential(look, InstanceNorm(width, 0.0), nn.Identity(), self.head)
 
     def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The block's answer, and its bottleneck for the next block."""
