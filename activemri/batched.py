@@ -21,7 +21,14 @@ class Batched:
             numbers = torch.arange(len(value))[torch.as_tensor(rows).cpu()]
             return [value[number] for number in numbers.tolist()]
 
-        return self.rowwise(lambda x: x[torch.as_tensor(rows, device=x.device)], listed)
+        chosen: dict[int, Tensor] = {}  # what is one tensor stays one
+
+        def taken(value: Tensor) -> Tensor:
+            if id(value) not in chosen:
+                chosen[id(value)] = value[torch.as_tensor(rows, device=value.device)]
+            return chosen[id(value)]
+
+        return self.rowwise(taken, listed)
 
     def clone(self) -> Self:
         """A copy that shares what never changes."""
