@@ -98,12 +98,14 @@ def readout_features(view: View) -> Tensor:
     if view.transform.is_cartesian:
         radius = torch.linalg.vector_norm(place, dim=1)
         angle = torch.atan2(place[:, 0], place[:, 1])
-        apart = torch.cdist(place, place)
+        grid = cartesian(view.transform).mask_shape
+        nearest = [_nearest_point(mask.unflatten(0, grid), place) for mask in view.mask]
     else:
         radius, angle = place[:, 0], 2 * place[:, 1]
         apart = (angle[:, None] - angle).abs()
         apart = torch.minimum(apart, 2 * math.pi - apart) / math.pi
-    far = apart.amax()  # where nothing is acquired yet
+        far = apart.amax()  # where nothing is acquired yet
+        nearest = [apart.masked_fill(~mask, far).amin(dim=1) for mask in view.mask]
     parts = [
         acquired,
         view.measurable.float(),
@@ -113,10 +115,27 @@ def readout_features(view: View) -> Tensor:
         radius,
         angle.cos(),
         angle.sin(),
-        torch.stack([apart.masked_fill(~mask, far).amin(dim=1) for mask in view.mask]),
+        torch.stack(nearest),
         acquired.mean(dim=1, keepdim=True),
     ]
     return torch.stack([part.expand_as(acquired) for part in parts], dim=1)
+
+
+def _nearest_point(acquired: Tensor, place: Tensor) -> Tensor:
+    """Distance of every point of a grid to the nearest acquired one: (height * width,).
+
+    `acquired` is bool (height, width), `place` (height * width, 2). Squares of distances along the
+    two axes add up: the nearest in each row first, then the nearest row. With nothing acquired it
+    is the largest distance of all.
+    """
+    down, right = place.unflatten(0, acquired.shape)[:, 0, 0], place[: acquired.shape[1], 1]
+    between_rows = (down[:, None] - down).square()
+    between_columns = (right[:, None] - right).square()
+    in_row = torch.where(acquired[:, None], between_columns, torch.inf).amin(dim=2)
+    squared = (between_rows[:, :, None] + in_row).amin(dim=1)
+    farthest = between_rows.amax() + between_columns.amax()
+    nearest: Tensor = squared.minimum(farthest).sqrt().flatten()
+    return nearest
 
 
 def _compiled_line_features(view: View) -> Tensor:
@@ -229,6 +248,7 @@ def _turned(values: Tensor, view: View) -> Tensor:
 
 def _inside(view: View) -> Tensor:
     """The region of interest in whole images: float32 (batch, height, width)."""
+    assert view.region is not None
     inside = torch.zeros_like(view.reconstruction.image, dtype=torch.float32)
     center_crop(inside, view.target_shape).copy_(view.region)
     return inside

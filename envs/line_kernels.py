@@ -115,12 +115,12 @@ def fourth_powers(image: Complex) -> NDArray[np.float64]:
 
 
 @_compile
-def _logarithm(share: np.float32) -> np.float32:
+def _logarithm(share: np.float32) -> Any:
     return np.log10(max(share, np.float32(0)) + _FLOOR) / _THREE + _ONE
 
 
 @_compile
-def _symmetry(profiles: Complex, at: Numbers, pair: Single) -> np.float32:
+def _symmetry(profiles: Complex, at: Numbers, pair: Single) -> Any:
     """How Hermitian each acquired pair of lines is, into `pair` (line,); return it of all pairs.
 
     `profiles` (line, coil, place) are those at the numbers `at` (line,), -1 where not acquired.

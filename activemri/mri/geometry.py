@@ -272,7 +272,7 @@ class Cartesian(Transform):
     def own(self, values: Tensor) -> Tensor:
         if self._fills_frame:
             return values
-        framed = values.unflatten(1, self.mask_shape)
+        framed: Tensor = values.unflatten(1, self.mask_shape)
         return framed[:, self._rows, self._columns].flatten(1, 2)
 
     def of_grid_values(self, values: Tensor) -> Tensor:

@@ -132,7 +132,9 @@ class _Convolution(nn.Conv2d):
     """A convolution that may be given the first of its channels alone: others count as zero."""
 
     def forward(self, channels: Tensor) -> Tensor:
-        return self._conv_forward(channels, self.weight[:, : channels.shape[1]], self.bias)
+        weight = self.weight[:, : channels.shape[1]]
+        result: Tensor = self._conv_forward(channels, weight, self.bias)
+        return result
 
 
 class _Block(nn.Module):

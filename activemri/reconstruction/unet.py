@@ -53,7 +53,7 @@ def make_unet(channels: int, pools: int) -> nn.Module:
     for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for place, layer in enumerate(layers):
             if isinstance(layer, nn.InstanceNorm2d):
-                slope = layers[place + 1].negative_slope
+                slope: Any = layers[place + 1].negative_slope
                 layers[place] = InstanceNorm(layer.num_features, slope)
                 layers[place + 1] = nn.Identity()  # numbers of layers are names of their weights
     return network  # type: ignore[no-any-return]

@@ -220,3 +220,14 @@ def test_scans_that_begin_with_nothing_have_features_too(geometry: str) -> None:
     acquisition = Scan(make_geometry(geometry, (15, 17)), ZeroFilled(), n_center_lines=0)
     features = readout_features(acquisition.start([scan(0, shape=(15, 17))]).view)
     assert bool((features.abs() < 4).all())
+
+
+@pytest.mark.parametrize("n_center", [0, 9])
+def test_the_nearest_acquired_point_is_found_among_all(n_center: int) -> None:
+    acquisition = Scan(make_geometry("points", (9, 8)), ZeroFilled(), n_center_lines=n_center)
+    view = acquisition.start([scan(0, shape=(9, 8))]).view
+    place = view.transform.coordinates.float()
+    apart = (place[:, None] - place).square().sum(dim=-1).sqrt()
+    expected = apart[:, view.mask[0]].amin(dim=1) if n_center else apart.amax().expand(72)
+    nearest = readout_features(view)[0, feature_names(False).index("nearest acquired")]
+    torch.testing.assert_close(nearest, expected)
