@@ -7,7 +7,6 @@ samples.
 
 import math
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -284,10 +283,8 @@ def _line_features(view: View) -> Tensor:
 
     spectrum = _energy(fourier.fft(hybrid, (-2,)))
     frequency = (row - height // 2).abs() / max(height // 2, 1)
-    bands = [
-        spectrum[:, (frequency >= low) & (frequency < high)].sum(dim=1) / total
-        for low, high in pairwise(_BANDS)
-    ]
+    band = torch.stack([frequency >= edge for edge in _BANDS[1:-1]]).sum(dim=0)
+    bands = energy.new_zeros((n_scans, N_BANDS, width)).index_add_(1, band, spectrum)
     places = energy.new_zeros((n_scans, N_PLACES, width))
     places.index_add_(1, row * N_PLACES // height, energy)
 
@@ -331,7 +328,7 @@ def _line_features(view: View) -> Tensor:
         acquired,
         transform.own(view.measurable),
         _logarithm(share),
-        *map(_logarithm, bands),
+        *_logarithm(bands / total[:, None]).unbind(1),
         *_logarithm(places / total[:, None]).unbind(1),
         _logarithm(expected),
         _logarithm(uncertain),
