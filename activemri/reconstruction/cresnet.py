@@ -44,7 +44,9 @@ class CResNet(Reconstructor):
         channels: width f of the first level; 2 f and 4 f follow.
         residual_blocks: in every block of the cascade.
         dropout: probability of dropping a channel inside residual blocks.
-        mask_features: length of the mask's embedding, which every pixel gets as further input.
+        mask_features: length of the mask's embedding, which every pixel gets as further input. It
+            tells something at the edges of images that are padded; elsewhere the norms take out
+            what is the same for all pixels, and it is left out.
         data_consistency: put measured samples back; False only to study what that is worth.
     """
 
