@@ -17,7 +17,7 @@ from activemri import checkpoints
 from activemri.checkpoints import CheckpointError
 from activemri.mri import fourier
 from activemri.reconstruction.cresnet import MaskEmbedding
-from activemri.reconstruction.image_channels import instance_norm, normalised, scale_and_phase
+from activemri.reconstruction.image_channels import InstanceNorm, normalised, scale_and_phase
 from activemri.reconstruction.registry import WEIGHTS
 
 KIND = "evaluator"  # in checkpoints
@@ -93,8 +93,7 @@ class Evaluator(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(a, b, _KERNEL, _STRIDE, padding=1),
-                instance_norm(b),
-                nn.LeakyReLU(_SLOPE),
+                InstanceNorm(b, _SLOPE),
             )
             for a, b in itertools.pairwise(widths)
         )

@@ -99,7 +99,7 @@ class Transform:
         return measured.new_ones(len(measured), self.n_readouts)
 
     def own(self, values: Tensor) -> Tensor:
-        """Values (batch, n_readouts) of those readouts alone that the scan itself has."""
+        """Values (batch, n_readouts, ...) of those readouts alone that the scan itself has."""
         return values
 
     def density(self, mask: Tensor) -> Tensor | None:
@@ -268,9 +268,7 @@ class Cartesian(Transform):
 
     def grid(self, samples: Tensor) -> Tensor:
         """Samples on the grid: complex (batch, coil, height, width). Inverse of `of_grid`."""
-        if not self._fills_frame:
-            framed = samples.unflatten(1, self.mask_shape)
-            samples = framed[:, self._rows, self._columns].flatten(1, 2)
+        samples = self.own(samples)
         along_height, along_width = self.selected
         if along_height and along_width:
             return samples.squeeze(-1).movedim(1, 2).reshape(len(samples), -1, *self.shape)
@@ -289,7 +287,10 @@ class Cartesian(Transform):
         return laid_out[:, self._rows, self._columns]
 
     def own(self, values: Tensor) -> Tensor:
-        return self.grid_mask(values).flatten(1)
+        if self._fills_frame:
+            return values
+        framed: Tensor = values.unflatten(1, self.mask_shape)
+        return framed[:, self._rows, self._columns].flatten(1, 2)
 
     def of_grid_values(self, values: Tensor) -> Tensor:
         """The inverse, zero for readouts that the scan does not have: (batch, n_readouts)."""

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from activemri.reconstruction.image_channels import (
+    InstanceNorm,
     from_channels,
-    instance_norm,
     normalised,
     pad_to_multiple,
+    padding,
     scale_and_phase,
     to_channels,
     zeroed,
@@ -43,7 +44,9 @@ class CResNet(Reconstructor):
         channels: width f of the first level; 2 f and 4 f follow.
         residual_blocks: in every block of the cascade.
         dropout: probability of dropping a channel inside residual blocks.
-        mask_features: length of the mask's embedding, which every pixel gets as further input.
+        mask_features: length of the mask's embedding, which every pixel gets as further input. It
+            tells something at the edges of images that are padded; elsewhere the norms take out
+            what is the same for all pixels, and it is left out.
         data_consistency: put measured samples back; False only to study what that is worth.
     """
 
@@ -81,11 +84,14 @@ class CResNet(Reconstructor):
         zero_filled, operator = measurement.zero_filled, measurement.operator
         scale, phase = scale_and_phase(zero_filled)
         start = normalised(zero_filled, scale, phase)
-        embedded = self.embedding(operator.grid_mask)
+        # A channel that is the same everywhere adds one number to each output of a convolution,
+        # which the norm behind it takes out again. Zeros around an image give it edges to be seen.
+        constant: tuple[Tensor, ...] = ()
+        if any(padding(size, _DOWNSAMPLING) for size in start.shape[1:]):
+            constant = (self.embedding(operator.grid_mask).expand(-1, -1, *start.shape[1:]),)
         image, bottleneck, log_variance = start, None, None
         for block in self.blocks:
-            features = embedded.expand(-1, -1, *image.shape[-2:])
-            channels = torch.cat([to_channels(image), features], dim=1)
+            channels = torch.cat([to_channels(image), *constant], dim=1)
             padded, (rows, columns) = pad_to_multiple(channels, _DOWNSAMPLING)
             answer, bottleneck = block(padded, bottleneck)
             answer = answer[..., rows, columns]
@@ -124,8 +130,17 @@ class MaskEmbedding(nn.Module):
         return embedded[:, :, None, None]
 
 
+class _Convolution(nn.Conv2d):
+    """A convolution that may be given the first of its channels alone: others count as zero."""
+
+    def forward(self, channels: Tensor) -> Tensor:
+        weight = self.weight[:, : channels.shape[1]]
+        result: Tensor = self._conv_forward(channels, weight, self.bias)
+        return result
+
+
 class _Block(nn.Module):
-    """Encoder, bottleneck, decoder: (batch, n_inputs, h, w) to (batch, 3, h, w)."""
+    """Encoder, bottleneck, decoder: (batch, n_inputs or the first 2, h, w) to (batch, 3, h, w)."""
 
     def __init__(
         self, f: int, *, n_inputs: int, residual_blocks: int, dropout: float, skips: bool
@@ -135,9 +150,8 @@ class _Block(nn.Module):
         widths = [n_inputs, f, 2 * f, 4 * f]
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
-                instance_norm(b),
-                nn.ReLU(),
+                _Convolution(a, b, 3, stride=2, padding=1, padding_mode="reflect"),
+                InstanceNorm(b, 0.0),
             )
             for a, b in itertools.pairwise(widths)
         )
@@ -146,11 +160,11 @@ class _Block(nn.Module):
         for _ in range(residual_blocks):
             layers = nn.Sequential(
                 nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
-                instance_norm(4 * f),
-                nn.ReLU(),
+                InstanceNorm(4 * f, 0.0),
+                nn.Identity(),  # numbers of layers are names of their weights
                 nn.Dropout2d(dropout),
                 nn.Conv2d(4 * f, 4 * f, 3, padding=1, padding_mode="reflect"),
-                instance_norm(4 * f),
+                InstanceNorm(4 * f),
             )
             self.bottleneck.append(nn.ModuleDict({"layers": layers}))
         narrow = [4 * f, 2 * f, f, f // 2]
@@ -158,8 +172,7 @@ class _Block(nn.Module):
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 nn.ConvTranspose2d(a + extra, b, 4, stride=2, padding=1),
-                instance_norm(b),
-                nn.ReLU(),
+                InstanceNorm(b, 0.0),
             )
             for a, b, extra in zip(narrow, narrow[1:], handed_on, strict=False)
         )
@@ -168,8 +181,8 @@ class _Block(nn.Module):
         self.head: nn.Module = zeroed(nn.Conv2d(width if skips else n_last, 3, 1))
         if skips:
             # Details need a look at full resolution; the transposed convolutions alone blur them.
-            look = nn.Conv2d(n_last, width, 3, padding=1, padding_mode="reflect")
-            self.head = nn.Sequential(look, instance_norm(width), nn.ReLU(), self.head)
+            look = _Convolution(n_last, width, 3, padding=1, padding_mode="reflect")
+            self.head = nn.Sequential(look, InstanceNorm(width, 0.0), nn.Identity(), self.head)
 
     def forward(self, channels: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The block's answer, and its bottleneck for the next block."""

@@ -3,7 +3,10 @@
 from itertools import pairwise
 from typing import TypeVar
 
+import numba
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,19 +38,24 @@ def from_channels(channels: Tensor) -> Tensor:
     return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().contiguous())
 
 
+def padding(size: int, multiple: int) -> int:
+    """Pixels that a side lacks to a multiple, and to twice as much as that."""
+    return max(-size % multiple, 2 * multiple - size)
+
+
 def pad_to_multiple(channels: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
     """Surround (batch, channel, height, width) with zeros, equally on both sides.
 
     Sides become multiples, and at least twice as long, so that a normalisation at the lowest level
     of a network finds a variance. Also says where the old ones lie (height, width).
     """
-    padding: list[int] = []
+    added: list[int] = []
     inside: list[slice] = []
     for size in channels.shape[:1:-1]:  # width, then height, as functional.pad wants them
-        missing = max(-size % multiple, 2 * multiple - size)
-        padding += [missing // 2, missing - missing // 2]
+        missing = padding(size, multiple)
+        added += [missing // 2, missing - missing // 2]
         inside.append(slice(missing // 2, missing // 2 + size))
-    return functional.pad(channels, padding), (inside[1], inside[0])
+    return laid_out(functional.pad(channels, added)), (inside[1], inside[0])
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -57,12 +65,77 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-def instance_norm(channels: int) -> nn.GroupNorm:
-    """Instance normalisation as group normalisation with one channel a group.
+class InstanceNorm(nn.Module):
+    """Instance normalisation without weights, then a leaky ReLU; a slope of 1 leaves that out.
 
-    It is the same function without weights, and on a CPU four to five times as fast.
+    A group normalisation with one channel a group is the same function, and on a CPU four to five
+    times as fast. Where no gradient is asked for, what has its channels last (:func:`laid_out`) is
+    changed in place by one compiled pass: it should be the result of a convolution, that nobody
+    else looks at.
     """
-    return nn.GroupNorm(channels, channels, affine=False)
+
+    def __init__(self, channels: int, slope: float = 1.0) -> None:
+        super().__init__()
+        self.channels, self.slope = channels, slope
+
+    def forward(self, values: Tensor) -> Tensor:
+        last = values.permute(0, 2, 3, 1)
+        plain = values.device.type == "cpu" and values.dtype == torch.float32
+        if plain and last.is_contiguous() and not values.requires_grad:
+            _normalise(last.flatten(2).numpy(), self.channels, np.float32(self.slope))
+            return values
+        return functional.leaky_relu(functional.group_norm(values, self.channels), self.slope)
+
+
+# Values that are not finite stay so.
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+def _normalise(values: NDArray[np.float32], channels: int, slope: np.float32) -> None:
+    """Normalise (batch, height, width * channel) in place, each channel of each item alone."""
+    height, length = values.shape[1], values.shape[2]
+    n = height * length // channels
+    # Channels lie side by side: numbers for a whole row let several be worked on at a time.
+    first, factor, shift = (
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+    )
+    for i in range(len(values)):
+        image = values[i]
+        total, squares = np.zeros(channels), np.zeros(channels)
+        factor[:], shift[:] = 0, 0
+        for j in range(length):
+            first[j] = image[0, j % channels]  # the variance of values near each other is exact
+        for r in range(height):
+            row = image[r]
+            for j in range(length):
+                d = row[j] - first[j]
+                factor[j] += d
+                shift[j] += d * d
+        for j in range(length):
+            total[j % channels] += factor[j]
+            squares[j % channels] += shift[j]
+        for c in range(channels):
+            mean = total[c] / n
+            variance = max(squares[c] / n - mean * mean, 0.0)
+            total[c] = 1 / np.sqrt(variance + 1e-5)
+            squares[c] = -(mean + first[c]) * total[c]
+        for j in range(length):
+            factor[j], shift[j] = total[j % channels], squares[j % channels]
+        for r in range(height):
+            row = image[r]
+            for j in range(length):
+                value = row[j] * factor[j] + shift[j]
+                row[j] = value if value > 0 else slope * value
+
+
+def laid_out(channels: Tensor) -> Tensor:
+    """The same in the order of memory that networks are fastest with: channels last on a CPU.
+
+    Not where they learn: there is no compiled normalisation with gradients.
+    """
+    if channels.device.type != "cpu" or torch.is_grad_enabled():
+        return channels
+    return channels.contiguous(memory_format=torch.channels_last)
 
 
 class Convolutions(nn.Module):

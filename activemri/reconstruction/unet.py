@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from activemri.reconstruction.image_channels import (
+    InstanceNorm,
     checked_sizes,
     from_channels,
-    instance_norm,
     normalised,
     pad_to_multiple,
     scale_and_phase,
@@ -53,7 +53,9 @@ def make_unet(channels: int, pools: int) -> nn.Module:
     for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for place, layer in enumerate(layers):
             if isinstance(layer, nn.InstanceNorm2d):
-                layers[place] = instance_norm(layer.num_features)
+                slope: Any = layers[place + 1].negative_slope
+                layers[place] = InstanceNorm(layer.num_features, slope)
+                layers[place + 1] = nn.Identity()  # numbers of layers are names of their weights
     return network  # type: ignore[no-any-return]
 
 

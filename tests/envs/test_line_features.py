@@ -8,6 +8,7 @@ from activemri.data.slices import Slice
 from activemri.envs.line_features import (
     N_FEATURES,
     NAMES,
+    _line_features,
     feature_names,
     mirror_image,
     mirror_of,
@@ -52,6 +53,37 @@ def test_every_line_of_every_scan_has_all_features_and_they_are_of_order_one() -
     assert features.shape == (3, N_FEATURES, 17)
     assert features.dtype == torch.float32
     assert features.abs().max() < 3
+
+
+@pytest.mark.parametrize("n_coils", [1, 2])
+@pytest.mark.parametrize("unsure", [False, True])
+@pytest.mark.parametrize(
+    ("geometry", "shape", "frame"),
+    [
+        ("columns", (15, 17), (15, 17)),
+        ("columns", (16, 18), (16, 18)),
+        ("columns", (16, 13), (18, 17)),
+        ("rows", (15, 18), (19, 18)),
+        ("conjugate-columns", (7, 16), (7, 16)),
+    ],
+)
+def test_the_compiled_features_are_those_of_plain_torch(
+    geometry: str, shape: tuple[int, int], frame: tuple[int, int], unsure: bool, n_coils: int
+) -> None:
+    roi = torch.zeros(shape, dtype=torch.bool)
+    roi[3:5, 4:9] = True
+    slices = [
+        replace(scan(i, shape=shape, n_coils=n_coils, maps=n_coils > 1, padding=1), roi=roi)
+        for i in range(3)
+    ]
+    view = view_of(slices, geometry=geometry, frame=frame, taken=(4, 5), unsure=unsure)
+    torch.testing.assert_close(readout_features(view), _line_features(view), rtol=0, atol=1e-5)
+    # An image that contradicts the samples.
+    image = view.reconstruction.image * torch.linspace(0.5, 2, shape[1]) + 0.2j
+    wrong = replace(view, reconstruction=replace(view.reconstruction, image=image))
+    torch.testing.assert_close(readout_features(wrong), _line_features(wrong), rtol=0, atol=1e-5)
+    mismatch = feature(readout_features(wrong), "mismatch")[wrong.mask]
+    assert bool((mismatch > 0.3).any())
 
 
 def test_a_scan_does_not_depend_on_those_beside_it() -> None:
@@ -188,3 +220,14 @@ def test_scans_that_begin_with_nothing_have_features_too(geometry: str) -> None:
     acquisition = Scan(make_geometry(geometry, (15, 17)), ZeroFilled(), n_center_lines=0)
     features = readout_features(acquisition.start([scan(0, shape=(15, 17))]).view)
     assert bool((features.abs() < 4).all())
+
+
+@pytest.mark.parametrize("n_center", [0, 9])
+def test_the_nearest_acquired_point_is_found_among_all(n_center: int) -> None:
+    acquisition = Scan(make_geometry("points", (9, 8)), ZeroFilled(), n_center_lines=n_center)
+    view = acquisition.start([scan(0, shape=(9, 8))]).view
+    place = view.transform.coordinates.float()
+    apart = (place[:, None] - place).square().sum(dim=-1).sqrt()
+    expected = apart[:, view.mask[0]].amin(dim=1) if n_center else apart.amax().expand(72)
+    nearest = readout_features(view)[0, feature_names(False).index("nearest acquired")]
+    torch.testing.assert_close(nearest, expected)

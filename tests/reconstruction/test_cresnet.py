@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from activemri.mri import fourier
+from activemri.reconstruction import cresnet
 from activemri.reconstruction.cresnet import LOG_VARIANCE, CResNet, MaskEmbedding
 from activemri.reconstruction.reconstructor import Measurement
 from tests.reconstruction.scans import on_grid
@@ -139,3 +140,17 @@ def test_impossible_sizes_are_refused(wrong: dict[str, int]) -> None:
 def test_an_impossible_dropout_is_refused() -> None:
     with pytest.raises(ValueError, match="below 1; got 1"):
         CResNet(dropout=1.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("skips", [False, True])
+def test_what_a_mask_adds_to_every_pixel_alike_is_left_out_and_nobody_sees_the_difference(
+    skips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, scans = small(skips=skips), measurement(2, 16, 24)
+    short = network(scans)
+    monkeypatch.setattr(cresnet, "padding", lambda *_: 1)
+    full = network(scans)
+    assert torch.allclose(short.image, full.image, atol=1e-5 * float(full.image.abs().max()))
+    assert short.uncertainty is not None and full.uncertainty is not None
+    assert torch.allclose(short.uncertainty, full.uncertainty, rtol=1e-4)

@@ -5,7 +5,7 @@ import torch
 from fastmri.models.unet import Unet
 from torch import nn
 
-from activemri.reconstruction.image_channels import to_channels
+from activemri.reconstruction.image_channels import InstanceNorm, to_channels
 from activemri.reconstruction.reconstructor import Measurement
 from activemri.reconstruction.unet import UNet, make_unet, refine
 from tests.reconstruction.scans import on_grid
@@ -104,3 +104,17 @@ def test_the_network_is_that_of_fastmri_with_a_faster_instance_norm() -> None:
     image = torch.randn(3, 2, 24, 20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(image), published(image), rtol=1e-4, atol=1e-5)
     assert not any(isinstance(layer, torch.nn.InstanceNorm2d) for layer in ours.modules())
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_the_compiled_norm_is_that_of_torch_and_what_is_not_finite_stays_so(slope: float) -> None:
+    values = 3 + torch.randn(2, 5, 7, 6, generator=torch.Generator().manual_seed(0))
+    values[1, 2, 3, 4] = torch.nan
+    last = values.contiguous(memory_format=torch.channels_last)
+    norm = InstanceNorm(5, slope)
+    expected = norm(values)
+    torch.testing.assert_close(norm(last), expected, equal_nan=True, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(last, expected, equal_nan=True, rtol=1e-5, atol=1e-5)  # in place
+    learning = values.contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert norm(learning).grad_fn is not None
+    torch.testing.assert_close(learning, values, equal_nan=True, rtol=0, atol=0)
