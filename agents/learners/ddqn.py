@@ -12,15 +12,13 @@ actions. Illegal actions have the value -1e10, so that neither agent nor targets
 Subject-specific (SS-DDQN) networks see the scan: features of lines, or the image with the
 evaluator's architecture as in the paper. The data-set-specific one (DS-DDQN) sees only how many
 lines were acquired: one order for all scans. Ours differs: many scans side by side, larger batches,
-and rewards in units of their size. A step is one action. The paper's own numbers (`ds-ddqn` with 32
-channels)::
+and rewards in units of their size. A step is one action. For speed: a small network, a cache that
+holds the whole memory, few large steps of descent (docs/results.md has a training of that kind).
+The paper's own numbers (`ds-ddqn` with 32 channels)::
 
     --algo ddqn --learner.network evaluator --learner.channels 128 --learner.max-steps 5000000
     --learner.lr 1e-4 --learner.batch 2 --learner.n-envs 1 --learner.updates 1 --learner.no-in-units
     --learner.epsilon-last 0.01 --learner.epsilon-decay 0.2 --learner.target-every 5000
-
-A small network, a cache that holds the whole memory, and few large steps of descent learn from a
-million actions (128 x 128, zero-filled) in a quarter of an hour of one core; see docs/results.md.
 """
 
 import math
