@@ -24,7 +24,7 @@ The paper's own numbers (`ds-ddqn` with 32 channels)::
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ ILLEGAL = -1e10
 class DoubleDQN:
     """Double DQN of what the scan shows: SS-DDQN."""
 
+    steps_are_actions: ClassVar[bool] = True
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""
     network: Literal["lines", "evaluator", "varnet", "schedule"] = "lines"
