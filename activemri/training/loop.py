@@ -17,7 +17,8 @@ Refuse mistakes of the user before ``folder.open``, which claims the folder. Of 
   collects states for minutes: ``progress(states=n)``. It returns what is logged, e.g. the mean
   loss, and raises :class:`DivergedError` with a hint where a number is no longer finite;
 - ``validate(progress)`` gives the score that decides which weights are best, higher being better,
-  calling ``progress()`` as often as anything has moved, and entries for log and checkpoint; the entry "picture" is shown in ``images/`` instead;
+  calling ``progress()`` as often as anything has moved, and entries for log and checkpoint; the
+  entry "picture" is shown in ``images/`` instead;
 - ``save(path, entries)`` writes the checkpoint of the weights as they are, because the validation
   that gave these entries was the best so far;
 - ``state()`` and ``restore(state)`` exchange tensors and plain Python, ``step`` and all random
