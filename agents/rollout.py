@@ -126,11 +126,17 @@ def rollout(
 
 
 def rollout_dataset(
-    scan: Scan, policy: Policy, dataset: SliceDataset, *, seed: int = 0
+    scan: Scan,
+    policy: Policy,
+    dataset: SliceDataset,
+    *,
+    seed: int = 0,
+    on_step: OnStep | None = None,
 ) -> Iterator[Episodes]:
     """Scan all slices of a data set, at most sixteen of equal size at a time."""
     for group in batches_of_a_kind(dataset, range(len(dataset)), 16):
-        yield rollout(scan, policy, [dataset[position] for position in group], seed=seed)
+        scans = [dataset[position] for position in group]
+        yield rollout(scan, policy, scans, seed=seed, on_step=on_step)
 
 
 def play(
