@@ -46,32 +46,36 @@ def oracle(metric: str = "ssim") -> Greedy:
 def screened_oracle(metric: str = "ssim") -> Greedy:
     """The one-step oracle on the candidates that promise most: few trials are reconstructed.
 
-    Half of the :data:`N_SCREENED` candidates are those after which the zero-filled image is best;
-    the other half have most energy in what the reconstruction misses of their readouts. Only these
-    are reconstructed. Zero-filled scans need no network, and all actions are tried. Where
-    zero-filled images do not add up readout by readout, energy alone decides.
+    They are ranked by the score of the zero-filled image after them, and by the amplitude of what
+    the reconstruction misses of their readouts, both as shares between the least and the largest
+    value and added up. The best :data:`N_SCREENED` are reconstructed. Zero-filled scans need no
+    network, and all actions are tried. Where zero-filled images do not add up readout by readout,
+    the amplitude alone decides.
     """
     find_metric(metric)
 
+    def share(values: Tensor, legal: Tensor) -> Tensor:
+        low = values.masked_fill(~legal, torch.inf).amin(dim=1, keepdim=True)
+        high = values.masked_fill(~legal, -torch.inf).amax(dim=1, keepdim=True)
+        return ((values - low) / (high - low)).nan_to_num(0.0)
+
     def score(view: View) -> Tensor:
-        truth = ask_truth(view)
+        truth, legal = ask_truth(view), view.legal
         scan, state = truth.scan, truth.state
         if scan.reconstructor.is_zero_filled:
-            return score_actions(truth, view.legal, metric)
+            return score_actions(truth, legal, metric)
         images = view.reconstruction.image.unsqueeze(1)
         if view.sensitivity is not None:
             images = images * view.sensitivity
         missed = state.secret.conditions.samples[:, 0] - view.transform.forward(images)
-        energy = missed.abs().double().square().sum(dim=(2, 3))
-        ranked = [scan.geometry.by_action(energy * view.measurable, "sum")]
+        energy = missed.abs().double().square().sum(dim=(2, 3)) * view.measurable
+        promise = share(scan.geometry.by_action(energy, "sum").sqrt(), legal)
         if scan.is_additive:
             cheap = Truth(replace(scan, reconstructor=ZeroFilled()), state)
-            ranked.append(score_actions(cheap, view.legal, metric))
-        wanted = torch.zeros_like(view.legal)
-        for _ in range(N_SCREENED // len(ranked)):
-            for priority in ranked:
-                best = choose(priority, view.legal & ~wanted).clamp(min=0)
-                wanted[state.rows, best] |= view.legal[state.rows, best]
+            promise = promise + share(score_actions(cheap, legal, metric), legal)
+        n = min(N_SCREENED, legal.shape[1])
+        best = promise.masked_fill(~legal, -torch.inf).topk(n, dim=1).indices
+        wanted = torch.zeros_like(legal).scatter(1, best, True) & legal
         return score_actions(truth, wanted, metric)
 
     return Greedy("screened-oracle", score, Traits(is_oracle=True))

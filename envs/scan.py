@@ -41,7 +41,7 @@ from activemri.metrics.reference import (
     largest_magnitude,
 )
 from activemri.mri import fourier
-from activemri.mri.geometry import Geometry, Increment, Transform, cartesian
+from activemri.mri.geometry import Geometry, Increment, Transform
 from activemri.mri.operators import Operator
 from activemri.mri.sensitivity import FROM_START, CoilMaps, make_coil_maps
 from activemri.reconstruction.reconstructor import (
@@ -440,7 +440,7 @@ class Scan:
             *self.geometry.tables,
             *secret.arrays,
             *view.log.arrays,
-            *cartesian(view.transform).tables,
+            *view.transform.tables,
             view.zero_filled.numpy(),
             maps.numpy(),
             *secret.reference.arrays,

@@ -67,6 +67,8 @@ class Transform:
             centre of k-space, down and right, in units of the scan's largest frequency along an
             axis. Others: smallest distance to the centre in the same unit, and the direction as an
             angle in radians.
+        tables: for compiled increments, of Cartesian readouts: their own numbers in the scan, and
+            plane waves along height and width.
     """
 
     shape: Shape
@@ -74,6 +76,7 @@ class Transform:
     n_samples: int
     is_cartesian = False
     coordinates: Tensor
+    tables: tuple[NDArray[Any], ...]
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -346,8 +349,7 @@ class Cartesian(Transform):
         return Increment(left, moved * _waves(width, prepared.device)[line % width].unsqueeze(1))
 
     @cached_property
-    def tables(self) -> tuple[NDArray[Any], ...]:
-        """For compiled increments: own numbers of readouts, plane waves along height and width."""
+    def tables(self) -> tuple[NDArray[Any], ...]:  # type: ignore[override]
         device, none = torch.device("cpu"), np.empty((0, 0), np.complex64)
         down, right = (
             _waves(size, device).numpy() if selects else none
