@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
 DEFAULT_POLICIES = (
     "random", "low-frequency-first", "equispaced", "variable-density", "lbcs", "average-oracle",
-    "oracle", "exchange-oracle",
+    "screened-oracle", "exchange-oracle",
 )  # fmt: skip
 
 #: Scans of one shard: a benchmark that is interrupted loses at most one shard. Oracles take so
