@@ -98,10 +98,10 @@ class ExchangeOracle:
 
     An exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal
     Experiments, 1972). The search starts from what ends better, a fixed order or the screened
-    one-step oracle. A round drops the action whose loss costs least and takes the best other one that
-    acquires as many lines; if that does not help, it tries the next cheapest, up to `n_drops`.
-    Rounds go on until none helps. The result is taken in greedy order, and its final score is never
-    below that of its two starts.
+    one-step oracle. A round drops the action whose loss costs least and takes the best other
+    one that acquires as many lines; if that does not help, it tries the next cheapest, up to
+    `n_drops`. Rounds go on until none helps. The result is taken in greedy order, and its final
+    score is never below that of its two starts.
 
     The plan of a scan is made once, at the first action, and depends on nothing but the slice, the
     protocol, the lines at the start, and the seed of imperfect scans. There it is a set as well:
