@@ -226,13 +226,24 @@ def score(
         for place in range(0 if in_place else top, height if in_place else top + h):
             r = place - top
             visible = image[b, place, first : first + w]
-            if is_plain and not in_place:  # sum and magnitude at once, of one line
-                factor, wave = left[i, 0, place, 0], right[i, 0, 0, first : first + w]
+            if is_plain:  # one line, of which sum and magnitude are made at once
+                factor, wave = left[i, 0, place, 0], right[i, 0, 0]
+            if is_plain and in_place and 0 <= r < h and w == image.shape[2]:
+                for j in range(w):
+                    z = visible[j] + factor * wave[j]
+                    visible[j] = z
+                    magnitude[j] = np.sqrt(z.real * z.real + z.imag * z.imag)
+            elif is_plain and not in_place:
+                wave = wave[first : first + w]
                 for j in range(w):
                     z = visible[j] + factor * wave[j]
                     magnitude[j] = np.sqrt(z.real * z.real + z.imag * z.imag)
             else:
-                if has_lines and in_place:
+                if is_plain:
+                    whole = image[b, place]
+                    for j in range(len(whole)):
+                        whole[j] += factor * wave[j]
+                elif has_lines and in_place:
                     _add_to_row(image[b, place], place, 0, left[i], right[i], maps)
                 elif has_lines:
                     trial[:] = visible
