@@ -78,7 +78,7 @@ def rollout(
         slices: who is scanned.
         seed: of random start lines, which all policies share, and of the policy's draws.
         start_masks: lines to begin with instead of the protocol's, bool (batch, n_lines).
-        starts: what :func:`prepare_starts` made of these slices, left as it is; else they begin now.
+        starts: what :func:`prepare_starts` made of these slices; left as it is.
         on_step: called after the start and after every step of a batch.
 
     Raises:
@@ -131,11 +131,17 @@ def rollout(
 
 
 def rollout_dataset(
-    scan: Scan, policy: Policy, dataset: SliceDataset, *, seed: int = 0
+    scan: Scan,
+    policy: Policy,
+    dataset: SliceDataset,
+    *,
+    seed: int = 0,
+    on_step: OnStep | None = None,
 ) -> Iterator[Episodes]:
     """Scan all slices of a data set, at most sixteen of equal size at a time."""
     for group in batches_of_a_kind(dataset, range(len(dataset)), 16):
-        yield rollout(scan, policy, [dataset[position] for position in group], seed=seed)
+        scans = [dataset[position] for position in group]
+        yield rollout(scan, policy, scans, seed=seed, on_step=on_step)
 
 
 def play(

@@ -178,8 +178,9 @@ def _split(spread: dict[str, Any], n: int) -> list[dict[str, Any]]:
         if present is None or key.startswith(("final_", "_")):
             continue
         entries = values if values.ndim > 1 else values.tolist()
-        for row in np.flatnonzero(present).tolist():
-            infos[row][key] = entries[row]
+        for info, entry, there in zip(infos, entries, present.tolist(), strict=True):
+            if there:
+                info[key] = entry
     return infos
 
 

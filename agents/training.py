@@ -1,5 +1,6 @@
 """Train a policy: learn, validate, keep the best, go on."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from activemri.agents.learners import learner_name
 from activemri.agents.learners.imitation import Imitation
-from activemri.agents.learners.learner import LearnerSettings, Problem, Report
+from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
 from activemri.agents.policy import Policy, signed
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
@@ -55,7 +56,8 @@ class TrainPolicySettings:
     warm_start: str | None = None
     """Policy whose network (or order) the training begins with."""
     validate_every: int | None = None
-    """Steps between validations; None takes a tenth of the training."""
+    """Steps between validations; None takes a tenth of the training, or fewer and smaller
+    validations where steps are actions: all together at most a fifth of the actions."""
     validation_scans: int = 32
     """Scans, spread evenly over the validation split, that choose the best policy."""
     select: Literal["auto", "area", "final", "return"] = "auto"
@@ -160,7 +162,10 @@ def run_training(
         warm_start=None if begin is None else make_policy(begin),
         name=run.out.name,
     )
-    scans = validation_of(settings.protocol, validation, settings.validation_scans)
+    n_scans, every = settings.validation_scans, settings.validate_every
+    if every is None:
+        n_scans, every = validation_plan(learner, problem, most=n_scans)
+    scans = validation_of(settings.protocol, validation, n_scans)
     require_other_subjects(problem.scans, scans)
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
@@ -169,7 +174,7 @@ def run_training(
         folder,
         name="policy",
         n_steps=learner.max_steps,
-        validate_every=settings.validate_every or max(1, learner.max_steps // 10),
+        validate_every=every,
         patience=settings.patience,
         state=folder.open(same, resume=run.resume),  # when nothing more can be refused
         on_validation=on_validation,
@@ -200,9 +205,9 @@ class _Training:
         except FloatingPointError as error:
             raise DivergedError(f"{error}; try a smaller --learner.lr") from error
 
-    def validate(self) -> tuple[float, dict[str, float]]:
+    def validate(self, progress: Report, /) -> tuple[float, dict[str, float]]:
         self.policy = self.learner.policy()
-        results = evaluate(self.problem, self.policy, self.validation)
+        results = evaluate(self.problem, self.policy, self.validation, progress)
         entries = {f"validation_{name}": value for name, value in results.items()}
         return results[self.select], entries
 
@@ -219,20 +224,36 @@ def as_environment(protocol: ScanProtocol, *, device: str = "cpu") -> EnvOptions
     return EnvOptions.of(options | ({"stop_action": True} if protocol.step_cost > 0 else {}))
 
 
-def evaluate(problem: Problem, policy: Policy, scans: SliceDataset) -> dict[str, float]:
+def evaluate(
+    problem: Problem, policy: Policy, scans: SliceDataset, progress: Report = silent
+) -> dict[str, float]:
     """Means over scans: `area` under the score's curve, `final` score, `return`, `n_actions`.
 
     The return is the gain of the score minus the price of all actions. Errors count negatively.
     """
     metric, price = problem.metric, problem.protocol.step_cost
     found: dict[str, list[Tensor]] = {"area": [], "final": [], "return": [], "n_actions": []}
-    for episodes in rollout_dataset(problem.scan, policy, scans):
+    for episodes in rollout_dataset(problem.scan, policy, scans, on_step=lambda *_: progress()):
         curve, n_actions = signed(episodes.scores[metric], metric), episodes.n_steps.double()
         found["area"].append(signed(episodes.area(metric), metric))
         found["final"].append(curve[:, -1])
         found["return"].append(curve[:, -1] - curve[:, 0] - price * n_actions)
         found["n_actions"].append(n_actions)
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+
+
+def validation_plan(learner: LearnerSettings, problem: Problem, *, most: int) -> tuple[int, int]:
+    """Scans of a validation, at most so many, and steps between validations.
+
+    Where steps are actions, all validations take at most a fifth as many, if two scans are enough.
+    """
+    steps = learner.max_steps
+    if not getattr(learner, "steps_are_actions", False):
+        return most, max(1, steps // 10)
+    episodes = steps // (5 * (problem.scan.budget or problem.scan.geometry.n_readouts))
+    n_scans = min(most, max(2, episodes // 3))
+    n_rounds = min(10, max(1, episodes // n_scans - 1))  # after the one before the first step
+    return n_scans, math.ceil(steps / n_rounds)
 
 
 def validation_of(protocol: ScanProtocol, given: SliceDataset | None, n: int) -> SliceList:

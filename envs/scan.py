@@ -395,33 +395,44 @@ class Scan:
             actions: int64 (batch,); STOP, IDLE and WASTE acquire nothing.
 
         Raises:
-            ValueError: for an illegal action; the state is then unchanged.
+            ValueError: for an illegal action; the state is then unchanged. On other devices than
+                the CPU, which steps of ideal scanners never wait for, it acquires nothing instead:
+                ask :meth:`check_actions` before.
         """
         if actions.shape != state.stopped.shape:
             raise ValueError(f"expected {len(state)} actions; got shape {tuple(actions.shape)}")
         if (
-            self._is_compiled
+            self._is_ideal
             and self._is_incremental(state)
             and state.secret.reference.is_compiled(state.view.zero_filled)
         ):
             return self._step(state, actions)
-        self.check_actions(state, actions)
+        if not self._waits:
+            actions = torch.where(self._refused(state, actions), IDLE, actions)
+        else:
+            self.check_actions(state, actions)
         view, before, acting = state.view, state.view.mask, actions >= 0
         readings = self._readings(state, state.rows, actions.clamp(min=0))
         readings = replace(readings, new=readings.new & acting[:, None])
-        change = view.log.measure(self.scanner, state.secret.conditions, readings)
-        state = state.changed(stopped=state.stopped | (actions == STOP))
         budget = view.budget - readings.new.sum(dim=1) - (actions == WASTE).long()
-        if not bool(acting.any()):  # observations share the pixels
+        state = state.changed(stopped=state.stopped | (actions == STOP))
+        if self._is_ideal:
+            view.log.take(state.secret.conditions, readings)
+        else:
+            change = view.log.measure(self.scanner, state.secret.conditions, readings)
+        if self._waits and not bool(acting.any()):  # observations share the pixels
             state.view = self._after(state, before, budget)
             state.view = state.view.changed(pixels=view.pixels.clone())
             return state
         increment = None
-        if self.is_additive:
+        if self.is_additive and self._is_ideal:
+            new = torch.where(readings.new, readings.readouts, -1)
+            increment = view.transform.increment_of(state.secret.prepared, state.rows, new)
+        elif self.is_additive:
             increment = view.transform.increment(change, readings.readouts)
-            if not self._is_incremental(state):
-                add_increment(view.zero_filled, increment, view.sensitivity)
-                increment = None
+        if increment is not None and not self._is_incremental(state):
+            add_increment(view.zero_filled, increment, view.sensitivity)
+            increment = None
         state.view = self._after(state, before, budget)
         self._update(state, increment)
         return state
@@ -537,12 +548,16 @@ class Scan:
         Raises:
             ValueError: with the first scan whose action is illegal, and why it is.
         """
-        possible = actions.clamp(0, self.geometry.n_actions - 1)
-        legal = state.view.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
-        refused = (actions >= 0) & (~legal | state.stopped)
+        refused = self._refused(state, actions)
         if bool(refused.any()):
             row = int(refused.nonzero()[0])
             raise ValueError(self._refusal(state, row, int(actions[row])))
+
+    def _refused(self, state: State, actions: Tensor) -> Tensor:
+        """Illegal actions, bool (batch,)."""
+        possible = actions.clamp(0, self.geometry.n_actions - 1)
+        legal = state.view.legal.gather(1, possible[:, None]).squeeze(1) & (possible == actions)
+        return (actions >= 0) & (~legal | state.stopped)
 
     @cached_property
     def _is_ideal(self) -> bool:
@@ -550,8 +565,9 @@ class Scan:
         return getattr(self.scanner, "is_ideal", False)
 
     @cached_property
-    def _is_compiled(self) -> bool:
-        return self._is_ideal and torch.device(self.device).type == "cpu"
+    def _waits(self) -> bool:
+        """Steps look at values of tensors, which makes other devices than the CPU finish first."""
+        return not self._is_ideal or torch.device(self.device).type == "cpu"
 
     @cached_property
     def is_additive(self) -> bool:
@@ -695,6 +711,9 @@ class Scan:
     def _reconstruct(self, measurement: Measurement, *, on_trial: bool = False) -> Reconstruction:
         make = self.reconstructor.try_out if on_trial else self.reconstructor
         result = make(measurement)
+        if not self._waits:  # as reconstructors of the package give it
+            assert isinstance(result, Reconstruction)
+            return result
         return checked(result, measurement.zero_filled, by=self.reconstructor)
 
     def _trial_scores(

@@ -171,6 +171,16 @@ class MeasurementLog(Batched):
         self.outlier_score.flatten().index_copy_(0, at, outlier_score)
         return change
 
+    def take(self, conditions: Conditions, readings: Readings) -> None:
+        """The same by an ideal scanner, one row for each scan; no device is waited for."""
+        new, readouts = readings.new, readings.readouts
+        time = self.n_measured.sum(dim=1, keepdim=True) + new.cumsum(dim=1)
+        self.n_measured.scatter_add_(1, readouts, new.long())
+        self.last_measured.scatter_add_(1, readouts, time * new)  # from -1, which is never
+        at = (readings.row[:, None], readouts)
+        samples = conditions.samples[:, 0][at] * new[:, :, None, None]
+        self.samples.index_put_(at, samples, accumulate=True)  # padding adds zero
+
     @cached_property
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """Samples, n_measured and last_measured, as compiled steps write them."""

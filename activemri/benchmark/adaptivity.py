@@ -44,8 +44,9 @@ from activemri.tables import Cell, Table
 
 Row = Mapping[str, Any]
 
-#: The oracle that bounds each quantity: one aims at the next score, the other at the last one.
-ORACLE_OF = {"auc": "oracle", "final": "exchange-oracle"}
+#: The oracles that bound each quantity, the first that was played: some aim at the next score, the
+#: other at the last one.
+ORACLES_OF = {"auc": ("oracle", "screened-oracle"), "final": ("exchange-oracle",)}
 
 _SCAN = ["volume", "slice", "subject"]
 _MOST_NAMED = 5  # orders beside the best one
@@ -54,9 +55,10 @@ _NONE, _FAR_BELOW = "\u2013", "< \u2212100 %"
 WORDS = (
     "Closed = (policy - best fixed order) / (oracle - best fixed order): 0 is what an order chosen "
     "before the scan gives, 1 what looking at the target gives. The area is held against the "
-    "one-step oracle, the final score against the exchange oracle. The best order is chosen on "
-    "these very scans, which favours it. Intervals draw subjects anew, with the choice and the "
-    "ratio; they say nothing about other trainings: that is what seeds show.",
+    "one-step oracle (screened, if no exact one was played), the final score against the exchange "
+    "oracle. The best order is chosen on these very scans, which favours it. Intervals draw "
+    "subjects anew, with the choice and the ratio; they say nothing about other trainings: that is "
+    "what seeds show.",
     "Shared = of the actions of a scan, those that another scan gets as well, mean over pairs.",
 )
 
@@ -150,13 +152,14 @@ def gaps_closed(
     orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
     for family, members in groups(seed_scores(table), ["reconstructor", "metric"]):
         sign = 1.0 if higher_is_better(str(family["metric"])) else -1.0
-        for quantity, oracle in ORACLE_OF.items():
+        for quantity, oracles in ORACLES_OF.items():
             by_scan = partial(
                 pd.DataFrame.pivot_table, index=_SCAN, values=quantity, sort=False, observed=True
             )
             wide = by_scan(members, columns="policy")
             rivals = [name for name in wide if name in orders and name not in bounds]
-            if oracle not in wide or not rivals:
+            oracle = next((name for name in oracles if name in wide), None)
+            if oracle is None or not rivals:
                 continue
             for policy, own in groups(members, ["policy"]):
                 seeds = by_scan(own, columns="seed")

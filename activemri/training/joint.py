@@ -33,7 +33,7 @@ from activemri.training.evaluator import (
     perceptual_by,
     score_evaluator,
 )
-from activemri.training.loop import OnValidation, Trained
+from activemri.training.loop import OnValidation, ShowProgress, Trained
 from activemri.training.reconstructor import (
     Arguments,
     BatchTrainee,
@@ -214,7 +214,7 @@ class EvaluatorTrainee(BatchTrainee):
             loss = evaluator_loss(self.network, batch, image, gamma=self.settings.gamma)
         return self.descent.descend({"loss": batch.mean(loss)}, step=self.step)
 
-    def validate(self) -> tuple[float, dict[str, float]]:
+    def validate(self, progress: ShowProgress, /) -> tuple[float, dict[str, float]]:
         scores = score_evaluator(
             self.network, self.reconstructor, self.context.validation, gamma=self.settings.gamma
         )
@@ -246,9 +246,9 @@ class PairTrainee(BatchTrainee):
         self.evaluator.network.requires_grad_(True)
         return {**losses, "evaluator_loss": of_lines["loss"]}
 
-    def validate(self) -> tuple[float, dict[str, Any]]:
-        score, entries = self.reconstructor.validate()
-        return score, {**entries, **self.evaluator.validate()[1]}
+    def validate(self, progress: ShowProgress, /) -> tuple[float, dict[str, Any]]:
+        score, entries = self.reconstructor.validate(progress)
+        return score, {**entries, **self.evaluator.validate(progress)[1]}
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         self.reconstructor.save(path, entries)

@@ -16,8 +16,9 @@ Refuse mistakes of the user before ``folder.open``, which claims the folder. Of 
   ``self.step``, and calls ``progress(loss=...)`` as often as anything has moved, also where it
   collects states for minutes: ``progress(states=n)``. It returns what is logged, e.g. the mean
   loss, and raises :class:`DivergedError` with a hint where a number is no longer finite;
-- ``validate()`` gives the score that decides which weights are best, higher being better, and
-  entries for log and checkpoint; the entry "picture" is shown in ``images/`` instead;
+- ``validate(progress)`` gives the score that decides which weights are best, higher being better,
+  calling ``progress()`` as often as anything has moved, and entries for log and checkpoint; the
+  entry "picture" is shown in ``images/`` instead;
 - ``save(path, entries)`` writes the checkpoint of the weights as they are, because the validation
   that gave these entries was the best so far;
 - ``state()`` and ``restore(state)`` exchange tensors and plain Python, ``step`` and all random
@@ -81,7 +82,7 @@ class Trainee(Protocol):
     @property
     def step(self) -> int: ...
     def learn(self, n_steps: int, progress: ShowProgress, /) -> Mapping[str, Any]: ...
-    def validate(self) -> tuple[float, Mapping[str, Any]]: ...
+    def validate(self, progress: ShowProgress, /) -> tuple[float, Mapping[str, Any]]: ...
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None: ...
     def state(self) -> dict[str, Any]: ...
     def restore(self, state: Mapping[str, Any], /) -> None: ...
@@ -133,7 +134,10 @@ def train(
     def validated(losses: Mapping[str, Any], seconds: float) -> Trained:
         score, step, high = math.nan, float(best.best_step), best.best_score
         if first:
-            score, entries = trainee.validate()
+            bar.note("validating")
+            progress()
+            score, entries = trainee.validate(progress)
+            bar.note("")
             if score > high:
                 step, high = trainee.step, score
                 trainee.save(best.checkpoint, entries)

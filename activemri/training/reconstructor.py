@@ -477,9 +477,9 @@ class ReconstructorTrainee(BatchTrainee):
                 generator=torch.Generator().manual_seed(settings.run.seed * 1_000_003 + seed),
             )
 
-    def validate(self) -> tuple[float, dict[str, Any]]:
+    def validate(self, progress: ShowProgress, /) -> tuple[float, dict[str, Any]]:
         validation, settings = self.context.validation, self.context.settings
-        score, score_at = validation.score(self.network)
+        score, score_at = validation.score(self.network, progress)
         entries: dict[str, Any] = {
             "validation_ssim": score,
             "validation_ssim_at": score_at,

@@ -1,6 +1,6 @@
 """Scores and pictures of a reconstructor on fixed scans at fixed moments of an episode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -57,8 +57,10 @@ class Validation:
         self.indices = usual if indices is None else indices
         self.steps = [int(s) for s in np.unique(np.linspace(0, moments.budget, N_MOMENTS).round())]
 
-    def score(self, reconstructor: Reconstructor) -> tuple[float, dict[int, float]]:
-        """SSIM with the data range of the slice, averaged over scans.
+    def score(
+        self, reconstructor: Reconstructor, progress: Callable[[], None] = lambda: None
+    ) -> tuple[float, dict[int, float]]:
+        """SSIM with the data range of the slice, averaged over scans; `progress` after each.
 
         Returns:
             Its mean over all moments, and its value at each, by readouts since the start.
@@ -69,6 +71,7 @@ class Validation:
                 batch = self.batch(index)
                 image = batch.magnitude(reconstructor)
                 total += metrics.ssim(image, batch.target, data_range=batch.data_range).cpu()
+                progress()
         by_step = (total / len(self.indices)).tolist()
         return float(np.mean(by_step)), dict(zip(self.steps, by_step, strict=True))
 

@@ -12,8 +12,9 @@ actions. Illegal actions have the value -1e10, so that neither agent nor targets
 Subject-specific (SS-DDQN) networks see the scan: features of lines, or the image with the
 evaluator's architecture as in the paper. The data-set-specific one (DS-DDQN) sees only how many
 lines were acquired: one order for all scans. Ours differs: many scans side by side, larger batches,
-and rewards in units of their size. A step is one action. The paper's own numbers (`ds-ddqn` with 32
-channels)::
+and rewards in units of their size. A step is one action. For speed: a small network, a cache that
+holds the whole memory, few large steps of descent (docs/results.md has a training of that kind).
+The paper's own numbers (`ds-ddqn` with 32 channels)::
 
     --algo ddqn --learner.network evaluator --learner.channels 128 --learner.max-steps 5000000
     --learner.lr 1e-4 --learner.batch 2 --learner.n-envs 1 --learner.updates 1 --learner.no-in-units
@@ -23,7 +24,7 @@ channels)::
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ ILLEGAL = -1e10
 class DoubleDQN:
     """Double DQN of what the scan shows: SS-DDQN."""
 
+    steps_are_actions: ClassVar[bool] = True
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""
     network: Literal["lines", "evaluator", "varnet", "schedule"] = "lines"
@@ -128,12 +130,15 @@ class Memory(Replay):
             dtype = np.dtype(np.float16) if space.dtype.kind == "f" else space.dtype
             parts[name] = (space.shape, dtype)
         each = sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts.values())
-        size = min(int(cache_mb * 1e6) // each, capacity)
+        size = min(int(cache_mb * 1e6) // each, capacity + self.n_envs)
         self.size = size if size >= 2 * self.n_envs else 0
         self.ring = {n: np.zeros((self.size, *shape), dtype) for n, (shape, dtype) in parts.items()}
 
     def keep(self, seen: Mapping[str, Array]) -> None:
-        """Keep what is seen ("legal" actions included) before the transitions that come next."""
+        """Keep what is seen ("legal" actions included) before the transitions that come next.
+
+        It is also what followed the last ones: keep it before transitions are taken.
+        """
         if self.size:
             slots = (self.n_added + np.arange(self.n_envs)) % self.size
             for name, part in seen.items():
@@ -142,7 +147,7 @@ class Memory(Replay):
     def take(self, places: NDArray[np.int64]) -> Batch:
         """Transitions at some places of the memory, (n,): from the ring, else rebuilt."""
         numbers = self.numbers(places)
-        old = (numbers < self.n_added - self.size) | (numbers + self.n_envs >= self.n_added)
+        old = numbers < self.n_added + self.n_envs - self.size
         if old.all():
             return self.rebuild(places)
 
@@ -233,14 +238,16 @@ class DoubleDQNLearner(Descent):
         settings, env = self.settings, self.env
         losses, end = list[float](), self.step + n_steps
         if self.seen is None:
-            self.seen, _ = env.reset(seed=self.problem.seed)
+            env.reset(seed=self.problem.seed)
+            self.seen = self._see(env.episodes.observe())
+            self.memory.keep(self.seen)
         while self.step < end:
-            seen, points = {**self.seen, "legal": env.action_masks()}, points_of(env.episodes)
-            actions = self._actions(seen)
-            self.seen, rewards, terminated, _, _ = env.step(actions)
+            points, actions = points_of(env.episodes), self._actions(self.seen)
+            observation, rewards, terminated, _, _ = env.step(actions)
             rewards = rewards.astype(np.float32)
-            self.memory.keep(seen)
             self.memory.add(points, actions, rewards=rewards, terminated=terminated)
+            self.seen = self._see(observation)
+            self.memory.keep(self.seen)
             if settings.in_units and self.n_squares < settings.burn_in:
                 self.squares += float(np.square(rewards, dtype=np.float64).sum())
                 self.n_squares += len(rewards)
@@ -297,7 +304,11 @@ class DoubleDQNLearner(Descent):
                     actions=actions,
                 )
                 self.env.np_random[row].bit_generator.state = under_way["random"][row]
-            self.seen = self.env.episodes.observe()
+            self.seen = self._see(self.env.episodes.observe())
+
+    def _see(self, observation: Mapping[str, Array]) -> dict[str, Array]:
+        """An observation, with the legal actions."""
+        return {**observation, "legal": self.env.action_masks()}
 
     def _actions(self, seen: Mapping[str, Array]) -> Array:
         """Legal actions: the best, or one at random for each scan that explores."""

@@ -57,7 +57,10 @@ class Learner(Protocol):
 
 
 class LearnerSettings(Protocol):
-    """Settings of an algorithm: a frozen dataclass whose defaults work; `max_steps` end it."""
+    """Settings of an algorithm: a frozen dataclass whose defaults work; `max_steps` end it.
+
+    With a class attribute ``steps_are_actions = True``, validations are in proportion to them.
+    """
 
     @property
     def max_steps(self) -> int: ...

@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import stable_baselines3
@@ -38,6 +38,7 @@ from activemri.agents.sb3 import (
 class SB3Settings:
     """Settings that all these algorithms share."""
 
+    steps_are_actions: ClassVar[bool] = True
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""
     observation: Literal["lines", "image", "uncertainty", "roi", "complex"] = "lines"

@@ -31,7 +31,7 @@ def test_names_are_those_of_the_policies(order: Order) -> None:
 
 def test_oracles_are_marked(order: Order) -> None:
     marked = {n for n in POLICIES if not needs_fit(n) and made(n).traits.is_oracle}
-    assert marked == {"oracle", "exchange-oracle"}
+    assert marked == {"oracle", "screened-oracle", "exchange-oracle"}
 
 
 def test_only_learned_policies_need_a_fit(order: Order, tmp_path: Path) -> None:

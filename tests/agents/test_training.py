@@ -1,6 +1,7 @@
 """Training a policy: what it refuses, what it keeps, when it stops, and how it goes on."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ import torch
 from activemri import cli
 from activemri.agents import learners
 from activemri.agents.heuristic import low_frequency_first
+from activemri.agents.learners.ddqn import DoubleDQN
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
 from activemri.agents.order import Order
@@ -26,6 +28,7 @@ from activemri.agents.training import (
     evaluate,
     run_training,
     train_policy,
+    validation_plan,
 )
 from activemri.data.slices import SliceList
 from activemri.envs.protocol import ScanProtocol
@@ -132,6 +135,26 @@ def test_the_best_policy_is_kept_and_every_validation_logged(tmp_path: Path) -> 
     assert entries[2]["loss"] == 0.5
     assert area(make_policy(tmp_path / "run")) == scores[3]
     assert "best after 3 steps, validation area" in str(result)
+
+
+@pytest.mark.parametrize("n_steps", [16, 256, 3000, 20_000, 1_000_000])
+def test_validations_take_at_most_a_fifth_of_the_actions(n_steps: int) -> None:
+    problem = Problem(as_environment(protocol()))
+    n_scans, every = validation_plan(DoubleDQN(max_steps=n_steps), problem, most=32)
+    n_validations = 1 + math.ceil(n_steps / every)
+    assert 2 <= n_scans <= 32 and 2 <= n_validations <= 11
+    if (n_scans, n_validations) != (2, 2):  # the least that there is
+        assert n_scans * n_validations * BUDGET <= n_steps / 5
+    assert validation_plan(Scripted(max_steps=100), problem, most=32) == (32, 10)
+
+
+def test_the_bar_moves_while_the_first_policy_is_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("activemri.progress.LINE_EVERY_S", 0.0)
+    trained(settings(tmp_path, Scripted(max_steps=1)))
+    first = capsys.readouterr().err.splitlines()[:4]
+    assert all("train policy: 0 of 1 step" in line and "validating" in line for line in first)
 
 
 def test_training_ends_when_nothing_better_comes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def with_traits(
     table: pd.DataFrame,
     *,
     orders: Collection[str] = ("lbcs", "low-frequency-first", "equispaced"),
-    oracles: Collection[str] = ("oracle", "exchange-oracle"),
+    oracles: Collection[str] = ("oracle", "screened-oracle", "exchange-oracle"),
 ) -> pd.DataFrame:
     """The table with the columns that say what its policies are."""
     return table.assign(

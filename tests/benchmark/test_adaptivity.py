@@ -131,6 +131,14 @@ def test_only_scans_that_all_have_acquired_count() -> None:
     assert (row["n_subjects"], row["closed"]) == (3, pytest.approx(0.25))
 
 
+def test_the_screened_oracle_bounds_where_no_exact_one_was_played() -> None:
+    slopes = {"lbcs": 0.02, "ours": 0.03, "screened-oracle": 0.04}
+    alone = row_of(gaps_closed(sloped(slopes)), "ours", "auc")
+    assert (alone["oracle"], alone["closed"]) == ("screened-oracle", pytest.approx(0.5))
+    both = row_of(gaps_closed(sloped({**slopes, "oracle": 0.06})), "ours", "auc")
+    assert (both["oracle"], both["closed"]) == ("oracle", pytest.approx(0.25))
+
+
 def test_without_an_oracle_or_an_order_there_are_no_gaps() -> None:
     assert gaps_closed(sloped({"lbcs": 0.02, "ours": 0.03})) == []
     assert gaps_closed(sloped({"oracle": 0.05, "ours": 0.03})) == []

@@ -28,7 +28,8 @@ class Walk:
             progress(loss=float(self.step))
         return {"loss": float(self.step)}
 
-    def validate(self) -> tuple[float, dict[str, Any]]:
+    def validate(self, progress: ShowProgress, /) -> tuple[float, dict[str, Any]]:
+        progress()
         return -abs(self.step - 6.0), {"validation_x": 1.0}
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:

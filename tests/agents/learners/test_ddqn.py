@@ -225,13 +225,15 @@ def environment(
 def play(env: ActiveMRIVectorEnv, memory: Memory, steps: int = 7) -> list[dict[str, Any]]:
     """Act at random: transitions as they were seen."""
     rng, live = np.random.default_rng(1), []
-    seen, _ = env.reset(seed=0)
+    observation, _ = env.reset(seed=0)
+    seen = {**observation, "legal": env.action_masks()}
+    memory.keep(seen)
     for _ in range(steps):
-        seen, points = {**seen, "legal": env.action_masks()}, points_of(env.episodes)
-        actions = draw_legal(seen["legal"], rng)
+        points, actions = points_of(env.episodes), draw_legal(seen["legal"], rng)
         after, rewards, terminated, _, _ = env.step(actions)
-        memory.keep(seen)
         memory.add(points, actions, rewards=rewards, terminated=terminated)
+        after = {**after, "legal": env.action_masks()}
+        memory.keep(after)
         for row in range(N):
             live.append(
                 {
@@ -257,7 +259,7 @@ def assert_drawn(batch: Batch, live: list[dict[str, Any]], *, atol: float) -> No
         assert (batch.action[row], batch.terminated[row]) == (action, terminated)
         assert float(batch.reward[row]) == pytest.approx(reward)
         if not terminated:
-            close(batch.next_observation, row, one["after"])
+            close({**batch.next_observation, "legal": batch.next_legal}, row, one["after"])
 
 
 @pytest.mark.parametrize("cache_mb", [0, 0.02, 10], ids=["rebuilt", "some", "kept"])
@@ -268,6 +270,15 @@ def test_the_memory_gives_back_what_was_seen(cache_mb: float, stop: bool) -> Non
     assert (memory.size > 0) == (cache_mb > 0)
     live = play(env, memory)
     assert_drawn(memory.take(np.arange(len(live))), live, atol=2e-3)
+
+
+def test_a_cache_that_holds_the_whole_memory_rebuilds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = learner(memory=30)
+    monkeypatch.delattr("activemri.envs.replay.Replay.rebuild")
+    made.learn(90)
+    assert len(made.memory) == 30
 
 
 def test_overwritten_transitions_are_not_taken_from_the_cache() -> None:
