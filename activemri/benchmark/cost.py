@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,7 +19,7 @@ from activemri.tables import Table
 # exchange helps, over that one's: between 1.5 and 2 on phantoms.
 _EXCHANGES = 1.8
 _N_TRIALS = 8  # timed at once
-_SECONDS = 0.3  # for each thing that is timed; it is done once at least
+_SECONDS = 0.3  # for each thing that is timed; it is done twice at least
 _WORTH_A_WORD = 0.5  # share of a benchmark's time
 
 
@@ -57,9 +58,10 @@ class Costs:
         self._starts: dict[str, State] = {}
         self._times: dict[str, tuple[float, float, float]] = {}  # of a start, a step, a trial
         for label, scan in plan.acquisitions.items():
-            begin = self._clock()
-            self._starts[label] = start_scans(scan, [self._first], seed=plan.settings.run.seed)
-            self._times[label] = (self._clock() - begin, *self._timed(scan, self._starts[label]))
+            begin = partial(start_scans, scan, [self._first], seed=plan.settings.run.seed)
+            self._starts[label] = begin()
+            step, trial = self._timed(scan, self._starts[label])
+            self._times[label] = self._seconds(begin), step, trial
         self._episodes: dict[tuple[str, str], Cost] = {}
 
     def shard(self, shard: Shard) -> Cost:
@@ -129,7 +131,7 @@ class Costs:
     def _seconds(self, work: Callable[[], object], *, most: int = 8) -> float:
         """The shortest of a few times; the first call warms up."""
         found: list[float] = []
-        while len(found) < most and (not found or sum(found) < _SECONDS):
+        while len(found) < 2 or (len(found) < most and sum(found) < _SECONDS):
             begin = self._clock()
             work()
             found.append(self._clock() - begin)
@@ -154,7 +156,7 @@ def announcement(costs: Costs, shards: Iterable[Shard], orders: Iterable[tuple[s
     lines.append(("all", sum(n_scans.values()), total.reconstructions, _words(total.seconds)))
     n, notes = plan.settings.workers, list[str]()
     if n > 1:
-        notes.append(f"With {n} workers about {_words(total.seconds / n)}, if cores are free.")
+        notes.append(f"With {n} workers: {_words(total.seconds / n)}, if cores are free.")
     exact = [
         name
         for name in by_work
