@@ -209,6 +209,7 @@ def score(
     top = height // 2 - h // 2
     first = image.shape[2] // 2 - w // 2
     in_place, everywhere, has_lines = len(pixels) > 0, len(region) == 0, len(left) > 0
+    is_plain = has_lines and left.shape[1] * left.shape[3] == 1 and sensitivity.shape[1] == 0
     trial, magnitude = np.empty(w, np.complex64), np.empty(w, np.float32)
     sums = np.empty(6 * WIDEST, np.float32)
     recent = np.empty((7, w), np.float32)  # differences of the last rows
@@ -221,21 +222,27 @@ def score(
         relative = relative_range[b] if len(relative_range) > 0 else 1.0
         k1 = np.float32((SSIM_K1 * relative) ** 2)
         k2 = np.float32((SSIM_K2 * relative) ** 2)
-        scale = np.float32(1.0 / data_range[b])
+        scale, maps = np.float32(1.0 / data_range[b]), sensitivity[b]
         for place in range(0 if in_place else top, height if in_place else top + h):
             r = place - top
             visible = image[b, place, first : first + w]
-            if has_lines and in_place:
-                _add_to_row(image[b, place], place, 0, left[i], right[i], sensitivity[b])
-            elif has_lines:
-                trial[:] = visible
-                _add_to_row(trial, place, first, left[i], right[i], sensitivity[b])
-                visible = trial
-            if r < 0 or r >= h:
-                continue
-            for j in range(w):
-                z = visible[j]
-                magnitude[j] = np.sqrt(z.real * z.real + z.imag * z.imag)
+            if is_plain and not in_place:  # sum and magnitude at once, of one line
+                factor, wave = left[i, 0, place, 0], right[i, 0, 0, first : first + w]
+                for j in range(w):
+                    z = visible[j] + factor * wave[j]
+                    magnitude[j] = np.sqrt(z.real * z.real + z.imag * z.imag)
+            else:
+                if has_lines and in_place:
+                    _add_to_row(image[b, place], place, 0, left[i], right[i], maps)
+                elif has_lines:
+                    trial[:] = visible
+                    _add_to_row(trial, place, first, left[i], right[i], maps)
+                    visible = trial
+                if r < 0 or r >= h:
+                    continue
+                for j in range(w):
+                    z = visible[j]
+                    magnitude[j] = np.sqrt(z.real * z.real + z.imag * z.imag)
             if in_place:
                 _show_row(magnitude, gain[b], pixels[b, r])
             past = target[b, max(r - 7, 0)]  # its partner is zero in the first seven rows

@@ -97,11 +97,11 @@ class ExchangeOracle:
     """Acquires the best set of lines that a local search finds for the scan's whole budget.
 
     An exchange algorithm as in the optimal design of experiments (Fedorov, Theory of Optimal
-    Experiments, 1972). The search starts from what ends better, a fixed order or the one-step
-    oracle. A round drops the action whose loss costs least and takes the best other one that
-    acquires as many lines; if that does not help, it tries the next cheapest, up to `n_drops`.
-    Rounds go on until none helps. The result is taken in greedy order, and its final score is never
-    below that of its two starts.
+    Experiments, 1972). The search starts from what ends better, a fixed order or the screened
+    one-step oracle. A round drops the action whose loss costs least and takes the best other
+    one that acquires as many lines; if that does not help, it tries the next cheapest, up to
+    `n_drops`. Rounds go on until none helps. The result is taken in greedy order, and its final
+    score is never below that of its two starts.
 
     The plan of a scan is made once, at the first action, and depends on nothing but the slice, the
     protocol, the lines at the start, and the seed of imperfect scans. There it is a set as well:
@@ -146,7 +146,7 @@ class ExchangeOracle:
         )
         # Final score, higher is better, and actions of every scan under the better of two policies.
         best: list[tuple[float, list[int]]] = [(-np.inf, []) for _ in rows]
-        for policy in (oracle(self.metric), self.order or low_frequency_first()):
+        for policy in (screened_oracle(self.metric), self.order or low_frequency_first()):
             taken: list[list[int]] = [[] for _ in rows]
             for actions, end in play(scan, policy, start.clone(), []):
                 masks = end.view.mask[:, None]
