@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from activemri.agents.oracles import ExchangeOracle
+from activemri.agents.oracles import N_SCREENED, ExchangeOracle
 from activemri.agents.rollout import episode_generator, start_scans
 from activemri.benchmark.plan import Plan, Shard
 from activemri.benchmark.timing import clock_of
@@ -15,9 +15,9 @@ from activemri.envs.scan import Scan, State
 from activemri.progress import duration
 from activemri.tables import Table
 
-# Trials of the exchange oracle, which repeats the one-step oracle's episode and goes on until no
-# exchange helps, over that one's: between 1.5 and 2 on phantoms.
-_EXCHANGES = 1.8
+# The exchange oracle plays the screened one's episode, and then tries all actions so many times
+# until no exchange helps: 5 to 21 on phantoms, with budgets of 6 to 60 lines.
+_EXCHANGES = 10
 _N_TRIALS = 8  # timed at once
 _SECONDS = 0.3  # for each thing that is timed; it is done twice at least
 _WORTH_A_WORD = 0.5  # share of a benchmark's time
@@ -94,12 +94,15 @@ class Costs:
         traits, trials, act = self.plan.traits[policy], 0, 0.0
         steps = 1 + len(legal)
         if traits.is_oracle:
-            tried = traits.n_tried
-            if tried is None or self.plan.acquisitions[reconstructor].reconstructor.is_zero_filled:
-                tried = max(legal)
-            trials = sum(min(n, tried) for n in legal)
-            if isinstance(self.plan.policy(policy, reconstructor, order=None), ExchangeOracle):
-                trials, steps = int(_EXCHANGES * trials), 3 * steps
+            scan, tried = self.plan.acquisitions[reconstructor], traits.n_tried
+            exchanges = isinstance(
+                self.plan.policy(policy, reconstructor, order=None), ExchangeOracle
+            )
+            if exchanges:
+                steps, trials, tried = 4 * steps, _EXCHANGES * legal[0], N_SCREENED
+            if tried is None or scan.reconstructor.is_zero_filled:
+                tried = legal[0]
+            trials += sum(min(n, tried) for n in legal)
         elif policy not in self.plan.orders:
             chosen = self.plan.policy(policy, reconstructor, order=None)
             generators = [episode_generator(seed, self._first, policy)]
