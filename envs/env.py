@@ -468,8 +468,9 @@ class Episodes:
             is_alike = kind(old.secret.slices[0]) == kind(state.secret.slices[0])
             taken = np.isin(held, rows)
             if is_alike and taken.sum() == len(rows):
-                # Observations that were given out share the pixels.
+                # Observations and infos that were given out share pixels and scores.
                 old.view = old.view.changed(pixels=old.view.pixels.clone())
+                old.scores = {name: values.clone() for name, values in old.scores.items()}
                 old.put(np.flatnonzero(taken).tolist(), state)
                 return
             if taken.all():

@@ -3,6 +3,7 @@
 Equal up to the rounding of single precision, which depends on where in a batch a pixel lies.
 """
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -405,3 +406,24 @@ def test_scans_that_begin_anew_beside_others_are_shown_as_they_are() -> None:
         np.testing.assert_array_equal(seen["mask"], (view.log.n_measured > 0).numpy())
         np.testing.assert_array_equal(seen["budget"][:, 0], view.budget / view.start_budget)
         assert (view.start_budget >= view.budget).all()
+
+
+def test_infos_and_observations_handed_out_are_not_written_to_later() -> None:
+    env = ActiveMRIVectorEnv(num_envs=3, data=equal_scans(), budget=5, n_center_lines=3)
+    handed = [env.reset(seed=0)]
+    rng = np.random.default_rng(0)
+
+    def some() -> Any:
+        return (rng.random((3, env.episodes.n_actions)) * env.action_masks()).argmax(axis=1)
+
+    for _ in range(2):
+        observation, _, _, _, infos = env.step(some())
+        handed.append((observation, infos))
+    kept = copy.deepcopy(handed)
+    env.reset(seed=5, options={"reset_mask": np.array([True, False, True])})
+    env.step(some())
+    env.reset(seed=6)
+    env.step(some())
+    for (seen, infos), (seen_then, infos_then) in zip(handed, kept, strict=True):
+        assert_same(seen, seen_then)
+        assert_same(infos, infos_then)
