@@ -79,9 +79,9 @@ class Progress:
         if self.unit:
             plural = f"{self.unit[:-1]}ies" if self.unit.endswith("y") else f"{self.unit}s"
             count = f"{self.at:g} of {self.total:g} {plural}"
-        words = [f"{self.label}: {count}", _clock(spent)]
+        words = [f"{self.label}: {count}", duration(spent)]
         if moved > 0 and self.at < self.total:
-            words.append(f"about {_clock(spent / moved * (self.total - self.at))} left")
+            words.append(f"about {duration(spent / moved * (self.total - self.at))} left")
         sys.stderr.write(", ".join([*words, *filter(None, [self._words()])]) + "\n")
         sys.stderr.flush()
 
@@ -101,7 +101,8 @@ def track(items: Sequence[Item], label: str, *, unit: str, show: bool = True) ->
             progress(number)
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03, or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

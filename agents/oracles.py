@@ -78,7 +78,7 @@ def screened_oracle(metric: str = "ssim") -> Greedy:
         wanted = torch.zeros_like(legal).scatter(1, best, True) & legal
         return score_actions(truth, wanted, metric)
 
-    return Greedy("screened-oracle", score, Traits(is_oracle=True))
+    return Greedy("screened-oracle", score, Traits(is_oracle=True, n_tried=N_SCREENED))
 
 
 def ask_truth(view: View) -> Truth:

@@ -28,6 +28,8 @@ class Traits:
         is_order: takes the same actions in every scan of one size and start: a fixed order.
         is_random: draws from the generators; else one seed shows all that it does.
         is_oracle: asks for the truth: a bound, never a competitor.
+        n_tried: actions that an oracle reconstructs with a network before each that it takes; None
+            for all that are legal. It tells what the policy costs, and nothing else.
         repeats: has a rule of its own for measuring lines again; in ideal scans, where each is
             measured once, nothing is left of it.
         needs: "lines" (readouts that are whole lines), "grid" (samples on a Cartesian grid),
@@ -39,6 +41,7 @@ class Traits:
     is_order: bool = False
     is_random: bool = False
     is_oracle: bool = False
+    n_tried: int | None = None
     repeats: bool = False
     needs: frozenset[str] = frozenset()
 

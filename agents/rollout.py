@@ -60,6 +60,7 @@ def rollout(
     *,
     seed: int = 0,
     start_masks: Tensor | None = None,
+    starts: Sequence[State] | None = None,
     on_step: OnStep | None = None,
 ) -> Episodes:
     """Scan slices to the end, those of one kind in one batch.
@@ -77,6 +78,7 @@ def rollout(
         slices: who is scanned.
         seed: of random start lines, which all policies share, and of the policy's draws.
         start_masks: lines to begin with instead of the protocol's, bool (batch, n_lines).
+        starts: what :func:`prepare_starts` made of these slices; left as it is.
         on_step: called after the start and after every step of a batch.
 
     Raises:
@@ -89,10 +91,13 @@ def rollout(
     require_played(policy, scan.geometry)
     groups, masks, taken = rows_of_a_kind(slices.slices), list[Tensor](), list[Tensor]()
     curves: dict[str, list[Tensor]] = {}  # n_acquired and scores, (batch, step + 1) each
-    for rows in groups:
+    for number, rows in enumerate(groups):
         batch = [slices[row] for row in rows]
-        given = None if start_masks is None else start_masks[rows]
-        start = start_scans(scan, batch, seed=seed, start_masks=given)
+        if starts is None:
+            given = None if start_masks is None else start_masks[rows]
+            start = start_scans(scan, batch, seed=seed, start_masks=given)
+        else:
+            start = starts[number].clone()
         masks.append(start.view.start_mask.cpu().clone())
         generators = [episode_generator(seed, one, policy.name) for one in batch]
         actions, points = list[Tensor](), dict[str, list[Tensor]]()
@@ -158,6 +163,12 @@ def play(
             )
         state = scan.acquire(state, actions)
         yield actions, state
+
+
+def prepare_starts(scan: Scan, slices: Sequence[Slice], *, seed: int) -> list[State]:
+    """Begin scans, a batch of each kind, for any number of policies to play on."""
+    groups = rows_of_a_kind(slices)
+    return [start_scans(scan, [slices[row] for row in rows], seed=seed) for rows in groups]
 
 
 def start_scans(

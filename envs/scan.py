@@ -291,6 +291,11 @@ class Scan:
         )
 
     @property
+    def starts_by_chance(self) -> bool:
+        """A start draws from its generator: readouts, or what the scanner meets."""
+        return self.n_random_lines > 0 or self.scanner.is_random
+
+    @property
     def horizon(self) -> int:
         """Length of the order that is kept of measurements after the start; 0 if masks tell all."""
         repeats = self.scanner.repeats

@@ -17,12 +17,12 @@ from activemri.agents.oracles import ExchangeOracle
 from activemri.agents.order import OnStep, Order, fit_order
 from activemri.agents.policy import Policy, Traits, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
-from activemri.agents.rollout import batches_of_a_kind, start_scans
-from activemri.data.slices import SliceDataset, SliceInfo, SliceList
+from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
+from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
 from activemri.data.views import subjects_of
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
-from activemri.envs.scan import Scan, View
+from activemri.envs.scan import Scan, State, View
 from activemri.evaluator import KIND as EVALUATOR
 from activemri.evaluator import Evaluator, make_evaluator
 from activemri.metrics import find_metric
@@ -44,10 +44,12 @@ else:  # at the command line; objects can be given in Python alone
 log = logging.getLogger(__name__)
 
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "mse", "ssim_volume", "psnr_volume")
-DEFAULT_POLICIES = (
+#: Policies that are compared where none are named, and oracles that come with them: zero-filled
+#: images let the exact ones try every action, which with a network takes most of the time.
+_DEFAULT_POLICIES = (
     "random", "low-frequency-first", "equispaced", "variable-density", "lbcs", "average-oracle",
-    "screened-oracle", "exchange-oracle",
 )  # fmt: skip
+_ZERO_FILLED_ORACLES, _NETWORK_ORACLES = ("oracle", "exchange-oracle"), ("screened-oracle",)
 
 #: Scans of one shard: a benchmark that is interrupted loses at most one shard. Oracles take so
 #: long that processes would wait for each other with more than one.
@@ -69,10 +71,12 @@ class BenchmarkSettings:
     protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(split="test", budget=24)
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/benchmark"))
     compute: OmitArgPrefixes[Compute] = Compute()
-    policies: Annotated[tuple[PolicyLike, ...], arg(metavar="NAME [NAME ...]")] = DEFAULT_POLICIES
+    policies: Annotated[tuple[PolicyLike, ...], arg(metavar="NAME [NAME ...]")] = ()
     """Names of policies, files that `activemri train policy` or `train order` made, or
     package.module:object. Trainings of one policy with several seeds count as one:
-    LABEL=PATH,PATH,PATH."""
+    LABEL=PATH,PATH,PATH. () takes random, low-frequency-first, equispaced, variable-density, lbcs
+    and average-oracle; with them oracle and exchange-oracle for zero-filled images, and
+    screened-oracle where a network reconstructs."""
     reconstructors: Annotated[tuple[ReconstructorLike, ...], arg(metavar="NAME [NAME ...]")] = ()
     """Names of reconstructors, checkpoints, or package.module:object; () takes --reconstructor."""
     stop: StopSettings = StopSettings()
@@ -109,8 +113,6 @@ class BenchmarkSettings:
                 whole = not isinstance(one, str) or "=" in one or Path(one).exists()
                 parts += [one] if whole else filter(None, one.split(","))
             object.__setattr__(self, name, tuple(parts))
-        if not self.policies:
-            raise ValueError("--policies: expected at least one name")
         require_positive(slices_per_volume=self.slices_per_volume, max_slices=self.max_slices)
         require_positive(max_oracle_slices=self.max_oracle_slices, n_seeds=self.n_seeds)
         require_positive(n_fit_scans=self.n_fit_scans, max_fit_slices=self.max_fit_slices)
@@ -170,7 +172,6 @@ class Plan:
         device = settings.compute.prepare()
         given = settings.reconstructors or (self.protocol.reconstructor,)
         self.reconstructors = label_reconstructors(given)
-        self.policies = label_policies(settings.policies)
         dataset = self.protocol.dataset(slices_per_volume=settings.slices_per_volume)
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
         self.scored = Scans(dataset, tuple(positions))
@@ -181,6 +182,8 @@ class Plan:
             protocol = replace(self.protocol, reconstructor=one, metrics=metrics)
             self.acquisitions[label] = protocol.scan(dataset, device=device)
             self.evaluators[label] = paired_evaluator(one, dataset.shape[1])
+        oracles = _NETWORK_ORACLES if self.has_network else _ZERO_FILLED_ORACLES
+        self.policies = label_policies(settings.policies or (*_DEFAULT_POLICIES, *oracles))
         # A fraction of the readouts by their number.
         self.budget = next(iter(self.acquisitions.values())).budget
         #: By label: traits, and the kind of order that a policy needs to be fitted, if any.
@@ -203,8 +206,15 @@ class Plan:
                 hint="Choose another --split or --fit-data, or an order's file as the policy",
                 data=settings.fit_data,
             )
+        self._started: tuple[object, tuple[list[Slice], list[State]]] | None = None
         #: Scans by split that stopping rules are fitted to and calibrated on.
         self.stopping = self._open_stopping() if self.stop.target is not None else {}
+
+    @property
+    def has_network(self) -> bool:
+        """A reconstructor is a network, of which every image takes its time."""
+        scans = self.acquisitions.values()
+        return not all(scan.reconstructor.is_zero_filled for scan in scans)
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -296,6 +306,21 @@ class Plan:
                         if self.stopping and not traits.is_oracle:
                             quality = out / "quality" / folder / file
                         yield Shard(reconstructor, policy, seed, tuple(batch), split, part, quality)
+
+    def started(self, shard: Shard) -> tuple[list[Slice], list[State]]:
+        """The slices of a shard, and what `rollout` starts from.
+
+        They are kept until others are asked for, so that a slice is read and prepared once for all
+        policies and seeds that follow each other.
+        """
+        scan = self.acquisitions[shard.reconstructor]
+        seed = shard.seed if scan.starts_by_chance else None
+        key = (shard.reconstructor, shard.split, shard.positions, seed)
+        if self._started is None or self._started[0] != key:
+            dataset = self.scans(shard.split).dataset
+            slices = [dataset[position] for position in shard.positions]
+            self._started = key, (slices, prepare_starts(scan, slices, seed=shard.seed))
+        return self._started[1]
 
     def scans(self, split: str = "") -> Scans:
         """Those that are scored, or of a split of :attr:`stopping`."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from activemri import files
 from activemri.agents.order import Order
 from activemri.agents.rollout import Episodes, rollout
+from activemri.benchmark.cost import Costs, announcement
 from activemri.benchmark.plan import BenchmarkSettings, Plan, PolicyLike, ReconstructorLike, Shard
 from activemri.benchmark.report import Report, report
 from activemri.benchmark.savings import FEATURE, FittedRule, curves_of
@@ -51,7 +52,6 @@ Work = Callable[[Plan, Item, Tell], object]
 _FREE = (
     "run", "compute", "reference", "n_bootstrap", "workers", "stop", "policies", "reconstructors"
 )  # fmt: skip
-_ORACLE_COST = 50.0  # of an oracle's episode, others cost 1: for the time that is left
 _PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 
 
@@ -213,27 +213,31 @@ def _play(plan: Plan) -> pd.DataFrame:
         return True
 
     scored = list(plan.shards())
-    costs = {}
-    for shard in (*scored, *(shard for split in plan.stopping for shard in plan.shards(split))):
-        cost = _ORACLE_COST if plan.traits[shard.policy].is_oracle else 1.0
-        costs[shard] = cost * len(shard.positions)
-    # Cheap ones first: an interrupted benchmark lacks the oracles' episodes, if any.
-    cheap_first = sorted(costs.items(), key=lambda item: item[1] / len(item[0].positions))
-    missing = {shard: cost for shard, cost in cheap_first if not is_whole(shard)}
-    orders = {
-        (plan.orders[shard.policy], shard.reconstructor): 1.0
+    shards = [*scored, *(shard for split in plan.stopping for shard in plan.shards(split))]
+    missing = [shard for shard in shards if not is_whole(shard)]
+    orders = dict.fromkeys(
+        (plan.orders[shard.policy], shard.reconstructor)
         for shard in missing
         if shard.policy in plan.orders
-    }
-    with Progress("learn orders", len(orders), unit="", show=bool(orders)) as progress:
-        for _ in _in_processes(plan, _learn_order, orders, progress):
+    )
+    play, learn = dict[Shard, float](), dict[tuple[str, str], float]()  # seconds
+    if missing:
+        costs = Costs(plan)
+        sys.stderr.write(announcement(costs, missing, orders) + "\n")
+        # Cheap policies first, so that they are whole where the benchmark is interrupted.
+        missing.sort(
+            key=lambda one: (costs.rank(one), one.split, one.reconstructor, one.positions, one.seed)
+        )
+        play = {shard: costs.shard(shard).seconds for shard in missing}
+        learn = {key: costs.order(*key).seconds for key in orders}
+    with Progress("learn orders", sum(learn.values()), unit="", show=bool(learn)) as progress:
+        for _ in _in_processes(plan, _learn_order, learn, progress):
             pass  # first: several shards need the same one
-    n_scans = sum(len(shard.positions) for shard in costs)
+    n_scans = sum(len(shard.positions) for shard in shards)
     n_done = n_scans - sum(len(shard.positions) for shard in missing)
-    total = sum(costs.values())
-    with Progress("acquire", total, done=total - sum(missing.values()), unit="") as progress:
+    with Progress("acquire", sum(play.values()), unit="") as progress:
         progress.note(f"{n_done} of {n_scans} scans")
-        for shard in _in_processes(plan, _play_shard, missing, progress):
+        for shard in _in_processes(plan, _play_shard, play, progress):
             n_done += len(shard.positions)
             progress.note(f"{n_done} of {n_scans} scans")
     parts = []
@@ -267,8 +271,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
         key = (plan.orders[shard.policy], shard.reconstructor)
         order = _learn_order(plan, key, lambda share: None)
     policy = plan.policy(shard.policy, shard.reconstructor, order=order, seed=shard.seed)
-    acquisition, dataset = plan.acquisitions[shard.reconstructor], plan.scans(shard.split).dataset
-    scans = [dataset[position] for position in shard.positions]
+    acquisition, (scans, starts) = plan.acquisitions[shard.reconstructor], plan.started(shard)
     reported = 0.0
 
     def on_step(step: int, state: State) -> None:
@@ -279,7 +282,9 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
 
     rows = partial(long_rows, shard=shard, metric=plan.metric, step_cost=plan.protocol.step_cost)
     if shard.quality is None:
-        episodes = rollout(acquisition, policy, scans, seed=shard.seed, on_step=on_step)
+        episodes = rollout(
+            acquisition, policy, scans, seed=shard.seed, starts=starts, on_step=on_step
+        )
     else:
         episodes, features = play_recorded(
             acquisition,
@@ -287,6 +292,7 @@ def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
             scans,
             evaluator=plan.evaluators[shard.reconstructor],
             seed=shard.seed,
+            starts=starts,
             on_step=on_step,
         )
         _write_parquet(rows(episodes, features=features), shard.quality)

@@ -100,6 +100,7 @@ def play_recorded(
     *,
     evaluator: Evaluator | None = None,
     seed: int = 0,
+    starts: Sequence[State] | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Episodes, dict[str, Floats]]:
     """:func:`activemri.agents.rollout.rollout`, and features of every step, (episode, step)."""
@@ -110,7 +111,7 @@ def play_recorded(
         if on_step is not None:
             on_step(step, state)
 
-    episodes = rollout(scan, policy, slices, seed=seed, on_step=record)
+    episodes = rollout(scan, policy, slices, seed=seed, starts=starts, on_step=record)
     by_name = {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
     return episodes, {name: values.cpu().numpy() for name, values in by_name.items()}
 

@@ -1,6 +1,7 @@
 """Moments for training are those of episodes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from activemri.agents.oracles import oracle
 from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceInfo, SliceList
 from activemri.envs.protocol import ScanProtocol
+from activemri.reconstruction.unet import UNet
 from activemri.training.reconstructor import MASK_POLICIES
 
 MakeScan = Callable[..., Slice]
@@ -136,3 +138,17 @@ def test_a_sample_of_scans_is_recorded_by_the_seed(dataset: SliceList) -> None:
 
     assert all(len(volumes(seed)) == 2 for seed in range(3))
     assert len({tuple(volumes(seed)) for seed in range(6)}) > 1
+
+
+def test_no_network_is_asked_however_the_scan_reconstructs(dataset: SliceList) -> None:
+    network = UNet(channels=2, pools=1)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a network was asked")
+
+    network.register_forward_pre_hook(refuse)
+    scan = replace(ScanProtocol(n_center_lines=2, budget=2).scan(dataset), reconstructor=network)
+    with pytest.raises(AssertionError, match="asked"):
+        rollout(scan, oracle(), dataset)
+    policies = ("lbcs", "oracle", "exchange-oracle")
+    assert set(record_episodes(dataset, scan, policies=policies).episodes) == set(policies)

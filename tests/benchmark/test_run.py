@@ -430,7 +430,6 @@ def test_digests_are_of_the_contents_of_files(tmp_path: Path) -> None:
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     mistakes: dict[str, dict[str, Any]] = {
-        "--policies": {"policies": ()},
         "--n-seeds": {"n_seeds": 0},
     }
     for said, wrong in mistakes.items():
