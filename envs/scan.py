@@ -8,10 +8,12 @@ No leak: a :class:`View` is all that policies, observations and reconstructors g
 samples, and what a scanner knows before the scan. Only oracles are handed :class:`Truth`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -61,6 +63,11 @@ WASTE = kernels.WASTE  # costs one readout of the budget
 #: White of an 8-bit image, in units of the scale: lines acquired later sharpen the image, and its
 #: largest values grow beyond those of the blurred first one.
 WHITE = 2.0
+
+# Images of single readouts of scans that were asked about, by the scans' secrets, and the memory
+# that those of a batch may take.
+_PROJECTED = WeakKeyDictionary["Secret", Tensor | None]()
+_MOST_PROJECTED = 2**30
 
 # Trials that are reconstructed at once: more only costs memory.
 _TRIALS_AT_ONCE = 64
@@ -726,6 +733,11 @@ class Scan:
         view, chunks = state.view, []
         for trials in torch.arange(len(masks), device=masks.device).split(_TRIALS_AT_ONCE):
             row = readings.row[trials]
+            reference = state.secret.reference.select(row)
+            image = self._weighed(state, row, masks[trials])
+            if image is not None:
+                chunks.append(reference.scores(image, names, task=self.task))
+                continue
             samples = view.log.on_trial(
                 self.scanner, state.secret.conditions, readings.select(trials)
             )
@@ -734,9 +746,31 @@ class Scan:
             if self._updates_maps(state):
                 operator = self._with_maps(operator, samples, view.mask[row])
             result = self._reconstruct(Measurement.of(samples, operator), on_trial=True)
-            reference = state.secret.reference.select(row)
             chunks.append(reference.scores(result.image, names, task=self.task))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+
+    def _weighed(self, state: State, row: Tensor, masks: Tensor) -> Tensor | None:
+        """Zero-filled images of masks (trial, n_readouts) in scans `row` by back-projections.
+
+        They are made at the first call for a batch. None where there are none, or too large ones.
+        """
+        view, secret = state.view, state.secret
+        n_bytes = 8 * view.measurable.numel() * math.prod(view.transform.shape)
+        able = self.reconstructor.is_zero_filled and self._is_ideal and n_bytes <= _MOST_PROJECTED
+        if not able or self._updates_maps(state):
+            return None
+        if secret not in _PROJECTED:
+            samples = secret.conditions.samples[:, 0]
+            _PROJECTED[secret] = view.transform.back_projections(samples, view.sensitivity)
+        if (projections := _PROJECTED[secret]) is None:
+            return None
+        images = projections.new_empty((len(masks), *view.transform.shape))
+        shares = view.transform.shares(masks)
+        for scan, images_of in enumerate(torch.view_as_real(projections).flatten(2)):
+            own = row == scan
+            sums = (shares[own] @ images_of).reshape(-1, *view.transform.shape, 2)
+            images[own] = torch.view_as_complex(sums)
+        return images
 
     def _updates_maps(self, state: State) -> bool:
         """Coil maps are estimated, and again with what is acquired."""

@@ -160,6 +160,22 @@ class Transform:
         place = readouts[:, :, None, None].expand_as(prepared)
         return Increment(self.adjoint(everything.scatter_add(1, place, prepared)))
 
+    def back_projections(self, samples: Tensor, sensitivity: Tensor | None) -> Tensor | None:
+        """Images whose sums, weighed by :meth:`shares`, are zero-filled images.
+
+        Args:
+            samples: of all readouts, complex (batch, readout, coil, sample).
+            sensitivity: complex (batch, coil, height, width), or None for a unit map.
+
+        Returns:
+            Complex (batch, readout, height, width); None where there are none.
+        """
+        return None
+
+    def shares(self, mask: Tensor) -> Tensor:
+        """Weights of the readouts of a mask, zero of others: float32 (batch, readout)."""
+        return mask.float()
+
     def calibration(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Centre of the grid as acquired readouts show it, for the estimation of coil maps.
 
@@ -539,6 +555,32 @@ class Spokes(NonCartesian):
 
     def density(self, mask: Tensor) -> Tensor:
         return trajectories.density(self.angles, mask, n_samples=self.n_samples, shape=self.shape)
+
+    def shares(self, mask: Tensor) -> Tensor:
+        return trajectories.wedges(self.angles.to(mask.device), mask).float()
+
+    def back_projections(self, samples: Tensor, sensitivity: Tensor | None) -> Tensor:
+        # Plane waves along both axes: the image of a spoke is one product of matrices.
+        batch, device = len(samples), samples.device
+        ramp = trajectories.ramp(self.n_samples, self.shape).to(device)
+        weighted = samples * (ramp / math.prod(self.shape) ** 0.5).float()
+        result = samples.new_zeros((batch, self.n_readouts, *self.shape))
+        for some in torch.arange(self.n_readouts).split(16):
+            down, right = (
+                torch.polar(torch.ones_like(turns), turns).to(device, samples.dtype)
+                for turns in (
+                    2 * math.pi * (torch.arange(n) - n // 2)[:, None] * place[:, None]
+                    for n, place in zip(self.shape, self.trajectory[some].unbind(2), strict=True)
+                )
+            )
+            for row in range(batch):
+                for coil in range(samples.shape[2]):
+                    lines = weighted[row, some, coil]
+                    image = (down * lines[:, None]) @ right.transpose(1, 2)
+                    if sensitivity is not None:
+                        image = image * sensitivity[row, coil].conj()
+                    result[row, some] += image
+        return result
 
 
 @dataclass(frozen=True, eq=False)

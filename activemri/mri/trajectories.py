@@ -106,10 +106,14 @@ def density(angles: Tensor, acquired: Tensor, *, n_samples: int, shape: tuple[in
     Returns:
         float32 (batch, readout, sample), 0 where not acquired.
     """
-    spacing = 1 / n_samples
-    ramp = _radii(n_samples).abs().clamp_min(spacing / 4) * spacing * math.prod(shape)
     turns = wedges(angles.to(acquired.device), acquired)
-    return (turns[..., None] * ramp.to(acquired.device)).float()
+    return (turns[..., None] * ramp(n_samples, shape).to(acquired.device)).float()
+
+
+def ramp(n_samples: int, shape: tuple[int, int]) -> Tensor:
+    """The part of :func:`density` that does not depend on what is acquired: (sample,)."""
+    spacing = 1 / n_samples
+    return _radii(n_samples).abs().clamp_min(spacing / 4) * spacing * math.prod(shape)
 
 
 def pipe_menon(transform: NUFFT, acquired: Tensor | None = None, *, steps: int = 15) -> Tensor:

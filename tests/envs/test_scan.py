@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from activemri.data.slices import Slice
+from activemri.envs import scan as scan_module
 from activemri.envs.scan import IDLE, STOP, WASTE, Scan, State, Truth
 from activemri.envs.scanner import Ideal
 from activemri.mri.geometry import GEOMETRIES, make_geometry
@@ -491,3 +492,17 @@ def test_the_truth_answers_as_previews_do() -> None:
     masks = acquisition.geometry.acquire(state.view.mask, trials[:, 0])[:, None]
     scores = truth.scores_of_masks(masks, "psnr")
     assert torch.allclose(scores[:, 0], expected[:, 0], rtol=1e-6)
+
+
+@COILS
+def test_trials_of_spokes_score_the_same_with_and_without_their_back_projections(
+    n_coils: int, maps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquisition = protocol("radial", budget=12)
+    state = acquisition.start(batch(n_coils, maps=maps))
+    trials = torch.arange(6).expand(3, -1) + 4
+    fast = acquisition.preview(state, trials)
+    monkeypatch.setattr(scan_module, "_MOST_PROJECTED", 0)
+    slow = acquisition.preview(state, trials)
+    for name, values in slow.items():
+        assert torch.allclose(fast[name], values, rtol=1e-4, atol=1e-5), name

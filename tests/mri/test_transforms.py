@@ -264,3 +264,20 @@ def test_readouts_of_zero_padding_do_not_exist() -> None:
     measured[..., :2] = measured[..., -1:] = False
     exists = TRANSFORMS["columns"].measurable(measured)[0]
     assert exists.tolist() == [False] * 2 + [True] * 7 + [False]
+
+
+@over("coils", [False, True])
+@over("name", RADIAL)
+def test_back_projections_add_up_to_zero_filled_images(name: str, coils: bool) -> None:
+    transform = TRANSFORMS[name]
+    a = operator(transform, coils=coils)
+    y = samples_of(transform)[:, :, : COILS if coils else 1]
+    images = transform.back_projections(y, a.sensitivity)
+    assert images is not None
+    total = (transform.shares(a.mask)[..., None, None] * images).sum(dim=1)
+    assert gap(total, a.zero_filled(y)) <= 1e-4  # the accuracy of the sums is 1e-5
+
+
+def test_other_readouts_have_no_back_projections() -> None:
+    for transform in CARTESIAN.values():
+        assert transform.back_projections(samples_of(transform), None) is None
