@@ -250,7 +250,10 @@ def steps(
     n_coils: int = 1,
     reconstructor: str = "zero-filled",
 ) -> Ways:
-    """Steps of the whole environment: observation, reward, scores, infos, autoreset."""
+    """Steps of the whole environment: observation, reward, scores, infos, autoreset.
+
+    All scans have started once before, and are kept as they start.
+    """
     scans = [_scan(shape, target_shape, seed, n_coils) for seed in range(min(n, N_SCANS))]
     env = ActiveMRIVectorEnv(
         num_envs=n,
@@ -260,7 +263,7 @@ def steps(
         reconstructor=reconstructor,
         device=device,
     )
-    env.reset(seed=0)
+    env.reset(seed=0, options={"index": np.arange(n) % len(scans)})
     generator = np.random.default_rng(0)
 
     def step() -> float:
@@ -277,7 +280,8 @@ def _single_steps(shape: tuple[int, int], target_shape: tuple[int, int], device:
     scans = [_scan(shape, target_shape, seed) for seed in range(N_SCANS)]
     env = ActiveMRIEnv(data=SliceList(scans), n_center_lines=8, budget=_BUDGET, device=device)
     generator, plan = np.random.default_rng(0), list[int]()
-    env.reset(seed=0)
+    for index in range(N_SCANS):
+        env.reset(seed=0, options={"index": index})
 
     def step() -> float:
         if not plan:
