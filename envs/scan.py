@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from activemri import kernels
 from activemri.batched import Batched
@@ -64,9 +64,9 @@ WASTE = kernels.WASTE  # costs one readout of the budget
 #: largest values grow beyond those of the blurred first one.
 WHITE = 2.0
 
-# Images of single readouts of scans that were asked about, by the scans' secrets, and the memory
-# that those of a batch may take.
-_PROJECTED = WeakKeyDictionary["Secret", Tensor | None]()
+# Images of single readouts of scans that were asked about, by the samples of the object, which
+# copies of a state share; and the memory that those of a batch may take.
+_PROJECTED = WeakTensorKeyDictionary()
 _MOST_PROJECTED = 2**30
 
 # Trials that are reconstructed at once: more only costs memory.
@@ -734,7 +734,7 @@ class Scan:
         for trials in torch.arange(len(masks), device=masks.device).split(_TRIALS_AT_ONCE):
             row = readings.row[trials]
             reference = state.secret.reference.select(row)
-            image = self._weighed(state, row, masks[trials])
+            image = self._weighed(state, row, masks[trials], n_in_all=len(masks))
             if image is not None:
                 chunks.append(reference.scores(image, names, task=self.task))
                 continue
@@ -749,20 +749,22 @@ class Scan:
             chunks.append(reference.scores(result.image, names, task=self.task))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
-    def _weighed(self, state: State, row: Tensor, masks: Tensor) -> Tensor | None:
+    def _weighed(self, state: State, row: Tensor, masks: Tensor, *, n_in_all: int) -> Tensor | None:
         """Zero-filled images of masks (trial, n_readouts) in scans `row` by back-projections.
 
-        They are made at the first call for a batch. None where there are none, or too large ones.
+        They are made at the first call for a batch that tries many masks. None where there are
+        none, or too large ones.
         """
-        view, secret = state.view, state.secret
+        view, samples = state.view, state.secret.conditions.samples
         n_bytes = 8 * view.measurable.numel() * math.prod(view.transform.shape)
         able = self.reconstructor.is_zero_filled and self._is_ideal and n_bytes <= _MOST_PROJECTED
         if not able or self._updates_maps(state):
             return None
-        if secret not in _PROJECTED:
-            samples = secret.conditions.samples[:, 0]
-            _PROJECTED[secret] = view.transform.back_projections(samples, view.sensitivity)
-        if (projections := _PROJECTED[secret]) is None:
+        if samples not in _PROJECTED and 4 * n_in_all >= view.measurable.numel():
+            made = view.transform.back_projections(samples[:, 0], view.sensitivity)
+            _PROJECTED[samples] = made
+        projections: Tensor | None = _PROJECTED.get(samples)
+        if projections is None:
             return None
         images = projections.new_empty((len(masks), *view.transform.shape))
         shares = view.transform.shares(masks)

@@ -500,8 +500,9 @@ def test_trials_of_spokes_score_the_same_with_and_without_their_back_projections
 ) -> None:
     acquisition = protocol("radial", budget=12)
     state = acquisition.start(batch(n_coils, maps=maps))
-    trials = torch.arange(6).expand(3, -1) + 4
+    trials = torch.arange(acquisition.geometry.n_actions).expand(3, -1)
     fast = acquisition.preview(state, trials)
+    assert state.secret.conditions.samples in scan_module._PROJECTED
     monkeypatch.setattr(scan_module, "_MOST_PROJECTED", 0)
     slow = acquisition.preview(state, trials)
     for name, values in slow.items():
