@@ -18,6 +18,8 @@ STOP = -1  # ends the episode
 IDLE = -2  # changes nothing
 WASTE = -3  # costs one readout of the budget
 
+SOME_IDLE = -2  # a step in which some actions acquired nothing
+
 #: Scores that one pass over whole images gives.
 PLAIN = ("ssim", "mse", "nmse", "nrmse", "psnr")
 
@@ -454,7 +456,8 @@ def step(
 ) -> int:
     """One action of every zero-filled scan of an ideal scanner, from samples to scores.
 
-    Arguments are those of :func:`_take`, :func:`increments` and :func:`score`.
+    Returns the first scan whose action is illegal; else -1, or :data:`SOME_IDLE`. Arguments are
+    those of :func:`_take`, :func:`increments` and :func:`score`.
     """
     n, (height, width) = len(actions), image.shape[1:]
     readouts, n_coils = np.empty((n, groups.shape[1]), np.int64), samples.shape[2]
@@ -498,7 +501,7 @@ def step(
         pixels,
         result,
     )
-    return -1
+    return SOME_IDLE if (actions < 0).any() else -1
 
 
 @_exact

@@ -476,13 +476,17 @@ class Scan:
         )
         if refused >= 0:
             raise ValueError(self._refusal(state, refused, int(actions[refused])))
+        scores = secret.reference.named(result, self.metrics, view.zero_filled, task=self.task)
+        shown = torch.from_numpy(pixels)
+        if refused == kernels.SOME_IDLE:  # what has not changed stays the same to the last bit
+            idle = actions < 0
+            scores = {k: torch.where(idle, state.scores[k], v) for k, v in scores.items()}
+            shown = torch.where(idle[:, None, None], view.pixels, shown)
         return state.changed(
             view=view.changed(
-                legal=torch.from_numpy(legal),
-                budget=torch.from_numpy(budget),
-                pixels=torch.from_numpy(pixels),
+                legal=torch.from_numpy(legal), budget=torch.from_numpy(budget), pixels=shown
             ),
-            scores=secret.reference.named(result, self.metrics, view.zero_filled, task=self.task),
+            scores=scores,
             stopped=torch.from_numpy(stopped),
         )
 
