@@ -9,7 +9,7 @@ samples, and what a scanner knows before the scan. Only oracles are handed :clas
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -443,6 +443,55 @@ class Scan:
         state.view = self._after(state, before, budget)
         self._update(state, increment)
         return state
+
+    def recorded(self, state: State) -> Callable[[Tensor], State]:
+        """Steps of one batch of an ideal scanner: on a CUDA device, replays of a recorded graph.
+
+        ::
+
+            step = scan.recorded(scan.start(slices))
+            state = step(actions)
+
+        The host then launches one graph a step. What a step gives is overwritten by the next one,
+        and the state is taken over. On other devices it is :meth:`acquire`, step by step.
+
+        Raises:
+            ValueError: for steps that look at values of tensors, which no graph can.
+        """
+        if self._waits and state.stopped.device.type == "cuda":
+            raise ValueError("a graph holds steps of ideal scanners; got " + repr(self.scanner))
+        if state.stopped.device.type != "cuda":
+            kept = state
+
+            def follow(actions: Tensor) -> State:
+                nonlocal kept
+                kept = self.acquire(kept, actions)
+                return kept
+
+            return follow
+        given = torch.full_like(state.view.budget, IDLE)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # idling changes nothing, and makes what is made once
+                self.acquire(state, given)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            after = self.acquire(state, given)
+            for old, new in (
+                (state.view.legal, after.view.legal),
+                (state.view.budget, after.view.budget),
+                (state.stopped, after.stopped),
+            ):
+                old.copy_(new)
+
+        def replay(actions: Tensor) -> State:
+            given.copy_(actions)
+            graph.replay()
+            return after.changed(view=after.view.changed())  # without what its properties cached
+
+        return replay
 
     def _step(self, state: State, actions: Tensor) -> State:
         """The same in one compiled pass, of zero-filled images and an ideal scanner."""

@@ -12,7 +12,7 @@ same; both equal :mod:`activemri.metrics`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -309,30 +309,59 @@ class Reference(Batched):
         self, trials: "_Trials", relative_range: Tensor | None, region: Tensor | None
     ) -> Tensor:
         """The same in plain torch, for any device, which is never waited for."""
-        owner, n = trials.owner, self.target[0].numel()
-        unit, y, mean = self.data_range[owner], self.target[owner], self.mean[owner]
-        magnitude = center_crop(trials.images(), (y.shape[-2], y.shape[-1])).abs()
-        d = magnitude / unit.float()[:, None, None] - y
-        relative = torch.ones_like(unit) if relative_range is None else relative_range[owner]
-        k1, k2 = (
-            (k * relative).square().float()[:, None, None]
-            for k in (metrics.SSIM_K1, metrics.SSIM_K2)
+        owner, shape = trials.owner, (self.target.shape[-2], self.target.shape[-1])
+        image = trials.images()
+        score = _plain_scores_on_cuda() if image.device.type == "cuda" else _plain_scores
+        return score(
+            torch.view_as_real(center_crop(image, shape)),
+            self.target[owner],
+            self.mean[owner],
+            self.variance[owner],
+            self.energy[owner],
+            self.data_range[owner],
+            None if relative_range is None else relative_range[owner],
+            None if region is None else region[owner],
         )
-        shift, square, product = metrics.box_mean(torch.stack([d, d * d, d * y])).unbind()
-        own = metrics.SAMPLE_SCALE * (square - shift * shift)
-        covariance = metrics.SAMPLE_SCALE * (product - shift * mean)
-        a = 2 * mean * (mean + shift) + k1
-        b = 2 * (covariance + self.variance[owner]) + k2
-        similarity = (a * b / ((a + shift * shift) * (b + own))).double()
-        error = d.double().square()
-        if region is None:
-            ssim = similarity.mean(dim=(-2, -1))
-        else:
-            weights, error = metrics.window_centers(region[owner]), error * region[owner]
-            ssim = (similarity * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))
-        mse = error.mean(dim=(-2, -1)) * unit**2
-        nmse = metrics.normalise(mse, self.energy[owner] / n)
-        return torch.stack([ssim, mse, nmse, nmse.sqrt(), metrics.decibels(mse, unit)])
+
+
+def _plain_scores(
+    image: Tensor,
+    target: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    energy: Tensor,
+    data_range: Tensor,
+    relative_range: Tensor | None,
+    region: Tensor | None,
+) -> Tensor:
+    """The :data:`PLAIN` scores (5, trial) of images (trial, h, w, 2); see :class:`Reference`."""
+    magnitude = image.square().sum(dim=-1).sqrt()
+    d = magnitude / data_range.float()[:, None, None] - target
+    relative = torch.ones_like(data_range) if relative_range is None else relative_range
+    k1, k2 = (
+        (k * relative).square().float()[:, None, None] for k in (metrics.SSIM_K1, metrics.SSIM_K2)
+    )
+    shift, square, product = metrics.box_mean(torch.stack([d, d * d, d * target])).unbind()
+    own = metrics.SAMPLE_SCALE * (square - shift * shift)
+    covariance = metrics.SAMPLE_SCALE * (product - shift * mean)
+    a = 2 * mean * (mean + shift) + k1
+    b = 2 * (covariance + variance) + k2
+    similarity = (a * b / ((a + shift * shift) * (b + own))).double()
+    error = d.double().square()
+    if region is None:
+        ssim = similarity.mean(dim=(-2, -1))
+    else:
+        weights, error = metrics.window_centers(region), error * region
+        ssim = (similarity * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))
+    mse = error.mean(dim=(-2, -1)) * data_range**2
+    nmse = metrics.normalise(mse, energy / (target.shape[-2] * target.shape[-1]))
+    return torch.stack([ssim, mse, nmse, nmse.sqrt(), metrics.decibels(mse, data_range)])
+
+
+@cache
+def _plain_scores_on_cuda() -> Callable[..., Tensor]:
+    """The same, fused by torch's compiler into few kernels."""
+    return torch.compile(_plain_scores, dynamic=True, fullgraph=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from activemri.envs import line_features, observation
 from activemri.envs.observation import OBSERVATIONS, Frame
 from activemri.envs.scan import IDLE, STOP, WASTE, Scan, State
 from activemri.envs.scanner import MeasurementLog
-from activemri.metrics.reference import Reference, to_uint8
+from activemri.metrics.reference import Reference, _plain_scores, to_uint8
 from activemri.mri.geometry import Cartesian, Geometry, Transform
 from activemri.reconstruction.zero_filled import ZeroFilled
 from tests.envs.scans import grouped, scan
@@ -37,6 +37,7 @@ _STEP: list[Callable[..., Any]] = [
     Transform.increment_of,
     Cartesian._increment,
     Reference._measure_with_torch,
+    _plain_scores,
     Reference._named,
     to_uint8,
     *(type(one).__call__ for one in OBSERVATIONS.values()),
@@ -171,3 +172,42 @@ def test_a_step_on_a_gpu_does_not_wait() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert bool(state.scores["ssim"].isfinite().all())
+
+
+def test_recorded_steps_are_those_that_are_taken_one_by_one() -> None:
+    acquisition, rng = protocol("columns", 1), np.random.default_rng(1)
+    start = acquisition.start([scan(i) for i in range(3)])
+    step, state = acquisition.recorded(start.clone()), start
+    for _ in range(3):
+        actions = legal(state, rng)
+        state, same = acquisition.acquire(state, actions), step(actions)
+        assert torch.equal(same.view.mask, state.view.mask)
+        assert torch.equal(same.scores["ssim"], state.scores["ssim"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_recorded_graph_steps_as_the_cpu_does() -> None:
+    rng = np.random.default_rng(1)
+    slices = [scan(i) for i in range(3)]
+    cpu = protocol("columns", 1)
+    cuda = Scan(
+        grouped("columns", (18, 20), 1), ZeroFilled(), budget=9, n_center_lines=3, device="cuda"
+    )
+    state, step = cpu.start(slices), cuda.recorded(cuda.start(slices))
+    for _ in range(4):
+        actions = legal(state, rng)
+        state, same = cpu.acquire(state, actions), step(actions.cuda())
+        assert torch.equal(same.view.mask.cpu(), state.view.mask)
+        assert torch.equal(same.view.legal.cpu(), state.view.legal)
+        assert torch.allclose(same.scores["ssim"].cpu(), state.scores["ssim"], atol=1e-5)
+
+
+def test_scores_on_a_device_are_one_graph_for_the_compiler() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.rand(2, 12, 14, generator=generator)
+    image = torch.rand(2, 12, 14, 2, generator=generator)
+    reference = Reference.of(targets, torch.ones(2))
+    given: list[Any] = [image, *map(torch.from_numpy, reference.arrays), None, None]
+    whole = torch.compile(_plain_scores, dynamic=True, fullgraph=True, backend="eager")
+    assert torch.equal(whole(*given), _plain_scores(*given))
