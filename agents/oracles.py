@@ -19,7 +19,7 @@ from activemri.metrics import find_metric
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 #: Candidates of a step that the screened oracle reconstructs.
-N_SCREENED = 8
+N_SCREENED = 7
 
 # Two ways of computing one score differ by rounding: less than this share of it is no gain.
 _MARGIN = 1e-6
