@@ -1,6 +1,7 @@
 """The Gymnasium environment: one scan at a time, and what it shares with many side by side."""
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -498,7 +499,10 @@ class Episodes:
         """
         scan, limit = self.scan, self.options.prepared_gb * 2**30
         alike = not scan.n_random_lines and not scan.scanner.is_random
-        keeps, new = masks is None and alike and limit > 0, list(range(len(chosen)))
+        info = self.dataset.describe(chosen[0])
+        n_bytes = 40 * info.n_coils * math.prod(info.shape)  # about, of one; more cannot be kept
+        keeps = masks is None and alike and n_bytes * len(set(chosen)) <= limit
+        new = list(range(len(chosen)))
         if keeps:
             new = [
                 p for p in new if chosen[p] not in self._prepared and p == chosen.index(chosen[p])

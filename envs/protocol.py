@@ -230,7 +230,7 @@ class EnvOptions(ScanProtocol):
     to_numpy: bool = True
     """False leaves observations as torch tensors on the device. Gymnasium's passive checker warns
     of observations that are no arrays: pass disable_env_checker=True to gymnasium.make as well."""
-    prepared_gb: float = 1.0
+    prepared_gb: float = 0.25
     """Memory for scans kept as they start, GiB, so that a slice that comes again is not prepared
     again; 0 for none."""
     render_mode: Literal["rgb_array", "ansi"] | None = None
