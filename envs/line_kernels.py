@@ -121,7 +121,7 @@ def _logarithm(share: np.float32) -> Any:
 
 @_compile
 def _symmetry(profiles: Complex, at: Numbers, pair: Single) -> Any:
-    """How Hermitian each acquired pair of lines is, into `pair` (line,); return it of all pairs.
+    """Symmetry of each acquired pair of lines, into `pair` (line,); return that of all pairs.
 
     `profiles` (line, coil, place) are those at the numbers `at` (line,), -1 where not acquired.
     """

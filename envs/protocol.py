@@ -184,7 +184,7 @@ class ScanProtocol:
         return without_oversampling(dataset, self.geometry_of(dataset.shape).readout_axes)
 
     def geometry_of(self, shape: tuple[int, int]) -> "Geometry":
-        """What one action acquires, for frames of that shape."""
+        """The geometry for frames of that shape."""
         from activemri.mri.geometry import make_geometry
 
         return make_geometry(

@@ -142,7 +142,7 @@ class Costs:
 
 
 def announcement(costs: Costs, shards: Iterable[Shard], orders: Iterable[tuple[str, str]]) -> str:
-    """What is still to be played and learned, and what it takes, the cheapest first."""
+    """Table of the work that is left and its cost, the cheapest first."""
     by_work: dict[str, Cost] = {}
     n_scans: dict[str, int] = {}
     for shard in shards:

@@ -1,4 +1,4 @@
-"""How the time of a step scales with scans side by side, their size, coils, and threads."""
+"""Time of a step against scans side by side, their size, coils, and threads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How fast things are: the table of ``activemri throughput``, compared with earlier ones.
+"""Speed of everything: the table of ``activemri throughput``, compared with earlier ones.
 
 Times depend on the machine and on what else it does. All ways of doing one thing are therefore
 timed in turn on one thread, by the processor's time of that thread, and ratios are what to compare:
@@ -572,7 +572,7 @@ def _frames(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """What times depend on."""
+    """Properties of the machine that times depend on."""
     processor = platform.processor() or platform.machine()
     if device.startswith("cuda"):
         processor = torch.cuda.get_device_name(device)
@@ -662,7 +662,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
 def _faster(
     earlier: Mapping[str, Mapping[str, float]], table: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-    """How many times as fast each row is as it was, if it was measured both times."""
+    """Gain in speed of each row that was measured both times."""
     return {n: earlier[n]["seconds"] / row["seconds"] for n, row in table.items() if n in earlier}
 
 

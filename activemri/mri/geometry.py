@@ -135,7 +135,7 @@ class Transform:
         return images
 
     def prepared(self, samples: Tensor) -> Tensor:
-        """What :meth:`increment_of` needs of a scan's samples, made once for it."""
+        """Samples of a scan as :meth:`increment_of` needs them, made once for it."""
         return samples
 
     def increment_of(self, prepared: Tensor, owner: Tensor, readouts: Tensor) -> Increment:

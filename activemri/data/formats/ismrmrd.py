@@ -226,7 +226,7 @@ def _sizes(encoding: Element, *, radial: bool) -> tuple[tuple[int, int], tuple[i
 
 
 def _imaging_lines(heads: NDArray[Any]) -> tuple[Integers, tuple[Integers, ...]]:
-    """Which acquisitions are lines of images, and which of these belong to each slice."""
+    """Acquisitions that are lines of images, and those of each slice."""
     flags = heads["flags"]
     calibrating = (flags & CALIBRATION != 0) & (flags & CALIBRATION_AND_IMAGING == 0)
     aside = (flags & NO_IMAGE != 0) | calibrating
