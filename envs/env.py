@@ -498,15 +498,14 @@ class Episodes:
         the memory for them.
         """
         scan, limit = self.scan, self.options.prepared_gb * 2**30
-        alike = not scan.n_random_lines and not scan.scanner.is_random
         info = self.dataset.describe(chosen[0])
         n_bytes = 40 * info.n_coils * math.prod(info.shape)  # about, of one; more cannot be kept
-        keeps = masks is None and alike and n_bytes * len(set(chosen)) <= limit
+        fits = n_bytes * len(set(chosen)) <= limit
+        keeps = masks is None and fits and not scan.starts_by_chance
         new = list(range(len(chosen)))
         if keeps:
-            new = [
-                p for p in new if chosen[p] not in self._prepared and p == chosen.index(chosen[p])
-            ]
+            first = {index: place for place, index in reversed([*enumerate(chosen)])}
+            new = sorted(place for index, place in first.items() if index not in self._prepared)
         kinds: dict[object, list[int]] = {}
         scans = {place: self.dataset[chosen[place]] for place in new}
         for place, one in scans.items():
