@@ -15,7 +15,7 @@ from torch import Tensor
 
 from activemri import kernels
 from activemri.devices import usable
-from activemri.envs.observation import Frame, make_observation
+from activemri.envs.observation import Frame, make_observation, require_in_space
 from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
 from activemri.envs.reward import make_reward
 from activemri.envs.scan import STOP, WASTE, State, kind
@@ -201,6 +201,7 @@ class Episodes:
         self.observation_space = self.observation.space(self.frame)
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.buckets: list[tuple[NDArray[np.int64], State]] = []
+        self._is_shown = False  # an observation has been given
         self.illegal = np.zeros(n, dtype=bool)  # was the last action?
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
@@ -287,7 +288,7 @@ class Episodes:
                     f"reward: expected a tensor of shape {tuple(planned.shape)}, one number a "
                     f"scan; got {came}"
                 )
-            kernels.note(
+            wrong = kernels.note(
                 rows,
                 plan,
                 gains.double().cpu().numpy(),
@@ -304,11 +305,20 @@ class Episodes:
                 self._taken,
                 self._curve,
             )
+            if wrong >= 0:
+                raise ValueError(
+                    f"reward: expected finite numbers; got {float(gains[wrong])} after action "
+                    f"{plan[wrong]}; the scores are "
+                    + ", ".join(f"{k} {float(v[wrong]):.6g}" for k, v in state.scores.items())
+                )
         return rewards, finished & active
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
         parts = [(rows, self.observation(state.view, self.frame)) for rows, state in self.buckets]
+        if not self._is_shown:  # that its form is right is found out once
+            require_in_space(parts[0][1], self.observation_space)
+            self._is_shown = True
         observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation

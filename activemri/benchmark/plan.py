@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from activemri import __version__, checkpoints, files
 from activemri.agents.oracles import ExchangeOracle
 from activemri.agents.order import OnStep, Order, fit_order
-from activemri.agents.policy import Policy, Traits, require_played
+from activemri.agents.policy import Policy, Traits, decide, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
@@ -355,7 +355,7 @@ class Plan:
                         start = start_scans(acquisition, scans, seed=self.settings.run.seed)
                         views[reconstructor] = start.view
                     try:
-                        policy.act(views[reconstructor], [np.random.default_rng(0)])
+                        decide(policy, views[reconstructor], [np.random.default_rng(0)])
                     except ValueError as error:
                         raise ValueError(
                             f"{label} with reconstructor {reconstructor}: {error}"
