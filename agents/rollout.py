@@ -111,6 +111,9 @@ def rollout(
         taken.append(torch.stack(actions, dim=1))
         for name, values in points.items():
             curves.setdefault(name, []).append(torch.stack(values, dim=1))
+    for name, values in curves.items():
+        if any(bool(part.isnan().any()) for part in values):
+            raise ValueError(f"policy {policy.name!r}: the score {name!r} is NaN on the way")
     place = torch.tensor([row for rows in groups for row in rows]).argsort()
     longest = max(actions.shape[1] for actions in taken)
 

@@ -304,7 +304,7 @@ def test_info_tells_illegal_actions_from_legal_ones() -> None:
     assert env.reset()[1]["illegal_action"] is False
 
 
-def test_as_a_noop_an_illegal_action_wastes_one_line_of_the_budget() -> None:
+def test_as_a_noop_an_illegal_action_wastes_one_line_of_the_budget_and_costs_its_price() -> None:
     env = make(invalid_action="noop", budget=2, step_cost=0.1)
     start, info = env.reset(seed=0)
     observation, reward, terminated, _, after = env.step(9)
