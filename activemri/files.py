@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import sys
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 NEXT = ".next"  # ending of a file that is not written completely yet
+MOST_JSON = 256 << 20  # bytes
+_JSON_WORDS: dict[type, str] = {
+    dict: "an object", list: "a list", str: "text", bool: "true or false",
+    int: "a whole number", float: "a number",
+}  # fmt: skip
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -55,19 +61,86 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Replace a file with strict JSON (no NaN); what JSON does not know is written as text."""
-    write(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+    """Replace a file with :func:`json_text`."""
+    write(path, json_text(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a ValueError where it holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: expected JSON; {error}") from error
+def json_text(content: object, *, indent: int | None = None) -> str:
+    """Strict JSON: arrays as lists, NaN and infinities as null, what JSON does not know as text."""
+    return json.dumps(_plain(content), indent=indent, allow_nan=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # arrays and numbers of numpy
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The object in a JSON file that holds certain fields of certain types.
+
+    Raises:
+        ValueError: see :func:`parse_json`.
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(
+            f"{path} cannot be read: expected at most {MOST_JSON >> 20} MiB of JSON; got "
+            f"{path.stat().st_size >> 20}"
+        )
+    content = parse_json(path.read_bytes(), str(path))
     if not isinstance(content, dict):
-        raise ValueError(f"{path} cannot be read: expected a JSON object")
+        raise ValueError(f"{path} cannot be read: expected a JSON object; got {_kind(content)}")
+    for name, kind in (fields or {}).items():
+        value = content.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            found = "none" if name not in content else _kind(value)
+            raise ValueError(
+                f"{path} cannot be read: expected {name!r} to be {_JSON_WORDS[kind]}; got {found}"
+            )
     return content
+
+
+def parse_json(text: bytes | str, what: str, *, pairs: bool = False) -> Any:
+    """Strict JSON from anywhere; with `pairs` objects are lists of their entries.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or with a number that is not finite or that 64 bits
+            cannot hold; the message begins with `what`.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8-sig") if isinstance(text, bytes) else text,
+            parse_constant=_refuse_number,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=list if pairs else None,
+        )
+    except RecursionError:
+        raise ValueError(f"{what} cannot be read: its JSON is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be read: expected JSON; {error}") from error
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"{text[:20]} is no number that can be used")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < 20 and abs(int(text)) < 1 << 63 else _refuse_number(text)
+
+
+def _kind(value: object) -> str:
+    return _JSON_WORDS.get(type(value), "nothing")
 
 
 def digest(content: bytes | str) -> str:

@@ -171,7 +171,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
         "recalibration": {name: recalibrated.settings[name] for name in ("predicted", "observed")},
     }
     files.make_writable(out)
-    files.write_json(out / "calibration.json", _plain(content))
+    files.write_json(out / "calibration.json", content)
 
     # The picture shows a scan in the middle: after a third of the budget, of median rank.
     step = scans.steps[min(1, len(scans.steps) - 1)]
@@ -204,7 +204,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
         "made_of": [str(member) for member in settings.members],
         "fitted_on": {"split": settings.fit_split, **counts[settings.fit_split]},
         "measured_on": {"split": protocol.split, **counts[protocol.split]},
-        "metrics": _plain({"before": values(before), "after": values(after)}),
+        "metrics": {"before": values(before), "after": values(after)},
     }
     saved = save_reconstructor(out / "recalibrated", recalibrated, info=info)
     name = " + ".join(info["made_of"])
@@ -329,14 +329,3 @@ def calibration_table(
         title=f"Measured on {measured}, recalibrated on {fitted}",
         notes=[f"Unit of deviations and errors: {_UNIT}. {intervals}"],
     )
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: arrays as lists, NaN as null, paths as text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):  # numpy's doubles are floats too
-        return float(value) if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
+from activemri import files
 from activemri.benchmark.figures import STYLE, colours
 from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
 from activemri.options import require_positive
@@ -131,15 +132,14 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Entries]:
         ValueError: the folder holds no training, or one without any validation.
     """
     try:
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines if line.strip()]
+        settings = files.read_json(folder / "settings.json")
+        log = folder / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines()
+        entries = [files.parse_json(line, str(log)) for line in lines if line.strip()]
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} holds no training: {Path(error.filename).name} is missing"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder}: settings or log are damaged: {error}") from error
     if not entries:
         raise ValueError(f"{folder}: nothing was validated yet")
     return settings, sorted(entries, key=lambda entry: entry["step"])

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
-from activemri import __version__
+from activemri import __version__, files
 from activemri.agents.learners.ddqn import DoubleDQN
 from activemri.agents.learners.learner import Problem
 from activemri.agents.policy import Policy
@@ -647,7 +647,7 @@ def duration(seconds: float) -> str:
 def _read(path: Path) -> dict[str, dict[str, float]]:
     """Times by row of an earlier measurement, of the first edition's command as well."""
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
         found = content.get("rows")
         if found is None:
             found = {name: {"seconds": 1 / rate} for name, rate in content["frames_per_s"].items()}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tyro.conf import Positional, arg
 
+from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.readers import READ_FAILURES, UnreadableError, Volume
@@ -130,7 +131,7 @@ def _is_converted(path: Path, origin: Origin) -> bool:
         return False
     try:
         with h5py.File(path, "r") as file:
-            found = json.loads(str(file.attrs["converted_from"]))
+            found = files.parse_json(str(file.attrs["converted_from"]), str(path))
         differences = [
             f"{key} was {found.get(key)!r}, is {value!r}"
             for key, value in origin.items()

@@ -130,9 +130,9 @@ class RunFolder:
         name, step, picture = entry["training"], entry["step"], entry.get("picture")
         path = self.path / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        earlier = [(line, json.loads(line)) for line in lines]
+        earlier = [(line, files.parse_json(line, str(path))) for line in lines]
         kept = [text for text, one in earlier if one["training"] != name or one["step"] < step]
-        kept.append(json.dumps({key: x for key, x in entry.items() if key != "picture"}))
+        kept.append(files.json_text({key: x for key, x in entry.items() if key != "picture"}))
         files.write(path, "".join(f"{line}\n" for line in kept))
         if picture is not None:
             from PIL import Image

@@ -357,7 +357,7 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
-    facts = json.loads(described)
+    facts = files.parse_json(described, str(path))
     for name, here in _facts(problem).items():
         if facts[name] != here:
             raise ValueError(

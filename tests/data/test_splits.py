@@ -134,7 +134,7 @@ def test_a_split_file_goes_before_everything_and_settles_conflicts(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "{", "not JSON"),
+        ("a.json", "{", "expected JSON"),
         ("a.json", '["train"]', "expected"),
         ("a.json", "[]", "expected"),
         ("a.json", '{"a": 1}', "expected"),
