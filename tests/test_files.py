@@ -29,9 +29,7 @@ def test_json_that_cannot_be_used_is_refused_in_one_line(kind: str, tmp_path: Pa
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
 
 
-def test_json_beyond_the_limit_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
     with path.open("wb") as file:
         file.truncate(files.MOST_JSON + 1)
