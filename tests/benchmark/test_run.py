@@ -273,7 +273,9 @@ def test_the_shipped_pair_can_be_benchmarked_by_name(tmp_path: Path) -> None:
     protocol = {
         "reconstructor": "cresnet", "matrix_size": None, "budget": 2, "n_center_lines": 8
     }  # fmt: skip
-    outcome = run_benchmark(settings(tmp_path / "out", policies=policies, protocol=protocol, max_slices=1))
+    outcome = run_benchmark(
+        settings(tmp_path / "out", policies=policies, protocol=protocol, max_slices=1)
+    )
     assert set(outcome.table["policy"]) == set(policies)
     assert set(outcome.table["reconstructor"]) == {"cresnet"}
 
