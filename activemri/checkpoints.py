@@ -4,7 +4,6 @@ The JSON file holds the kind of network, the settings that rebuild it, how it wa
 SHA-256 of the weights, so that the two files cannot be mixed up and a damaged one is noticed.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from activemri import __version__
-from activemri.files import NEXT, digest, write_together
+from activemri.files import NEXT, digest, json_text, read_json, write_together
 
 FORMAT_VERSION = 1
 
@@ -83,7 +82,7 @@ def save(
         "sha256": digest(weights),
         "info": {"package_version": __version__, **info},
     }
-    text = json.dumps(described, indent=2) + "\n"
+    text = json_text(described, indent=2) + "\n"
     write_together({Path(f"{stem}{_WEIGHTS}"): weights, Path(f"{stem}{_JSON}"): text.encode()})
     return stem
 
@@ -143,17 +142,14 @@ def without_suffix(path: str | Path) -> Path:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
     wanted = {"kind": str, "format_version": int, "settings": dict, "sha256": str, "info": dict}
-    for key, kind in wanted.items():
-        if not isinstance(described, dict) or not isinstance(described.get(key), kind):
-            raise CheckpointError(f"{path} does not describe a checkpoint: no valid {key!r} in it")
+    try:
+        described = read_json(path, wanted)
+    except ValueError as error:
+        raise CheckpointError(f"{error}; it does not describe a checkpoint") from error
     if described["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {described['format_version']}; this version of activemri "
             f"reads up to {FORMAT_VERSION}: install a newer one"
         )
-    return dict(described)
+    return described

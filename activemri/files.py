@@ -2,15 +2,28 @@
 
 import hashlib
 import json
+import math
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from activemri import __version__
+
 NEXT = ".next"  # ending of a file that is not written completely yet
+MOST_JSON = 256 << 20  # bytes
+MARKER = "activemri.json"  # tells whose an output folder is
+_FORMAT = 1  # of it
+#: Files that do not make a folder taken, e.g. what a shell wrote a command's output to.
+_NO_RESULTS = (".log", ".txt", ".out", ".err")
+_JSON_WORDS: dict[type, str] = {
+    dict: "an object", list: "a list", str: "text", bool: "true or false",
+    int: "a whole number", float: "a number",
+}  # fmt: skip
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -55,19 +68,86 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Replace a file with strict JSON (no NaN); what JSON does not know is written as text."""
-    write(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+    """Replace a file with :func:`json_text`."""
+    write(path, json_text(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a ValueError where it holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: expected JSON; {error}") from error
+def json_text(content: object, *, indent: int | None = None) -> str:
+    """Strict JSON: arrays as lists, NaN and infinities as null, what JSON does not know as text."""
+    return json.dumps(_plain(content), indent=indent, allow_nan=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # arrays and numbers of numpy
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The object in a JSON file that holds certain fields of certain types.
+
+    Raises:
+        ValueError: see :func:`parse_json`.
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(
+            f"{path} cannot be read: expected at most {MOST_JSON >> 20} MiB of JSON; got "
+            f"{path.stat().st_size >> 20}"
+        )
+    content = parse_json(path.read_bytes(), str(path))
     if not isinstance(content, dict):
-        raise ValueError(f"{path} cannot be read: expected a JSON object")
+        raise ValueError(f"{path} cannot be read: expected a JSON object; got {_kind(content)}")
+    for name, kind in (fields or {}).items():
+        value = content.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            found = "none" if name not in content else _kind(value)
+            raise ValueError(
+                f"{path} cannot be read: expected {name!r} to be {_JSON_WORDS[kind]}; got {found}"
+            )
     return content
+
+
+def parse_json(text: bytes | str, what: str, *, pairs: bool = False) -> Any:
+    """Strict JSON from anywhere; with `pairs` objects are lists of their entries.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or with a number that is not finite or that 64 bits
+            cannot hold; the message begins with `what`.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8-sig") if isinstance(text, bytes) else text,
+            parse_constant=_refuse_number,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=list if pairs else None,
+        )
+    except RecursionError:
+        raise ValueError(f"{what} cannot be read: its JSON is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be read: expected JSON; {error}") from error
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"{text[:20]} is no number that can be used")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < 20 and abs(int(text)) < 1 << 63 else _refuse_number(text)
+
+
+def _kind(value: object) -> str:
+    return _JSON_WORDS.get(type(value), "nothing")
 
 
 def digest(content: bytes | str) -> str:
@@ -84,10 +164,87 @@ def require_writable(folder: Path) -> None:
         raise OSError(f"the output folder {folder} cannot be written: no permission in {existing}")
 
 
-def make_writable(folder: Path) -> None:
-    """Make a folder, and refuse one that cannot be written by an OSError."""
+def require_claimable(folder: Path, kind: str) -> bool:
+    """Refuse a folder that :func:`claimed` would refuse, as one look shows it; makes nothing.
+
+    Returns True if an earlier run of the same kind has claimed it.
+    """
     require_writable(folder)
+    marker = folder / MARKER
+    if marker.exists():
+        found = read_json(marker, {"kind": str, "format": int})
+        if found["format"] > _FORMAT:
+            raise ValueError(f"{folder} was written by a newer version of activemri; install it")
+        if found["kind"] != kind:
+            raise ValueError(
+                f"{folder} holds results of 'activemri {found['kind']}', and those of "
+                f"'activemri {kind}' need a folder of their own; choose another --out"
+            )
+        return True
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    others = [n for n in names if not n.startswith(".") and not n.endswith(_NO_RESULTS)]
+    if others:
+        raise ValueError(
+            f"{folder} holds files that 'activemri {kind}' has not made, e.g. {others[0]}; "
+            "expected an empty or a new folder: choose another --out"
+        )
+    return False
+
+
+@contextmanager
+def claimed(
+    folder: Path, kind: str, *, overwrite: Sequence[str] = (), shared: bool = False
+) -> Iterator[None]:
+    """Own an output folder during the block: no other process, and no other command, writes to it.
+
+    A marker in the folder says which command it belongs to, by the command's name, its format and
+    the version of the package. The folder is made if missing.
+
+    Args:
+        folder: where results go.
+        kind: name of the command.
+        overwrite: names, with wildcards, of what an earlier run of the same command left: deleted.
+        shared: other processes of the same command may write at the same time.
+
+    Raises:
+        ValueError: it belongs to another command, holds files that none has made, or another
+            process is writing to it.
+        OSError: it cannot be written.
+    """
+    require_claimable(folder, kind)
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", wait=shared) as alone:
+        if not alone:
+            raise ValueError(
+                f"another process is writing to {folder}; wait until it has ended, or choose "
+                "another --out"
+            )
+        if not require_claimable(folder, kind):
+            made = {"kind": kind, "format": _FORMAT, "version": __version__}
+            write_json(folder / MARKER, made)
+        for path in [path for name in overwrite for path in folder.glob(name)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if not shared:
+            yield
+    if shared:
+        yield
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write a file that is there already, or that cannot be written.
+
+    Raises:
+        ValueError: it is there, and shall not be overwritten.
+        OSError: its folder cannot be made or written.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"{path} is there already; add --overwrite to replace it, or choose another name"
+        )
+    require_writable(path.parent)
 
 
 @contextmanager

@@ -120,9 +120,9 @@ def test_a_truncated_weights_file_is_noticed_even_when_the_hash_was_made_to_fit(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a JSON file"),
-        ("[]", "no valid 'kind'"),
-        ('{"kind": "linear"}', "no valid 'format_version'"),
+        ("{", "expected JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"kind": "linear"}', "'format_version'"),
     ],
 )
 def test_a_damaged_json_file_is_named(tmp_path: Path, content: str, message: str) -> None:

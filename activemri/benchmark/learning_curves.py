@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from activemri import files
 from activemri.benchmark.figures import STYLE, colours
 from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
 from activemri.options import require_positive
@@ -46,6 +47,8 @@ class CurvesSettings:
     """Folders of trainings, as `activemri train policy` makes them."""
     out: Path = Path("curves.png")
     """Picture to write, as PNG or SVG."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the picture where it is there already."""
     metric: str | None = None
     """Entry of the log to draw, e.g. validation_final; None takes the first validation_
     entry that all runs have."""
@@ -83,9 +86,10 @@ def draw_learning_curves(settings: CurvesSettings) -> str:
     """Read runs, draw them, and say where they end: the text that the command prints.
 
     Raises:
-        ValueError: a folder without a training, or a metric that runs lack.
+        ValueError: a folder without a training, a metric that runs lack, a picture that is there.
         OSError: the picture cannot be written.
     """
+    files.require_free(settings.out, overwrite=settings.overwrite)
     runs = {folder: read_run(folder) for folder in settings.runs}
     logs = {folder: entries for folder, (_, entries) in runs.items()}
     common = set.intersection(*({key for entry in one for key in entry} for one in logs.values()))
@@ -109,8 +113,8 @@ def draw_learning_curves(settings: CurvesSettings) -> str:
         for name, folders in grouped({folder: own for folder, (own, _) in runs.items()}).items()
     ]
     figure = learning_figure(curves, metric=metric)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(settings.out, dpi=150)
+    with files.replacing(settings.out) as partial:
+        figure.savefig(partial, format=settings.out.suffix[1:], dpi=150)
     lines = []
     for curve in curves:
         ends = f"{curve.low[-1]:.4f}, {curve.high[-1]:.4f}" if len(curve.runs) > 1 else "one seed"
@@ -131,15 +135,14 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Entries]:
         ValueError: the folder holds no training, or one without any validation.
     """
     try:
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines if line.strip()]
+        settings = files.read_json(folder / "settings.json")
+        log = folder / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines()
+        entries = [files.parse_json(line, str(log)) for line in lines if line.strip()]
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} holds no training: {Path(error.filename).name} is missing"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder}: settings or log are damaged: {error}") from error
     if not entries:
         raise ValueError(f"{folder}: nothing was validated yet")
     return settings, sorted(entries, key=lambda entry: entry["step"])

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
-from activemri import __version__
+from activemri import __version__, files
 from activemri.agents.learners.ddqn import DoubleDQN
 from activemri.agents.learners.learner import Problem
 from activemri.agents.policy import Policy
@@ -97,6 +97,8 @@ class ThroughputSettings:
     """Measure as well how a step scales with scans side by side, size, coils and threads."""
     plot: Path | None = None
     """Draw how a step scales, as PNG or SVG."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace that picture where it is there already."""
     json: FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of a table."""
     compare: Path | None = None
@@ -155,7 +157,7 @@ def run_throughput(settings: ThroughputSettings) -> str:
     """
     earlier = None if settings.compare is None else _read(settings.compare)
     if settings.plot is not None:
-        settings.plot.parent.mkdir(parents=True, exist_ok=True)
+        files.require_free(settings.plot, overwrite=settings.overwrite)
     found = rows()
     for part in settings.only:
         if not any(_is_chosen(name, (part,)) for name in found):
@@ -177,7 +179,9 @@ def run_throughput(settings: ThroughputSettings) -> str:
 
             scaling = scales.measure(device, settings.seconds)
             if settings.plot is not None:
-                scales.draw(scaling, machine["processor"]).savefig(settings.plot, dpi=150)
+                figure, kind = scales.draw(scaling, machine["processor"]), settings.plot.suffix[1:]
+                with files.replacing(settings.plot) as partial:
+                    figure.savefig(partial, format=kind, dpi=150)
     if settings.json:
         content = {**_frames(table), "rows": table, "machine": machine}
         if scaling is not None:
@@ -647,7 +651,7 @@ def duration(seconds: float) -> str:
 def _read(path: Path) -> dict[str, dict[str, float]]:
     """Times by row of an earlier measurement, of the first edition's command as well."""
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
         found = content.get("rows")
         if found is None:
             found = {name: {"seconds": 1 / rate} for name, rate in content["frames_per_s"].items()}

@@ -20,7 +20,7 @@ from typing import Any
 from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import reader_for
 from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
-from activemri.files import replacing
+from activemri.files import read_json, replacing
 from activemri.progress import track
 
 FORMAT = 3  # raise it when readers give other results for the same files
@@ -112,11 +112,10 @@ class FileFacts:
         if self.path is None:
             return
         try:
-            files = json.loads(self.path.read_text(encoding="utf-8"))["files"]
-            self._files = files if isinstance(files, dict) else {}
+            self._files = read_json(self.path, {"files": dict})["files"]
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             log.warning("rebuilding the index cache %s: %s", self.path, error)
 
     def of(self, name: str, status: os.stat_result) -> dict[str, Any]:

@@ -17,7 +17,6 @@ averaged over: a subject with 30 T1 and 10 T2 slices adds 30 to one contrast and
 
 import csv
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -29,6 +28,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.readers import Volume
@@ -61,6 +61,8 @@ class SplitSettings:
     """Balance the slices of every contrast, field strength or scanner over the splits."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Where to write; None means splits.json in the folder, where every command finds it."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the file where it is there already."""
     redraw: FlagCreatePairsOff[bool] = False
     """Draw although the data name splits of their own."""
     seed: int = 0
@@ -125,9 +127,9 @@ def read_split_file(path: Path) -> dict[str, str]:
     else:
         try:
             # Pairs, because a plain dict would keep the last of two entries silently.
-            pairs = json.loads(text, object_pairs_hook=list)
+            pairs = files.parse_json(text, str(path), pairs=True)
         except ValueError as error:
-            raise ValueError(f"split file {path} is not JSON: {error}") from error
+            raise ValueError(f"split file {error}") from error
         if not text.lstrip().startswith("{") or not all(isinstance(v, str) for _, v in pairs):
             raise ValueError(f'split file {path}: expected {{"subject": "split", ...}}')
     splits: dict[str, str] = {}
@@ -227,8 +229,7 @@ def draw_split_file(settings: SplitSettings) -> str:
     if root.is_file():
         raise ValueError(f"expected a folder of scans; {root} is a file")
     out = root / SPLIT_FILES[0] if settings.out is None else settings.out.expanduser()
-    if out.exists():
-        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    files.require_free(out, overwrite=settings.overwrite)
     index = index_path(root, all_readers())
     if not settings.redraw:  # a published test split must not be drawn away by accident
         if found := _file_in(root):
@@ -245,7 +246,7 @@ def draw_split_file(settings: SplitSettings) -> str:
     strata = None if settings.stratify is None else strata_of(volumes, settings.stratify)
     splits = stratified_splits(subjects, seed=settings.seed, strata=strata)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
+    files.write_json(out, splits)
     if strata is None:
         strata = {subject: Counter[str]() for subject in subjects}
         for volume in volumes:

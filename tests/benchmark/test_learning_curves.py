@@ -163,7 +163,7 @@ def test_what_is_no_training_is_refused(tmp_path: Path) -> None:
         read_run(training(tmp_path / "a", {}))
     broken = training(tmp_path / "b", {0: 1.0})
     (broken / "log.jsonl").write_text('{"step": ')
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="expected JSON"):
         read_run(broken)
     same = [training(tmp_path / name, {0: 1.0}) for name in ("c", "d")]
     with pytest.raises(ValueError, match="differ in nothing"):

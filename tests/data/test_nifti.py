@@ -123,7 +123,7 @@ def test_the_file_beside_tells_field_strength_and_scanner(tmp_path: Path) -> Non
     volume, _ = read(tmp_path / "a.nii.gz")
     assert (volume.field_strength, volume.scanner) == (3.0, "GE MR750")
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
-    refused(tmp_path / "a.nii.gz", r"a\.json beside it is not JSON")
+    refused(tmp_path / "a.nii.gz", r"a\.json beside it is no JSON")
 
 
 @pytest.mark.parametrize("name", ["sub-1_mask", "sub-1_T1w_dseg", "labels", "sub-1_part-phase_T1w"])

@@ -1,6 +1,5 @@
 """The generic HDF5 layout: a data set `image` or `kspace`, and a few attributes."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import Reader, UnreadableError, Volume
 from activemri.data.slices import Slice
+from activemri.files import parse_json
 
 IMAGE_AXES = "(slice, height, width)"
 KSPACE_AXES = "(slice, coil, height, width)"
@@ -103,7 +103,7 @@ class HDF5Reader(Reader):
         # The steps that the file names. Free text of other programs is one step.
         named = stored.text(file, "processing")
         try:
-            steps = [] if named is None else json.loads(named)
+            steps = [] if named is None else parse_json(named, "'processing'")
         except ValueError:
             steps = named
         processing = tuple(map(str, steps if isinstance(steps, list) else [steps]))

@@ -1,6 +1,5 @@
 """NIfTI: volumes of images, as most public collections of brains publish them."""
 
-import json
 import re
 import zlib
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from activemri.data.readers import (
     cached_by_file,
 )
 from activemri.data.slices import Slice
+from activemri.files import read_json
 
 #: Names of files that hold masks, segmentations, phase.
 NO_IMAGE = re.compile(r"(^|[_\-.])(mask|dseg|probseg|seg|aseg|labels?|part-phase|phase)([_\-.]|$)")
@@ -73,10 +73,9 @@ class NIfTIReader(Reader):
         contrast = contrast_of(words)
         beside = file.path.with_name(f"{stem}.json")  # as BIDS has them
         try:
-            labels = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            labels = read_json(beside) if beside.is_file() else {}
         except (ValueError, OSError) as error:
-            raise UnreadableError(f"{beside.name} beside it is not JSON: {error}") from error
-        labels = labels if isinstance(labels, dict) else {}
+            raise UnreadableError(f"{beside.name} beside it is no JSON object: {error}") from error
         maker = (labels.get("Manufacturer"), labels.get("ManufacturersModelName"))
         strength = labels.get("MagneticFieldStrength")
         return Volume(

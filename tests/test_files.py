@@ -1,0 +1,57 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from activemri import files
+
+BAD = {
+    "deep": "[" * 100_000,
+    "deep object": '{"a":' * 100_000,
+    "infinite": '{"a": 1e400}',
+    "nan": '{"a": NaN}',
+    "huge": '{"a": 1' + "0" * 5000 + "}",
+    "over 64 bits": '{"a": 9223372036854775808}',
+    "a list": "[1, 2]",
+    "nothing": "",
+    "no text": "\udcff",
+    "cut off": '{"a": ',
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_json_that_cannot_be_used_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(BAD[kind].encode("utf-8", errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"file\.json cannot be read") as raised:
+        files.read_json(path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_json_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    with path.open("wb") as file:
+        file.truncate(files.MOST_JSON + 1)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read"))
+    with pytest.raises(ValueError, match="at most 256 MiB"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize("value", ["true", '"3"', "1.5", "null", "{}"])
+def test_a_field_of_another_type_is_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(f'{{"n": {value}}}')
+    with pytest.raises(ValueError, match="'n' to be a whole number"):
+        files.read_json(path, {"n": int})
+    with pytest.raises(ValueError, match="'m' to be text; got none"):
+        files.read_json(path, {"m": str})
+
+
+def test_what_is_written_is_strict_json_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    content = {"a": np.arange(2), "b": (math.nan, math.inf, 1.5), "c": {"d": np.float32(0.5)}}
+    files.write_json(path, content | {"e": tmp_path})
+    assert files.read_json(path) == {
+        "a": [0, 1], "b": [None, None, 1.5], "c": {"d": 0.5}, "e": str(tmp_path),
+    }  # fmt: skip
