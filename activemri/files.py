@@ -35,7 +35,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             written.append(path.with_name(path.name + NEXT))
-            with written[-1].open("wb") as stream:
+            with _named(path, written[-1]), written[-1].open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -61,10 +61,30 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{NEXT}")
     try:
-        yield partial
+        with _named(path, partial):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Give errors of the system the name of a file that is being written: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
+
+
+def expanded(path: str | Path) -> Path:
+    """The path, where a leading ~ or ~USER stands for a home folder; a ValueError without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected a user with a home folder after ~") from error
 
 
 def write_json(path: Path, content: object) -> None:

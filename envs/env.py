@@ -40,8 +40,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     widest scan has), plus a last one that stops if `stop_action`. ``info["action_mask"]`` (int8,
     1 = legal) tells which may be taken. Lines that are acquired already, that the scanner never
     measured (zero padding), or that exceed the budget are illegal: they waste one line of the
-    budget, gain nothing, cost `step_cost` as any other, and set ``info["illegal_action"]``; with `invalid_action="raise"` they raise.
-    Numbers that are no action at all always raise.
+    budget, gain nothing, cost `step_cost` as any other, and set ``info["illegal_action"]``; with
+    `invalid_action="raise"` they raise. Numbers that are no action at all always raise.
 
     Observations: by default ``Dict(image=Box(0, 255, (1, height, width), uint8),
     mask=MultiBinary(n_lines), budget=Box(0, 1, (1,), float32))``: the magnitude of the
