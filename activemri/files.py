@@ -1,5 +1,6 @@
 """Files written completely or not at all, JSON, digests, locks: once for the whole package."""
 
+import errno
 import hashlib
 import json
 import math
@@ -294,4 +295,8 @@ else:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            # A file system without locks: nothing tells that another process writes.
         return True
