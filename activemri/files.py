@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,11 @@ def _kind(value: object) -> str:
 def digest(content: bytes | str) -> str:
     """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def digest_of(stream: BufferedReader) -> str:
+    """The same of all that a file holds."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_writable(folder: Path) -> None:

@@ -32,6 +32,8 @@ class Container:
     open: Callable[[Path], Any]
     #: Of the names of a folder's files of this kind those that stand for a scan. Reads no content.
     scans: Callable[[Path, Sequence[str]], Sequence[str]] = lambda folder, names: names
+    #: All files that hold a part of the scan that a file stands for.
+    parts: Callable[[Path], Sequence[Path]] = lambda path: (path,)
 
     def holds(self, name: str) -> bool:
         """True for the name of a file of this kind."""
