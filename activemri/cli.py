@@ -160,6 +160,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """
     import tyro
 
+    from activemri.options import require_numbers
+
     command = COMMANDS[name]
     own, arguments = _take("import", arguments)
     if own is not None:
@@ -207,6 +209,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         words = re.split("Argument helptext:|For full helptext", " ".join(words.split()))[0]
         words = words.removeprefix("Error parsing ").strip()
         raise ValueError(f"{words}; --help shows all options") from None
+    require_numbers(parsed)
     return replace(parsed, **inner) if inner else parsed
 
 
