@@ -12,7 +12,7 @@ import torch
 
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
-from activemri.data.readers import READ_FAILURES, UnreadableError
+from activemri.data.readers import UnreadableError, guarded
 from activemri.data.regions import Box, Findings, region_of, upright
 from activemri.data.slices import Slice, SliceInfo
 from activemri.data.standard import magnitude_reference, to_matrix
@@ -95,12 +95,17 @@ class VolumeDataset:
 
     def __getitem__(self, position: int) -> Slice:
         entry, index, volume_max = self._slices[position]
+        findings = self._findings.get((entry.volume.name, index), ())
         try:
-            findings = self._findings.get((entry.volume.name, index), ())
-            scan = _read_slice(
-                self._open(entry), entry, index, matrix_size=self._matrix_size, findings=findings
-            )
-        except READ_FAILURES as error:
+            with guarded():
+                scan = _read_slice(
+                    self._open(entry),
+                    entry,
+                    index,
+                    matrix_size=self._matrix_size,
+                    findings=findings,
+                )
+        except UnreadableError as error:
             raise UnreadableError(
                 f"{entry.file}, slice {index}, was readable when it was indexed: {error}"
             ) from error
@@ -217,7 +222,10 @@ def _read_slice(
 
     Its values are not looked at: that takes longer than reading them, and the survey has done it.
     """
-    scan = entry.reader.read(file, entry.volume, index)
+    scan, volume = entry.reader.read(file, entry.volume, index), entry.volume
+    shapes = tuple(scan.kspace.shape), tuple(scan.target.shape)
+    if shapes != ((volume.n_coils, *volume.shape), volume.target_shape):
+        raise UnreadableError(f"k-space and reference of {shapes}; expected those of its volume")
     if findings:
         rows, columns = scan.target.shape
         boxes = [upright(box, rows) for box in findings]
@@ -231,39 +239,48 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
     usable: list[int] = []
     volume_max, never_acquired, mismatch, off_center, lasting = 0.0, 0, 0.0, 0.0, True
     try:
-        file = entry.reader.container.open(root / entry.file)
-    except READ_FAILURES as error:
+        with guarded(), entry.reader.container.open(root / entry.file) as file:
+            for index in range(entry.volume.n_slices):
+                try:
+                    with guarded():
+                        scan = _read_slice(file, entry, index, matrix_size=matrix_size)
+                        _refuse_unusable(scan)
+                except UnreadableError as error:
+                    problems.append((index, str(error)))
+                    lasting = lasting and error.__cause__ is None
+                    continue
+                usable.append(index)
+                volume_max = max(volume_max, float(scan.target.max()))
+                never_acquired = max(never_acquired, int((~scan.measured.any(dim=0)).sum()))
+                if index == entry.volume.n_slices // 2:
+                    mismatch, off_center = _conventions(scan)
+    except UnreadableError as error:  # of opening it
         every = range(entry.volume.n_slices)
         return Survey(problems=tuple((index, str(error)) for index in every)), False
-    with file:
-        for index in range(entry.volume.n_slices):
-            try:
-                scan = _read_slice(file, entry, index, matrix_size=matrix_size)
-                refuse_unusable(scan.kspace, "k-space")
-                refuse_unusable(scan.target, "the reference")
-                height, width = scan.target.shape
-                if min(height, width) < SSIM_WINDOW:  # it would end a whole run
-                    raise UnreadableError(
-                        f"too small to be scored: expected a reference of at least {SSIM_WINDOW} "
-                        f"x {SSIM_WINDOW} pixels; got {height} x {width}"
-                    )
-            except READ_FAILURES as error:
-                problems.append((index, str(error)))
-                lasting = lasting and isinstance(error, UnreadableError)
-                continue
-            usable.append(index)
-            volume_max = max(volume_max, float(scan.target.max()))
-            never_acquired = max(never_acquired, int((~scan.measured.any(dim=0)).sum()))
-            if index == entry.volume.n_slices // 2:
-                image = magnitude_reference(
-                    scan.kspace, (height, width), sensitivity=scan.sensitivity
-                )
-                norm = torch.linalg.vector_norm
-                mismatch = float(norm(image - scan.target) / norm(scan.target))
-                n_rows, n_columns = scan.shape
-                row, column = divmod(int(scan.kspace.abs().amax(dim=0).argmax()), n_columns)
-                off_center = max(
-                    abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns
-                )
     facts = (volume_max, tuple(usable), tuple(problems), never_acquired, mismatch, off_center)
     return Survey(*facts), lasting
+
+
+def _refuse_unusable(scan: Slice) -> None:
+    """Refuse a slice that would end a run, or spoil its numbers, by UnreadableError."""
+    refuse_unusable(scan.kspace, "k-space")
+    refuse_unusable(scan.target, "the reference")
+    height, width = scan.target.shape
+    if min(height, width) < SSIM_WINDOW:
+        raise UnreadableError(
+            f"too small to be scored: expected a reference of at least {SSIM_WINDOW} x "
+            f"{SSIM_WINDOW} pixels; got {height} x {width}"
+        )
+
+
+def _conventions(scan: Slice) -> tuple[float, float]:
+    """How far the reference, and the strongest sample, are from where they should be.
+
+    See :class:`Survey`.
+    """
+    (height, width), (n_rows, n_columns) = scan.target.shape, scan.shape
+    image = magnitude_reference(scan.kspace, (height, width), sensitivity=scan.sensitivity)
+    norm = torch.linalg.vector_norm
+    row, column = divmod(int(scan.kspace.abs().amax(dim=0).argmax()), n_columns)
+    aside = max(abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns)
+    return float(norm(image - scan.target) / norm(scan.target)), aside
