@@ -1,6 +1,7 @@
 """Slices read from files on demand, and surveys: facts that only reading all samples shows."""
 
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -28,6 +29,14 @@ MISMATCH = 0.05
 #: The strongest sample of k-space may lie this share of a side away from the centre. More means
 #: that the low frequencies are not in the middle.
 OFF_CENTER = 0.25
+
+#: Least and most of the largest value of k-space and of the reference. Within them scores do not
+#: depend on the scale to 1e-4; beyond 1e-12 and 1e16 squares in float32 get lost in CG-SENSE.
+MAGNITUDES = (1e-10, 1e10)
+
+#: Columns and rows that were measured are more than this share of all, and more than one: scans
+#: start with some of them, and something must be left to choose.
+LEAST_MEASURED = 1 / 8
 
 log = logging.getLogger(__name__)
 
@@ -263,8 +272,28 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
 
 def _refuse_unusable(scan: Slice) -> None:
     """Refuse a slice that would end a run, or spoil its numbers, by UnreadableError."""
-    refuse_unusable(scan.kspace, "k-space")
-    refuse_unusable(scan.target, "the reference")
+    if scan.sensitivity is not None:
+        refuse_unusable(scan.sensitivity, "the coil maps")
+    least, most = MAGNITUDES
+    samples = torch.view_as_real(scan.kspace)
+    for values, what in ((samples, "k-space"), (scan.target, "the reference")):
+        refuse_unusable(values, what)
+        largest = float(torch.linalg.vector_norm(values, ord=math.inf))
+        if not least <= largest <= most:
+            raise UnreadableError(
+                f"the largest value of {what} is {largest:.2g}; expected {least:g} to {most:g}: "
+                "multiply k-space and reference by a constant"
+            )
+    if bool((scan.target < 0).any()):
+        raise UnreadableError("the reference has negative values; expected magnitudes")
+    for name, axis in (("columns", 0), ("rows", 1)):
+        lines = scan.measured.any(dim=axis)
+        n_measured, fewest = int(lines.sum()), max(2, int(len(lines) * LEAST_MEASURED) + 1)
+        if n_measured < fewest:
+            raise UnreadableError(
+                f"only {n_measured} of {len(lines)} {name} were measured; expected at least "
+                f"{fewest}, so that there is something to choose"
+            )
     height, width = scan.target.shape
     if min(height, width) < SSIM_WINDOW:
         raise UnreadableError(
