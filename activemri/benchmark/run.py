@@ -42,6 +42,10 @@ from activemri.stopping.features import Curves, play_recorded
 from activemri.stopping.rule import StoppingRule, fit_rule
 
 _SETTINGS = "settings.json"
+_WRITTEN = (
+    _SETTINGS, "parts", "quality", "orders", "rules", "results.parquet", "summary.json",
+    "report.html", "episode.gif",
+)  # fmt: skip
 
 Item = TypeVar("Item")
 Tell = Callable[[float], object]  # takes the share of an item's work that was done
@@ -76,22 +80,22 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         OSError: if the folder cannot be written.
     """
     out = settings.run.out
-    files.require_writable(out)
+    files.require_claimable(out, "benchmark")
     plan = Plan(settings)
     manifest = _manifest(plan)
     # Only now, so that a mistake in the settings does not take the folder.
-    files.make_writable(out)
-    files.write_json(out / _SETTINGS, manifest)
-    table = _play(plan)
-    _write_parquet(table, out / "results.parquet")
-    rules = _fit_rules(plan) if plan.stopping else []
-    with Progress("sum up", 1, unit="") as progress:
-        found = report(plan, table, rules=rules)
-        progress(0.7)
-        files.write_json(out / "summary.json", found.content)
-        command = shlex.join(["activemri", *sys.argv[1:]])
-        files.write(out / "report.html", found.html(command=command))
-        progress(1)
+    with files.claimed(out, "benchmark", overwrite=_WRITTEN if settings.run.overwrite else ()):
+        files.write_json(out / _SETTINGS, manifest)
+        table = _play(plan)
+        _write_parquet(table, out / "results.parquet")
+        rules = _fit_rules(plan) if plan.stopping else []
+        with Progress("sum up", 1, unit="") as progress:
+            found = report(plan, table, rules=rules)
+            progress(0.7)
+            files.write_json(out / "summary.json", found.content)
+            command = shlex.join(["activemri", *sys.argv[1:]])
+            files.write(out / "report.html", found.html(command=command))
+            progress(1)
     return Outcome(table, found, out)
 
 
@@ -422,14 +426,10 @@ def _manifest(plan: Plan) -> dict[str, Any]:
     settings["protocol"].pop("reconstructor", None)  # its fingerprint tells it
     given: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     parts = [path for name in ("parts", "quality") for path in (out / name).rglob("*.parquet")]
-    if not (out / _SETTINGS).exists() or not [*parts, *(out / "orders").glob("*.json")]:
+    begun = (out / _SETTINGS).exists() and [*parts, *(out / "orders").glob("*.json")]
+    if plan.settings.run.overwrite or not begun:
         return given
     found = files.read_json(out / _SETTINGS)
-    if "protocol" not in found:
-        raise ValueError(
-            f"{out} holds a benchmark of an earlier version of this package, which cannot be "
-            "continued. Choose another --out, or delete that folder"
-        )
     changed = {
         name: (found.get(name), value)
         for name, value in given.items()
@@ -439,7 +439,7 @@ def _manifest(plan: Plan) -> dict[str, Any]:
         raise ValueError(
             f"{out} holds a benchmark with other settings: "
             + "; ".join(f"{name} was {was}, now {now}" for name, (was, now) in changed.items())
-            + ". Choose another --out, or delete that folder"
+            + ". Choose another --out, or --overwrite it"
         )
     return {name: mark for name, mark in found.items() if name.startswith(_PLAYERS)} | given
 

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.splits import assign_splits, usual_order
@@ -47,6 +48,8 @@ class CardSettings:
     """A folder of scans, or one file."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Where to write; None prints it."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the file where it is there already."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
 
@@ -154,8 +157,8 @@ def write_card(settings: CardSettings) -> str:
         ValueError: if the file to write is there already.
     """
     out = None if settings.out is None else settings.out.expanduser()
-    if out is not None and out.exists():
-        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    if out is not None:
+        files.require_free(out, overwrite=settings.overwrite)
     rows, problems, split_problem = inspect(settings.path, settings.split_file)
     volumes = [row.entry.volume for row in rows]
     n_subjects, n_files, n_slices = _counts(rows)
@@ -197,7 +200,7 @@ def write_card(settings: CardSettings) -> str:
     if out is None:
         return card
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(card + "\n", encoding="utf-8")
+    files.write(out, card + "\n")
     return str(out)
 
 

@@ -74,7 +74,8 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     """Write demonstrations; the path of the file.
 
     Raises:
-        ValueError: unknown names, an oracle as policy, or a scanner that is not ideal.
+        ValueError: unknown names, an oracle as policy, a scanner that is not ideal, or a file that
+            is there already.
         OSError: the file cannot be written.
         ModuleNotFoundError: pyarrow is not installed.
     """
@@ -91,7 +92,8 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     policy = make_policy(settings.policy, metric=settings.protocol.metric)
     if policy.traits.is_oracle:
         raise ValueError(f"--policy {settings.policy}: the oracle judges anyway; name another")
-    files.make_writable(settings.run.out.parent)
+    out = settings.run.out.with_suffix(".parquet")
+    files.require_free(out, overwrite=settings.run.overwrite)
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
     require_played(policy, problem.scan.geometry)
@@ -106,7 +108,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
             follow=0.5,
             report=lambda **moved: progress(min(int(moved["states"]), settings.states)),
         )
-    return write_demonstrations(settings.run.out, found, problem, horizon=settings.horizon)
+    return write_demonstrations(out, found, problem, horizon=settings.horizon)
 
 
 @dataclass(frozen=True, eq=False)
