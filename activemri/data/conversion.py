@@ -74,7 +74,7 @@ def convert(settings: ConvertSettings) -> str:
         ValueError: if the splits contradict each other, `out` lies where the scans are, or belongs
             to another command or another process.
     """
-    source, out = settings.path.expanduser(), settings.out.expanduser()
+    source, out = files.expanded(settings.path), files.expanded(settings.out)
     files.require_claimable(out, "data convert")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out must lie outside of {source}; got {out}")

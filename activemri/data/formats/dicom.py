@@ -38,7 +38,13 @@ def _series(folder: Path, names: Sequence[str]) -> list[str]:
     return sorted(members[0] for members in _grouped(folder)) if names else []
 
 
-DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series)
+def _members(path: Path) -> list[Path]:
+    """The files of the series that a file belongs to."""
+    group = next(group for group in _grouped(path.parent) if path.name in group)
+    return [path.parent / name for name in group]
+
+
+DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series, _members)
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,7 @@ class DICOMSeries(OpenedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        members = next(group for group in _grouped(path.parent) if path.name in group)
-        headers = {name: _parsed(path.parent / name, stop_before_pixels=True) for name in members}
+        headers = {one.name: _parsed(one, stop_before_pixels=True) for one in _members(path)}
         images: list[tuple[tuple[float, ...], str, int]] = []
         for name, header in headers.items():
             if (modality := header.get("Modality")) != "MR":
