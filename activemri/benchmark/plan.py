@@ -101,8 +101,6 @@ class BenchmarkSettings:
     metric: str | None = None
     """Metric that greedy policies maximise and the report shows first; None takes the one that
     --reward is about."""
-    n_bootstrap: int = 2000
-    """Resamples of subjects behind every confidence interval."""
     workers: int = 1
     """Processes side by side."""
     verify_data: FlagCreatePairsOff[bool] = False
@@ -120,7 +118,7 @@ class BenchmarkSettings:
         require_positive(slices_per_volume=self.slices_per_volume, max_slices=self.max_slices)
         require_positive(max_oracle_slices=self.max_oracle_slices, n_seeds=self.n_seeds)
         require_positive(n_fit_scans=self.n_fit_scans, max_fit_slices=self.max_fit_slices)
-        require_positive(n_bootstrap=self.n_bootstrap, workers=self.workers)
+        require_positive(workers=self.workers)
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,7 @@ Work = Callable[[Plan, Item, Tell], object]
 #: Settings that change neither an episode nor its place in the table. Policies and reconstructors
 #: are told by their fingerprints; which ones are compared is free.
 _FREE = (
-    "run", "compute", "reference", "n_bootstrap", "workers", "verify_data", "stop", "policies",
-    "reconstructors",
+    "run", "compute", "reference", "workers", "verify_data", "stop", "policies", "reconstructors"
 )  # fmt: skip
 _PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 

@@ -23,7 +23,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
-from activemri.data.readers import READ_FAILURES, UnreadableError, Volume
+from activemri.data.readers import HDF5, UnreadableError, Volume, guarded
 from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import measured_samples
 from activemri.data.splits import assign_splits
@@ -140,14 +140,16 @@ def _is_converted(path: Path, origin: Origin, *, overwrite: bool) -> bool:
     if not path.exists():
         return False
     try:
-        with h5py.File(path, "r") as file:
+        with guarded(), HDF5.open(path) as file:
             found = files.parse_json(str(file.attrs["converted_from"]), str(path))
+        if not isinstance(found, dict):
+            raise UnreadableError("'converted_from' is no JSON object")
         differences = [
             f"{key} was {found.get(key)!r}, is {value!r}"
             for key, value in origin.items()
             if found.get(key) != value
         ]
-    except READ_FAILURES:
+    except UnreadableError:
         differences = ["it was not made by this command"]
     if differences and not overwrite:
         raise FileExistsError(
@@ -173,15 +175,16 @@ def _write_volume(
         with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
             largest, simulated = 0.0, volume.n_coils != entry.volume.n_coils
             for index in range(volume.n_slices if simulated else 0):
-                with suppress(*READ_FAILURES):  # named below
+                with suppress(UnreadableError), guarded():  # named below
                     scan = entry.reader.read(opened, entry.volume, index)
                     largest = max(largest, scan.volume_max)
             for index in range(volume.n_slices):
                 try:
-                    scan = entry.reader.read(opened, entry.volume, index)
-                    if simulated:
-                        scan = with_coils(scan, volume.n_coils, largest=largest)
-                except READ_FAILURES as error:
+                    with guarded():
+                        scan = entry.reader.read(opened, entry.volume, index)
+                        if simulated:
+                            scan = with_coils(scan, volume.n_coils, largest=largest)
+                except UnreadableError as error:
                     problems.append(f"{entry.file}, slice {index}: {error}")
                     continue
                 attributes: dict[str, str | float | None] = {

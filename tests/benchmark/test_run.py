@@ -53,7 +53,6 @@ def settings(
         "max_slices": 3,
         "n_fit_scans": 2,
         "max_fit_slices": 2,
-        "n_bootstrap": 50,
     }
     return BenchmarkSettings(
         protocol=replace(PROTOCOL, **(protocol or {})),
@@ -377,7 +376,7 @@ def test_the_command_takes_every_scan_protocol(
 ) -> None:
     fixed = "--policies random,lbcs oracle --reconstructors zero-filled --max-slices 2"
     small = "--matrix-size 16 --n-center-lines 4 --n-fit-scans 1 --max-fit-slices 1 --budget 4"
-    more = "--n-bootstrap 20 --max-oracle-slices 1 --out"
+    more = "--max-oracle-slices 1 --out"
     line = f"benchmark {small} {fixed} {words} {more}".split()
     assert cli.main([*line, str(tmp_path)]) == 0, capsys.readouterr().err
     table = pd.read_parquet(tmp_path / "results.parquet")
@@ -413,7 +412,7 @@ def test_objects_are_compared_in_memory(tmp_path: Path) -> None:
     )
     assert policies_that(table, "is_order") == ["last"]
     assert set(table["reconstructor"]) == {"zero-filled", "Twice"}
-    assert {row["policy"] for row in summarise(table, n_resamples=20)} == {"random", "last"}
+    assert {row["policy"] for row in summarise(table)} == {"random", "last"}
     named = run_benchmark(settings(tmp_path, policies=("random",))).table
     own = table[(table["policy"] == "random") & (table["reconstructor"] == "zero-filled")]
     pd.testing.assert_frame_equal(own.reset_index(drop=True), named, check_exact=True)
