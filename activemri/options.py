@@ -242,7 +242,7 @@ def require_numbers(settings: Any, prefix: str = "") -> None:
                     )
 
 
-_MOST_THREADS = 1024
+_MOST_THREADS, _MOST_LAYERS = 1024, 2048
 _MOST_WHOLE, _MOST_REAL = (1 << 63) - 1, 3.4e38
 
 
@@ -255,6 +255,13 @@ def require_positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{_option(name)}: expected a finite number above 0; got {value}")
+
+
+def require_sizes(**values: int) -> None:
+    """The same for more channels or layers than any network has: they would take hours to make."""
+    for name, value in values.items():
+        if value > _MOST_LAYERS:
+            raise ValueError(f"{_option(name)}: expected at most {_MOST_LAYERS:,}; got {value}")
 
 
 def require_not_negative(**values: float | None) -> None:
