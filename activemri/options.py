@@ -165,7 +165,11 @@ def with_values(settings: Any, values: Mapping[str, object]) -> Any:
         known = {name: value for name, value, _ in flat(settings)}
         if key not in known:
             raise ValueError(f"unknown option {key!r}; expected one of {', '.join(known)}")
-        settings = _with_value(settings, key, values[key], known[key])
+        try:
+            settings = _with_value(settings, key, values[key], known[key])
+        except ValueError as error:  # Python's own words for a text that is no number
+            named = key.rpartition(".")[2].replace("_", "-") in str(error).replace("_", "-")
+            raise error if named else ValueError(f"{_option(key)}: {error}") from error
     require_numbers(settings)
     return settings
 
@@ -194,7 +198,10 @@ def _typed(value: object, hint: Any) -> object:
     if type(None) in kinds and value == "None":
         return None
     if tuple in kinds:
-        return tuple(value.split(","))
+        parts = value.split(",")
+        if int not in kinds:
+            return tuple(parts)
+        return int(value) if len(parts) == 1 else tuple(map(int, parts))
     if bool in kinds:
         if value.lower() not in ("true", "false"):
             raise ValueError(f"expected true or false; got {value}")

@@ -855,7 +855,7 @@ def radial(
         n_spokes: None for as many as equally spaced ones would need (Nyquist).
         tiny: order of the golden angle, see :func:`activemri.mri.trajectories.golden`.
     """
-    n = trajectories.nyquist(max(shape)) if n_spokes is None else n_spokes
+    n = _number_of_spokes(shape, n_spokes)
     spokes = Spokes(shape, trajectories.golden(n, order=tiny))
     return Geometry("radial", spokes, _trains(n, lines_per_action))
 
@@ -864,10 +864,22 @@ def radial_uniform(
     shape: Shape, *, lines_per_action: int = 1, n_spokes: int | None = None
 ) -> Geometry:
     """Equally spaced spokes, counted by angle; arguments as of :func:`radial`."""
-    n = trajectories.nyquist(max(shape)) if n_spokes is None else n_spokes
+    n = _number_of_spokes(shape, n_spokes)
     spokes = Spokes(shape, trajectories.uniform(n))
     return Geometry("radial-uniform", spokes, _trains(n, lines_per_action))
 
+
+def _number_of_spokes(shape: Shape, given: int | None) -> int:
+    if given is None:
+        return trajectories.nyquist(max(shape))
+    if not 1 <= given <= _MOST_SPOKES:
+        raise ValueError(
+            f"n_spokes: expected at least one spoke, at most {_MOST_SPOKES}; got {given}"
+        )
+    return given
+
+
+_MOST_SPOKES = 65_536  # a sequence of so many would take hours
 
 GEOMETRIES: dict[str, Callable[..., Geometry]] = {
     "columns": columns,
