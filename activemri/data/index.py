@@ -19,6 +19,7 @@ from typing import Any
 
 from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import reader_for
+from activemri.data.isolation import Run, here
 from activemri.data.readers import Container, Reader, UnreadableError, Volume, guarded
 from activemri.files import read_json, replacing
 from activemri.progress import track
@@ -47,10 +48,10 @@ class Index:
     problems: Mapping[str, str]  # files that are left out, and the reasons
 
 
-def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
+def index_path(path: Path, readers: tuple[Reader, ...], *, run: Run = here) -> Index:
     """Index a file, or all files of the readers' formats under a folder, by their headers.
 
-    The second time only changed files are opened.
+    The second time only changed files are opened. `run` runs the functions that open them.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -60,7 +61,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
     suffixes = f"{', '.join(others)} or {last}"
     if path.is_dir():
-        root, files = path, _scans_below(path, kinds)
+        root, files = path, _scans_below(path, kinds, run)
         if not files:
             raise UnreadableError(f"expected files ending in {suffixes} under {path}; got none")
     elif path.exists():
@@ -77,7 +78,7 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
                 if kind is None:
                     raise UnreadableError(f"expected a name ending in {suffixes}")
                 suitable = [reader for reader in readers if reader.container == kind]
-                entries.append(_describe(root, name, suitable, cache))
+                entries.append(_describe(root, name, suitable, cache, run))
             except (UnreadableError, OSError) as error:
                 # Problems are not cached: they may be gone with the next try or a newer reader.
                 problems[name] = str(error)
@@ -146,7 +147,7 @@ class FileFacts:
         self._saved = time.monotonic()
 
 
-def _scans_below(root: Path, kinds: Sequence[Container]) -> list[str]:
+def _scans_below(root: Path, kinds: Sequence[Container], run: Run) -> list[str]:
     """Names of files, relative to the root; links are followed, in circles only once."""
     seen: set[str] = set()
     files = []
@@ -157,12 +158,18 @@ def _scans_below(root: Path, kinds: Sequence[Container]) -> list[str]:
             continue
         seen.add(real)
         for kind in kinds:
-            found = kind.scans(Path(folder), [name for name in names if kind.holds(name)])
+            held: Sequence[str] = [name for name in names if kind.holds(name)]
+            try:
+                found = run(kind.scans, Path(folder), held)
+            except UnreadableError:  # opening each of them will say why
+                found = held
             files += [(Path(folder) / name).relative_to(root).as_posix() for name in found]
     return sorted(files)
 
 
-def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts) -> Entry:
+def _describe(
+    root: Path, name: str, readers: Sequence[Reader], cache: FileFacts, run: Run
+) -> Entry:
     """The scan in a file, as cached or read from its header, or UnreadableError or OSError."""
     status = (root / name).stat()
     facts = cache.of(name, status)
@@ -172,9 +179,13 @@ def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts
                 fields = facts["volume"].items()
                 lists = {key: tuple(value) for key, value in fields if isinstance(value, list)}
                 return Entry(name, reader, Volume(**(facts["volume"] | lists)))
-    kind = readers[0].container
-    with guarded(f"damaged or not {kind.name}: "), kind.open(root / name) as file:
-        reader = reader_for(file, readers)
-        volume = reader.describe(file)
+    reader, volume = run(_read_header, root / name, readers)
     cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
     return Entry(name, reader, volume)
+
+
+def _read_header(path: Path, readers: Sequence[Reader]) -> tuple[Reader, Volume]:
+    kind = readers[0].container
+    with guarded(f"damaged or not {kind.name}: "), kind.open(path) as file:
+        reader = reader_for(file, readers)
+        return reader, reader.describe(file)

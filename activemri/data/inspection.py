@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
+from activemri.data.isolation import Isolation
 from activemri.data.splits import assign_splits, usual_order
 from activemri.data.volumes import Survey, survey
 from activemri.tables import Table
@@ -38,6 +39,7 @@ class InspectSettings:
     """JSON or CSV file with the split of every subject."""
     files: FlagCreatePairsOff[bool] = False
     """List every file with its subject, however many there are."""
+    isolation: OmitArgPrefixes[Isolation] = Isolation()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class CardSettings:
     """Replace the file where it is there already."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
+    isolation: OmitArgPrefixes[Isolation] = Isolation()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ class Row:
     n_bytes: int
 
 
-def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], str | None]:
+def inspect(
+    path: Path, split_file: Path | None, isolation: Isolation
+) -> tuple[list[Row], list[str], str | None]:
     """Index a path and read all its samples once.
 
     Gives the readable files, a line for all that is left out, and a contradiction between splits.
@@ -73,8 +78,9 @@ def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], 
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if nothing is usable, with the first few reasons.
     """
-    index = index_path(path.expanduser(), all_readers())
-    surveys = survey(index.root, index.entries)
+    with isolation.reading() as run:
+        index = index_path(path.expanduser(), all_readers(), run=run)
+        surveys = survey(index.root, index.entries, run=run)
     splits: dict[str, str] = {}
     problems, split_problem = [], None
     try:
@@ -97,7 +103,7 @@ def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], 
 
 def run_inspection(settings: InspectSettings) -> str:
     """`activemri data inspect`: a summary, the splits, the files, and the problems."""
-    rows, problems, _ = inspect(settings.path, settings.split_file)
+    rows, problems, _ = inspect(settings.path, settings.split_file, settings.isolation)
     n_subjects, n_files, n_slices = _counts(rows)
     size = sum(row.n_bytes for row in rows) / 1e6
     counts = [
@@ -159,7 +165,7 @@ def write_card(settings: CardSettings) -> str:
     out = None if settings.out is None else settings.out.expanduser()
     if out is not None:
         files.require_free(out, overwrite=settings.overwrite)
-    rows, problems, split_problem = inspect(settings.path, settings.split_file)
+    rows, problems, split_problem = inspect(settings.path, settings.split_file, settings.isolation)
     volumes = [row.entry.volume for row in rows]
     n_subjects, n_files, n_slices = _counts(rows)
     # Columns that no scan can measure, the least and the most of a file.

@@ -13,6 +13,7 @@ import torch
 
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
+from activemri.data.isolation import Run, here
 from activemri.data.readers import UnreadableError, guarded
 from activemri.data.regions import Box, Findings, region_of, upright
 from activemri.data.slices import Slice, SliceInfo
@@ -190,11 +191,16 @@ class Survey:
 
 
 def survey(
-    root: Path, entries: Sequence[Entry], *, matrix_size: tuple[int, int] | None = None
+    root: Path,
+    entries: Sequence[Entry],
+    *,
+    matrix_size: tuple[int, int] | None = None,
+    run: Run = here,
 ) -> list[Survey]:
     """Read every slice of some files of an index, or remember what that has shown before.
 
-    Slices are looked at in the standard form of a matrix size, which is remembered apart.
+    Slices are looked at in the standard form of a matrix size, which is remembered apart. `run`
+    runs the function that reads.
     """
     readers = sorted({repr(entry.reader) for entry in entries})
     cache = FileFacts(root, f"samples {readers} {matrix_size} {SSIM_WINDOW}")
@@ -209,7 +215,10 @@ def survey(
                     known = facts | {"usable": tuple(facts["usable"]), "problems": problems}
                     found = Survey(**known)
                 except (KeyError, TypeError, ValueError):  # nothing, or of another version
-                    found, lasting = _read_all(root, entry, matrix_size)
+                    try:
+                        found, lasting = run(_read_all, root, entry, matrix_size)
+                    except UnreadableError as error:  # of a process that has ended
+                        found, lasting = _without_slices(entry, error), False
                     if lasting:
                         cache.keep(entry.file, status, asdict(found))
                 surveys.append(found)
@@ -264,10 +273,13 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
                 if index == entry.volume.n_slices // 2:
                     mismatch, off_center = _conventions(scan)
     except UnreadableError as error:  # of opening it
-        every = range(entry.volume.n_slices)
-        return Survey(problems=tuple((index, str(error)) for index in every)), False
+        return _without_slices(entry, error), False
     facts = (volume_max, tuple(usable), tuple(problems), never_acquired, mismatch, off_center)
     return Survey(*facts), lasting
+
+
+def _without_slices(entry: Entry, error: UnreadableError) -> Survey:
+    return Survey(problems=tuple((i, str(error)) for i in range(entry.volume.n_slices)))
 
 
 def _refuse_unusable(scan: Slice) -> None:
