@@ -41,7 +41,8 @@ def deep_link(file: h5py.File, secret: Path) -> None:
     file["one/two/away"] = h5py.ExternalLink(secret, "kspace")
 
 
-FOREIGN = {
+Maker = Callable[[h5py.File, Path], None]
+FOREIGN: dict[Maker, str] = {
     external_link: "/kspace is a link to another file",
     virtual: "/kspace takes its samples from other files",
     raw_external: "/kspace takes its samples from other files",
@@ -51,9 +52,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("suffix", HDF5.suffixes)
 @pytest.mark.parametrize("make", FOREIGN)
-def test_a_scan_cannot_show_other_files(
-    tmp_path: Path, make: Callable[[h5py.File, Path], None], suffix: str
-) -> None:
+def test_a_scan_cannot_show_other_files(tmp_path: Path, make: Maker, suffix: str) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(SECRET.tobytes())
     if make is not raw_external:
@@ -205,7 +204,7 @@ def nifti_of(shape: tuple[int, ...]) -> Callable[[Path], object]:
     return write
 
 
-def dicom_of(**elements: object) -> Callable[[Path], object]:
+def dicom_of(**elements: Any) -> Callable[[Path], object]:
     return lambda path: write_dicom(path, np.ones((8, 10), np.uint16), series="1.2", **elements)
 
 
