@@ -293,8 +293,8 @@ def _refuse_unusable(scan: Slice) -> None:
         largest = float(torch.linalg.vector_norm(values, ord=math.inf))
         if not least <= largest <= most:
             raise UnreadableError(
-                f"the largest value of {what} is {largest:.2g}; expected {least:g} to {most:g}: "
-                "multiply k-space and reference by a constant"
+                f"the largest value of {what} is {'below' if largest < least else 'above'} the "
+                f"range from {least:g} to {most:g}: multiply k-space and reference by a constant"
             )
     if bool((scan.target < 0).any()):
         raise UnreadableError("the reference has negative values; expected magnitudes")

@@ -205,7 +205,8 @@ def nifti_of(shape: tuple[int, ...]) -> Callable[[Path], object]:
 
 
 def dicom_of(**elements: Any) -> Callable[[Path], object]:
-    return lambda path: write_dicom(path, np.ones((8, 10), np.uint16), series="1.2", **elements)
+    pixels, series = np.ones((8, 10), np.uint16), f"1.2.{len(str(elements))}"
+    return lambda path: write_dicom(path, pixels, series=series, **elements)
 
 
 DECLARED: dict[str, tuple[str, Callable[[Path], object], str]] = {
