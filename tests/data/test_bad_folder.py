@@ -26,9 +26,10 @@ def cifti(path: Path) -> None:
     from nibabel import cifti2
 
     axes: Any = cifti2.cifti2_axes
+    kind: Any = cifti2.cifti2.Cifti2Image
     surface = axes.BrainModelAxis.from_surface(np.arange(4), 10, "CortexLeft")
     header = (axes.SeriesAxis(0, 1, 5), surface)
-    cifti2.cifti2.Cifti2Image(np.ones((5, 4), np.float32), header).to_filename(path)
+    kind(np.ones((5, 4), np.float32), header).to_filename(path)
 
 
 def cut(write: Callable[[Path], object]) -> Callable[[Path], object]:
