@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             written.append(path.with_name(path.name + NEXT))
-            with written[-1].open("wb") as stream:
+            with _named(path, written[-1]), written[-1].open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -62,10 +63,30 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{NEXT}")
     try:
-        yield partial
+        with _named(path, partial):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Give errors of the system the name of a file that is being written: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
+
+
+def expanded(path: str | Path) -> Path:
+    """The path, where a leading ~ or ~USER stands for a home folder; a ValueError without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected a user with a home folder after ~") from error
 
 
 def write_json(path: Path, content: object) -> None:
@@ -154,6 +175,11 @@ def _kind(value: object) -> str:
 def digest(content: bytes | str) -> str:
     """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def digest_of(stream: BufferedReader) -> str:
+    """The same of all that a file holds."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_writable(folder: Path) -> None:

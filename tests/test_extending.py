@@ -31,7 +31,7 @@ SHORT = {
     "--learner.batch 8",
     "train policy": "--learner.max-steps 2",
     "train order": "",
-    "benchmark": "--n-bootstrap 20 --max-slices 1 --max-fit-slices 1",
+    "benchmark": "--max-slices 1 --max-fit-slices 1",
 }
 
 
@@ -74,7 +74,7 @@ def test_parts_of_ones_own_go_together(capsys: pytest.CaptureFixture[str]) -> No
         "train policy --algo search:RandomSearch --learner.max-steps 2 --import damped "
         "--reconstructor runs/damped --out runs/search",
         "benchmark --import damped --reconstructors runs/damped damped:Damped --policies "
-        "farthest:farthest_first random runs/search --n-bootstrap 20",
+        "farthest:farthest_first random runs/search",
     )
     for command in trained:
         assert cli.main(f"{command} {protocol} {TINY}".split()) == 0, capsys.readouterr().err

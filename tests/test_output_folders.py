@@ -21,8 +21,8 @@ ORDER = "--n-fit-scans 2 --max-fit-slices 2"
 #: A small run of every command that writes; OUT is a folder or a file, DATA a folder of scans, RUN
 #: that of a training.
 FOLDERS = {
-    "benchmark": f"{SCAN} --policies random --n-bootstrap 20 --reference random --out OUT",
-    "calibrate": f"{SCAN} --reconstructor RUN --n-bootstrap 20 --n-knots 1 --out OUT",
+    "benchmark": f"{SCAN} --policies random --reference random --out OUT",
+    "calibrate": f"{SCAN} --reconstructor RUN --n-knots 1 --out OUT",
     "train reconstructor": f"{SCAN} {NETWORK} {TRAINING} --out OUT",
     "train joint": f"{SCAN} {NETWORK} {TRAINING} --evaluator.channels 2 --evaluator.layers 1 "
     "--evaluator-steps 1 --out OUT",
@@ -37,7 +37,7 @@ FOLDERS = {
 }
 FILES = {
     "demonstrate": (".parquet", f"{SCAN} --states 2 --out OUT"),
-    "curves": (".png", "RUN --n-bootstrap 20 --out OUT"),
+    "curves": (".png", "RUN --out OUT"),
     "data split": (".json", "DATA --redraw --out OUT"),
     "data card": (".md", "DATA --out OUT"),
     "throughput": (".png", "--only step_128x128 --seconds 0.01 --plot OUT"),

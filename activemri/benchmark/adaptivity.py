@@ -2,10 +2,10 @@
 
 **Gaps.** Closed is (policy - best fixed order) / (oracle - best fixed order). Oracles are bounds
 only as far as they find the best actions, so 1 can be passed. The best order is chosen on the
-scored scans themselves (of equals the first), so that the share closed is rather too small. Every
-resample of subjects takes all of it anew: the means, the choice, and the ratio. Where the oracle is
-not clearly above the best order (the interval of the denominator reaches zero), no ratio is given:
-any number divided by nearly nothing is large.
+scored scans themselves (of equals the first), so that the share closed is rather too small.
+Intervals leave out one subject after the other, and take means and choice anew each time. Where the
+oracle is not clearly above the best order (the interval of the denominator reaches zero), no ratio
+is given: any number divided by nearly nothing is large.
 
 **Returns and lines.** A policy that stops by itself is held against orders of the best fixed
 length: stopping every scan at the same, well chosen step needs no look at any scan. Both the order
@@ -14,7 +14,6 @@ and its length are chosen with hindsight.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
-    TAILS,
     Codes,
     Floats,
-    percentile_intervals,
-    resampled_means,
-    resampling_weights,
+    intervals,
+    leave_one_out,
+    ratio_interval,
+    weighted_means,
 )
 from activemri.benchmark.statistics import (
     RETURN,
@@ -56,23 +55,19 @@ WORDS = (
     "Closed = (policy - best fixed order) / (oracle - best fixed order): 0 is what an order chosen "
     "before the scan gives, 1 what looking at the target gives. The area is held against the "
     "one-step oracle (screened, if no exact one was played), the final score against the exchange "
-    "oracle. The best order is chosen on these very scans, which favours it. Intervals draw "
-    "subjects anew, with the choice and the ratio; they say nothing about other trainings: that is "
-    "what seeds show.",
+    "oracle. The best order is chosen on these very scans, which favours it. Intervals "
+    "are over subjects; they say nothing about other trainings: that is what seeds show.",
     "Shared = of the actions of a scan, those that another scan gets as well, mean over pairs.",
 )
 
 
-def worth(
-    table: pd.DataFrame, metric: str, *, seed: int = 0, n_resamples: int = 2000
-) -> dict[str, list[dict[str, object]]]:
+def worth(table: pd.DataFrame, metric: str) -> dict[str, list[dict[str, object]]]:
     """Rows of all functions below, in the metric that the oracles maximised."""
     own = table[table["metric"].isin([metric, RETURN])]
     scored = own[own["metric"] == metric]
-    options: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
     return {
-        "gaps": gaps_closed(scored, **options) + returns_closed(own, **options),
-        "lines_saved": lines_saved(scored, metric, **options),
+        "gaps": gaps_closed(scored) + returns_closed(own),
+        "lines_saved": lines_saved(scored, metric),
         "actions": shared_actions(scored),
         "seeds": seed_spread(own),
     }
@@ -137,9 +132,7 @@ def worth_table(
     )
 
 
-def gaps_closed(
-    table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
-) -> list[dict[str, object]]:
+def gaps_closed(table: pd.DataFrame) -> list[dict[str, object]]:
     """The share of the gap that each policy closes, per reconstructor, metric and quantity.
 
     Only scans count that the policy, the oracle and all orders have acquired. Oracles get no row.
@@ -173,8 +166,6 @@ def gaps_closed(
                     names=rivals,
                     subjects=pd.factorize(scans.index.get_level_values("subject"), sort=True)[0],
                     sign=sign,
-                    seed=seed,
-                    n_resamples=n_resamples,
                 )
                 if row["order"] != policy["policy"]:
                     rows.append({**policy, **family, "quantity": quantity, "oracle": oracle} | row)
@@ -189,8 +180,6 @@ def gap_closed(
     names: Sequence[str],
     subjects: Codes,
     sign: float = 1.0,
-    seed: int = 0,
-    n_resamples: int = 2000,
 ) -> dict[str, object]:
     """The share of the gap that a policy closes, from scores of the same scans.
 
@@ -210,34 +199,21 @@ def gap_closed(
     policy, oracle, orders = sign * policy, sign * oracle, sign * orders
     means = orders.mean(axis=0)
     ranking = np.argsort(-means, kind="stable")
-    best = orders[:, ranking[0]].mean()
     n_subjects = int(subjects.max()) + 1
-    drawn = None
-    if n_subjects > 1:
-        rng = np.random.default_rng(seed)
-        weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-        ends = np.stack([policy.mean(axis=1), oracle], axis=1)
-        drawn = resampled_means(ends, subjects, weights=weights)
-        drawn -= resampled_means(orders, subjects, weights=weights).max(axis=1, keepdims=True)
-    gain, room = percentile_intervals(np.array([policy.mean(), oracle.mean()]) - best, drawn)
-    closed = low = high = reason = None
+    weights = leave_one_out(n_subjects)
+    ends = np.stack([policy.mean(axis=1), oracle], axis=1)
+    above = weighted_means(ends, subjects, weights=weights)
+    above -= weighted_means(orders, subjects, weights=weights).max(axis=1, keepdims=True)
+    gain, room = intervals(above)
+    closed = low = high = None
     if room.value <= 0:
-        reason = "the oracle is not above the best fixed order"
+        reason: str | None = "the oracle is not above the best fixed order"
     elif room.low is not None and room.low <= 0:
         reason = "the oracle is not clearly above the best fixed order"
     else:
-        closed, reason = gain.value / room.value, gain.reason
-        if drawn is not None:
-            # Without room a gain is worth any share, a loss none: these stay in the outer tails.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                shares = np.where(drawn[:, 1] > 0, drawn[:, 0] / drawn[:, 1], np.inf * drawn[:, 0])
-            shares[np.isnan(shares)] = 0
-            tails = np.quantile(shares, TAILS, method="nearest")
-            if np.isfinite(tails).all():
-                low, high = map(float, tails)
-            else:
-                reason = "too little room in too many resamples"
-    seeds = policy.mean(axis=0) - best
+        share = ratio_interval(above)
+        closed, low, high, reason = share.value, share.low, share.high, share.reason
+    seeds = policy.mean(axis=0) - means.max()
     first, *others = (f"{names[i]} {sign * means[i]:.4g}" for i in ranking)
     why = f"the only fixed order of this benchmark; mean {first.split()[-1]}"
     if others:
@@ -265,9 +241,7 @@ def gap_closed(
     }
 
 
-def returns_closed(
-    table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
-) -> list[dict[str, object]]:
+def returns_closed(table: pd.DataFrame) -> list[dict[str, object]]:
     """As :func:`gaps_closed`, of the final return.
 
     The gap goes from the best order of the best fixed length ("lbcs, 17 actions") to oracles that
@@ -293,16 +267,12 @@ def returns_closed(
                 np.stack(list(lengths.values()), axis=1),
                 names=list(lengths),
                 subjects=subjects,
-                seed=seed,
-                n_resamples=n_resamples,
             )
             rows.append({"policy": policy, **of_all, "oracle": "oracles, best stop"} | found)
     return rows
 
 
-def lines_saved(
-    table: pd.DataFrame, metric: str, *, seed: int = 0, n_resamples: int = 2000
-) -> list[dict[str, object]]:
+def lines_saved(table: pd.DataFrame, metric: str) -> list[dict[str, object]]:
     """Lines that policies which end some scans before others save against orders of equal quality.
 
     Returns:
@@ -311,7 +281,7 @@ def lines_saved(
         the mean with the fewest lines, and ``order_lines``, how many (between two steps
         interpolated); ``saved`` = 1 - lines / order_lines with ``_lo``, ``_hi``. Where no order
         gets there (``order_lines`` None) the longest length played stands in, so that the saving
-        is at least that; in resamples too.
+        is at least that; without one of the subjects too.
     """
     rows: list[dict[str, object]] = []
     orders, bounds = (policies_that(table, trait) for trait in ("is_order", "is_oracle"))
@@ -324,15 +294,11 @@ def lines_saved(
             ends = np.stack([runs.mean(axis=0)[:, -1], lines[policy][:, -1]], axis=1)
             if policy in bounds or policy in orders or not rivals or np.ptp(ends[:, 1]) == 0:
                 continue
-            everybody = np.ones((1, n_subjects))
-            used, needed, reached, saved = _against_orders(ends, curves, subjects, everybody)
+            used, needed, reached, shares = _against_orders(
+                ends, curves, subjects, leave_one_out(n_subjects)
+            )
             best = int(needed[0].argmin())
-            if n_subjects > 1:
-                rng = np.random.default_rng(seed)
-                drawn = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-                shares = _against_orders(ends, curves, subjects, drawn)[-1]
-                saved = np.append(saved, np.quantile(shares, TAILS, method="nearest"))
-            known = [float(share) if np.isfinite(share) else None for share in saved]
+            (saved,) = intervals(shares[:, None])
             rows.append(
                 {
                     "policy": policy,
@@ -341,8 +307,9 @@ def lines_saved(
                     "quality": sign * float(ends[:, 0].mean()),
                     "lines": float(used[0]),
                     "order": rivals[best],
-                    "order_lines": float(needed[0, best]) if reached.any() else None,
-                    **dict(zip_longest(("saved", "saved_lo", "saved_hi"), known)),
+                    "order_lines": float(needed[0, best]) if reached[0].any() else None,
+                    **saved.named("saved"),
+                    **({} if np.isfinite(saved.value) else {"saved": None}),
                     "n_subjects": n_subjects,
                 }
             )
@@ -352,18 +319,18 @@ def lines_saved(
 def _against_orders(
     ends: Floats, curves: Sequence[tuple[Floats, Floats]], subjects: Codes, weights: Floats
 ) -> tuple[Floats, Floats, NDArray[np.bool_], Floats]:
-    """Lines that a policy takes, and that orders need for its quality, in every resample.
+    """Lines that a policy takes, and that orders need for its quality, in every weighting.
 
     From score and lines of the policy's scans at their end, (n_scans, 2), and of every order,
-    (n_scans, n_steps) each: lines of the policy, (n_resamples,); of the orders, (n_resamples,
+    (n_scans, n_steps) each: lines of the policy, (n_weightings,); of the orders, (n_weightings,
     n_orders), and whether they get there at all; the share saved against the cheapest order,
-    (n_resamples,), minus infinity where that needs no line.
+    (n_weightings,), minus infinity where that needs no line.
     """
-    quality, used = resampled_means(ends, subjects, weights=weights).T
+    quality, used = weighted_means(ends, subjects, weights=weights).T
     found = []
     for scores, lines in curves:
-        heights = resampled_means(scores, subjects, weights=weights)
-        taken = resampled_means(lines, subjects, weights=weights)
+        heights = weighted_means(scores, subjects, weights=weights)
+        taken = weighted_means(lines, subjects, weights=weights)
         found.append(first_crossing(heights, taken, quality))
     needed, reached = (np.stack(parts, axis=1) for parts in zip(*found, strict=True))
     # An order that gets there never costs less than one that does.

@@ -24,7 +24,7 @@ from activemri import __version__, files, metrics
 from activemri.agents.episode_masks import record_episodes
 from activemri.benchmark import calibration
 from activemri.benchmark.calibration import NUMBERS, Calibration, Case, foreground
-from activemri.benchmark.resampling import Floats, Interval
+from activemri.benchmark.resampling import FEWEST_SUBJECTS, TOO_FEW, Floats, Interval
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.metrics.reference import center_crop
@@ -73,8 +73,6 @@ class CalibrateSettings:
     """Take this many evenly spaced slices of each volume; None takes all."""
     max_slices: int | None = None
     """Take at most this many slices of each split, evenly; None takes all."""
-    n_bootstrap: int = 1000
-    """Resamples of subjects behind every confidence interval."""
 
     def __post_init__(self) -> None:
         expected = {
@@ -83,7 +81,6 @@ class CalibrateSettings:
             "foreground": (self.foreground, 0, 0.999),
             "slices-per-volume": (self.slices_per_volume, 1, math.inf),
             "max-slices": (self.max_slices, 1, math.inf),
-            "n-bootstrap": (self.n_bootstrap, 1, math.inf),
         }
         for name, (value, least, most) in expected.items():
             if value is not None and not least <= value <= most:
@@ -138,9 +135,7 @@ def _calibrate(
         given = torch.from_numpy(case.predicted).float().to(device)
         right = recalibrated.recalibrate(given).cpu().double().numpy()
         corrected.append(replace(case, predicted=right))
-    measured = partial(
-        calibration.measure, seed=settings.run.seed, n_resamples=settings.n_bootstrap
-    )
+    measured = partial(calibration.measure, seed=settings.run.seed)
     before, after = measured(cases), measured(corrected)
     counts = {
         split: {
@@ -331,8 +326,8 @@ def calibration_table(
         ends = "" if number.low is None else f"{number.low:.3f}, {number.high:.3f}"
         return Cell(f"{number.value:.3f}", ends)
 
-    several = next(iter(counts.values()))["subjects"] > 1
-    intervals = "Brackets: 95 % over subjects." if several else "No intervals: one subject."
+    enough = next(iter(counts.values()))["subjects"] >= FEWEST_SUBJECTS
+    intervals = "Brackets: 95 % over subjects." if enough else f"No intervals: {TOO_FEW}."
     return Table(
         [name, "before", "after recalibration", "ideal"],
         [

@@ -80,7 +80,7 @@ class Calibration:
         numbers: by name, see :data:`NUMBERS`.
         reliability: real errors where a certain size was predicted, over all pixels, (bin,) each:
             root of the mean "predicted" variance, "observed" root mean squared error with the ends
-            "low" and "high" of its interval (NaN with one subject), and "share" of the pixels.
+            "low" and "high" of its interval (NaN with too few subjects), and "share" of the pixels.
         sparsification: mean absolute error of the pixels that are left after the most uncertain
             FRACTIONS have been left out, relative to that of all; mean over cases.
         oracle: the same where the largest errors are left out: no order is better.
@@ -100,12 +100,12 @@ def foreground(target: NDArray[np.floating], *, fraction: float = FOREGROUND) ->
     return found
 
 
-def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) -> Calibration:
+def measure(cases: Sequence[Case], *, seed: int = 0) -> Calibration:
     """All numbers and curves; without cases a ValueError.
 
     Reliability bins hold equally many pixels. The expected calibration error is the mean over
-    pixels of |root mean squared error - root mean predicted variance| of their bin. It cannot be
-    negative, so where it is small resampled subjects make it larger more often than smaller.
+    pixels of |root mean squared error - root mean predicted variance| of their bin. The seed draws
+    the errors that Gaussian ones would have been.
     """
     if not cases:
         raise ValueError("there are no scans to measure calibration on")
@@ -122,26 +122,20 @@ def measure(cases: Sequence[Case], *, seed: int = 0, n_resamples: int = 1000) ->
         if not defined.any():
             return Interval(float("nan"), None, None, "not defined for any scan")
         subjects = np.unique(of_case[defined], return_inverse=True)[1]
-        rng, own = np.random.default_rng(seed), column[defined, None]
-        return resampling.mean_intervals(own, subjects, rng=rng, n_resamples=n_resamples)[0]
+        return resampling.mean_intervals(column[defined, None], subjects)[0]
 
     def pooled(
         statistic: Callable[[Floats], Floats], cells: Codes, n_cells: int, *values: Floats
     ) -> list[Interval]:
-        """Of sums of values over the pixels of each cell, (draw, value * cell) -> (draw, n)."""
+        """Of sums of values over the pixels of each cell, (weighting, value * cell)."""
         place, n_places = of_pixel * n_cells + cells, n_subjects * n_cells
         sums = np.concatenate(
             [np.bincount(place, each, n_places).reshape(n_subjects, n_cells) for each in values],
             axis=1,
         )
-        found = statistic(sums.sum(axis=0, keepdims=True))[0]
-        if n_subjects < 2:
-            return resampling.percentile_intervals(found, None)
-        rng = np.random.default_rng(seed)
-        weights = resampling.resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-        drawn = statistic(weights @ sums)
-        # A draw without any pixel in a bin says nothing about it.
-        return resampling.percentile_intervals(found, np.where(np.isnan(drawn), found, drawn))
+        found = statistic(resampling.leave_one_out(n_subjects) @ sums)
+        # Others without any pixel in a bin say nothing about it.
+        return resampling.intervals(np.where(np.isnan(found), found[0], found))
 
     def reliability(sums: Floats) -> Floats:
         count, variance, squared = np.split(sums, 3, axis=1)

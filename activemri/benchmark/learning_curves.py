@@ -2,9 +2,9 @@
 
 Runs whose settings differ only in seed and folder are one group. At each step its curve is the
 inter-quartile mean over runs (Agarwal et al., Deep reinforcement learning at the edge of the
-statistical precipice, NeurIPS 2021), the interval a percentile bootstrap that draws runs anew.
-With the three to five seeds that are usual it is too narrow (see
-:func:`activemri.benchmark.resampling.percentile_intervals`), so that each run is drawn as well.
+statistical precipice, NeurIPS 2021), with its interval
+(:func:`activemri.benchmark.resampling.intervals`, runs in place of subjects). With the three to
+five seeds that are usual it is wide, so that each run is drawn as well.
 """
 
 import json
@@ -21,8 +21,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from activemri import files
 from activemri.benchmark.figures import STYLE, colours
-from activemri.benchmark.resampling import TAILS, Floats, interquartile_means, resampling_weights
-from activemri.options import require_positive
+from activemri.benchmark.resampling import FEWEST_SUBJECTS, Floats, mean_intervals
 from activemri.tables import Cell, Table
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class CurvesSettings:
     """Draw learning curves of trainings, several seeds together.
 
     Runs whose settings differ only in seed and folder are one group: its curve is the
-    inter-quartile mean over the runs, its band a bootstrap interval, and each run a thin line.
+    inter-quartile mean over the runs, its band a 95 % interval, and each run a thin line.
     """
 
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
@@ -52,10 +51,6 @@ class CurvesSettings:
     metric: str | None = None
     """Entry of the log to draw, e.g. validation_final; None takes the first validation_
     entry that all runs have."""
-    n_bootstrap: int = 2000
-    """Resamples of runs behind the intervals."""
-    seed: int = 0
-    """Seed of the resamples."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -64,14 +59,13 @@ class CurvesSettings:
             raise ValueError("expected different folders; got one of them twice")
         if self.out.suffix not in (".png", ".svg"):
             raise ValueError(f"--out: expected a name that ends in .png or .svg; got {self.out}")
-        require_positive(n_bootstrap=self.n_bootstrap)
 
 
 @dataclass(frozen=True, eq=False)
 class LearningCurve:
     """Values of the runs of one group, (n_runs, n_steps), and what all of them say, (n_steps,).
 
-    That is the inter-quartile mean, with the ends of its interval, NaN with one run.
+    That is the inter-quartile mean, with the ends of its interval, NaN with too few runs.
     """
 
     name: str
@@ -103,13 +97,7 @@ def draw_learning_curves(settings: CurvesSettings) -> str:
             + ", ".join(sorted(common))
         )
     curves = [
-        learning_curve(
-            {folder: logs[folder] for folder in folders},
-            metric,
-            name=name,
-            rng=np.random.default_rng(settings.seed),
-            n_resamples=settings.n_bootstrap,
-        )
+        learning_curve({folder: logs[folder] for folder in folders}, metric, name=name)
         for name, folders in grouped({folder: own for folder, (own, _) in runs.items()}).items()
     ]
     figure = learning_figure(curves, metric=metric)
@@ -117,13 +105,14 @@ def draw_learning_curves(settings: CurvesSettings) -> str:
         figure.savefig(partial, format=settings.out.suffix[1:], dpi=150)
     lines = []
     for curve in curves:
-        ends = f"{curve.low[-1]:.4f}, {curve.high[-1]:.4f}" if len(curve.runs) > 1 else "one seed"
+        enough = len(curve.runs) >= FEWEST_SUBJECTS
+        ends = f"{curve.low[-1]:.4f}, {curve.high[-1]:.4f}" if enough else "too few seeds"
         end = Cell(f"{curve.iqm[-1]:.4f}", ends)
         lines.append([curve.name, len(curve.runs), Cell(f"{curve.steps[-1]:g}"), end])
     table = Table(
         ["training", "seeds", "step", f"{metric}, inter-quartile mean"],
         lines,
-        notes=["Brackets: 95 % bootstrap interval over seeds, too narrow with few of them."],
+        notes=["Brackets: 95 % interval over seeds, wide with few of them."],
     )
     return f"{table.text()}\n\n{settings.out}"
 
@@ -178,14 +167,7 @@ def grouped(settings: Mapping[Path, Mapping[str, Any]]) -> dict[str, list[Path]]
     return dict(zip(names, found.values(), strict=True))
 
 
-def learning_curve(
-    logs: Mapping[Path, Entries],
-    metric: str,
-    *,
-    name: str,
-    rng: np.random.Generator,
-    n_resamples: int = 2000,
-) -> LearningCurve:
+def learning_curve(logs: Mapping[Path, Entries], metric: str, *, name: str) -> LearningCurve:
     """Inter-quartile mean and interval of a group at every step that a run was validated at.
 
     Between a run's own validations values are interpolated. The curve ends with the shortest run.
@@ -211,11 +193,8 @@ def learning_curve(
     if not len(steps):
         raise ValueError(f"{name}: the runs have no step in common")
     values = np.stack([np.interp(steps, *curve) for curve in drawn])
-    iqm = interquartile_means(values, np.ones((1, len(values))))[0]
-    low = high = np.full(len(steps), np.nan)
-    if len(values) > 1:
-        weights = resampling_weights(len(values), rng=rng, n_resamples=n_resamples)
-        low, high = np.quantile(interquartile_means(values, weights), TAILS, axis=0)
+    found = mean_intervals(values, np.arange(len(values)), of_middle=True)
+    iqm, low, high = np.array([(one.value, one.low, one.high) for one in found], np.float64).T
     return LearningCurve(name, steps, values, iqm, low, high)
 
 

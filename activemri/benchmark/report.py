@@ -22,6 +22,7 @@ from activemri.agents.rollout import start_scans
 from activemri.benchmark import adaptivity, figures, savings, statistics
 from activemri.benchmark.figures import ReportFigure
 from activemri.benchmark.plan import Plan
+from activemri.benchmark.resampling import FEWEST_SUBJECTS, TOO_FEW
 from activemri.benchmark.savings import FittedRule
 from activemri.benchmark.statistics import direction, formatted, higher_is_better, metric_name
 from activemri.envs import rendering
@@ -36,6 +37,7 @@ FRAME_BYTES = 3_500_000
 
 _PANEL = 176  # side of a panel of the example frames, in pixels
 _QUANTITIES = {"auc": "area", "final": "final"}
+_MANY_SUBJECTS = 8  # of so many the spread is known well enough to say nothing about it
 #: (quality, scale) of the frames: the first that fits into FRAME_BYTES.
 _ENCODINGS = ((80, 1.0), (65, 1.0), (50, 1.0), (50, 0.75), (40, 0.6), (30, 0.5))
 _NONE = "\u2013"
@@ -126,7 +128,6 @@ class Report:
 def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ()) -> Report:
     """Sum up a finished benchmark, from its long table; a ValueError if that lacks anything."""
     settings, metric, reference = plan.settings, plan.metric, plan.settings.reference
-    options: dict[str, Any] = {"seed": settings.run.seed, "n_resamples": settings.n_bootstrap}
     bounds = statistics.policies_that(table, "is_oracle")
     palette = figures.colours(list(plan.policies), bounds=bounds)
 
@@ -135,8 +136,8 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         return Cell(policy, tag=tag, colour=palette.get(policy, "#888888"))
 
     own = table[table["metric"] == metric]
-    summary: Sequence[Row] = statistics.summarise(table, **options)
-    found = adaptivity.worth(table, metric, **options)
+    summary: Sequence[Row] = statistics.summarise(table)
+    found = adaptivity.worth(table, metric)
     content: dict[str, Any] = {
         "task": _task(plan),
         "results": summary,
@@ -157,7 +158,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         "fully sampled scan: no policy can be expected to reach them."
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
-    means, which = statistics.score_curves(own, **options), list(plan.reconstructors)
+    means, which = statistics.score_curves(own), list(plan.reconstructors)
     drawn: dict[str, Any] = {"metric": metric, "palette": palette}
     curves = [
         figures.score_figure(means, reconstructor=label, bounds=bounds, **drawn) for label in which
@@ -195,7 +196,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     sections.append(Section("Adaptivity", [*blocks, *adaptivity.WORDS]))
     stopping = []
     if rules:
-        stops = [savings.savings(rule, plan.stop, **options) for rule in rules]
+        stops = [savings.savings(rule, plan.stop) for rule in rules]
         words = savings.promises(
             plan.stop,
             n_units=rules[0].n_units,
@@ -206,7 +207,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         content["stopping"] = {"rules": stops, "words": words}
         sections.append(Section("Stopping", [*_stopping(plan, rules, stopping[0])]))
     if compared:
-        comparisons = statistics.compare(table, reference, **options)
+        comparisons = statistics.compare(table, reference, seed=settings.run.seed)
         intro = (
             f"Differences on the same slices, policy minus {reference}, with 95 % intervals over "
             "subjects. p comes from flipping the signs of the subjects' mean differences, "
@@ -228,7 +229,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     if table["contrast"].nunique() > 1:
         tables = []
         for contrast in own.sort_values("volume")["contrast"].unique():
-            rows = statistics.summarise(own[own["contrast"] == contrast], **options)
+            rows = statistics.summarise(own[own["contrast"] == contrast])
             shown = result_table(rows, metric=metric, name=name)
             tables.append(replace(shown, title=str(contrast)))
         sections.append(Section("By contrast", tables))
@@ -246,7 +247,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     return Report(
         title=f"Active acquisition on {plan.scored.dataset.name}",
         subtitle=counted,
-        warning=_coverage(min(row["n_subjects"] for row in summary)),
+        warning=_few_subjects(min(row["n_subjects"] for row in summary)),
         headline=[shown, *worth, *stopping],
         sections=sections,
         content=content,
@@ -306,20 +307,23 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str, name: NameCell)
                 continue
             clear = p < 0.05 and row["better"] is not None
             word = ("better" if row["better"] else "worse") if clear else ""
-            line.append(Cell("< 0.001" if p < 0.001 else f"{p:.3f}", small=(word,), style=word))
-    # Holm multiplies the smallest p by the number of policies that it was picked from.
-    most = max(Counter(row["reconstructor"] for row in pairs).values(), default=1)
-    smallest = min(max((row["p_smallest"] for row in rows), default=0) * most, 1)
+            line.append(Cell(_p_value(p), small=(word,), style=word))
+    # Holm multiplies the smallest p by the number of policies that it was picked from; bounds are
+    # not among them.
+    tested = [row for row in pairs if row["p_holm"] is not None]
+    n_tests = Counter(row["reconstructor"] for row in tested)
+    reached = [row["p_smallest"] * n_tests[row["reconstructor"]] for row in tested]
+    smallest = min([1.0, *reached])
     few = (
-        f"So few subjects, with so many policies, can give no p below {smallest:.3g}: nothing can "
-        "be called significant here."
+        f"So few subjects, with so many policies, can give no p below {_p_value(smallest)}: "
+        "nothing can be called significant here."
     )
     return Table(
         [*header, *(head for word in _QUANTITIES.values() for head in (word, "p"))],
         lines,
         title=metric_name(metric),
         subtitle=direction(metric),
-        notes=[few] if smallest >= 0.05 else [],
+        notes=[few] if tested and smallest >= 0.05 else [],
     )
 
 
@@ -382,7 +386,7 @@ def _task(plan: Plan) -> dict[str, object]:
         "frame": list(plan.scored.dataset.shape),
         "auc": "trapezoid of the score over steps, divided by the number of steps",
         "final": "score when the budget is spent",
-        "interval": "95 %, percentile bootstrap over subjects",
+        "interval": "95 %, jackknife over subjects",
     }
 
 
@@ -422,24 +426,27 @@ def _episodes(
     return sorted(episodes, key=lambda e: leading.index(e.policy) if e.policy in leading else 2)
 
 
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _interval(row: Row, prefix: str, metric: str, *, signed: bool = False) -> str:
     low, high = row[f"{prefix}lo"], row[f"{prefix}hi"]
     if low is None or high is None:
-        return "one subject"
+        return TOO_FEW
     return f"{formatted(low, metric, signed=signed)}, {formatted(high, metric, signed=signed)}"
 
 
-def _coverage(n_subjects: int) -> str:
-    """A warning where percentile intervals of so few subjects cover less than they say."""
-    covered = {3: 75, 4: 80, 7: 87, 12: 90}  # simulated: see resampling.percentile_intervals
-    share = next((share for most, share in covered.items() if n_subjects <= most), None)
-    if n_subjects == 1:
-        return "With one subject there are no intervals: there is nobody else to draw."
-    if share is None:
+def _few_subjects(n_subjects: int) -> str:
+    """A warning where intervals say little or nothing."""
+    if n_subjects >= _MANY_SUBJECTS:
         return ""
+    people = "one subject" if n_subjects == 1 else f"{n_subjects} subjects"
+    if n_subjects < FEWEST_SUBJECTS:
+        return f"With {people} there are no intervals: at least {FEWEST_SUBJECTS} are needed."
     return (
-        f"With {n_subjects} subjects the intervals are too narrow: those meant to hold the truth "
-        f"in 95 % of studies hold it in about {share} % or less. Look at the subjects themselves."
+        f"With {people} intervals are wide, for their spread is hardly known, and still too narrow "
+        "if one subject in many is far from all others. Look at the subjects themselves."
     )
 
 

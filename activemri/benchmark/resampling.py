@@ -1,8 +1,8 @@
 """Intervals and tests on plain arrays whose values come in groups: the slices of one subject.
 
-Slices of one subject resemble each other, so the subject is the unit that is drawn anew (cluster
-bootstrap) or whose sign is flipped (permutation test). Everything is vectorised over resamples
-and takes its randomness from a generator.
+Slices of one subject resemble each other, so the subject is the unit that is left out (jackknife)
+or whose sign is flipped (permutation test). Everything is vectorised over these. An interval needs
+no random numbers; permutation tests of many subjects take a generator.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-#: Quantiles at the ends of all intervals.
-TAILS = ((1 - 0.95) / 2, 1 - (1 - 0.95) / 2)
+#: Outside of an interval lies the truth in this share of studies, on either side.
+TAIL = (1 - 0.95) / 2
+
+#: Intervals of fewer subjects would say nothing.
+FEWEST_SUBJECTS = 3
+TOO_FEW = "too few subjects"
 
 #: Up to this many subjects every sign pattern is tried (65536 of them), above it random ones.
 EXACT_SUBJECTS = 16
@@ -36,19 +41,24 @@ class Interval:
         return {name: self.value, f"{name}_lo": self.low, f"{name}_hi": self.high}
 
 
-def resampling_weights(
-    n_subjects: int, *, rng: np.random.Generator, n_resamples: int = 2000
-) -> Floats:
-    """Times that each subject is drawn, with replacement: (n_resamples, n_subjects)."""
-    chances = np.full(n_subjects, 1 / n_subjects)
-    return rng.multinomial(n_subjects, chances, size=n_resamples).astype(np.float64)
+def leave_one_out(n_subjects: int) -> Floats:
+    """Weights of subjects: first all of them, then all but one, (1 + n_subjects, n_subjects).
+
+    With fewer than ``FEWEST_SUBJECTS``, all of them only, (1, n_subjects).
+    """
+    everybody = np.ones((1, n_subjects))
+    return (
+        everybody
+        if n_subjects < FEWEST_SUBJECTS
+        else np.vstack([everybody, 1 - np.eye(n_subjects)])
+    )
 
 
-def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
-    """Mean over all slices of the drawn subjects, (n_resamples, n_columns).
+def weighted_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
+    """Mean over slices for each weighting of the subjects, (n_weightings, n_columns).
 
-    Of values (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,), and
-    :func:`resampling_weights`.
+    Of values (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,), and weights
+    (n_weightings, n_subjects), such as :func:`leave_one_out`.
     """
     belongs = np.equal.outer(np.arange(weights.shape[1]), subjects).astype(np.float64)
     means: Floats = (weights @ (belongs @ values)) / (weights @ belongs.sum(1))[:, None]
@@ -56,10 +66,10 @@ def resampled_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floa
 
 
 def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
-    """Mean of the middle half of each column, (n_resamples, n_columns); edges count in part.
+    """Mean of the middle half of each column, (n_weightings, n_columns); edges count in part.
 
     With equal weights and a multiple of four values this is ``scipy.stats.trim_mean(values, 1/4)``.
-    Values are (n_slices, n_columns), weights (n_resamples, n_slices), each row of positive sum.
+    Values are (n_slices, n_columns), weights (n_weightings, n_slices), each row of positive sum.
     """
     means = np.empty((len(slice_weights), values.shape[1]))
     for place, column in enumerate(values.T):
@@ -72,44 +82,70 @@ def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
     return means
 
 
-def percentile_intervals(values: Floats, resampled: Floats | None) -> list[Interval]:
-    """Percentile bootstrap intervals of 95 %.
+def intervals(estimates: Floats) -> list[Interval]:
+    """Intervals of 95 %: an estimate more or less some of its jackknife standard errors.
 
-    Of estimates, (n_columns,), and the same for every resample, (n_resamples, n_columns), or None
-    with one subject. With few subjects they are too narrow: simulated with normal subjects, they
-    covered 94 % with 40 subjects, 93 % with 20, 90 % with 10, 81 % with 5, 75 % with 3.
+    Of estimates for the weights of :func:`leave_one_out`, (1 + n_subjects, n_columns). How many
+    standard errors is Student's quantile, not with n - 1 degrees of freedom but with a third of
+    n + 1: the fewer and the more skewed the subjects, the less is their spread known. That third
+    was chosen by simulation. From 3 to 40 subjects with unequal numbers of slices, intervals of a
+    mean hold the truth in 96 to 99 % of studies where subjects are normal, in at least 94.7 % with
+    gamma (skewness 1.4), 93 % with exponential (2) and 90 % with log-normal ones (6). Percentile
+    bootstrap intervals hold it in 70 to 93 % of these studies, bias-corrected ones (BCa) in 60 to
+    94 %, Student's with n - 1 degrees in 84 to 95 %; studentised bootstrap ones hold it as often
+    as these, but are up to twenty times as wide with 4 subjects and infinite with 3.
     """
-    if resampled is None:
-        reason = "one subject: there is nobody else to draw"
-        return [Interval(float(value), None, None, reason) for value in values]
-    columns = np.stack([values, *np.quantile(resampled, TAILS, axis=0)], axis=1)
-    return [Interval(*column) for column in columns.tolist()]
+    n_subjects, values = len(estimates) - 1, estimates[0].tolist()
+    if n_subjects < FEWEST_SUBJECTS:
+        return [Interval(value, None, None, TOO_FEW) for value in values]
+    half = np.linalg.norm(_deviations(estimates), axis=0)
+    ends = np.stack([estimates[0] - half, estimates[0] + half], axis=1)
+    return [
+        Interval(value, *own.tolist())
+        if np.isfinite(own).all()
+        else Interval(value, None, None, "not defined without one of the subjects")
+        for value, own in zip(values, ends, strict=True)
+    ]
 
 
-def mean_intervals(
-    values: Floats,
-    subjects: Codes,
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = 2000,
-    of_middle: bool = False,
-) -> list[Interval]:
-    """Mean of each column (`of_middle`: its middle half) with its interval, resampling subjects.
+def ratio_interval(estimates: Floats) -> Interval:
+    """Interval of the first column of estimates over the second, as :func:`intervals` (Fieller).
+
+    It holds all ratios r for which "first - r second" may be zero (Fieller 1954, J. R. Stat. Soc.
+    B 16:175), and has ends where the second one is clearly not zero: where its interval is on one
+    side of it.
+    """
+    (first, second), n_subjects = estimates[0].tolist(), len(estimates) - 1
+    if n_subjects < FEWEST_SUBJECTS:
+        return Interval(first / second, None, None, TOO_FEW)
+    apart = _deviations(estimates)
+    (of_first, of_both), (_, of_second) = (apart.T @ apart).tolist()
+    a, b, c = second**2 - of_second, first * second - of_both, first**2 - of_first
+    if not a > 0:
+        return Interval(first / second, None, None, "the denominator may be zero")
+    root = np.sqrt(max(b**2 - a * c, 0.0))
+    return Interval(first / second, float(b - root) / a, float(b + root) / a)
+
+
+def _deviations(estimates: Floats) -> Floats:
+    """What each subject adds to a half width, (n_subjects, n_columns): half widths are norms."""
+    n_subjects = len(estimates) - 1
+    n_errors = stdtrit((n_subjects + 1) / 3, 1 - TAIL)
+    with np.errstate(invalid="ignore"):  # what is not finite has no interval
+        apart = estimates[1:] - estimates[0]
+    scaled: Floats = n_errors * np.sqrt((n_subjects - 1) / n_subjects) * apart
+    return scaled
+
+
+def mean_intervals(values: Floats, subjects: Codes, *, of_middle: bool = False) -> list[Interval]:
+    """Mean of each column (`of_middle`: its middle half) with its interval over subjects.
 
     Values are (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,).
     """
-    even = np.ones((1, len(values)))
-    means = interquartile_means(values, even)[0] if of_middle else values.mean(axis=0)
-    n_subjects = int(subjects.max()) + 1
-    resampled = None
-    if n_subjects > 1:
-        weights = resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-        resampled = (
-            interquartile_means(values, weights[:, subjects])
-            if of_middle
-            else resampled_means(values, subjects, weights=weights)
-        )
-    return percentile_intervals(means, resampled)
+    weights = leave_one_out(int(subjects.max()) + 1)
+    if of_middle:
+        return intervals(interquartile_means(values, weights[:, subjects]))
+    return intervals(weighted_means(values, subjects, weights=weights))
 
 
 def sign_flip_p_value(differences: Floats, *, rng: np.random.Generator) -> float:

@@ -3,7 +3,7 @@
 Everything is computed from whole episodes (:class:`activemri.stopping.features.Curves`), in which
 it is known what stopping at any step would have given. The miss rate is the mean over units of the
 share of their slices that stop below the target, as conformal risk control bounds it; lines are
-means over slices. Intervals resample subjects.
+means over slices. Intervals are over subjects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,17 +115,16 @@ def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
     return dict(zip(("chosen", "oracle", "fixed", "rule"), ways, strict=True))
 
 
-def savings(
-    fitted: FittedRule, stop: StopSettings, *, seed: int = 0, n_resamples: int = 2000
-) -> dict[str, object]:
+def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
     """A row of the report, ready for JSON.
 
     Settings of the rule and, if it is not ``refused``:
 
     - ``lines`` (mean), ``lines_q05``, ``lines_q95`` over slices;
-    - ``miss`` with ``miss_lo``, ``miss_hi`` (subjects resampled; with units that are slices also
-      Wilson's ``miss_wilson_lo``, ``_hi``, which takes slices for independent), and ``holds``:
-      whether the interval reaches down to alpha;
+    - ``miss`` with ``miss_lo``, ``miss_hi`` (over subjects, of arcsin(sqrt(miss)), whose spread
+      depends least on the share itself; with units that are slices also Wilson's
+      ``miss_wilson_lo``, ``_hi``, which takes slices for independent), and ``holds``: whether the
+      interval reaches down to alpha;
     - ``fixed_lines``, ``fixed_miss``: the smallest fixed budget that misses no more often, on these
       very scans (None: the whole budget does), ``saved`` = fixed_lines - lines with its interval;
     - ``oracle_lines``, ``oracle_miss``; ``share``: saved over what the oracle saves against the
@@ -177,24 +176,22 @@ def savings(
         "oracle_miss": float(miss[1]),
         "share": float(saved / to_save) if reached and to_save > 0 else None,
     }
-    low, high, saved_low, saved_high = None, None, None, None
-    if n_subjects > 1:
-        rng = np.random.default_rng(seed)
-        weights = resampling.resampling_weights(n_subjects, rng=rng, n_resamples=n_resamples)
-        unit_subject = np.zeros(len(losses), np.intp)
-        unit_subject[unit] = subject
-        missed = resampling.resampled_means(losses, unit_subject, weights=weights)
-        used = resampling.resampled_means(lines, subject, weights=weights)
-        budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
-        less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
-        columns = np.stack([missed[:, 0], less], axis=1)
-        of_miss, of_saving = resampling.percentile_intervals(columns.mean(axis=0), columns)
-        low, high, saved_low, saved_high = (
-            end for each in (of_miss, of_saving) for end in (each.low, each.high)
-        )
-        if not losses[:, 0].any():  # resampled zeros show no doubt: use the exact limit
-            high = 1 - resampling.TAILS[0] ** (1 / n_subjects)
-    row |= {"miss_lo": low, "miss_hi": high, "saved_lo": saved_low, "saved_hi": saved_high}
+    weights = resampling.leave_one_out(n_subjects)
+    unit_subject = np.zeros(len(losses), np.intp)
+    unit_subject[unit] = subject
+    missed = resampling.weighted_means(losses, unit_subject, weights=weights)
+    used = resampling.weighted_means(lines, subject, weights=weights)
+    budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
+    less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
+    angles = np.arcsin(np.sqrt(np.clip(missed[:, 0], 0, 1)))
+    of_miss, of_saving = resampling.intervals(np.stack([angles, less], axis=1))
+    low, high = of_miss.low, of_miss.high
+    if low is not None and high is not None:
+        low, high = (float(np.sin(np.clip(end, 0, np.pi / 2)) ** 2) for end in (low, high))
+        if not losses[:, 0].any():  # zeros show no doubt: use the exact limit
+            high = 1 - resampling.TAIL ** (1 / n_subjects)
+    row |= {"miss_lo": low, "miss_hi": high}
+    row |= {"saved_lo": of_saving.low, "saved_hi": of_saving.high}
     if stop.unit == "slice":
         row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(float(miss[0]), len(losses))
         low = ends[0] if low is None else min(low, ends[0])
@@ -230,7 +227,7 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
         return format(value, form).replace("-", "\u2212").replace("%", " %")
 
     def with_ends(row: Row, name: str, form: str) -> Cell:
-        ends = "" if row[name] is None else "one subject"
+        ends = "" if row[name] is None else resampling.TOO_FEW
         if ends and row[f"{name}_lo"] is not None:
             ends = ", ".join(number(row[name + end], form.lstrip("+")) for end in ("_lo", "_hi"))
         return Cell(number(row[name], form), ends)

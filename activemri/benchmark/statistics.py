@@ -4,13 +4,11 @@ The table has one row per policy, reconstructor, volume, slice, seed, step and m
 Oracles are bounds, never competitors. Step 0 is before the first action. An episode that ends early
 keeps its last score up to the last step of the table, so that stopping early is neither punished
 nor rewarded by a shorter average. Seeds are averaged per slice first; then the mean runs over
-slices, and the intervals over subjects, which are drawn anew ``n_resamples`` times. The same seed
-gives the same numbers, and a row never depends on which other policies are in the table (the Holm
-correction apart, which must).
+slices, and the intervals over subjects (:func:`activemri.benchmark.resampling.intervals`). A row
+never depends on which other policies are in the table (the Holm correction apart, which must).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,23 +137,20 @@ def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
     return episodes.assign(auc=heights.mean(axis=1), final=scores[:, -1])
 
 
-def summarise(
-    table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000
-) -> list[dict[str, object]]:
+def summarise(table: pd.DataFrame) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
     Returns:
         Dictionaries ready for JSON. ``auc`` and ``final`` are means over slices, ``auc_iqm`` and
         ``final_iqm`` means of the middle half of the slices, ``_lo`` and ``_hi`` the ends of
-        percentile intervals from resampled subjects; ``no_interval`` says why they are None.
+        their intervals over subjects; ``no_interval`` says why they are None.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table), _RESULT):
         values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        intervals = partial(mean_intervals, values, subjects, n_resamples=n_resamples)
-        area, final = intervals(rng=np.random.default_rng(seed))
-        middle_area, middle_final = intervals(rng=np.random.default_rng(seed), of_middle=True)
+        area, final = mean_intervals(values, subjects)
+        middle_area, middle_final = mean_intervals(values, subjects, of_middle=True)
         rows.append(
             {
                 **group,
@@ -200,14 +195,13 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     return both
 
 
-def compare(
-    table: pd.DataFrame, reference: str, *, seed: int = 0, n_resamples: int = 2000
-) -> list[dict[str, object]]:
+def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[str, object]]:
     """Paired comparison of every policy with the reference policy, ready for JSON.
 
-    ``difference`` with its ends ``lo`` and ``hi`` is a mean over slices with resampled subjects
-    (``better`` is None for no difference); ``p`` comes from flipping the signs of the subjects'
-    mean differences (:func:`activemri.benchmark.resampling.sign_flip_p_value`). ``p_holm`` is
+    ``difference`` is a mean over slices, ``lo`` and ``hi`` are the ends of its interval over
+    subjects (``better`` is None for no difference); ``p`` comes from flipping the signs of the
+    subjects' mean differences (:func:`activemri.benchmark.resampling.sign_flip_p_value`, which
+    draws signs by the seed where subjects are many). ``p_holm`` is
     corrected over the policies of one reconstructor, metric and quantity ("auc" or "final"); bounds
     are left out of it (None). ``p_smallest`` is the least p that so many subjects can give: where
     it exceeds 0.05 nothing can be called significant.
@@ -220,8 +214,8 @@ def compare(
             tests: list[dict[str, Any]] = []
             for one, part in groups(members, ["policy"]):
                 subjects = pd.factorize(part["subject"], sort=True)[0]
-                rng, gains = np.random.default_rng(seed), part[[quantity]].to_numpy()
-                (found,) = mean_intervals(gains, subjects, rng=rng, n_resamples=n_resamples)
+                gains = part[[quantity]].to_numpy()
+                (found,) = mean_intervals(gains, subjects)
                 means = np.bincount(subjects, weights=gains[:, 0]) / np.bincount(subjects)
                 tests.append(
                     {
@@ -306,11 +300,11 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
     return rows
 
 
-def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000) -> pd.DataFrame:
+def score_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
     Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi (NaN
-    with one subject).
+    with too few subjects).
     """
     episodes, scores, n_acquired = trajectories(table)
     steps = range(scores.shape[1])
@@ -320,8 +314,7 @@ def score_curves(table: pd.DataFrame, *, seed: int = 0, n_resamples: int = 2000)
     parts = []
     for group, part in groups(means.reset_index(), _RESULT):
         values, subjects = part[heights].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        rng = np.random.default_rng(seed)
-        intervals = mean_intervals(values, subjects, rng=rng, n_resamples=n_resamples)
+        intervals = mean_intervals(values, subjects)
         curve = {
             **group,
             "step": steps,

@@ -24,7 +24,7 @@ from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
 from activemri.data.isolation import Isolation, Run
-from activemri.data.readers import HDF5, UnreadableError, Volume, guarded
+from activemri.data.readers import HDF5, UnreadableError, Volume, guarded, one_line
 from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import measured_samples
 from activemri.data.splits import assign_splits
@@ -76,7 +76,7 @@ def convert(settings: ConvertSettings) -> str:
         ValueError: if the splits contradict each other, `out` lies where the scans are, or belongs
             to another command or another process.
     """
-    source, out = settings.path.expanduser(), settings.out.expanduser()
+    source, out = files.expanded(settings.path), files.expanded(settings.out)
     files.require_claimable(out, "data convert")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out must lie outside of {source}; got {out}")
@@ -95,7 +95,7 @@ def _convert(
 ) -> str:
     names = [f"{entry.reader.container.stem(entry.file)}.h5" for entry in index.entries]
     counts = Counter(names)
-    problems = [f"{file}: {reason}" for file, reason in index.problems.items()]
+    problems = [one_line(f"{file}: {reason}") for file, reason in index.problems.items()]
     n_written = n_kept = 0
     pending: list[tuple[str, Entry, Volume, Origin]] = []
     for name, entry in zip(names, index.entries, strict=True):

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -75,6 +76,8 @@ def index_path(path: Path, readers: tuple[Reader, ...], *, run: Run = here) -> I
         for name in track(files, "index", unit="file"):
             kind = next((kind for kind in kinds if kind.holds(name)), None)
             try:
+                if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+                    raise UnreadableError("expected a name in UTF-8, without control characters")
                 if kind is None:
                     raise UnreadableError(f"expected a name ending in {suffixes}")
                 suitable = [reader for reader in readers if reader.container == kind]
@@ -104,7 +107,9 @@ class FileFacts:
     """
 
     def __init__(self, root: Path, settings: str) -> None:
-        key = hashlib.blake2b(f"{FORMAT}\n{root.resolve()}\n{settings}".encode(), digest_size=12)
+        key = hashlib.blake2b(
+            os.fsencode(f"{FORMAT}\n{root.resolve()}\n{settings}"), digest_size=12
+        )
         folder = cache_folder()
         self.path = None if folder is None else folder / f"index-{key.hexdigest()}.json"
         self._files: dict[str, Any] = {}

@@ -15,7 +15,8 @@ from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
 from activemri.data.isolation import Isolation
-from activemri.data.splits import assign_splits, usual_order
+from activemri.data.readers import one_line
+from activemri.data.splits import assign_splits, read_split_file, usual_order
 from activemri.data.volumes import Survey, survey
 from activemri.tables import Table
 
@@ -77,9 +78,13 @@ def inspect(
     Raises:
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if nothing is usable, with the first few reasons.
+        ValueError: a split file is given that cannot be read.
     """
+    split_file = None if split_file is None else files.expanded(split_file)
+    if split_file is not None:  # at once, and not after all samples
+        read_split_file(split_file)
     with isolation.reading() as run:
-        index = index_path(path.expanduser(), all_readers(), run=run)
+        index = index_path(files.expanded(path), all_readers(), run=run)
         surveys = survey(index.root, index.entries, run=run)
     splits: dict[str, str] = {}
     problems, split_problem = [], None
@@ -88,7 +93,7 @@ def inspect(
     except ValueError as error:
         split_problem = str(error)
         problems.append(f"splits: {split_problem}")
-    problems += [f"{file}: {reason}" for file, reason in index.problems.items()]
+    problems += [one_line(f"{file}: {reason}") for file, reason in index.problems.items()]
     rows = []
     for entry, found in zip(index.entries, surveys, strict=True):
         n_bytes = (index.root / entry.file).stat().st_size
@@ -148,7 +153,7 @@ def run_inspection(settings: InspectSettings) -> str:
             listed.append(f"{_plural(len(found), noun)}{left_out}:")
             listed += [f"  {line}" for line in _cut_short(found, MAX_PROBLEMS)]
     parts = [
-        f"{settings.path.expanduser()}\n{', '.join(counts)}",
+        f"{files.expanded(settings.path)}\n{', '.join(counts)}",
         Table(SPLIT_HEADER, _split_lines(rows)).text(),
         Table((*names, *PROPERTIES), lines).text() + hint,
         "\n".join(listed) or "No problems.",
@@ -162,7 +167,7 @@ def write_card(settings: CardSettings) -> str:
     Raises:
         ValueError: if the file to write is there already.
     """
-    out = None if settings.out is None else settings.out.expanduser()
+    out = None if settings.out is None else files.expanded(settings.out)
     if out is not None:
         files.require_free(out, overwrite=settings.overwrite)
     rows, problems, split_problem = inspect(settings.path, settings.split_file, settings.isolation)
@@ -193,7 +198,7 @@ def write_card(settings: CardSettings) -> str:
     left_out = [*problems, *(f"Suspicious, but used: {each}" for each in _warnings(rows))]
     left_out = [f"- {line}" for line in _cut_short(left_out, MAX_PROBLEMS_OF_CARD)]
     parts = [
-        f"# {settings.path.expanduser().resolve().name}",
+        f"# {files.expanded(settings.path).resolve().name}",
         Table(("", "all files"), overview).markdown(),
         "## Splits\n\n" + splits,
         "## Contrasts\n\n" + _stratification(rows, "contrast", lambda r: r.entry.volume.contrast),

@@ -127,6 +127,8 @@ class Container:
     opener: Callable[[Path], Any]  # gives what readers take, a context manager with `close`
     #: Of the names of a folder's files of this kind those that stand for a scan. Reads no content.
     scans: Callable[[Path, Sequence[str]], Sequence[str]] = _every
+    #: All files that hold a part of the scan that a file stands for.
+    parts: Callable[[Path], Sequence[Path]] = lambda path: (path,)
 
     def open(self, path: Path) -> Any:
         """An open file as readers take it; an UnreadableError or, from asking for it, OSError."""

@@ -225,10 +225,10 @@ def draw_split_file(settings: SplitSettings) -> str:
         ValueError: if the file is there already, the data name splits of their own and `redraw`
             is off, or no file says what to stratify by.
     """
-    root = settings.path.expanduser()
+    root = files.expanded(settings.path)
     if root.is_file():
         raise ValueError(f"expected a folder of scans; {root} is a file")
-    out = root / SPLIT_FILES[0] if settings.out is None else settings.out.expanduser()
+    out = root / SPLIT_FILES[0] if settings.out is None else files.expanded(settings.out)
     files.require_free(out, overwrite=settings.overwrite)
     index = index_path(root, all_readers())
     if not settings.redraw:  # a published test split must not be drawn away by accident

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from activemri.data.contents import marks_of_files
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
 from activemri.data.isolation import Run, here
@@ -72,6 +73,7 @@ class VolumeDataset:
         self._root = root
         self._findings = findings or {}
         self._matrix_size = matrix_size
+        self._contents: FileFacts | None = None
         self._process = os.getpid()
         self._files: OrderedDict[str, Any] = OrderedDict()  # those used last stay open
         surveys = survey(root, entries, matrix_size=matrix_size)
@@ -136,6 +138,15 @@ class VolumeDataset:
             field_strength=volume.field_strength,
             scanner=volume.scanner,
         )
+
+    def marks(self, positions: Sequence[int], *, anew: bool) -> list[str]:
+        """SHA-256 of the file of each slice, or a digest of those of its files."""
+        used = {self._slices[position][0].file: self._slices[position][0] for position in positions}
+        parts = [entry.reader.container.parts(self._root / file) for file, entry in used.items()]
+        self._contents = self._contents or FileFacts(self._root, "contents")
+        found = marks_of_files(self._root, parts, self._contents, anew=anew)
+        by_file = dict(zip(used, found, strict=True))
+        return [by_file[self._slices[position][0].file] for position in positions]
 
     def _open(self, entry: Entry) -> Any:
         if self._process != os.getpid():

@@ -23,7 +23,7 @@ from tyro.conf import OmitArgPrefixes
 from activemri import files
 from activemri.agents.learners.learner import Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
-from activemri.agents.policy import Policy, require_played, signed
+from activemri.agents.policy import Policy, decide, require_played, signed
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rows_of_a_kind
 from activemri.data.slices import Slice
@@ -303,7 +303,7 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
         if isinstance(policy, LearnedPolicy):
             return policy.scores(view)[:, : policy.network.n_actions].float()
         liking = outwards(view)
-        chosen = policy.act(view, generator.spawn(len(view.mask))).clamp(min=0)
+        chosen = decide(policy, view, generator.spawn(len(view.mask))).clamp(min=0)
         return liking.scatter(1, chosen[:, None], 1.0)
 
     return priority

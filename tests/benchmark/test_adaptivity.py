@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -121,7 +120,7 @@ def test_room_that_may_be_nothing_gives_no_ratio() -> None:
 def test_one_subject_has_a_share_and_no_interval() -> None:
     row = row_of(gaps_closed(sloped({**SLOPES, "ours": 0.03}, n_subjects=1)), "ours", "auc")
     assert row["closed"] == pytest.approx(0.25)
-    assert row["closed_lo"] is None and "one subject" in row["reason"]
+    assert row["closed_lo"] is None and row["reason"] == "too few subjects"
 
 
 def test_only_scans_that_all_have_acquired_count() -> None:
@@ -165,14 +164,13 @@ def simulated(rng: np.random.Generator, *, n_copies: int = 1, **options: Any) ->
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng, n = np.random.default_rng(0), 300
-    rows = [simulated(rng, seed=i, n_resamples=200) for i in range(n)]
+    rows = [simulated(rng) for _ in range(n)]
     covered = np.mean([row["closed_lo"] <= 0.25 <= row["closed_hi"] for row in rows])
-    error = math.sqrt(0.95 * 0.05 / n)
-    assert 0.90 - 2 * error < covered < 0.95 + 2 * error  # 20 subjects: a little narrow
+    assert 0.94 < covered < 0.995
 
 
 def test_copies_of_slices_do_not_make_the_interval_narrower() -> None:
-    one, many = (simulated(np.random.default_rng(1), n_copies=n, seed=3) for n in (1, 4))
+    one, many = (simulated(np.random.default_rng(1), n_copies=n) for n in (1, 4))
     for name in ("closed", "closed_lo", "closed_hi", "room_lo"):
         assert one[name] == pytest.approx(many[name])
 
@@ -185,7 +183,7 @@ def test_registering_a_policy_changes_no_gap_and_an_order_of_any_name_counts_as_
 
     def gaps(*more: str) -> list[Row]:
         table = benchmark(protocol, policies=(*base, *more), max_slices=2)
-        rows = gaps_closed(table[table["metric"] == "ssim"], n_resamples=20)
+        rows = gaps_closed(table[table["metric"] == "ssim"])
         return [row for row in rows if row["policy"] == "random"]
 
     before = gaps()
@@ -253,7 +251,7 @@ def test_stopping_where_nothing_more_comes_saves_what_the_fixed_length_wastes() 
     assert row["quality"] == pytest.approx(0.25)
     assert (row["lines"], row["order_lines"]) == (5, pytest.approx(8))
     assert row["saved"] == pytest.approx(3 / 8)
-    assert 0 <= row["saved_lo"] < 3 / 8 <= row["saved_hi"]
+    assert row["saved_lo"] < 3 / 8 < row["saved_hi"]
 
 
 def test_a_quality_that_no_order_reaches_is_held_against_its_whole_length() -> None:
@@ -284,12 +282,12 @@ def test_share_of_the_return_is_held_against_the_best_length() -> None:
     price = 0.02
     stops = {"lbcs": WHOLE, "oracle": WHOLE, "ours": KNOWING, "hasty": [2] * N_SUBJECTS}
     table = stopped(stops, price=price, metric="return")
-    rows: dict[Any, Row] = {row["policy"]: row for row in returns_closed(table, n_resamples=200)}
+    rows: dict[Any, Row] = {row["policy"]: row for row in returns_closed(table)}
     # An order of k lines gains 0.05 (2 + k) / 2 - 0.02 k for 2 <= k <= 8: best at 8.
     best = 0.05 * 5 - price * 8
     assert rows["ours"]["order"] == "lbcs, 8 actions"
     assert rows["ours"]["room"] == pytest.approx(0.05 * 5 - price * 5 - best)
-    assert rows["ours"]["closed"] == pytest.approx(1)
+    assert rows["ours"]["gain"] == pytest.approx(rows["ours"]["room"])
     assert rows["lbcs"]["gain"] == pytest.approx(0.05 * 5 - price * 10 - best)
     assert rows["hasty"]["gain"] == pytest.approx(0.1 - 2 * price - best)
     assert "oracle" not in rows
@@ -399,7 +397,7 @@ def test_the_table_has_a_line_for_every_policy_and_says_the_best_fixed_order_and
     tmp_path: Path,
 ) -> None:
     table = sloped({**SLOPES, "ours": 0.03}, n_seeds={"ours": 2})
-    found = worth(table, "ssim", n_resamples=50)
+    found = worth(table, "ssim")
     text = worth_table(table, found, "unet", metric="ssim", name_cell=Cell).text()
     for policy in (*SLOPES, "ours"):
         assert re.search(rf"^{policy} ", text, re.MULTILINE)

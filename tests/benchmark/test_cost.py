@@ -28,7 +28,7 @@ PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=6, n_center_lines=4
 
 def settings(out: Path, *, protocol: ScanProtocol = PROTOCOL, **changes: Any) -> BenchmarkSettings:
     options: dict[str, Any] = {"max_slices": 2, "n_fit_scans": 2, "max_fit_slices": 3}
-    options |= {"n_bootstrap": 20, "policies": ("random",)}
+    options |= {"policies": ("random",)}
     return BenchmarkSettings(protocol=protocol, run=RunOptions(out=out), **(options | changes))
 
 

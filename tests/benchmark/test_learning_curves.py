@@ -48,8 +48,7 @@ def five(folder: Path, **settings: Any) -> list[Path]:
 
 def curve_of(paths: list[Path], **options: Any) -> Any:
     logs = {path: read_run(path)[1] for path in paths}
-    rng = np.random.default_rng(0)
-    return learning_curve(logs, "validation_area", name="ddqn", rng=rng, **options)
+    return learning_curve(logs, "validation_area", name="ddqn", **options)
 
 
 def groups_of(paths: list[Path]) -> dict[str, list[Path]]:
@@ -88,7 +87,7 @@ def test_with_a_multiple_of_four_runs_it_is_the_trimmed_mean(tmp_path: Path) -> 
     assert curve_of(paths).iqm[0] == pytest.approx(scipy.stats.trim_mean(values, 0.25))
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_eight_seeds_can() -> None:
+def test_the_interval_of_eight_seeds_covers_the_truth() -> None:
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(150):
@@ -96,9 +95,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_eight_seeds_can() -> No
             Path(str(i)): [{"step": 0, "validation_area": value}]
             for i, value in enumerate(rng.normal(size=8))
         }
-        curve = learning_curve(logs, "validation_area", name="x", rng=rng, n_resamples=200)
+        curve = learning_curve(logs, "validation_area", name="x")
         covered.append(bool(curve.low[0] <= 0 <= curve.high[0]))
-    assert 0.8 < np.mean(covered) < 0.99
+    assert np.mean(covered) > 0.94
 
 
 def test_steps_in_between_are_interpolated_and_the_shortest_run_ends_the_curve(
@@ -151,7 +150,7 @@ def test_what_untrained_networks_reach_does_not_flatten_the_rest() -> None:
 def test_a_metric_can_be_chosen(tmp_path: Path) -> None:
     path = training(tmp_path / "a", {0: 0.5}, metric="validation_final")
     settings = CurvesSettings((path,), out=tmp_path / "x.svg", metric="loss")
-    assert "1.0000 [one seed]" in draw_learning_curves(settings)
+    assert "1.0000 [too few seeds]" in draw_learning_curves(settings)
     with pytest.raises(ValueError, match="its log has no validation_area"):
         curve_of([path])
 

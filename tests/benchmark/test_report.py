@@ -228,7 +228,9 @@ def test_so_few_subjects_give_no_verdict_and_eight_that_agree_do() -> None:
         return report.comparison_table(rows, metric=metric, name=Cell)
 
     few = shown(4)
-    assert "no p below 0.375" in few.notes[0]
+    # One rival besides two bounds, which are not tested: it alone is not corrected for.
+    assert "no p below 0.125" in few.notes[0]
+    assert lines_of(few)["random", "unet"][3].value == "0.125"
     assert not any(cell.style for cells in lines_of(few).values() for cell in cells[2:])
     for metric in ("ssim", "mse"):
         cells = lines_of(shown(8, metric))
@@ -238,11 +240,11 @@ def test_so_few_subjects_give_no_verdict_and_eight_that_agree_do() -> None:
 
 def test_one_subject_is_reported_without_intervals() -> None:
     page = made(invented(n_subjects=1))
-    assert "one subject" in page.text()
+    assert "too few subjects" in page.text()
     assert not re.search(r"\b(nan|None)\b", page.text() + Outline(page.html()).words)
-    assert "With one subject there are no intervals" in report._coverage(1)
-    assert "4 subjects the intervals are too narrow" in report._coverage(4)
-    assert report._coverage(40) == ""
+    assert "With one subject there are no intervals" in report._few_subjects(1)
+    assert "With 4 subjects intervals are wide" in report._few_subjects(4)
+    assert report._few_subjects(40) == ""
 
 
 def test_scores_that_were_not_reached_are_told(table: pd.DataFrame) -> None:

@@ -97,7 +97,7 @@ def first(values: Any, level: float) -> int:
 @pytest.mark.parametrize("threshold", [0.7, 0.78, 0.82, 0.9])
 def test_a_row_equals_counting_slice_by_slice(threshold: float) -> None:
     curves = invented()
-    row: Row = savings(fitted(curves, threshold), STOP, n_resamples=200)
+    row: Row = savings(fitted(curves, threshold), STOP)
     rule = [first(values, threshold) for values in np.clip(curves.features["acquired"], 0, 1)]
     oracle = [first(values, 0.8) for values in curves.scores["ssim"]]
     fixed = [counted(curves, [step] * len(curves)) for step in range(N_STEPS)]
@@ -115,8 +115,8 @@ def test_a_row_equals_counting_slice_by_slice(threshold: float) -> None:
 
 def test_errors_are_mirror_images_of_scores() -> None:
     flipped = replace(STOP, metric="nmse", target=0.2)
-    a = savings(fitted(invented(), 0.82), STOP, n_resamples=50)
-    b = savings(fitted(invented(), 1 - 0.82, stop=flipped), flipped, n_resamples=50)
+    a = savings(fitted(invented(), 0.82), STOP)
+    b = savings(fitted(invented(), 1 - 0.82, stop=flipped), flipped)
     for name in ("lines", "miss", "miss_lo", "miss_hi", "saved", "share", "oracle_lines", "rank"):
         assert a[name] == pytest.approx(b[name])
 
@@ -136,10 +136,10 @@ def test_the_calibrated_point_lies_on_the_curve_of_all_thresholds() -> None:
 
 def test_without_any_miss_the_interval_still_shows_doubt() -> None:
     perfect = replace(invented(), scores={"ssim": np.ones_like(invented().scores["ssim"])})
-    row = savings(fitted(perfect), STOP, n_resamples=50)
+    row = savings(fitted(perfect), STOP)
     assert (row["miss"], row["miss_lo"]) == (0, 0)
     assert row["miss_hi"] == pytest.approx(binomtest(0, 7).proportion_ci(method="exact").high)
-    one = savings(fitted(invented(n_subjects=1)), STOP, n_resamples=50)
+    one = savings(fitted(invented(n_subjects=1)), STOP)
     assert one["miss_lo"] is one["miss_hi"] is one["saved_lo"] is one["holds"] is None
 
 
@@ -151,7 +151,7 @@ def test_wilson_intervals_are_those_of_scipy(k: int, n: int) -> None:
 
 def test_units_that_are_slices_have_both_intervals() -> None:
     by_slice = replace(STOP, unit="slice")
-    row: Row = savings(fitted(invented(), stop=by_slice), by_slice, n_resamples=50)
+    row: Row = savings(fitted(invented(), stop=by_slice), by_slice)
     ends = wilson(row["miss"], row["n_slices"])
     assert (row["miss_wilson_lo"], row["miss_wilson_hi"]) == pytest.approx(ends)
 
@@ -161,7 +161,7 @@ def test_a_refusal_has_no_numbers_and_is_told() -> None:
     row = savings(refused, STOP)
     assert (row["refused"], row["threshold"]) == ("too few", None)
     assert "lines" not in row and trade_off(refused, STOP) is None
-    text = stopping_table([row, savings(fitted(invented()), STOP, n_resamples=20)], STOP).text()
+    text = stopping_table([row, savings(fitted(invented()), STOP)], STOP).text()
     assert "no rule" in text and "random, unet: no rule: too few" in text and "None" not in text
 
 
@@ -232,7 +232,7 @@ def settings(
     out: Path, stop: StopSettings = RULE, *, protocol: dict[str, Any] | None = None, **changes: Any
 ) -> BenchmarkSettings:
     """Two policies and an oracle on small phantom scans."""
-    options: dict[str, Any] = {"policies": POLICIES, "max_slices": 10, "n_bootstrap": 50}
+    options: dict[str, Any] = {"policies": POLICIES, "max_slices": 10}
     return BenchmarkSettings(
         protocol=replace(PROTOCOL, **(protocol or {})),
         run=RunOptions(out=out),
@@ -392,7 +392,7 @@ def test_uncertainty_and_the_evaluator_beside_a_checkpoint_are_used(
     )
     words = (
         f"benchmark --matrix-size 24 --lines-per-action 4 --n-center-lines 4 --max-slices 3 "
-        f"--policies low-frequency-first --reconstructors {path} zero-filled --n-bootstrap 20 "
+        f"--policies low-frequency-first --reconstructors {path} zero-filled "
         f"--stop.target 0.5 --stop.alpha 0.3 --stop.predictor {predictor} --stop.max-slices 5 "
         f"--out {tmp_path}/out"
     )

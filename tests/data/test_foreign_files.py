@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from activemri.cli import main
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import HDF5, MOST_OBJECTS, UnreadableError, guarded
@@ -284,3 +285,15 @@ def test_values_beyond_single_precision_are_infinite(tmp_path: Path) -> None:
     write_kspace(tmp_path / "a.h5")
     edit(tmp_path / "a.h5", kspace=np.full((2, 1, 8, 10), 1e300 + 0j))
     assert not read(tmp_path / "a.h5")[1].kspace.isfinite().any()
+
+
+@pytest.mark.parametrize("name", [b"\xff.h5", b"a\nb.h5", b"a\x1b[2J.h5"])
+def test_names_that_cannot_be_shown_are_problems_in_one_line(
+    tmp_path: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_kspace(tmp_path / "good.h5")
+    (tmp_path / "good.h5").with_name(os.fsdecode(name)).write_bytes(b"")
+    assert main(["data", "inspect", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "1 problem, left out" in text and "name in UTF-8" in text.splitlines()[-1]
+    assert all(line.isprintable() for line in text.splitlines())

@@ -18,13 +18,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         " random low-frequency-first high-frequency-first equispaced variable-density"
         " conjugate-symmetric lbcs average-oracle oracle exchange-oracle"
         " --reconstructors zero-filled"
-        " --n-seeds 2 --n-fit-scans 4 --max-fit-slices 4 --n-bootstrap 20".split()
+        " --n-seeds 2 --n-fit-scans 4 --max-fit-slices 4".split()
     ),
     # The weights that come with the package are made for 128 columns.
     "weights": tuple(
         "--env ActiveMRI/Phantom-v0 --policies imitation evaluator-greedy uncertainty-greedy"
-        " low-frequency-first --max-slices 2 --budget 6 --reference low-frequency-first"
-        " --n-bootstrap 20".split()
+        " low-frequency-first --max-slices 2 --budget 6 --reference low-frequency-first".split()
     ),
 }
 

@@ -33,7 +33,7 @@ NO_SCAN = re.compile(
 #: Every spoke of a radial scan passes through the centre: there it is about 1.
 PEAKED = 4.0
 
-BART = Container("BART", (".cfl",), OpenedFile)
+BART = Container("BART", (".cfl",), OpenedFile, parts=lambda path: (path.with_suffix(".hdr"), path))
 
 
 @dataclass(frozen=True)

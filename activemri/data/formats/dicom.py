@@ -38,7 +38,14 @@ def _series(folder: Path, names: Sequence[str]) -> list[str]:
     return sorted(members[0] for members in _grouped(folder)) if names else []
 
 
-DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series)
+def _members(path: Path) -> list[Path]:
+    """The files of the series that a file belongs to."""
+    groups = _grouped(path.parent)
+    group = next((group for group in groups if path.name in group), [path.name])
+    return [path.parent / name for name in group]
+
+
+DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series, _members)
 
 
 @dataclass(frozen=True)
@@ -101,17 +108,14 @@ class DICOMSeries(OpenedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        groups = _grouped(path.parent)
-        members = next((group for group in groups if path.name in group), [path.name])
-        headers = {name: _parsed(path.parent / name, stop_before_pixels=True) for name in members}
+        headers = {one.name: _parsed(one, stop_before_pixels=True) for one in _members(path)}
         images: list[tuple[tuple[float, ...], str, int]] = []
         for name, header in headers.items():
             try:
                 n_frames = _frames_of_magnitudes(header, len(images))
             except UnreadableError as error:
-                raise UnreadableError(
-                    f"{name}: {error}" if len(members) > 1 else str(error)
-                ) from None
+                which = f"{name}: " if len(headers) > 1 else ""
+                raise UnreadableError(f"{which}{error}") from None
             images += [(_place(header, frame), name, frame) for frame in range(n_frames)]
         sizes = {(header.Rows, header.Columns) for header in headers.values()}
         if len(sizes) > 1:
