@@ -59,11 +59,12 @@ def index_path(path: Path, readers: tuple[Reader, ...], *, run: Run = here) -> I
         UnreadableError: if there is nothing usable, with the first few reasons.
     """
     kinds = list(dict.fromkeys(reader.container for reader in readers))
+    problems: dict[str, str] = {}
     *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
     suffixes = f"{', '.join(others)} or {last}"
     if path.is_dir():
-        root, files = path, _scans_below(path, kinds, run)
-        if not files:
+        root, files = path, _scans_below(path, kinds, run, problems)
+        if not files and not problems:
             raise UnreadableError(f"expected files ending in {suffixes} under {path}; got none")
     elif path.exists():
         root, files = path.parent, [path.name]
@@ -71,7 +72,6 @@ def index_path(path: Path, readers: tuple[Reader, ...], *, run: Run = here) -> I
         raise FileNotFoundError(f"expected a scan or a folder of scans; nothing is at {path}")
     cache = FileFacts(root, f"headers {readers}")
     entries: list[Entry] = []
-    problems: dict[str, str] = {}
     try:
         for name in track(files, "index", unit="file"):
             kind = next((kind for kind in kinds if kind.holds(name)), None)
@@ -152,11 +152,21 @@ class FileFacts:
         self._saved = time.monotonic()
 
 
-def _scans_below(root: Path, kinds: Sequence[Container], run: Run) -> list[str]:
-    """Names of files, relative to the root; links are followed, in circles only once."""
+def _scans_below(
+    root: Path, kinds: Sequence[Container], run: Run, problems: dict[str, str]
+) -> list[str]:
+    """Names of files, relative to the root; links are followed, in circles only once.
+
+    Folders that cannot be listed are added to the problems.
+    """
+
+    def add(error: OSError) -> None:
+        folder = Path(str(error.filename)).relative_to(root).as_posix()
+        problems[folder] = f"the folder cannot be listed: {error.strerror}"
+
     seen: set[str] = set()
     files = []
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=add, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()

@@ -1,5 +1,6 @@
 """Finding scans, remembering what was found, and leaving out what is broken."""
 
+import errno
 import json
 import logging
 import os
@@ -352,3 +353,19 @@ def test_slices_that_leave_nothing_to_choose_are_refused(
     reason = problem_of(tmp_path / "a.h5", kspace=kspace)
     wanted = f"only {there.sum()} of 32 {name} were measured; expected at least 5"
     assert reason.startswith(wanted) if there.sum() < 5 else reason == "none"
+
+
+def test_folders_that_cannot_be_listed_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    index = index_path(folder, READERS)
+    assert [entry.file for entry in index.entries] == ["a.h5", "c.h5"]
+    assert index.problems == {"deep": "the folder cannot be listed: Permission denied"}
