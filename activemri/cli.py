@@ -138,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("ACTIVEMRI_TRACEBACK") or ours:
             raise
         message = str(error)
-        if isinstance(error, OSError) and error.filename is not None and error.strerror:
-            message = f"{error.filename}: {error.strerror}"  # without the number
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror or error}"  # without the number
         message = " ".join(message.split()) or type(error).__name__
         if missing is not None and "activemri[" not in message:
             message += '; pip install "activemri[all]" installs everything that a command may need'

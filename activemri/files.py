@@ -1,18 +1,27 @@
 """Files written completely or not at all, JSON, digests, locks: once for the whole package."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from activemri import __version__
+
 NEXT = ".next"  # ending of a file that is not written completely yet
 MOST_JSON = 256 << 20  # bytes
+MARKER = "activemri.json"  # tells whose an output folder is
+_FORMAT = 1  # of it
+#: Files that do not make a folder taken, e.g. what a shell wrote a command's output to.
+_NO_RESULTS = (".log", ".txt", ".out", ".err")
 _JSON_WORDS: dict[type, str] = {
     dict: "an object", list: "a list", str: "text", bool: "true or false",
     int: "a whole number", float: "a number",
@@ -28,7 +37,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             written.append(path.with_name(path.name + NEXT))
-            with written[-1].open("wb") as stream:
+            with _named(path, written[-1]), written[-1].open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -54,10 +63,30 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{NEXT}")
     try:
-        yield partial
+        with _named(path, partial):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Give errors of the system the name of a file that is being written: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
+
+
+def expanded(path: str | Path) -> Path:
+    """The path, where a leading ~ or ~USER stands for a home folder; a ValueError without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected a user with a home folder after ~") from error
 
 
 def write_json(path: Path, content: object) -> None:
@@ -148,6 +177,11 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
+def digest_of(stream: BufferedReader) -> str:
+    """The same of all that a file holds."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def require_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made or written by an OSError, without making it."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -157,10 +191,87 @@ def require_writable(folder: Path) -> None:
         raise OSError(f"the output folder {folder} cannot be written: no permission in {existing}")
 
 
-def make_writable(folder: Path) -> None:
-    """Make a folder, and refuse one that cannot be written by an OSError."""
+def require_claimable(folder: Path, kind: str) -> bool:
+    """Refuse a folder that :func:`claimed` would refuse, as one look shows it; makes nothing.
+
+    Returns True if an earlier run of the same kind has claimed it.
+    """
     require_writable(folder)
+    marker = folder / MARKER
+    if marker.exists():
+        found = read_json(marker, {"kind": str, "format": int})
+        if found["format"] > _FORMAT:
+            raise ValueError(f"{folder} was written by a newer version of activemri; install it")
+        if found["kind"] != kind:
+            raise ValueError(
+                f"{folder} holds results of 'activemri {found['kind']}', and those of "
+                f"'activemri {kind}' need a folder of their own; choose another --out"
+            )
+        return True
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    others = [n for n in names if not n.startswith(".") and not n.endswith(_NO_RESULTS)]
+    if others:
+        raise ValueError(
+            f"{folder} holds files that 'activemri {kind}' has not made, e.g. {others[0]}; "
+            "expected an empty or a new folder: choose another --out"
+        )
+    return False
+
+
+@contextmanager
+def claimed(
+    folder: Path, kind: str, *, overwrite: Sequence[str] = (), shared: bool = False
+) -> Iterator[None]:
+    """Own an output folder during the block: no other process, and no other command, writes to it.
+
+    A marker in the folder says which command it belongs to, by the command's name, its format and
+    the version of the package. The folder is made if missing.
+
+    Args:
+        folder: where results go.
+        kind: name of the command.
+        overwrite: names, with wildcards, of what an earlier run of the same command left: deleted.
+        shared: other processes of the same command may write at the same time.
+
+    Raises:
+        ValueError: it belongs to another command, holds files that none has made, or another
+            process is writing to it.
+        OSError: it cannot be written.
+    """
+    require_claimable(folder, kind)
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", wait=shared) as alone:
+        if not alone:
+            raise ValueError(
+                f"another process is writing to {folder}; wait until it has ended, or choose "
+                "another --out"
+            )
+        if not require_claimable(folder, kind):
+            made = {"kind": kind, "format": _FORMAT, "version": __version__}
+            write_json(folder / MARKER, made)
+        for path in [path for name in overwrite for path in folder.glob(name)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if not shared:
+            yield
+    if shared:
+        yield
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write a file that is there already, or that cannot be written.
+
+    Raises:
+        ValueError: it is there, and shall not be overwritten.
+        OSError: its folder cannot be made or written.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"{path} is there already; add --overwrite to replace it, or choose another name"
+        )
+    require_writable(path.parent)
 
 
 @contextmanager
@@ -190,4 +301,8 @@ else:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            # A file system without locks: nothing tells that another process writes.
         return True

@@ -555,10 +555,16 @@ def note(
     area: Double,
     taken: NDArray[np.int32],
     curve: Double,
-) -> None:
-    """Write down one more action of a bucket's scans (batch, ...) in all episodes (n, ...)."""
+) -> int:
+    """Write down one more action of a bucket's scans (batch, ...) in all episodes (n, ...).
+
+    Gives the first scan of the batch whose gain is not finite, or -1.
+    """
+    wrong = -1
     for i in range(len(rows)):
         row, action = rows[i], plan[i]
+        if wrong < 0 and action >= 0 and not np.isfinite(gains[i]):
+            wrong = i
         paid = action >= 0 or action == WASTE
         rewards[row] = (gains[i] if action >= 0 else 0.0) - (step_cost if paid else 0.0)
         finished[row] = stopped[i] or not legal[i].any()
@@ -569,6 +575,7 @@ def note(
             area[row] += (curve[row, step] + scores[i]) / 2
             taken[row, step], curve[row, step + 1] = action, scores[i]
             n_steps[row] += 1
+    return wrong
 
 
 @_exact

@@ -59,9 +59,13 @@ class RunOptions:
     """Seed of everything that is drawn at random."""
     resume: FlagCreatePairsOff[bool] = False
     """Continue what is found in --out, with the same settings."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Delete what an earlier run of the same command left in --out, and start anew."""
 
     def __post_init__(self) -> None:
         require_not_negative(seed=self.seed)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume continues a run, --overwrite starts it anew; choose one")
 
 
 def described(settings: Any) -> dict[str, object]:
@@ -93,7 +97,7 @@ def command_line(command: str, settings: Any) -> str:
 
 
 #: Options that may differ between a run and its continuation.
-FREE = frozenset(("out", "resume", "device", "threads", "images", "tensorboard"))
+FREE = frozenset(("out", "resume", "overwrite", "device", "threads", "images", "tensorboard"))
 
 
 def flat(settings: Any) -> list[tuple[str, Any, Any]]:

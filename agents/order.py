@@ -321,22 +321,24 @@ def train_order(settings: TrainOrderSettings) -> Path:
     """Learn an order and write it; the path of its file.
 
     Raises:
-        ValueError: unusable settings or data.
+        ValueError: unusable settings or data; a folder of something else, or with such an order.
         OSError: the output folder cannot be written.
     """
     device = settings.compute.prepare()
-    files.require_writable(settings.run.out)  # an error comes now rather than after hours
-    order = learn_order(
-        settings.kind,
-        settings.protocol,
-        seed=settings.run.seed,
-        n_fit_scans=settings.n_fit_scans,
-        max_fit_slices=settings.max_fit_slices,
-        slices_per_volume=settings.slices_per_volume,
-        device=device,
-        show=True,
-    )
-    return order.save(settings.run.out / settings.kind)
+    out, target = settings.run.out, settings.run.out / f"{settings.kind}.json"
+    files.require_free(target, overwrite=settings.run.overwrite)  # now rather than after hours
+    with files.claimed(out, "train order"):
+        order = learn_order(
+            settings.kind,
+            settings.protocol,
+            seed=settings.run.seed,
+            n_fit_scans=settings.n_fit_scans,
+            max_fit_slices=settings.max_fit_slices,
+            slices_per_volume=settings.slices_per_volume,
+            device=device,
+            show=True,
+        )
+        return order.save(target)
 
 
 def learn_order(

@@ -101,12 +101,50 @@ class Greedy:
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         scores = self.score(view)
+        _require_scores(scores, view.legal, self)
         if self.traits.is_random:
             # An exponential race: the first arrival of rates w is a draw in proportion to w.
             race = np.stack([g.exponential(size=view.legal.shape[1]) for g in generators])
             return choose(-torch.from_numpy(race).to(scores.device) / scores, view.legal)
         repeats = self.traits.repeats or self.traits.is_oracle
         return choose(scores, view.legal if repeats else view.due)
+
+
+def decide(policy: Policy, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Actions of a policy, int64 (batch,); one that gives anything else is a ValueError."""
+    given: object = policy.act(view, generators)
+    actions = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+    if (
+        not isinstance(actions, Tensor)
+        or actions.shape != (len(view),)
+        or actions.is_floating_point()
+        or actions.is_complex()
+        or actions.dtype == torch.bool
+    ):
+        form = getattr(actions, "dtype", type(actions).__name__)
+        raise ValueError(
+            f"policy {policy.name!r}: expected a whole number for each of {len(view)} scan(s), "
+            f"int64 ({len(view)},); got {form} of shape {tuple(getattr(actions, 'shape', ()))}"
+        )
+    return actions.to(view.legal.device, torch.int64)
+
+
+def _require_scores(scores: object, legal: Tensor, policy: Policy) -> None:
+    """Refuse scores of actions that are no numbers, by a ValueError."""
+    shape, n_actions = tuple(getattr(scores, "shape", ())), legal.shape[1]
+    if not isinstance(scores, Tensor) or shape not in (tuple(legal.shape), (n_actions,)):
+        raise ValueError(
+            f"policy {policy.name!r}: expected scores of shape {tuple(legal.shape)} or "
+            f"{(n_actions,)}; got {type(scores).__name__} of shape {shape}"
+        )
+    if bool((scores.isnan() & legal).any()):
+        raise ValueError(
+            f"policy {policy.name!r}: expected numbers as scores of legal actions; got NaN"
+        )
+    if policy.traits.is_random and bool(((scores <= 0) & legal).any()):
+        raise ValueError(
+            f"policy {policy.name!r} draws in proportion to its scores: expected numbers above 0"
+        )
 
 
 def require_played(policy: Policy, geometry: Geometry) -> None:

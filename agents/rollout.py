@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Policy, require_played
+from activemri.agents.policy import Policy, decide, require_played
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import IDLE, STOP, Scan, State, Truth, kind
@@ -111,6 +111,9 @@ def rollout(
         taken.append(torch.stack(actions, dim=1))
         for name, values in points.items():
             curves.setdefault(name, []).append(torch.stack(values, dim=1))
+    for name, values in curves.items():
+        if any(bool(part.isnan().any()) for part in values):
+            raise ValueError(f"policy {policy.name!r}: the score {name!r} is NaN on the way")
     place = torch.tensor([row for rows in groups for row in rows]).argsort()
     longest = max(actions.shape[1] for actions in taken)
 
@@ -153,7 +156,7 @@ def play(
         view = state.view
         if policy.traits.is_oracle:
             view = replace(view, truth=Truth(scan, state))
-        actions = torch.where(state.finished, IDLE, policy.act(view, generators))
+        actions = torch.where(state.finished, IDLE, decide(policy, view, generators))
         idle = ~state.finished & (actions < 0) & (actions != STOP)
         if bool(idle.any()):
             row = int(idle.nonzero()[0])
@@ -161,6 +164,10 @@ def play(
                 f"policy {policy.name!r} chose {int(actions[row])} for scan {row}, which is not "
                 f"finished; expected a legal action, or {STOP} to stop"
             )
+        try:
+            scan.check_actions(state, actions)
+        except ValueError as error:
+            raise ValueError(f"policy {policy.name!r}: {error}") from error
         state = scan.acquire(state, actions)
         yield actions, state
 

@@ -151,8 +151,8 @@ def run_training(
     run, learner = settings.run, settings.learner
     protocol = as_environment(settings.protocol, device=str(settings.compute.prepare()))
     same = {"algo": learner_name(learner), **described(settings)}
-    folder = RunFolder(run.out, tensorboard=settings.tensorboard)
-    folder.check(same, resume=run.resume)  # before data are read
+    folder = RunFolder(run, "train policy", tensorboard=settings.tensorboard)
+    folder.check(same)  # before data are read
     begin = settings.warm_start if warm_start is None else warm_start
     if train is not None:  # as the protocol opens scans
         protocol = replace(protocol, data=train, orientation=STORED, roi=None, annotations=None)
@@ -169,16 +169,17 @@ def run_training(
     require_other_subjects(problem.scans, scans)
     training = _Training(settings, problem, scans)
     same |= {"n_train_scans": len(problem.scans), "n_validation_scans": len(scans)}
-    trained = loop.train(
-        training,
-        folder,
-        name="policy",
-        n_steps=learner.max_steps,
-        validate_every=every,
-        patience=settings.patience,
-        state=folder.open(same, resume=run.resume),  # when nothing more can be refused
-        on_validation=on_validation,
-    )
+    with folder.open(same) as state:  # when nothing more can be refused
+        trained = loop.train(
+            training,
+            folder,
+            name="policy",
+            n_steps=learner.max_steps,
+            validate_every=every,
+            patience=settings.patience,
+            state=state,
+            on_validation=on_validation,
+        )
     return replace(trained, score=training.select)
 
 

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from activemri import kernels
 from activemri.devices import usable
-from activemri.envs.observation import Frame, make_observation
+from activemri.envs.observation import Frame, make_observation, require_in_space
 from activemri.envs.protocol import EnvOptions, ScanProtocol, typed_as
 from activemri.envs.reward import make_reward
 from activemri.envs.scan import STOP, WASTE, State, kind
@@ -41,8 +40,8 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
     widest scan has), plus a last one that stops if `stop_action`. ``info["action_mask"]`` (int8,
     1 = legal) tells which may be taken. Lines that are acquired already, that the scanner never
     measured (zero padding), or that exceed the budget are illegal: they waste one line of the
-    budget, earn 0 and set ``info["illegal_action"]``; with `invalid_action="raise"` they raise.
-    Numbers that are no action at all always raise.
+    budget, gain nothing, cost `step_cost` as any other, and set ``info["illegal_action"]``; with
+    `invalid_action="raise"` they raise. Numbers that are no action at all always raise.
 
     Observations: by default ``Dict(image=Box(0, 255, (1, height, width), uint8),
     mask=MultiBinary(n_lines), budget=Box(0, 1, (1,), float32))``: the magnitude of the
@@ -136,17 +135,15 @@ class ActiveMRIEnv(gymnasium.Env[Any, Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """This point of the episode, the random numbers included, for :meth:`load_state_dict`."""
-        return {
-            "episode": self.episodes.save(0),
-            "running": self._running,
-            "random": self.np_random.bit_generator.state,
-        }
+        return self.episodes.save(np.array([not self._running]), [self.np_random])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a point saved by :meth:`state_dict` under the same protocol."""
-        self.episodes.restore(0, state["episode"])
-        self._running = state["running"]
-        self.np_random.bit_generator.state = state["random"]
+        """Come back to a point saved by :meth:`state_dict` under the same protocol, on these scans.
+
+        Raises:
+            ValueError: any other state; nothing is changed then.
+        """
+        self._running = not self.episodes.restore(state, [self.np_random])[0]
 
     def render(self) -> Any:
         """The scan so far: an image, uint8 (height, width, 3), or text."""
@@ -204,6 +201,7 @@ class Episodes:
         self.observation_space = self.observation.space(self.frame)
         self.index = np.full(n, -1)  # which scan of the data set each episode acquires
         self.buckets: list[tuple[NDArray[np.int64], State]] = []
+        self._is_shown = False  # an observation has been given
         self.illegal = np.zeros(n, dtype=bool)  # was the last action?
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.n_shots = np.zeros(n, dtype=np.int64)  # those for the start's readouts included
@@ -290,7 +288,7 @@ class Episodes:
                     f"reward: expected a tensor of shape {tuple(planned.shape)}, one number a "
                     f"scan; got {came}"
                 )
-            kernels.note(
+            wrong = kernels.note(
                 rows,
                 plan,
                 gains.double().cpu().numpy(),
@@ -307,11 +305,20 @@ class Episodes:
                 self._taken,
                 self._curve,
             )
+            if wrong >= 0:
+                raise ValueError(
+                    f"reward: expected finite numbers; got {float(gains[wrong])} after action "
+                    f"{plan[wrong]}; the scores are "
+                    + ", ".join(f"{k} {float(v[wrong]):.6g}" for k, v in state.scores.items())
+                )
         return rewards, finished & active
 
     def observe(self) -> Any:
         """Observations of all episodes, (n, ...) in the space's structure."""
         parts = [(rows, self.observation(state.view, self.frame)) for rows, state in self.buckets]
+        if not self._is_shown:  # that its form is right is found out once
+            require_in_space(parts[0][1], self.observation_space)
+            self._is_shown = True
         observation: Any = parts[0][1] if len(parts) == 1 else in_order(parts, self.n)
         if not self.options.to_numpy:
             return observation
@@ -380,31 +387,85 @@ class Episodes:
                 return state, place
         raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
 
-    def save(self, row: int) -> dict[str, Any]:
-        """All that it takes to come back to this point of an episode."""
-        state, place = self.locate(row)
-        one = state.select([place])
-        return {
-            "index": int(self.index[row]),
-            "history": self.history[row],
-            "actions": self.actions[row],
-            "seed": one.secret.conditions.seed,
-            "view": one.view,
-            "scores": one.scores,
-            "stopped": one.stopped,
-        }
+    def save(
+        self, ended: NDArray[np.bool_], generators: Sequence[np.random.Generator]
+    ) -> dict[str, Any]:
+        """All that it takes to come back to this point of all episodes, with their generators."""
+        points = []
+        for row in range(self.n):
+            state, place = self.locate(row)
+            one = state.select([place])
+            points.append(
+                {
+                    "index": int(self.index[row]),
+                    "scan": tuple(str(names[row]) for names in self._names.values()),
+                    "history": self.history[row],
+                    "actions": self.actions[row],
+                    "seed": one.secret.conditions.seed,
+                    "view": one.view,
+                    "scores": one.scores,
+                    "stopped": one.stopped,
+                }
+            )
+        random = [generator.bit_generator.state for generator in generators]
+        return {"episodes": points, "ended": ended.copy(), "random": random}
 
-    def restore(self, row: int, saved: Mapping[str, Any]) -> None:
-        """Come back to a saved point, to the last bit."""
-        scan, view = self.dataset[saved["index"]], saved["view"]
-        fresh = self.scan.start([scan], start_masks=view.start_mask, seeds=saved["seed"])
-        state = replace(
-            fresh,
-            view=view.clone(),
-            scores={name: value.clone() for name, value in saved["scores"].items()},
-            stopped=saved["stopped"].clone(),
-        )
-        self._recall(row, state, saved["index"], saved["actions"], saved["history"])
+    def restore(
+        self, saved: Mapping[str, Any], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.bool_]:
+        """Come back to a saved point, to the last bit, and tell which episodes have ended there.
+
+        Raises:
+            ValueError: for a state of other scans, or of another protocol; nothing is changed then.
+        """
+        try:
+            points, random = saved["episodes"], saved["random"]
+            ended = np.array(saved["ended"], dtype=bool)
+            if not len(points) == len(random) == len(ended) == self.n:
+                raise ValueError(f"it is of {len(points)} scan(s) side by side, not of {self.n}")
+            found = [self._found_again(point) for point in points]
+            for generator, numbers in zip(generators, random, strict=True):
+                type(generator.bit_generator)().state = numbers  # refuses what it cannot take
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            why = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+            raise ValueError(
+                f"expected a state of the same protocol and scans, as state_dict() gives it; {why}"
+            ) from error
+        for row, (state, point) in enumerate(zip(found, points, strict=True)):
+            self._recall(row, state, point["index"], point["actions"], point["history"])
+            generators[row].bit_generator.state = random[row]
+        return ended
+
+    def _found_again(self, point: Mapping[str, Any]) -> State:
+        """An episode's state at a saved point; a ValueError where this is not its scan."""
+        index, view = point["index"], point["view"]
+        if not 0 <= index < len(self.dataset):
+            raise ValueError(f"there is no scan {index}")
+        scan, history = self.dataset[index], np.asarray(point["history"], dtype=np.float64)
+        if history.shape != (len(np.asarray(point["actions"], dtype=np.int32)) + 1,):
+            raise ValueError(f"it has {len(history)} scores of {len(point['actions'])} actions")
+        fresh = self.scan.start([scan], start_masks=view.start_mask, seeds=point["seed"])
+        first = float(fresh.scores[self.score_name])
+        # What a state of other samples, another scanner or another reconstructor differs in.
+        for name, was, now in (
+            ("scan", point["scan"], (scan.volume, scan.subject, str(scan.index))),
+            ("geometry", view.geometry.name, self.geometry.name),
+            ("budget", view.start_budget.tolist(), fresh.view.start_budget.tolist()),
+            ("set of scores", [*point["scores"]], [*fresh.scores]),
+            ("scale", view.scale.tolist(), fresh.view.scale.tolist()),
+            (f"{self.score_name} at the start", history[:1].tolist(), [first]),
+        ):
+            alike = np.allclose(was, now, rtol=1e-4) if isinstance(now[0], float) else was == now
+            if not alike:
+                raise ValueError(f"its {name} is {was}, not {now}")
+
+        def of_one_form(own: Tensor, given: Tensor) -> Tensor:
+            if (given.shape, given.dtype, given.device) != (own.shape, own.dtype, own.device):
+                raise ValueError(f"{given.dtype} {tuple(given.shape)} is not {tuple(own.shape)}")
+            return given
+
+        kept = fresh.changed(**{name: point[name] for name in ("view", "scores", "stopped")})
+        return fresh.rowwise(of_one_form, lambda own, _: own, kept, skip_fixed=True).clone()
 
     def replay(
         self, row: int, index: int, *, start_mask: Tensor, seed: int, actions: Sequence[int]

@@ -217,13 +217,30 @@ def make_observation(observation: str | Observation) -> Observation:
     Raises:
         ValueError: for an unknown name.
     """
-    if not isinstance(observation, str):
-        return observation
-    found: Any = plugins.find(observation, OBSERVATIONS, what="observation")
-    made: Observation = found() if isinstance(found, type) else found
+    made: Any = observation
+    if isinstance(observation, str):
+        found: Any = plugins.find(observation, OBSERVATIONS, what="observation")
+        made = found() if isinstance(found, type) else found
     if not callable(made) or not hasattr(made, "space"):
         raise ValueError(
             f"observation {observation!r}: expected an object with `space` that takes a view and a "
             f"frame; got {type(made).__name__}"
         )
-    return made
+    own: Observation = made
+    return own
+
+
+def require_in_space(observation: object, space: gymnasium.Space[Any]) -> None:
+    """Refuse an observation of a batch whose first row does not lie in a space, by a ValueError."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    given = observation if isinstance(observation, dict) else {"": observation}
+    for name in {**parts, **given}:
+        part, values = parts.get(name), given.get(name)
+        first = values[0].cpu().numpy() if isinstance(values, Tensor) and values.ndim else None
+        if part is not None and first is not None and part.contains(first):
+            continue
+        kind, shape = getattr(values, "dtype", type(values).__name__), getattr(values, "shape", ())
+        raise ValueError(
+            f"observation {name!r}: expected a tensor (batch, ...) in {part}; got {kind} of shape "
+            f"{tuple(shape)}, or values beyond its bounds or NaN"
+        )

@@ -119,7 +119,7 @@ class ScanProtocol:
     stop_action: bool = False
     """Add a last action that ends the scan."""
     step_cost: float = 0.0
-    """Price of every action but STOP, in units of the score."""
+    """Price of every action but STOP, illegal ones included, in units of the score."""
     tr: float | None = None
     """Repetition time in seconds, from one shot to the next; every action is one shot, and so are
     the readouts of the start, lines_per_action at a time. Adds time to info. None: no time."""
@@ -223,8 +223,8 @@ class EnvOptions(ScanProtocol):
     """A scan protocol as a Gymnasium environment: what is shown, and where it is computed."""
 
     invalid_action: Literal["noop", "raise"] = "noop"
-    """Illegal actions: noop wastes one readout of the budget, earns 0 and says so in info, as
-    learners without masks need it; raise is an error."""
+    """Illegal actions: noop wastes one readout of the budget, costs step_cost, gains nothing and
+    says so in info, as learners without masks need it; raise is an error."""
     device: str = "cpu"
     """Where scans are simulated and reconstructed."""
     to_numpy: bool = True

@@ -143,10 +143,26 @@ class Replay:
         return {"n_added": self.n_added, **columns}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Come back to what was remembered, in a memory of the same capacity."""
+        """Come back to what was remembered, in a memory of the same capacity.
+
+        Raises:
+            ValueError: for contents of another memory; nothing is changed then.
+        """
+        n = min(state["n_added"], self.capacity)
+        for name, column in self._columns.items():
+            given = state.get(name, torch.empty(0)).numpy()
+            if given.dtype != column.dtype or given.shape != (n, *column.shape[1:]):
+                raise ValueError(
+                    f"expected the contents of a memory of {self.capacity} transitions of these "
+                    f"scans: {name} as {column.dtype} {(n, *column.shape[1:])}; got "
+                    f"{given.dtype} {given.shape}"
+                )
+        index, n_scans = state["index"], len(self.episodes.dataset)
+        if bool(((index < 0) | (index >= n_scans)).any()):
+            raise ValueError(f"expected transitions of {n_scans} scans; got {index.unique()}")
         self.n_added = state["n_added"]
         for name, column in self._columns.items():
-            column[: len(state[name])] = state[name].numpy()
+            column[:n] = state[name].numpy()
 
     def _packed(self, points: Points) -> Points:
         """Points with masks as bits, and without the seeds of scanners that draw nothing."""

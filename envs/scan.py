@@ -50,7 +50,6 @@ from activemri.reconstruction.reconstructor import (
     Measurement,
     Reconstruction,
     Reconstructor,
-    checked,
     require_served,
 )
 from activemri.reconstruction.registry import make_reconstructor
@@ -770,11 +769,7 @@ class Scan:
     @torch.no_grad()
     def _reconstruct(self, measurement: Measurement, *, on_trial: bool = False) -> Reconstruction:
         make = self.reconstructor.try_out if on_trial else self.reconstructor
-        result = make(measurement)
-        if not self._waits:  # as reconstructors of the package give it
-            assert isinstance(result, Reconstruction)
-            return result
-        return checked(result, measurement.zero_filled, by=self.reconstructor)
+        return make(measurement)
 
     def _trial_scores(
         self, state: State, readings: Readings, masks: Tensor, names: tuple[str, ...]

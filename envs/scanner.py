@@ -168,6 +168,11 @@ class MeasurementLog(Batched):
         self.n_measured.flatten().index_copy_(0, at, requests.nth + 1)
         self.last_measured.flatten().index_copy_(0, at, requests.time)
         outlier_score = scanner.outlier_score(conditions, requests, received)
+        if outlier_score.shape != at.shape or bool(outlier_score.isnan().any()):
+            raise ValueError(
+                f"scanner {type(scanner).__name__}: expected outlier scores, numbers of shape "
+                f"{tuple(at.shape)}; got shape {tuple(outlier_score.shape)}, or NaN"
+            )
         self.outlier_score.flatten().index_copy_(0, at, outlier_score)
         return change
 
@@ -214,6 +219,7 @@ class MeasurementLog(Batched):
             place=place,
         )
         received = scanner.measure(conditions, requests)
+        _require_samples(received, (len(row), *self.samples.shape[2:]), scanner)
         if not scanner.averages:
             return requests, received, received
         average = self.samples[row, readout]
@@ -438,6 +444,7 @@ class Spiking:
 
 
 IDEAL = Ideal()
+_PARTS = ("repeats", "averages", "is_random", "begin", "measure", "outlier_score")
 
 #: Scanners by name; all but the ideal one are made of `severity` and `repeats`.
 SCANNERS: dict[str, Callable[..., Scanner]] = {
@@ -468,17 +475,32 @@ def make_scanner(
             f"{' and '.join(given)} go with the name of a scanner that has artefacts, e.g. noisy; "
             f"got scanner={scanner!r}"
         )
-    if not isinstance(scanner, str):
-        return scanner
-    found = plugins.find(scanner, SCANNERS, what="scanner")
-    made: Any = found(**given) if isinstance(found, type) or given else found
-    if not callable(getattr(made, "measure", None)):
+    made: Any = scanner
+    if isinstance(scanner, str):
+        found = plugins.find(scanner, SCANNERS, what="scanner")
+        made = found(**given) if isinstance(found, type) or given else found
+    if lacking := [part for part in _PARTS if not hasattr(made, part)]:
         raise ValueError(
-            f"scanner {scanner!r}: expected an object or class with begin, measure and "
-            f"outlier_score; got {type(made).__name__}"
+            f"scanner {scanner!r}: expected an object or class with {', '.join(_PARTS)}; "
+            f"{type(made).__name__} has no {', '.join(lacking)}"
         )
     scanner_made: Scanner = made
     return scanner_made
+
+
+def _require_samples(received: object, shape: tuple[int, ...], scanner: Scanner) -> None:
+    """Refuse what a scanner cannot have received, by a ValueError."""
+    came = tuple(getattr(received, "shape", ()))
+    if not isinstance(received, Tensor) or not received.is_complex() or came != shape:
+        kind = getattr(received, "dtype", type(received).__name__)
+        raise ValueError(
+            f"scanner {type(scanner).__name__}: expected complex samples of shape {shape}; "
+            f"got {kind} of shape {came}"
+        )
+    if not bool(torch.view_as_real(received).sum().isfinite()):
+        raise ValueError(
+            f"scanner {type(scanner).__name__}: expected finite samples; got NaN or Inf"
+        )
 
 
 def _at_rest(start: Start, level: Tensor) -> Conditions:

@@ -157,18 +157,11 @@ class ActiveMRIVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """This point of all episodes, for :meth:`load_state_dict`."""
-        return {
-            "episodes": [self.episodes.save(row) for row in range(self.num_envs)],
-            "ended": self._ended.copy(),
-            "random": [generator.bit_generator.state for generator in self._generators],
-        }
+        return self.episodes.save(self._ended, self._generators)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a point saved by :meth:`state_dict` under the same protocol."""
-        for row, saved in enumerate(state["episodes"]):
-            self.episodes.restore(row, saved)
-            self._generators[row].bit_generator.state = state["random"][row]
-        self._ended = state["ended"].copy()
+        """As :meth:`ActiveMRIEnv.load_state_dict`, of as many scans side by side."""
+        self._ended = self.episodes.restore(state, self._generators)
         self._begun[:] = True
 
     def render(self) -> tuple[Any, ...] | None:

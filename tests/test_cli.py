@@ -175,6 +175,7 @@ def test_commands_are_listed_where_none_is_named(
         (FileNotFoundError(2, "No such file", "x.h5"), "x.h5"),
         (PermissionError(13, "Permission denied", "/out"), "/out"),
         (OSError(), "OSError"),
+        (OSError(28, "No space left on device", "o/best.json"), "o/best.json: No space left"),
         (ModuleNotFoundError("No module named 'pandas'", name="pandas"), "activemri[all]"),
     ],
 )
@@ -324,3 +325,24 @@ def test_every_file_is_listed_on_request(
     assert all(f"{n}.h5 " in listed and f"subject-{n} " in listed for n in range(30))
     assert cli.main(["data", "inspect", "no/such/folder"]) == 2
     assert "no/such/folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("data inspect FOLDER --split-file missing.json", "split file missing.json"),
+        ("data card FOLDER --split-file missing.json", "split file missing.json"),
+        ("data convert FOLDER --out O --split-file missing.json", "split file missing.json"),
+        ("data inspect ~no-such-user/x", "~no-such-user/x: expected a user with a home folder"),
+        ("data split ~no-such-user/x", "~no-such-user/x"),
+        ("data convert FOLDER --out ~no-such-user/x", "~no-such-user/x"),
+        ("train order --data ~no-such-user/x", "~no-such-user/x"),
+        ("train order --data FOLDER --annotations ~no-such-user/x", "~no-such-user/x"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_named_with_status_2(
+    line: str, shown: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line.replace("FOLDER", str(data)).split()) == 2
+    *_, message = capsys.readouterr().err.splitlines()  # after the progress
+    assert message.startswith("activemri: error: ") and shown in message

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,3 +56,38 @@ def test_what_is_written_is_strict_json_and_read_again(tmp_path: Path) -> None:
     assert files.read_json(path) == {
         "a": [0, 1], "b": [None, None, 1.5], "c": {"d": 0.5}, "e": str(tmp_path),
     }  # fmt: skip
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+@pytest.mark.parametrize("write", ["write_together", "replacing", "elsewhere"])
+def test_a_full_disk_names_the_file(
+    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.json"
+    path.write_text("old")
+    real = Path.open
+
+    def full(self: Path, *arguments: Any, **options: Any) -> Any:
+        return real(FULL if self.name.endswith(files.NEXT) else self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*best\.json"):
+        if write == "write_together":
+            files.write(path, "new")
+        else:
+            with files.replacing(path) as partial, partial.open("w") as stream:
+                stream.write("new")
+                if write == "elsewhere":
+                    raise OSError(28, "No space left on device")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_a_home_that_there_is_not_is_refused() -> None:
+    assert files.expanded("~") == Path.home()
+    with pytest.raises(ValueError, match="~no-such-user/x: expected a user with a home folder"):
+        files.expanded("~no-such-user/x")

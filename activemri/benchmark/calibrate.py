@@ -99,14 +99,28 @@ def run_calibration(settings: CalibrateSettings) -> str:
 
     Raises:
         ValueError: no uncertainty to measure, splits that do not exist or share subjects, or
-            reconstructors that do not exist.
+            reconstructors that do not exist; a folder of something else, or with a calibration.
         OSError: the output folder cannot be written.
     """
-    out, protocol = settings.run.out, settings.protocol
-    files.require_writable(out)
+    out, overwrite = settings.run.out, settings.run.overwrite
+    files.require_claimable(out, "calibrate")
+    files.require_free(out / "calibration.json", overwrite=overwrite)
     device = settings.compute.prepare()
     reconstructor = assembled(settings).to(device)
     scans, fit_scans = open_scans(settings, device=device)
+    with files.claimed(out, "calibrate", overwrite=("calibration.*",) if overwrite else ()):
+        return _calibrate(settings, reconstructor, scans, fit_scans, device=device)
+
+
+def _calibrate(
+    settings: CalibrateSettings,
+    reconstructor: Reconstructor,
+    scans: Validation,
+    fit_scans: Validation,
+    *,
+    device: torch.device,
+) -> str:
+    out, protocol = settings.run.out, settings.protocol
     fit_cases = collect(reconstructor, fit_scans, fraction=None)
     cases = collect(reconstructor, scans, fraction=settings.foreground)
     predicted, observed = fit_knots(
@@ -165,8 +179,6 @@ def run_calibration(settings: CalibrateSettings) -> str:
         },
         "recalibration": {name: recalibrated.settings[name] for name in ("predicted", "observed")},
     }
-    files.make_writable(out)
-    files.write_json(out / "calibration.json", content)
 
     # The picture shows a scan in the middle: after a third of the budget, of median rank.
     step = scans.steps[min(1, len(scans.steps) - 1)]
@@ -204,6 +216,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
     saved = save_reconstructor(out / "recalibrated", recalibrated, info=info)
     name = " + ".join(info["made_of"])
     table = calibration_table(before, after, name=name, counts=counts)
+    files.write_json(out / "calibration.json", content)  # last: it says that all is there
     return f"{table.text()}\n{saved}.safetensors"
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from activemri.benchmark import resampling
 from activemri.benchmark.resampling import Codes, Floats, Interval
+from activemri.files import replacing
 from activemri.metrics import spearman
 
 #: Pixels of the target above this share of its maximum are foreground.
@@ -300,7 +301,8 @@ def write_plot(
             panel.set_axis_off()
         bar = rows[1].colorbar(shown, ax=list(panels[1:]), shrink=0.85, pad=0.02, extend="max")
         bar.set_label("in units of the image's RMS")
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
 
 
 def _grouped_spearman(counts: Floats) -> Floats:

@@ -44,6 +44,8 @@ class DemoSettings:
 def run_demo(settings: DemoSettings) -> str:
     """Run the demonstration, and give the text that the command prints."""
     run, trained = settings.run, list[str]()
+    with files.claimed(run.out, "benchmark", shared=True):
+        pass  # the folder holds that of the training too
     protocol = replace(find_protocol("ActiveMRI/Phantom-v0"), budget=settings.budget)
     if settings.train:  # by imitation, for two minutes or so
         from activemri.agents.learners.imitation import Imitation
@@ -52,7 +54,9 @@ def run_demo(settings: DemoSettings) -> str:
         out = run.out / "trained-now"
         training = TrainPolicySettings(
             protocol=protocol,
-            run=replace(run, out=out, resume=(out / "settings.json").exists()),
+            run=replace(
+                run, out=out, resume=(out / "settings.json").exists() and not run.overwrite
+            ),
             learner=Imitation(max_steps=150, states=150, rounds=1),
             validate_every=75,
             validation_scans=6,

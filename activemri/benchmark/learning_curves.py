@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from activemri import files
 from activemri.benchmark.figures import STYLE, colours
@@ -46,6 +46,8 @@ class CurvesSettings:
     """Folders of trainings, as `activemri train policy` makes them."""
     out: Path = Path("curves.png")
     """Picture to write, as PNG or SVG."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the picture where it is there already."""
     metric: str | None = None
     """Entry of the log to draw, e.g. validation_final; None takes the first validation_
     entry that all runs have."""
@@ -78,9 +80,10 @@ def draw_learning_curves(settings: CurvesSettings) -> str:
     """Read runs, draw them, and say where they end: the text that the command prints.
 
     Raises:
-        ValueError: a folder without a training, or a metric that runs lack.
+        ValueError: a folder without a training, a metric that runs lack, a picture that is there.
         OSError: the picture cannot be written.
     """
+    files.require_free(settings.out, overwrite=settings.overwrite)
     runs = {folder: read_run(folder) for folder in settings.runs}
     logs = {folder: entries for folder, (_, entries) in runs.items()}
     common = set.intersection(*({key for entry in one for key in entry} for one in logs.values()))
@@ -98,8 +101,8 @@ def draw_learning_curves(settings: CurvesSettings) -> str:
         for name, folders in grouped({folder: own for folder, (own, _) in runs.items()}).items()
     ]
     figure = learning_figure(curves, metric=metric)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(settings.out, dpi=150)
+    with files.replacing(settings.out) as partial:
+        figure.savefig(partial, format=settings.out.suffix[1:], dpi=150)
     lines = []
     for curve in curves:
         enough = len(curve.runs) >= FEWEST_SUBJECTS

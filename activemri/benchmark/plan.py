@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from torch import nn
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from activemri import __version__, checkpoints, files
 from activemri.agents.oracles import ExchangeOracle
 from activemri.agents.order import OnStep, Order, fit_order
-from activemri.agents.policy import Policy, Traits, require_played
+from activemri.agents.policy import Policy, Traits, decide, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
+from activemri.data.contents import contents
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
 from activemri.data.views import subjects_of
 from activemri.data.volumes import evenly_spaced
@@ -102,6 +103,9 @@ class BenchmarkSettings:
     --reward is about."""
     workers: int = 1
     """Processes side by side."""
+    verify_data: FlagCreatePairsOff[bool] = False
+    """Read all files of scans anew, instead of trusting their sizes and times, to tell whether they
+    are those that were played before."""
 
     def __post_init__(self) -> None:
         for name in ("policies", "reconstructors"):
@@ -237,6 +241,13 @@ class Plan:
             marks[f"policy {label}"] = " ".join(held)
         return marks
 
+    def contents(self, *, anew: bool = False) -> dict[str, str]:
+        """Marks of the content of all scans that are played, see :mod:`activemri.data.contents`."""
+        marks: dict[str, str] = {}
+        for scans in (self.scored, *self.stopping.values()):
+            marks |= contents(scans.dataset, scans.positions, anew=anew)
+        return marks
+
     def policy(
         self, label: str, reconstructor: str, *, order: Order | None, seed: int | None = None
     ) -> Policy:
@@ -353,7 +364,7 @@ class Plan:
                         start = start_scans(acquisition, scans, seed=self.settings.run.seed)
                         views[reconstructor] = start.view
                     try:
-                        policy.act(views[reconstructor], [np.random.default_rng(0)])
+                        decide(policy, views[reconstructor], [np.random.default_rng(0)])
                     except ValueError as error:
                         raise ValueError(
                             f"{label} with reconstructor {reconstructor}: {error}"

@@ -42,6 +42,10 @@ from activemri.stopping.features import Curves, play_recorded
 from activemri.stopping.rule import StoppingRule, fit_rule
 
 _SETTINGS = "settings.json"
+_WRITTEN = (
+    _SETTINGS, "parts", "quality", "orders", "rules", "results.parquet", "summary.json",
+    "report.html", "episode.gif",
+)  # fmt: skip
 
 Item = TypeVar("Item")
 Tell = Callable[[float], object]  # takes the share of an item's work that was done
@@ -50,7 +54,7 @@ Work = Callable[[Plan, Item, Tell], object]
 #: Settings that change neither an episode nor its place in the table. Policies and reconstructors
 #: are told by their fingerprints; which ones are compared is free.
 _FREE = (
-    "run", "compute", "reference", "workers", "stop", "policies", "reconstructors"
+    "run", "compute", "reference", "workers", "verify_data", "stop", "policies", "reconstructors"
 )  # fmt: skip
 _PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 
@@ -72,26 +76,29 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
     """Run, or continue, and write results.parquet, summary.json and report.html.
 
     Raises:
-        ValueError: for unknown names, or a folder that holds a benchmark of other settings.
+        ValueError: for unknown names, a folder that holds a benchmark of other settings, or scans
+            that have changed since.
         OSError: if the folder cannot be written.
     """
     out = settings.run.out
-    files.require_writable(out)
+    files.require_claimable(out, "benchmark")
     plan = Plan(settings)
-    manifest = _manifest(plan)
+    played = plan.contents(anew=settings.verify_data)
+    manifest = _manifest(plan, played)
     # Only now, so that a mistake in the settings does not take the folder.
-    files.make_writable(out)
-    files.write_json(out / _SETTINGS, manifest)
-    table = _play(plan)
-    _write_parquet(table, out / "results.parquet")
-    rules = _fit_rules(plan) if plan.stopping else []
-    with Progress("sum up", 1, unit="") as progress:
-        found = report(plan, table, rules=rules)
-        progress(0.7)
-        files.write_json(out / "summary.json", found.content)
-        command = shlex.join(["activemri", *sys.argv[1:]])
-        files.write(out / "report.html", found.html(command=command))
-        progress(1)
+    with files.claimed(out, "benchmark", overwrite=_WRITTEN if settings.run.overwrite else ()):
+        files.write_json(out / _SETTINGS, manifest)
+        table = _play(plan)
+        _require_same(plan.contents(), played, f"while {out} was made")
+        _write_parquet(table, out / "results.parquet")
+        rules = _fit_rules(plan) if plan.stopping else []
+        with Progress("sum up", 1, unit="") as progress:
+            found = report(plan, table, rules=rules)
+            progress(0.7)
+            files.write_json(out / "summary.json", {**found.content, "scans": played})
+            command = shlex.join(["activemri", *sys.argv[1:]])
+            files.write(out / "report.html", found.html(command=command))
+            progress(1)
     return Outcome(table, found, out)
 
 
@@ -405,11 +412,12 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves
     return {key: Curves.join(own) for key, own in parts.items()}
 
 
-def _manifest(plan: Plan) -> dict[str, Any]:
+def _manifest(plan: Plan, played: Mapping[str, str]) -> dict[str, Any]:
     """Settings that decide about the table, as JSON gives them back, and all that have played.
 
-    Refuses a folder of other settings. Policies and reconstructors may come and go; those of the
-    same name must be the same.
+    Refuses a folder of other settings, or of other scans under the same names; `played` are marks
+    of their content. Policies and reconstructors may come and go; those of the same name must be
+    the same.
     """
     out = plan.settings.run.out
     settings = {
@@ -420,28 +428,39 @@ def _manifest(plan: Plan) -> dict[str, Any]:
     settings |= {"protocol": plan.protocol.changes, "seed": plan.settings.run.seed}
     settings |= {"metric": plan.metric} | plan.fingerprint
     settings["protocol"].pop("reconstructor", None)  # its fingerprint tells it
-    given: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    given: dict[str, Any] = json.loads(json.dumps(settings, default=str)) | {"contents": played}
     parts = [path for name in ("parts", "quality") for path in (out / name).rglob("*.parquet")]
-    if not (out / _SETTINGS).exists() or not [*parts, *(out / "orders").glob("*.json")]:
+    begun = (out / _SETTINGS).exists() and [*parts, *(out / "orders").glob("*.json")]
+    if plan.settings.run.overwrite or not begun:
         return given
     found = files.read_json(out / _SETTINGS)
-    if "protocol" not in found:
-        raise ValueError(
-            f"{out} holds a benchmark of an earlier version of this package, which cannot be "
-            "continued. Choose another --out, or delete that folder"
-        )
+    before = found.get("contents", {})
+    given["contents"] = before | given["contents"]
     changed = {
         name: (found.get(name), value)
         for name, value in given.items()
         if found.get(name) != value and (name in found or not name.startswith(_PLAYERS))
+        if name != "contents"
     }
     if changed:
         raise ValueError(
             f"{out} holds a benchmark with other settings: "
             + "; ".join(f"{name} was {was}, now {now}" for name, (was, now) in changed.items())
-            + ". Choose another --out, or delete that folder"
+            + ". Choose another --out, or --overwrite it"
         )
+    _require_same(played, before, f"since {out} was begun")
     return {name: mark for name, mark in found.items() if name.startswith(_PLAYERS)} | given
+
+
+def _require_same(now: Mapping[str, str], before: Mapping[str, str], when: str) -> None:
+    """Refuse scans whose content is not what it was, by a ValueError that names the first."""
+    changed = [volume for volume, mark in now.items() if before.get(volume, mark) != mark]
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ValueError(
+            f"the scan {changed[0]}{more} has changed {when}: its results would be those of two "
+            "different scans. Choose another --out, or --overwrite it"
+        )
 
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:

@@ -97,6 +97,8 @@ class ThroughputSettings:
     """Measure as well how a step scales with scans side by side, size, coils and threads."""
     plot: Path | None = None
     """Draw how a step scales, as PNG or SVG."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace that picture where it is there already."""
     json: FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of a table."""
     compare: Path | None = None
@@ -155,7 +157,7 @@ def run_throughput(settings: ThroughputSettings) -> str:
     """
     earlier = None if settings.compare is None else _read(settings.compare)
     if settings.plot is not None:
-        settings.plot.parent.mkdir(parents=True, exist_ok=True)
+        files.require_free(settings.plot, overwrite=settings.overwrite)
     found = rows()
     for part in settings.only:
         if not any(_is_chosen(name, (part,)) for name in found):
@@ -177,7 +179,9 @@ def run_throughput(settings: ThroughputSettings) -> str:
 
             scaling = scales.measure(device, settings.seconds)
             if settings.plot is not None:
-                scales.draw(scaling, machine["processor"]).savefig(settings.plot, dpi=150)
+                figure, kind = scales.draw(scaling, machine["processor"]), settings.plot.suffix[1:]
+                with files.replacing(settings.plot) as partial:
+                    figure.savefig(partial, format=kind, dpi=150)
     if settings.json:
         content = {**_frames(table), "rows": table, "machine": machine}
         if scaling is not None:

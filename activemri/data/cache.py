@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from activemri.files import NEXT, digest, replacing
+from activemri.files import NEXT, digest, expanded, replacing
 
 FOLDER, SIZE = "ACTIVEMRI_CACHE", "ACTIVEMRI_CACHE_GIB"  # environment variables
 USUAL_GIB = 2.0
@@ -66,7 +66,7 @@ def cache_folder() -> Path | None:
     """The folder, or None if nothing is to be kept."""
     own = os.environ.get(FOLDER)
     if own is not None:
-        return Path(own).expanduser() if own else None
+        return expanded(own) if own else None
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "activemri"
     if sys.platform == "win32" and (root := os.environ.get("LOCALAPPDATA")):

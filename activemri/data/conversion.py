@@ -8,6 +8,7 @@ import errno
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,12 @@ import h5py
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from activemri import files
 from activemri.data.formats.registry import all_readers
-from activemri.data.index import Entry, index_path
-from activemri.data.readers import READ_FAILURES, UnreadableError, Volume
+from activemri.data.index import Entry, Index, index_path
+from activemri.data.readers import HDF5, UnreadableError, Volume, guarded
 from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import measured_samples
 from activemri.data.splits import assign_splits
@@ -48,6 +49,8 @@ class ConvertSettings:
     """Folder for the converted files; made if missing."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject, which the files then name."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace converted files whose source or settings were others."""
     coils: int | None = None
     """Let scans of one coil be seen by this many simulated coils, each with noise of its own."""
 
@@ -66,17 +69,24 @@ def convert(settings: ConvertSettings) -> str:
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        FileExistsError: if a file of a destination's name came from elsewhere.
+        FileExistsError: if a file of a destination's name came from elsewhere, without --overwrite.
         UnreadableError: if nothing at all could be converted, with the first reasons.
-        ValueError: if the splits contradict each other, or `out` lies where the scans are.
+        ValueError: if the splits contradict each other, `out` lies where the scans are, or belongs
+            to another command or another process.
     """
-    source, out = settings.path.expanduser(), settings.out.expanduser()
+    source, out = files.expanded(settings.path), files.expanded(settings.out)
+    files.require_claimable(out, "data convert")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out must lie outside of {source}; got {out}")
     # Magnitudes stay bare, and get their synthetic phase when the converted file is read; but what
     # coils receive has a phase.
     index = index_path(source, all_readers(synthetic_phase=settings.coils is not None))
     splits = assign_splits(index.entries, index.root, split_file=settings.split_file)
+    with files.claimed(out, "data convert"):
+        return _convert(settings, out, index, splits)
+
+
+def _convert(settings: ConvertSettings, out: Path, index: Index, splits: Mapping[str, str]) -> str:
     names = [f"{entry.reader.container.stem(entry.file)}.h5" for entry in index.entries]
     counts = Counter(names)
     problems = [f"{file}: {reason}" for file, reason in index.problems.items()]
@@ -99,7 +109,7 @@ def convert(settings: ConvertSettings) -> str:
         }
         if counts[name] > 1:
             problems.append(f"{entry.file}: another file would be converted to the same name")
-        elif _is_converted(out / name, origin):
+        elif _is_converted(out / name, origin, overwrite=settings.overwrite):
             n_kept += 1
         else:
             pending.append((name, entry, volume, origin))
@@ -121,8 +131,8 @@ def convert(settings: ConvertSettings) -> str:
     return "\n".join(lines)
 
 
-def _is_converted(path: Path, origin: Origin) -> bool:
-    """True for a file that was made from this source, False where there is none.
+def _is_converted(path: Path, origin: Origin, *, overwrite: bool) -> bool:
+    """True for a file that was made from this source, False where there is none or it may go.
 
     Raises:
         FileExistsError: if it is another file, with what differs.
@@ -130,22 +140,24 @@ def _is_converted(path: Path, origin: Origin) -> bool:
     if not path.exists():
         return False
     try:
-        with h5py.File(path, "r") as file:
+        with guarded(), HDF5.open(path) as file:
             found = files.parse_json(str(file.attrs["converted_from"]), str(path))
+        if not isinstance(found, dict):
+            raise UnreadableError("'converted_from' is no JSON object")
         differences = [
             f"{key} was {found.get(key)!r}, is {value!r}"
             for key, value in origin.items()
             if found.get(key) != value
         ]
-    except READ_FAILURES:
+    except UnreadableError:
         differences = ["it was not made by this command"]
-    if differences:
+    if differences and not overwrite:
         raise FileExistsError(
             errno.EEXIST,
-            f"is in the way ({'; '.join(differences)}); delete it or choose another --out",
+            f"is in the way ({'; '.join(differences)}); --overwrite replaces it",
             str(path),
         )
-    return True
+    return not differences
 
 
 def _write_volume(
@@ -163,15 +175,16 @@ def _write_volume(
         with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
             largest, simulated = 0.0, volume.n_coils != entry.volume.n_coils
             for index in range(volume.n_slices if simulated else 0):
-                with suppress(*READ_FAILURES):  # named below
+                with suppress(UnreadableError), guarded():  # named below
                     scan = entry.reader.read(opened, entry.volume, index)
                     largest = max(largest, scan.volume_max)
             for index in range(volume.n_slices):
                 try:
-                    scan = entry.reader.read(opened, entry.volume, index)
-                    if simulated:
-                        scan = with_coils(scan, volume.n_coils, largest=largest)
-                except READ_FAILURES as error:
+                    with guarded():
+                        scan = entry.reader.read(opened, entry.volume, index)
+                        if simulated:
+                            scan = with_coils(scan, volume.n_coils, largest=largest)
+                except UnreadableError as error:
                     problems.append(f"{entry.file}, slice {index}: {error}")
                     continue
                 attributes: dict[str, str | float | None] = {

@@ -19,11 +19,11 @@ from typing import Any
 
 from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import reader_for
-from activemri.data.readers import READ_FAILURES, Container, Reader, UnreadableError, Volume
+from activemri.data.readers import Container, Reader, UnreadableError, Volume, guarded
 from activemri.files import read_json, replacing
 from activemri.progress import track
 
-FORMAT = 3  # raise it when readers give other results for the same files
+FORMAT = 4  # raise it when readers give other results for the same files
 SAVE_INTERVAL = 5.0  # seconds; what an interruption may cost
 
 log = logging.getLogger(__name__)
@@ -59,12 +59,12 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
     kinds = list(dict.fromkeys(reader.container for reader in readers))
     *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
     suffixes = f"{', '.join(others)} or {last}"
-    if path.is_file():
-        root, files = path.parent, [path.name]
-    elif path.is_dir():
+    if path.is_dir():
         root, files = path, _scans_below(path, kinds)
         if not files:
             raise UnreadableError(f"expected files ending in {suffixes} under {path}; got none")
+    elif path.exists():
+        root, files = path.parent, [path.name]
     else:
         raise FileNotFoundError(f"expected a scan or a folder of scans; nothing is at {path}")
     cache = FileFacts(root, f"headers {readers}")
@@ -173,13 +173,8 @@ def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts
                 lists = {key: tuple(value) for key, value in fields if isinstance(value, list)}
                 return Entry(name, reader, Volume(**(facts["volume"] | lists)))
     kind = readers[0].container
-    try:
-        with kind.open(root / name) as file:
-            reader = reader_for(file, readers)
-            volume = reader.describe(file)
-    except UnreadableError:
-        raise
-    except READ_FAILURES as error:
-        raise UnreadableError(f"damaged or not {kind.name}: {error}") from error
+    with guarded(f"damaged or not {kind.name}: "), kind.open(root / name) as file:
+        reader = reader_for(file, readers)
+        volume = reader.describe(file)
     cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
     return Entry(name, reader, volume)

@@ -11,9 +11,10 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
-from activemri.data.splits import assign_splits, usual_order
+from activemri.data.splits import assign_splits, read_split_file, usual_order
 from activemri.data.volumes import Survey, survey
 from activemri.tables import Table
 
@@ -47,6 +48,8 @@ class CardSettings:
     """A folder of scans, or one file."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Where to write; None prints it."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the file where it is there already."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
 
@@ -69,8 +72,12 @@ def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], 
     Raises:
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if nothing is usable, with the first few reasons.
+        ValueError: a split file is given that cannot be read.
     """
-    index = index_path(path.expanduser(), all_readers())
+    split_file = None if split_file is None else files.expanded(split_file)
+    if split_file is not None:  # at once, and not after all samples
+        read_split_file(split_file)
+    index = index_path(files.expanded(path), all_readers())
     surveys = survey(index.root, index.entries)
     splits: dict[str, str] = {}
     problems, split_problem = [], None
@@ -139,7 +146,7 @@ def run_inspection(settings: InspectSettings) -> str:
             listed.append(f"{_plural(len(found), noun)}{left_out}:")
             listed += [f"  {line}" for line in _cut_short(found, MAX_PROBLEMS)]
     parts = [
-        f"{settings.path.expanduser()}\n{', '.join(counts)}",
+        f"{files.expanded(settings.path)}\n{', '.join(counts)}",
         Table(SPLIT_HEADER, _split_lines(rows)).text(),
         Table((*names, *PROPERTIES), lines).text() + hint,
         "\n".join(listed) or "No problems.",
@@ -153,9 +160,9 @@ def write_card(settings: CardSettings) -> str:
     Raises:
         ValueError: if the file to write is there already.
     """
-    out = None if settings.out is None else settings.out.expanduser()
-    if out is not None and out.exists():
-        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    out = None if settings.out is None else files.expanded(settings.out)
+    if out is not None:
+        files.require_free(out, overwrite=settings.overwrite)
     rows, problems, split_problem = inspect(settings.path, settings.split_file)
     volumes = [row.entry.volume for row in rows]
     n_subjects, n_files, n_slices = _counts(rows)
@@ -184,7 +191,7 @@ def write_card(settings: CardSettings) -> str:
     left_out = [*problems, *(f"Suspicious, but used: {each}" for each in _warnings(rows))]
     left_out = [f"- {line}" for line in _cut_short(left_out, MAX_PROBLEMS_OF_CARD)]
     parts = [
-        f"# {settings.path.expanduser().resolve().name}",
+        f"# {files.expanded(settings.path).resolve().name}",
         Table(("", "all files"), overview).markdown(),
         "## Splits\n\n" + splits,
         "## Contrasts\n\n" + _stratification(rows, "contrast", lambda r: r.entry.volume.contrast),
@@ -197,7 +204,7 @@ def write_card(settings: CardSettings) -> str:
     if out is None:
         return card
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(card + "\n", encoding="utf-8")
+    files.write(out, card + "\n")
     return str(out)
 
 

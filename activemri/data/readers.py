@@ -1,25 +1,117 @@
-"""Kinds of files that scans come in, and the contract of a reader of one layout within them."""
+"""Kinds of files that scans come in, and the contract of a reader of one layout within them.
 
+Files may come from anybody: what they declare is held against limits before anything is read, and
+whatever goes wrong with their content is an :class:`UnreadableError`.
+"""
+
+import math
+import os
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import h5py
+import numpy as np
 from torch import Tensor
 
 from activemri.data.slices import Slice, measured_samples
 from activemri.data.standard import magnitude_reference
 
-#: What h5py raises for truncated, damaged or foreign files, and readers for unusable ones.
-READ_FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+#: Environment variables, and what they are by default: slices of a volume, pixels of a slice, and
+#: GiB that are read in one piece (a slice of all coils as complex64, a chunk, a compressed file).
+MAX_SLICES = ("ACTIVEMRI_MAX_SLICES", 1e6)
+MAX_PIXELS = ("ACTIVEMRI_MAX_PIXELS", 2.0**26)
+MAX_GIB = ("ACTIVEMRI_MAX_GIB", 8.0)
+MOST_PIECES = 256  # of that size in a volume
+MOST_OBJECTS = 10_000  # in an HDF5 file
+MOST_TEXT = 1 << 24  # bytes of a header
+#: No compression makes data with noise so much smaller. What is larger was never written.
+MOST_COMPRESSED = 4096
+
+#: What libraries raise out of C for damaged content, as if it came from the line that calls them.
+_FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 
 
 class UnreadableError(ValueError):
     """A file or slice that cannot be used; the message is the reason, without the file's name."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(one_line(reason))
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """A text of a file, or about it, as it can be shown: cut in its middle if it is long."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    return shown if len(shown) <= most else f"{shown[: most // 2]} ... {shown[-most // 3 :]}"
+
+
+@contextmanager
+def guarded(what: str = "") -> Iterator[None]:
+    """Failures on the content of a file as an UnreadableError, whose reason begins with `what`.
+
+    Libraries fail on damaged content in any way. Other errors that arise in this package itself
+    are mistakes of ours and stay what they are.
+    """
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+        if module.split(".")[0] == "activemri" and not isinstance(error, _FAILURES):
+            raise
+        reason = "not enough memory" if isinstance(error, MemoryError) else str(error)
+        raise UnreadableError(what + (reason or type(error).__name__)) from error
+
+
+def require_regular(path: Path) -> None:
+    """Refuse all but regular files and links to them: opening a pipe or a device may block."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableError(f"expected a regular file; {path.name} is none (a pipe, a device?)")
+
+
+def require_size(n_slices: int, shape: Sequence[int], n_coils: int = 1) -> None:
+    """Refuse declared sizes beyond the limits. Call it before anything of them is read.
+
+    Args:
+        n_slices: of the volume.
+        shape: of k-space of one coil in one slice, (height, width) or (spoke, sample).
+        n_coils: that are read together.
+    """
+    pixels = math.prod(shape)
+    _require(n_slices, MAX_SLICES, "slices")
+    _require(pixels, MAX_PIXELS, "pixels in a slice")
+    size = 8 * pixels * n_coils
+    require_bytes(size, f"a slice of {n_coils:,} coil(s)")
+    require_bytes(n_slices * size / MOST_PIECES, f"a part in {MOST_PIECES} of the volume")
+
+
+def require_bytes(size: float, what: str) -> None:
+    """Refuse what is declared to take too many bytes, before it is read in one piece."""
+    _require(size / 2**30, MAX_GIB, f"GiB for {what}")
+
+
+def _require(declared: float, limit: tuple[str, float], what: str) -> None:
+    name, usual = limit
+    given = os.environ.get(name, "")
+    try:
+        most = float(given or usual)
+        if not 0 < most < math.inf:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{name}: expected a number above 0; got {given!r}") from None
+    if declared > most:
+        raise UnreadableError(
+            f"declares {declared:,.6g} {what}, more than {most:,.6g}; if that is right, set {name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -28,10 +120,17 @@ class Container:
 
     name: str  # as users call it
     suffixes: tuple[str, ...]  # in lower case and with the dot
-    #: Gives what readers take, a context manager with `close`; or UnreadableError, OSError.
-    open: Callable[[Path], Any]
+    opener: Callable[[Path], Any]  # gives what readers take, a context manager with `close`
     #: Of the names of a folder's files of this kind those that stand for a scan. Reads no content.
     scans: Callable[[Path, Sequence[str]], Sequence[str]] = lambda folder, names: names
+    #: All files that hold a part of the scan that a file stands for.
+    parts: Callable[[Path], Sequence[Path]] = lambda path: (path,)
+
+    def open(self, path: Path) -> Any:
+        """An open file as readers take it; an UnreadableError or, from asking for it, OSError."""
+        require_regular(path)
+        with guarded(f"damaged or not {self.name}: "):
+            return self.opener(path)
 
     def holds(self, name: str) -> bool:
         """True for the name of a file of this kind."""
@@ -43,8 +142,63 @@ class Container:
         return name[: -len(ending)]
 
 
+def _open_hdf5(path: Path) -> h5py.File:
+    file = h5py.File(path, "r")
+    try:
+        _refuse_foreign(file, path.stat().st_size)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_foreign(file: h5py.File, n_bytes: int) -> None:
+    """Refuse what lies in other files, of which a scan could show any, or was never written."""
+    pending, seen = [file], set[int]()
+    while pending:
+        group = pending.pop()
+        if len(seen) + len(group) > MOST_OBJECTS:
+            raise UnreadableError(f"expected at most {MOST_OBJECTS:,} objects in an HDF5 file")
+        for key in group:
+            name = f"{group.name.rstrip('/')}/{key}"
+            link = group.get(key, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise UnreadableError(f"{name} is a link to another file; copy what it shows")
+            if not isinstance(link, h5py.HardLink):
+                continue  # a soft link leads to what is looked at in its own place
+            found = group[key]
+            address = h5py.h5o.get_info(found.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(found, h5py.Group):
+                pending.append(found)
+            elif isinstance(found, h5py.Dataset):
+                _refuse_storage(found, name, n_bytes)
+
+
+def _refuse_storage(found: h5py.Dataset, name: str, n_bytes: int) -> None:
+    made, size = found.id.get_create_plist(), found.id.get_type().get_size()
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count() > 0:
+        raise UnreadableError(f"{name} takes its samples from other files; copy them into this one")
+    declared, shape = math.prod(found.shape or (0,)) * size, found.shape or ()
+    chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else None
+    require_bytes(math.prod(chunk or ()) * size, f"a chunk of {name}")
+    # The survey finds zeros in place of what was never written, but no other values.
+    filled = made.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+    if filled and np.asarray(found.fillvalue).tobytes().strip(b"\0"):
+        n_chunks = math.prod(-(-n // part) for n, part in zip(shape, chunk or (), strict=False))
+        missing = found.id.get_num_chunks() < n_chunks if chunk else not found.id.get_storage_size()
+    else:
+        missing = declared > MOST_COMPRESSED * n_bytes
+    if missing:
+        raise UnreadableError(
+            f"{name} declares {declared:,} bytes in a file of {n_bytes:,}: some were never written"
+        )
+
+
 #: MATLAB's files are HDF5 from version 7.3 on, ISMRMRD's (.mrd) always.
-HDF5 = Container("HDF5", (".h5", ".hdf5", ".mrd", ".mat"), lambda path: h5py.File(path, "r"))
+HDF5 = Container("HDF5", (".h5", ".hdf5", ".mrd", ".mat"), _open_hdf5)
 
 
 T = TypeVar("T")
@@ -93,6 +247,15 @@ class Volume:
     simulated: str | None = None  # what of the samples no scanner has measured, e.g. "coils"
     largest: float | None = None  # stored magnitude, where the reader needs it
     encoded_columns: tuple[int, int] | None = None  # first and one past the last acquired one
+
+    def __post_init__(self) -> None:
+        require_size(self.n_slices, self.shape, self.n_coils)
+        for field in ("name", "subject", "contrast", "scanner", "split", "simulated"):
+            text = getattr(self, field)  # of the file, as tables show it
+            object.__setattr__(self, field, None if text is None else one_line(text))
+        strength = self.field_strength
+        if strength is not None and not 0 < strength < math.inf:
+            object.__setattr__(self, "field_strength", None)
 
     def slice(
         self,

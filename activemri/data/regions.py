@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from activemri import files
+
 #: Top, left, height and width in pixels of the target.
 Box = tuple[int, int, int, int]
 CENTER = "center"
@@ -71,7 +73,7 @@ def read_findings(path: str | Path) -> Findings:
         ValueError: if columns are missing, a number is none, or no row has a box.
     """
     found: dict[tuple[str, int], tuple[Box, ...]] = {}
-    with Path(path).expanduser().open(newline="", encoding="utf-8") as file:
+    with files.expanded(path).open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(

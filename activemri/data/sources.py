@@ -5,6 +5,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from activemri import files
 from activemri.data.regions import read_findings
 from activemri.data.slices import SliceDataset, SliceList
 from activemri.data.views import MIXED, oriented
@@ -86,7 +87,7 @@ def open_dataset(
     from activemri.data.volumes import VolumeDataset
 
     findings = None if annotations is None else read_findings(annotations)
-    path = Path(data).expanduser()
+    path = files.expanded(data)
     if not path.exists():
         raise FileNotFoundError(
             f"expected {', '.join(PHANTOMS)}, or the path of a scan or of a folder of scans; "
@@ -96,7 +97,7 @@ def open_dataset(
     if index.problems:
         first = ": ".join(next(iter(index.problems.items())))
         log.warning("left out %d file(s), the first: %s", len(index.problems), first)
-    listed = None if split_file is None else Path(split_file).expanduser()
+    listed = None if split_file is None else files.expanded(split_file)
     splits = assign_splits(index.entries, index.root, split_file=listed)
     dataset = VolumeDataset(
         index.root,

@@ -61,6 +61,8 @@ class SplitSettings:
     """Balance the slices of every contrast, field strength or scanner over the splits."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Where to write; None means splits.json in the folder, where every command finds it."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the file where it is there already."""
     redraw: FlagCreatePairsOff[bool] = False
     """Draw although the data name splits of their own."""
     seed: int = 0
@@ -223,12 +225,11 @@ def draw_split_file(settings: SplitSettings) -> str:
         ValueError: if the file is there already, the data name splits of their own and `redraw`
             is off, or no file says what to stratify by.
     """
-    root = settings.path.expanduser()
+    root = files.expanded(settings.path)
     if root.is_file():
         raise ValueError(f"expected a folder of scans; {root} is a file")
-    out = root / SPLIT_FILES[0] if settings.out is None else settings.out.expanduser()
-    if out.exists():
-        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    out = root / SPLIT_FILES[0] if settings.out is None else files.expanded(settings.out)
+    files.require_free(out, overwrite=settings.overwrite)
     index = index_path(root, all_readers())
     if not settings.redraw:  # a published test split must not be drawn away by accident
         if found := _file_in(root):

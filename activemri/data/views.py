@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import Tensor
 
+from activemri.data.contents import marks_of
 from activemri.data.regions import CENTER, Box, center_box, region_of
 from activemri.data.slices import Slice, SliceDataset, SliceInfo
 from activemri.metrics.reference import center_crop
@@ -64,6 +65,19 @@ class SliceView:
         dataset, position = self._members[index]
         info = dataset.describe(position)
         return info if self._describe is None else self._describe(info)
+
+    def marks(self, positions: Sequence[int], *, anew: bool) -> list[str]:
+        """Marks of the slices as the data sets hold them, before any change."""
+        by_member: dict[int, list[int]] = {}
+        for place, position in enumerate(positions):
+            by_member.setdefault(id(self._members[position][0]), []).append(place)
+        marks = [""] * len(positions)
+        for places in by_member.values():
+            dataset = self._members[positions[places[0]]][0]
+            inner = [self._members[positions[place]][1] for place in places]
+            for place, mark in zip(places, marks_of(dataset, inner, anew=anew), strict=True):
+                marks[place] = mark
+        return marks
 
 
 def subset(

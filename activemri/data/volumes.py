@@ -1,6 +1,7 @@
 """Slices read from files on demand, and surveys: facts that only reading all samples shows."""
 
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from typing import Any
 
 import torch
 
+from activemri.data.contents import marks_of_files
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
-from activemri.data.readers import READ_FAILURES, UnreadableError
+from activemri.data.readers import UnreadableError, guarded
 from activemri.data.regions import Box, Findings, region_of, upright
 from activemri.data.slices import Slice, SliceInfo
 from activemri.data.standard import magnitude_reference, to_matrix
@@ -28,6 +30,14 @@ MISMATCH = 0.05
 #: The strongest sample of k-space may lie this share of a side away from the centre. More means
 #: that the low frequencies are not in the middle.
 OFF_CENTER = 0.25
+
+#: Least and most of the largest value of k-space and of the reference. Within them scores do not
+#: depend on the scale to 1e-4; beyond 1e-12 and 1e16 squares in float32 get lost in CG-SENSE.
+MAGNITUDES = (1e-10, 1e10)
+
+#: Columns and rows that were measured are more than this share of all, and more than one: scans
+#: start with some of them, and something must be left to choose.
+LEAST_MEASURED = 1 / 8
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +72,7 @@ class VolumeDataset:
         self._root = root
         self._findings = findings or {}
         self._matrix_size = matrix_size
+        self._contents: FileFacts | None = None
         self._process = os.getpid()
         self._files: OrderedDict[str, Any] = OrderedDict()  # those used last stay open
         surveys = survey(root, entries, matrix_size=matrix_size)
@@ -95,12 +106,17 @@ class VolumeDataset:
 
     def __getitem__(self, position: int) -> Slice:
         entry, index, volume_max = self._slices[position]
+        findings = self._findings.get((entry.volume.name, index), ())
         try:
-            findings = self._findings.get((entry.volume.name, index), ())
-            scan = _read_slice(
-                self._open(entry), entry, index, matrix_size=self._matrix_size, findings=findings
-            )
-        except READ_FAILURES as error:
+            with guarded():
+                scan = _read_slice(
+                    self._open(entry),
+                    entry,
+                    index,
+                    matrix_size=self._matrix_size,
+                    findings=findings,
+                )
+        except UnreadableError as error:
             raise UnreadableError(
                 f"{entry.file}, slice {index}, was readable when it was indexed: {error}"
             ) from error
@@ -121,6 +137,15 @@ class VolumeDataset:
             field_strength=volume.field_strength,
             scanner=volume.scanner,
         )
+
+    def marks(self, positions: Sequence[int], *, anew: bool) -> list[str]:
+        """SHA-256 of the file of each slice, or a digest of those of its files."""
+        used = {self._slices[position][0].file: self._slices[position][0] for position in positions}
+        parts = [entry.reader.container.parts(self._root / file) for file, entry in used.items()]
+        self._contents = self._contents or FileFacts(self._root, "contents")
+        found = marks_of_files(self._root, parts, self._contents, anew=anew)
+        by_file = dict(zip(used, found, strict=True))
+        return [by_file[self._slices[position][0].file] for position in positions]
 
     def _open(self, entry: Entry) -> Any:
         if self._process != os.getpid():
@@ -217,7 +242,10 @@ def _read_slice(
 
     Its values are not looked at: that takes longer than reading them, and the survey has done it.
     """
-    scan = entry.reader.read(file, entry.volume, index)
+    scan, volume = entry.reader.read(file, entry.volume, index), entry.volume
+    shapes = tuple(scan.kspace.shape), tuple(scan.target.shape)
+    if shapes != ((volume.n_coils, *volume.shape), volume.target_shape):
+        raise UnreadableError(f"k-space and reference of {shapes}; expected those of its volume")
     if findings:
         rows, columns = scan.target.shape
         boxes = [upright(box, rows) for box in findings]
@@ -231,39 +259,68 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
     usable: list[int] = []
     volume_max, never_acquired, mismatch, off_center, lasting = 0.0, 0, 0.0, 0.0, True
     try:
-        file = entry.reader.container.open(root / entry.file)
-    except READ_FAILURES as error:
+        with guarded(), entry.reader.container.open(root / entry.file) as file:
+            for index in range(entry.volume.n_slices):
+                try:
+                    with guarded():
+                        scan = _read_slice(file, entry, index, matrix_size=matrix_size)
+                        _refuse_unusable(scan)
+                except UnreadableError as error:
+                    problems.append((index, str(error)))
+                    lasting = lasting and error.__cause__ is None
+                    continue
+                usable.append(index)
+                volume_max = max(volume_max, float(scan.target.max()))
+                never_acquired = max(never_acquired, int((~scan.measured.any(dim=0)).sum()))
+                if index == entry.volume.n_slices // 2:
+                    mismatch, off_center = _conventions(scan)
+    except UnreadableError as error:  # of opening it
         every = range(entry.volume.n_slices)
         return Survey(problems=tuple((index, str(error)) for index in every)), False
-    with file:
-        for index in range(entry.volume.n_slices):
-            try:
-                scan = _read_slice(file, entry, index, matrix_size=matrix_size)
-                refuse_unusable(scan.kspace, "k-space")
-                refuse_unusable(scan.target, "the reference")
-                height, width = scan.target.shape
-                if min(height, width) < SSIM_WINDOW:  # it would end a whole run
-                    raise UnreadableError(
-                        f"too small to be scored: expected a reference of at least {SSIM_WINDOW} "
-                        f"x {SSIM_WINDOW} pixels; got {height} x {width}"
-                    )
-            except READ_FAILURES as error:
-                problems.append((index, str(error)))
-                lasting = lasting and isinstance(error, UnreadableError)
-                continue
-            usable.append(index)
-            volume_max = max(volume_max, float(scan.target.max()))
-            never_acquired = max(never_acquired, int((~scan.measured.any(dim=0)).sum()))
-            if index == entry.volume.n_slices // 2:
-                image = magnitude_reference(
-                    scan.kspace, (height, width), sensitivity=scan.sensitivity
-                )
-                norm = torch.linalg.vector_norm
-                mismatch = float(norm(image - scan.target) / norm(scan.target))
-                n_rows, n_columns = scan.shape
-                row, column = divmod(int(scan.kspace.abs().amax(dim=0).argmax()), n_columns)
-                off_center = max(
-                    abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns
-                )
     facts = (volume_max, tuple(usable), tuple(problems), never_acquired, mismatch, off_center)
     return Survey(*facts), lasting
+
+
+def _refuse_unusable(scan: Slice) -> None:
+    """Refuse a slice that would end a run, or spoil its numbers, by UnreadableError."""
+    if scan.sensitivity is not None:
+        refuse_unusable(scan.sensitivity, "the coil maps")
+    least, most = MAGNITUDES
+    samples = torch.view_as_real(scan.kspace)
+    for values, what in ((samples, "k-space"), (scan.target, "the reference")):
+        refuse_unusable(values, what)
+        largest = float(torch.linalg.vector_norm(values, ord=math.inf))
+        if not least <= largest <= most:
+            raise UnreadableError(
+                f"the largest value of {what} is {largest:.2g}; expected {least:g} to {most:g}: "
+                "multiply k-space and reference by a constant"
+            )
+    if bool((scan.target < 0).any()):
+        raise UnreadableError("the reference has negative values; expected magnitudes")
+    for name, axis in (("columns", 0), ("rows", 1)):
+        lines = scan.measured.any(dim=axis)
+        n_measured, fewest = int(lines.sum()), max(2, int(len(lines) * LEAST_MEASURED) + 1)
+        if n_measured < fewest:
+            raise UnreadableError(
+                f"only {n_measured} of {len(lines)} {name} were measured; expected at least "
+                f"{fewest}, so that there is something to choose"
+            )
+    height, width = scan.target.shape
+    if min(height, width) < SSIM_WINDOW:
+        raise UnreadableError(
+            f"too small to be scored: expected a reference of at least {SSIM_WINDOW} x "
+            f"{SSIM_WINDOW} pixels; got {height} x {width}"
+        )
+
+
+def _conventions(scan: Slice) -> tuple[float, float]:
+    """How far the reference, and the strongest sample, are from where they should be.
+
+    See :class:`Survey`.
+    """
+    (height, width), (n_rows, n_columns) = scan.target.shape, scan.shape
+    image = magnitude_reference(scan.kspace, (height, width), sensitivity=scan.sensitivity)
+    norm = torch.linalg.vector_norm
+    row, column = divmod(int(scan.kspace.abs().amax(dim=0).argmax()), n_columns)
+    aside = max(abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns)
+    return float(norm(image - scan.target) / norm(scan.target)), aside

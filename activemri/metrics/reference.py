@@ -221,10 +221,12 @@ class Reference(Batched):
             magnitude = center_crop(part.images(), shape).abs() / unit
             with torch.no_grad():
                 loss = task(magnitude, label[part.owner])
-            if loss.shape != part.owner.shape:
+            came = tuple(getattr(loss, "shape", ()))
+            if not isinstance(loss, Tensor) or loss.shape != part.owner.shape:
                 raise ValueError(
-                    f"a task must give one loss for each of {len(part.owner)} images; got shape "
-                    f"{tuple(loss.shape)}; average over pixels, not over images"
+                    f"a task must give one loss for each of {len(part.owner)} images; got "
+                    f"{type(loss).__name__} of shape {came}; average over pixels, not over "
+                    "images"
                 )
             losses.append(loss.double())
         return torch.cat(losses)

@@ -1,5 +1,6 @@
 """Input and output of every reconstruction method."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,20 +108,24 @@ class Reconstructor(nn.Module):
         if self.training or measurement.zero_filled.device.type != "cpu" or n <= size:
             return self.solve(measurement)
         parts = [measurement.of_scan(row, size) for row in range(0, n, size)]
-        return Reconstruction.join([self.solve(part) for part in parts])
+        solved = [checked(self.solve(part), part.zero_filled, by=self) for part in parts]
+        return Reconstruction.join(solved)
 
     def solve(self, measurement: Measurement) -> Reconstruction:
         raise NotImplementedError
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
-        return super().__call__(measurement)  # type: ignore[no-any-return]
+        """Reconstruct; a ValueError says in what form an image is expected that is in none."""
+        return checked(super().__call__(measurement), measurement.zero_filled, by=self)
 
 
-def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstruction:
+def checked(result: object, zero_filled: Tensor, *, by: Reconstructor) -> Reconstruction:
     """A reconstruction, made of a bare tensor, double precision or a real image where need be.
 
     Raises:
-        ValueError: another type or shape than the zero-filled image's, or values not finite.
+        ValueError: another type or shape than the zero-filled image's; on a CPU in evaluation also
+            values that are not finite. A training finds them in its loss, and on other devices,
+            which are not waited for, they show in scores.
     """
     made = Reconstruction(result) if isinstance(result, Tensor) else result
     wanted, name = tuple(zero_filled.shape), f"reconstructor {type(by).__name__}"
@@ -129,21 +134,37 @@ def checked(result: object, zero_filled: Tensor, *, by: object) -> Reconstructio
             f"{name}: expected a Reconstruction, or its complex image of shape {wanted}; "
             f"got {type(made).__name__}"
         )
-    image, uncertainty = made.image, made.uncertainty
-    for noun, found in (("complex image", image), ("real uncertainty", uncertainty)):
+    is_looked_at, total = zero_filled.device.type == "cpu" and not by.training, 0.0
+    for noun, found, shape in (
+        ("complex image", made.image, wanted),
+        ("real uncertainty", made.uncertainty, wanted),
+        ("complex stack of samples", made.samples, (wanted[0], ..., *wanted[1:])),
+    ):
         if found is None:
             continue
-        fits = found.is_floating_point() or (noun == "complex image" and found.is_complex())
-        if found.shape != zero_filled.shape or not fits:
+        came = tuple(getattr(found, "shape", ()))
+        fits = (
+            isinstance(found, Tensor)
+            and (found.is_floating_point() or (found.is_complex() and "complex" in noun))
+            and len(came) == len(shape)
+            and all(size in (..., own) for size, own in zip(shape, came, strict=True))
+        )
+        if not fits:
+            words = str(shape).replace("Ellipsis", "samples")
+            kind = getattr(found, "dtype", type(found).__name__)
             raise ValueError(
-                f"{name}: expected a {noun} of shape {wanted}; "
-                f"got {found.dtype} of shape {tuple(found.shape)}"
+                f"{name}: expected a {noun} of shape {words}; got {kind} of shape {came}"
             )
-    total = image.sum() if uncertainty is None else image.sum() + uncertainty.sum()
-    if not bool(total.isfinite()):  # a sum is finite if all values are, and costs little
+        if is_looked_at:  # a sum is finite if all values are, and costs little
+            total += abs(complex(found.detach().sum()))
+    if not math.isfinite(total):
         raise ValueError(f"{name}: expected finite values; got NaN or Inf")
-    uncertainty = None if uncertainty is None else uncertainty.float()
-    return replace(made, image=image.to(zero_filled.dtype), uncertainty=uncertainty)
+    return replace(
+        made,
+        image=made.image.to(zero_filled.dtype),
+        uncertainty=None if made.uncertainty is None else made.uncertainty.float(),
+        samples=None if made.samples is None else made.samples.to(zero_filled.dtype),
+    )
 
 
 @torch.no_grad()

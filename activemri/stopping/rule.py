@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activemri import __version__, files
-from activemri.agents.policy import Policy, Traits
+from activemri.agents.policy import Policy, Traits, decide
 from activemri.envs.scan import IDLE, STOP, View
 from activemri.evaluator import Evaluator
 from activemri.metrics import find_metric
@@ -194,7 +194,7 @@ class Stopping:
         if len(going):
             rows = [generators[row] for row in going.tolist()]
             seen = view if len(going) == len(legal) else view.select(going)
-            actions[going] = self.policy.act(seen, rows)
+            actions[going] = decide(self.policy, seen, rows)
         return actions
 
 

@@ -98,70 +98,71 @@ def train_alternating(
             "--reconstructor: expected one that can be trained, e.g. cresnet or unet; this one has "
             "no weights"
         )
-    RunFolder(out).open({"algo": algo, **described(settings)}, resume=settings.run.resume)
-    reconstructor = out / "start" / "best"
-    if not reconstructor.with_suffix(".json").exists():
+    same = {"algo": algo, **described(settings)}
+    with RunFolder(settings.run, "train alternating").open(same):
+        reconstructor = out / "start" / "best"
+        if not reconstructor.with_suffix(".json").exists():
+            save_reconstructor(
+                reconstructor, start, info={"from": str(settings.protocol.reconstructor)}
+            )
+        rounds: list[dict[str, float]] = []
+        policy: Path | None = None
+        for number in range(settings.rounds + 1):
+            folder = out / f"round-{number}"
+            protocol = replace(settings.protocol, reconstructor=str(reconstructor))
+            options = as_environment(protocol, device=settings.compute.device)
+            training = TrainPolicySettings(
+                protocol=protocol,
+                run=_run(settings, folder / _POLICY),
+                compute=settings.compute,
+                learner=settings.learner,
+                validation_scans=settings.validation_scans,
+                warm_start=None if policy is None else str(policy),  # the last round's
+            )
+            policy = run_training(training, validation=validation).checkpoint
+
+            scans = validation_of(options, validation, settings.validation_scans)
+            problem = Problem(replace(options, data=scans))
+            scores = evaluate(problem, make_policy(policy), problem.scans)
+            rounds.append(scores)
+            if number == settings.rounds:
+                break
+
+            # The policy's episodes on training scans, and random ones, are what to fine-tune on.
+            problem = Problem(options, seed=settings.run.seed)
+            scan, seed = problem.scan, settings.run.seed
+            drawn = np.random.default_rng(seed).permutation(len(problem.scans))
+            chosen = sorted(drawn[: settings.recorded_scans].tolist())
+            played = SliceList([problem.scans[i] for i in chosen], problem.scans.name)
+            batches = rollout_dataset(scan, make_policy(policy), played, seed=seed)
+            episodes = [one for batch in batches for one in recorded_episodes(batch, scan)]
+            fine_tuning = TrainReconstructorSettings(
+                protocol=protocol,
+                run=_run(settings, folder / _RECONSTRUCTOR),
+                compute=settings.compute,
+                max_steps=settings.reconstructor_steps,
+                validate_every=max(1, settings.reconstructor_steps // 5),
+                lr=settings.lr,
+                images=0,
+            )
+            reconstructor = train_reconstructor(
+                fine_tuning,
+                moments=EpisodeMasks(
+                    {"policy": episodes},
+                    scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
+                    drawn=("variable-density",),
+                ),
+                train=problem.scans,
+                validation=validation,
+            ).checkpoint
+        assert policy is not None
+        make_policy(policy).save(out / _POLICY, info={"algo": algo})  # type: ignore[attr-defined]
         save_reconstructor(
-            reconstructor, start, info={"from": str(settings.protocol.reconstructor)}
+            out / _RECONSTRUCTOR,
+            make_reconstructor(reconstructor),
+            info={"fine_tunings": settings.rounds},
         )
-    rounds: list[dict[str, float]] = []
-    policy: Path | None = None
-    for number in range(settings.rounds + 1):
-        folder = out / f"round-{number}"
-        protocol = replace(settings.protocol, reconstructor=str(reconstructor))
-        options = as_environment(protocol, device=settings.compute.device)
-        training = TrainPolicySettings(
-            protocol=protocol,
-            run=_run(settings, folder / _POLICY),
-            compute=settings.compute,
-            learner=settings.learner,
-            validation_scans=settings.validation_scans,
-            warm_start=None if policy is None else str(policy),  # the last round's
-        )
-        policy = run_training(training, validation=validation).checkpoint
-
-        scans = validation_of(options, validation, settings.validation_scans)
-        problem = Problem(replace(options, data=scans))
-        scores = evaluate(problem, make_policy(policy), problem.scans)
-        rounds.append(scores)
-        if number == settings.rounds:
-            break
-
-        # The policy's episodes on training scans, and random ones, are what to fine-tune on.
-        problem = Problem(options, seed=settings.run.seed)
-        scan, seed = problem.scan, settings.run.seed
-        drawn = np.random.default_rng(seed).permutation(len(problem.scans))
-        chosen = sorted(drawn[: settings.recorded_scans].tolist())
-        played = SliceList([problem.scans[i] for i in chosen], problem.scans.name)
-        batches = rollout_dataset(scan, make_policy(policy), played, seed=seed)
-        episodes = [one for batch in batches for one in recorded_episodes(batch, scan)]
-        fine_tuning = TrainReconstructorSettings(
-            protocol=protocol,
-            run=_run(settings, folder / _RECONSTRUCTOR),
-            compute=settings.compute,
-            max_steps=settings.reconstructor_steps,
-            validate_every=max(1, settings.reconstructor_steps // 5),
-            lr=settings.lr,
-            images=0,
-        )
-        reconstructor = train_reconstructor(
-            fine_tuning,
-            moments=EpisodeMasks(
-                {"policy": episodes},
-                scan=replace(scan, reconstructor=ZeroFilled(), metrics=(), task=None),
-                drawn=("variable-density",),
-            ),
-            train=problem.scans,
-            validation=validation,
-        ).checkpoint
-    assert policy is not None
-    make_policy(policy).save(out / _POLICY, info={"algo": algo})  # type: ignore[attr-defined]
-    save_reconstructor(
-        out / _RECONSTRUCTOR,
-        make_reconstructor(reconstructor),
-        info={"fine_tunings": settings.rounds},
-    )
-    files.write_json(out / "summary.json", {"rounds": rounds})
+        files.write_json(out / "summary.json", {"rounds": rounds})
     lines = [(n, *(scores[name] for name in _SHOWN)) for n, scores in enumerate(rounds)]
     return (
         f"{Table(('fine-tunings', *_SHOWN), lines).text()}\n\n{out / _POLICY} is the policy, "
@@ -172,4 +173,5 @@ def train_alternating(
 
 def _run(settings: TrainAlternatingSettings, out: Path) -> RunOptions:
     """Options of one training of several."""
-    return replace(settings.run, out=out, resume=(out / "settings.json").exists())
+    resume = (out / "settings.json").exists()
+    return replace(settings.run, out=out, resume=resume, overwrite=False)

@@ -1,6 +1,7 @@
 """The resumable folder of everything that trains.
 
 ==================== =============================================================
+``activemri.json``   the command that the folder belongs to
 ``settings.json``    settings that a continuation must share
 ``last.pt``          state to continue from (tensors and plain Python)
 ``log.jsonl``        one line for each validation
@@ -14,8 +15,8 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,31 @@ import torch
 from numpy.typing import NDArray
 
 from activemri import files
+from activemri.options import RunOptions
 
 #: An image: uint8 (height, width, 3).
 Picture = NDArray[np.uint8]
 
 
-class RunFolder:
-    """A folder that a run claims, writes to, and continues from.
+#: Names of all that trainings and sweeps write into their folders.
+WRITTEN = (
+    "settings.json*", "last.pt*", "log.jsonl*", "best.*", "evaluator.*", "images", "tensorboard",
+    "result.json", "policy.*", "reconstructor.*", "start", "round-*", "summary.json", "sweep.json",
+    "study.log*",
+)  # fmt: skip
 
-    What is logged is shown in TensorBoard as well, or a ModuleNotFoundError; `best` is the
-    checkpoint of the best weights, without suffix.
+
+class RunFolder:
+    """A folder that a run owns, writes to, and continues from.
+
+    `kind` is the name of the command. What is logged is shown in TensorBoard as well, or a
+    ModuleNotFoundError; `best` is the checkpoint of the best weights, without suffix.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
-        self.path, self.best = path, path / "best"
-        self._settings = path / "settings.json"
+    def __init__(self, run: RunOptions, kind: str, *, tensorboard: bool = False) -> None:
+        self.run, self.kind = run, kind
+        self.path, self.best = run.out, run.out / "best"
+        self._settings = self.path / "settings.json"
         self._make_board: Any = None
         self._boards: dict[str, Any] = {}
         if tensorboard:
@@ -50,34 +61,33 @@ class RunFolder:
                 ) from error
             self._make_board = SummaryWriter
 
-    def check(self, settings: Mapping[str, object], *, resume: bool) -> None:
+    def check(self, settings: Mapping[str, object]) -> None:
         """Refuse what :meth:`open` would refuse, as far as these settings show it; makes nothing.
 
         Settings of :func:`activemri.options.described` must be the same in a continuation.
 
         Raises:
-            ValueError: a run is there and `resume` is off, or the other way round, or its settings
-                were others.
+            ValueError: the folder belongs to something else; a run is there, and is neither to be
+                continued nor overwritten; there is none to be continued, or its settings were
+                others.
             OSError: the folder cannot be written.
         """
-        files.require_writable(self.path)
-        if not self._settings.exists():
-            if resume:
-                raise ValueError(f"--resume: there is no run in {self.path}; leave --resume out")
-            if any(self.path.glob("*.safetensors")):
-                raise ValueError(
-                    f"{self.path} holds a checkpoint of something else; choose another --out"
-                )
+        files.require_claimable(self.path, self.kind)
+        if self.run.overwrite:
             return
-        if not resume:
+        if not self._settings.exists():
+            if self.run.resume:
+                raise ValueError(f"--resume: there is no run in {self.path}; leave --resume out")
+            return
+        if not self.run.resume:
             raise ValueError(
-                f"{self.path} holds a run already; add --resume to continue it, or choose another "
-                "--out"
+                f"{self.path} holds a run already; add --resume to continue it, --overwrite to "
+                "start anew, or choose another --out"
             )
         then = files.read_json(self._settings)
         changed = [
             f"{name}: {then.get(name)!r} then, {value!r} now"
-            for name, value in json.loads(json.dumps(settings, default=str)).items()
+            for name, value in json.loads(files.json_text(settings)).items()
             if then.get(name) != value
         ]
         if changed:
@@ -87,16 +97,31 @@ class RunFolder:
                 "training is another training"
             )
 
-    def open(self, settings: Mapping[str, object], *, resume: bool) -> dict[str, Any] | None:
-        """Claim the folder for a new run, or find where an old one stopped: :meth:`state`.
+    @contextmanager
+    def open(
+        self,
+        settings: Mapping[str, object],
+        *,
+        shared: bool = False,
+        overwrite: Sequence[str] = WRITTEN,
+    ) -> Iterator[dict[str, Any] | None]:
+        """Own the folder during the block, for a new run or where an old one stopped.
 
-        Arguments and errors are those of :meth:`check`; facts about the data join the settings.
+        Gives :meth:`state`. Settings and errors are those of :meth:`check`; facts about the data
+        join the settings. What is `shared` and what is to `overwrite`, see
+        :func:`activemri.files.claimed`.
         """
-        self.check(settings, resume=resume)
-        if not self._settings.exists():
-            files.make_writable(self.path)
-            files.write_json(self._settings, settings)
-        return self.state()
+        self.check(settings)
+        gone = overwrite if self.run.overwrite else ()
+        with files.claimed(self.path, self.kind, overwrite=gone, shared=shared):
+            if not self._settings.exists():
+                files.write_json(self._settings, settings)
+            try:
+                yield self.state()
+            finally:
+                for board in self._boards.values():
+                    board.close()
+                self._boards.clear()
 
     def state(self) -> dict[str, Any] | None:
         """The state to continue from; None before the first validation, damaged a ValueError."""
@@ -155,9 +180,3 @@ class RunFolder:
         if picture is not None:
             board.add_image(f"{name}/validation", picture, step, dataformats="HWC")
         board.flush()
-
-    def close(self) -> None:
-        """Close TensorBoard's files."""
-        for board in self._boards.values():
-            board.close()
-        self._boards.clear()

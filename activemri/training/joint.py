@@ -9,7 +9,7 @@ evaluator's opinion as well (a least-squares adversarial loss).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -47,7 +47,6 @@ from activemri.training.reconstructor import (
 BETAS = (0.5, 0.999)
 
 _SOME_WIDTH = 1024  # for checks of arguments, before scans of native sizes are opened
-_COMMAND = "train joint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +57,7 @@ class TrainJointSettings(TrainReconstructorSettings):
     and what --resume needs after an interruption.
     """
 
+    command: ClassVar[str] = "train joint"
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/joint"))
     schedule: Literal["staged", "alternating"] = "staged"
     """First the reconstructor, then the evaluator of its best weights; or both in every step."""
@@ -148,26 +148,26 @@ def train_joint(
     """
     settings.compute.prepare()
     settings.check()
-    context = Context(settings, train=train, validation=validation, moments=moments)
-    folder = context.folder
-    if settings.schedule == "alternating":
-        pair = PairTrainee(context, settings)
-        context.run(pair, name="pair", on_validation=on_validation)
-    else:
-        in_second = context.state is not None and context.state["training"] == "evaluator"
-        if not in_second:
-            first = ReconstructorTrainee(context, settings.objective(), command=_COMMAND)
-            context.run(first, name="reconstructor", on_validation=on_validation)
-        best = from_checkpoint(checkpoints.load(folder.best)).to(context.device).eval()
-        n_steps = settings.evaluator_steps or max(1, settings.max_steps // 2)
-        context.run(
-            EvaluatorTrainee(context, settings, reconstructor=best, n_steps=n_steps),
-            name="evaluator",
-            n_steps=n_steps,
-            state=context.state if in_second else None,
-            checkpoint="evaluator",
-            on_validation=on_validation,
-        )
+    with Context(settings, train=train, validation=validation, moments=moments) as context:
+        folder = context.folder
+        if settings.schedule == "alternating":
+            pair = PairTrainee(context, settings)
+            context.run(pair, name="pair", on_validation=on_validation)
+        else:
+            in_second = context.state is not None and context.state["training"] == "evaluator"
+            if not in_second:
+                first = ReconstructorTrainee(context, settings.objective())
+                context.run(first, name="reconstructor", on_validation=on_validation)
+            best = from_checkpoint(checkpoints.load(folder.best)).to(context.device).eval()
+            n_steps = settings.evaluator_steps or max(1, settings.max_steps // 2)
+            context.run(
+                EvaluatorTrainee(context, settings, reconstructor=best, n_steps=n_steps),
+                name="evaluator",
+                n_steps=n_steps,
+                state=context.state if in_second else None,
+                checkpoint="evaluator",
+                on_validation=on_validation,
+            )
     info: Any = checkpoints.load(folder.path / "evaluator").info  # also after a kill between stages
     scores = info["metrics"]
     beside = (
@@ -222,7 +222,7 @@ class EvaluatorTrainee(BatchTrainee):
 
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         metrics = {name: entries[f"validation_{name}"] for name in ("loss", "spearman", "regret")}
-        info = self.context.info(metrics, command=_COMMAND)
+        info = self.context.info(metrics)
         save_evaluator(path, self.network, info={"gamma": self.settings.gamma, **info})
 
 
@@ -230,7 +230,7 @@ class PairTrainee(BatchTrainee):
     """Reconstructor and evaluator, one step of each at a time."""
 
     def __init__(self, context: Context, settings: TrainJointSettings) -> None:
-        self.reconstructor = ReconstructorTrainee(context, settings.objective(), command=_COMMAND)
+        self.reconstructor = ReconstructorTrainee(context, settings.objective())
         network = self.reconstructor.network
         self.evaluator = EvaluatorTrainee(
             context, settings, reconstructor=network, n_steps=settings.max_steps

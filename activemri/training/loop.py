@@ -3,12 +3,12 @@
 A thing to be trained, a :class:`Trainee`, is any object with five methods and a step count; the
 loop knows nothing else about it. Use it so::
 
-    folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
+    folder = RunFolder(settings.run, "train policy", tensorboard=settings.tensorboard)
     given = {"n_train_scans": len(scans)}  # facts that a continuation must share
-    state = folder.open(described(settings) | given, resume=settings.run.resume)
-    trained = train(
-        Imitation(...), folder, name="policy", n_steps=1500, validate_every=150, state=state
-    )
+    with folder.open(described(settings) | given) as state:
+        trained = train(
+            Imitation(...), folder, name="policy", n_steps=1500, validate_every=150, state=state
+        )
 
 Refuse mistakes of the user before ``folder.open``, which claims the folder. Of a trainee's methods,
 
@@ -168,6 +168,4 @@ def train(
             f"training of {name} stopped at step {trainee.step}: {error}. The best weights, from "
             f"step {best.best_step}, are in {best.checkpoint}"
         ) from error
-    finally:
-        folder.close()
     return best

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ class TrainReconstructorSettings:
     weights by validation SSIM, a log, and what --resume needs after an interruption.
     """
 
+    command: ClassVar[str] = "train reconstructor"
     protocol: OmitArgPrefixes[ScanProtocol] = ScanProtocol(reconstructor="cresnet", budget=24)
     run: OmitArgPrefixes[RunOptions] = RunOptions(out=Path("runs/reconstructor"))
     compute: OmitArgPrefixes[Compute] = Compute()
@@ -194,9 +196,12 @@ class TrainReconstructorSettings:
                 raise ValueError(
                     f"--held-out: expected a share between 0 and 1; got {self.held_out}"
                 )
-        folder = RunFolder(self.run.out, tensorboard=self.tensorboard)
         if processes.rank() == 0:  # others would find what the first one has begun
-            folder.check(described(self), resume=self.run.resume)
+            self.folder().check(described(self))
+
+    def folder(self) -> RunFolder:
+        """The folder of the run."""
+        return RunFolder(self.run, self.command, tensorboard=self.tensorboard)
 
 
 def train_reconstructor(
@@ -231,10 +236,12 @@ def train_reconstructor(
     """
     settings.compute.prepare()
     settings.check(loss=loss)
-    context = Context(settings, train=train, validation=validation, moments=moments, loss=loss)
-    terms = settings.objective() if loss is None else make_loss(loss)
-    trainee = ReconstructorTrainee(context, terms)
-    context.run(trainee, name="reconstructor", on_validation=on_validation)
+    with Context(
+        settings, train=train, validation=validation, moments=moments, loss=loss
+    ) as context:
+        terms = settings.objective() if loss is None else make_loss(loss)
+        trainee = ReconstructorTrainee(context, terms)
+        context.run(trainee, name="reconstructor", on_validation=on_validation)
     return result_in(context.folder.best)
 
 
@@ -249,8 +256,8 @@ def result_in(checkpoint: Path) -> Trained:
     )
 
 
-class Context:
-    """A training whose data are open, whose folder is claimed, and whose episodes are recorded.
+class Context(ExitStack):
+    """A training whose data are open, whose folder is its own, and whose episodes are recorded.
 
     Arguments and errors are those of :func:`train_reconstructor`, with checked settings. It counts
     the steps that the trainee has taken; `state` is to be continued from, None to begin.
@@ -265,9 +272,10 @@ class Context:
         moments: EpisodeMasks | None,
         loss: Loss | None = None,
     ) -> None:
+        super().__init__()
         self.settings, self.step = settings, 0
         self.device, protocol = processes.join(settings.compute.device), settings.protocol
-        self.folder = RunFolder(settings.run.out, tensorboard=settings.tensorboard)
+        self.folder = settings.folder()
         train = in_memory(train if train is not None else protocol.dataset("train"))
         validation = in_memory(validation if validation is not None else protocol.dataset("val"))
         require_other_subjects(train, validation)
@@ -288,13 +296,17 @@ class Context:
             "loss_object": own_loss,
         }
         if processes.rank() == 0:  # claims the folder; then all read the state in it
-            self.state = self.folder.open(same, resume=settings.run.resume)
+            self.state = self.enter_context(self.folder.open(same))
         processes.barrier(self.device)
         if processes.rank() > 0:
             self.state = self.folder.state()
         processes.barrier(self.device)  # the first one writes again only when all have read
         if moments is None:
-            moments = recorded_moments(settings, train, validation)
+            try:
+                moments = recorded_moments(settings, train, validation)
+            except BaseException:
+                self.close()
+                raise
         self.batches = TrainingBatches(
             train,
             moments,
@@ -319,7 +331,7 @@ class Context:
         }
         loop.train(trainee, self.folder, name=name, **(usual | options))
 
-    def info(self, metrics: Mapping[str, object], *, command: str) -> dict[str, object]:
+    def info(self, metrics: Mapping[str, object]) -> dict[str, object]:
         """Facts about the training for a checkpoint."""
         settings, scan = self.settings, self.batches.moments.scan
         data = settings.protocol.data
@@ -338,7 +350,7 @@ class Context:
             "torch_version": str(torch.__version__),
             "threads": torch.get_num_threads(),
             "processes": processes.world_size(),
-            "command": command_line(command, settings),
+            "command": command_line(settings.command, settings),
         }
 
 
@@ -416,13 +428,10 @@ class BatchTrainee:
 
 
 class ReconstructorTrainee(BatchTrainee):
-    """A reconstructor that learns from a sum of losses; its checkpoint names the command."""
+    """A reconstructor that learns from a sum of losses."""
 
-    def __init__(
-        self, context: Context, terms: Terms, *, command: str = "train reconstructor"
-    ) -> None:
-        settings = context.settings
-        self.terms, self.command = terms, command
+    def __init__(self, context: Context, terms: Terms) -> None:
+        settings, self.terms = context.settings, terms
         self.network = settings.untrained(device=context.device)
         self.descent = Descent(
             self.network, lr=settings.lr, n_steps=settings.max_steps, precision=settings.precision
@@ -506,5 +515,5 @@ class ReconstructorTrainee(BatchTrainee):
             "zero_filled_ssim": self.zero_filled[0],
             "zero_filled_ssim_at": self.zero_filled[1],
         }
-        info = self.context.info(metrics, command=self.command)
+        info = self.context.info(metrics)
         save_reconstructor(path, self.network, info=info)

@@ -21,6 +21,7 @@ from activemri.tables import Table
 from activemri.training import processes
 from activemri.training.loop import OnValidation
 from activemri.training.sweep import (
+    LOCK,
     SweepSettings,
     axes_of,
     check,
@@ -77,7 +78,7 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
         "median": optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warm_up),
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with files.locked(out / "lock"):
+    with files.locked(out / LOCK):
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
             study_name="activemri",
@@ -88,7 +89,7 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     run = with_shared_moments(settings.train)
     while True:
         with ExitStack() as stack:  # holds the lock of the trial's folder
-            with files.locked(out / "lock"):
+            with files.locked(out / LOCK):
                 _recover(study, settings)
                 trials = _trials(study)
                 n_begun = sum(t.state != TrialState.WAITING for t in trials)
@@ -122,7 +123,7 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
             else:
                 trial.set_user_attr("baseline", result.baseline)
                 study.tell(trial, result.best_score)
-                with files.locked(out / "lock"):
+                with files.locked(out / LOCK):
                     files.write_json(out / "best.json", _summary(settings, study.best_trial))
     ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     finished = [(trial.value, trial) for trial in ended if trial.value is not None]
@@ -172,7 +173,7 @@ def _held(settings: SweepSettings, folder: str) -> AbstractContextManager[bool]:
     """The lock of a trial's folder; False where another process holds it."""
     path = settings.run.out / folder
     path.mkdir(exist_ok=True)
-    return files.locked(path / "lock", wait=False)
+    return files.locked(path / ".trial", wait=False)
 
 
 def _reporter(study: optuna.Study, trial: optuna.Trial, last: int | None) -> OnValidation:

@@ -11,7 +11,7 @@ import inspect
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,10 +37,11 @@ from activemri.options import (
 from activemri.tables import Table
 from activemri.training import processes
 from activemri.training.batches import in_memory
-from activemri.training.folder import RunFolder
+from activemri.training.folder import WRITTEN, RunFolder
 from activemri.training.loop import Trained
 
 RESULT = "result.json"
+LOCK = ".sweep"  # file that its processes lock in turn
 _NUMBERS = ("best_step", "best_score", "score", "baseline")  # of a training, in that file
 _COLUMNS = ("baseline", "best_score", "gain")
 
@@ -156,7 +157,7 @@ def run_sweep(
         check(members[name][0])
     begun = any((out / name).exists() for name in chosen)
     shared = "".join(f"{name}: {subjects_of(one[2])}\n" for name, one in members.items())
-    claim(settings, members=shared, joins=settings.fold is not None and not begun)
+    claim(settings, members=shared, joins=settings.fold is not None and not begun, names=members)
     run = with_shared_moments(settings.train)
     for name in chosen:
         own, *scans = members[name]
@@ -165,10 +166,17 @@ def run_sweep(
     return _sum_up(settings, members)
 
 
-def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) -> None:
+def claim(
+    settings: SweepSettings,
+    *,
+    members: str = "",
+    joins: bool = False,
+    names: Iterable[str] = ("trial-*",),
+) -> None:
     """Begin a sweep in its folder, or make sure as :meth:`RunFolder.open` that it is the same.
 
-    Trials may become more. A sweep that is there can be joined even without --resume.
+    Trials may become more. A sweep that is there can be joined even without --resume. The names
+    are those of its members' folders.
     """
     if processes.rank() > 0:  # the first process of a torchrun does it for all
         return
@@ -176,10 +184,13 @@ def claim(settings: SweepSettings, *, members: str = "", joins: bool = False) ->
     shared = {name: value for name, value in vars(settings).items() if name not in free}
     shared |= {"sweep_seed": settings.run.seed, "members": files.digest(members)[:12]}
     shared |= described(settings.base)
-    files.make_writable(out)
-    with files.locked(out / "lock"):
-        joining = joins and (out / "settings.json").exists()
-        RunFolder(out).open(shared, resume=settings.run.resume or joining)
+    files.require_claimable(out, "sweep")
+    out.mkdir(parents=True, exist_ok=True)
+    with files.locked(out / LOCK):
+        joining = joins and (out / "settings.json").exists() and not settings.run.overwrite
+        run = replace(settings.run, resume=settings.run.resume or joining)
+        with RunFolder(run, "sweep").open(shared, shared=True, overwrite=(*WRITTEN, *names)):
+            pass
 
 
 def check(settings: Any) -> None:
@@ -332,7 +343,8 @@ def parse_axis(word: str, settings: Any) -> tuple[str, Range | tuple[str, ...]]:
 
 def placed(settings: SweepSettings, name: str, member: Any) -> Any:
     """Settings of one training, with a folder of their own."""
-    return replace(member, run=replace(member.run, out=settings.run.out / name, resume=False))
+    run = replace(member.run, out=settings.run.out / name, resume=False, overwrite=False)
+    return replace(member, run=run)
 
 
 def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> str:
@@ -340,7 +352,7 @@ def _sum_up(settings: SweepSettings, members: Mapping[str, Member]) -> str:
     out, folds = settings.run.out, not settings.vary
     rows: dict[str, dict[str, Any]] = {}
     lines: list[tuple[object, ...]] = []
-    with files.locked(out / "lock"):
+    with files.locked(out / LOCK):
         results = {name: result_in(out / name) for name in members}
         first = next(iter(results.values()))
         for name, (own, train, validation) in members.items():

@@ -23,7 +23,7 @@ from tyro.conf import OmitArgPrefixes
 from activemri import files
 from activemri.agents.learners.learner import Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
-from activemri.agents.policy import Policy, require_played, signed
+from activemri.agents.policy import Policy, decide, require_played, signed
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rows_of_a_kind
 from activemri.data.slices import Slice
@@ -74,7 +74,8 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     """Write demonstrations; the path of the file.
 
     Raises:
-        ValueError: unknown names, an oracle as policy, or a scanner that is not ideal.
+        ValueError: unknown names, an oracle as policy, a scanner that is not ideal, or a file that
+            is there already.
         OSError: the file cannot be written.
         ModuleNotFoundError: pyarrow is not installed.
     """
@@ -91,7 +92,8 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     policy = make_policy(settings.policy, metric=settings.protocol.metric)
     if policy.traits.is_oracle:
         raise ValueError(f"--policy {settings.policy}: the oracle judges anyway; name another")
-    files.make_writable(settings.run.out.parent)
+    out = settings.run.out.with_suffix(".parquet")
+    files.require_free(out, overwrite=settings.run.overwrite)
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
     require_played(policy, problem.scan.geometry)
@@ -106,7 +108,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
             follow=0.5,
             report=lambda **moved: progress(min(int(moved["states"]), settings.states)),
         )
-    return write_demonstrations(settings.run.out, found, problem, horizon=settings.horizon)
+    return write_demonstrations(out, found, problem, horizon=settings.horizon)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +303,7 @@ def priority_of(policy: Policy, *, seed: int = 0) -> Priority:
         if isinstance(policy, LearnedPolicy):
             return policy.scores(view)[:, : policy.network.n_actions].float()
         liking = outwards(view)
-        chosen = policy.act(view, generator.spawn(len(view.mask))).clamp(min=0)
+        chosen = decide(policy, view, generator.spawn(len(view.mask))).clamp(min=0)
         return liking.scatter(1, chosen[:, None], 1.0)
 
     return priority

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents import heuristic
-from activemri.agents.policy import Traits, choose
+from activemri.agents.policy import Greedy, Traits, choose
 from activemri.agents.rollout import (
     PADDING,
     batches_of_a_kind,
@@ -123,6 +123,58 @@ def test_a_policy_that_does_nothing_is_named(
 def test_an_illegal_action_is_refused(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     with pytest.raises(ValueError, match="action 6 of scan 0 was acquired already"):
         rollout(make_protocol(), Stubborn(6), [make_scan(0)])
+
+
+@pytest.mark.parametrize(
+    ("actions", "came"),
+    [
+        (lambda view: torch.full((len(view),), 6.0), r"got torch.float32 of shape \(2,\)"),
+        (lambda view: torch.full((len(view), 1), 6), r"got torch.int64 of shape \(2, 1\)"),
+        (lambda view: view.legal.any(dim=1), "got torch.bool"),
+        (lambda view: torch.tensor(6), r"of shape \(\)"),
+        (lambda view: [6, 6], "got list"),
+        (lambda view: None, "got NoneType"),
+        (lambda view: torch.full((len(view),), 99), "action 99 of scan 0 is out of range"),
+    ],
+)
+def test_a_policy_that_gives_no_actions_is_named_in_one_line(
+    actions: Any, came: str, make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    class Own(Stubborn):
+        def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+            return actions(view)  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=f"policy 'stubborn': .*{came}") as caught:
+        rollout(make_protocol(), Own(0), [make_scan(0), make_scan(1)])
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_any_kind_are_actions(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    class Own(Stubborn):
+        def act(self, view: View, generators: Sequence[np.random.Generator]) -> Any:
+            first = view.legal.byte().argmax(dim=1).to(torch.int32)
+            return first.numpy() if self.action else first
+
+    for own in (Own(0), Own(1)):
+        assert rollout(make_protocol(), own, [make_scan(0)]).actions.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("scores", "traits", "reason"),
+    [
+        (lambda view: view.legal * torch.nan, Traits(), "numbers as scores of legal .*got NaN"),
+        (lambda view: torch.zeros(3), Traits(), r"scores of shape .*got Tensor of shape \(3,\)"),
+        (lambda view: 1.0, Traits(), "got float of shape"),
+        (lambda view: view.legal.float() - 1, Traits(is_random=True), "numbers above 0"),
+    ],
+)
+def test_scores_that_choose_nothing_are_refused_with_the_name_of_the_policy(
+    scores: Any, traits: Traits, reason: str, make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    with pytest.raises(ValueError, match=f"policy 'mine'.*{reason}"):
+        rollout(make_protocol(), Greedy("mine", scores, traits), [make_scan(0)])
 
 
 def test_random_start_lines_are_shared_by_all_policies_and_depend_on_the_seed(

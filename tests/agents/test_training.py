@@ -307,7 +307,7 @@ def test_a_learner_of_the_users_own_trains_and_is_continued(
     assert isinstance(policy, Order) and policy.name == "run"
     assert f"train policy --algo {__name__}:Scripted " in str(policy.info["command"])
     status, _, error = run(line, capsys)
-    assert status == 2 and "add --resume to continue it, or choose another --out" in error
+    assert status == 2 and "add --resume to continue it, --overwrite to start" in error
     status, _, error = run(f"{line} --resume --budget 2", capsys)
     assert status == 2 and "(budget: 3 then, 2 now)" in error
     assert run(f"{line} --resume", capsys)[0] == 0

@@ -91,8 +91,8 @@ def test_the_ensemble_is_measured_corrected_and_written(
 
 def test_a_single_factor_scales_the_deviations(checkpoints: list[str], tmp_path: Path) -> None:
     given = f"--reconstructor {checkpoints[0]} --n-knots 1"
-    assert cli.main(line(given, out=tmp_path)) == 0
-    found = json.loads((tmp_path / "calibration.json").read_text())
+    assert cli.main(line(given, out=tmp_path / "out")) == 0
+    found = json.loads((tmp_path / "out" / "calibration.json").read_text())
     (predicted,), (observed,) = found["recalibration"].values()
     before, after = (found[when]["numbers"] for when in ("before", "after"))
     ratio = after["rms_predicted"]["value"] / before["rms_predicted"]["value"]

@@ -1,6 +1,8 @@
 """A benchmark from settings to files, and in memory."""
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from activemri.reconstruction.recalibrated import Recalibrated
 from activemri.reconstruction.registry import save_reconstructor
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
+from tests.data.files import write_image
 
 HEURISTICS = ("random", "low-frequency-first")
 PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=4, n_center_lines=4)
@@ -166,14 +169,63 @@ def test_a_folder_with_other_settings_is_refused_and_the_difference_shown(tmp_pa
         run_benchmark(settings(tmp_path, protocol={"budget": 3}))
 
 
+def test_a_benchmark_of_scans_that_have_changed_since_is_refused_with_the_name_of_the_first(
+    tmp_path: Path,
+) -> None:
+    for number in range(3):
+        write_image(tmp_path / "scans" / f"{number}.h5", shape=(1, 24, 24), seed=number)
+    given = settings(tmp_path / "out", protocol={"data": str(tmp_path / "scans"), "split": "all"})
+    given = replace(given, policies=("random",), reference="random")
+    run_benchmark(given)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    path, played = tmp_path / "scans" / "1.h5", parts_of(tmp_path / "out")
+    assert summary["scans"]["1"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    run_benchmark(replace(given, verify_data=True, n_bootstrap=60))
+    status = path.stat()
+    write_image(tmp_path / "new.h5", shape=(1, 24, 24), seed=7)
+    os.replace(tmp_path / "new.h5", path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"the scan 1 has changed since .*Choose another --out"):
+        run_benchmark(replace(given, verify_data=True))
+    os.utime(path)
+    with pytest.raises(ValueError, match="the scan 1 has changed since "):
+        run_benchmark(given)
+    assert parts_of(tmp_path / "out") == played
+    overwriting = replace(given, run=replace(given.run, overwrite=True))
+    run_benchmark(overwriting)
+    now = json.loads((tmp_path / "out" / "summary.json").read_text())["scans"]
+    assert now["1"] != summary["scans"]["1"] and now["0"] == summary["scans"]["0"]
+
+
+def test_scans_that_change_while_they_are_played_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        write_image(tmp_path / "scans" / f"{number}.h5", shape=(1, 24, 24), seed=number)
+    given = settings(tmp_path / "out", protocol={"data": str(tmp_path / "scans"), "split": "all"})
+
+    play = run._play
+
+    def changing(plan: Plan) -> pd.DataFrame:
+        table = play(plan)
+        write_image(tmp_path / "new.h5", shape=(1, 24, 24), seed=7)
+        os.replace(tmp_path / "new.h5", tmp_path / "scans" / "0.h5")
+        return table
+
+    monkeypatch.setattr(run, "_play", changing)
+    with pytest.raises(ValueError, match=r"the scan 0 has changed while .* was made"):
+        run_benchmark(replace(given, policies=("random",), reference="random"))
+    assert not (tmp_path / "out" / "results.parquet").exists()
+
+
 def test_tables_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
     run_benchmark(settings(tmp_path))
     part = next(iter(parts_of(tmp_path)))
     pd.read_parquet(part).drop(columns="subject").to_parquet(part)
     with pytest.raises(ValueError, match="lacks the columns subject: it was written by another"):
         run_benchmark(settings(tmp_path))
-    (tmp_path / "settings.json").write_text('{"data": "phantom", "budget": 4}')
-    with pytest.raises(ValueError, match="of an earlier version of this package"):
+    (tmp_path / "activemri.json").unlink()  # which earlier versions did not write
+    with pytest.raises(ValueError, match="that 'activemri benchmark' has not made"):
         run_benchmark(settings(tmp_path))
 
 
@@ -272,7 +324,9 @@ def test_the_shipped_pair_can_be_benchmarked_by_name(tmp_path: Path) -> None:
     protocol = {
         "reconstructor": "cresnet", "matrix_size": None, "budget": 2, "n_center_lines": 8
     }  # fmt: skip
-    outcome = run_benchmark(settings(tmp_path, policies=policies, protocol=protocol, max_slices=1))
+    outcome = run_benchmark(
+        settings(tmp_path / "out", policies=policies, protocol=protocol, max_slices=1)
+    )
     assert set(outcome.table["policy"]) == set(policies)
     assert set(outcome.table["reconstructor"]) == {"cresnet"}
 

@@ -264,7 +264,9 @@ def test_scaling_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["d"]["points"][1]["copies"] > 0
     assert picture.stat().st_size > 10_000
     assert torch.get_num_threads() == n_threads
-    text = run_throughput(small(**options))
+    with pytest.raises(ValueError, match="there already"):
+        run_throughput(small(**options))
+    text = run_throughput(small(overwrite=True, **options))
     assert re.search("number of d +step +copy", text)
     assert "3 left out: too many scans for the memory" in text
 

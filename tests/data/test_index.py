@@ -15,8 +15,10 @@ from activemri.data.index import index_path
 from activemri.data.readers import UnreadableError
 from activemri.data.sources import open_dataset
 from activemri.data.standard import to_matrix
-from activemri.data.volumes import survey
-from tests.data.files import write_fastmri, write_image, write_kspace
+from activemri.data.volumes import MAGNITUDES, survey
+from activemri.envs.env import ActiveMRIEnv
+from activemri.metrics import METRICS
+from tests.data.files import edit, random_kspace, write_fastmri, write_image, write_kspace
 
 READERS = all_readers()
 
@@ -277,3 +279,75 @@ def test_the_volumes_maximum_is_that_of_the_slices_as_handed_out(folder: Path) -
             same = [other.target.max() for other in slices if other.volume == scan.volume]
             assert scan.volume_max == pytest.approx(float(max(same)))
             assert size is None or to_matrix(scan, size) is scan
+
+
+def problem_of(path: Path, **data_sets: object) -> str:
+    """Why the first slice of a file with other data sets is left out."""
+    edit(path, **data_sets)
+    (found,) = survey(path.parent, index_path(path, READERS).entries)
+    return dict(found.problems).get(0, "none")
+
+
+KSPACE = random_kspace((2, 3, 32, 32))
+LARGEST = np.abs(KSPACE[0].view(np.float32)).max()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e11, 1e-12, 1e-30])
+def test_slices_beyond_the_range_of_magnitudes_are_refused(tmp_path: Path, scale: float) -> None:
+    write_kspace(tmp_path / "a.h5", shape=KSPACE.shape)
+    reason = problem_of(tmp_path / "a.h5", kspace=KSPACE * np.complex64(scale / LARGEST))
+    assert "the largest value of k-space is" in reason and "1e-10 to 1e+10" in reason
+    target = np.full((2, 32, 32), scale, np.float32)
+    reason = problem_of(tmp_path / "a.h5", kspace=KSPACE, target=target)
+    assert "the largest value of the reference is" in reason
+
+
+@pytest.mark.parametrize("reconstructor", ["zero-filled", "cg-sense", "wavelet"])
+def test_within_the_range_scores_do_not_depend_on_the_scale(
+    tmp_path: Path, reconstructor: str
+) -> None:
+    names = [name for name, metric in METRICS.items() if metric.needs is None and name != "mse"]
+    scores, rewards = [], []
+    least, most = MAGNITUDES
+    for scale in (1.0, 10 * least, most / 10):
+        kspace = KSPACE[:1] * np.complex64(scale / LARGEST)
+        path = tmp_path / f"{scale}.h5"
+        write_kspace(path, shape=kspace.shape)
+        edit(path, kspace=kspace)
+        dataset = open_dataset(path, split="all")
+        env = ActiveMRIEnv(
+            data=dataset, reconstructor=reconstructor, metrics=tuple(names), budget=3
+        )
+        env.reset(seed=0)
+        for action in (5, 9, 25):
+            _, reward, _, _, info = env.step(action)
+            rewards.append(reward)
+        scores.append([info[name] for name in names])
+    np.testing.assert_allclose(scores, scores[:1] * 3, rtol=1e-4)
+    np.testing.assert_allclose(rewards, rewards[:3] * 3, atol=1e-4)
+
+
+def test_negative_references_are_refused(tmp_path: Path) -> None:
+    write_kspace(tmp_path / "a.h5", shape=KSPACE.shape)
+    target = np.ones((2, 32, 32), np.float32)
+    target[0, 3, 3] = -1e-3
+    assert "negative values" in problem_of(tmp_path / "a.h5", target=target)
+
+
+def test_coil_maps_with_nan_are_refused(tmp_path: Path) -> None:
+    write_kspace(tmp_path / "a.h5", shape=KSPACE.shape)
+    maps = np.full(KSPACE.shape, np.nan + 0j, np.complex64)
+    assert problem_of(tmp_path / "a.h5", sensitivity=maps) == "NaN or Inf in the coil maps"
+
+
+@pytest.mark.parametrize(("name", "axis"), [("columns", -1), ("rows", -2)])
+@pytest.mark.parametrize("n_measured", [1, 4, 5])
+def test_slices_that_leave_nothing_to_choose_are_refused(
+    tmp_path: Path, name: str, axis: int, n_measured: int
+) -> None:
+    write_kspace(tmp_path / "a.h5", shape=KSPACE.shape)
+    there = np.abs(np.arange(32) - 16 + n_measured // 2 - 0.5) < n_measured / 2 + 0.01
+    kspace = KSPACE * np.moveaxis(there[:, None], 0, axis)
+    reason = problem_of(tmp_path / "a.h5", kspace=kspace)
+    wanted = f"only {there.sum()} of 32 {name} were measured; expected at least 5"
+    assert reason.startswith(wanted) if there.sum() < 5 else reason == "none"

@@ -373,7 +373,7 @@ def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:
     write_ismrmrd(tmp_path / "a.h5")
     whole = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(OSError):
+    with pytest.raises(UnreadableError, match="truncated"):
         READER.container.open(tmp_path / "a.h5")
 
 

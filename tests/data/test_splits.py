@@ -408,7 +408,7 @@ def test_without_strata_the_table_counts_slices(folder: Path) -> None:
 def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
     draw_split_file(SplitSettings(folder))
     before = (folder / "splits.json").read_bytes()
-    with pytest.raises(ValueError, match=r"splits\.json is there already; remove it, or choose"):
+    with pytest.raises(ValueError, match=r"splits\.json is there already; add --overwrite"):
         draw_split_file(SplitSettings(folder, redraw=True, seed=1))
     assert (folder / "splits.json").read_bytes() == before
 

@@ -304,7 +304,7 @@ def test_info_tells_illegal_actions_from_legal_ones() -> None:
     assert env.reset()[1]["illegal_action"] is False
 
 
-def test_as_a_noop_an_illegal_action_wastes_one_line_of_the_budget() -> None:
+def test_as_a_noop_an_illegal_action_wastes_one_line_of_the_budget_and_costs_its_price() -> None:
     env = make(invalid_action="noop", budget=2, step_cost=0.1)
     start, info = env.reset(seed=0)
     observation, reward, terminated, _, after = env.step(9)
@@ -461,6 +461,56 @@ def test_a_saved_point_comes_back_to_the_bit_with_its_future(
     assert_same(other._seen(), here)
     env = other
     assert_same(future(), first)
+
+
+def saved_by(**options: Any) -> dict[str, Any]:
+    env = make(**options)
+    env.reset(seed=0, options={"index": 1})
+    env.step(int(np.flatnonzero(env.action_masks())[0]))
+    return env.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (lambda: saved_by(data=SliceList(mixed_scans().slices[4:])), "mask must be boolean"),
+        (lambda: saved_by(data=SliceList([scan(20 + i) for i in range(3)])), "scan is|scale is"),
+        (lambda: saved_by(geometry="rows"), "geometry|mask"),
+        (lambda: saved_by(lines_per_action=2), r"is not \(1, 18\)"),
+        (lambda: saved_by(budget=4), r"budget is \[4\], not \[5\]"),
+        (lambda: saved_by(reconstructor=Unsure()), "set of scores"),
+        (lambda: saved_by(reconstructor=random_weights("unet")), "ssim at the start"),
+        (lambda: saved_by(scanner="noisy"), "scale|budget"),
+        (lambda: saved_by() | {"episodes": [{}]}, "KeyError 'index'"),
+        (lambda: saved_by() | {"random": [{"bit_generator": "MT19937"}]}, "state"),
+        (lambda: saved_by() | {"ended": [False, False]}, "of 1 scan"),
+        (lambda: changed_episode(index=99), "no scan 99"),
+        (lambda: changed_episode(actions=[1, 2, 3]), "2 scores of 3 actions"),
+        (lambda: changed_episode(view=None), "AttributeError"),
+        (lambda: {}, "KeyError"),
+    ],
+)
+def test_a_state_of_anything_else_is_refused_and_the_episode_goes_on(
+    state: Callable[[], dict[str, Any]], reason: str
+) -> None:
+    env = make()
+    env.reset(seed=5, options={"index": 0})
+    here = env.state_dict()
+    with pytest.raises(ValueError, match=f"state of the same protocol and scans.*({reason})"):
+        env.load_state_dict(state())
+    assert_same(env._seen(), saved_view(here))
+    assert_same(env.state_dict()["random"], here["random"])
+
+
+def changed_episode(**changes: Any) -> dict[str, Any]:
+    state = saved_by()
+    return state | {"episodes": [state["episodes"][0] | changes]}
+
+
+def saved_view(state: dict[str, Any]) -> Any:
+    env = make()
+    env.load_state_dict(state)
+    return env._seen()
 
 
 def test_whether_the_last_action_was_illegal_is_saved() -> None:

@@ -10,10 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from activemri.agents.episode_masks import Moment
 from activemri.data.images import slices_of_images
 from activemri.envs.env import ActiveMRIEnv
+from activemri.envs.observation import Frame
 from activemri.envs.reward import Scores
+from activemri.envs.scan import View
+from activemri.envs.scanner import Conditions, Ideal, Requests
+from activemri.envs.vector_env import ActiveMRIVectorEnv
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.training.batches import make_batch
 from tests.envs.scans import Unsure, equal_scans
 
 ID = "activemri:ActiveMRI/Phantom-v0"
@@ -153,6 +159,98 @@ def test_a_reward_is_one_number_a_scan(reward: Any, came: str) -> None:
         env.step(int(np.flatnonzero(info["action_mask"])[0]))
 
 
+@pytest.mark.parametrize("gain", [torch.nan, torch.inf])
+def test_a_reward_that_is_not_finite_is_refused_at_whatever_step_it_comes(gain: float) -> None:
+    gains = [gain, 0.0, 0.0]
+    env = made(reward=lambda before, after: torch.full_like(after["ssim"], gains.pop()))
+    env.reset(seed=0)
+    actions = np.flatnonzero(env.action_masks())
+    for action in actions[:2]:
+        assert env.step(int(action))[1] == 0
+    with pytest.raises(
+        ValueError, match=rf"reward: .*finite.*got {gain} after action {actions[2]}"
+    ):
+        env.step(int(actions[2]))
+
+
+# --- scanners ---
+
+
+class Radio(Ideal):
+    """The ideal scanner, in whatever form a function brings its samples."""
+
+    is_ideal = False
+    form: Callable[[Tensor], Any] = staticmethod(lambda samples: samples)
+    outlier: Callable[[Tensor], Any] = staticmethod(lambda samples: samples.real.mean(dim=(1, 2)))
+
+    def measure(self, conditions: Conditions, requests: Requests) -> Any:
+        return self.form(super().measure(conditions, requests))
+
+    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Any:
+        return self.outlier(samples)
+
+
+@pytest.mark.parametrize(
+    ("part", "form", "reason"),
+    [
+        ("form", lambda x: x[:, 0], r"complex samples of shape \(3, 1, 16\); got .*\(3, 16\)"),
+        ("form", lambda x: x.abs(), "complex samples .*got torch.float32"),
+        ("form", lambda x: x.numpy(), "complex samples .*got complex64"),
+        ("form", lambda x: x * torch.nan, "finite samples; got NaN or Inf"),
+        ("outlier", lambda x: x.abs(), r"outlier scores, .*got shape \(3, 1, 16\)"),
+        ("outlier", lambda x: x.real.mean(dim=(1, 2)) * torch.nan, "outlier scores.*NaN"),
+    ],
+)
+def test_what_no_scanner_can_receive_is_refused_with_its_name(
+    part: str, form: Any, reason: str
+) -> None:
+    own = type("Own", (Radio,), {part: staticmethod(form)})()
+    with pytest.raises(ValueError, match=f"scanner Own: expected .*{reason}"):
+        made(scanner=own).reset(seed=0)
+
+
+@pytest.mark.parametrize("scanner", [5, Conditions, object()])
+def test_what_is_no_scanner_is_refused(scanner: Any) -> None:
+    with pytest.raises(ValueError, match="expected an object or class with repeats, averages"):
+        made(scanner=scanner)
+
+
+# --- observations ---
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda mask: {"mask": mask},
+        lambda mask: mask.double(),
+        lambda mask: mask.float()[0],
+        lambda mask: mask.float() * torch.nan,
+        lambda mask: mask.float() + 5,
+        lambda mask: mask.float().numpy(),
+        lambda mask: None,
+    ],
+)
+def test_an_observation_outside_of_its_own_space_is_refused_at_the_first_look(form: Any) -> None:
+    class Own:
+        def space(self, frame: Frame) -> gymnasium.Space[Any]:
+            return gymnasium.spaces.Box(0, 1, (frame.n_lines,), np.float32)
+
+        def __call__(self, view: View, frame: Frame) -> Any:
+            return self.form(view.mask)
+
+        form = staticmethod(lambda mask: mask.float())
+
+    assert made(observation=Own()).reset(seed=0)[0].shape == (18,)
+    Own.form = staticmethod(form)
+    with pytest.raises(ValueError, match=r"observation '.*expected a tensor \(batch, ...\) in"):
+        made(observation=Own()).reset(seed=0)
+
+
+def test_what_is_no_observation_is_refused() -> None:
+    with pytest.raises(ValueError, match="observation 5: expected an object with `space`"):
+        made(observation=5)
+
+
 # --- reconstructors ---
 
 
@@ -207,6 +305,10 @@ def test_what_is_unambiguous_is_taken_for_a_reconstruction(form: Any) -> None:
         (lambda x: Reconstruction(x, x), "a real uncertainty .*got torch.complex64"),
         (lambda x: Reconstruction(x, x.abs()[0]), r"uncertainty of shape \(1, 16, 18\)"),
         (lambda x: Reconstruction(x, x.abs() * torch.nan), "expected finite values"),
+        (lambda x: Reconstruction(x, x.abs().numpy()), "uncertainty .*got float32"),
+        (lambda x: Reconstruction(x, [x]), "real uncertainty .*got list"),  # type: ignore[arg-type]
+        (lambda x: Reconstruction(x, samples=x), r"\(1, samples, 16, 18\); .*\(1, 16, 18\)"),
+        (lambda x: Reconstruction(x, samples=x[:, None] * torch.nan), "expected finite values"),
     ],
 )
 def test_anything_else_is_refused_with_the_name_of_the_reconstructor(
@@ -216,6 +318,47 @@ def test_anything_else_is_refused_with_the_name_of_the_reconstructor(
     with pytest.raises(ValueError, match=f"^reconstructor Own: .*{reason}") as caught:
         env.reset(seed=0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_solves_scan_by_scan_is_looked_at_in_the_same_way() -> None:
+    class Solver(Own):
+        forward = Reconstructor.forward
+
+        def solve(self, measurement: Measurement) -> Any:
+            return self.form(measurement.zero_filled)
+
+    for form in (lambda x: x, lambda x: x.abs()):
+        vector = ActiveMRIVectorEnv(num_envs=3, data=equal_scans(), reconstructor=Solver(form))
+        assert np.isfinite(vector.reset(seed=0)[1]["ssim"]).all()
+        assert np.isfinite(vector.simulate(np.array([[3, 4]] * 3))["ssim"]).all()
+    with pytest.raises(
+        ValueError, match=r"Solver: expected a complex image of shape \(1, 16, 18\)"
+    ):
+        made(reconstructor=Solver(lambda x: x[0])).reset(seed=0)
+
+
+def test_an_image_that_is_not_finite_is_refused_at_whatever_step_it_comes() -> None:
+    env = made(reconstructor=Own(lambda x: x if counted.pop() else x * torch.nan))
+    counted = [0, 1, 1, 1]
+    env.reset(seed=0)
+    actions = np.flatnonzero(env.action_masks())
+    for action in actions[:2]:
+        env.step(int(action))
+    with pytest.raises(ValueError, match=r"reconstructor Own: expected finite values"):
+        env.step(int(actions[2]))
+
+
+def test_a_training_looks_at_the_form_of_what_it_trains() -> None:
+    network = Own(lambda x: x[:, 1:]).train()
+    scans, nothing = equal_scans(), torch.empty(0, dtype=torch.int64)
+    start = torch.arange(18) // 3 == 3
+    batch = make_batch(
+        made().episodes.scan,
+        scans.slices,
+        [Moment(start, nothing, nothing)] * len(scans),
+    )
+    with pytest.raises(ValueError, match="reconstructor Own: expected a complex image"):
+        batch.magnitude(network)
 
 
 def test_a_result_in_the_right_form_is_passed_on_as_it_is() -> None:

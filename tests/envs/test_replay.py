@@ -167,3 +167,26 @@ def test_rebuilding_leaves_the_environment_as_it_is() -> None:
 def test_a_memory_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity must be at least 1 transition; got 0"):
         Replay(0, vector_env().episodes)
+
+
+def test_a_memory_comes_back_and_that_of_another_size_or_of_other_scans_is_refused() -> None:
+    env = vector_env()
+    replay, again = Replay(8, env.episodes), Replay(8, env.episodes)
+    fill(env, replay, steps=3)
+    state = replay.state()
+    again.restore(state)
+    assert_equal(again.rebuild(np.arange(8)), replay.rebuild(np.arange(8)))
+    for other, reason in (
+        (Replay(5, env.episodes), "a memory of 5 transitions"),
+        (Replay(100, env.episodes), "a memory of 100 transitions"),
+        (Replay(8, vector_env(geometry="points").episodes), "start_mask as uint8"),
+        (Replay(8, vector_env(data=SliceList(mixed_scans().slices[:1])).episodes), "of 1 scans"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            other.restore(state)
+        assert len(other) == 0
+
+
+def assert_equal(a: Batch, b: Batch) -> None:
+    for name in ("action", "reward", "terminated", "legal"):
+        assert torch.equal(getattr(a, name), getattr(b, name))

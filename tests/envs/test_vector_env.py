@@ -337,6 +337,31 @@ def test_a_saved_point_of_all_scans_comes_back_to_the_bit_with_its_future() -> N
     assert_same(future(other), first)
 
 
+@pytest.mark.parametrize("n", [2, N + 1])
+def test_a_state_of_another_number_of_scans_is_refused_before_any_is_changed(n: int) -> None:
+    env, other = (ActiveMRIVectorEnv(num_envs=m, **options()) for m in (N, n))
+    for one in (env, other):
+        one.reset(seed=3)
+    before, randoms = env.episodes.observe(), env.state_dict()["random"]
+    with pytest.raises(ValueError, match=f"of {n} scan.*, not of {N}"):
+        env.load_state_dict(other.state_dict())
+    assert_same(env.episodes.observe(), before)
+    assert env.state_dict()["random"] == randoms
+
+
+def test_a_state_whose_last_scan_is_another_is_refused_before_any_is_changed() -> None:
+    env, other = (ActiveMRIVectorEnv(num_envs=N, **options()) for _ in range(2))
+    env.reset(seed=3)
+    other.reset(seed=4)
+    state, before = other.state_dict(), env.state_dict()
+    state["episodes"][-1]["scan"] = ("another", "subject", "0")
+    with pytest.raises(ValueError, match=r"its scan is .*another"):
+        env.load_state_dict(state)
+    assert [one["index"] for one in env.state_dict()["episodes"]] == [
+        one["index"] for one in before["episodes"]
+    ]
+
+
 def test_observations_handed_out_are_not_written_to_later() -> None:
     env = ActiveMRIVectorEnv(
         num_envs=N, autoreset_mode=AutoresetMode.SAME_STEP, **options(budget=2)

@@ -269,7 +269,9 @@ def test_a_missing_task_and_one_loss_for_a_whole_batch_are_refused() -> None:
     reference = Reference.of(target, volume_range)
     with pytest.raises(ValueError, match="task_loss needs a downstream network"):
         reference.scores(image, ("task_loss",))
-    with pytest.raises(ValueError, match=r"one loss for each of 3 images; got shape \(\)"):
+    with pytest.raises(
+        ValueError, match=r"one loss for each of 3 images; got Tensor of shape \(\)"
+    ):
         reference.scores(image, ("task_loss",), task=lambda x, y: (x - y).square().mean())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from activemri.options import RunOptions
 from activemri.training.folder import RunFolder
 from activemri.training.loop import DivergedError, ShowProgress, Trained, train
 
@@ -56,18 +57,28 @@ def walk(
     patience: int | None = None,
     **options: Any,
 ) -> Trained:
-    folder = RunFolder(path)
-    state = folder.open({"n_steps": 10}, resume=resume)
-    return train(
-        trainee,
-        folder,
-        name="walk",
-        n_steps=n_steps,
-        validate_every=2,
-        patience=patience,
-        state=state,
-        **options,
-    )
+    folder = run_folder(path, resume=resume)
+    with folder.open({"n_steps": 10}) as state:
+        return train(
+            trainee,
+            folder,
+            name="walk",
+            n_steps=n_steps,
+            validate_every=2,
+            patience=patience,
+            state=state,
+            **options,
+        )
+
+
+def run_folder(path: Path, **options: bool) -> RunFolder:
+    return RunFolder(RunOptions(out=path, **options), "train policy")
+
+
+def opened(path: Path, settings: Mapping[str, object], **options: bool) -> Mapping[str, Any] | None:
+    """The state that a run finds, which ends at once."""
+    with run_folder(path, **options).open(settings) as state:
+        return state
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
@@ -126,37 +137,46 @@ def test_progress_is_readable_in_a_log_file(
 
 
 def test_a_folder_is_continued_with_the_same_settings_only(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
+    path = tmp_path / "run"
     with pytest.raises(ValueError, match="leave --resume out"):
-        folder.open({"lr": 1.0}, resume=True)
-    assert folder.open({"lr": 1.0, "sizes": (1, 2)}, resume=False) is None
-    folder.save({"step": 3, "weights": torch.ones(2)})
+        opened(path, {"lr": 1.0}, resume=True)
+    assert opened(path, {"lr": 1.0, "sizes": (1, 2)}) is None
+    run_folder(path).save({"step": 3, "weights": torch.ones(2)})
     with pytest.raises(ValueError, match="add --resume"):
-        folder.check({"lr": 1.0}, resume=False)
+        run_folder(path).check({"lr": 1.0})
     with pytest.raises(ValueError, match=r"lr: 1\.0 then, 2\.0 now"):
-        folder.open({"lr": 2.0}, resume=True)
-    state = folder.open({"lr": 1.0, "sizes": (1, 2)}, resume=True)
+        opened(path, {"lr": 2.0}, resume=True)
+    state = opened(path, {"lr": 1.0, "sizes": (1, 2)}, resume=True)
     assert state is not None
     assert state["step"] == 3
-    (folder.path / "last.pt").write_bytes(b"garbage")
+    (path / "last.pt").write_bytes(b"garbage")
     with pytest.raises(ValueError, match=r"last\.pt cannot be read"):
-        folder.open({"lr": 1.0}, resume=True)
-    (folder.path / "settings.json").write_text("[")
+        opened(path, {"lr": 1.0}, resume=True)
+    (path / "settings.json").write_text("[")
     with pytest.raises(ValueError, match=r"settings\.json cannot be read"):
-        folder.open({"lr": 1.0}, resume=True)
+        opened(path, {"lr": 1.0}, resume=True)
+
+
+def test_a_run_that_is_overwritten_starts_anew_and_leaves_other_files(tmp_path: Path) -> None:
+    walk(tmp_path / "run", Walk())
+    own = tmp_path / "run" / "notes.md"
+    own.write_text("mine")
+    assert opened(tmp_path / "run", {"lr": 3.0}, overwrite=True) is None
+    left = {path.name for path in own.parent.iterdir()}
+    assert left == {"notes.md", ".lock", "activemri.json", "settings.json"}
 
 
 def test_a_folder_that_belongs_to_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").touch()
-    with pytest.raises(ValueError, match="something else"):
-        RunFolder(tmp_path).check({}, resume=False)
+    with pytest.raises(ValueError, match=r"best\.safetensors"):
+        run_folder(tmp_path, overwrite=True).check({})
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot be written"):
-        RunFolder(tmp_path / "file").check({}, resume=False)
+        run_folder(tmp_path / "file").check({})
 
 
 def test_an_earlier_entry_of_the_same_step_is_replaced(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = run_folder(tmp_path)
     for name, step in (("a", 0), ("a", 5), ("b", 0), ("a", 5), ("a", 3)):
         folder.log({"training": name, "step": step, "x": math.pi})
     assert [(e["training"], e["step"]) for e in entries(tmp_path)] == [("a", 0), ("b", 0), ("a", 3)]

@@ -44,8 +44,8 @@ class FakeTraining:
         validation: SliceDataset,
         on_validation: OnValidation = lambda step, score: None,
     ) -> Trained:
-        settings.run.out.mkdir(parents=True, exist_ok=True)
-        (settings.run.out / "settings.json").write_text(json.dumps(described(settings)))
+        with settings.folder().open(described(settings)):
+            pass
         self.begun.append(settings)
         self.splits.append((subjects_of(train), subjects_of(validation)))
         self.steps.append(0)

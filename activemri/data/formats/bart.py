@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from activemri.data.images import largest_magnitude, slice_of_image
-from activemri.data.readers import Container, OpenedFile, Reader, UnreadableError, Volume
+from activemri.data.readers import (
+    MOST_TEXT,
+    Container,
+    OpenedFile,
+    Reader,
+    UnreadableError,
+    Volume,
+    require_size,
+)
 from activemri.data.slices import Slice
 
 READOUT, PHASE, PARTITION, COIL, MAPS = range(5)
@@ -25,7 +33,7 @@ NO_SCAN = re.compile(
 #: Every spoke of a radial scan passes through the centre: there it is about 1.
 PEAKED = 4.0
 
-BART = Container("BART", (".cfl",), OpenedFile)
+BART = Container("BART", (".cfl",), OpenedFile, parts=lambda path: (path.with_suffix(".hdr"), path))
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,15 @@ class BARTReader(Reader):
                 "`bart transpose 0 13 tmp out`"
             )
         *others, _, height, width = planes.shape
+        require_size(math.prod(others), (height, width), sizes[COIL])
         if min(height, width) == 1:
             raise UnreadableError(f"expected a plane; got the sizes {sizes[:4]}")
         if is_image and sizes[COIL] > 1:
             raise UnreadableError(f"an image of {sizes[COIL]} coils; combine them, or give k-space")
         n_slices = math.prod(others)
         if sizes[READOUT] == 1 and not is_image:
-            energy = np.sum(np.abs(_slice(planes, n_slices // 2)) ** 2, axis=(0, 1))
+            with np.errstate(all="ignore"):  # the survey finds NaN and Inf
+                energy = np.sum(np.abs(_slice(planes, n_slices // 2)) ** 2, axis=(0, 1))
             if energy.max() < PEAKED * np.median(energy):
                 raise UnreadableError(
                     "not Cartesian: all lines have about the same energy, as the spokes of a "
@@ -108,6 +118,8 @@ def _samples(path: Path) -> NDArray[np.complex64]:
     header = path.with_suffix(".hdr")
     if not header.is_file():
         raise UnreadableError(f"no header {header.name} beside it")
+    if header.stat().st_size > MOST_TEXT:
+        raise UnreadableError(f"the header {header.name} is larger than {MOST_TEXT >> 20} MiB")
     try:
         lines = [line.strip() for line in header.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import refuse_undersampled
-from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume, require_size
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 
@@ -47,6 +47,7 @@ class CalgaryCampinasReader(Reader):
     def describe(self, file: h5py.File) -> Volume:
         kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES)
         n_slices, height, width, n_parts = kspace.shape
+        require_size(n_slices, (height, width), n_parts // 2)
         middle = _samples(file, n_slices // 2)
         if bool(torch.isfinite(torch.view_as_real(middle)).all() and middle.any()):
             _refuse_other_conventions(middle)  # else read() names the slice

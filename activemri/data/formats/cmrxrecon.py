@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import refuse_undersampled
-from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume, require_size
 from activemri.data.slices import Slice
 
 #: Names of fully sampled k-space, and whether it has an axis of coils.
@@ -52,6 +52,7 @@ class CMRxReconReader(Reader):
         kspace, lead, n_coils = _kspace(file)
         width, height = kspace.shape[-2:]
         n_slices = prod(lead)
+        require_size(n_slices, (height, width), n_coils)
         refuse_undersampled(_samples(file, n_slices // 2))
         folders = Path(file.filename).resolve().parts[:-1]
         people = [folder for folder in folders if SUBJECT.fullmatch(folder)]
@@ -82,7 +83,9 @@ class CMRxReconReader(Reader):
 
 
 def _has_parts(found: object) -> bool:
-    return isinstance(found, h5py.Dataset) and found.dtype.names == ("real", "imag")
+    if not isinstance(found, h5py.Dataset) or found.dtype.names != ("real", "imag"):
+        return False
+    return all(found.dtype[name].kind in "fiu" for name in found.dtype.names)
 
 
 def _kspace(file: h5py.File) -> tuple[h5py.Dataset, tuple[int, ...], int]:
@@ -118,5 +121,6 @@ def _samples(file: h5py.File, index: int) -> Tensor:
     parts = kspace[np.unravel_index(index, lead) if lead else ()]
     samples = np.empty((n_coils, height, width), np.complex64)
     swapped = parts.reshape(n_coils, width, height).swapaxes(1, 2)
-    samples.real, samples.imag = swapped["real"], swapped["imag"]
+    with np.errstate(over="ignore"):  # the survey finds Inf
+        samples.real, samples.imag = swapped["real"], swapped["imag"]
     return torch.from_numpy(samples)

@@ -1,6 +1,8 @@
 """DICOM: series of magnitude images as hospitals keep them."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from activemri.data.formats import stored
+from activemri.data.formats.nifti import GZIP
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import (
     Container,
@@ -17,11 +21,16 @@ from activemri.data.readers import (
     UnreadableError,
     Volume,
     cached_by_file,
+    guarded,
+    require_bytes,
+    require_regular,
+    require_size,
 )
 from activemri.data.slices import Slice
 
 #: Parts of complex images; only magnitudes are read.
 NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
+DEFLATED = 1 << 16  # bytes of a file from which on it matters how much a deflated one inflates
 
 
 def _series(folder: Path, names: Sequence[str]) -> list[str]:
@@ -29,7 +38,13 @@ def _series(folder: Path, names: Sequence[str]) -> list[str]:
     return sorted(members[0] for members in _grouped(folder)) if names else []
 
 
-DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series)
+def _members(path: Path) -> list[Path]:
+    """The files of the series that a file belongs to."""
+    group = next(group for group in _grouped(path.parent) if path.name in group)
+    return [path.parent / name for name in group]
+
+
+DICOM = Container("DICOM", (".dcm", ".ima"), lambda path: DICOMSeries(path), _series, _members)
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,11 @@ class DICOMReader(Reader):
     container = DICOM
 
     def describe(self, file: "DICOMSeries") -> Volume:
-        largest = max(largest_magnitude(file.image(index)) for index in range(len(file.images)))
+        stored.require_one_slice(file.image, len(file.images))
+        largest = 0.0
+        for index in range(len(file.images)):
+            with suppress(UnreadableError):  # read() will name this slice
+                largest = max(largest, largest_magnitude(file.image(index)))
         if largest == 0:
             raise UnreadableError("the images are all zero")
         first = file.header
@@ -88,9 +107,8 @@ class DICOMSeries(OpenedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        members = next(group for group in _grouped(path.parent) if path.name in group)
-        headers = {name: _parsed(path.parent / name, stop_before_pixels=True) for name in members}
-        images = []
+        headers = {one.name: _parsed(one, stop_before_pixels=True) for one in _members(path)}
+        images: list[tuple[tuple[float, ...], str, int]] = []
         for name, header in headers.items():
             if (modality := header.get("Modality")) != "MR":
                 raise UnreadableError(f"expected the modality MR; got {modality}")
@@ -106,7 +124,10 @@ class DICOMSeries(OpenedFile):
             kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
             if found := kinds & NO_MAGNITUDE:
                 raise UnreadableError(f"expected magnitudes; the image type says {found.pop()}")
-            for frame in range(int(header.get("NumberOfFrames", 1) or 1)):
+            shape, n_frames = (int(header.Rows), int(header.Columns)), _n_frames(header)
+            require_size(len(images) + n_frames, shape)
+            require_bytes(4 * n_frames * math.prod(shape), f"the frames of {name}")
+            for frame in range(n_frames):
                 images.append((_place(header, frame), name, frame))
         sizes = {(header.Rows, header.Columns) for header in headers.values()}
         if len(sizes) > 1:
@@ -126,29 +147,45 @@ class DICOMSeries(OpenedFile):
 def _grouped(folder: Path) -> list[list[str]]:
     """File names of one series together; what cannot be read stands alone."""
     series: dict[str, list[str]] = {}
-    for name in sorted(path.name for path in folder.iterdir() if DICOM.holds(path.name)):
+    files = (path.name for path in folder.iterdir() if DICOM.holds(path.name) and not path.is_dir())
+    for name in sorted(files):
         try:
             tag = "SeriesInstanceUID"
-            found = _parsed(folder / name, stop_before_pixels=True, specific_tags=[tag])
-            uid = str(found.SeriesInstanceUID)
-        except (UnreadableError, AttributeError):  # opening it will say why
+            with guarded():
+                found = _parsed(folder / name, stop_before_pixels=True, specific_tags=[tag])
+                uid = str(found.SeriesInstanceUID)
+        except UnreadableError:  # opening it will say why
             uid = f"file {name}"
         series.setdefault(uid, []).append(name)
     return list(series.values())
 
 
 def _parsed(path: Path, **options: Any) -> Any:
-    """The parsed file; failures of pydicom as the error that readers raise."""
+    """The parsed file."""
     try:
         import pydicom
     except ModuleNotFoundError as error:
         reason = 'DICOM files need pydicom: pip install "activemri[formats]"'
         raise UnreadableError(reason) from error
-    failures = (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError)
-    try:
+    require_regular(path)
+    with guarded("damaged or not DICOM: "):
+        if (n_bytes := path.stat().st_size) > DEFLATED:
+            syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+            if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
+                require_bytes(GZIP * n_bytes, "the inflated file")
         return pydicom.dcmread(path, **options)
-    except (*failures, KeyError, AttributeError) as error:
-        raise UnreadableError(f"damaged or not DICOM: {error}") from error
+
+
+def _n_frames(header: Any) -> int:
+    return int(header.get("NumberOfFrames", 1) or 1)
+
+
+def _items(group: Any, name: str) -> Sequence[Any]:
+    """The items of a sequence of a header, none where something else is stored."""
+    import pydicom
+
+    found = group.get(name)
+    return found if isinstance(found, pydicom.sequence.Sequence) else []
 
 
 def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
@@ -156,12 +193,12 @@ def _place(header: Any, frame: int) -> tuple[float, float, float, float]:
 
     Enhanced files say it for each frame, for all frames, or as ordinary files do.
     """
-    frames = header.get("PerFrameFunctionalGroupsSequence")
-    own = frames[frame] if frames is not None and frame < len(frames) else {}
-    shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    frames = _items(header, "PerFrameFunctionalGroupsSequence")
+    own = frames[frame] if frame < len(frames) else {}
+    shared = (_items(header, "SharedFunctionalGroupsSequence") or [{}])[0]
 
     def known(sequence: str, name: str, *groups: Any) -> Any:
-        found = [each[0].get(name) for group in groups if (each := group.get(sequence))]
+        found = [each[0].get(name) for group in groups if (each := _items(group, sequence))]
         return next((value for value in [*found, header.get(name)] if value is not None), None)
 
     position = known("PlanePositionSequence", "ImagePositionPatient", own)
@@ -188,6 +225,10 @@ def _pixels(path: Path) -> NDArray[np.float32]:
             f"{path.name} cannot be decoded ({name}): {error}; convert it to an uncompressed file"
         ) from error
     slope, intercept = header.get("RescaleSlope", 1), header.get("RescaleIntercept", 0)
-    values: NDArray[np.float32] = pixels.astype(np.float32)
-    values = values * np.float32(slope) + np.float32(intercept)
-    return values if values.ndim == 3 else values[None]
+    expected = (_n_frames(header), int(header.Rows), int(header.Columns))
+    if pixels.shape not in (expected, expected[1:]):
+        raise UnreadableError(f"{path.name} holds pixels of {pixels.shape}; expected {expected}")
+    with np.errstate(over="ignore", invalid="ignore"):  # the survey finds NaN and Inf
+        values: NDArray[np.float32] = pixels.astype(np.float32)
+        values = values * np.float32(slope) + np.float32(intercept)
+    return values.reshape(expected)

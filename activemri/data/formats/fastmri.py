@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activemri.data.formats import stored
 from activemri.data.formats.stored import header_number, header_text
-from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.readers import MOST_TEXT, Reader, UnreadableError, Volume, require_size
 from activemri.data.slices import Slice, measured_samples
 
 KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
@@ -105,7 +105,9 @@ class M4RawReader(Reader):
     def recognises(self, file: h5py.File) -> bool:
         if "kspace" not in file or stored.HEADER not in file:
             return False
-        value = file[stored.HEADER][()] if isinstance(file[stored.HEADER], h5py.Dataset) else b""
+        found = file[stored.HEADER]
+        is_text = isinstance(found, h5py.Dataset) and found.shape == () and found.nbytes < MOST_TEXT
+        value = found[()] if is_text else b""
         scanned = isinstance(value, bytes) and b"OPER-0.3" in value
         return scanned or M4RAW_NAME.fullmatch(stored.stem(file)) is not None
 
@@ -165,7 +167,8 @@ class FastMRIProstateReader(Reader):
                 "grid and undersampled; expected a T2 scan (file_prostate_AXT2_...)"
             )
         kspace = stored.samples(file, "kspace", ndim=(5,), axes=PROSTATE_AXES, kind="complex")
-        _, n_slices, n_coils, height, n_lines = kspace.shape
+        n_averages, n_slices, n_coils, height, n_lines = kspace.shape
+        require_size(n_slices, (height, n_lines), n_averages * n_coils)
         header = stored.read_header(file)
         width, place = _place(header)
         if width is None or place is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.readers import Reader, UnreadableError, Volume, require_size
 from activemri.data.slices import Slice
 from activemri.files import parse_json
 
@@ -61,9 +61,11 @@ class HDF5Reader(Reader):
         n_coils, largest = 1, None
         if "trajectory" in file:
             kspace, trajectory = _radial_data_sets(file)
-            n_slices, n_coils, _, n_samples = kspace.shape
+            n_slices, n_coils, n_spokes, n_samples = kspace.shape
+            require_size(n_slices, (n_spokes, n_samples), n_coils)
             side, _ = _without_oversampling(file, (n_samples, n_samples))
             target_shape = shape = (side, side)
+            require_size(n_slices, shape, n_coils)
             stored.require_one_slice(lambda i: refuse_incomplete(trajectory[i], shape), n_slices)
         elif "kspace" in file:
             kspace = stored.samples(file, "kspace", ndim=(4,), axes=KSPACE_AXES, kind="complex")
@@ -74,6 +76,7 @@ class HDF5Reader(Reader):
             image = stored.samples(file, "image", ndim=(3,), axes=IMAGE_AXES)
             n_slices, *sizes = image.shape
             shape = sizes[0], sizes[1]
+            require_size(n_slices, shape)
             target_shape = _without_oversampling(file, shape)
             if image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only":
                 largest = 0.0
@@ -159,8 +162,13 @@ def _stored_target_shape(file: h5py.File) -> tuple[int, int] | None:
     for key, shape in {"sensitivity": kspace, "measured": (n_slices, height, width)}.items():
         if key in file:
             stored.require_shape(file, key, shape)
-    if "label" in file and len(file["label"]) != n_slices:
-        raise UnreadableError(f"'label' has {len(file['label'])} slices, 'kspace' has {n_slices}")
+    if "label" in file:
+        label = file["label"]
+        if not isinstance(label, h5py.Dataset) or label.shape[:1] != (n_slices,):
+            raise UnreadableError(
+                f"'label' must have {n_slices} slices, as 'kspace'; got {label!r}"
+            )
+        require_size(n_slices, label.shape[1:])
     if "target" not in file:
         return None
     target = stored.samples(file, "target", ndim=(3,), axes=IMAGE_AXES)

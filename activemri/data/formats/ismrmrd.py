@@ -1,5 +1,6 @@
 """Raw data as scanners give them, in the ISMRMRD format (Inati et al., MRM 77:411, 2017)."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,14 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.formats.stored import header_number, header_text
-from activemri.data.readers import Reader, UnreadableError, Volume, cached_by_file
+from activemri.data.readers import (
+    HDF5,
+    Reader,
+    UnreadableError,
+    Volume,
+    cached_by_file,
+    require_bytes,
+)
 from activemri.data.slices import Slice
 from activemri.mri import fourier
 from activemri.mri.coils import mix_coils, noise_covariance, whitening
@@ -42,6 +50,13 @@ MIRRORED = 0.6
 #: The format leaves the unit of trajectories open. Of the usual ones, cycles per pixel reach 0.5,
 #: cycles per field of view half of its pixels. This share of either is taken for the whole.
 REACHED = 0.85
+
+#: Whole numbers that every acquisition has.
+HEAD = (
+    "flags active_channels number_of_samples center_sample discard_pre discard_post "
+    "encoding_space_ref trajectory_dimensions"
+).split()
+COUNTERS = [*IMAGE_COUNTERS, "kspace_encode_step_1", "kspace_encode_step_2"]
 
 Integers = NDArray[np.int64]
 
@@ -117,7 +132,7 @@ class Scan:
 @cached_by_file(8)
 def _scan(path: Path) -> Scan:
     """Headers of the only measurement, of its first encoding, which imaging lines use."""
-    with h5py.File(path, "r") as file:
+    with HDF5.open(path) as file:
         groups = _groups(file)
         if len(groups) > 1:
             raise UnreadableError(f"several measurements ({', '.join(groups)}); split the file")
@@ -143,6 +158,7 @@ def _scan(path: Path) -> Scan:
                 "grid, or 'radial'"
             )
         acquired = _acquisitions(file)
+        require_bytes(len(acquired) * acquired.dtype["head"].itemsize, "the acquisitions' headers")
         heads = acquired.fields("head")[:]
         lines, images = _imaging_lines(heads)
         n_coils = _one_value(heads["active_channels"][lines], "channels")
@@ -219,7 +235,7 @@ def _sizes(encoding: Element, *, radial: bool) -> tuple[tuple[int, int], tuple[i
     for axis, pixels in zip("xy", (height, height if radial else width), strict=True):
         whole = millimetres("encodedSpace", "x" if radial else axis)
         part = millimetres("reconSpace", axis)
-        known = min(whole, part) > 0
+        known = min(whole, part) > 0 and max(whole, part) < math.inf
         found = round(pixels * part / whole) if known else size("reconSpace", axis)
         shown.append(max(1, found if radial else min(found, pixels)))
     return (height, width), (shown[0], shown[1])
@@ -257,6 +273,12 @@ def _acquisitions(file: h5py.File) -> h5py.Dataset:
         raise UnreadableError(
             f"'data' must be a list of acquisitions (head, traj, data); {found!r}"
         )
+    head: Any = found.dtype["head"]
+    counters = head["idx"] if "idx" in (head.names or ()) else np.dtype(int)
+    for kind, fields in ((head, HEAD), (counters, COUNTERS)):
+        missing = [name for name in fields if name not in (kind.names or ())]
+        if missing or any(kind[name].kind not in "iu" for name in fields):
+            raise UnreadableError(f"headers of acquisitions lack whole numbers {missing or fields}")
     return found
 
 

@@ -1,9 +1,7 @@
 """NIfTI: volumes of images, as most public collections of brains publish them."""
 
+import math
 import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from activemri.data.readers import (
     UnreadableError,
     Volume,
     cached_by_file,
+    require_bytes,
+    require_size,
 )
 from activemri.data.slices import Slice
 from activemri.files import read_json
@@ -31,6 +31,8 @@ SUBJECTS = (re.compile(r"sub-([A-Za-z0-9]+)"), re.compile(r"(OAS\d_\d{4,})"))
 CONTRAST_AT_END = re.compile(r"[_\-. ](T1|T2|T1w|T2w|T2\*w?|FLAIR|PD|PDw|T1ce|T1gd|MRA)$", re.I)
 #: A magnitude has no negative values but those that interpolation leaves.
 MOST_NEGATIVE = 0.1
+#: The most that gzip can shrink anything.
+GZIP = 1032
 
 NIFTI = Container("NIfTI", (".nii.gz", ".nii"), lambda path: NIfTIFile(path))
 
@@ -57,16 +59,18 @@ class NIfTIReader(Reader):
             raise UnreadableError(f"named {found.group(2)!r}; expected images, not masks or phases")
         if "segmentation_masks" in file.path.parts:  # SKM-TEA's
             raise UnreadableError("in the folder 'segmentation_masks'; expected images")
-        parts = [file.stored((slice(None),) * 3, index) for index in range(file.n_volumes)]
-        largest = max(largest_magnitude(part) for part in parts)
+        largest = lowest = 0.0
+        for index in range(file.n_volumes):
+            part = file.stored((slice(None),) * 3, index)
+            largest = max(largest, largest_magnitude(part))
+            if not file.is_complex:
+                lowest = min(lowest, float(part.min(where=np.isfinite(part), initial=0)))
         if largest == 0:
             raise UnreadableError("the image is all zero")
-        if not file.is_complex:
-            lowest = min(float(np.nanmin(part)) for part in parts)
-            if lowest < -MOST_NEGATIVE * largest:
-                raise UnreadableError(
-                    f"values from {lowest:g} to {largest:g}; expected magnitudes, not phases or CT"
-                )
+        if lowest < -MOST_NEGATIVE * largest:
+            raise UnreadableError(
+                f"values from {lowest:g} to {largest:g}; expected magnitudes, not phases or CT"
+            )
         named = (pattern.search(stem) for pattern in SUBJECTS)
         subject = next((found.group(1) for found in named if found), None)
         words = re.sub(r"[_\-.]", " ", stem)
@@ -115,11 +119,10 @@ class NIfTIFile(OpenedFile):
             raise UnreadableError(
                 'NIfTI files need nibabel: pip install "activemri[formats]"'
             ) from error
-        with _failures_named():
-            image: Any = nibabel.load(path)
-            data_type = image.get_data_dtype()
-            orientation = nibabel.io_orientation(image.affine)  # type: ignore[no-untyped-call]
-            stored_spacing = [float(size) for size in image.header.get_zooms()[:3]]
+        image = _loaded(path)
+        data_type = image.get_data_dtype()
+        orientation = nibabel.io_orientation(image.affine)  # type: ignore[no-untyped-call]
+        stored_spacing = [float(size) for size in image.header.get_zooms()[:3]]
         if data_type.kind not in "fiuc":
             raise UnreadableError(f"expected numbers; got {data_type} (colours?)")
         shape = tuple(image.shape)
@@ -146,6 +149,15 @@ class NIfTIFile(OpenedFile):
         self.n_positions = sizes[self._along]
         columns, rows = (axis for axis in range(3) if axis != self._along)
         self.shape = (sizes[rows], sizes[columns])
+        require_size(self.n_volumes * self.n_positions, self.shape)
+        stored, n_bytes = math.prod(shape) * data_type.itemsize, path.stat().st_size
+        compressed = path.name.lower().endswith(".gz")
+        if compressed:
+            require_bytes(max(stored, 4 * math.prod(shape)), "the decoded file")
+        if stored > n_bytes * (GZIP if compressed else 1):
+            raise UnreadableError(
+                f"declares {stored:,} bytes; a file of {n_bytes:,} cannot hold them"
+            )
 
     def plane(self, index: int) -> NDArray[Any]:
         """One slice, (height, width)."""
@@ -167,28 +179,27 @@ class NIfTIFile(OpenedFile):
         compressed = self.path.name.lower().endswith(".gz")
         values = _decoded(self.path) if compressed else self._image.dataobj
         further = [volume, *[0] * (len(values.shape) - 4)] if len(values.shape) > 3 else []
-        with _failures_named():
+        with np.errstate(over="ignore"):  # Inf is found by the survey
             return np.asarray(values[(*chosen, *further)]).astype(kind)
 
 
 @cached_by_file(4)
 def _decoded(path: Path) -> NDArray[Any]:
     """All volumes of a compressed file, float32 or complex64."""
-    import nibabel
-
-    with _failures_named():
-        image: Any = nibabel.load(path)
-        kind = np.complex64 if image.get_data_dtype().kind == "c" else np.float32
+    image = _loaded(path)
+    kind = np.complex64 if image.get_data_dtype().kind == "c" else np.float32
+    with np.errstate(over="ignore"):
         return np.asarray(image.dataobj).astype(kind)
 
 
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """Failures of nibabel on damaged files, as the error that readers raise."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
+def _loaded(path: Path) -> Any:
+    """The header of a file, with its samples on disk; other kinds that nibabel knows are refused.
 
-    try:
-        yield
-    except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError) as error:
-        raise UnreadableError(f"damaged or not NIfTI: {error}") from error
+    CIFTI, which has XML in it, is NIfTI with more axes than an image.
+    """
+    import nibabel
+
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        if kind.path_maybe_image(path)[0]:
+            return kind.from_filename(path)
+    raise UnreadableError("damaged or not NIfTI: no header at its beginning")

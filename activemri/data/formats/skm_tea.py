@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from activemri.data.formats import stored
-from activemri.data.formats.nifti import NIfTIFile
-from activemri.data.readers import Reader, UnreadableError, Volume
+from activemri.data.formats.nifti import NIFTI
+from activemri.data.readers import Reader, UnreadableError, Volume, require_size
 from activemri.data.slices import Slice
 from activemri.mri import coils, fourier
 
@@ -59,6 +59,7 @@ class SKMTEAReader(Reader):
     def describe(self, file: h5py.File) -> Volume:
         kspace = stored.samples(file, "kspace", ndim=(5,), axes=KSPACE_AXES, kind="complex")
         n_x, height, width, n_echoes, n_coils = kspace.shape
+        require_size(n_x * n_echoes, (height, width), n_coils)
         for key, last, size in (("maps", "coil", n_coils), ("target", "echo", n_echoes)):
             if key in file:
                 axes = f"(x, ky, kz, {last}, map)"
@@ -126,7 +127,7 @@ def _segmentation(file: h5py.File, x: int) -> Tensor | None:
     if not path.exists():
         return None
     try:
-        segmentation, shape = NIfTIFile(path), file["kspace"].shape[:3]
+        segmentation, shape = NIFTI.open(path), file["kspace"].shape[:3]
         if segmentation.stored_shape != shape:
             raise UnreadableError(
                 f"expected the shape {shape}, as of 'kspace'; got {segmentation.stored_shape}"

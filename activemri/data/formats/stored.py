@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.data.readers import UnreadableError
+from activemri.data.readers import MOST_TEXT, UnreadableError
 
 HEADER = "ismrmrd_header"  # of fastMRI's files and those modelled on them
 #: Scans of which only an ellipse was acquired lack 1 - pi / 4 = 0.21 of the samples; published
@@ -46,23 +46,27 @@ def samples(
 
 def require_shape(file: h5py.File, key: str, shape: tuple[int, ...]) -> None:
     """Refuse a data set that does not fit `kspace`."""
-    if file[key].shape != shape:
+    found = file[key]
+    if not isinstance(found, h5py.Dataset) or found.shape != shape:
         raise UnreadableError(
             f"{key!r} must have the shape {shape}, as 'kspace' has {file['kspace'].shape}; "
-            f"got {file[key].shape}"
+            f"got {found!r}"
         )
 
 
 def read(dataset: h5py.Dataset, part: int | tuple[int | slice | EllipsisType, ...]) -> Tensor:
     """A part of a data set as complex64 or float32; nothing else of it is read."""
     kind = np.complex64 if dataset.dtype.kind == "c" else np.float32
-    return torch.from_numpy(np.asarray(dataset[part], dtype=kind))
+    with np.errstate(over="ignore"):  # Inf, as which the survey finds them
+        return torch.from_numpy(np.asarray(dataset[part], dtype=kind))
 
 
 def text(file: h5py.File, key: str) -> str | None:
     """An attribute as text, or None where it is missing or empty."""
-    value = file.attrs.get(key)
-    if value is None or isinstance(value, h5py.Empty):
+    if key not in file.attrs or file.attrs.get_id(key).get_storage_size() > MOST_TEXT:
+        return None
+    value = file.attrs[key]
+    if isinstance(value, h5py.Empty):
         return None
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
@@ -123,19 +127,26 @@ def read_header(file: h5py.File, key: str = HEADER) -> ElementTree.Element:
     """A parsed XML header; zeros and blanks around it, left by some converters, do not matter."""
     if key not in file:
         raise UnreadableError(f"no data set {key!r}; found {', '.join(sorted(file))}")
+    found = file[key]
+    if not isinstance(found, h5py.Dataset) or found.size is None or found.nbytes > MOST_TEXT:
+        raise UnreadableError(f"{key} must be a text of at most {MOST_TEXT >> 20} MiB; {found!r}")
     try:
-        texts = np.asarray(file[key][()]).ravel()
+        texts = np.asarray(found[()]).ravel()
         xml = texts[0] if len(texts) else ""
         xml = xml.decode("utf-8") if isinstance(xml, bytes) else xml
+        if "<!DOCTYPE" in xml or len(xml) > MOST_TEXT:  # entities may grow without limits
+            raise UnreadableError(f"{key} defines entities or is too long; expected a plain header")
         return ElementTree.fromstring(xml.strip("\0 \t\r\n"))
+    except UnreadableError:
+        raise
     except (ElementTree.ParseError, ValueError, TypeError, AttributeError) as error:
         raise UnreadableError(f"{key} is not XML: {error}") from error
 
 
 def header_number(element: ElementTree.Element, path: str) -> int | None:
     """A whole number, or None where there is none."""
-    value = header_text(element, path)
-    return int(value) if value is not None and value.isdigit() else None
+    value = header_text(element, path) or ""
+    return int(value) if re.fullmatch("[0-9]{1,9}", value) else None
 
 
 def header_text(element: ElementTree.Element, path: str) -> str | None:

@@ -2,10 +2,11 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -234,15 +235,25 @@ class PhantomDataset:
             n_coils=self.n_coils,
         )
 
+    def marks(self, positions: Sequence[int], *, anew: bool) -> list[str]:
+        """Digests of the settings of every slice's volume; `anew` makes no difference."""
+        subjects = [self.subjects[self._locate(position)[0]] for position in positions]
+        return [digest(repr((subject, *self._settings))) for subject in subjects]
+
+    @property
+    def _settings(self) -> tuple[tuple[Any, ...], ...]:
+        """All but code and subject that decides about the values of a volume."""
+        sizes = (self.shape, self.n_coils, self.slices_per_subject)
+        return sizes, (self.snr, self.phase, self.widest_view, self.lesions)
+
     def _locate(self, index: int) -> tuple[int, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         return divmod(index % len(self), self.slices_per_subject)
 
     def _scan(self, subject: Subject) -> list[Slice]:
-        sizes = (self.shape, self.n_coils, self.slices_per_subject)
-        looks = (self.snr, self.phase, self.widest_view, self.lesions)
-        arrays = cached("phantom", (_code(), subject, sizes, looks), lambda: self._draw(subject))
+        settings = (_code(), subject, *self._settings)
+        arrays = cached("phantom", settings, lambda: self._draw(subject))
         made = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return [
             Slice(
