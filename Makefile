@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: help demo test test-long lint weights format package clean
+.PHONY: help demo test test-long lint oldest weights format package sbom clean
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -33,6 +33,15 @@ lint: $(DEV_STAMP)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy activemri tests
+
+# Warnings are no errors there: old packages warn of what is gone since.
+oldest: $(VENV_STAMP)  ## try the oldest supported versions of what is imported
+	$(BIN)/python -m venv --clear $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install -c constraints-oldest.txt -e ".[benchmark,formats]" \
+	  pytest hypothesis
+	$(ONE_THREAD) $(VENV)-oldest/bin/activemri demo --n-scans 3 --budget 2 --out $(VENV)-oldest/demo
+	$(ONE_THREAD) $(VENV)-oldest/bin/python -m pytest -q -W default tests/data tests/mri \
+	  tests/metrics tests/envs/test_registration.py tests/benchmark/test_statistics.py
 
 # The checkpoints that the wheel carries are made by these commands: about an hour and a quarter on one core.
 weights: $(USER_STAMP)  ## train the networks that ship with the package
@@ -58,8 +67,11 @@ format: $(DEV_STAMP)  ## rewrite the code in the project's style
 package: $(DEV_STAMP)  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build
 
+sbom: $(DEV_STAMP)  ## list what is installed: dist/sbom.json, docs/dependencies.md
+	$(BIN)/python docs/make_sbom.py
+
 clean:  ## delete everything that make can make again
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps are written last, and what an interrupted installation left is thrown away first.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import activemri
 
@@ -36,6 +37,19 @@ def requirements() -> list[Requirement]:
 def test_every_dependency_has_a_pin_within_its_bounds(requirement: Requirement) -> None:
     pins = dict(pin.split("==") for pin in PINS)
     assert requirement.specifier.contains(pins[requirement.name])
+
+
+def test_the_oldest_versions_that_are_tried_are_the_lower_bounds() -> None:
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    tried = dict(line.split("==") for line in lines if not line.startswith("#"))
+    bounds = {requirement.name: requirement.specifier for requirement in requirements()}
+    assert tried.pop("torch") == dict(pin.split("==") for pin in PINS)["torch"]
+    for name, version in tried.items():
+        (least,) = (bound.version for bound in bounds[name] if bound.operator == ">=")
+        assert Version(least) == Version(version), name
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    lines = [*PYPROJECT["project"]["dependencies"], *extras["benchmark"], *extras["formats"]]
+    assert {Requirement(line).name for line in lines} == {*tried, "torch"}
 
 
 def test_pins_can_be_installed_anywhere_and_are_in_order() -> None:
