@@ -261,7 +261,7 @@ def require_positive(**values: float | None) -> None:
     """Refuse numbers that are not above 0 by a ValueError that names the option; None passes."""
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{_option(name)}: expected a finite number above 0; got {value}")
+            raise ValueError(f"{_option(name)}: expected a number above 0; got {value}")
 
 
 def require_sizes(**values: int) -> None:

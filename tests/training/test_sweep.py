@@ -242,7 +242,7 @@ def test_axes_are_ranges_or_choices() -> None:
         ("lr=2:1", "expected a smaller and a larger number$"),
         ("lr=0:1:log", "a smaller and a larger number above 0"),
         ("lr=nan:1", "a smaller and a larger number"),
-        ("lr=0:1", r"--lr: expected a finite number above 0; got 0\.0"),
+        ("lr=0:1", r"--lr: expected a number above 0; got 0\.0"),
         ("batch_size=2|x", "invalid literal"),
         ("network.skips=maybe", "expected true or false"),
         ("network.=1:2", "cannot vary 'network.'"),
