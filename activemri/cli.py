@@ -1,8 +1,8 @@
 """The command line: one table of commands, a function each, which takes a settings dataclass.
 
-Mistakes of the user (values, files, folders, an extra that is not installed) end with one line and
-status 2. Anything else is a mistake of ours and keeps its traceback; with ACTIVEMRI_TRACEBACK=1 in
-the environment every error keeps it.
+Mistakes of the user (values, files, folders, too little memory, an extra that is not installed) end
+with one line and status 2. Anything else is a mistake of ours and keeps its traceback; with
+ACTIVEMRI_TRACEBACK=1 in the environment every error keeps it.
 """
 
 import io
@@ -36,6 +36,7 @@ class Command:
     sweeps: bool = False  # another follows; it goes into the fields `command`, `base`, `train`
 
 
+_NO_MEMORY = re.compile("(allocate|out of) memory")
 _AGAIN = "start the same command again to continue"
 _RESUME = "start the same command with --resume to continue"
 
@@ -132,12 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         missing = error.name or "" if isinstance(error, ModuleNotFoundError) else None
         ours = missing is not None and missing.split(".")[0] == "activemri"  # no extra would help
+        # torch has no kind of error for a lack of memory of the CPU.
+        full = isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+        ours |= isinstance(error, RuntimeError) and not full
         if os.environ.get("ACTIVEMRI_TRACEBACK") or ours:
             raise
-        message = str(error)
+        message = f"not enough memory: {error}" if full else str(error)
         if isinstance(error, OSError) and error.filename is not None:
             message = f"{error.filename}: {error.strerror or error}"  # without the number
         message = " ".join(message.split()) or type(error).__name__
@@ -159,6 +163,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         SystemExit: help was shown.
     """
     import tyro
+
+    from activemri.options import require_numbers
 
     command = COMMANDS[name]
     own, arguments = _take("import", arguments)
@@ -207,6 +213,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         words = re.split("Argument helptext:|For full helptext", " ".join(words.split()))[0]
         words = words.removeprefix("Error parsing ").strip()
         raise ValueError(f"{words}; --help shows all options") from None
+    require_numbers(parsed)
     return replace(parsed, **inner) if inner else parsed
 
 

@@ -13,6 +13,8 @@ from torch import nn
 
 N = TypeVar("N", bound=nn.Module)
 
+_COPIES = 4  # of the weights in a training: themselves, gradients, and two moments of the optimiser
+
 
 def usable(device: str | torch.device) -> torch.device:
     """The device of that name, if this machine has it; else a ValueError lists those it has."""
@@ -27,7 +29,24 @@ def usable(device: str | torch.device) -> torch.device:
 
 
 def seeded(make: Callable[[], N], seed: int) -> N:
-    """A module whose first weights come from a seed; the global random state is left alone."""
+    """A module whose first weights come from a seed; the global random state is left alone.
+
+    Raises:
+        ValueError: its weights, with what a training adds to them, do not fit into free memory.
+    """
+    try:
+        with torch.device("meta"):  # sizes alone: nothing is allocated
+            size = _COPIES * sum(weight.nbytes for weight in make().state_dict().values())
+    except NotImplementedError:  # a network that looks at values while it is made
+        size = 0
+    except (RuntimeError, OverflowError) as error:  # torch's words for sizes beyond 64 bits
+        raise ValueError(f"a network of these sizes cannot be made: {error}") from error
+    free = free_memory()
+    if free is not None and size > free:
+        raise ValueError(
+            f"a network of these sizes needs {size / 1e9:,.1f} GB of memory to be trained, and "
+            f"{free / 1e9:,.1f} GB are free; choose smaller ones, e.g. fewer channels"
+        )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state
         torch.manual_seed(seed)
         return make()

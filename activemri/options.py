@@ -4,6 +4,7 @@ Nothing heavy is imported here.
 """
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -37,6 +38,8 @@ class Compute:
 
     def __post_init__(self) -> None:
         require_positive(threads=self.threads)
+        if (self.threads or 0) > _MOST_THREADS:  # of so many torch ends the process
+            raise ValueError(f"--threads: expected at most {_MOST_THREADS}; got {self.threads}")
 
     def prepare(self) -> "torch.device":
         """Set up threads and memory of this process, and give the device, if it is there."""
@@ -163,6 +166,7 @@ def with_values(settings: Any, values: Mapping[str, object]) -> Any:
         if key not in known:
             raise ValueError(f"unknown option {key!r}; expected one of {', '.join(known)}")
         settings = _with_value(settings, key, values[key], known[key])
+    require_numbers(settings)
     return settings
 
 
@@ -211,16 +215,57 @@ def _kinds(hint: Any) -> set[Any]:
     return {str if origin is Literal else origin or hint}
 
 
+def require_numbers(settings: Any, prefix: str = "") -> None:
+    """Refuse numbers, nested ones included, beyond those of 64 or, with a point, single precision.
+
+    Raises:
+        ValueError: for such a number, infinity or NaN; it names the option.
+    """
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        value, name = getattr(settings, field.name), prefix + field.name
+        if is_dataclass(value):
+            require_numbers(value, prefix if _is_bare(hints[field.name]) else f"{name}.")
+            continue
+        parts = value if isinstance(value, dict) else {"": value}
+        for key, part in parts.items():
+            option = f"{name}.{key}" if key else name
+            for number in part if isinstance(part, tuple) else (part,):
+                if isinstance(number, int) and abs(number) > _MOST_WHOLE:
+                    raise ValueError(
+                        f"{_option(option)}: expected a whole number of 64 bits; got {number}"
+                    )
+                if isinstance(number, float) and not abs(number) <= _MOST_REAL:
+                    raise ValueError(
+                        f"{_option(option)}: expected a finite number of single precision; "
+                        f"got {number}"
+                    )
+
+
+_MOST_THREADS, _MOST_LAYERS = 1024, 2048
+_MOST_WHOLE, _MOST_REAL = (1 << 63) - 1, 3.4e38
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def require_positive(**values: float | None) -> None:
     """Refuse numbers that are not above 0 by a ValueError that names the option; None passes."""
     for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')}: expected a number above 0; got {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{_option(name)}: expected a finite number above 0; got {value}")
+
+
+def require_sizes(**values: int) -> None:
+    """The same for more channels or layers than any network has: they would take hours to make."""
+    for name, value in values.items():
+        if value > _MOST_LAYERS:
+            raise ValueError(f"{_option(name)}: expected at most {_MOST_LAYERS:,}; got {value}")
 
 
 def require_not_negative(**values: float | None) -> None:
     """The same for numbers below 0."""
     for name, value in values.items():
-        if value is not None and not value >= 0:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option}: expected a number of at least 0; got {value}")
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{_option(name)}: expected a number of at least 0; got {value}")

@@ -125,6 +125,8 @@ class ScanProtocol:
     the readouts of the start, lines_per_action at a time. Adds time to info. None: no time."""
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.step_cost):
+            raise ValueError(f"step_cost must be a finite number; got {self.step_cost!r}")
         if self.tr is not None and not (self.tr > 0 and math.isfinite(self.tr)):
             raise ValueError(f"tr must be a positive number of seconds; got {self.tr!r}")
 

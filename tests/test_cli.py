@@ -175,6 +175,8 @@ def test_commands_are_listed_where_none_is_named(
         (FileNotFoundError(2, "No such file", "x.h5"), "x.h5"),
         (PermissionError(13, "Permission denied", "/out"), "/out"),
         (OSError(), "OSError"),
+        (MemoryError("Unable to allocate 60 GiB"), "not enough memory: Unable to allocate 60 GiB"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "not enough memory: can't allocate"),
         (OSError(28, "No space left on device", "o/best.json"), "o/best.json: No space left"),
         (ModuleNotFoundError("No module named 'pandas'", name="pandas"), "activemri[all]"),
     ],
@@ -196,7 +198,13 @@ def test_a_mistake_of_the_user_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "error", [TypeError("a bug"), KeyError("a bug"), ModuleNotFoundError("x", name="activemri.x")]
+    "error",
+    [
+        TypeError("a bug"),
+        RuntimeError("a bug"),
+        KeyError("a bug"),
+        ModuleNotFoundError("x", name="activemri.x"),
+    ],
 )
 def test_a_mistake_of_ours_keeps_its_traceback(
     error: Exception, failing: Callable[[BaseException], int]

@@ -18,12 +18,13 @@ import h5py
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, Index, index_path
-from activemri.data.readers import HDF5, UnreadableError, Volume, guarded
+from activemri.data.isolation import Isolation, Run
+from activemri.data.readers import HDF5, UnreadableError, Volume, guarded, one_line
 from activemri.data.simulated_coils import with_coils
 from activemri.data.slices import measured_samples
 from activemri.data.splits import assign_splits
@@ -53,6 +54,7 @@ class ConvertSettings:
     """Replace converted files whose source or settings were others."""
     coils: int | None = None
     """Let scans of one coil be seen by this many simulated coils, each with noise of its own."""
+    isolation: OmitArgPrefixes[Isolation] = Isolation()
 
     def __post_init__(self) -> None:
         if self.coils is not None and not 2 <= self.coils <= MOST_COILS:
@@ -80,16 +82,20 @@ def convert(settings: ConvertSettings) -> str:
         raise ValueError(f"--out must lie outside of {source}; got {out}")
     # Magnitudes stay bare, and get their synthetic phase when the converted file is read; but what
     # coils receive has a phase.
-    index = index_path(source, all_readers(synthetic_phase=settings.coils is not None))
-    splits = assign_splits(index.entries, index.root, split_file=settings.split_file)
-    with files.claimed(out, "data convert"):
-        return _convert(settings, out, index, splits)
+    readers = all_readers(synthetic_phase=settings.coils is not None)
+    with settings.isolation.reading() as run:
+        index = index_path(source, readers, run=run)
+        splits = assign_splits(index.entries, index.root, split_file=settings.split_file)
+        with files.claimed(out, "data convert"):
+            return _convert(settings, out, index, splits, run)
 
 
-def _convert(settings: ConvertSettings, out: Path, index: Index, splits: Mapping[str, str]) -> str:
+def _convert(
+    settings: ConvertSettings, out: Path, index: Index, splits: Mapping[str, str], run: Run
+) -> str:
     names = [f"{entry.reader.container.stem(entry.file)}.h5" for entry in index.entries]
     counts = Counter(names)
-    problems = [f"{file}: {reason}" for file, reason in index.problems.items()]
+    problems = [one_line(f"{file}: {reason}") for file, reason in index.problems.items()]
     n_written = n_kept = 0
     pending: list[tuple[str, Entry, Volume, Origin]] = []
     for name, entry in zip(names, index.entries, strict=True):
@@ -118,9 +124,10 @@ def _convert(settings: ConvertSettings, out: Path, index: Index, splits: Mapping
         for (name, entry, volume, origin), size in zip(pending, sizes, strict=True):
             try:
                 source = index.root / entry.file
-                problems += _write_volume(out / name, source, entry, volume, origin)
+                problems += run(_write_volume, out / name, source, entry, volume, origin)
                 n_written += 1
             except UnreadableError as error:
+                _partial(out / name).unlink(missing_ok=True)  # of an isolated process that ended
                 problems.append(f"{entry.file}: {error}")
             progress(progress.at + size)
     if n_written + n_kept == 0:
@@ -170,7 +177,7 @@ def _write_volume(
     problems: list[str] = []
     measured: dict[int, Tensor] = {}  # where k-space does not tell it by itself
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")  # what a killed run leaves is overwritten
+    partial = _partial(path)
     try:
         with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
             largest, simulated = 0.0, volume.n_coils != entry.volume.n_coils
@@ -223,6 +230,11 @@ def _write_volume(
     finally:
         partial.unlink(missing_ok=True)
     return problems
+
+
+def _partial(path: Path) -> Path:
+    """What a file is written under; what a killed run leaves of it is overwritten."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def _put(file: h5py.File, key: str, n_slices: int, index: int, values: Tensor) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any
 
 from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import reader_for
+from activemri.data.isolation import Run, here
 from activemri.data.readers import Container, Reader, UnreadableError, Volume, guarded
 from activemri.files import read_json, replacing
 from activemri.progress import track
@@ -47,21 +49,22 @@ class Index:
     problems: Mapping[str, str]  # files that are left out, and the reasons
 
 
-def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
+def index_path(path: Path, readers: tuple[Reader, ...], *, run: Run = here) -> Index:
     """Index a file, or all files of the readers' formats under a folder, by their headers.
 
-    The second time only changed files are opened.
+    The second time only changed files are opened. `run` runs the functions that open them.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
         UnreadableError: if there is nothing usable, with the first few reasons.
     """
     kinds = list(dict.fromkeys(reader.container for reader in readers))
+    problems: dict[str, str] = {}
     *others, last = (suffix for kind in kinds for suffix in kind.suffixes)
     suffixes = f"{', '.join(others)} or {last}"
     if path.is_dir():
-        root, files = path, _scans_below(path, kinds)
-        if not files:
+        root, files = path, _scans_below(path, kinds, run, problems)
+        if not files and not problems:
             raise UnreadableError(f"expected files ending in {suffixes} under {path}; got none")
     elif path.exists():
         root, files = path.parent, [path.name]
@@ -69,15 +72,16 @@ def index_path(path: Path, readers: tuple[Reader, ...]) -> Index:
         raise FileNotFoundError(f"expected a scan or a folder of scans; nothing is at {path}")
     cache = FileFacts(root, f"headers {readers}")
     entries: list[Entry] = []
-    problems: dict[str, str] = {}
     try:
         for name in track(files, "index", unit="file"):
             kind = next((kind for kind in kinds if kind.holds(name)), None)
             try:
+                if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+                    raise UnreadableError("expected a name in UTF-8, without control characters")
                 if kind is None:
                     raise UnreadableError(f"expected a name ending in {suffixes}")
                 suitable = [reader for reader in readers if reader.container == kind]
-                entries.append(_describe(root, name, suitable, cache))
+                entries.append(_describe(root, name, suitable, cache, run))
             except (UnreadableError, OSError) as error:
                 # Problems are not cached: they may be gone with the next try or a newer reader.
                 problems[name] = str(error)
@@ -103,7 +107,9 @@ class FileFacts:
     """
 
     def __init__(self, root: Path, settings: str) -> None:
-        key = hashlib.blake2b(f"{FORMAT}\n{root.resolve()}\n{settings}".encode(), digest_size=12)
+        key = hashlib.blake2b(
+            os.fsencode(f"{FORMAT}\n{root.resolve()}\n{settings}"), digest_size=12
+        )
         folder = cache_folder()
         self.path = None if folder is None else folder / f"index-{key.hexdigest()}.json"
         self._files: dict[str, Any] = {}
@@ -146,23 +152,39 @@ class FileFacts:
         self._saved = time.monotonic()
 
 
-def _scans_below(root: Path, kinds: Sequence[Container]) -> list[str]:
-    """Names of files, relative to the root; links are followed, in circles only once."""
+def _scans_below(
+    root: Path, kinds: Sequence[Container], run: Run, problems: dict[str, str]
+) -> list[str]:
+    """Names of files, relative to the root; links are followed, in circles only once.
+
+    Folders that cannot be listed are added to the problems.
+    """
+
+    def add(error: OSError) -> None:
+        folder = Path(str(error.filename)).relative_to(root).as_posix()
+        problems[folder] = f"the folder cannot be listed: {error.strerror}"
+
     seen: set[str] = set()
     files = []
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=add, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
         for kind in kinds:
-            found = kind.scans(Path(folder), [name for name in names if kind.holds(name)])
+            held: Sequence[str] = [name for name in names if kind.holds(name)]
+            try:
+                found = run(kind.scans, Path(folder), held)
+            except UnreadableError:  # opening each of them will say why
+                found = held
             files += [(Path(folder) / name).relative_to(root).as_posix() for name in found]
     return sorted(files)
 
 
-def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts) -> Entry:
+def _describe(
+    root: Path, name: str, readers: Sequence[Reader], cache: FileFacts, run: Run
+) -> Entry:
     """The scan in a file, as cached or read from its header, or UnreadableError or OSError."""
     status = (root / name).stat()
     facts = cache.of(name, status)
@@ -172,9 +194,13 @@ def _describe(root: Path, name: str, readers: Sequence[Reader], cache: FileFacts
                 fields = facts["volume"].items()
                 lists = {key: tuple(value) for key, value in fields if isinstance(value, list)}
                 return Entry(name, reader, Volume(**(facts["volume"] | lists)))
-    kind = readers[0].container
-    with guarded(f"damaged or not {kind.name}: "), kind.open(root / name) as file:
-        reader = reader_for(file, readers)
-        volume = reader.describe(file)
+    reader, volume = run(_read_header, root / name, readers)
     cache.keep(name, status, {"reader": reader.name, "volume": asdict(volume)})
     return Entry(name, reader, volume)
+
+
+def _read_header(path: Path, readers: Sequence[Reader]) -> tuple[Reader, Volume]:
+    kind = readers[0].container
+    with guarded(f"damaged or not {kind.name}: "), kind.open(path) as file:
+        reader = reader_for(file, readers)
+        return reader, reader.describe(file)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from activemri import files
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import Entry, index_path
+from activemri.data.isolation import Isolation
+from activemri.data.readers import one_line
 from activemri.data.splits import assign_splits, read_split_file, usual_order
 from activemri.data.volumes import Survey, survey
 from activemri.tables import Table
@@ -38,6 +40,7 @@ class InspectSettings:
     """JSON or CSV file with the split of every subject."""
     files: FlagCreatePairsOff[bool] = False
     """List every file with its subject, however many there are."""
+    isolation: OmitArgPrefixes[Isolation] = Isolation()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class CardSettings:
     """Replace the file where it is there already."""
     split_file: Annotated[Path | None, arg(metavar="PATH")] = None
     """JSON or CSV file with the split of every subject."""
+    isolation: OmitArgPrefixes[Isolation] = Isolation()
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Row:
     n_bytes: int
 
 
-def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], str | None]:
+def inspect(
+    path: Path, split_file: Path | None, isolation: Isolation
+) -> tuple[list[Row], list[str], str | None]:
     """Index a path and read all its samples once.
 
     Gives the readable files, a line for all that is left out, and a contradiction between splits.
@@ -77,8 +83,9 @@ def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], 
     split_file = None if split_file is None else files.expanded(split_file)
     if split_file is not None:  # at once, and not after all samples
         read_split_file(split_file)
-    index = index_path(files.expanded(path), all_readers())
-    surveys = survey(index.root, index.entries)
+    with isolation.reading() as run:
+        index = index_path(files.expanded(path), all_readers(), run=run)
+        surveys = survey(index.root, index.entries, run=run)
     splits: dict[str, str] = {}
     problems, split_problem = [], None
     try:
@@ -86,7 +93,7 @@ def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], 
     except ValueError as error:
         split_problem = str(error)
         problems.append(f"splits: {split_problem}")
-    problems += [f"{file}: {reason}" for file, reason in index.problems.items()]
+    problems += [one_line(f"{file}: {reason}") for file, reason in index.problems.items()]
     rows = []
     for entry, found in zip(index.entries, surveys, strict=True):
         n_bytes = (index.root / entry.file).stat().st_size
@@ -101,7 +108,7 @@ def inspect(path: Path, split_file: Path | None) -> tuple[list[Row], list[str], 
 
 def run_inspection(settings: InspectSettings) -> str:
     """`activemri data inspect`: a summary, the splits, the files, and the problems."""
-    rows, problems, _ = inspect(settings.path, settings.split_file)
+    rows, problems, _ = inspect(settings.path, settings.split_file, settings.isolation)
     n_subjects, n_files, n_slices = _counts(rows)
     size = sum(row.n_bytes for row in rows) / 1e6
     counts = [
@@ -163,7 +170,7 @@ def write_card(settings: CardSettings) -> str:
     out = None if settings.out is None else files.expanded(settings.out)
     if out is not None:
         files.require_free(out, overwrite=settings.overwrite)
-    rows, problems, split_problem = inspect(settings.path, settings.split_file)
+    rows, problems, split_problem = inspect(settings.path, settings.split_file, settings.isolation)
     volumes = [row.entry.volume for row in rows]
     n_subjects, n_files, n_slices = _counts(rows)
     # Columns that no scan can measure, the least and the most of a file.

@@ -114,6 +114,10 @@ def _require(declared: float, limit: tuple[str, float], what: str) -> None:
         )
 
 
+def _every(folder: Path, names: Sequence[str]) -> Sequence[str]:
+    return names
+
+
 @dataclass(frozen=True)
 class Container:
     """One kind of file."""
@@ -122,7 +126,7 @@ class Container:
     suffixes: tuple[str, ...]  # in lower case and with the dot
     opener: Callable[[Path], Any]  # gives what readers take, a context manager with `close`
     #: Of the names of a folder's files of this kind those that stand for a scan. Reads no content.
-    scans: Callable[[Path, Sequence[str]], Sequence[str]] = lambda folder, names: names
+    scans: Callable[[Path, Sequence[str]], Sequence[str]] = _every
     #: All files that hold a part of the scan that a file stands for.
     parts: Callable[[Path], Sequence[Path]] = lambda path: (path,)
 

@@ -20,6 +20,7 @@ PHANTOMS: dict[str, dict[str, Any]] = {
     "phantom-lesion": {"lesions": True},
 }
 PHANTOM_SIZE = 128
+MOST_PIXELS = 65_536  # along either side
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,8 @@ def matrix_shape(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
             f"matrix size must be a whole number, or height and width as two; got {size!r}"
         )
     height, width = sides
-    if height < 2 or width < 2:
-        raise ValueError(f"matrix size must be at least 2 x 2; got {height} x {width}")
+    if not (2 <= height <= MOST_PIXELS and 2 <= width <= MOST_PIXELS):
+        raise ValueError(
+            f"matrix size must be 2 x 2 to {MOST_PIXELS} x {MOST_PIXELS}; got {height} x {width}"
+        )
     return height, width

@@ -14,6 +14,7 @@ import torch
 from activemri.data.contents import marks_of_files
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.index import Entry, FileFacts
+from activemri.data.isolation import Run, here
 from activemri.data.readers import UnreadableError, guarded
 from activemri.data.regions import Box, Findings, region_of, upright
 from activemri.data.slices import Slice, SliceInfo
@@ -201,11 +202,16 @@ class Survey:
 
 
 def survey(
-    root: Path, entries: Sequence[Entry], *, matrix_size: tuple[int, int] | None = None
+    root: Path,
+    entries: Sequence[Entry],
+    *,
+    matrix_size: tuple[int, int] | None = None,
+    run: Run = here,
 ) -> list[Survey]:
     """Read every slice of some files of an index, or remember what that has shown before.
 
-    Slices are looked at in the standard form of a matrix size, which is remembered apart.
+    Slices are looked at in the standard form of a matrix size, which is remembered apart. `run`
+    runs the function that reads.
     """
     readers = sorted({repr(entry.reader) for entry in entries})
     cache = FileFacts(root, f"samples {readers} {matrix_size} {SSIM_WINDOW}")
@@ -220,7 +226,10 @@ def survey(
                     known = facts | {"usable": tuple(facts["usable"]), "problems": problems}
                     found = Survey(**known)
                 except (KeyError, TypeError, ValueError):  # nothing, or of another version
-                    found, lasting = _read_all(root, entry, matrix_size)
+                    try:
+                        found, lasting = run(_read_all, root, entry, matrix_size)
+                    except UnreadableError as error:  # of a process that has ended
+                        found, lasting = _without_slices(entry, error), False
                     if lasting:
                         cache.keep(entry.file, status, asdict(found))
                 surveys.append(found)
@@ -275,10 +284,13 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
                 if index == entry.volume.n_slices // 2:
                     mismatch, off_center = _conventions(scan)
     except UnreadableError as error:  # of opening it
-        every = range(entry.volume.n_slices)
-        return Survey(problems=tuple((index, str(error)) for index in every)), False
+        return _without_slices(entry, error), False
     facts = (volume_max, tuple(usable), tuple(problems), never_acquired, mismatch, off_center)
     return Survey(*facts), lasting
+
+
+def _without_slices(entry: Entry, error: UnreadableError) -> Survey:
+    return Survey(problems=tuple((i, str(error)) for i in range(entry.volume.n_slices)))
 
 
 def _refuse_unusable(scan: Slice) -> None:
@@ -292,8 +304,8 @@ def _refuse_unusable(scan: Slice) -> None:
         largest = float(torch.linalg.vector_norm(values, ord=math.inf))
         if not least <= largest <= most:
             raise UnreadableError(
-                f"the largest value of {what} is {largest:.2g}; expected {least:g} to {most:g}: "
-                "multiply k-space and reference by a constant"
+                f"the largest value of {what} is {'below' if largest < least else 'above'} the "
+                f"range from {least:g} to {most:g}: multiply k-space and reference by a constant"
             )
     if bool((scan.target < 0).any()):
         raise UnreadableError("the reference has negative values; expected magnitudes")

@@ -730,7 +730,9 @@ class Geometry:
             ValueError: if there are not so many.
         """
         if not 0 <= n <= self.n_readouts:
-            raise ValueError(f"expected 0 to {self.n_readouts} centre lines; got {n}")
+            raise ValueError(
+                f"n_center_lines: expected 0 to {self.n_readouts} centre lines; got {n}"
+            )
         mask = torch.zeros(self.n_readouts, dtype=torch.bool, device=self.groups.device)
         mask[self.outwards[:n]] = True
         return mask
@@ -761,7 +763,9 @@ class Geometry:
         for row, generator in enumerate(generators):
             free = (measurable[row] & ~masks[row]).nonzero().squeeze(1).cpu().numpy()
             if n_random > len(free):
-                raise ValueError(f"expected at most {len(free)} random lines; got {n_random}")
+                raise ValueError(
+                    f"n_random_lines: expected at most {len(free)} random lines; got {n_random}"
+                )
             masks[row, torch.from_numpy(generator.choice(free, n_random, replace=False))] = True
         return masks
 

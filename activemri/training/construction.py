@@ -11,6 +11,7 @@ import torch
 
 from activemri import checkpoints, plugins
 from activemri.devices import seeded
+from activemri.options import require_sizes
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
 
@@ -89,6 +90,8 @@ def require_arguments(given: Mapping[str, Any], kind: type, *, option: str, name
         raise ValueError(
             f"--{option}.{unknown[0]}: expected an argument of {name}: {', '.join(known)}"
         )
+    sizes = {key: size for key, size in given.items() if isinstance(size, int) and key != "seed"}
+    require_sizes(**{f"{option}.{key}": size for key, size in sizes.items()})
 
 
 @cache

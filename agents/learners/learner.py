@@ -284,4 +284,6 @@ class Descent:
 
 def require_positive(settings: object, *names: str) -> None:
     """Refuse settings of a learner that are not above 0."""
-    options.require_positive(**{f"learner.{name}": getattr(settings, name) for name in names})
+    given = {f"learner.{name}": getattr(settings, name) for name in names}
+    options.require_positive(**given)
+    options.require_sizes(**{k: v for k, v in given.items() if k.endswith(("channels", "blocks"))})

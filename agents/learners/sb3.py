@@ -93,6 +93,7 @@ class PPO(SB3Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive(self, "n_steps", "n_epochs", "clip", "max_grad_norm")
         if self.batch < 2 or self.n_envs * self.n_steps % self.batch:
             raise ValueError(
                 "--learner.batch: expected at least 2, and a divisor of n_envs * n_steps = "

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from activemri.cli import main
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import HDF5, MOST_OBJECTS, UnreadableError, guarded
@@ -41,7 +42,8 @@ def deep_link(file: h5py.File, secret: Path) -> None:
     file["one/two/away"] = h5py.ExternalLink(secret, "kspace")
 
 
-FOREIGN = {
+Maker = Callable[[h5py.File, Path], None]
+FOREIGN: dict[Maker, str] = {
     external_link: "/kspace is a link to another file",
     virtual: "/kspace takes its samples from other files",
     raw_external: "/kspace takes its samples from other files",
@@ -51,9 +53,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("suffix", HDF5.suffixes)
 @pytest.mark.parametrize("make", FOREIGN)
-def test_a_scan_cannot_show_other_files(
-    tmp_path: Path, make: Callable[[h5py.File, Path], None], suffix: str
-) -> None:
+def test_a_scan_cannot_show_other_files(tmp_path: Path, make: Maker, suffix: str) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(SECRET.tobytes())
     if make is not raw_external:
@@ -205,8 +205,9 @@ def nifti_of(shape: tuple[int, ...]) -> Callable[[Path], object]:
     return write
 
 
-def dicom_of(**elements: object) -> Callable[[Path], object]:
-    return lambda path: write_dicom(path, np.ones((8, 10), np.uint16), series="1.2", **elements)
+def dicom_of(**elements: Any) -> Callable[[Path], object]:
+    pixels, series = np.ones((8, 10), np.uint16), f"1.2.{len(str(elements))}"
+    return lambda path: write_dicom(path, pixels, series=series, **elements)
 
 
 DECLARED: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -284,3 +285,15 @@ def test_values_beyond_single_precision_are_infinite(tmp_path: Path) -> None:
     write_kspace(tmp_path / "a.h5")
     edit(tmp_path / "a.h5", kspace=np.full((2, 1, 8, 10), 1e300 + 0j))
     assert not read(tmp_path / "a.h5")[1].kspace.isfinite().any()
+
+
+@pytest.mark.parametrize("name", [b"\xff.h5", b"a\nb.h5", b"a\x1b[2J.h5"])
+def test_names_that_cannot_be_shown_are_problems_in_one_line(
+    tmp_path: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_kspace(tmp_path / "good.h5")
+    (tmp_path / "good.h5").with_name(os.fsdecode(name)).write_bytes(b"")
+    assert main(["data", "inspect", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "1 problem, left out" in text and "name in UTF-8" in text.splitlines()[-1]
+    assert all(line.isprintable() for line in text.splitlines())

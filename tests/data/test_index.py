@@ -1,5 +1,6 @@
 """Finding scans, remembering what was found, and leaving out what is broken."""
 
+import errno
 import json
 import logging
 import os
@@ -296,7 +297,8 @@ LARGEST = np.abs(KSPACE[0].view(np.float32)).max()
 def test_slices_beyond_the_range_of_magnitudes_are_refused(tmp_path: Path, scale: float) -> None:
     write_kspace(tmp_path / "a.h5", shape=KSPACE.shape)
     reason = problem_of(tmp_path / "a.h5", kspace=KSPACE * np.complex64(scale / LARGEST))
-    assert "the largest value of k-space is" in reason and "1e-10 to 1e+10" in reason
+    side = "below" if scale < 1 else "above"
+    assert f"the largest value of k-space is {side} the range from 1e-10 to 1e+10" in reason
     target = np.full((2, 32, 32), scale, np.float32)
     reason = problem_of(tmp_path / "a.h5", kspace=KSPACE, target=target)
     assert "the largest value of the reference is" in reason
@@ -351,3 +353,19 @@ def test_slices_that_leave_nothing_to_choose_are_refused(
     reason = problem_of(tmp_path / "a.h5", kspace=kspace)
     wanted = f"only {there.sum()} of 32 {name} were measured; expected at least 5"
     assert reason.startswith(wanted) if there.sum() < 5 else reason == "none"
+
+
+def test_folders_that_cannot_be_listed_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    index = index_path(folder, READERS)
+    assert [entry.file for entry in index.entries] == ["a.h5", "c.h5"]
+    assert index.problems == {"deep": "the folder cannot be listed: Permission denied"}

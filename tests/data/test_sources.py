@@ -122,7 +122,7 @@ def test_mistakes_are_answered_with_what_is_possible(folder: Path) -> None:
         open_dataset("fantom")
     with pytest.raises(ValueError, match="are for files; got phantom"):
         open_dataset("phantom", slices_per_volume=3)
-    with pytest.raises(ValueError, match="at least 2 x 2"):
+    with pytest.raises(ValueError, match="matrix size must be 2 x 2 to"):
         open_dataset(folder, matrix_size=0)
 
 

@@ -40,7 +40,8 @@ def _series(folder: Path, names: Sequence[str]) -> list[str]:
 
 def _members(path: Path) -> list[Path]:
     """The files of the series that a file belongs to."""
-    group = next(group for group in _grouped(path.parent) if path.name in group)
+    groups = _grouped(path.parent)
+    group = next((group for group in groups if path.name in group), [path.name])
     return [path.parent / name for name in group]
 
 
@@ -110,25 +111,12 @@ class DICOMSeries(OpenedFile):
         headers = {one.name: _parsed(one, stop_before_pixels=True) for one in _members(path)}
         images: list[tuple[tuple[float, ...], str, int]] = []
         for name, header in headers.items():
-            if (modality := header.get("Modality")) != "MR":
-                raise UnreadableError(f"expected the modality MR; got {modality}")
-            if "Rows" not in header or "Columns" not in header:
-                raise UnreadableError("no images: a report or another document")
-            colours = header.get("PhotometricInterpretation")
-            n_samples = header.get("SamplesPerPixel", 1)
-            if n_samples != 1 or colours not in (None, "MONOCHROME2"):
-                raise UnreadableError(
-                    f"expected grey values (MONOCHROME2); got {colours}, {n_samples} a pixel"
-                )
-            kinds = {str(kind).upper() for kind in header.get("ImageType", [])[2:]}
-            kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
-            if found := kinds & NO_MAGNITUDE:
-                raise UnreadableError(f"expected magnitudes; the image type says {found.pop()}")
-            shape, n_frames = (int(header.Rows), int(header.Columns)), _n_frames(header)
-            require_size(len(images) + n_frames, shape)
-            require_bytes(4 * n_frames * math.prod(shape), f"the frames of {name}")
-            for frame in range(n_frames):
-                images.append((_place(header, frame), name, frame))
+            try:
+                n_frames = _frames_of_magnitudes(header, len(images))
+            except UnreadableError as error:
+                which = f"{name}: " if len(headers) > 1 else ""
+                raise UnreadableError(f"{which}{error}") from None
+            images += [(_place(header, frame), name, frame) for frame in range(n_frames)]
         sizes = {(header.Rows, header.Columns) for header in headers.values()}
         if len(sizes) > 1:
             shown = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
@@ -174,6 +162,30 @@ def _parsed(path: Path, **options: Any) -> Any:
             if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
                 require_bytes(GZIP * n_bytes, "the inflated file")
         return pydicom.dcmread(path, **options)
+
+
+def _frames_of_magnitudes(header: Any, n_before: int) -> int:
+    """The number of frames in a file, of which as many came before, or UnreadableError."""
+    if (modality := header.get("Modality")) != "MR":
+        raise UnreadableError(f"expected the modality MR; got {modality}")
+    if "Rows" not in header or "Columns" not in header:
+        raise UnreadableError("no images: a report or another document")
+    colours = header.get("PhotometricInterpretation")
+    n_samples = header.get("SamplesPerPixel", 1)
+    if n_samples != 1 or colours not in (None, "MONOCHROME2"):
+        raise UnreadableError(
+            f"expected grey values (MONOCHROME2); got {colours}, {n_samples} a pixel"
+        )
+    kinds = {str(kind).upper() for kind in header.get("ImageType", [])[2:]}
+    kinds.add(str(header.get("ComplexImageComponent", "MAGNITUDE")).upper())
+    if found := kinds & NO_MAGNITUDE:
+        raise UnreadableError(f"expected magnitudes; the image type says {found.pop()}")
+    shape, n_frames = (int(header.Rows), int(header.Columns)), _n_frames(header)
+    if min(*shape, n_frames) < 1:
+        raise UnreadableError(f"{n_frames} frames of {shape[0]} x {shape[1]}; expected some")
+    require_size(n_before + n_frames, shape)
+    require_bytes(4 * n_frames * math.prod(shape), "the frames of a file")
+    return n_frames
 
 
 def _n_frames(header: Any) -> int:

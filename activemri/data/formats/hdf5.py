@@ -10,7 +10,7 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
-from activemri.data.readers import Reader, UnreadableError, Volume, require_size
+from activemri.data.readers import Reader, UnreadableError, Volume, guarded, require_size
 from activemri.data.slices import Slice
 from activemri.files import parse_json
 
@@ -81,7 +81,7 @@ class HDF5Reader(Reader):
             if image.dtype.kind != "c" or stored.text(file, "phase") == "magnitude only":
                 largest = 0.0
                 for index in range(n_slices):
-                    with suppress(OSError):  # a damaged chunk: read() will name this slice
+                    with suppress(UnreadableError), guarded():  # read() will name this slice
                         largest = max(largest, largest_magnitude(image[index]))
         contrast = stored.text(file, "contrast")
         if "converted_from" not in file.attrs:  # else it is the short name already

@@ -274,7 +274,7 @@ def _acquisitions(file: h5py.File) -> h5py.Dataset:
             f"'data' must be a list of acquisitions (head, traj, data); {found!r}"
         )
     head: Any = found.dtype["head"]
-    counters = head["idx"] if "idx" in (head.names or ()) else np.dtype(int)
+    counters: Any = head["idx"] if "idx" in (head.names or ()) else np.dtype(int)
     for kind, fields in ((head, HEAD), (counters, COUNTERS)):
         missing = [name for name in fields if name not in (kind.names or ())]
         if missing or any(kind[name].kind not in "iu" for name in fields):
