@@ -124,13 +124,13 @@ def required(
 
 def licence(one: Distribution) -> str:
     """As the distribution states it: an expression, else a short name, else its classifiers."""
-    stated = one.metadata.get("License-Expression") or ""
-    short = one.metadata.get("License") or ""
-    classifiers = one.metadata.get_all("Classifier") or []
+    stated, licences, classifiers = (
+        one.metadata.get_all(field) or []
+        for field in ("License-Expression", "License", "Classifier")
+    )
+    short = [text.strip() for text in licences if len(text) < 40 and "\n" not in text.strip()]
     names = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::")]
-    if not stated and len(short) < 40 and "\n" not in short.strip():
-        stated = short.strip()
-    return stated or ", ".join(names) or "not stated"
+    return next(filter(None, [*stated, *short]), None) or ", ".join(names) or "not stated"
 
 
 def normalised(name: str) -> str:
