@@ -22,8 +22,7 @@ _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?")
 
 def main(out: Path) -> None:
     """Write both."""
-    installed = {normalised(one.name): one for one in distributions()}
-    installed.pop(PROJECT["name"], None)
+    installed = find_installed()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(bill(installed), indent=1) + "\n", encoding="utf-8")
     path = ROOT / "docs" / "dependencies.md"
@@ -31,6 +30,13 @@ def main(out: Path) -> None:
     _, _, after = rest.partition(_END)
     text = f"{before}{_BEGIN}\n\n{licence_table(installed)}\n\n{_END}{after}"
     path.write_text(text, encoding="utf-8")
+
+
+def find_installed() -> dict[str, Distribution]:
+    """Every distribution but this one, by its normalised name."""
+    found = {normalised(one.name): one for one in distributions()}
+    found.pop(PROJECT["name"], None)
+    return found
 
 
 def bill(installed: dict[str, Distribution]) -> dict[str, Any]:
