@@ -41,7 +41,7 @@ oldest: $(VENV_STAMP)  ## try the oldest supported versions of what is imported
 	  pytest hypothesis
 	$(ONE_THREAD) $(VENV)-oldest/bin/activemri demo --n-scans 3 --budget 2 --out $(VENV)-oldest/demo
 	$(ONE_THREAD) $(VENV)-oldest/bin/python -m pytest -q -W default tests/data tests/mri \
-	  tests/metrics tests/envs/test_registration.py tests/benchmark/test_statistics.py
+	  tests/metrics tests/envs/test_registration.py tests/benchmark/test_adaptivity.py
 
 # The checkpoints that the wheel carries are made by these commands: about an hour and a quarter on one core.
 weights: $(USER_STAMP)  ## train the networks that ship with the package

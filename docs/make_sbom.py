@@ -22,8 +22,7 @@ _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?")
 
 def main(out: Path) -> None:
     """Write both."""
-    installed = {normalised(one.name): one for one in distributions()}
-    installed.pop(PROJECT["name"], None)
+    installed = find_installed()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(bill(installed), indent=1) + "\n", encoding="utf-8")
     path = ROOT / "docs" / "dependencies.md"
@@ -31,6 +30,13 @@ def main(out: Path) -> None:
     _, _, after = rest.partition(_END)
     text = f"{before}{_BEGIN}\n\n{licence_table(installed)}\n\n{_END}{after}"
     path.write_text(text, encoding="utf-8")
+
+
+def find_installed() -> dict[str, Distribution]:
+    """Every distribution but this one, by its normalised name."""
+    found = {normalised(one.name): one for one in distributions()}
+    found.pop(PROJECT["name"], None)
+    return found
 
 
 def bill(installed: dict[str, Distribution]) -> dict[str, Any]:
@@ -124,13 +130,13 @@ def required(
 
 def licence(one: Distribution) -> str:
     """As the distribution states it: an expression, else a short name, else its classifiers."""
-    stated = one.metadata.get("License-Expression") or ""
-    short = one.metadata.get("License") or ""
-    classifiers = one.metadata.get_all("Classifier") or []
+    stated, licences, classifiers = (
+        one.metadata.get_all(field) or []
+        for field in ("License-Expression", "License", "Classifier")
+    )
+    short = [text.strip() for text in licences if len(text) < 40 and "\n" not in text.strip()]
     names = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::")]
-    if not stated and len(short) < 40 and "\n" not in short.strip():
-        stated = short.strip()
-    return stated or ", ".join(names) or "not stated"
+    return next(filter(None, [*stated, *short]), None) or ", ".join(names) or "not stated"
 
 
 def normalised(name: str) -> str:

@@ -358,7 +358,7 @@ def _on_grid(
         if center == 0 and size == height:  # full lines that do not say so are centred
             center = size // 2
         steps = np.arange(size) - center
-        rows = height // 2 + (-steps if head["flags"] & REVERSE else steps)
+        rows = height // 2 + (-steps if int(head["flags"]) & REVERSE else steps)
         inside = (rows >= 0) & (rows < height)
         if size - inside.sum() > 1:  # one hangs over where an even number is mirrored
             raise UnreadableError(
