@@ -120,4 +120,4 @@ def test_limits_are_above_zero(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     assert main(["data", "inspect", str(tmp_path), option, "0"]) == 2
-    assert f"{option}: expected a number above 0" in capsys.readouterr().err
+    assert f"{option}: expected" in capsys.readouterr().err
