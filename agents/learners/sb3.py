@@ -8,7 +8,7 @@ actions only. `ddqn` knows what is legal while it learns, and has a memory a hun
 
 A step is one action. Every call of :meth:`SB3Learner.learn` begins new scans, seeded by how far the
 training has come: a training that is resumed after a validation goes on as if it had never stopped.
-Only the memory of `dqn` and `qrdqn` is not kept: it is filled again, with the policy as it is.
+Of the memory of `dqn` and `qrdqn` the actions alone are kept: it is filled again by taking them.
 """
 
 import random
@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import stable_baselines3
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
@@ -196,6 +197,8 @@ class SB3Learner:
     def __init__(self, settings: SB3Settings, problem: Problem) -> None:
         self.settings, self.problem, seed = settings, problem, problem.seed
         self.model: Any = None
+        # Actions of the calls of learn() that a memory holds, by the step at which each began.
+        self._taken: dict[int, list[NDArray[np.int64]]] = {}
         self.draws: tuple[Any, Any, Any] = (
             random.Random(seed).getstate(),
             np.random.RandomState(seed).get_state(),
@@ -250,9 +253,12 @@ class SB3Learner:
 
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
         self._begin_anew()
-        model = self.model
+        model, memory = self.model, getattr(self.model, "replay_buffer", None)
+        taken = self._taken[self.step] = []
 
-        def moved(*_: Any) -> bool:
+        def moved(found: Mapping[str, Any], _: Mapping[str, Any]) -> bool:
+            if memory is not None:
+                taken.append(found["buffer_actions"].copy())
             report()
             return True
 
@@ -260,6 +266,10 @@ class SB3Learner:
             model.learn(n_steps, moved, log_interval=None, reset_num_timesteps=False)
         if not all(bool(torch.isfinite(weight).all()) for weight in model.policy.parameters()):
             raise FloatingPointError("a weight is no longer a finite number")
+        # A call that later ones have pushed out of the memory is forgotten.
+        n_kept = 0 if memory is None else memory.buffer_size
+        while self._taken and sum(map(len, [*self._taken.values()][1:])) >= n_kept:
+            del self._taken[next(iter(self._taken))]
         recorded = model.logger.name_to_value
         numbers = {
             name.removeprefix("train/"): float(value)
@@ -283,6 +293,7 @@ class SB3Learner:
             "step": self.step,
             "n_updates": model._n_updates,
             "n_calls": getattr(model, "_n_calls", 0),
+            "taken": {step: np.stack(actions).tolist() for step, actions in self._taken.items()},
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
             "draws": {"python": python, "numpy": numpy, "torch": own},
@@ -290,20 +301,30 @@ class SB3Learner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         model, draws = self.model, state["draws"]
+        self._taken = {step: list(np.array(actions)) for step, actions in state["taken"].items()}
+        if self._taken:
+            with self._own_draws():
+                self._fill_memory()
+            model._n_calls = state["n_calls"]
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.num_timesteps, model._n_updates = state["step"], state["n_updates"]
-        if state["n_calls"]:  # a memory: as many actions as before learning, by the policy as it is
-            model._n_calls = state["n_calls"]
-            n_calls = min(model.learning_starts, self.step) // self.env.num_envs
-            if n_calls > 0:
-                often = TrainFreq(n_calls, TrainFrequencyUnit.STEP)
-                self._begin_anew()
-                with self._own_draws():
-                    _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
-                    model.collect_rollouts(self.env, callback, often, model.replay_buffer)
-            model.num_timesteps, model._n_calls = state["step"], state["n_calls"]
         self.draws = (draws["python"], draws["numpy"], draws["torch"])
+
+    def _fill_memory(self) -> None:
+        """Take the actions that were taken, in the same scans: all lies where it lay."""
+        model, memory = self.model, self.model.replay_buffer
+        n_before = next(iter(self._taken)) // self.env.num_envs
+        memory.pos, memory.full = n_before % memory.buffer_size, n_before >= memory.buffer_size
+        for step, actions in self._taken.items():
+            left = iter(actions)
+            model._sample_action = lambda *_, left=left: (chosen := next(left), chosen)
+            model.num_timesteps = step
+            self._begin_anew()
+            _, callback = model._setup_learn(len(actions), None, reset_num_timesteps=False)
+            often = TrainFreq(len(actions), TrainFrequencyUnit.STEP)
+            model.collect_rollouts(self.env, callback, often, memory)
+        del model._sample_action
 
     def _begin_anew(self) -> None:
         """Have the next call of learn() begin new scans."""

@@ -23,8 +23,6 @@ from activemri.data.slices import SliceList
 from tests.agents.learners.problems import begun, listed, problem, small, strong_share, toy_scans
 from tests.envs.scans import scan
 
-#: Their memory is not kept: it is filled again after a restart.
-FORGETFUL = ("dqn", "qrdqn")
 #: Steps that a learner takes, in its own unit, and those whose steps are long.
 STEPS = {name: 4 if name in ("loupe", "straight-through", "seqmri") else 16 for name in LEARNERS}
 #: Settings that learn in seconds which lines matter; other learners do so by those of `small`.
@@ -141,12 +139,11 @@ def test_a_resumed_training_is_the_uninterrupted_one(algo: str) -> None:
     second.learn(STEPS[algo])
     assert global_states() == before, "draws from global generators"
     assert_same(first, second)
-    if algo not in FORGETFUL:
-        whole = begun(algo, max_steps=2 * STEPS[algo])
-        whole.learn(STEPS[algo])
-        whole.learn(STEPS[algo])
-        assert whole.step == first.step >= 2 * STEPS[algo]
-        assert_same(whole, first)
+    whole = begun(algo, max_steps=2 * STEPS[algo])
+    whole.learn(STEPS[algo])
+    whole.learn(STEPS[algo])
+    assert whole.step == first.step >= 2 * STEPS[algo]
+    assert_same(whole, first)
 
 
 @every

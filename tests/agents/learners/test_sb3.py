@@ -109,12 +109,19 @@ def test_the_learning_rate_and_exploration_follow_the_whole_training() -> None:
     assert randoms == pytest.approx([0.525, 0.05, 0.05, 0.05])
 
 
-def test_a_forgetful_learner_fills_its_memory_again() -> None:
-    learner: Any = begun("dqn", max_steps=64)
-    learner.learn(16)
-    other: Any = begun("dqn", max_steps=64)
+@pytest.mark.parametrize("memory", [20, 100])  # smaller than what is learned from, and larger
+def test_a_learner_that_is_resumed_remembers_what_it_remembered(memory: int) -> None:
+    learner: Any = begun("dqn", max_steps=64, memory=memory)
+    for _ in range(3):
+        learner.learn(16)
+    other: Any = begun("dqn", max_steps=64, memory=memory)
     other.restore(learner.state())
-    assert other.step == 16 and other.model.replay_buffer.size() == 2  # 8 actions of 4 scans
+    kept, again = learner.model.replay_buffer, other.model.replay_buffer
+    assert (again.pos, again.full, again.size()) == (kept.pos, kept.full, kept.size())
+    assert (again.actions == kept.actions).all() and (again.rewards == kept.rewards).all()
+    for name, values in kept.next_observations.items():
+        assert (again.next_observations[name] == values).all()
+    assert len(other.state()["taken"]) == (2 if memory == 20 else 3)
 
 
 def test_a_value_that_is_no_number_stops_the_training() -> None:
