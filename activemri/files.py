@@ -37,7 +37,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             written.append(path.with_name(path.name + NEXT))
-            with _named(path, written[-1]), written[-1].open("wb") as stream:
+            with named(path, written[-1]), written[-1].open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{NEXT}")
     try:
-        with _named(path, partial):
+        with named(path, partial):
             yield partial
         os.replace(partial, path)
     finally:
@@ -71,12 +71,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path, partial: Path) -> Iterator[None]:
-    """Give errors of the system the name of a file that is being written: a full disk has none."""
+def named(path: Path, partial: Path) -> Iterator[None]:
+    """Give errors of the system the name of a file that is being written: a full disk has none.
+
+    Libraries for HDF5 and Parquet tell of one by text alone, the former at times by a RuntimeError.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename in (None, str(partial)):
+    except (OSError, RuntimeError) as error:
+        if (full := os.strerror(errno.ENOSPC)) in str(error):
+            raise OSError(errno.ENOSPC, full, str(path)) from error
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
 
@@ -209,7 +214,7 @@ def require_claimable(folder: Path, kind: str) -> bool:
             )
         return True
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    others = [n for n in names if not n.startswith(".") and not n.endswith(_NO_RESULTS)]
+    others = [n for n in names if not n.startswith(".") and not n.endswith((NEXT, *_NO_RESULTS))]
     if others:
         raise ValueError(
             f"{folder} holds files that 'activemri {kind}' has not made, e.g. {others[0]}; "
@@ -249,7 +254,8 @@ def claimed(
         if not require_claimable(folder, kind):
             made = {"kind": kind, "format": _FORMAT, "version": __version__}
             write_json(folder / MARKER, made)
-        for path in [path for name in overwrite for path in folder.glob(name)]:
+        unfinished = () if shared else (f"**/.*{NEXT}",)  # what killed processes left
+        for path in [path for name in (*unfinished, *overwrite) for path in folder.glob(name)]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -27,9 +27,9 @@ def main() -> None:
     put(ROOT / "README.md", without_goals.markdown())
 
 
-def put(path: Path, text: str) -> None:
-    """Replace what is between the marks of a document."""
-    begin, end = "<!-- by docs/make_speed.py -->", "<!-- end -->"
+def put(path: Path, text: str, *, by: str = "docs/make_speed.py") -> None:
+    """Replace what is between the marks of a document, which say by what it is made."""
+    begin, end = f"<!-- by {by} -->", "<!-- end -->"
     pattern = re.compile(f"(?<={begin}\n\n).*?(?=\n\n{end})", flags=re.DOTALL)
     old = path.read_text(encoding="utf-8")
     new, n_replaced = pattern.subn(lambda _: text, old)

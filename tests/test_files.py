@@ -58,11 +58,24 @@ def test_what_is_written_is_strict_json_and_read_again(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_a_killed_command_left_does_not_keep_it_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "activemri.json.next").write_text("{")  # killed while it took the folder
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(ValueError, match="inner"), files.claimed(tmp_path, "demo"):
+        pass
+    (tmp_path / "inner").rmdir()
+    with files.claimed(tmp_path, "demo"):
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "inner" / ".table.parquet.12ab.next").write_text("cut")
+    with files.claimed(tmp_path, "demo"):
+        assert not list(tmp_path.rglob("*.next"))
+
+
 FULL = Path("/dev/full")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
-@pytest.mark.parametrize("write", ["write_together", "replacing", "elsewhere"])
+@pytest.mark.parametrize("write", ["write_together", "replacing", "elsewhere", "hdf5"])
 def test_a_full_disk_names_the_file(
     write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +95,8 @@ def test_a_full_disk_names_the_file(
                 stream.write("new")
                 if write == "elsewhere":
                     raise OSError(28, "No space left on device")
+                if write == "hdf5":
+                    raise RuntimeError("Can't close (error message = 'No space left on device')")
     monkeypatch.undo()
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["best.json"]

@@ -179,7 +179,11 @@ def _write_volume(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
-        with entry.reader.container.open(source) as opened, h5py.File(partial, "w") as file:
+        with (
+            entry.reader.container.open(source) as opened,
+            files.named(path, partial),
+            h5py.File(partial, "w") as file,
+        ):
             largest, simulated = 0.0, volume.n_coils != entry.volume.n_coils
             for index in range(volume.n_slices if simulated else 0):
                 with suppress(UnreadableError), guarded():  # named below

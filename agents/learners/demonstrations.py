@@ -335,8 +335,9 @@ def write_demonstrations(
     facts |= _facts(problem)
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
     target = path.with_suffix(".parquet")
-    with files.replacing(target) as partial:
-        parquet.write_table(table, partial)
+    with arrow.BufferOutputStream() as stream:
+        parquet.write_table(table, stream)
+        files.write(target, stream.getvalue().to_pybytes())
     return target
 
 
