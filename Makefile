@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: help demo test test-long lint oldest weights format package sbom clean
+.PHONY: help demo test test-long faults soak lint oldest weights format package sbom clean
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -28,6 +28,12 @@ test: $(DEV_STAMP)  ## run the test suite, without tests marked long
 
 test-long: $(DEV_STAMP)  ## run the tests marked long
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m long
+
+faults: $(DEV_STAMP)  ## kill long jobs, fill their disks, start them twice; writes docs/robustness.md
+	$(ONE_THREAD) $(BIN)/python -m tests.faults --document
+
+soak: $(DEV_STAMP)  ## take a million steps and see whether memory grows
+	$(ONE_THREAD) $(BIN)/python -m tests.soak
 
 lint: $(DEV_STAMP)  ## check style and types
 	$(BIN)/ruff check .
