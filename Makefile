@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: help demo test test-long faults soak lint oldest weights format package sbom clean
+.PHONY: help demo test test-long fuzz faults soak lint oldest weights format package sbom clean
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -28,6 +28,9 @@ test: $(DEV_STAMP)  ## run the test suite, without tests marked long
 
 test-long: $(DEV_STAMP)  ## run the tests marked long
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m long
+
+fuzz: $(DEV_STAMP)  ## use 100,000 damaged files of every kind; goes on where it was interrupted
+	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --count 100000 --out runs/fuzz --workers $(WORKERS)
 
 faults: $(DEV_STAMP)  ## kill long jobs, fill their disks, start them twice; writes docs/robustness.md
 	$(ONE_THREAD) $(BIN)/python -m tests.faults --document

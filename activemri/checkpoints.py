@@ -4,17 +4,22 @@ The JSON file holds the kind of network, the settings that rebuild it, how it wa
 SHA-256 of the weights, so that the two files cannot be mixed up and a damaged one is noticed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from activemri import __version__
 from activemri.files import NEXT, digest, json_text, read_json, write_together
 
 FORMAT_VERSION = 1
+LARGEST = 1e10  # weight; what training gives is far below, and products of few overflow
+MOST = 10_000  # of whole numbers in settings; more only where there are as many weights
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _WEIGHTS, _JSON = ".safetensors", ".json"
 
@@ -33,19 +38,50 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     info: dict[str, object]
 
+    def build(self, make: Callable[[], Network], what: str) -> Network:
+        """The network that `make` makes of the settings, with the weights.
+
+        Raises:
+            CheckpointError: the settings make no network, or the weights do not fit it.
+            ModuleNotFoundError: the network needs an extra that is not installed.
+        """
+        try:
+            most = max(MOST, sum(tensor.numel() for tensor in self.state_dict.values()))
+            if large := [number for number in _sizes(self.settings) if abs(number) > most]:
+                raise ValueError(f"{large[0]} is too large: expected at most {most}")
+            with torch.device("meta"):  # without memory, of which settings may want any amount
+                self._check(make())
+            network = make()
+        except (CheckpointError, ModuleNotFoundError):
+            raise
+        except Exception as error:  # what a file says may let constructors fail in any way
+            raise CheckpointError(
+                f"the settings in {self.path}.json do not make {what}: {error!s:.300}"
+            ) from error
+        self.fill(network)
+        return network
+
     def fill(self, network: nn.Module) -> None:
         """Copy the weights into a network; a CheckpointError names a tensor that does not fit."""
-        expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-        found = {name: tuple(t.shape) for name, t in self.state_dict.items()}
+        self._check(network)
+        network.load_state_dict(self.state_dict)
+
+    def _check(self, network: nn.Module) -> None:
+        expected, found = _shapes(network.state_dict()), _shapes(self.state_dict)
         for name in [*expected, *found]:
             if expected.get(name) != found.get(name):
                 raise CheckpointError(
-                    f"the weights in {self.path}{_WEIGHTS} do not fit the settings {self.settings} "
-                    f"of a {self.kind!r}: tensor {name!r} should have shape "
+                    f"the weights in {self.path}{_WEIGHTS} do not fit the settings "
+                    f"{self.settings!r:.300} of a {self.kind!r}: tensor {name!r} should have shape "
                     f"{expected.get(name, 'none, it is unknown')}; found "
                     f"{found.get(name, 'no such tensor')}"
                 )
-        network.load_state_dict(self.state_dict)
+        for name, weight in self.state_dict.items():
+            if not bool((weight.abs() <= LARGEST).all()):
+                raise CheckpointError(
+                    f"the weights in {self.path}{_WEIGHTS} cannot be used: expected finite numbers "
+                    f"up to {LARGEST:g}; tensor {name!r} holds others"
+                )
 
 
 def save(
@@ -125,14 +161,34 @@ def load(path: str | Path) -> Checkpoint:
     else:
         raise CheckpointError(
             f"the weights in {stem}{_WEIGHTS} are not those that {stem.name}{_JSON} describes: "
-            f"expected SHA-256 {described['sha256']}, found {digest(weights)}; the file was cut "
-            "off or changed"
+            f"expected SHA-256 {described['sha256']:.64}, found {digest(weights)}; the file was "
+            "cut off or changed"
         )
     try:
         state_dict = from_bytes(weights)
     except SafetensorError as error:
         raise CheckpointError(f"{stem}{_WEIGHTS} is not a safetensors file: {error}") from error
     return Checkpoint(stem, described["kind"], described["settings"], state_dict, described["info"])
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Shapes by name, with the type of what is no real number."""
+    return {
+        name: f"{tuple(one.shape)}{'' if one.dtype.is_floating_point else f' of {one.dtype}'}"
+        for name, one in weights.items()
+    }
+
+
+def _sizes(settings: object) -> Iterator[int]:
+    """Whole numbers anywhere in settings, but for seeds."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from () if name.endswith("seed") else _sizes(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _sizes(value)
+    elif isinstance(settings, int):
+        yield settings
 
 
 def without_suffix(path: str | Path) -> Path:

@@ -8,6 +8,7 @@ give it transposed images.
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 from activemri import checkpoints
 from activemri.checkpoints import CheckpointError
 from activemri.mri import fourier
+from activemri.options import require_types
 from activemri.reconstruction.cresnet import MaskEmbedding
 from activemri.reconstruction.image_channels import InstanceNorm, normalised, scale_and_phase
 from activemri.reconstruction.registry import WEIGHTS
@@ -78,7 +80,7 @@ class Evaluator(nn.Module):
                 f"width={width}, channels={channels}, layers={layers}, "
                 f"mask_features={mask_features}, line_channels={line_channels}"
             )
-        if width < 2**layers:
+        if layers >= width.bit_length():
             raise ValueError(
                 f"{layers} layers, which halve the width each, need at least {2**layers} lines; "
                 f"got width={width}. Choose fewer layers"
@@ -240,12 +242,13 @@ def make_evaluator(
         return evaluator.to(device).eval()
     checkpoint = checkpoints.load(WEIGHTS / KIND if evaluator is None else evaluator)
     if checkpoint.kind != KIND:
-        raise CheckpointError(f"{checkpoint.path} holds a {checkpoint.kind!r}, not an evaluator")
-    try:
-        made = Evaluator(**checkpoint.settings)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the settings in {checkpoint.path}.json do not make an evaluator: {error}"
-        ) from error
-    checkpoint.fill(made)
-    return made.to(device).eval()
+            f"{checkpoint.path} holds a {checkpoint.kind!r:.60}, not an evaluator"
+        )
+    settings: dict[str, Any] = checkpoint.settings
+
+    def make() -> Evaluator:
+        require_types(Evaluator, settings)
+        return Evaluator(**settings)
+
+    return checkpoint.build(make, "an evaluator").to(device).eval()

@@ -1,5 +1,6 @@
 """Files written completely or not at all, JSON, digests, locks: once for the whole package."""
 
+import csv
 import errno
 import hashlib
 import json
@@ -158,6 +159,31 @@ def parse_json(text: bytes | str, what: str, *, pairs: bool = False) -> Any:
         raise ValueError(f"{what} cannot be read: its JSON is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{what} cannot be read: expected JSON; {error}") from error
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Lines of a table with a header that names at least these columns: number, and its cells.
+
+    Raises:
+        ValueError: a column is missing, a line has too many cells, or it is no table of text.
+        OSError: the file cannot be read.
+    """
+    lines: list[tuple[int, dict[str, str]]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, restval="", strict=True)
+            missing = [name for name in columns if name not in (rows.fieldnames or ())]
+            if missing:
+                raise ValueError(
+                    f"expected the columns {', '.join(columns)}; {', '.join(missing)} missing"
+                )
+            for row in rows:
+                if None in row:
+                    raise ValueError(f"line {rows.line_num} has more cells than the header")
+                lines.append((rows.line_num, row))
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return lines
 
 
 def _refuse_number(text: str) -> Any:

@@ -6,8 +6,9 @@ Nothing heavy is imported here.
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from inspect import signature
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -220,6 +221,51 @@ def _kinds(hint: Any) -> set[Any]:
     if origin in (Union, UnionType):
         return set().union(*map(_kinds, get_args(hint)))
     return {str if origin is Literal else origin or hint}
+
+
+def require_types(made: Callable[..., object], values: Mapping[str, object]) -> None:
+    """Refuse arguments of a class that are missing, unknown, or of other types than it declares.
+
+    Lists, as JSON has them, stand for sequences and tuples.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    known = signature(made).parameters
+    hints = get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
+    needed = [name for name, one in known.items() if one.default is one.empty]
+    if wrong := [name for name in needed if name not in values] + [*(values.keys() - known)]:
+        raise ValueError(f"missing or unknown entries: {', '.join(sorted(wrong)):.200}")
+    for name, value in values.items():
+        hint = hints.get(name, Any)
+        if not _fits(value, hint):
+            words = str(hint).replace("typing.", "").replace("collections.abc.", "")
+            kind = hint.__name__ if isinstance(hint, type) else words
+            raise ValueError(f"{name}: expected {kind}; got {value!r:.60}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Any, object, Annotated):
+        return kind is not Annotated or _fits(value, parts[0])
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple and parts and parts[-1] is not ...:
+        right = isinstance(value, list | tuple) and len(value) == len(parts)
+        return right and all(map(_fits, value, parts))
+    if kind in (tuple, list, Sequence):
+        each = parts[0] if parts else Any
+        return isinstance(value, list | tuple) and all(_fits(one, each) for one in value)
+    if not isinstance(kind, type):
+        return True  # nothing that JSON could hold
+    if issubclass(kind, Mapping):
+        each = parts[1] if parts else Any
+        return isinstance(value, Mapping) and all(_fits(one, each) for one in value.values())
+    if isinstance(value, bool) and kind in (int, float):
+        return False
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def require_numbers(settings: Any, prefix: str = "") -> None:

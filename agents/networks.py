@@ -23,6 +23,7 @@ from activemri.envs.observation import Frame, make_observation
 from activemri.envs.scan import STOP, View
 from activemri.evaluator import Evaluator
 from activemri.mri.geometry import Geometry
+from activemri.options import require_types
 
 _KIND = "policy/"
 _KERNEL = 5
@@ -127,22 +128,22 @@ def load_policy(path: str | Path, *, name: str | None = None) -> LearnedPolicy:
     kind = checkpoint.kind.removeprefix(_KIND)
     if not checkpoint.kind.startswith(_KIND) or kind not in NETWORKS:
         raise CheckpointError(
-            f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no policy; expected one made "
-            "by 'activemri train policy'"
+            f"{checkpoint.path} holds a {checkpoint.kind!r:.60}, which is no policy; expected one "
+            "made by 'activemri train policy'"
         )
-    try:
-        settings: dict[str, Any] = checkpoint.settings
-        network = NETWORKS[kind](**settings["network"])
-        sizes: dict[str, Any] = settings["frame"]
-        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-        frame = Frame(**sizes)
-        stored = str(settings["name"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the settings in {checkpoint.path}.json do not make a policy: {error}"
-        ) from error
-    checkpoint.fill(network)
-    return LearnedPolicy(network.eval().requires_grad_(False), name or stored, frame)
+    settings: dict[str, Any] = checkpoint.settings
+
+    def make() -> ActionNetwork:
+        if settings.keys() != {"network", "frame", "name"}:
+            raise ValueError(f"expected network, frame and name; got {', '.join(settings):.100}")
+        require_types(NETWORKS[kind], settings["network"])
+        require_types(Frame, settings["frame"])
+        return NETWORKS[kind](**settings["network"])
+
+    network = checkpoint.build(make, "a policy").eval().requires_grad_(False)
+    sizes: dict[str, Any] = settings["frame"]
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    return LearnedPolicy(network, name or str(settings["name"]), Frame(**sizes))
 
 
 def make_network(

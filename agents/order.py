@@ -4,7 +4,7 @@ One that is learned from data is hard to beat: any adaptive policy should be com
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -22,7 +22,7 @@ from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, State, Truth, View
 from activemri.metrics import find_metric
 from activemri.mri.geometry import Geometry
-from activemri.options import Compute, RunOptions, require_positive
+from activemri.options import Compute, RunOptions, require_positive, require_types
 from activemri.progress import Progress, track
 
 _FORMAT = "activemri-order"
@@ -87,7 +87,7 @@ class Order:
         learned = (len(self.actions), self.geometry, self.lines_per_action)
         given = (geometry.n_actions, geometry.name, geometry.readouts_per_action)
         if learned != given:
-            words = "{} actions of geometry {!r} with {} lines each".format
+            words = "{} actions of geometry {!r:.60} with {} lines each".format
             raise ValueError(
                 f"the order {self.kind!r} was learned for {words(*learned)}, the scans have "
                 f"{words(*given)}; learn an order on scans of this size"
@@ -133,15 +133,10 @@ class Order:
                 f'{path} holds no order of actions (expected "format": "{_FORMAT}"); '
                 "make one with 'activemri train order'"
             )
-        if wrong := sorted({entry.name for entry in fields(cls)} - {"name"} ^ set(record)):
-            raise ValueError(f"{path}: missing or unknown entries: {', '.join(wrong)}")
-        for entry in ("actions", "shape"):
-            numbers = record[entry]
-            if not isinstance(numbers, list) or any(type(value) is not int for value in numbers):
-                raise ValueError(f"{path}: 'actions' and 'shape' must be lists of whole numbers")
-            record[entry] = tuple(numbers)
         try:
-            return cls(**record, name=name)
+            require_types(cls, record)
+            lists = {entry: tuple(record[entry]) for entry in ("actions", "shape")}
+            return cls(**record | lists, name=name)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -23,6 +23,7 @@ from activemri import files
 from activemri.benchmark.figures import STYLE, colours
 from activemri.benchmark.resampling import FEWEST_SUBJECTS, Floats, mean_intervals
 from activemri.tables import Cell, Table
+from activemri.training.folder import read_log
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +126,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Entries]:
     """
     try:
         settings = files.read_json(folder / "settings.json")
-        log = folder / "log.jsonl"
-        lines = log.read_text(encoding="utf-8").splitlines()
-        entries = [files.parse_json(line, str(log)) for line in lines if line.strip()]
+        entries = read_log(folder / "log.jsonl")
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} holds no training: {Path(error.filename).name} is missing"
@@ -180,6 +179,8 @@ def learning_curve(logs: Mapping[Path, Entries], metric: str, *, name: str) -> L
         pairs = [(entry["step"], entry[metric]) for entry in entries if metric in entry]
         if not pairs:
             raise ValueError(f"{folder}: its log has no {metric}")
+        if not all(isinstance(value, int | float) for _, value in pairs):
+            raise ValueError(f"{folder}: expected numbers for {metric} in its log")
         drawn.append(np.array(pairs, np.float64).T)
         ends.append(f"{folder.name} at {pairs[-1][0]:g}")
     first = max(steps[0] for steps, _ in drawn)

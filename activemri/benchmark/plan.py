@@ -331,6 +331,11 @@ class Plan:
             self._started = key, (slices, prepare_starts(scan, slices, seed=shard.seed))
         return self._started[1]
 
+    def described(self, shard: Shard) -> list[SliceInfo]:
+        """The scans of a shard, without samples."""
+        dataset = self.scans(shard.split).dataset
+        return [dataset.describe(position) for position in shard.positions]
+
     def scans(self, split: str = "") -> Scans:
         """Those that are scored, or of a split of :attr:`stopping`."""
         return self.stopping[split] if split else self.scored

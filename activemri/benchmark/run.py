@@ -31,7 +31,8 @@ from activemri.benchmark.cost import Costs, announcement
 from activemri.benchmark.plan import BenchmarkSettings, Plan, PolicyLike, ReconstructorLike, Shard
 from activemri.benchmark.report import Report, report
 from activemri.benchmark.savings import FEATURE, FittedRule, curves_of
-from activemri.benchmark.statistics import COLUMNS, RETURN, TRAITS, higher_is_better
+from activemri.benchmark.statistics import RETURN, TRAITS, higher_is_better
+from activemri.data.slices import SliceInfo
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import State
 from activemri.metrics import METRICS
@@ -56,6 +57,12 @@ Work = Callable[[Plan, Item, Tell], object]
 _FREE = (
     "run", "compute", "reference", "workers", "verify_data", "stop", "policies", "reconstructors"
 )  # fmt: skip
+_TYPES = {
+    **dict.fromkeys(["policy", "reconstructor", "volume", "subject", "contrast"], "string"),
+    **dict.fromkeys(["slice", "step", "n_acquired", "action", "seed"], "int64"),
+    **{"metric": "string", "value": "double"},
+}
+_OF_SCAN = ["policy", "reconstructor", "seed", "volume", "slice", "subject", "contrast"]
 _PLAYERS = ("policy ", "reconstructor ", "evaluator ")
 
 
@@ -215,7 +222,7 @@ def _play(plan: Plan) -> pd.DataFrame:
         try:
             for path in filter(None, (shard.part, shard.quality)):
                 pyarrow.parquet.read_metadata(path)
-        except (FileNotFoundError, pyarrow.ArrowInvalid):
+        except (OSError, pyarrow.ArrowException):
             return False
         return True
 
@@ -247,17 +254,43 @@ def _play(plan: Plan) -> pd.DataFrame:
         for shard in _in_processes(plan, _play_shard, play, progress):
             n_done += len(shard.positions)
             progress.note(f"{n_done} of {n_scans} scans")
-    parts = []
-    for shard in scored:
-        parts.append(pd.read_parquet(shard.part))
-        if lacking := [name for name in COLUMNS if name not in (*parts[-1].columns, *TRAITS)]:
-            raise ValueError(
-                f"{shard.part} lacks the columns {', '.join(lacking)}: it was written by another "
-                "version. Choose another --out, or delete that folder"
-            )
+    parts = [read_rows(one.part, one, plan.described(one)) for one in scored if one.part]
     table = pd.concat(parts, ignore_index=True)
     for name in TRAITS:
         table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
+    return table
+
+
+def read_rows(path: Path, shard: Shard, scans: Sequence[SliceInfo]) -> pd.DataFrame:
+    """Rows of the long table that an earlier run kept of a shard's scans.
+
+    Raises:
+        ValueError: the file is damaged, lacks columns, is about something else, or a score is none.
+    """
+    try:
+        read = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        if lacking := [name for name in _TYPES if name not in read.column_names]:
+            raise ValueError(f"it lacks the columns {', '.join(lacking)}")
+        for name, kind in _TYPES.items():
+            column = read.column(name)
+            found = str(column.type).removeprefix("large_")
+            if found != kind or (column.null_count and name != "value"):
+                raise ValueError(f"expected {kind} in the column {name}; got {found}")
+        table: pd.DataFrame = read.replace_schema_metadata(None).to_pandas()
+        if (table["value"].isna() & ~table["metric"].str.startswith(FEATURE)).any():
+            raise ValueError("expected a number for every score")
+        about = table[_OF_SCAN].drop_duplicates().itertuples(index=False, name=None)
+        played = (shard.policy, shard.reconstructor, shard.seed)
+        scanned = {(*played, s.volume, s.index, s.subject, s.contrast) for s in scans}
+        steps = table.groupby(["volume", "slice", "metric"])["step"].agg(["nunique", "size", "max"])
+        whole = (steps["size"] == steps["nunique"]) & (steps["size"] == steps["max"] + 1)
+        alike = steps.groupby(["volume", "slice"])["size"].nunique() == 1
+        if set(about) != scanned or not (whole.all() and alike.all()):
+            raise ValueError(f"expected each step of {len(scanned)} scans once, with {played}")
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be used: {error!s:.300}. Delete it, and its scans are played again"
+        ) from error
     return table
 
 
@@ -405,9 +438,8 @@ def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves
     parts: dict[tuple[str, str], list[Curves]] = {}
     for shard in shards:
         if shard.quality is not None:
-            dataset = plan.scans(shard.split).dataset
-            scans = [dataset.describe(position) for position in shard.positions]
-            curves = curves_of(pd.read_parquet(shard.quality), scans)
+            scans = plan.described(shard)
+            curves = curves_of(read_rows(shard.quality, shard, scans), scans)
             parts.setdefault((shard.reconstructor, shard.policy), []).append(curves)
     return {key: Curves.join(own) for key, own in parts.items()}
 
@@ -465,4 +497,4 @@ def _require_same(now: Mapping[str, str], before: Mapping[str, str], when: str) 
 
 def _write_parquet(table: pd.DataFrame, path: Path) -> None:
     with files.replacing(path) as unfinished:
-        table.to_parquet(unfinished, index=False)
+        table.to_parquet(unfinished, index=False, write_page_checksum=True)

@@ -655,11 +655,17 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
         found = content.get("rows")
         if found is None:
             found = {name: {"seconds": 1 / rate} for name, rate in content["frames_per_s"].items()}
-        return {name: {**row, "seconds": float(row["seconds"])} for name, row in found.items()}
+        kinds = ("seconds", "baseline_seconds")
+        times = {n: {k: float(row[k]) for k in kinds if k in row} for n, row in found.items()}
+        if not all(
+            "seconds" in t and all(1e-12 < x < 1e12 for x in t.values()) for t in times.values()
+        ):
+            raise ValueError("expected seconds above 0")
+        return times
     except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(
             f"--compare {path}: expected what 'activemri throughput --json' printed; it is "
-            f"something else ({type(error).__name__}: {error})"
+            f"something else ({type(error).__name__}: {error!s:.200})"
         ) from error
 
 

@@ -23,6 +23,8 @@ FOLDER, SIZE = "ACTIVEMRI_CACHE", "ACTIVEMRI_CACHE_GIB"  # environment variables
 USUAL_GIB = 2.0
 ABANDONED = 3600.0  # seconds until a file that was never finished is taken away
 
+_NAMES = "names of arrays"
+
 Arrays = Mapping[str, NDArray[Any]]
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ def cached(kind: str, settings: object, make: Callable[[], Arrays]) -> Arrays:
     try:
         with path.open("rb") as stream, np.load(stream) as file:  # checks the sums in the file
             arrays = {name: file[name] for name in file.files}
+        if arrays.pop(_NAMES).tolist() != list(arrays):  # the list of members has no sum
+            raise ValueError("arrays are missing")
         with suppress(OSError):  # read-only
             os.utime(path)
         return arrays
@@ -86,7 +90,7 @@ def _keep(path: Path, arrays: Arrays) -> None:
     if size > limit:
         return
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # they are no flag
+        np.savez(file, **arrays, **{_NAMES: np.array(list(arrays))})  # type: ignore[arg-type]  # they are no flag
     # Looking at every file takes milliseconds: at first, and when much has come since.
     folder = path.parent
     _unchecked[folder] = _unchecked.get(folder, limit) + size

@@ -22,7 +22,7 @@ from activemri.data.cache import cache_folder
 from activemri.data.formats.registry import reader_for
 from activemri.data.isolation import Run, here
 from activemri.data.readers import Container, Reader, UnreadableError, Volume, guarded
-from activemri.files import read_json, replacing
+from activemri.files import digest, read_json, replacing
 from activemri.progress import track
 
 FORMAT = 4  # raise it when readers give other results for the same files
@@ -118,7 +118,10 @@ class FileFacts:
         if self.path is None:
             return
         try:
-            self._files = read_json(self.path, {"files": dict})["files"]
+            content = read_json(self.path, {"files": dict, "sum": str})
+            if content["sum"] != digest(json.dumps(content["files"])):
+                raise ValueError("it was changed by something else")
+            self._files = content["files"]
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -144,7 +147,8 @@ class FileFacts:
             return
         try:
             with replacing(self.path) as partial:
-                content = json.dumps({"format": FORMAT, "files": self._files})
+                own = digest(json.dumps(self._files))
+                content = json.dumps({"format": FORMAT, "sum": own, "files": self._files})
                 partial.write_text(content, encoding="utf-8")
         except OSError as error:
             log.warning("working without an index cache: %s", error)

@@ -1,6 +1,5 @@
 """Regions of interest: boxes and masks in pixels of the target, and boxes around findings."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ CENTER = "center"
 
 #: Boxes by volume (the file's stem) and slice, in the image turned upside down.
 Findings = Mapping[tuple[str, int], tuple[Box, ...]]
+FARTHEST = 1 << 20  # pixels; further numbers are mistakes
 COLUMNS = ("file", "slice", "x", "y", "width", "height")
 
 
@@ -73,25 +73,21 @@ def read_findings(path: str | Path) -> Findings:
         ValueError: if columns are missing, a number is none, or no row has a box.
     """
     found: dict[tuple[str, int], tuple[Box, ...]] = {}
-    with files.expanded(path).open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
+    for line, row in files.read_csv(files.expanded(path), COLUMNS):
+        if not row["x"].strip():
+            continue  # about the whole study
+        try:
+            index = int(row["slice"])
+            x, y, width, height = (round(float(row[name])) for name in COLUMNS[2:])
+            if max(map(abs, (index, x, y, width, height))) > FARTHEST:
+                raise ValueError
+        except (ValueError, OverflowError):
             raise ValueError(
-                f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing"
-            )
-        for row in rows:
-            if not (row["x"] or "").strip():
-                continue  # about the whole study
-            try:
-                index = int(row["slice"])
-                x, y, width, height = (round(float(row[name])) for name in COLUMNS[2:])
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: expected numbers for {', '.join(COLUMNS[1:])}; "
-                    f"got {', '.join(repr(row[name]) for name in COLUMNS[1:])}"
-                ) from None
-            key = (row["file"].removesuffix(".h5"), index)
-            found[key] = (*found.get(key, ()), (y, x, height, width))
+                f"{path}, line {line}: expected numbers of pixels for {', '.join(COLUMNS[1:])}; "
+                f"got {', '.join(repr(row[name]) for name in COLUMNS[1:]):.200}"
+            ) from None
+        key = (row["file"].removesuffix(".h5"), index)
+        found[key] = (*found.get(key, ()), (y, x, height, width))
     if not found:
         raise ValueError(f"{path}: expected at least one row with a box; found none")
     return found

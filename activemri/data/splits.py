@@ -15,7 +15,6 @@ Any other name found in 1 and 2 (e.g. "ood") is a split too. "all" is every subj
 averaged over: a subject with 30 T1 and 10 T2 slices adds 30 to one contrast and 10 to the other.
 """
 
-import csv
 import hashlib
 import math
 import re
@@ -114,24 +113,18 @@ def select(entries: Sequence[Entry], splits: Mapping[str, str], split: str) -> l
 def read_split_file(path: Path) -> dict[str, str]:
     """Subject -> split, out of a JSON object or a CSV file with the columns subject and split."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"split file {path} cannot be read: {error}") from error
-    if path.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
-        if not rows or not {"subject", "split"} <= set(rows[0]):
-            raise ValueError(
-                f"split file {path}: expected a header line with the columns subject,split"
-            )
-        pairs = [((row["subject"] or "").strip(), (row["split"] or "").strip()) for row in rows]
-    else:
-        try:
+        if path.suffix.lower() == ".csv":
+            rows = files.read_csv(path, ("subject", "split"))
+            pairs = [(row["subject"].strip(), row["split"].strip()) for _, row in rows]
+        else:
             # Pairs, because a plain dict would keep the last of two entries silently.
-            pairs = files.parse_json(text, str(path), pairs=True)
-        except ValueError as error:
-            raise ValueError(f"split file {error}") from error
-        if not text.lstrip().startswith("{") or not all(isinstance(v, str) for _, v in pairs):
-            raise ValueError(f'split file {path}: expected {{"subject": "split", ...}}')
+            if not all(isinstance(split, str) for split in files.read_json(path).values()):
+                raise ValueError(f'{path}: expected {{"subject": "split", ...}}')
+            pairs = files.parse_json(path.read_bytes(), str(path), pairs=True)
+    except OSError as error:
+        raise ValueError(f"split file {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"split file {error}") from error
     splits: dict[str, str] = {}
     for subject, split in pairs:
         if splits.setdefault(subject, split) != split:

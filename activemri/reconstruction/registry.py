@@ -9,6 +9,7 @@ import torch
 
 from activemri import checkpoints, plugins
 from activemri.checkpoints import Checkpoint, CheckpointError
+from activemri.options import require_types
 from activemri.reconstruction.cg_sense import CGSense
 from activemri.reconstruction.compressed_sensing import TotalVariation, WaveletSensing
 from activemri.reconstruction.cresnet import CResNet
@@ -103,17 +104,12 @@ def from_checkpoint(checkpoint: Checkpoint) -> Reconstructor:
     """The trained reconstructor that a checkpoint describes."""
     if _class_of(checkpoint.kind) is None:
         raise CheckpointError(
-            f"{checkpoint.path} holds a {checkpoint.kind!r}, which is no known reconstructor; "
+            f"{checkpoint.path} holds a {checkpoint.kind!r:.60}, which is no known reconstructor; "
             f"expected one of {', '.join(RECONSTRUCTORS | WRAPPERS)}, or a class whose module was "
             "imported before, which files alone never do: at the command line --import MODULE"
         )
-    try:
-        made: Reconstructor = rebuild({"kind": checkpoint.kind, "settings": checkpoint.settings})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the settings in {checkpoint.path}.json do not make a {checkpoint.kind!r}: {error}"
-        ) from error
-    checkpoint.fill(made)
+    described = {"kind": checkpoint.kind, "settings": checkpoint.settings}
+    made: Reconstructor = checkpoint.build(lambda: rebuild(described), f"a {checkpoint.kind!r}")
     return made
 
 
@@ -154,7 +150,9 @@ def rebuild(described: Any) -> Any:
             f"unknown kind {described['kind']!r}; expected one of "
             f"{', '.join(RECONSTRUCTORS | WRAPPERS)}"
         )
-    return kind(**{name: rebuild(value) for name, value in described["settings"].items()})
+    settings = {name: rebuild(value) for name, value in described["settings"].items()}
+    require_types(kind, settings)
+    return kind(**settings)
 
 
 def _class_of(kind: str) -> type[Reconstructor] | None:

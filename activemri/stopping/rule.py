@@ -6,7 +6,7 @@ the fit, the threshold at which stopping is safe (see :mod:`activemri.stopping.c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from activemri.agents.policy import Policy, Traits, decide
 from activemri.envs.scan import IDLE, STOP, View
 from activemri.evaluator import Evaluator
 from activemri.metrics import find_metric
+from activemri.options import require_types
 from activemri.stopping import RuleError, conformal
 from activemri.stopping.features import Curves, scan_features
 from activemri.stopping.predictor import Predictor, fit_predictor
@@ -139,18 +140,16 @@ class StoppingRule:
             record = files.read_json(Path(path))
             if record.pop("format", None) != _FORMAT:
                 raise ValueError(f'expected "format": "{_FORMAT}"')
-            if wrong := sorted({entry.name for entry in fields(cls)} ^ set(record)):
-                raise ValueError(f"missing or unknown entries: {', '.join(wrong)}")
-            record["predictor"] = predictor = Predictor.of(record["predictor"])
-            if record["threshold"] is None:
+            record["predictor"] = predictor = Predictor.of(record.get("predictor", {}))
+            if record.get("threshold", 0) is None:
                 record["threshold"] = sign_of(predictor.metric) * np.inf
-            numbers = {name: float(record[name]) for name in ("target", "threshold", "alpha")}
-        except (TypeError, ValueError) as error:
+            require_types(cls, record)
+        except ValueError as error:
             raise RuleError(
                 f"{path} holds no stopping rule: {error}. Make one with "
                 "'activemri benchmark --stop.target 0.90'"
             ) from error
-        return cls(**record | numbers)
+        return cls(**record)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from activemri import checkpoints, plugins
 from activemri.devices import seeded
 from activemri.options import require_sizes
 from activemri.reconstruction.reconstructor import Reconstructor
-from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor
+from activemri.reconstruction.registry import RECONSTRUCTORS, make_reconstructor, rebuild
 
 
 def new_reconstructor(
@@ -49,8 +49,8 @@ def new_reconstructor(
         if found.kind in RECONSTRUCTORS and any(known.get(k) != v for k, v in network.items()):
             kind = RECONSTRUCTORS[found.kind]
             require_arguments(network, kind, option="network", name=str(reconstructor))
-            made = kind(**{**found.settings, **network})
-            found.fill(made)
+            changed = {"kind": found.kind, "settings": {**found.settings, **network}}
+            made = found.build(lambda: rebuild(changed), f"a {found.kind!r}")
         else:
             made = make_reconstructor(reconstructor)
     return made.to(device).requires_grad_(True).train()

@@ -13,10 +13,10 @@
 
 import io
 import json
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,27 @@ WRITTEN = (
     "result.json", "policy.*", "reconstructor.*", "start", "round-*", "summary.json", "sweep.json",
     "study.log*",
 )  # fmt: skip
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Entries of a ``log.jsonl``, with the "training" and the "step" of each.
+
+    Raises:
+        ValueError: names the line that holds something else.
+        OSError: the file cannot be read.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            entries.append(files.parse_json(line, f"{path}, line {number}"))
+            known = entries[-1] if isinstance(entries[-1], dict) else {}
+            named, step = isinstance(known.get("training"), str), known.get("step")
+            if not named or isinstance(step, bool) or not isinstance(step, int | float):
+                raise ValueError(
+                    f"{path}, line {number}: expected an entry with the training's name and a "
+                    f"step; got {line[:60]!r}"
+                )
+    return entries
 
 
 class RunFolder:
@@ -86,7 +107,7 @@ class RunFolder:
             )
         then = files.read_json(self._settings)
         changed = [
-            f"{name}: {then.get(name)!r} then, {value!r} now"
+            f"{name}: {then.get(name)!r:.100} then, {value!r:.100} now"
             for name, value in json.loads(files.json_text(settings)).items()
             if then.get(name) != value
         ]
@@ -129,12 +150,11 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            # Anything but an archive is taken for an old format, whose reader trips over garbage
-            # in many ways.
-            if not zipfile.is_zipfile(path):
-                raise EOFError("no archive of torch.save")
+            with zipfile.ZipFile(path) as archive:  # torch looks at no sums
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
             return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # archives that torch has not written fail in many ways
             raise ValueError(
                 f"{path} cannot be read: damaged, or not written by a training; choose another "
                 "--out to start anew"
@@ -154,11 +174,10 @@ class RunFolder:
         """
         name, step, picture = entry["training"], entry["step"], entry.get("picture")
         path = self.path / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        earlier = [(line, files.parse_json(line, str(path))) for line in lines]
-        kept = [text for text, one in earlier if one["training"] != name or one["step"] < step]
-        kept.append(files.json_text({key: x for key, x in entry.items() if key != "picture"}))
-        files.write(path, "".join(f"{line}\n" for line in kept))
+        earlier = read_log(path) if path.exists() else []
+        kept = [one for one in earlier if one["training"] != name or one["step"] < step]
+        kept.append({key: x for key, x in entry.items() if key != "picture"})
+        files.write(path, "".join(f"{files.json_text(one)}\n" for one in kept))
         if picture is not None:
             from PIL import Image
 

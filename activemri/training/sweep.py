@@ -32,6 +32,7 @@ from activemri.options import (
     flat,
     require_not_negative,
     require_positive,
+    require_types,
     with_values,
 )
 from activemri.tables import Table
@@ -217,9 +218,13 @@ def train_once(settings: Any, train: Callable[[Any], Trained]) -> Trained:
 def result_in(folder: Path) -> Trained | None:
     """The result of a finished training, or None."""
     try:
-        return Trained(checkpoint=folder / "best", **files.read_json(folder / RESULT))
+        found = {"checkpoint": folder / "best", **files.read_json(folder / RESULT)}
+        require_types(Trained, found)
+        return Trained(**found)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{folder / RESULT} holds no result of a training: {error}") from error
 
 
 def with_shared_moments(train: Train) -> Train:

@@ -30,7 +30,7 @@ from activemri.data.slices import Slice
 from activemri.envs.line_features import readout_features
 from activemri.envs.protocol import EnvOptions, ScanProtocol
 from activemri.envs.scan import IDLE, View
-from activemri.options import Compute, RunOptions, require_positive
+from activemri.options import Compute, RunOptions, require_positive, require_types
 from activemri.progress import Progress
 from activemri.registration import find_protocol
 
@@ -39,6 +39,7 @@ Priority = Callable[[View], Tensor]
 
 _BATCH, _KEPT = 8, 8  # scans side by side, and states that are kept of each episode
 _KEY = b"activemri-demonstrations"
+MOST_STATES = 10_000_000  # a table of nothing but nulls takes no room in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +337,7 @@ def write_demonstrations(
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(facts)})
     target = path.with_suffix(".parquet")
     with arrow.BufferOutputStream() as stream:
-        parquet.write_table(table, stream)
+        parquet.write_table(table, stream, write_page_checksum=True)
         files.write(target, stream.getvalue().to_pybytes())
     return target
 
@@ -354,42 +355,81 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a file of demonstrations; none is at {path}")
     try:
-        table = parquet.read_table(path)
-    except arrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+        if (n_rows := parquet.read_metadata(path).num_rows) > MOST_STATES:
+            raise ValueError(f"expected at most {MOST_STATES} states; got {n_rows}")
+        table = parquet.read_table(path, page_checksum_verification=True)
+    except (arrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a Parquet file: {error!s:.300}") from error
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
     facts = files.parse_json(described, str(path))
     for name, here in _facts(problem).items():
-        if facts[name] != here:
+        if not isinstance(facts, dict) or facts.get(name) != here:
             raise ValueError(
-                f"{path} holds demonstrations for {name} {facts[name]!r}; this training needs "
-                f"{here!r}"
+                f"{path} holds demonstrations for another {name}: {facts!r:.300}; this training "
+                f"needs {here!r}"
             )
-    rows, scans = table.to_pydict(), problem.scans
+    try:
+        return _demonstrations(table.to_pydict(), problem)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Columns of a file, one entry a state."""
+
+    volume: list[str]
+    slice: list[int]
+    subject: list[str]
+    start_lines: list[list[int]]
+    lines: list[list[int]]
+    budget: list[int]
+    start_budget: list[int]
+    score: list[float]
+    action: list[int]
+    actions: list[list[int]]
+    scores: list[list[float]]
+    prospect: list[float]
+
+
+def _demonstrations(columns: dict[str, Any], problem: Problem) -> Demonstrations:
+    """Columns as demonstrations, or else a ValueError that says what does not fit."""
+    require_types(_Rows, columns)
+    rows, scans, geometry = _Rows(**columns), problem.scans, problem.scan.geometry
+    for name, most in (("start_lines", geometry.n_readouts), ("lines", geometry.n_readouts),
+                       ("actions", geometry.n_actions)):  # fmt: skip
+        for row, numbers in enumerate(columns[name]):
+            if not all(0 <= number < most for number in numbers):
+                raise ValueError(f"row {row}: expected {name} from 0 to {most - 1}; got {numbers}")
+    for row, (actions, scores) in enumerate(zip(rows.actions, rows.scores, strict=True)):
+        if not 0 < len(actions) == len(scores):
+            raise ValueError(f"row {row}: expected a score for each action, and at least one")
+        if not np.isfinite([*scores, rows.score[row], rows.prospect[row]]).all():
+            raise ValueError(f"row {row}: expected finite scores")
     infos = enumerate(map(scans.describe, range(len(scans))))
     known = {(info.volume, info.index): place for place, info in infos}
-    wanted = list(zip(rows["volume"], rows["slice"], strict=True))
+    wanted = list(zip(rows.volume, rows.slice, strict=True))
     if missing := [scan for scan in wanted if scan not in known]:
         raise ValueError(
-            f"{path} is about scans that are not among those of {scans.name}, the first: slice "
-            f"{missing[0][1]} of {missing[0][0]}; name the data that it was made from"
+            f"it is about scans that are not among those of {scans.name}, the first: slice "
+            f"{missing[0][1]} of {missing[0][0]:.100}; name the data that it was made from"
         )
 
-    def padded(name: str, fill: float) -> Tensor:
-        values = [torch.from_numpy(np.array(value)) for value in rows[name]]
-        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+    def padded(values: Sequence[Sequence[float]], fill: float) -> Tensor:
+        each = [torch.from_numpy(np.array(value)) for value in values]
+        return torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=fill)
 
-    def masks(name: str) -> Tensor:
-        mask = torch.zeros((len(wanted), facts["n_lines"]), dtype=torch.bool)
-        for row, lines in zip(mask, rows[name], strict=True):
-            row[torch.tensor(lines, dtype=torch.int64)] = True
+    def masks(lines: list[list[int]]) -> Tensor:
+        mask = torch.zeros((len(wanted), geometry.n_readouts), dtype=torch.bool)
+        for row, own in zip(mask, lines, strict=True):
+            row[torch.tensor(own, dtype=torch.int64)] = True
         return mask
 
     index = torch.tensor([known[scan] for scan in wanted])
-    start_mask, mask = masks("start_lines"), masks("lines")
-    budget = torch.tensor(rows["budget"])
+    start_mask, mask = masks(rows.start_lines), masks(rows.lines)
+    budget = torch.tensor(rows.budget)
     features = dict[int, Tensor]()
     for place in index.unique().tolist():
         for some in (index == place).nonzero().squeeze(1).split(16):
@@ -406,11 +446,11 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
         start_mask=start_mask,
         mask=mask,
         budget=budget,
-        start_budget=torch.tensor(rows["start_budget"]),
-        score=torch.tensor(rows["score"], dtype=torch.float64),
-        tried=padded("actions", PADDING),
-        scores=padded("scores", -torch.inf),
-        prospect=torch.tensor(rows["prospect"], dtype=torch.float64),
+        start_budget=torch.tensor(rows.start_budget),
+        score=torch.tensor(rows.score, dtype=torch.float64),
+        tried=padded(rows.actions, PADDING),
+        scores=padded(rows.scores, -torch.inf),
+        prospect=torch.tensor(rows.prospect, dtype=torch.float64),
         features=torch.stack([features[row] for row in range(len(index))]),
     )
 

@@ -222,7 +222,7 @@ def test_tables_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
     run_benchmark(settings(tmp_path))
     part = next(iter(parts_of(tmp_path)))
     pd.read_parquet(part).drop(columns="subject").to_parquet(part)
-    with pytest.raises(ValueError, match="lacks the columns subject: it was written by another"):
+    with pytest.raises(ValueError, match="lacks the columns subject"):
         run_benchmark(settings(tmp_path))
     (tmp_path / "activemri.json").unlink()  # which earlier versions did not write
     with pytest.raises(ValueError, match="that 'activemri benchmark' has not made"):

@@ -139,7 +139,7 @@ def test_a_split_file_goes_before_everything_and_settles_conflicts(tmp_path: Pat
         ("a.json", "[]", "expected"),
         ("a.json", '{"a": 1}', "expected"),
         ("a.json", '{"a": "train", "a": "test"}', "'a' is in train and test"),
-        ("a.csv", "who,what\na,train", "columns subject,split"),
+        ("a.csv", "who,what\na,train", "columns subject, split"),
         ("a.csv", "subject,split\na,train\na,val\n", "'a' is in train and val"),
     ],
 )

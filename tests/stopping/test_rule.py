@@ -234,7 +234,7 @@ def test_a_rule_is_read_as_it_was_saved(tmp_path: Path, threshold: float) -> Non
         ("{", "holds no stopping rule: .*expected JSON"),
         ("[]", "holds no stopping rule"),
         ('{"format": "activemri-order"}', "holds no stopping rule"),
-        ('{"format": "activemri-stopping-rule", "alpha": 1}', "missing or unknown entries: budget"),
+        ('{"format": "activemri-stopping-rule", "alpha": 1}', "this is no predictor: .*head"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str, message: str) -> None:
