@@ -109,7 +109,6 @@ def save(
     from safetensors.torch import save as to_bytes
 
     stem = without_suffix(path)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     weights = to_bytes({n: t.detach().cpu().contiguous() for n, t in state_dict.items()})
     described = {
         "kind": kind,
@@ -167,7 +166,9 @@ def load(path: str | Path) -> Checkpoint:
     try:
         state_dict = from_bytes(weights)
     except SafetensorError as error:
-        raise CheckpointError(f"{stem}{_WEIGHTS} is not a safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{stem}{_WEIGHTS} is not a safetensors file: {error!s:.300}"
+        ) from error
     return Checkpoint(stem, described["kind"], described["settings"], state_dict, described["info"])
 
 

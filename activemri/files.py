@@ -32,11 +32,12 @@ _JSON_WORDS: dict[type, str] = {
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write files beside the old ones, force them to disk, then rename one after the other.
 
-    After an OSError those that were there before are intact.
+    Missing folders are made. After an OSError files that were there before are intact.
     """
     written: list[Path] = []
     try:
         for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             written.append(path.with_name(path.name + NEXT))
             with named(path, written[-1]), written[-1].open("wb") as stream:
                 stream.write(content)

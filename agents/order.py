@@ -108,7 +108,6 @@ class Order:
         target = Path(path)
         if target.suffix != ".json":
             target = target.with_name(target.name + ".json")
-        target.parent.mkdir(parents=True, exist_ok=True)
         record = {"format": _FORMAT, **asdict(self), **({} if info is None else {"info": info})}
         del record["name"]
         files.write_json(target, record)

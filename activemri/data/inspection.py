@@ -210,7 +210,6 @@ def write_card(settings: CardSettings) -> str:
     card = "\n\n".join(parts)
     if out is None:
         return card
-    out.parent.mkdir(parents=True, exist_ok=True)
     files.write(out, card + "\n")
     return str(out)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -30,6 +31,7 @@ MAX_GIB = ("ACTIVEMRI_MAX_GIB", 8.0)
 MOST_PIECES = 256  # of that size in a volume
 MOST_OBJECTS = 10_000  # in an HDF5 file
 MOST_TEXT = 1 << 24  # bytes of a header
+MOST_HEAPS = 1 << 26  # bytes that are looked through for heaps of texts
 #: No compression makes data with noise so much smaller. What is larger was never written.
 MOST_COMPRESSED = 4096
 
@@ -149,16 +151,20 @@ class Container:
 def _open_hdf5(path: Path) -> h5py.File:
     file = h5py.File(path, "r")
     try:
-        _refuse_foreign(file, path.stat().st_size)
+        samples = _refuse_foreign(file, path.stat().st_size)
+        _refuse_endless_heaps(path, samples)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _refuse_foreign(file: h5py.File, n_bytes: int) -> None:
-    """Refuse what lies in other files, of which a scan could show any, or was never written."""
-    pending, seen = [file], set[int]()
+def _refuse_foreign(file: h5py.File, n_bytes: int) -> list[tuple[int, int]]:
+    """Refuse what lies in other files, of which a scan could show any, or was never written.
+
+    Gives where samples lie in the file: places and numbers of bytes.
+    """
+    pending, seen, samples = [file], set[int](), list[tuple[int, int]]()
     while pending:
         group = pending.pop()
         if len(seen) + len(group) > MOST_OBJECTS:
@@ -179,6 +185,42 @@ def _refuse_foreign(file: h5py.File, n_bytes: int) -> None:
                 pending.append(found)
             elif isinstance(found, h5py.Dataset):
                 _refuse_storage(found, name, n_bytes)
+                samples += _extents(found.id)
+    return samples
+
+
+def _extents(dataset: h5py.h5d.DatasetID) -> list[tuple[int, int]]:
+    """Places and numbers of bytes of a data set's samples, as far as they are quickly found."""
+    if (start := dataset.get_offset()) is not None:
+        return [(start, dataset.get_storage_size())]
+    if dataset.get_create_plist().get_layout() != h5py.h5d.CHUNKED or not dataset.get_space().shape:
+        return []
+    n_chunks = dataset.get_num_chunks()
+    chunks = map(dataset.get_chunk_info, range(n_chunks if n_chunks <= MOST_OBJECTS else 0))
+    return [(chunk.byte_offset, chunk.size) for chunk in chunks]
+
+
+def _refuse_endless_heaps(path: Path, samples: Sequence[tuple[int, int]]) -> None:
+    """Refuse heaps of texts with impossible sizes: the HDF5 library may never leave them.
+
+    Looked at are the first MOST_HEAPS bytes that hold no samples. The format: HDF5 File Format
+    Specification 3.0, III.E, Global Heap.
+    """
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        at, left = 0, MOST_HEAPS
+        for start, size in sorted([*samples, (len(content), 0)]):
+            end = min(start, at + left)
+            left -= max(end - at, 0)
+            while (at := content.find(b"GCOL", at, max(end, at))) >= 0:
+                place, last = at + 16, at + int.from_bytes(content[at + 8 : at + 16], "little")
+                while content[at + 4] == 1 and place + 16 <= min(last, len(content)):
+                    is_gap = content[place : place + 2] == b"\0\0"
+                    length = int.from_bytes(content[place + 8 : place + 16], "little")
+                    if (is_gap and length == 0) or length > last - place:
+                        raise UnreadableError("damaged: a heap of its texts has no end")
+                    place += length if is_gap else 16 + -(-length // 8) * 8
+                at += 4
+            at = max(start + size, end)
 
 
 def _refuse_storage(found: h5py.Dataset, name: str, n_bytes: int) -> None:

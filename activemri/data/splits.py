@@ -238,7 +238,6 @@ def draw_split_file(settings: SplitSettings) -> str:
     subjects = {volume.subject for volume in volumes}
     strata = None if settings.stratify is None else strata_of(volumes, settings.stratify)
     splits = stratified_splits(subjects, seed=settings.seed, strata=strata)
-    out.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(out, splits)
     if strata is None:
         strata = {subject: Counter[str]() for subject in subjects}

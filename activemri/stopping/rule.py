@@ -125,7 +125,6 @@ class StoppingRule:
     def save(self, path: str | Path) -> Path:
         """Write to a JSON file, completely or not at all. Returns its path, ending in .json."""
         target = Path(str(path).removesuffix(".json") + ".json")
-        target.parent.mkdir(parents=True, exist_ok=True)
         # JSON has no infinity.
         threshold = self.threshold if np.isfinite(self.threshold) else None
         files.write_json(target, {"format": _FORMAT, **asdict(self), "threshold": threshold})

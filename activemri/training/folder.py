@@ -184,7 +184,6 @@ class RunFolder:
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, format="PNG")
             path = self.path / "images" / f"{name}-{step:06}.png"
-            path.parent.mkdir(exist_ok=True)
             files.write(path, buffer.getvalue())
         if self._make_board is None:
             return

@@ -14,7 +14,15 @@ from activemri.cli import main
 from activemri.data.formats.registry import all_readers
 from activemri.data.index import index_path
 from activemri.data.readers import HDF5, MOST_OBJECTS, UnreadableError, guarded
-from tests.data.files import edit, ismrmrd_header, random_kspace, read, refused, write_kspace
+from tests.data.files import (
+    edit,
+    ismrmrd_header,
+    random_kspace,
+    read,
+    refused,
+    write_fastmri,
+    write_kspace,
+)
 from tests.data.image_files import bart_kspace, write_bart, write_dicom, write_nifti, write_series
 from tests.data.published_files import write_ismrmrd
 
@@ -297,3 +305,19 @@ def test_names_that_cannot_be_shown_are_problems_in_one_line(
     text = capsys.readouterr().out
     assert "1 problem, left out" in text and "name in UTF-8" in text.splitlines()[-1]
     assert all(line.isprintable() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("index", "length"), [(0, 0), (1, 2**64 - 16), (1, 2**20)])
+def test_texts_that_the_library_would_read_for_ever_are_refused(
+    index: int, length: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "scan.h5"
+    write_fastmri(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL") + 16
+    while content[place] != index:
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
+    content[place + 8 : place + 16] = length.to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError, match="no end"):
+        HDF5.open(path)
