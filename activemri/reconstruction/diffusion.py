@@ -28,6 +28,7 @@ _LOG_LEVELS = (-1.0, 1.4)  # mean and standard deviation of the logarithms seen 
 _MASK_FEATURES = 16
 _FOLD = 2  # pixels of 2 x 2 become channels: a quarter of the work at full resolution
 _GROUPS = 8  # of the normalisation
+MOST_DRAWN = 1024  # samples, and steps
 _FREQUENCIES = 8  # that a noise level is described with
 
 
@@ -70,11 +71,12 @@ class Diffusion(Reconstructor):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if channels < 8 or channels % 8 or n_samples < 2 or n_steps < 1 or seed < 0:
+        some = 2 <= n_samples <= MOST_DRAWN and 1 <= n_steps <= MOST_DRAWN
+        if channels < 8 or channels % 8 or not some or seed < 0:
             raise ValueError(
-                "expected channels in eights, at least two samples and one step, and a seed of at "
-                f"least 0; got channels={channels}, n_samples={n_samples}, n_steps={n_steps}, "
-                f"seed={seed}"
+                f"expected channels in eights, 2 to {MOST_DRAWN} samples, 1 to {MOST_DRAWN} steps, "
+                f"and a seed of at least 0; got channels={channels}, n_samples={n_samples}, "
+                f"n_steps={n_steps}, seed={seed}"
             )
         self.settings = dict(channels=channels, n_samples=n_samples, n_steps=n_steps)
         self.settings |= dict(conditional=conditional, seed=seed)

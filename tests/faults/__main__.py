@@ -7,6 +7,7 @@ printed as a table, and written into a document on request; the status is 1 wher
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tqdm import tqdm
 
 from activemri import cli, files
 from activemri.progress import Progress, duration
@@ -55,6 +57,9 @@ class FaultSettings:
 
 def main(settings: FaultSettings) -> int:
     """The whole table; gives the exit status."""
+    # The usual lock is shared with forked processes: one that is killed while it holds it would
+    # leave the others waiting for ever.
+    tqdm.set_lock(threading.RLock())
     if settings.out is None:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder).chmod(0o755)  # nobody may enter

@@ -18,7 +18,7 @@ from typing import Any
 from tests.faults import runs
 from tests.faults.contents import contents, differences, left_over
 from tests.faults.jobs import OUT, Job
-from tests.faults.runs import Ended, Run
+from tests.faults.runs import HANGS, Ended, Run
 
 SAME, DEFECT = "same result", "DEFECT"
 _ROOT = Path(__file__).parents[2]
@@ -237,7 +237,8 @@ def changing_scans(place: Place, *, n: int, rng: random.Random) -> Outcome:
         if words == place.arguments:
             return Outcome("reads none")
         running = Run(words, place.root, place.log)
-        while not running.has_ended:
+        until = time.monotonic() + HANGS
+        while not running.has_ended and time.monotonic() < until:
             _change(data, place.data, rng)
             time.sleep(rng.random() * 0.03)
         ended = running.wait()
