@@ -559,7 +559,7 @@ class VarNetNetwork(ActionNetwork):
         n_lines = height if along_height else width
         sizes = dict(shape=[height, width], channels=channels, pools=pools, hidden=hidden)
         super().__init__(n_lines, along_height=along_height, groups=groups, **sizes)
-        self.along_height = along_height
+        self.along_height, self.shape = along_height, (height, width)
         size = (2, width, height) if along_height else (2, height, width)
         sampler = LineConvSampler(size, chans=channels, num_pool_layers=pools, fc_size=hidden)
         # These two are all that its heat map needs; the sampler holds the first one's parts twice.
@@ -568,6 +568,8 @@ class VarNetNetwork(ActionNetwork):
 
     def forward(self, observation: Observations) -> Tensor:
         image = observation["image"].float()
+        if (found := tuple(image.shape[-2:])) != self.shape:
+            raise ValueError(f"this network chooses by images of {self.shape} pixels; got {found}")
         image = image.transpose(-2, -1) if self.along_height else image
         return of_actions(self.head(self.features(image).flatten(1)), self.groups)
 

@@ -358,8 +358,8 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
         if (n_rows := parquet.read_metadata(path).num_rows) > MOST_STATES:
             raise ValueError(f"expected at most {MOST_STATES} states; got {n_rows}")
         table = parquet.read_table(path, page_checksum_verification=True)
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {error!s:.300}") from error
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not such a Parquet file: {error!s:.300}") from error
     described = (table.schema.metadata or {}).get(_KEY)
     if described is None:
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")

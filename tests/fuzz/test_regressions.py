@@ -73,6 +73,7 @@ def member(content: bytes) -> bytes:
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
+LONG_HEADER = (200_002).to_bytes(8, "little") + b'"' + b"x" * 200_000 + b'"'
 CASES: list[tuple[str, str, Change]] = [
     # Checkpoints: numbers that are none, sizes of any amount, types that fail later.
     ("checkpoint of unet", "best.safetensors", weights(torch.nan)),
@@ -91,6 +92,9 @@ CASES: list[tuple[str, str, Change]] = [
     ("checkpoint of cg-sense", "best.json", entries(kind="x" * 200_000)),
     ("policy of lines", "best.json", entries(kind="x" * 200_000)),
     ("evaluator", "best.json", entries(kind="x" * 200_000)),
+    ("checkpoint of diffusion", "best.json", entries("settings", n_samples=2**15 - 1)),
+    ("policy of varnet", "best.json", entries("settings", "frame", shape=[18, 13])),
+    ("checkpoint of unet", "best.safetensors", lambda content: LONG_HEADER),
     # JSON of other kinds: types, numbers, depth, missing entries.
     ("order", "order.json", entries(n_scans="many")),
     ("order", "order.json", text('"info": {', f'"more": {DEEP}, "info": {{')),
@@ -123,6 +127,7 @@ CASES: list[tuple[str, str, Change]] = [
     ("demonstrations", "file.parquet", column("volume", None)),
     ("demonstrations", "file.parquet", column("budget", str)),
     ("part of a benchmark", "part.parquet", column("value", torch.nan)),
+    ("part of a benchmark", "part.parquet", column("value", torch.inf)),
     ("part of a benchmark", "part.parquet", column("volume", "another")),
     ("part of a benchmark", "part.parquet", column("step", 7)),
 ]

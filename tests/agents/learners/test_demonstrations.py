@@ -134,7 +134,10 @@ def test_files_that_hold_no_demonstrations_are_refused(tmp_path: Path) -> None:
         read_demonstrations(tmp_path / "none.parquet", where)
     (tmp_path / "text.parquet").write_text("hello")
     parquet.write_table(pyarrow.table({"a": [1]}), tmp_path / "other.parquet")
-    for name, reason in (("text", "is not a Parquet file"), ("other", "holds no demonstrations")):
+    for name, reason in (
+        ("text", "is not such a Parquet file"),
+        ("other", "holds no demonstrations"),
+    ):
         with pytest.raises(ValueError, match=reason):
             read_demonstrations(tmp_path / f"{name}.parquet", where)
 
