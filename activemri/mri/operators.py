@@ -104,7 +104,9 @@ class Operator:
 
     @cached_property
     def _response(self) -> Tensor:
-        return self.transform.response(self.mask, self.density)
+        # kept for all uses, of which the first may be one without gradients
+        with torch.set_grad_enabled(self.mask.requires_grad):
+            return self.transform.response(self.mask, self.density)
 
     def _spread(self, image: Tensor) -> Tensor:
         image = image.unsqueeze(1)

@@ -1,7 +1,6 @@
 """Systems and eigenvalues of a Hermitian, positive matrix that is known by what it does."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,13 +60,14 @@ def solve_shifted(
 ) -> Tensor:
     """Solve (A + shift) x = b, with gradients by a second solution instead of through the steps.
 
-    With dx = (A + shift)^-1 (db - x dshift) and a Hermitian A, what a loss says about x says about
-    b the solution g of (A + shift) g = dloss/dx, and about the shift minus the inner product of g
-    and x (Aggarwal et al., MoDL, IEEE TMI 38:394, 2019). Memory does not grow with the steps.
+    With the residual r = b - (A + shift) x, written out at a fixed x, dx = (A + shift)^-1 dr: what
+    a loss says about r is the solution g of (A + shift) g = dloss/dx, and from r it goes on to b,
+    to the shift and to all that A is made of, such as a mask (implicit differentiation; Aggarwal et
+    al., MoDL, IEEE TMI 38:394, 2019, for b and the shift). Memory does not grow with the steps.
+    Gradients are as exact as the solution is.
 
     Args:
-        apply: A, Hermitian and non-negative, (batch, ...) to the same; no gradients reach what is
-            inside of it.
+        apply: A, Hermitian and non-negative, (batch, ...) to the same.
         right: b, (batch, ...).
         shift: a positive number, ().
         max_steps, tolerance: as of :func:`conjugate_gradient`, in both directions.
@@ -76,13 +76,20 @@ def solve_shifted(
         x, like b.
     """
 
-    def solve(right: Tensor) -> Tensor:
-        return conjugate_gradient(
-            lambda x: apply(x) + shift * x, right, max_steps=max_steps, tolerance=tolerance
-        )
+    def system(x: Tensor) -> Tensor:
+        return apply(x) + shift * x
 
-    solution: Tensor = _Solved.apply(right, shift, solve)  # type: ignore[no-untyped-call]
-    return solution
+    @torch.no_grad()
+    def solve(right: Tensor) -> Tensor:
+        return conjugate_gradient(system, right, max_steps=max_steps, tolerance=tolerance)
+
+    solution = solve(right)
+    if not torch.is_grad_enabled():
+        return solution
+    residual = right - system(solution)
+    if residual.requires_grad:
+        residual.register_hook(solve)
+    return solution + (residual - residual.detach())  # the value is x, the gradient that of r
 
 
 def largest_eigenvalue(
@@ -120,22 +127,6 @@ def largest_eigenvalue(
         basis.append(unit(vector))
     largest: Tensor = torch.linalg.eigvalsh(matrix)[:, -1]
     return largest.clamp(min=0)
-
-
-class _Solved(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, right: Tensor, shift: Tensor, solve: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        ctx.solve, solution = solve, solve(right)
-        ctx.save_for_backward(solution)
-        return solution
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (solution,) = ctx.saved_tensors
-        of_right = ctx.solve(gradients[0])
-        return of_right, -_inner(of_right, solution).sum(), None
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:

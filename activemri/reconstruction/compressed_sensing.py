@@ -41,10 +41,8 @@ class WaveletSensing(Reconstructor):
             levels = most_levels(*image.shape[-2:])
             padded, (rows, columns) = pad_to_multiple(to_channels(image), 2**levels)
             coefficients = decompose(padded.roll(move, (-2, -1)), levels)
-            size = coefficients.square().sum(dim=1, keepdim=True).sqrt()
-            tiny = torch.finfo(size.dtype).tiny
-            less = (length * threshold).unsqueeze(1) / size.clamp_min(tiny)
-            back = compose(coefficients * (1 - less).clamp_min(0), levels)
+            less = shrinkage(coefficients.square(), (length * threshold).unsqueeze(1))
+            back = compose(coefficients * (1 - less), levels)
             return from_channels(back.roll([-step for step in move], (-2, -1))[..., rows, columns])
 
         return Reconstruction(descend(measurement, proximal, steps=self.steps))
@@ -79,8 +77,7 @@ class TotalVariation(Reconstructor):
                 before = dual
                 moved = ahead + _DUAL_STEP * _differences(image - _divergence(ahead))
                 # ten times as fast as the library's norm of complex vectors
-                size = (moved.real.square() + moved.imag.square()).sum(dim=1, keepdim=True).sqrt()
-                dual = moved * (largest / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp(max=1)
+                dual = moved * shrinkage(moved.real.square() + moved.imag.square(), largest)
                 last, momentum = momentum, _next(momentum)
                 ahead = dual + (last - 1) / momentum * (dual - before)
             return image - _divergence(dual)
@@ -114,6 +111,15 @@ def descend(
 def peak_of(image: Tensor) -> Tensor:
     """Largest magnitude of each image, (batch, 1, 1)."""
     return image.abs().amax(dim=(-2, -1), keepdim=True)
+
+
+def shrinkage(squares: Tensor, threshold: Tensor) -> Tensor:
+    """min(1, threshold / size) of vectors along axis 1, by the squares of their components.
+
+    Where a vector is zero its gradient is zero, not the root's infinite one.
+    """
+    floor = threshold.square().clamp_min(torch.finfo(threshold.dtype).tiny)
+    return threshold / torch.maximum(squares.sum(dim=1, keepdim=True), floor).sqrt()
 
 
 def _next(momentum: float) -> float:

@@ -34,8 +34,9 @@ def to_channels(image: Tensor) -> Tensor:
 
 
 def from_channels(channels: Tensor) -> Tensor:
-    """The inverse of :func:`to_channels`."""
-    return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().contiguous())
+    """The inverse of :func:`to_channels`, in single precision at least."""
+    channels = channels.to(torch.promote_types(channels.dtype, torch.float32))
+    return torch.view_as_complex(channels.permute(0, 2, 3, 1).contiguous())
 
 
 def padding(size: int, multiple: int) -> int:
