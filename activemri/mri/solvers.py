@@ -19,7 +19,8 @@ def conjugate_gradient(
     """Solve A x = b for a batch, each item with steps of its own (Hestenes and Stiefel 1952).
 
     An item whose residual is small enough stays as it is, whatever others still need: the solution
-    of a scan does not depend on which others it is solved with.
+    of a scan does not depend on which others it is solved with. Gradients go through the steps, so
+    that they are those of x as it is, however few the steps are.
 
     Args:
         apply: A, Hermitian and positive definite, (batch, ...) to the same.
@@ -48,48 +49,6 @@ def conjugate_gradient(
         before, energy = energy, torch.where(active, _inner(residual, residual), energy)
         direction = residual + _spread(energy / before.clamp_min(_TINY), right) * direction
     return solution
-
-
-def solve_shifted(
-    apply: Callable[[Tensor], Tensor],
-    right: Tensor,
-    shift: Tensor,
-    *,
-    max_steps: int = 10,
-    tolerance: float = 1e-5,
-) -> Tensor:
-    """Solve (A + shift) x = b, with gradients by a second solution instead of through the steps.
-
-    With the residual r = b - (A + shift) x, written out at a fixed x, dx = (A + shift)^-1 dr: what
-    a loss says about r is the solution g of (A + shift) g = dloss/dx, and from r it goes on to b,
-    to the shift and to all that A is made of, such as a mask (implicit differentiation; Aggarwal et
-    al., MoDL, IEEE TMI 38:394, 2019, for b and the shift). Memory does not grow with the steps.
-    Gradients are as exact as the solution is.
-
-    Args:
-        apply: A, Hermitian and non-negative, (batch, ...) to the same.
-        right: b, (batch, ...).
-        shift: a positive number, ().
-        max_steps, tolerance: as of :func:`conjugate_gradient`, in both directions.
-
-    Returns:
-        x, like b.
-    """
-
-    def system(x: Tensor) -> Tensor:
-        return apply(x) + shift * x
-
-    @torch.no_grad()
-    def solve(right: Tensor) -> Tensor:
-        return conjugate_gradient(system, right, max_steps=max_steps, tolerance=tolerance)
-
-    solution = solve(right)
-    if not torch.is_grad_enabled():
-        return solution
-    residual = right - system(solution)
-    if residual.requires_grad:
-        residual.register_hook(solve)
-    return solution + (residual - residual.detach())  # the value is x, the gradient that of r
 
 
 def largest_eigenvalue(

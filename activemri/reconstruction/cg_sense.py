@@ -17,6 +17,8 @@ class CGSense(Reconstructor):
         tolerance: of the residual's norm, in units of the zero-filled image's.
     """
 
+    is_differentiable = True
+
     def __init__(self, steps: int = 10, *, weight: float = 1e-2, tolerance: float = 1e-4) -> None:
         super().__init__()
         if steps < 1 or not weight >= 0 or not tolerance >= 0:

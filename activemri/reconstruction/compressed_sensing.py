@@ -24,6 +24,8 @@ class WaveletSensing(Reconstructor):
     its blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
     """
 
+    is_differentiable = True
+
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, shifts: bool = True) -> None:
         super().__init__()
         self.settings = {"weight": weight, "steps": steps, "shifts": shifts}
@@ -57,6 +59,8 @@ class TotalVariation(Reconstructor):
     nearer to the minimum than one primal and one dual step a turn (Chambolle and Pock; Condat).
     Differences end at the border. `peak` is as in :class:`WaveletSensing`.
     """
+
+    is_differentiable = True
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, dual_steps: int = 3) -> None:
         super().__init__()

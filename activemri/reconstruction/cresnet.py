@@ -51,6 +51,7 @@ class CResNet(Reconstructor):
     """
 
     needs = frozenset({"grid"})
+    is_differentiable = True
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class KIKINet(Reconstructor):
     """
 
     needs = frozenset({"grid"})
+    is_differentiable = True
 
     def __init__(self, channels: int = 32, *, layers: int = 5, turns: int = 2) -> None:
         super().__init__()

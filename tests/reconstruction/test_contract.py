@@ -218,6 +218,43 @@ def test_the_image_scales_with_the_signal(
         assert torch.allclose(scaled.uncertainty / factor, result.uncertainty, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if built(kind).is_differentiable])
+@pytest.mark.parametrize(
+    ("geometry", "n_coils", "soft"),
+    [("columns", 1, 0.0), ("columns", 2, 0.3), ("points", 2, 0.0), ("points", 1, 0.3)],
+)
+def test_the_gradient_with_respect_to_a_soft_mask_is_the_slope_of_what_is_computed(
+    kind: str, geometry: str, n_coils: int, soft: float
+) -> None:
+    reconstructor = deepcopy(built(kind)).double()
+    samples, operator = measured(reconstructor, geometry, (7, 10), batch=1, n_coils=n_coils)
+    samples, maps = samples.to(torch.complex128), operator.sensitivity
+    maps = None if maps is None else maps.to(torch.complex128)
+    generator = torch.Generator().manual_seed(1)
+    wanted = torch.randn(7, 10, dtype=torch.complex128, generator=generator)
+    mask = operator.mask.double()  # 0 and 1, or between
+    mask += soft * (torch.rand(mask.shape, generator=generator).double() - mask)
+
+    def loss(mask: Tensor) -> Tensor:
+        measurement = Measurement.of(samples, Operator(operator.transform, mask, maps))
+        error = reconstructor(measurement).image - wanted
+        return error.abs().square().sum()
+
+    variable = mask.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(variable), variable)
+    step = 1e-4  # above what MoDL's solver tolerates, which would take no step for a smaller one
+    readouts = range(0, mask.shape[1], 1 if geometry == "columns" else 7)
+    slopes = []
+    with torch.no_grad():
+        for readout in readouts:
+            shift = torch.zeros_like(mask)
+            shift[:, readout] = step
+            slopes.append((loss(mask + shift) - loss(mask - shift)) / (2 * step))
+    found, slope = gradient[0, list(readouts)], torch.stack(slopes)
+    assert torch.cosine_similarity(found, slope, dim=0) > 0.99
+    assert 0.9 < found.norm() / slope.norm() < 1.1
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not is_served(kind, "radial")])
 def test_methods_of_grids_are_refused_where_there_is_none(kind: str) -> None:
     with pytest.raises(ValueError, match="needs samples on a Cartesian grid"):
