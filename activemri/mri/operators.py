@@ -68,6 +68,11 @@ class Operator:
             total = torch.addcmul(total, maps.conj(), seen)
         return total
 
+    @property
+    def is_diagonal(self) -> bool:
+        """`gram` weighs every sample of the grid by itself: one coil on a Cartesian grid."""
+        return self.sensitivity is None and self.transform.is_cartesian
+
     @cached_property
     def norm(self) -> Tensor:
         """Largest eigenvalue of A^H W A with maps of unit norm, float (batch,)."""

@@ -31,7 +31,7 @@ class CGSense(Reconstructor):
 
     def solve(self, measurement: Measurement) -> Reconstruction:
         operator, image = measurement.operator, measurement.zero_filled
-        if operator.sensitivity is not None or not operator.transform.is_cartesian:
+        if not operator.is_diagonal:
             image = conjugate_gradient(
                 lambda image: operator.gram(image) + self.weight * image,
                 measurement.zero_filled,

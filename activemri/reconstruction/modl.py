@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from activemri.mri.operators import Operator
 from activemri.mri.solvers import conjugate_gradient
 from activemri.reconstruction.image_channels import (
     Convolutions,
@@ -54,14 +55,18 @@ class MoDL(Reconstructor):
         return functional.softplus(self.raw_weight) + 1e-4
 
     def solve(self, measurement: Measurement) -> Reconstruction:
+        operator, weight = measurement.operator, self.weight
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
         image = start
         for _ in range(self.iterations):
-            denoised = image + self.network(image)
-            image = conjugate_gradient(
-                lambda image: measurement.operator.gram(image) + self.weight * image,
-                start + self.weight * denoised,
-                max_steps=self.cg_steps,
-            )
+            right = start + weight * (image + self.network(image))
+            if operator.is_diagonal:
+                image = Operator(operator.transform, 1 / (operator.mask + weight)).gram(right)
+            else:
+                image = conjugate_gradient(
+                    lambda image: operator.gram(image) + weight * image,
+                    right,
+                    max_steps=self.cg_steps,
+                )
         return Reconstruction(scale * phase * image)
