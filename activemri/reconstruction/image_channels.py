@@ -18,7 +18,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def scale_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
     """Root mean square and mean phase (bright pixels count most), (batch, 1, 1) each."""
     magnitude = image.abs()
-    scale = magnitude.square().mean(dim=_IMAGE, keepdim=True).sqrt()
+    power = magnitude.square().mean(dim=_IMAGE, keepdim=True)
+    # of black images a gradient of 0, not the root's infinite one
+    scale = torch.where(power > 0, power, 1).sqrt() * (power > 0)
     phase = torch.sgn((image * magnitude).sum(dim=_IMAGE, keepdim=True))
     return scale, torch.where(phase == 0, torch.ones_like(phase), phase)
 

@@ -219,7 +219,22 @@ def test_the_image_scales_with_the_signal(
         assert torch.allclose(scaled.uncertainty / factor, result.uncertainty, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if built(kind).is_differentiable])
+DIFFERENTIABLE = [kind for kind in KINDS if built(kind).is_differentiable]
+
+
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
+@pytest.mark.parametrize("n_coils", [1, 2])
+def test_the_gradient_with_respect_to_the_mask_of_a_silent_scan_is_finite(
+    kind: str, n_coils: int
+) -> None:
+    samples, operator = measured(built(kind), "columns", n_coils=n_coils)
+    mask = operator.mask.float().requires_grad_()
+    measurement = Measurement.of(torch.zeros_like(samples), replace(operator, mask=mask))
+    built(kind)(measurement).image.abs().sum().backward(inputs=[mask])
+    assert mask.grad is not None and bool(mask.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
 @pytest.mark.parametrize(
     ("geometry", "n_coils", "soft"),
     [("columns", 1, 0.0), ("columns", 2, 0.3), ("points", 2, 0.0), ("points", 1, 0.3)],
