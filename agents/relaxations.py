@@ -2,8 +2,8 @@
 
 With m the mask of real numbers, 0 or 1 in value, y the k-space and R the frozen reconstructor, the
 loss of R(m y, m) is differentiated with respect to m: through the samples, through data
-consistency, (1 - m) F x + m y, and through any other use that R makes of m. All of our
-reconstructors but `diffusion`, which draws, let gradients pass.
+consistency, (1 - m) F x + m y, and through any other use that R makes of m. Reconstructors say
+whether that gradient is right (`is_differentiable`); of ours only `diffusion` does not.
 
 LOUPE (Bahadir et al., IEEE Trans Comput Imaging 2020) draws every line by itself with a
 probability p, m = 1 where p > U, and gets k lines only on average; adaptive VarNet (Bakker et al.,
@@ -48,12 +48,11 @@ def mask_loss(scan: Scan, metric: str) -> Callable[[State, Tensor], Tensor]:
 
     Returns:
         From a state and its lines, float (batch, n_lines) from 0 to 1 (see :func:`lines_of`), to
-        1 - SSIM or the relative mse of every scan, (batch,). It raises ValueError where the
-        reconstructor lets no gradient pass.
+        1 - SSIM or the relative mse of every scan, (batch,).
 
     Raises:
         ValueError: a metric without a loss that can be differentiated, a scanner that is not
-            ideal, or a geometry that is not Cartesian.
+            ideal, a geometry that is not Cartesian, or a reconstructor without gradients.
     """
     if metric not in _LOSSES:
         raise ValueError(
@@ -70,15 +69,15 @@ def mask_loss(scan: Scan, metric: str) -> Callable[[State, Tensor], Tensor]:
             f"--geometry {scan.geometry.name}: gradients with respect to masks need samples on "
             "a Cartesian grid; choose another --algo"
         )
+    if not scan.reconstructor.is_differentiable:
+        raise ValueError(
+            f"--reconstructor: {type(scan.reconstructor).__name__} does not declare gradients with "
+            "respect to masks (is_differentiable = True); choose another reconstructor or --algo"
+        )
     loss, by_volume = _LOSSES[metric]
 
     def of_lines(state: State, lines: Tensor) -> Tensor:
         image = reconstruct(scan.reconstructor, state, lines)
-        if lines.requires_grad and not image.requires_grad:
-            raise ValueError(
-                f"{type(scan.reconstructor).__name__} lets no gradient pass from images to masks; "
-                "choose another reconstructor"
-            )
         reference = state.secret.reference
         unit = reference.data_range.float()[:, None, None]
         magnitude = center_crop(image, state.view.target_shape).abs() / unit
@@ -92,13 +91,9 @@ def mask_loss(scan: Scan, metric: str) -> Callable[[State, Tensor], Tensor]:
 
 def reconstruct(reconstructor: Reconstructor, state: State, lines: Tensor) -> Tensor:
     """Images of scans with a real-valued mask: complex (batch, height, width)."""
-    view = state.view
-    samples = state.secret.conditions.samples[:, 0] * lines[:, :, None, None]
-    # The samples hold the mask once already; the adjoint with the same mask would square it, and
-    # its derivative would be 0 where nothing has been acquired.
-    everything = Operator(view.transform, torch.ones_like(lines), view.sensitivity)
-    operator = Operator(view.transform, lines, view.sensitivity)
-    return reconstructor(Measurement(samples, operator, everything.adjoint(samples))).image
+    operator = Operator(state.view.transform, lines, state.view.sensitivity)
+    samples = state.secret.conditions.samples[:, 0]
+    return reconstructor(Measurement.of(samples, operator)).image
 
 
 def lines_of(taken: Tensor, state: State, before: Tensor) -> Tensor:

@@ -15,9 +15,13 @@ class Operator:
 
     W are the density weights of the acquired samples: one on a Cartesian grid.
 
+    A soft mask holds shares from 0 to 1 in a dtype of real numbers, and gradients may reach it. It
+    weighs samples once wherever it stands, so that `gram` is S^H F^H M F S, and a share counts in
+    data consistency as it does in sums of squares.
+
     Attributes:
         transform: F.
-        mask: M, acquired readouts, bool (batch, n_readouts).
+        mask: M, acquired readouts, bool (batch, n_readouts), or their shares.
         sensitivity: S, complex coil maps (batch, coil, height, width), or None for one coil that
             sees everything equally (a unit map).
     """
@@ -64,6 +68,11 @@ class Operator:
             total = torch.addcmul(total, maps.conj(), seen)
         return total
 
+    @property
+    def is_diagonal(self) -> bool:
+        """`gram` weighs every sample of the grid by itself: one coil on a Cartesian grid."""
+        return self.sensitivity is None and self.transform.is_cartesian
+
     @cached_property
     def norm(self) -> Tensor:
         """Largest eigenvalue of A^H W A with maps of unit norm, float (batch,)."""
@@ -76,7 +85,7 @@ class Operator:
 
     @property
     def grid_mask(self) -> Tensor:
-        """Acquired samples of a Cartesian grid: bool (batch, height or 1, width or 1)."""
+        """The mask on a Cartesian grid: (batch, height or 1, width or 1)."""
         return cartesian(self.transform).grid_mask(self.mask)
 
     def of_scan(self, row: int, n: int = 1) -> "Operator":
@@ -104,7 +113,9 @@ class Operator:
 
     @cached_property
     def _response(self) -> Tensor:
-        return self.transform.response(self.mask, self.density)
+        # kept for all uses, of which the first may be one without gradients
+        with torch.set_grad_enabled(self.mask.requires_grad):
+            return self.transform.response(self.mask, self.density)
 
     def _spread(self, image: Tensor) -> Tensor:
         image = image.unsqueeze(1)

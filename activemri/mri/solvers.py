@@ -1,7 +1,6 @@
 """Systems and eigenvalues of a Hermitian, positive matrix that is known by what it does."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,8 @@ def conjugate_gradient(
     """Solve A x = b for a batch, each item with steps of its own (Hestenes and Stiefel 1952).
 
     An item whose residual is small enough stays as it is, whatever others still need: the solution
-    of a scan does not depend on which others it is solved with.
+    of a scan does not depend on which others it is solved with. Gradients go through the steps, so
+    that they are those of x as it is, however few the steps are.
 
     Args:
         apply: A, Hermitian and positive definite, (batch, ...) to the same.
@@ -48,40 +48,6 @@ def conjugate_gradient(
         residual = residual - _spread(step, right) * changed
         before, energy = energy, torch.where(active, _inner(residual, residual), energy)
         direction = residual + _spread(energy / before.clamp_min(_TINY), right) * direction
-    return solution
-
-
-def solve_shifted(
-    apply: Callable[[Tensor], Tensor],
-    right: Tensor,
-    shift: Tensor,
-    *,
-    max_steps: int = 10,
-    tolerance: float = 1e-5,
-) -> Tensor:
-    """Solve (A + shift) x = b, with gradients by a second solution instead of through the steps.
-
-    With dx = (A + shift)^-1 (db - x dshift) and a Hermitian A, what a loss says about x says about
-    b the solution g of (A + shift) g = dloss/dx, and about the shift minus the inner product of g
-    and x (Aggarwal et al., MoDL, IEEE TMI 38:394, 2019). Memory does not grow with the steps.
-
-    Args:
-        apply: A, Hermitian and non-negative, (batch, ...) to the same; no gradients reach what is
-            inside of it.
-        right: b, (batch, ...).
-        shift: a positive number, ().
-        max_steps, tolerance: as of :func:`conjugate_gradient`, in both directions.
-
-    Returns:
-        x, like b.
-    """
-
-    def solve(right: Tensor) -> Tensor:
-        return conjugate_gradient(
-            lambda x: apply(x) + shift * x, right, max_steps=max_steps, tolerance=tolerance
-        )
-
-    solution: Tensor = _Solved.apply(right, shift, solve)  # type: ignore[no-untyped-call]
     return solution
 
 
@@ -120,22 +86,6 @@ def largest_eigenvalue(
         basis.append(unit(vector))
     largest: Tensor = torch.linalg.eigvalsh(matrix)[:, -1]
     return largest.clamp(min=0)
-
-
-class _Solved(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, right: Tensor, shift: Tensor, solve: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        ctx.solve, solution = solve, solve(right)
-        ctx.save_for_backward(solution)
-        return solution
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (solution,) = ctx.saved_tensors
-        of_right = ctx.solve(gradients[0])
-        return of_right, -_inner(of_right, solution).sum(), None
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:

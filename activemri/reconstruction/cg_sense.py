@@ -17,6 +17,8 @@ class CGSense(Reconstructor):
         tolerance: of the residual's norm, in units of the zero-filled image's.
     """
 
+    is_differentiable = True
+
     def __init__(self, steps: int = 10, *, weight: float = 1e-2, tolerance: float = 1e-4) -> None:
         super().__init__()
         if steps < 1 or not weight >= 0 or not tolerance >= 0:
@@ -29,7 +31,7 @@ class CGSense(Reconstructor):
 
     def solve(self, measurement: Measurement) -> Reconstruction:
         operator, image = measurement.operator, measurement.zero_filled
-        if operator.sensitivity is not None or not operator.transform.is_cartesian:
+        if not operator.is_diagonal:
             image = conjugate_gradient(
                 lambda image: operator.gram(image) + self.weight * image,
                 measurement.zero_filled,

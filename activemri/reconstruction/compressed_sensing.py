@@ -24,6 +24,8 @@ class WaveletSensing(Reconstructor):
     its blocks out of the image (Figueiredo and Nowak, IEEE TIP 12:906, 2003).
     """
 
+    is_differentiable = True
+
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, shifts: bool = True) -> None:
         super().__init__()
         self.settings = {"weight": weight, "steps": steps, "shifts": shifts}
@@ -41,10 +43,8 @@ class WaveletSensing(Reconstructor):
             levels = most_levels(*image.shape[-2:])
             padded, (rows, columns) = pad_to_multiple(to_channels(image), 2**levels)
             coefficients = decompose(padded.roll(move, (-2, -1)), levels)
-            size = coefficients.square().sum(dim=1, keepdim=True).sqrt()
-            tiny = torch.finfo(size.dtype).tiny
-            less = (length * threshold).unsqueeze(1) / size.clamp_min(tiny)
-            back = compose(coefficients * (1 - less).clamp_min(0), levels)
+            less = shrinkage(coefficients.square(), (length * threshold).unsqueeze(1))
+            back = compose(coefficients * (1 - less), levels)
             return from_channels(back.roll([-step for step in move], (-2, -1))[..., rows, columns])
 
         return Reconstruction(descend(measurement, proximal, steps=self.steps))
@@ -59,6 +59,8 @@ class TotalVariation(Reconstructor):
     nearer to the minimum than one primal and one dual step a turn (Chambolle and Pock; Condat).
     Differences end at the border. `peak` is as in :class:`WaveletSensing`.
     """
+
+    is_differentiable = True
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, dual_steps: int = 3) -> None:
         super().__init__()
@@ -79,8 +81,7 @@ class TotalVariation(Reconstructor):
                 before = dual
                 moved = ahead + _DUAL_STEP * _differences(image - _divergence(ahead))
                 # ten times as fast as the library's norm of complex vectors
-                size = (moved.real.square() + moved.imag.square()).sum(dim=1, keepdim=True).sqrt()
-                dual = moved * (largest / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp(max=1)
+                dual = moved * shrinkage(moved.real.square() + moved.imag.square(), largest)
                 last, momentum = momentum, _next(momentum)
                 ahead = dual + (last - 1) / momentum * (dual - before)
             return image - _divergence(dual)
@@ -114,6 +115,15 @@ def descend(
 def peak_of(image: Tensor) -> Tensor:
     """Largest magnitude of each image, (batch, 1, 1)."""
     return image.abs().amax(dim=(-2, -1), keepdim=True)
+
+
+def shrinkage(squares: Tensor, threshold: Tensor) -> Tensor:
+    """min(1, threshold / size) of vectors along axis 1, by the squares of their components.
+
+    Where a vector is zero its gradient is zero, not the root's infinite one.
+    """
+    floor = threshold.square().clamp_min(torch.finfo(threshold.dtype).tiny)
+    return threshold / torch.maximum(squares.sum(dim=1, keepdim=True), floor).sqrt()
 
 
 def _next(momentum: float) -> float:

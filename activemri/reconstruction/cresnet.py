@@ -51,6 +51,7 @@ class CResNet(Reconstructor):
     """
 
     needs = frozenset({"grid"})
+    is_differentiable = True
 
     def __init__(
         self,
@@ -117,16 +118,19 @@ class MaskEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(n_features, n_positions) / n_positions**0.5)
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Bool (batch, height or 1, width or 1) to float (batch, n_features, 1, 1)."""
-        acquired = mask.flatten(1) if 1 in mask.shape[1:] else mask.any(dim=1)
+        """Bool or soft (batch, height or 1, width or 1) to float (batch, n_features, 1, 1)."""
+        acquired = mask.to(self.weight.dtype)
+        # of points: any of a column, as a polynomial for the sake of soft masks
+        lines = 1 in mask.shape[1:]
+        acquired = acquired.flatten(1) if lines else 1 - (1 - acquired).prod(dim=1)
         n_lines = acquired.shape[1]
         if self.n_features == 0:
-            return acquired.new_zeros(len(mask), 0, 1, 1, dtype=self.weight.dtype)
+            return acquired.new_zeros(len(mask), 0, 1, 1)
         weight = nn.functional.interpolate(
             self.weight[None], n_lines, mode="linear", align_corners=False
         )[0]
         per_line = self.weight.shape[1] / n_lines  # the same sum at every matrix size
-        embedded = acquired.to(weight.dtype) @ weight.T * per_line
+        embedded = acquired @ weight.T * per_line
         return embedded[:, :, None, None]
 
 

@@ -29,6 +29,7 @@ class Ensemble(Reconstructor):
         self.settings = {"members": list(members)}
         self.members = nn.ModuleList(members)
         self.needs = frozenset().union(*(member.needs for member in members))
+        self.is_differentiable = all(member.is_differentiable for member in members)
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         return pooled([member(measurement) for member in self.members])
@@ -63,6 +64,7 @@ class MonteCarloDropout(Reconstructor):
         self.settings = {"reconstructor": reconstructor, "n_samples": n_samples, "seed": seed}
         self.reconstructor, self.n_samples, self.seed = reconstructor, n_samples, seed
         self.needs = reconstructor.needs
+        self.is_differentiable = reconstructor.is_differentiable
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         parts = []

@@ -18,7 +18,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def scale_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
     """Root mean square and mean phase (bright pixels count most), (batch, 1, 1) each."""
     magnitude = image.abs()
-    scale = magnitude.square().mean(dim=_IMAGE, keepdim=True).sqrt()
+    power = magnitude.square().mean(dim=_IMAGE, keepdim=True)
+    # of black images a gradient of 0, not the root's infinite one
+    scale = torch.where(power > 0, power, 1).sqrt() * (power > 0)
     phase = torch.sgn((image * magnitude).sum(dim=_IMAGE, keepdim=True))
     return scale, torch.where(phase == 0, torch.ones_like(phase), phase)
 
@@ -34,8 +36,9 @@ def to_channels(image: Tensor) -> Tensor:
 
 
 def from_channels(channels: Tensor) -> Tensor:
-    """The inverse of :func:`to_channels`."""
-    return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().contiguous())
+    """The inverse of :func:`to_channels`, in single precision at least."""
+    channels = channels.to(torch.promote_types(channels.dtype, torch.float32))
+    return torch.view_as_complex(channels.permute(0, 2, 3, 1).contiguous())
 
 
 def padding(size: int, multiple: int) -> int:

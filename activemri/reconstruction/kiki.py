@@ -30,6 +30,7 @@ class KIKINet(Reconstructor):
     """
 
     needs = frozenset({"grid"})
+    is_differentiable = True
 
     def __init__(self, channels: int = 32, *, layers: int = 5, turns: int = 2) -> None:
         super().__init__()
@@ -44,17 +45,20 @@ class KIKINet(Reconstructor):
         energy = image.abs().square().mean(dim=(-2, -1)).clamp_min(torch.finfo(torch.float32).tiny)
         errors = [
             (stage - image).abs().square().mean(dim=(-2, -1)) / energy
-            for stage in self._stages(measurement)
+            for stage in self._stages(measurement, apart=True)
         ]
         return torch.stack(errors).sum(dim=0)
 
-    def _stages(self, measurement: Measurement) -> list[Tensor]:
-        """The image after each network, complex (batch, height, width)."""
+    def _stages(self, measurement: Measurement, *, apart: bool = False) -> list[Tensor]:
+        """The image after each network, complex (batch, height, width).
+
+        Apart, no gradient goes from one network to those before it.
+        """
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
         image, stages = start, []
         for position, network in enumerate(self.networks):
-            image = image.detach()
+            image = image.detach() if apart else image
             if position % 2 == 0:
                 companded = compand(fourier.fft2(image))
                 image = fourier.ifft2(expand(companded + network(companded)))

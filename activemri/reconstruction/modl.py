@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from activemri.mri.solvers import solve_shifted
+from activemri.mri.operators import Operator
+from activemri.mri.solvers import conjugate_gradient
 from activemri.reconstruction.image_channels import (
     Convolutions,
     checked_sizes,
@@ -20,11 +21,12 @@ class MoDL(Reconstructor):
     """x <- (A^H A + w)^-1 (A^H y + w z) with z = x + N(x), the same network N every time.
 
     Aggarwal, Mani and Jacob, MoDL: model-based deep learning architecture for inverse problems,
-    IEEE TMI 38:394 (2019). The weight w is learned; the systems are solved by conjugate gradients,
-    whose backward pass is another solution.
+    IEEE TMI 38:394 (2019). The weight w is learned; the systems are solved by conjugate gradients.
 
-    Ours differs from the paper: images are normalised by their root mean square and mean phase, and
-    there is no batch normalisation, which ties scans of a batch together. The paper's recipe of
+    Ours differs from the paper: images are normalised by their root mean square and mean phase;
+    there is no batch normalisation, which ties scans of a batch together; and gradients go through
+    the steps of the solutions instead of through solutions of their own, which for eight coils and
+    eight steps are 1.4 times as large as the slope with respect to a mask. The paper's recipe of
     training one iteration first: ``--network.iterations 1``, then ``--reconstructor`` with the path
     of the result and ``--network.iterations 10``. It has 64 channels, 5 layers and 10 steps.
 
@@ -32,6 +34,8 @@ class MoDL(Reconstructor):
         iterations: how often the network is used.
         cg_steps: conjugate gradients of each solution at most.
     """
+
+    is_differentiable = True
 
     def __init__(
         self, channels: int = 32, *, layers: int = 5, iterations: int = 5, cg_steps: int = 8
@@ -51,15 +55,18 @@ class MoDL(Reconstructor):
         return functional.softplus(self.raw_weight) + 1e-4
 
     def solve(self, measurement: Measurement) -> Reconstruction:
+        operator, weight = measurement.operator, self.weight
         scale, phase = scale_and_phase(measurement.zero_filled)
         start = normalised(measurement.zero_filled, scale, phase)
         image = start
         for _ in range(self.iterations):
-            denoised = image + self.network(image)
-            image = solve_shifted(
-                measurement.operator.gram,
-                start + self.weight * denoised,
-                self.weight,
-                max_steps=self.cg_steps,
-            )
+            right = start + weight * (image + self.network(image))
+            if operator.is_diagonal:
+                image = Operator(operator.transform, 1 / (operator.mask + weight)).gram(right)
+            else:
+                image = conjugate_gradient(
+                    lambda image: operator.gram(image) + weight * image,
+                    right,
+                    max_steps=self.cg_steps,
+                )
         return Reconstruction(scale * phase * image)

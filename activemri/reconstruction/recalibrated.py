@@ -59,6 +59,7 @@ class Recalibrated(Reconstructor):
             logs = torch.from_numpy(knots).log().float()
             self.register_buffer(name, logs, persistent=False)  # the settings hold them
         self.needs = reconstructor.needs
+        self.is_differentiable = reconstructor.is_differentiable
 
     def forward(self, measurement: Measurement) -> Reconstruction:
         result = self.reconstructor(measurement)

@@ -28,7 +28,8 @@ class Measurement:
     def of(cls, samples: Tensor, operator: Operator) -> "Measurement":
         """Measure: keep what the operator's mask selects of fully or partly known samples."""
         acquired = samples * operator.mask[:, :, None, None]
-        return cls(acquired, operator, operator.zero_filled(acquired))
+        # not of the acquired ones: the derivative of a squared mask is 0 where nothing is acquired
+        return cls(acquired, operator, operator.zero_filled(samples))
 
     @classmethod
     def of_grid(cls, kspace: Tensor, operator: Operator) -> "Measurement":
@@ -84,6 +85,9 @@ class Reconstructor(nn.Module):
     is_zero_filled = False
     #: What the geometry must offer: "grid" (Cartesian samples).
     needs: frozenset[str] = frozenset()
+    #: In evaluation, gradients of the image with respect to a soft mask of the operator are those
+    #: of what it computes. Policies that learn by such gradients refuse what does not say so.
+    is_differentiable = False
 
     #: Settings that rebuild the object: ``type(r)(**r.settings)``. Written into checkpoints; may
     #: hold other reconstructors, which are described there by their own kinds and settings.

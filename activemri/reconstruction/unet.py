@@ -31,6 +31,8 @@ class UNet(Reconstructor):
         pools: levels below the first. Images are padded to a multiple of ``2 ** pools``.
     """
 
+    is_differentiable = True
+
     def __init__(self, channels: int = 8, *, pools: int = 4) -> None:
         super().__init__()
         self.settings = checked_sizes(channels=channels, pools=pools)

@@ -26,6 +26,7 @@ class VarNet(Reconstructor):
     """
 
     needs = frozenset({"grid"})
+    is_differentiable = True
     hard_dc, dc_mode = False, "simul"  # as of AdaptiveVarNet
 
     def __init__(self, channels: int = 8, *, pools: int = 3, cascades: int = 4) -> None:

@@ -6,7 +6,7 @@ from activemri.reconstruction.reconstructor import Measurement, Reconstruction, 
 class ZeroFilled(Reconstructor):
     """The adjoint of the measurement, as it is."""
 
-    is_zero_filled = True
+    is_zero_filled = is_differentiable = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,10 +16,12 @@ from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import make_scanner
 from activemri.mri.geometry import make_geometry
 from activemri.reconstruction.cresnet import CResNet
+from activemri.reconstruction.ensemble import Ensemble
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
+from activemri.reconstruction.registry import RECONSTRUCTORS
 from activemri.reconstruction.unet import UNet
 from activemri.reconstruction.zero_filled import ZeroFilled
-from tests.envs.scans import scan
+from tests.envs.scans import random_weights, scan
 
 ALLOWED = torch.tensor([[True] * 7, [True, False, True, True, False, True, True]])
 K = torch.tensor([3, 2])
@@ -204,12 +206,24 @@ def test_other_scanners_and_geometries_are_refused() -> None:
         mask_loss(protocol(ZeroFilled(), "radial", n_spokes=24), "mse")
 
 
-def test_a_reconstructor_without_a_gradient_is_refused() -> None:
-    class Blind(ZeroFilled):
-        def forward(self, measurement: Measurement) -> Reconstruction:
-            return Reconstruction(measurement.zero_filled.detach())
+@pytest.mark.parametrize("n_coils", [1, 2])
+@pytest.mark.parametrize("name", [name for name in RECONSTRUCTORS if name != "diffusion"])
+def test_every_line_has_a_finite_gradient_with_all_that_declare_one(
+    name: str, n_coils: int
+) -> None:
+    acquisition = protocol(random_weights(name))
+    state = acquisition.start(scans(n_coils))
+    lines = some_lines(state).requires_grad_(True)
+    mask_loss(acquisition, "ssim")(state, lines).sum().backward()
+    assert lines.grad is not None and bool(lines.grad.isfinite().all())
+    assert bool((lines.grad != 0).all())
 
-    acquisition = protocol(Blind())
-    state = acquisition.start(scans())
-    with pytest.raises(ValueError, match="Blind lets no gradient pass"):
-        mask_loss(acquisition, "mse")(state, some_lines(state).requires_grad_(True))
+
+def test_a_reconstructor_that_declares_no_gradient_is_refused() -> None:
+    class Own(Reconstructor):
+        def forward(self, measurement: Measurement) -> Reconstruction:
+            return Reconstruction(measurement.zero_filled)
+
+    for made in (Own(), random_weights("diffusion"), Ensemble([Own(), ZeroFilled()])):
+        with pytest.raises(ValueError, match=f"{type(made).__name__}.*is_differentiable"):
+            mask_loss(protocol(made), "mse")

@@ -39,7 +39,8 @@ WRAPPED: dict[str, dict[str, object]] = {
 }
 
 
-SETTINGS = {**WRAPPED, **FEW_STEPS}
+#: Few enough steps of conjugate gradients that they end before they have converged.
+SETTINGS = {**WRAPPED, **FEW_STEPS, "modl": {"cg_steps": 3}}
 KINDS = [*RECONSTRUCTORS, *WRAPPERS]
 GEOMETRIES = ["columns", "points", "radial"]
 #: Measured samples are in the image as they were measured, on a Cartesian grid of one coil.
@@ -216,6 +217,58 @@ def test_the_image_scales_with_the_signal(
     assert torch.allclose(scaled.image / factor, result.image, rtol=1e-3, atol=1e-4)
     if result.uncertainty is not None and scaled.uncertainty is not None:
         assert torch.allclose(scaled.uncertainty / factor, result.uncertainty, rtol=1e-2, atol=1e-4)
+
+
+DIFFERENTIABLE = [kind for kind in KINDS if built(kind).is_differentiable]
+
+
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
+@pytest.mark.parametrize("n_coils", [1, 2])
+def test_the_gradient_with_respect_to_the_mask_of_a_silent_scan_is_finite(
+    kind: str, n_coils: int
+) -> None:
+    samples, operator = measured(built(kind), "columns", n_coils=n_coils)
+    mask = operator.mask.float().requires_grad_()
+    measurement = Measurement.of(torch.zeros_like(samples), replace(operator, mask=mask))
+    built(kind)(measurement).image.abs().sum().backward(inputs=[mask])
+    assert mask.grad is not None and bool(mask.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
+@pytest.mark.parametrize(
+    ("geometry", "n_coils", "soft"),
+    [("columns", 1, 0.0), ("columns", 2, 0.3), ("points", 2, 0.0), ("points", 1, 0.3)],
+)
+def test_the_gradient_with_respect_to_a_soft_mask_is_the_slope_of_what_is_computed(
+    kind: str, geometry: str, n_coils: int, soft: float
+) -> None:
+    reconstructor = deepcopy(built(kind)).double()
+    samples, operator = measured(reconstructor, geometry, (7, 10), batch=1, n_coils=n_coils)
+    samples, maps = samples.to(torch.complex128), operator.sensitivity
+    maps = None if maps is None else maps.to(torch.complex128)
+    generator = torch.Generator().manual_seed(1)
+    wanted = torch.randn(7, 10, dtype=torch.complex128, generator=generator)
+    mask = operator.mask.double()  # 0 and 1, or between
+    mask += soft * (torch.rand(mask.shape, generator=generator).double() - mask)
+
+    def loss(mask: Tensor) -> Tensor:
+        measurement = Measurement.of(samples, Operator(operator.transform, mask, maps))
+        error = reconstructor(measurement).image - wanted
+        return error.abs().square().sum()
+
+    variable = mask.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(variable), variable)
+    step = 1e-6
+    readouts = range(0, mask.shape[1], 1 if geometry == "columns" else 7)
+    slopes = []
+    with torch.no_grad():
+        for readout in readouts:
+            shift = torch.zeros_like(mask)
+            shift[:, readout] = step
+            slopes.append((loss(mask + shift) - loss(mask - shift)) / (2 * step))
+    found, slope = gradient[0, list(readouts)], torch.stack(slopes)
+    assert torch.cosine_similarity(found, slope, dim=0) > 0.99
+    assert 0.9 < found.norm() / slope.norm() < 1.1
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not is_served(kind, "radial")])
