@@ -598,18 +598,17 @@ class FactorNetwork(ActionNetwork):
         x = mean + loadings z + e,   z ~ N(0, 1),   e_a ~ N(0, variance_a).
 
     An action's score is the logarithm of its expected energy given the acquired ones, posterior
-    mean + posterior variance / 2, of the share of it that is still to be acquired; of equals the
-    lower frequency is first. Zero-filled images lose the energy that was not acquired (Parseval's
-    theorem), and energies add up: the action of largest expected energy lowers the expected squared
-    error most, and no other rule that sees the same energies chooses a better next one. Taking
-    every action for its own worth, rather than for what it tells, costs little in such scans (Bakker
-    et al., Experimental design for MRI by greedy policy search, NeurIPS 2020; On learning adaptive
-    acquisition policies for undersampled multi-coil MRI reconstruction, MIDL 2022). With other
-    scores and reconstructors it is a heuristic.
+    mean + posterior variance / 2, and of the share of it that is still to be acquired; of equals
+    the lower frequency is first. Zero-filled images lose the energy that was not acquired
+    (Parseval's theorem), and energies add up: the action of largest expected energy lowers the
+    expected squared error most, and no rule that sees the same energies chooses a better next one.
+    To take an action for its own worth, and not for what it tells, costs little in such scans
+    (Bakker, van Hoof and Welling, NeurIPS 2020; Bakker et al., MIDL 2022). With other scores and
+    reconstructors it is a heuristic.
 
     Energies are sums over coils, of spokes weighted by the area of k-space that a sample stands for
-    when all are acquired. It has no rule for measuring lines again. `activemri.agents.learners.factor`
-    fits it.
+    when all are acquired. There is no rule for measuring lines again. The learner
+    :mod:`activemri.agents.learners.factor` fits it.
 
     Args:
         n_actions: number of actions.

@@ -1,6 +1,6 @@
 """The factor model: which energies go together, fitted to fully measured scans in seconds.
 
-:class:`activemri.agents.networks.FactorNetwork` says what the model is and what it decides. Here its
+:class:`activemri.agents.networks.FactorNetwork` says what the model is and what it decides. Its
 mean, loadings and variances are those of the log energies of all actions over the training scans,
 in which every subject counts the same. With n subjects the covariance between actions is known
 badly; its entries off the diagonal are multiplied by n / (n + prior), as a prior of so many
@@ -8,12 +8,13 @@ subjects with independent actions would have it (of the family of Schäfer and S
 Genet Mol Biol 4:32, 2005). Its largest principal components are the loadings, the rest of every
 action's variance is its own.
 
-A step is one more factor: validation chooses their number. Before the first step the model knows
-nothing, and takes the lowest frequency first.
+A step is one more factor: validation chooses their number. Before the first step there are none,
+and the model is a fixed order by mean energy.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from activemri.agents.learners.learner import Problem, Report, require_positive, silent
 from activemri.agents.networks import FactorNetwork, LearnedPolicy, energies
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts
-from activemri.data.volumes import evenly_spaced
+from activemri.progress import Progress
 from activemri.reconstruction.zero_filled import ZeroFilled
 
 _SMALLEST = 1e-3  # variance of an action's own: nothing is known exactly
@@ -55,7 +56,9 @@ class FactorLearner:
 
     def __init__(self, settings: Factor, problem: Problem) -> None:
         self.settings, self.problem, self.step = settings, problem, 0
-        self.positions = evenly_spaced(range(len(problem.scans)), settings.scans)
+        n_scans = len(problem.scans)
+        places = torch.linspace(0, n_scans - 1, min(n_scans, settings.scans), dtype=torch.float64)
+        self.positions = places.round().long().tolist()
         n = len({problem.scans.describe(place).subject for place in self.positions})
         if n < settings.subjects:
             raise ValueError(
@@ -63,59 +66,52 @@ class FactorLearner:
                 f"needs as many training subjects, and there are {n}; give more, or ask for fewer "
                 "and compare the policy with a fixed order"
             )
-        self.network = FactorNetwork.of(problem.scan.geometry).to(problem.scan.device)
+        self.given: FactorNetwork | None = None
         if problem.warm_start is not None:  # stands until the first step
             given = problem.network("factor", channels=0, blocks=0, stops=False)
             assert isinstance(given, FactorNetwork)
-            self.network = given
-        self.fitted: dict[str, Tensor] = {}
+            self.given = given
 
     def learn(self, n_steps: int, report: Report = silent, /) -> Mapping[str, float]:
-        if not self.fitted:
-            log_energy, known, subjects = self._measure(report)
-            self.fitted = fit(log_energy, known, subjects, prior=self.settings.prior)
         self.step += n_steps
-        self.network = self._network()
         common = self.fitted["loadings"][:, : self.step].square().sum()
         share = float(common / self.fitted["variance"].sum().clamp(min=_SMALLEST))
         report(common=share)
         return {"common_variance": share}  # that the factors explain, as a share of all
 
     def policy(self) -> LearnedPolicy:
-        return self.problem.policy(self.network)
-
-    def state(self) -> dict[str, Any]:
-        return {"step": self.step, "fitted": self.fitted}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.step, self.fitted = state["step"], dict(state["fitted"])
-        if self.step:
-            self.network = self._network()
-
-    def _network(self) -> FactorNetwork:
-        """The model of the first factors."""
+        if self.given is not None and not self.step:
+            return self.problem.policy(self.given)
         mean, variance = self.fitted["mean"], self.fitted["variance"]
         loadings = self.fitted["loadings"][:, : min(self.step, self.settings.max_steps)]
         network = FactorNetwork.of(self.problem.scan.geometry, loadings.shape[1])
         own = (variance - loadings.square().sum(dim=1)).clamp(min=_SMALLEST)
         network.load_state_dict({"mean": mean, "loadings": loadings, "variance": own})
-        return network.to(self.problem.scan.device)
+        return self.problem.policy(network.to(self.problem.scan.device))
 
-    def _measure(self, report: Report) -> tuple[Tensor, Tensor, list[str]]:
-        """Log energies of all actions, which of them there are, and whose: (scan, n_actions)."""
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+
+    @cached_property
+    def fitted(self) -> dict[str, Tensor]:
+        """Of :func:`fit`, made when it is first asked for."""
         problem = self.problem
         scan = replace(problem.scan, reconstructor=ZeroFilled(), budget=None, metrics=())
         found, subjects = [], list[str]()
-        for places in batches_of_a_kind(problem.scans, self.positions, 16):
-            batch = [problem.scans[place] for place in places]
-            for state in prepare_starts(scan, batch, seed=problem.seed):
-                whole = scan.with_masks(state, state.view.measurable)
-                seen = energies(whole.view)
-                found.append(torch.stack([seen["energy"], seen["acquired"]]).cpu())
-                subjects += [one.subject for one in state.secret.slices]
-                report(scans=len(subjects))
+        with Progress("measure scans", len(self.positions), unit="scan") as progress:
+            for places in batches_of_a_kind(problem.scans, self.positions, 16):
+                batch = [problem.scans[place] for place in places]
+                for state in prepare_starts(scan, batch, seed=problem.seed):
+                    whole = scan.with_masks(state, state.view.measurable)
+                    seen = energies(whole.view)
+                    found.append(torch.stack([seen["energy"], seen["acquired"]]).cpu())
+                    subjects += [one.subject for one in state.secret.slices]
+                    progress(len(subjects))
         log_energy, known = torch.cat(found, dim=1)
-        return log_energy, known, subjects
+        return fit(log_energy, known, subjects, prior=self.settings.prior)
 
 
 def fit(

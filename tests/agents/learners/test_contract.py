@@ -109,7 +109,8 @@ def test_it_learns_which_lines_matter(algo: str) -> None:
     learner = begun(algo, place, **LEARNING.get(algo, {}))
     # Imitation learns from mirror images of its states as well, so that it cannot tell the sides.
     wanted = 0.5 if algo == "imitation" else 1.0
-    assert strong_share(learner.policy(), place) < wanted
+    if algo != "factor":  # it begins as the best order
+        assert strong_share(learner.policy(), place) < wanted
     learner.learn(learner.settings.max_steps)
     assert strong_share(learner.policy(), place) >= wanted
 

@@ -14,7 +14,7 @@ from activemri.agents.rollout import rollout
 from activemri.data.slices import Slice, SliceList
 from activemri.mri import fourier
 from activemri.mri.geometry import make_geometry
-from tests.agents.learners.problems import listed, problem, toy_scans
+from tests.agents.learners.problems import STRONG, listed, problem, toy_scans
 from tests.envs.scans import scan
 
 SHAPE, STEADY, SHOWING = (8, 20), 10, slice(9, 12, 2)  # the start: one column, and its neighbours
@@ -189,11 +189,15 @@ def test_lines_are_measured_again_only_after_all_others() -> None:
     assert all(sorted(row[:14]) == [*range(7), *range(9, 16)] for row in actions.tolist())
 
 
-def test_before_it_is_fitted_the_lowest_frequency_comes_first() -> None:
+def test_without_factors_it_is_the_order_of_mean_energy_and_equals_go_outwards() -> None:
     place = problem(budget=4)
     policy = FactorLearner(Factor(subjects=2), place).policy()
     assert policy.traits.is_order
-    assert rollout(place.scan, policy, listed(place)).actions[0].tolist() == [9, 6, 10, 5]
+    taken = rollout(place.scan, policy, listed(place)).actions
+    assert all(set(row[:2]) == set(STRONG) for row in taken.tolist())
+    unfitted = LearnedPolicy(FactorNetwork.of(place.scan.geometry), "unfitted", place.frame)
+    actions = rollout(place.scan, unfitted, listed(place)).actions
+    assert actions[0].tolist() == [9, 6, 10, 5]
 
 
 def test_fewer_subjects_than_it_needs_are_refused() -> None:
