@@ -1,6 +1,7 @@
 """The factor model: its conditioning, its fit, and what it is worth where the truth is known."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_a_fit_finds_the_model_and_every_subject_counts_the_same() -> None:
     ("geometry", "n_coils"), [("columns", 3), ("tiles", 1), ("radial", 2), ("conjugate-columns", 1)]
 )
 def test_energies_are_those_of_readouts_relative_to_the_start(geometry: str, n_coils: int) -> None:
-    options = {"tile": 3} if geometry == "tiles" else {}
+    options: dict[str, Any] = {"tile": 3} if geometry == "tiles" else {}
     scans = SliceList([scan(index, n_coils=n_coils) for index in range(3)])
     place = problem(scans, geometry=geometry, n_center_lines=5, budget=9, **options)
     policy = fitted(place, max_steps=2)
@@ -221,11 +222,11 @@ def test_fewer_subjects_than_it_needs_are_refused() -> None:
     ],
 )
 def test_scans_of_another_geometry_shape_or_echo_train_are_refused(
-    options: dict[str, object], words: str
+    options: dict[str, Any], words: str
 ) -> None:
     policy = fitted(problem(SliceList([scan(i, shape=(12, 12)) for i in range(3)])))
     shape = options.pop("data", (12, 12))
-    other = problem(SliceList([scan(9, shape=shape)]), **options)  # type: ignore[arg-type]
+    other = problem(SliceList([scan(9, shape=shape)]), **options)
     with pytest.raises(ValueError, match=words):
         rollout(other.scan, policy, listed(other))
 
