@@ -8,8 +8,9 @@ subjects with independent actions would have it (of the family of Schäfer and S
 Genet Mol Biol 4:32, 2005). Its largest principal components are the loadings, the rest of every
 action's variance is its own.
 
-A step is one more factor: validation chooses their number. Before the first step there are none,
-and the model is a fixed order by mean energy.
+A step is one more factor. Validation chooses their number; with a network it takes far longer than
+the fit, and `--validate-every 20` asks less often. Before the first step there are no factors, and
+the model is a fixed order by mean energy.
 """
 
 from collections.abc import Mapping
