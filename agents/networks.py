@@ -602,10 +602,10 @@ class FactorNetwork(ActionNetwork):
     the lower frequency is first. Zero-filled images lose the energy that was not acquired
     (Parseval's theorem), and energies add up: the action of largest expected energy lowers the
     expected squared error of the complex image most, and no rule that sees the same energies
-    chooses a better next one. To take an action for its own worth, and not for what it tells, costs
-    little in such scans (Bakker, van Hoof and Welling, NeurIPS 2020; Bakker et al., MIDL 2022). With
-    other scores it is a heuristic: errors of the magnitude, as NMSE is here, also forgive a line
-    whose mirror image was acquired.
+    chooses a better next one. To take an action for its own worth, and not for what it tells,
+    costs little in such scans (Bakker, van Hoof and Welling, NeurIPS 2020; Bakker et al., MIDL
+    2022). With other scores it is a heuristic: errors of the magnitude, as NMSE is here, also
+    forgive a line whose mirror image was acquired.
 
     Energies are sums over coils, of spokes weighted by the area of k-space that a sample stands for
     when all are acquired. There is no rule for measuring lines again. The learner
