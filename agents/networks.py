@@ -598,7 +598,7 @@ class FactorNetwork(ActionNetwork):
         x = mean + loadings z + e,   z ~ N(0, 1),   e_a ~ N(0, variance_a).
 
     An action's score is the logarithm of its expected energy given the acquired ones, posterior
-    mean + posterior variance / 2, and of the share of it that is still to be acquired; of equals
+    mean + posterior variance / 2, and of the part of it that is still unseen; of equals
     the lower frequency is first. Zero-filled images lose the energy that was not acquired
     (Parseval's theorem), and energies add up: the action of largest expected energy lowers the
     expected squared error of the complex image most, and no rule that sees the same energies
@@ -701,7 +701,8 @@ def energies(view: View) -> Observations:
 
     `energy` is the logarithm of an action's energy relative to that of the readouts that the scan
     started with (as it is where it started with none), 0 where not all of the action is acquired;
-    `acquired` is 1 where it is; `left` is the share of its readouts that is not acquired;
+    `acquired` is 1 where it is; `left` is the part of its readouts that is still unseen, of spokes
+    in proportion to the angle to the nearest acquired one, as neighbours show nearly the same;
     `frequency` is its distance from the centre of k-space.
     """
     geometry, mask, there = view.geometry, view.mask, view.measurable
@@ -716,7 +717,7 @@ def energies(view: View) -> Observations:
     return {
         "energy": share.clamp(min=_FLOOR).log().masked_fill(~acquired, 0.0),
         "acquired": acquired.double(),
-        "left": geometry.by_action((there & ~mask).double(), "mean"),
+        "left": geometry.by_action(there * view.transform.unseen(mask), "mean"),
         "frequency": geometry.frequency.expand(acquired.shape),
     }
 
