@@ -1,6 +1,6 @@
 """Networks that score actions, and the policies that they are.
 
-They look at lines, images, the time, or complex images.
+They look at lines, images, the time, complex images, or energies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +34,8 @@ _ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")
 _GRID, _SUMMARY, _CONTEXT = 8, 128, 8
 _WIDTHS = (16, 32, 32, 32)
 
+_FLOOR = 1e-10  # energy, relative to the start's, below which an action counts as empty
+
 #: Lines of each action; None where action i acquires line i.
 Groups = Sequence[Sequence[int]] | None
 
@@ -57,16 +59,19 @@ class LearnedPolicy:
 
     @property
     def traits(self) -> Traits:
-        """An order if all that the network sees is the mask, whose course does not vary."""
-        repeats = self.frame.repeats > 1
-        is_order = self.network.observation == "mask" and not repeats
-        return Traits(is_order=is_order, repeats=repeats, needs=self.network.needs)
+        """An order if nothing that the network sees of a scan varies."""
+        network, may_repeat = self.network, self.frame.repeats > 1
+        return Traits(
+            is_order=network.is_order and not may_repeat,
+            repeats=network.repeats_lines and may_repeat,
+            needs=network.needs,
+        )
 
     def check(self, geometry: Geometry) -> None:
         """Refuse scans with other actions than those that were learned.
 
         Raises:
-            ValueError: for another number of actions.
+            ValueError: for another number of actions, or what else the network refuses.
         """
         if geometry.n_actions != self.network.n_actions:
             raise ValueError(
@@ -74,11 +79,14 @@ class LearnedPolicy:
                 f"scans have {geometry.n_actions} (geometry {geometry.name!r}): bring them to the "
                 "size that it was trained for, e.g. with --matrix-size, or train another"
             )
+        if refusal := self.network.refusal(geometry):
+            raise ValueError(f"policy {self.name!r} {refusal}")
 
     def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
         scores = self.scores(view)
         n_actions = self.network.n_actions
-        actions = choose(scores[:, :n_actions], view.legal)
+        legal = view.legal if self.network.repeats_lines else view.due
+        actions = choose(scores[:, :n_actions], legal)
         if not self.network.stops:
             return actions
         best = scores[:, :n_actions].masked_fill(~view.legal, -torch.inf).amax(dim=1)
@@ -91,7 +99,7 @@ class LearnedPolicy:
         was_training = network.training
         network.eval()
         with torch.no_grad():
-            scores: Tensor = network(observed(network, view, self.frame))
+            scores: Tensor = network(network.observe(view, self.frame))
         network.train(was_training)
         return scores
 
@@ -105,12 +113,6 @@ class LearnedPolicy:
             state_dict=network.state_dict(),
             info=info,
         )
-
-
-def observed(network: "ActionNetwork", view: View, frame: Frame) -> Observations:
-    """The observation of scans that a network takes."""
-    seen = make_observation(network.observation)(view, frame)
-    return seen if isinstance(seen, Mapping) else {"observation": seen}
 
 
 def load_policy(path: str | Path, *, name: str | None = None) -> LearnedPolicy:
@@ -243,11 +245,13 @@ class ActionNetwork(nn.Module):
         observation: name of its input, see :mod:`activemri.envs.observation`.
         n_actions: without STOP.
         needs: as of :class:`activemri.agents.policy.Traits`.
+        repeats_lines: its scores say when to measure a line again.
     """
 
     kind: ClassVar[str]
     observation: str
     needs: frozenset[str] = frozenset({"lines"})
+    repeats_lines: ClassVar[bool] = True
 
     def __init__(self, n_lines: int, /, **settings: Any) -> None:
         super().__init__()
@@ -257,6 +261,20 @@ class ActionNetwork(nn.Module):
         self.groups: Groups = settings.get("groups")
         self.stops: bool = settings.get("stops", False)
         self.n_actions = n_lines if self.groups is None else len(self.groups)
+
+    @property
+    def is_order(self) -> bool:
+        """All scans get the same scores: of the mask alone, whose course does not vary."""
+        return self.observation == "mask"
+
+    def observe(self, view: View, frame: Frame) -> Observations:
+        """The observation of scans that :meth:`forward` takes."""
+        seen = make_observation(self.observation)(view, frame)
+        return seen if isinstance(seen, Mapping) else {"observation": seen}
+
+    def refusal(self, geometry: Geometry) -> str:
+        """Reason why scans of as many actions are none of the network's, or nothing."""
+        return ""
 
 
 class ScoringNetwork(ActionNetwork):
@@ -574,10 +592,150 @@ class VarNetNetwork(ActionNetwork):
         return of_actions(self.head(self.features(image).flatten(1)), self.groups)
 
 
+class FactorNetwork(ActionNetwork):
+    """Log-normal factor model of the energies of all actions, conditioned on those acquired.
+
+    The log energies x of a scan's actions, relative to the energy of the lines that it started
+    with, are jointly Gaussian, so that a few factors z say together which actions are strong:
+
+        x = mean + loadings z + e,   z ~ N(0, 1),   e_a ~ N(0, variance_a).
+
+    An action's score is the logarithm of its expected energy given the acquired ones, posterior
+    mean + posterior variance / 2, and of the part of it that is still unseen; of equals
+    the lower frequency is first. Zero-filled images lose the energy that was not acquired
+    (Parseval's theorem), and energies add up: the action of largest expected energy lowers the
+    expected squared error of the complex image most, and no rule that sees the same energies
+    chooses a better next one. To take an action for its own worth, and not for what it tells,
+    costs little in such scans (Bakker, van Hoof and Welling, NeurIPS 2020; Bakker et al., MIDL
+    2022). With other scores it is a heuristic: errors of the magnitude, as NMSE is here, also
+    forgive a line whose mirror image was acquired.
+
+    Energies are sums over coils, of spokes weighted by the area of k-space that a sample stands for
+    when all are acquired. There is no rule for measuring lines again. The learner
+    :mod:`activemri.agents.learners.factor` fits it.
+
+    Args:
+        n_actions: number of actions.
+        n_factors: length of z; without factors it is a fixed order.
+        geometry, shape, readouts_per_action: name and frame of the only geometry that it serves.
+    """
+
+    kind = "factor"
+    observation = "energies"  # its own
+    needs: frozenset[str] = frozenset()
+    repeats_lines = False
+
+    def __init__(
+        self,
+        n_actions: int,
+        n_factors: int,
+        *,
+        geometry: str,
+        shape: Sequence[int],
+        readouts_per_action: int,
+    ) -> None:
+        sizes = dict(n_actions=n_actions, n_factors=n_factors)
+        self.serves = (geometry, tuple(shape), readouts_per_action)
+        super().__init__(
+            n_actions,
+            geometry=geometry,
+            shape=list(shape),
+            readouts_per_action=readouts_per_action,
+            **sizes,
+        )
+        self.mean = nn.Parameter(torch.zeros(n_actions, dtype=torch.float64))
+        self.loadings = nn.Parameter(torch.zeros(n_actions, n_factors, dtype=torch.float64))
+        self.variance = nn.Parameter(torch.ones(n_actions, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, geometry: Geometry, n_factors: int = 0) -> "FactorNetwork":
+        """One that knows nothing yet: the lowest frequency first."""
+        return cls(
+            geometry.n_actions,
+            n_factors,
+            geometry=geometry.name,
+            shape=geometry.shape,
+            readouts_per_action=geometry.readouts_per_action,
+        )
+
+    @property
+    def is_order(self) -> bool:
+        return self.loadings.shape[1] == 0
+
+    def refusal(self, geometry: Geometry) -> str:
+        given = (geometry.name, geometry.shape, geometry.readouts_per_action)
+        if given == self.serves:
+            return ""
+        words = "geometry {!r} of {} with {} readouts per action".format
+        return f"was fitted for {words(*self.serves)}; the scans have {words(*given)}: fit another"
+
+    def observe(self, view: View, frame: Frame) -> Observations:
+        return energies(view)
+
+    def posterior(self, observation: Observations) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of log energies: float64 (batch, n_actions) each.
+
+        Kalman's update for all acquired actions at once, in its information form: policies remember
+        nothing between calls. Acquired actions have the energy that was measured, and deviation 0.
+
+        Args:
+            observation: of :func:`energies`.
+        """
+        acquired, energy = observation["acquired"] > 0, observation["energy"]
+        weight = acquired / self.variance
+        precision = (self.loadings.T * weight[:, None]) @ self.loadings
+        precision = precision + torch.eye(precision.shape[-1]).to(precision)
+        root = torch.linalg.cholesky(precision)
+        evidence = (weight * (energy - self.mean)) @ self.loadings
+        factors = torch.cholesky_solve(evidence[..., None], root).squeeze(-1)
+        spread = torch.linalg.solve_triangular(root, self.loadings.T[None], upper=False)
+        deviation = (self.variance + spread.square().sum(dim=1)).sqrt()
+        mean = self.mean + factors @ self.loadings.T
+        return torch.where(acquired, energy, mean), deviation.masked_fill(acquired, 0.0)
+
+    def forward(self, observation: Observations) -> Tensor:
+        mean, deviation = self.posterior(observation)
+        left = observation["left"].clamp(min=torch.finfo(torch.float32).tiny)
+        return mean + deviation.square() / 2 + left.log() - 1e-9 * observation["frequency"]
+
+
+def energies(view: View) -> Observations:
+    """Energies of actions, as far as they are acquired: float64 (batch, n_actions) each.
+
+    `energy` is the logarithm of an action's energy relative to that of the readouts that the scan
+    started with (as it is where it started with none), 0 where not all of the action is acquired;
+    `acquired` is 1 where it is; `left` is the part of its readouts that is still unseen, of spokes
+    in proportion to the angle to the nearest acquired one, as neighbours show nearly the same;
+    `frequency` is its distance from the centre of k-space.
+    """
+    geometry, mask, there = view.geometry, view.mask, view.measurable
+    samples, density = view.log.samples, view.transform.density(torch.ones_like(mask[:1]))
+    if density is not None:
+        samples = samples * density.sqrt()[:, :, None]
+    parts = torch.view_as_real(samples).flatten(2)
+    of_readouts = torch.linalg.vector_norm(parts, dim=2).double().square()
+    start = (of_readouts * view.start_mask).sum(dim=1, keepdim=True)
+    share = geometry.by_action(of_readouts, "sum") / torch.where(start > 0, start, 1.0)
+    acquired = geometry.by_action(mask | ~there, "all") & geometry.by_action(mask, "any")
+    return {
+        "energy": share.clamp(min=_FLOOR).log().masked_fill(~acquired, 0.0),
+        "acquired": acquired.double(),
+        "left": geometry.by_action(there * view.transform.unseen(mask), "mean"),
+        "frequency": geometry.frequency.expand(acquired.shape),
+    }
+
+
 #: Classes by the kind that checkpoints name.
 NETWORKS: dict[str, Callable[..., ActionNetwork]] = {
     network.kind: network
-    for network in (LineNetwork, ImageNetwork, ScheduleNetwork, EvaluatorNetwork, VarNetNetwork)
+    for network in (
+        LineNetwork,
+        ImageNetwork,
+        ScheduleNetwork,
+        EvaluatorNetwork,
+        VarNetNetwork,
+        FactorNetwork,
+    )
 }
 
 

@@ -176,6 +176,10 @@ class Transform:
         """Weights of the readouts of a mask, zero of others: float32 (batch, readout)."""
         return mask.float()
 
+    def unseen(self, mask: Tensor) -> Tensor:
+        """Part of every readout that the acquired ones do not show: float64 (batch, readout)."""
+        return (~mask).double()
+
     def calibration(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Centre of the grid as acquired readouts show it, for the estimation of coil maps.
 
@@ -555,6 +559,13 @@ class Spokes(NonCartesian):
 
     def density(self, mask: Tensor) -> Tensor:
         return trajectories.density(self.angles, mask, n_samples=self.n_samples, shape=self.shape)
+
+    def unseen(self, mask: Tensor) -> Tensor:
+        # The angle to the nearest acquired spoke, in units of that between neighbours.
+        angles = self.angles.to(mask.device) % math.pi
+        apart = (angles[:, None] - angles).abs()
+        apart = torch.minimum(apart, math.pi - apart)
+        return apart.where(mask[:, None], math.pi / 2).amin(dim=2) * len(angles) / math.pi
 
     def shares(self, mask: Tensor) -> Tensor:
         return trajectories.wedges(self.angles.to(mask.device), mask).float()

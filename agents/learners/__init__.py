@@ -15,6 +15,7 @@ from activemri import plugins
 if TYPE_CHECKING:
     from activemri.agents.learners.ddqn import DatasetDoubleDQN as DatasetDoubleDQN
     from activemri.agents.learners.ddqn import DoubleDQN as DoubleDQN
+    from activemri.agents.learners.factor import Factor as Factor
     from activemri.agents.learners.greedy_pg import GreedyPG as GreedyPG
     from activemri.agents.learners.imitation import Imitation as Imitation
     from activemri.agents.learners.learner import LearnerSettings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 #: Settings of the algorithms by name, "module:class", imported when they are needed.
 LEARNERS: dict[str, str] = {
     "imitation": "activemri.agents.learners.imitation:Imitation",
+    "factor": "activemri.agents.learners.factor:Factor",
     "ppo": "activemri.agents.learners.sb3:PPO",
     "maskable-ppo": "activemri.agents.learners.sb3:MaskablePPO",
     "dqn": "activemri.agents.learners.sb3:DQN",

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
-from activemri.agents.networks import ActionNetwork, LearnedPolicy, observed
+from activemri.agents.networks import ActionNetwork, LearnedPolicy
 from activemri.agents.policy import signed
 from activemri.agents.relaxations import bounded
 from activemri.envs.scan import IDLE, STOP, State
@@ -152,7 +152,7 @@ class GreedyPGLearner(Descent):
         """
         n_more = int(self.network.stops)
         allowed = torch.nn.functional.pad(state.view.legal, (0, n_more), value=True)
-        seen = observed(self.network, state.view, self.problem.frame)
+        seen = self.network.observe(state.view, self.problem.frame)
         return seen, allowed | state.finished[:, None]
 
     def _log_policy(self, seen: Mapping[str, Tensor], allowed: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from activemri.agents.learners.learner import Descent, Problem, require_positive
-from activemri.agents.networks import ActionNetwork, LearnedPolicy, observed
+from activemri.agents.networks import ActionNetwork, LearnedPolicy
 from activemri.agents.relaxations import bounded, draw, lines_of, mask_loss
 from activemri.envs.scan import State
 
@@ -115,7 +115,7 @@ class StraightThroughLearner(Descent):
         """Masks after k more actions, drawn at one look: float (batch, n_lines)."""
         if not bool(k.any()):
             return before
-        seen = observed(self.network, state.view, self.problem.frame)
+        seen = self.network.observe(state.view, self.problem.frame)
         scores = self.network(seen)[:, : self.network.n_actions] / self.settings.temperature
         taken = draw(bounded(scores), state.view.legal, k, generator=draws)
         return lines_of(taken, state, before)

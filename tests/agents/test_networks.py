@@ -12,6 +12,7 @@ from activemri.agents.networks import (
     NETWORKS,
     ActionNetwork,
     EvaluatorNetwork,
+    FactorNetwork,
     ImageNetwork,
     LearnedPolicy,
     LineNetwork,
@@ -37,7 +38,13 @@ KINDS: dict[str, Callable[..., ActionNetwork]] = {
     "schedule": lambda **o: ScheduleNetwork(13, 4, hidden=5, **o),
     "evaluator": lambda **o: EvaluatorNetwork(13, channels=2, layers=2, **o),
     "varnet": lambda **o: VarNetNetwork((9, 13), channels=2, pools=2, hidden=8, **o),
+    "factor": lambda: with_loadings(FactorNetwork.of(make_geometry("columns", (9, 13)), 3)),
 }
+
+
+def with_loadings(made: FactorNetwork) -> FactorNetwork:
+    torch.nn.init.normal_(made.loadings)
+    return made
 
 
 def network(kind: str, **options: Any) -> Any:
@@ -56,6 +63,10 @@ def seen(kind: str, batch: int = 2) -> dict[str, Tensor]:
         "image": image,
         "mask": torch.randint(0, 2, (batch, 13), generator=generator, dtype=torch.int8),
         "budget": torch.tensor([0.75, 0.25])[:batch, None],
+        "energy": torch.randn(batch, 13, generator=generator, dtype=torch.float64),
+        "acquired": (torch.arange(13) < 4).double().expand(batch, 13),
+        "left": torch.full((batch, 13), 0.25, dtype=torch.float64),
+        "frequency": (torch.arange(13) - 6).abs().double().expand(batch, 13),
     }
 
 
@@ -67,6 +78,7 @@ def seen(kind: str, batch: int = 2) -> dict[str, Tensor]:
         ("schedule", {"budget"}),
         ("evaluator", {"image", "mask"}),
         ("varnet", {"image"}),
+        ("factor", {"energy", "acquired", "left"}),  # equals apart, frequencies change nothing
     ],
 )
 def test_scores_follow_from_what_a_network_sees_of_each_scan(kind: str, parts: set[str]) -> None:
@@ -82,7 +94,8 @@ def test_scores_follow_from_what_a_network_sees_of_each_scan(kind: str, parts: s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_settings_make_the_same_network(kind: str) -> None:
-    options: dict[str, Any] = {} if kind == "schedule" else {"groups": [[0, 1, 2], [3, 4, 11]]}
+    plain = kind in ("schedule", "factor")
+    options: dict[str, Any] = {} if plain else {"groups": [[0, 1, 2], [3, 4, 11]]}
     if kind in ("lines", "image", "schedule"):
         options["stops"] = True
     made = network(kind, **options)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from activemri.agents.networks import FactorNetwork, energies
 from activemri.agents.order import Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
@@ -387,6 +388,20 @@ def test_policies_choose_alike_whatever_was_not_acquired_unless_they_are_oracles
     same = [choices(acquisition, policy, other) == taken for other in others]
     # Oracles know the target; that they differ shows that the scans do.
     assert not all(same) if policy.traits.is_oracle else all(same)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_factor_model_sees_the_energies_of_acquired_readouts(geometry: str) -> None:
+    acquisition = made(geometry, "zero-filled")
+    network = FactorNetwork.of(acquisition.geometry, 2)
+    torch.nn.init.normal_(network.loadings, generator=torch.Generator().manual_seed(0))
+
+    def watch(state: State) -> dict[str, Tensor]:
+        seen = energies(state.view)
+        mean, deviation = network.posterior(seen)
+        return {**seen, "mean": mean, "deviation": deviation, "scores": network(seen)}
+
+    check_no_leak(acquisition, original("estimated maps"), watch=watch)
 
 
 @pytest.mark.parametrize("geometry", ["columns", "tiles", "radial"])

@@ -281,3 +281,20 @@ def test_back_projections_add_up_to_zero_filled_images(name: str, coils: bool) -
 def test_other_readouts_have_no_back_projections() -> None:
     for transform in CARTESIAN.values():
         assert transform.back_projections(samples_of(transform), None) is None
+
+
+@over("name", TRANSFORMS)
+def test_acquired_readouts_are_seen_and_spokes_far_from_them_are_not(name: str) -> None:
+    transform = TRANSFORMS[name]
+    mask = some_readouts(transform, share=0.3)
+    mask[:, 0] = True
+    unseen = transform.unseen(mask)
+    assert torch.equal(unseen == 0, mask)
+    if not isinstance(transform, Spokes):
+        assert torch.equal(unseen, (~mask).double())
+        return
+    n = transform.n_readouts
+    for acquired, row in zip(mask, unseen, strict=True):
+        turns = transform.angles[acquired][:, None] + math.pi * torch.arange(-n, n + 1).double()
+        for angle, value in zip(transform.angles, row, strict=True):
+            assert value == pytest.approx(float((turns - angle).abs().min()) * n / math.pi)

@@ -33,6 +33,7 @@ _SMALL = {
     "states": 12,
     "rounds": 1,
     "n_tried": 8,
+    "subjects": 2,
 }
 
 

@@ -31,6 +31,7 @@ LEARNING: Mapping[str, Mapping[str, Any]] = {
     "ppo": {"max_steps": 1200, "n_envs": 16, "n_steps": 4, "batch": 32, "lr": 1e-2, "spread": 1.0},
     "dqn": {"max_steps": 1200, "lr": 3e-3, "n_envs": 8, "burn_in": 200, "memory": 1000},
     "greedy-pg": {"max_steps": 200, "lr": 1e-2, "temperature": 0.25, "samples": 6, "batch": 4},
+    "factor": {},
     "loupe": {"max_steps": 60, "lr": 0.3},
     "straight-through": {"max_steps": 60, "lr": 1e-2},
     "ddqn": {
@@ -106,7 +107,8 @@ def test_it_learns_which_lines_matter(algo: str) -> None:
     learner = begun(algo, place, **LEARNING.get(algo, {}))
     # Imitation learns from mirror images of its states as well, so that it cannot tell the sides.
     wanted = 0.5 if algo == "imitation" else 1.0
-    assert strong_share(learner.policy(), place) < wanted
+    if algo != "factor":  # it begins as the best order
+        assert strong_share(learner.policy(), place) < wanted
     learner.learn(learner.settings.max_steps)
     assert strong_share(learner.policy(), place) >= wanted
 
@@ -193,6 +195,8 @@ def test_other_protocols_are_learned_or_refused_when_it_begins(
 @every
 @pytest.mark.parametrize("option", ["max_steps", "lr", "batch"])
 def test_impossible_settings_are_refused_in_one_line(algo: str, option: str) -> None:
+    if option not in {field.name for field in fields(find_learner(algo))}:  # type: ignore[arg-type]
+        pytest.skip("it has no such setting")
     with pytest.raises(ValueError, match=rf"--learner\.{option.replace('_', '-')}.*0") as refusal:
         small(algo, **{option: 0})
     assert "\n" not in str(refusal.value)
@@ -235,7 +239,7 @@ def test_a_learner_is_one_file_that_imports_at_most_five_of_ours(algo: str) -> N
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="--algo alchemy: expected one of imitation, ppo, "):
+    with pytest.raises(ValueError, match="--algo alchemy: expected one of imitation, factor, "):
         find_learner("alchemy")
     with pytest.raises(ValueError, match=r"--algo .*No module named"):
         find_learner("no.module:Here")

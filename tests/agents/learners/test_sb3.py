@@ -9,7 +9,7 @@ import torch
 
 from activemri import cli
 from activemri.agents.learners.sb3 import PPO
-from activemri.agents.networks import ImageNetwork, LearnedPolicy, load_policy, observed
+from activemri.agents.networks import ImageNetwork, LearnedPolicy, load_policy
 from activemri.agents.rollout import rollout
 from tests.agents.learners.problems import begun, listed, problem
 from tests.test_structure import MODULES, imports
@@ -74,7 +74,7 @@ def test_scores_that_are_learned_are_those_that_act() -> None:
     policy = policy_of(learner)
     place = learner.problem
     view = place.scan.start(listed(place)).view
-    seen = observed(policy.network, view, policy.frame)
+    seen = policy.network.observe(view, policy.frame)
     batch = {key: value.float() for key, value in seen.items()}
     with torch.no_grad():
         logits = learner.model.policy.get_distribution(batch).distribution.logits
@@ -91,9 +91,7 @@ def test_mean_quantiles_are_the_scores_of_the_network() -> None:
         view = place.scan.start(listed(place)).view
         policy = policy_of(learner)
         with torch.no_grad():
-            quantiles = learner.model.quantile_net(
-                dict(observed(policy.network, view, policy.frame))
-            )
+            quantiles = learner.model.quantile_net(dict(policy.network.observe(view, policy.frame)))
         assert quantiles.std(dim=1).min() > 0
         torch.testing.assert_close(quantiles.mean(dim=1), policy.scores(view))
 
