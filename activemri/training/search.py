@@ -138,6 +138,8 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     ]
     counts = {word: sum(t.state == state for t in trials) for state, word in _WORDS.items()}
     best = _summary(settings, finished[0][1])
+    with files.locked(out / LOCK):  # again: a kill may have come before the last one was written
+        files.write_json(out / "best.json", best)
     usual = "" if best["baseline"] is None else f" (baseline {best['baseline']:.4f})"
     return (
         f"{Table(('trial', 'validation', *axes), lines).text()}\n\n"
@@ -203,7 +205,7 @@ def _summary(settings: SweepSettings, trial: FrozenTrial) -> dict[str, Any]:
     """Content of ``best.json``."""
     member = _settings_of(settings, trial)
     return {
-        "trial": trial.number,
+        "trial": trial.user_attrs["folder"],  # its number rises with every kill
         "score": trial.value,
         "baseline": trial.user_attrs["baseline"],
         "values": trial.params,
