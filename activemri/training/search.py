@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 N_SHOWN = 10  # trials in the table
@@ -78,9 +79,10 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
         "median": optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warm_up),
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = JournalFileBackend(str(out / "study.log"), lock_obj=_JournalLock(out))
     with files.locked(out / LOCK):
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
+            storage=JournalStorage(journal),
             study_name="activemri",
             pruner=pruners[settings.pruner],
             direction="maximize",
@@ -147,6 +149,22 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
         f"best validation score {best['score']:.4f}{usual}, checkpoint {best['checkpoint']}\n"
         f"{best['command']}"
     )
+
+
+class _JournalLock(JournalFileOpenLock):
+    """The lock of the journal: a process that is killed lets go of it, as it does not of optuna's.
+
+    Other processes would wait half a minute for each such lock, and take it from whoever has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._held = folder / ".journal", ExitStack()
+
+    def acquire(self) -> bool:
+        return bool(self._held.enter_context(files.locked(self._path)))
+
+    def release(self) -> None:
+        self._held.close()
 
 
 def _trials(study: optuna.Study) -> list[FrozenTrial]:
