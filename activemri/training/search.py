@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 N_SHOWN = 10  # trials in the table
@@ -78,9 +79,10 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
         "median": optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warm_up),
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = JournalFileBackend(str(out / "study.log"), lock_obj=_JournalLock(out))
     with files.locked(out / LOCK):
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
+            storage=JournalStorage(journal),
             study_name="activemri",
             pruner=pruners[settings.pruner],
             direction="maximize",
@@ -138,6 +140,8 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
     ]
     counts = {word: sum(t.state == state for t in trials) for state, word in _WORDS.items()}
     best = _summary(settings, finished[0][1])
+    with files.locked(out / LOCK):  # again: a kill may have come before the last one was written
+        files.write_json(out / "best.json", best)
     usual = "" if best["baseline"] is None else f" (baseline {best['baseline']:.4f})"
     return (
         f"{Table(('trial', 'validation', *axes), lines).text()}\n\n"
@@ -145,6 +149,22 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
         f"best validation score {best['score']:.4f}{usual}, checkpoint {best['checkpoint']}\n"
         f"{best['command']}"
     )
+
+
+class _JournalLock(JournalFileOpenLock):
+    """The lock of the journal: a process that is killed lets go of it, as it does not of optuna's.
+
+    Other processes would wait half a minute for each such lock, and take it from whoever has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._held = folder / ".journal", ExitStack()
+
+    def acquire(self) -> bool:
+        return bool(self._held.enter_context(files.locked(self._path)))
+
+    def release(self) -> None:
+        self._held.close()
 
 
 def _trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -203,7 +223,7 @@ def _summary(settings: SweepSettings, trial: FrozenTrial) -> dict[str, Any]:
     """Content of ``best.json``."""
     member = _settings_of(settings, trial)
     return {
-        "trial": trial.number,
+        "trial": trial.user_attrs["folder"],  # its number rises with every kill
         "score": trial.value,
         "baseline": trial.user_attrs["baseline"],
         "values": trial.params,

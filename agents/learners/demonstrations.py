@@ -360,14 +360,13 @@ def read_demonstrations(path: str | Path, problem: Problem) -> Demonstrations:
         table = parquet.read_table(path, page_checksum_verification=True)
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is not such a Parquet file: {error!s:.300}") from error
-    described = (table.schema.metadata or {}).get(_KEY)
-    if described is None:
+    facts = files.parse_json((table.schema.metadata or {}).get(_KEY, "0"), str(path))
+    if not isinstance(facts, dict):
         raise ValueError(f"{path} holds no demonstrations; make some with 'activemri demonstrate'")
-    facts = files.parse_json(described, str(path))
     for name, here in _facts(problem).items():
-        if not isinstance(facts, dict) or facts.get(name) != here:
+        if facts.get(name) != here:
             raise ValueError(
-                f"{path} holds demonstrations for another {name}: {facts!r:.300}; this training "
+                f"{path} holds demonstrations for {name} {facts.get(name)!r:.100}; this training "
                 f"needs {here!r}"
             )
     try:

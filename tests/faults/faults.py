@@ -244,7 +244,7 @@ def changing_scans(place: Place, *, n: int, rng: random.Random) -> Outcome:
         ended = running.wait()
         if ended.defect:
             return Outcome(f"meanwhile {ended.defect}", True)
-        seen["ends" if ended.status == 0 else "refused"] += 1
+        seen["completed" if ended.status == 0 else "refused"] += 1
         printed = []
         for _ in ("with what is in the cache", "without it"):
             shutil.rmtree(place.root / OUT, ignore_errors=True)

@@ -29,6 +29,7 @@ OWN = {
     "activemri.devices": "files of the operating system",
     "activemri.files": "functions that the others call",
     "activemri.options": "a copy of settings by way of JSON",
+    "activemri.data.isolation": "files of the operating system",
     "activemri.data.phantoms.dataset": "its own source, for a digest",
     "activemri.benchmark.plan": "bytes, for a digest",
     "activemri.training.joint": "checkpoints that it has just written",
