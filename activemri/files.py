@@ -263,7 +263,8 @@ def claimed(
         folder: where results go.
         kind: name of the command.
         overwrite: names, with wildcards, of what an earlier run of the same command left: deleted.
-        shared: other processes of the same command may write at the same time.
+        shared: of a command whose processes write at the same time: wait for the one that has it,
+            and leave what is unfinished to them. The block is then for what they do in turn.
 
     Raises:
         ValueError: it belongs to another command, holds files that none has made, or another
@@ -287,9 +288,6 @@ def claimed(
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        if not shared:
-            yield
-    if shared:
         yield
 
 
@@ -297,9 +295,11 @@ def require_free(path: Path, *, overwrite: bool) -> None:
     """Refuse to write a file that is there already, or that cannot be written.
 
     Raises:
-        ValueError: it is there, and shall not be overwritten.
+        ValueError: it is there, and shall not be overwritten, or is a folder.
         OSError: its folder cannot be made or written.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected the name of a file to write")
     if path.exists() and not overwrite:
         raise ValueError(
             f"{path} is there already; add --overwrite to replace it, or choose another name"

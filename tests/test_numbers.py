@@ -108,7 +108,7 @@ def test_such_a_number_at_the_command_line_is_one_line_with_status_2(
     "option", [name for name in numeric(ScanProtocol()) if name not in ("tr", "step_cost")]
 )
 def test_scans_are_prepared_or_refused_in_one_line(option: str) -> None:
-    """What a protocol takes, its scans take as well."""
+    """Numbers that a protocol takes, its scans take as well."""
     small = ScanProtocol(matrix_size=16, n_center_lines=4, budget=4)
     needs: dict[str, Any] = {"tile": {"geometry": "tiles"}, "n_spokes": {"geometry": "radial"}}
     needs |= {name: {"scanner": "noisy"} for name in ("severity", "repeats")}

@@ -1,10 +1,14 @@
 """Commands against each other's outputs, all with all: nothing is lost or replaced unasked."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,9 +154,31 @@ def test_no_command_replaces_a_file_unasked(
     assert run(made, name, options, out) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert out.read_text() == "years"
+    (tmp_path / f"folder{suffix}").mkdir()
+    assert run(made, name, options, tmp_path / f"folder{suffix}", "--overwrite") == 2
+    assert "is a folder" in capsys.readouterr().err
     if name != "throughput":  # takes long
         assert run(made, name, options, out, "--overwrite") == 0
         assert out.read_bytes() != b"years"
+
+
+@pytest.mark.parametrize("name", [n for n in FOLDERS if n not in ("data convert", "train order")])
+def test_all_that_a_run_has_left_is_deleted_before_it_is_overwritten(
+    name: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made / name, out)
+    claimed = files.claimed
+
+    @contextmanager
+    def claim_alone(folder: Path, *given: Any, **options: Any) -> Iterator[None]:
+        with claimed(folder, *given, **options):
+            raise ValueError("stop here")
+        yield
+
+    monkeypatch.setattr(files, "claimed", claim_alone)
+    assert run(made, name, FOLDERS[name], out, "--overwrite") == 2
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == [files.MARKER]
 
 
 def test_a_run_that_is_overwritten_gives_the_results_of_a_new_one(

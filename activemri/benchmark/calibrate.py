@@ -41,6 +41,7 @@ from activemri.training.validation import Validation
 _POLICIES = ("low-frequency-first", "equispaced")  # and those that are drawn anyway
 _N_RECORDED = 8  # scans that these policies are recorded on; what they do depends on sizes alone
 _N_PIXELS = 20_000  # of a scan at a moment; from larger images so many are drawn at random
+_WRITTEN = ("calibration.*", "recalibrated.*")
 _UNIT = "root mean square of the image"
 
 
@@ -108,7 +109,7 @@ def run_calibration(settings: CalibrateSettings) -> str:
     device = settings.compute.prepare()
     reconstructor = assembled(settings).to(device)
     scans, fit_scans = open_scans(settings, device=device)
-    with files.claimed(out, "calibrate", overwrite=("calibration.*",) if overwrite else ()):
+    with files.claimed(out, "calibrate", overwrite=_WRITTEN if overwrite else ()):
         return _calibrate(settings, reconstructor, scans, fit_scans, device=device)
 
 

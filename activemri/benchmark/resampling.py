@@ -128,7 +128,7 @@ def ratio_interval(estimates: Floats) -> Interval:
 
 
 def _deviations(estimates: Floats) -> Floats:
-    """What each subject adds to a half width, (n_subjects, n_columns): half widths are norms."""
+    """Part of each subject in a half width, (n_subjects, n_columns): half widths are norms."""
     n_subjects = len(estimates) - 1
     n_errors = stdtrit((n_subjects + 1) / 3, 1 - TAIL)
     with np.errstate(invalid="ignore"):  # what is not finite has no interval

@@ -237,7 +237,7 @@ def _write_volume(
 
 
 def _partial(path: Path) -> Path:
-    """What a file is written under; what a killed run leaves of it is overwritten."""
+    """Name of a file until it is whole; the next run overwrites what a killed one leaves."""
     return path.with_name(f".{path.name}.partial")
 
 

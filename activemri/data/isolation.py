@@ -39,7 +39,7 @@ def here(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class Isolation:
-    """Where files are read, for folders of people whom you do not know."""
+    """The process that reads files, for folders of people whom you do not know."""
 
     isolate: FlagCreatePairsOff[bool] = False
     """Read files in another process; one that crashes, hangs or exhausts it is left out."""
@@ -53,7 +53,7 @@ class Isolation:
 
     @contextmanager
     def reading(self) -> Iterator[Run]:
-        """What runs the functions that read."""
+        """A runner of the functions that read."""
         if not self.isolate:
             yield here
             return

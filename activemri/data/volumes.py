@@ -326,10 +326,7 @@ def _refuse_unusable(scan: Slice) -> None:
 
 
 def _conventions(scan: Slice) -> tuple[float, float]:
-    """How far the reference, and the strongest sample, are from where they should be.
-
-    See :class:`Survey`.
-    """
+    """Mismatch of the reference, and distance of the strongest sample; see :class:`Survey`."""
     (height, width), (n_rows, n_columns) = scan.target.shape, scan.shape
     image = magnitude_reference(scan.kspace, (height, width), sensitivity=scan.sensitivity)
     norm = torch.linalg.vector_norm

@@ -97,9 +97,9 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
                 n_begun = sum(t.state != TrialState.WAITING for t in trials)
                 if n_begun >= (settings.trials or 0):
                     break
-                # Draws depend on the seed, the trial's number and the results so far only: neither
-                # a restart nor a second process draws what was drawn before.
-                state = np.random.SeedSequence([settings.run.seed, len(trials)]).generate_state(1)
+                # Draws depend on the seed, how many trials have begun, and the results so far only:
+                # neither a restart nor a second process draws what was drawn before.
+                state = np.random.SeedSequence([settings.run.seed, n_begun]).generate_state(1)
                 study.sampler = optuna.samplers.TPESampler(seed=int(state[0]))
                 trial = study.ask()
                 for key, values in axes.items():
@@ -109,7 +109,7 @@ def search(settings: SweepSettings, train: SliceDataset, validation: SliceDatase
                         trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
                     else:
                         trial.suggest_float(key, values.low, values.high, log=values.log)
-                folder = trial.user_attrs.get("folder", f"trial-{len(trials):04}")
+                folder = trial.user_attrs.get("folder", f"trial-{n_begun:04}")
                 trial.set_user_attr("folder", folder)
                 stack.enter_context(_held(settings, folder))
             report = _reporter(study, trial, getattr(base, "max_steps", None))

@@ -63,9 +63,10 @@ def test_the_ensemble_is_measured_corrected_and_written(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = f"--ensemble {' '.join(checkpoints)} --dropout-samples 2"
-    assert cli.main(line(given, out=tmp_path, size=32, n=5)) == 0
+    out = tmp_path / "out"
+    assert cli.main(line(given, out=out, size=32, n=5)) == 0
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "calibration.json").read_text())
+    found = json.loads((out / "calibration.json").read_text())
     assert set(found["before"]["numbers"]) == set(NUMBERS)
     after = found["after"]["numbers"]
     assert after["ece"]["value"] < 0.7 * found["before"]["numbers"]["ece"]["value"]
@@ -74,15 +75,15 @@ def test_the_ensemble_is_measured_corrected_and_written(
         "subjects": 5, "slices": 5, "moments": 4, "pixels": 0
     }  # fmt: skip
     assert list(found["by_lines_acquired"]) == ["0", "2", "4", "6"]
-    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
-    assert str(tmp_path / "recalibrated") in printed
-    made = make_reconstructor(tmp_path)
+    assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert str(out / "recalibrated") in printed
+    made = make_reconstructor(out)
     assert isinstance(made, Recalibrated) and isinstance(made.reconstructor, Ensemble)
     assert all(isinstance(member, MonteCarloDropout) for member in made.reconstructor.members)
     assert made.settings["predicted"] == found["recalibration"]["predicted"]
-    info = json.loads((tmp_path / "recalibrated.json").read_text())["info"]
+    info = json.loads((out / "recalibrated.json").read_text())["info"]
     assert info["fitted_on"]["split"] == "val" and info["made_of"] == checkpoints
-    assert cli.main(line(f"--reconstructor {tmp_path}", out=tmp_path / "again", size=32, n=5)) == 0
+    assert cli.main(line(f"--reconstructor {out}", out=tmp_path / "again", size=32, n=5)) == 0
     before = json.loads((tmp_path / "again" / "calibration.json").read_text())["before"]
     for name, number in after.items():
         # Where the map is flat, rounding orders the pixels.

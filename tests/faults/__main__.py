@@ -5,6 +5,7 @@ printed as a table, and written into a document on request; the status is 1 wher
 """
 
 import random
+import shutil
 import sys
 import tempfile
 import threading
@@ -61,9 +62,12 @@ def main(settings: FaultSettings) -> int:
     # leave the others waiting for ever.
     tqdm.set_lock(threading.RLock())
     if settings.out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder).chmod(0o755)  # nobody may enter
-            return main(replace(settings, out=Path(folder)))
+        folder = Path(tempfile.mkdtemp())  # a TemporaryDirectory would be deleted by every fork
+        try:
+            folder.chmod(0o755)  # nobody may enter
+            return main(replace(settings, out=folder))
+        finally:
+            shutil.rmtree(folder)
     out, started = settings.out.resolve(), time.monotonic()
     known, outcomes = out / "outcomes.json", dict[str, dict[str, str]]()
     if known.exists():

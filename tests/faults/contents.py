@@ -16,7 +16,7 @@ _NOT_RESULTS = ("lock", ".lock", "study.log")
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What finished files hold, by name, without locks and journals."""
+    """Contents of finished files by name, without locks and journals."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -48,7 +48,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 
 def content(path: Path) -> Any:
-    """What a file holds, in a form that can be compared."""
+    """Contents of a file in a form that can be compared."""
     read = _READERS.get(path.suffix)
     try:
         return digest(path.read_bytes()) if read is None else read(path)

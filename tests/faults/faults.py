@@ -1,4 +1,4 @@
-"""What may happen to a job: kills, a full disk, a folder that is read-only, another process."""
+"""Faults that a job meets: kills, a full disk, a folder that is read-only, another process."""
 
 import os
 import random
@@ -30,7 +30,7 @@ _DISK = 64 * 1024 * 1024  # bytes of the small disk
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a fault; a defect is what must not happen."""
+    """Outcome of a fault; a defect must not happen."""
 
     text: str
     is_defect: bool = False
@@ -303,7 +303,7 @@ def _small_disk(folder: Path) -> Iterator[None]:
 
 
 def can_mount() -> bool:
-    """Whether a small disk can be made here."""
+    """True where a small disk can be made."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with _small_disk(Path(folder)):

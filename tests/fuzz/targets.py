@@ -1,4 +1,4 @@
-"""What is fuzzed: files that are sound, and a use of them that fails well where they are not.
+"""Targets of the fuzz: files that are sound, and a use of them that fails well where they are not.
 
 Targets follow from what is registered: every reader with its files of the contract tests, every
 reconstructor and network with a checkpoint of its own, and each other kind of file by its module.
@@ -470,7 +470,7 @@ def _converted() -> Target:
 
 
 def _made() -> Target:
-    """What took long to make is made anew where it is damaged."""
+    """Arrays that took long to make are made anew where they are damaged."""
 
     def make() -> dict[str, Any]:
         return {"values": np.arange(6.0).reshape(2, 3), "names": np.array(["a", "b"])}

@@ -126,6 +126,7 @@ CASES: list[tuple[str, str, Change]] = [
     ("demonstrations", "file.parquet", column("score", torch.inf)),
     ("demonstrations", "file.parquet", column("volume", None)),
     ("demonstrations", "file.parquet", column("budget", str)),
+    ("demonstrations", "file.parquet", lambda content: content.replace(b"volume", b"vol\xffme")),
     ("part of a benchmark", "part.parquet", column("value", torch.nan)),
     ("part of a benchmark", "part.parquet", column("value", torch.inf)),
     ("part of a benchmark", "part.parquet", column("volume", "another")),
