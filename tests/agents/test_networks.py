@@ -32,13 +32,14 @@ from activemri.mri.geometry import make_geometry
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Scan]
 FRAME = Frame((9, 13), (9, 13), 1, 13)
+COLUMNS = make_geometry("columns", (9, 13))
 KINDS: dict[str, Callable[..., ActionNetwork]] = {
     "lines": lambda **o: LineNetwork(N_FEATURES, 13, channels=6, blocks=2, **o),
     "image": lambda **o: ImageNetwork((1, 9, 13), 13, channels=4, blocks=1, **o),
     "schedule": lambda **o: ScheduleNetwork(13, 4, hidden=5, **o),
     "evaluator": lambda **o: EvaluatorNetwork(13, channels=2, layers=2, **o),
     "varnet": lambda **o: VarNetNetwork((9, 13), channels=2, pools=2, hidden=8, **o),
-    "factor": lambda: with_loadings(FactorNetwork.of(make_geometry("columns", (9, 13)), 3)),
+    "factor": lambda: with_loadings(FactorNetwork.of(COLUMNS, 3)),
 }
 
 
