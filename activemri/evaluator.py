@@ -51,7 +51,8 @@ class Evaluator(nn.Module):
     first without normalisation) and an average over all pixels to one score a line, as in the
     paper. Ours differs: images are normalised by their root mean square and mean phase; a small
     network along the lines (`line_channels`) refines the scores, seeing each line's energy, which
-    lines have been acquired, and both on the other side of k-space. Either is left out by 0.
+    lines have been acquired, and both on the other side of k-space. Either is left out by 0; with
+    `channels` of 0 the maps are, and the small network scores the lines alone.
 
     Each map has rank one, M_i(h, w) = k_i(h) exp(2 pi i (i - c)(w - c) / W) / sqrt(W), where k_i is
     line i of the image's transform along the width. So the first convolution, by far the largest,
@@ -74,10 +75,11 @@ class Evaluator(nn.Module):
         line_channels: int = 32,
     ) -> None:
         super().__init__()
-        if min(width, channels, layers) < 1 or min(mask_features, line_channels) < 0:
+        fewest = min(channels, mask_features, line_channels)
+        if min(width, layers) < 1 or fewest < 0 or not channels + line_channels:
             raise ValueError(
-                "expected width, channels and layers of at least 1 and no negative number; got "
-                f"width={width}, channels={channels}, layers={layers}, "
+                "expected width and layers of at least 1, no negative number, and channels or "
+                f"line_channels above 0; got width={width}, channels={channels}, layers={layers}, "
                 f"mask_features={mask_features}, line_channels={line_channels}"
             )
         if layers >= width.bit_length():
@@ -89,17 +91,19 @@ class Evaluator(nn.Module):
         self.settings |= dict(mask_features=mask_features, line_channels=line_channels)
         self.width = width
         self.smallest = 2 ** (layers + 1)  # image sides: what is left needs a variance
-        self.embedding = MaskEmbedding(mask_features)
-        widths = [channels * 2 ** min(n, max(0, layers - 2)) for n in range(layers)]
-        self.first = nn.Conv2d(2 * width + mask_features, channels, _KERNEL, _STRIDE, padding=1)
-        self.convolutions = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(a, b, _KERNEL, _STRIDE, padding=1),
-                InstanceNorm(b, _SLOPE),
+        self.has_maps = channels > 0
+        if self.has_maps:
+            self.embedding = MaskEmbedding(mask_features)
+            widths = [channels * 2 ** min(n, max(0, layers - 2)) for n in range(layers)]
+            self.first = nn.Conv2d(2 * width + mask_features, channels, _KERNEL, _STRIDE, padding=1)
+            self.convolutions = nn.ModuleList(
+                nn.Sequential(
+                    nn.Conv2d(a, b, _KERNEL, _STRIDE, padding=1),
+                    InstanceNorm(b, _SLOPE),
+                )
+                for a, b in itertools.pairwise(widths)
             )
-            for a, b in itertools.pairwise(widths)
-        )
-        self.scores = nn.Linear(widths[-1], width)
+            self.scores = nn.Linear(widths[-1], width)
         self.along_lines = nn.ModuleDict()
         if line_channels:
             self.along_lines["layers"] = nn.Sequential(
@@ -125,13 +129,20 @@ class Evaluator(nn.Module):
         return torch.cat([self._score(one, its_mask) for one, its_mask in rows])
 
     def features(self, image: Tensor, mask: Tensor) -> list[Tensor]:
-        """Response of each convolution to the image, for perceptual losses: first to last."""
+        """Response of each convolution to the image, for perceptual losses: first to last.
+
+        Raises:
+            ValueError: the evaluator sees no maps.
+        """
+        if not self.has_maps:
+            raise ValueError("perceptual losses need an evaluator with maps: channels above 0")
         return self._features(*self._lines(image, mask))
 
     def _score(self, image: Tensor, mask: Tensor) -> Tensor:
         lines, acquired = self._lines(image, mask)
-        pooled = self._features(lines, acquired)[-1].mean(dim=(-2, -1))
-        scores: Tensor = self.scores(pooled)
+        scores = lines.real.new_zeros(acquired.shape)
+        if self.has_maps:
+            scores = self.scores(self._features(lines, acquired)[-1].mean(dim=(-2, -1)))
         if self.along_lines:  # corrects by what is near a line, and opposite of it
             energy = torch.log(lines.abs().square().mean(dim=1) + 1e-6) / 5
             known = acquired.to(energy.dtype)

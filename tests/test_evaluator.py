@@ -166,6 +166,15 @@ def test_a_trained_evaluator_tells_wrong_lines_from_true_ones() -> None:
     assert share.mean() > 0.6, share
 
 
+def test_without_maps_the_scores_follow_from_the_energies_of_lines_alone() -> None:
+    evaluator, image, mask = small(18, channels=0).eval(), images(12, 18), masks(18)
+    scores = evaluator(image, mask)
+    torch.testing.assert_close(evaluator(image.roll(3, dims=1), mask), scores)  # energies are equal
+    assert not torch.allclose(evaluator(images(12, 18, seed=1), mask), scores)
+    with pytest.raises(ValueError, match="channels above 0"):
+        evaluator.features(image, mask)
+
+
 def test_checkpoints_keep_every_score(tmp_path: Path) -> None:
     evaluator, image, mask = small(18).eval(), images(12, 18), masks(18)
     path = save_evaluator(tmp_path / "evaluator", evaluator, info={"data": "none"})
@@ -198,9 +207,11 @@ def test_settings_that_make_no_evaluator_are_refused(tmp_path: Path) -> None:
         make_evaluator(tmp_path / "evaluator")
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"channels": 0}, {"line_channels": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"width": 0}, {"channels": 0, "line_channels": 0}, {"line_channels": -1}]
+)
 def test_impossible_sizes_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="expected width, channels and layers"):
+    with pytest.raises(ValueError, match="expected width and layers"):
         Evaluator(**{"width": 16, **wrong})
 
 

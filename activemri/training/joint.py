@@ -79,6 +79,11 @@ class TrainJointSettings(TrainReconstructorSettings):
         require_positive(evaluator_lr=self.evaluator_lr, evaluator_steps=self.evaluator_steps)
         require_positive(gamma=self.gamma)
         require_not_negative(adversarial_weight=self.adversarial_weight)
+        if self.max_steps == 0 and (self.schedule == "alternating" or self.evaluator_steps is None):
+            raise ValueError(
+                "--max-steps 0 trains the evaluator alone: give --evaluator-steps, and --schedule "
+                "staged"
+            )
 
     def adapted(self, given: Callable[[str], Any]) -> Self:
         return replace(super().adapted(given), evaluator=arguments_of_kind(Evaluator))

@@ -30,7 +30,7 @@ from activemri.options import (
     require_positive,
 )
 from activemri.reconstruction.reconstructor import Reconstructor, require_served
-from activemri.reconstruction.registry import save_reconstructor
+from activemri.reconstruction.registry import RECONSTRUCTORS, save_reconstructor
 from activemri.reconstruction.zero_filled import ZeroFilled
 from activemri.training import loop, processes
 from activemri.training.augmentation import make_augmentation
@@ -77,7 +77,8 @@ class TrainReconstructorSettings:
     network: Arguments = field(default_factory=dict)
     """Arguments of the network."""
     max_steps: int = 2000
-    """Optimiser steps. The learning rate falls to zero at the last one."""
+    """Optimiser steps. The learning rate falls to zero at the last one. 0 keeps the weights of a
+    checkpoint as they are."""
     batch_size: int = 4
     """Scans a step."""
     lr: float = 3e-3
@@ -115,10 +116,14 @@ class TrainReconstructorSettings:
     """Bits of the numbers in layers; 16 ones need a GPU."""
 
     def __post_init__(self) -> None:
-        require_positive(max_steps=self.max_steps, batch_size=self.batch_size, lr=self.lr)
+        require_positive(batch_size=self.batch_size, lr=self.lr)
         require_positive(validate_every=self.validate_every, patience=self.patience)
         require_positive(n_splits=self.n_splits, more_noise=self.more_noise)
-        require_not_negative(images=self.images)
+        require_not_negative(images=self.images, max_steps=self.max_steps)
+        if self.max_steps == 0 and str(self.protocol.reconstructor) in RECONSTRUCTORS:
+            raise ValueError(
+                "--max-steps 0 keeps the weights of a checkpoint: give its path as --reconstructor"
+            )
 
     def adapted(self, given: Callable[[str], Any]) -> Self:
         """The same with the network's arguments of the reconstructor that is given."""

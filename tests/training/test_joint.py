@@ -79,6 +79,19 @@ def test_staged_training_ends_with_the_evaluator_of_the_best_reconstructor(tmp_p
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_no_steps_train_the_evaluator_of_given_weights_alone(tmp_path: Path) -> None:
+    given = train(joint(tmp_path / "first")).checkpoint
+    more = {"reconstructor": str(given), "network": {}, "max_steps": 0}
+    result = train(joint(tmp_path / "second", **more))
+    kept, of_first = checkpoints.load(result.checkpoint), checkpoints.load(given)
+    assert kept.state_dict.keys() == of_first.state_dict.keys()
+    for name, weight in kept.state_dict.items():
+        assert torch.equal(weight, of_first.state_dict[name])
+    assert about_evaluator(tmp_path / "second")["step"] > 0
+    with pytest.raises(ValueError, match="--evaluator-steps"):
+        joint(tmp_path, **{**more, "evaluator_steps": None})
+
+
 def test_alternating_training_keeps_the_evaluator_that_belongs_to_the_best_reconstructor(
     tmp_path: Path,
 ) -> None:
