@@ -52,6 +52,7 @@ class Frame:
     title: str = ""
     uncertainty: NDArray[np.floating[Any]] | None = None  # standard deviation of the magnitude
     latest: NDArray[np.bool_] | None = None  # True where the last action acquired
+    span: tuple[float, float] | None = None  # scores that the axis holds; None for these alone
 
 
 def frame_of(
@@ -145,7 +146,7 @@ def draw(frame: Frame, *, size: int = 256) -> Pixels:
 
     # Score against step, to the end of the lower row.
     scores = _finite(np.asarray(frame.scores, dtype=np.float64))
-    low, high = float(scores.min()), float(scores.max())
+    low, high = frame.span or (float(scores.min()), float(scores.max()))
     margin = max(0.04 * (high - low), 0.02 * abs(high + low) / 2, 1e-9)
     low, high = low - margin, high + margin
     rough = (high - low) / 4

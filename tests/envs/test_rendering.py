@@ -141,6 +141,15 @@ def test_the_curve_rises_to_the_right_with_the_scores() -> None:
     assert left > right + 15  # row numbers grow downwards
 
 
+def test_curves_that_share_a_span_share_an_axis() -> None:
+    low, high = ([0.5, 0.55], [0.5, 0.9])
+    drawn = [draw(frame(scores=scores, span=(0.5, 0.9)), size=96) for scores in (low, high)]
+    labels = [panel(picture, 1, 1, size=96)[:-14, :20] for picture in drawn]
+    np.testing.assert_array_equal(labels[0], labels[1])
+    alone = panel(draw(frame(scores=low), size=96), 1, 1, size=96)[:-14, :20]
+    assert not np.array_equal(alone, labels[0])
+
+
 @pytest.mark.parametrize(
     "scores", [[0.0], [0.0, 0.0, 0.0], [float("nan"), 0.5], [31.5], [-1.0, 1.0], [1e-9, 2e-9]]
 )
