@@ -15,7 +15,7 @@ from activemri.registration import find_protocol
 
 #: A choice of each kind that takes seconds a scan; lbcs was learned for these phantoms.
 _POLICIES = (
-    "random", "variable-density", "equispaced", "low-frequency-first", str(WEIGHTS / "lbcs"),
+    "random", "equispaced", "low-frequency-first", "conjugate-symmetric", str(WEIGHTS / "lbcs"),
     "uncertainty-greedy", "evaluator-greedy", "imitation", "oracle",
 )  # fmt: skip
 _N_WORKERS = 2
