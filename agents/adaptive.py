@@ -17,13 +17,16 @@ from activemri.mri import fourier
 from activemri.mri.geometry import cartesian
 from activemri.mri.operators import Operator
 from activemri.mri.spectrum import line_distances, power_law
-from activemri.reconstruction.reconstructor import Reconstruction, Reconstructor
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import make_reconstructor
 
 _AXES = (-2, -1)
 
 #: Images drawn where a reconstructor gives a standard deviation alone.
 N_DRAWN = 8
+
+#: Principal components that count for `principal-components`.
+N_COMPONENTS = 2
 
 #: Standard deviation of the components of `entropy-greedy`, per real number, in units of the scan's
 #: scale (the largest magnitude of its first image). It is the 50 of the paper, whose images of
@@ -106,6 +109,91 @@ def line_variance(view: View) -> Tensor:
             "an ensemble or Monte-Carlo dropout"
         )
     return variance.masked_fill(view.mask, 0)
+
+
+def uncertainty_gradient(reconstructor: str | Path | Reconstructor | None) -> Greedy:
+    """Takes the action that, begun, lowers the entropy of the image fastest.
+
+    Readouts not yet acquired get a weight of 0 and the samples that the present reconstruction
+    shows; the derivative of the entropy with respect to the weights comes from one backward pass
+    through the reconstructor. With a standard deviation per pixel the entropy is the sum of their
+    logarithms. After the gradient-based policy of Ayzenberg et al., TRUST-MRI, arXiv 2603.21806,
+    whose uncertainty is an entropy of tokens.
+
+    Args:
+        reconstructor: of the scans; its gradients with respect to masks have to be right
+            (`is_differentiable`), and it gives an uncertainty.
+
+    Raises:
+        ValueError: without a reconstructor, or for one without such gradients; in scans, for one
+            without an uncertainty.
+    """
+    if reconstructor is None:
+        raise ValueError(
+            "policy 'uncertainty-gradient' differentiates the reconstructor of the scans: give it "
+            "as reconstructor"
+        )
+    network = make_reconstructor(reconstructor)
+    if not network.is_differentiable:
+        raise ValueError(
+            "policy 'uncertainty-gradient' needs gradients with respect to masks; "
+            f"{type(network).__name__} does not declare them (is_differentiable = True)"
+        )
+
+    def score(view: View) -> Tensor:
+        whole = Operator(view.transform, torch.ones_like(view.mask), view.sensitivity)
+        shown = whole.forward(view.reconstruction.image)
+        samples = torch.where(view.mask[:, :, None, None], view.log.samples, shown)
+        with torch.enable_grad():
+            weights = view.mask.float().requires_grad_(True)
+            operator = Operator(view.transform, weights, view.sensitivity)
+            deviation = network(Measurement.of(samples, operator)).uncertainty
+            if deviation is None or not deviation.requires_grad:
+                raise ValueError(
+                    "uncertainty-gradient needs a reconstructor with an uncertainty that follows "
+                    "from the mask, e.g. cresnet"
+                )
+            entropy = deviation.clamp(min=torch.finfo(deviation.dtype).tiny).log().sum()
+            (gradient,) = torch.autograd.grad(entropy, weights)
+        return action_gains(-gradient, view)
+
+    needs = frozenset({"uncertainty", "reconstructor", "grid"})
+    return Greedy("uncertainty-gradient", score, Traits(needs=needs))
+
+
+def principal_components(
+    sampler: Reconstructor | None = None, *, n_components: int = N_COMPONENTS
+) -> Greedy:
+    """Takes the action that captures most of the leading components of posterior samples.
+
+    Elata, Michaeli and Elad, Adaptive compressed sensing with diffusion-based posterior sampling
+    (AdaSense), ECCV 2024, measure the principal components of the posterior themselves. A scanner
+    measures readouts: the worth of one is the energy of the components on it, each as long as its
+    standard deviation. With all components that is the variance of the samples, which
+    `uncertainty-greedy` takes.
+
+    Args:
+        sampler: as of :func:`posterior_samples`.
+        n_components: how many of the components count, those of largest variance.
+
+    Raises:
+        ValueError: for less than one component.
+    """
+    if n_components < 1:
+        raise ValueError(f"expected at least one component; got n_components={n_components}")
+
+    def score(view: View) -> Tensor:
+        samples = posterior_samples(view, sampler)
+        spread = samples - samples.mean(dim=1, keepdim=True)
+        flat = spread.flatten(2).to(torch.complex128)
+        # Of few samples the components are combinations: eigenvectors of a small matrix.
+        _, vectors = torch.linalg.eigh(flat @ flat.mH / samples.shape[1])
+        leading = vectors[:, :, -n_components:].mH @ flat / samples.shape[1] ** 0.5
+        images = leading.unflatten(2, samples.shape[2:]).to(samples.dtype)
+        energy = view.transform.energy(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return action_gains(energy.sum(dim=1), view)
+
+    return Greedy("principal-components", score, Traits(needs=frozenset({"samples", "grid"})))
 
 
 def action_gains(per_line: Tensor, view: View) -> Tensor:

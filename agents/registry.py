@@ -13,6 +13,8 @@ from activemri.agents.adaptive import (
     entropy_greedy,
     evaluator_greedy,
     look_ahead,
+    principal_components,
+    uncertainty_gradient,
     uncertainty_greedy,
 )
 from activemri.agents.networks import load_policy
@@ -47,7 +49,9 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "re-acquire": heuristic.re_acquire,
     **{name: partial(_learned, name) for name in KINDS},
     "uncertainty-greedy": uncertainty_greedy,
+    "uncertainty-gradient": uncertainty_gradient,
     "entropy-greedy": entropy_greedy,
+    "principal-components": principal_components,
     "evaluator-greedy": evaluator_greedy,
     "look-ahead": look_ahead,
     "oracle": oracle,

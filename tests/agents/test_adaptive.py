@@ -12,6 +12,8 @@ from activemri.agents.adaptive import (
     evaluator_greedy,
     line_scores,
     line_variance,
+    principal_components,
+    uncertainty_gradient,
     uncertainty_greedy,
 )
 from activemri.agents.rollout import rollout
@@ -19,7 +21,9 @@ from activemri.data.slices import Slice
 from activemri.envs.scan import Scan, View
 from activemri.evaluator import Evaluator
 from activemri.mri import fourier
-from activemri.reconstruction.reconstructor import Reconstruction
+from activemri.mri.operators import Operator
+from activemri.reconstruction.diffusion import Diffusion
+from activemri.reconstruction.reconstructor import Measurement, Reconstruction
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Scan]
@@ -139,3 +143,61 @@ def test_a_reconstructor_without_uncertainty_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="uncertainty-greedy needs a reconstructor that says"):
         rollout(make_protocol(), uncertainty_greedy(), [make_scan(0)])
+
+
+def test_the_action_that_lowers_the_entropy_fastest_is_taken(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    """Slopes by a small weight for one line after the other, samples as the image shows them."""
+    acquisition = make_protocol(unsure=True)
+    view, small = view_of(acquisition, [make_scan(0), make_scan(1)]), 1e-2
+    whole = Operator(view.transform, torch.ones_like(view.mask), view.sensitivity)
+    shown = whole.forward(view.reconstruction.image)
+    samples = torch.where(view.mask[:, :, None, None], view.log.samples, shown)
+
+    def entropy(weights: Tensor) -> Tensor:
+        operator = Operator(view.transform, weights, view.sensitivity)
+        found = acquisition.reconstructor(Measurement.of(samples, operator)).uncertainty
+        assert found is not None
+        return found.double().log().sum(dim=(1, 2))
+
+    at_start, steps = view.mask.float(), small / 2 * torch.eye(13)
+    falls = torch.stack([entropy(at_start - s) - entropy(at_start + s) for s in steps], dim=1)
+    score = uncertainty_gradient(acquisition.reconstructor).score(view)
+    new = view.measurable & ~view.mask
+    torch.testing.assert_close(score[new], (falls / small)[new], rtol=0.02, atol=1e-3)
+
+
+def test_what_has_no_gradient_is_refused(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
+    with pytest.raises(ValueError, match="uncertainty that follows from the mask"):
+        policy = uncertainty_gradient(make_protocol().reconstructor)
+        rollout(make_protocol(), policy, [make_scan(0)])
+    with pytest.raises(ValueError, match="gradients with respect to masks"):
+        uncertainty_gradient(Diffusion())
+
+
+def test_all_principal_components_together_are_the_variance_of_the_samples(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    view = view_of(make_protocol(lines_per_action=2), [make_scan(0), make_scan(1)])
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(2, 4, 9, 13, dtype=torch.complex64, generator=generator)
+    seen = replace(view, reconstruction=Reconstruction(samples.mean(dim=1), samples=samples))
+    every = principal_components(n_components=4).score(seen)
+    torch.testing.assert_close(every, uncertainty_greedy().score(seen), rtol=1e-4, atol=1e-6)
+    assert bool((principal_components(n_components=1).score(seen) <= every + 1e-6).all())
+
+
+def test_the_leading_component_decides_alone(
+    make_scan: MakeScan, make_protocol: MakeProtocol
+) -> None:
+    """Samples differ most by what line 2 shows, and by less on all others together."""
+    view = view_of(make_protocol(), [make_scan(0)])
+    kspace = torch.zeros(1, 4, 9, 13, dtype=torch.complex64)
+    kspace[0, :, :, 2] = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
+    kspace[0, :, :, 10] = torch.tensor([0.9, 0.9, -0.9, -0.9])[:, None]
+    samples = fourier.ifft2(kspace)
+    seen = replace(view, reconstruction=Reconstruction(samples.mean(dim=1), samples=samples))
+    score = principal_components(n_components=1).score(seen)[0]
+    assert int(score.argmax()) == 2
+    assert score[10] < 1e-6 < score[2]

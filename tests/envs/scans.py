@@ -93,6 +93,8 @@ def random_weights(name: str) -> Reconstructor:
 class Unsure(Reconstructor):
     """Zero-filled, with an uncertainty that falls as lines are acquired."""
 
+    is_differentiable = True
+
     def __init__(self) -> None:
         super().__init__()
         self.settings = {}
