@@ -30,9 +30,12 @@ from activemri.mri.spectrum import line_distances, power_law
 Floats = NDArray[np.float64]
 
 #: Names of features, see :func:`scan_features`.
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the variances of the image's windows
+_BANDS = 6  # octaves along the readout, the outermost first
 OF_SCAN = (
     "acquired", "outer_energy", "missing_energy", "isotropic_energy", "missing_ssim", "flatness",
-    "foreground", "change",
+    "foreground", "change", *(f"texture_{round(100 * q)}" for q in _QUANTILES),
+    *(f"{lines}_band_{band}" for lines in ("start", "outer") for band in range(_BANDS)),
 )  # fmt: skip
 OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
 OF_EVALUATOR = ("evaluator_mean", "evaluator_lowest")
@@ -158,6 +161,12 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
         change: log10 of the energy of reconstruction minus zero-filled image over that of the
             reconstruction: what the method has made up.
 
+        texture_10, _25, _50, _75, _90: log10 of quantiles, in percent, of the windows' variances.
+        start_band_0 .. _5: log10 of the share of the energy of the lines of the start in octaves
+            along the readout, the outermost first: tissue, its detail, and noise.
+        outer_band_0 .. _5: the same of the mean of the four outermost acquired lines, over the
+            energy of the start: what comes in last. Both absent where there are no lines.
+
     Of the uncertainty (a standard deviation per pixel):
         uncertainty: log10 of its mean over the foreground over the foreground's root mean square.
         largest_uncertainty: log10 of the largest mean over 8 x 8 blocks over the brightest pixel.
@@ -178,17 +187,22 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
     peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
     foreground = (magnitude > _FOREGROUND * peak).double()
     _, texture = _window_statistics(magnitude / peak)
+    levels = torch.tensor(_QUANTILES, dtype=texture.dtype, device=texture.device)
+    variances = _log(texture.flatten(1).quantile(levels, dim=1))
     found = {
         "acquired": view.n_acquired.double() / view.measurable.sum(dim=1).clamp(min=1),
         "flatness": (SSIM_K2**2 / (2 * texture + SSIM_K2**2)).double().mean(dim=(-2, -1)),
         "foreground": foreground.mean(dim=(-2, -1)),
         "change": _log(made_up.abs().double().square().mean(dim=(-2, -1)) / _positive(energy)),
+        **{f"texture_{round(100 * q)}": v for q, v in zip(_QUANTILES, variances, strict=True)},
     }
     if view.transform.is_cartesian:
         lines = _line_energies(view)
         missing = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
         found |= {name: _log(value) for name, value in lines.items()}
         found["missing_ssim"] = expected_ssim(magnitude, missing)
+    if view.geometry.has_lines:
+        found |= _band_energies(view)
     if view.reconstruction.uncertainty is not None:
         uncertainty = center_crop(view.reconstruction.uncertainty, view.target_shape)
         uncertainty = uncertainty.to(magnitude.dtype)
@@ -247,7 +261,7 @@ def _line_energies(view: View) -> dict[str, Tensor]:
     acquired = transform.own(view.mask)
     missing = transform.own(view.measurable) & ~acquired
     distance = line_distances(transform.own_shape, energy.device)
-    outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
+    outer = _outermost(distance, acquired)
 
     def share(expected: Tensor) -> Tensor:
         """Expected energy of missing lines over that of all; the acquired ones hold 1."""
@@ -272,6 +286,30 @@ def _line_energies(view: View) -> dict[str, Tensor]:
         # The same energy, spread over another number of lines.
         features["isotropic_energy"] = share(both / 2 * readout / n_lines)
     return features
+
+
+def _outermost(distance: Tensor, acquired: Tensor) -> Tensor:
+    """Places of the outermost acquired lines, int64 (batch, at most 4)."""
+    return (distance * acquired).topk(min(_OUTER, acquired.shape[1]), dim=1).indices
+
+
+def _band_energies(view: View) -> dict[str, Tensor]:
+    """Energies of lines in octaves along the readout, over the energy of the start's lines."""
+    energy = view.log.samples.abs().double().square().sum(dim=2)  # (batch, line, sample)
+    n_lines, n_samples = energy.shape[1:]
+    place = torch.arange(n_samples, device=energy.device) - n_samples // 2
+    octave = (n_samples / 2 / place.abs().clamp(min=1)).log2().long().clamp(max=_BANDS - 1)
+    energy = energy @ functional.one_hot(octave, _BANDS).double()
+    start = (energy * view.start_mask[..., None]).sum(dim=1)
+    offset = torch.arange(n_lines, device=energy.device).double() - n_lines // 2
+    outer = _outermost(offset.abs(), view.mask)[..., None].expand(-1, -1, _BANDS)
+    whole = _positive(start.sum(dim=1, keepdim=True))
+    bands = {"start": start / whole, "outer": energy.gather(1, outer).mean(dim=1) / whole}
+    return {
+        f"{lines}_band_{band}": _log(values[:, band])
+        for lines, values in bands.items()
+        for band in range(_BANDS)
+    }
 
 
 def _window_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
