@@ -404,34 +404,40 @@ def _fit_rules(plan: Plan) -> list[FittedRule]:
     fitted = []
     for (reconstructor, policy), scored in _curves(plan, plan.shards()).items():
         played = {split: curves[reconstructor, policy] for split, curves in by_split.items()}
-        path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}.json"
         n_units, n_subjects = (
             sum(len(set(played[split].units(unit))) for split in stop.calibration_splits)
             for unit in (stop.unit, "subject")
         )
-        rule, refusal = None, ""
-        try:
-            predictor, threshold = fit_rule(stop, played, seed=plan.settings.run.seed)
-        except RuleError as error:
-            refusal = str(error)
-            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
-        else:
-            assert stop.target is not None
-            rule = StoppingRule(
-                predictor=predictor,
-                target=stop.target,
-                threshold=threshold,
-                alpha=stop.alpha,
-                unit=stop.unit,
-                n_units=n_units,
-                policy=policy,
-                reconstructor=reconstructor,
-                data=f"{plan.protocol.data} {' and '.join(stop.splits)}",
-                n_center_lines=plan.protocol.n_center_lines,
-                budget=plan.budget,
+        for kind in stop.rules:
+            name = "" if kind == "predicted-score" else f"-{kind}"
+            path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}{name}.json"
+            rule, refusal = None, ""
+            try:
+                predictor, threshold = fit_rule(
+                    stop, played, kind=kind, seed=plan.settings.run.seed
+                )
+            except RuleError as error:
+                refusal = str(error)
+                path.unlink(missing_ok=True)  # one for another target would be taken for this one
+            else:
+                assert stop.target is not None
+                rule = StoppingRule(
+                    predictor=predictor,
+                    target=stop.target,
+                    threshold=threshold,
+                    alpha=stop.alpha,
+                    unit=stop.unit,
+                    n_units=n_units,
+                    policy=policy,
+                    reconstructor=reconstructor,
+                    data=f"{plan.protocol.data} {' and '.join(stop.splits)}",
+                    n_center_lines=plan.protocol.n_center_lines,
+                    budget=plan.budget,
+                )
+                rule.save(path)
+            fitted.append(
+                FittedRule(policy, reconstructor, scored, rule, refusal, n_units, n_subjects, kind)
             )
-            rule.save(path)
-        fitted.append(FittedRule(policy, reconstructor, scored, rule, refusal, n_units, n_subjects))
     return fitted
 
 

@@ -302,6 +302,8 @@ def test_units_nest() -> None:
         ({"metric": "sism"}, "unknown metric 'sism'"),
         ({"alpha": 1.5}, "--stop.alpha"),
         ({"max_slices": 0}, "--stop.max-slices"),
+        ({"fit_subjects": 0}, "--stop.fit-subjects"),
+        ({"rules": ()}, "--stop.rules"),
         ({"fit": "val"}, "must not be fitted to the split that it is calibrated on"),
     ],
 )
