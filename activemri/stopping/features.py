@@ -181,7 +181,8 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
         start_band_0 .. _5: log10 of the share of the energy of the lines of the start in octaves
             along the readout, the outermost first: tissue, its detail, and noise.
         outer_band_0 .. _5: the same of the mean of the four outermost acquired lines, over the
-            energy of the start: what comes in last. These three are absent where there are no lines.
+            energy of the start: what comes in last. Absent, like the two before, where there are no
+            lines.
 
     Of the uncertainty (a standard deviation per pixel):
         uncertainty: log10 of its mean over the foreground over the foreground's root mean square.

@@ -18,7 +18,7 @@ Three rules make the same promise on the same calibration subjects:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -299,7 +299,8 @@ def calibrate(
     """The most permissive threshold on the predictions that keeps the misses below alpha.
 
     Misses are the share of slices that stop below the target, mean over units. Episodes, with
-    `predicted` for them, (episode, step), must be others than those that the predictor was fitted to.
+    `predicted` for them, (episode, step), must be others than those that the predictor was fitted
+    to.
 
     Raises:
         RuleError: too few units, or the budget is too small for the target.

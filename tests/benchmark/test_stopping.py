@@ -164,7 +164,11 @@ def test_a_refusal_has_no_numbers_and_is_told() -> None:
     assert (row["refused"], row["threshold"]) == ("too few", None)
     assert "lines" not in row and trade_off(refused, STOP) is None
     text = stopping_table([row, savings(fitted(invented()), STOP)], STOP).text()
-    assert "no rule" in text and "random, unet, predicted-score: no rule: too few" in text and "None" not in text
+    assert (
+        "no rule" in text
+        and "random, unet, predicted-score: no rule: too few" in text
+        and "None" not in text
+    )
 
 
 def test_curves_come_back_from_a_long_table_each_continued_with_its_last_values() -> None:
@@ -194,7 +198,8 @@ def test_curves_come_back_from_a_long_table_each_continued_with_its_last_values(
 def test_the_figure_names_everything_that_it_draws() -> None:
     panels = {}
     for seed, name in enumerate(["random", "$lbcs$", "<greedy>"]):
-        assert (found := trade_off(fitted(invented(seed), 0.75), STOP)) is not None
+        found = trade_off(fitted(invented(seed), 0.75), STOP)
+        assert found is not None
         panels[name] = {"predicted-score": found, "interval-length": found}
     figure = figures.trade_off_figure(panels, STOP, reconstructor="unet")
     words = " ".join(ET.fromstring(figure.svg).itertext())
