@@ -39,6 +39,7 @@ _SHARES = LinearSegmentedColormap.from_list(
     "shares", ["#eef0f3", "#9fc6e6", "#3f8fc9", "#0b4f8a", "#08223f"]
 ).with_extremes(bad="#c9ccd2")
 _GREY, _ACCENT, _ALARM = "#7f8288", "#0072b2", "#d55e00"
+_RULES = {"predicted-score": _ACCENT, "interval-length": "#009e73", "fixed-budget": _GREY}
 
 _QUANTITIES = {"auc": "area", "final": "final score"}
 
@@ -286,21 +287,24 @@ def taken_share(actions: pd.DataFrame, *, n_actions: int) -> NDArray[np.float64]
 
 @mpl.rc_context(STYLE)
 def trade_off_figure(
-    panels: Mapping[str, TradeOff], stop: StopSettings, *, reconstructor: str
+    panels: Mapping[str, Mapping[str, TradeOff]], stop: StopSettings, *, reconstructor: str
 ) -> ReportFigure:
-    """Mean lines against miss rate, a panel a policy."""
+    """Mean lines against miss rate, a panel a policy, of several rules by kind."""
     n_columns = min(len(panels), 2)
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(7.6, 0.3 + 3.1 * n_rows))
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
-    for axes, (policy, found) in zip(grid.flat, panels.items(), strict=False):
-        curves, (budgets, missed) = (found["rule"], found["fixed"]), found["fixed"]
+    for axes, (policy, rules) in zip(grid.flat, panels.items(), strict=False):
+        found = next(iter(rules.values()))  # the others are its rivals
+        budgets, missed = found["fixed"]
+        curves = {"fixed-budget": found["fixed"]} | {kind: r["rule"] for kind, r in rules.items()}
         lines, miss = (float(value[0]) for value in found["chosen"])
         axes.axhline(stop.alpha, color=_ALARM, lw=1, ls=(0, (1, 2)), label=f"alpha {stop.alpha:g}")
-        axes.plot(budgets, missed, color=_GREY, lw=1.8, label="fixed budget")
-        axes.plot(*found["rule"], color=_ACCENT, lw=2, label="stopping rule")
         dot: dict[str, Any] = {"ms": 9, "mec": "white", "mew": 1.2, "zorder": 4}
-        axes.plot(lines, miss, "o", color=_ACCENT, label="calibrated", **dot)
+        for kind, curve in curves.items():
+            axes.plot(*curve, color=_RULES[kind], lw=2, label=kind)
+        for kind, one in rules.items():
+            axes.plot(*one["chosen"], "o", color=_RULES[kind], **dot)
         axes.plot(*found["oracle"], "*", color=_GREY, ms=12, mew=0, label="oracle stop")
         # From the calibrated rule to the fixed budget that misses no more often.
         same = float(budgets[cheapest(missed[None], found["chosen"][1])[0]])
@@ -310,9 +314,9 @@ def trade_off_figure(
             axes.annotate(words, end, (4, 4), textcoords="offset points", fontsize=9)
         highest = max(2.5 * stop.alpha, 1.3 * miss, 0.15)
         axes.set_ylim(-0.04 * highest, min(1.02, highest))
-        seen = [found["oracle"][0], *(x[y <= highest] for x, y in curves)]
+        seen = [found["oracle"][0], *(x[y <= highest] for x, y in curves.values())]
         left = min(x[0] for x in seen if len(x))
-        right = max([lines, *(x[y.argmin()] for x, y in curves)])
+        right = max([lines, *(x[y.argmin()] for x, y in curves.values())])
         margin = 0.06 * (right - left) + 0.5
         axes.set_xlim(left - margin, right + 2 * margin)
         axes.grid()
@@ -328,8 +332,8 @@ def trade_off_figure(
     return ReportFigure(
         f"Lines against misses, {reconstructor}",
         _svg(figure, f"trade-off{reconstructor}"),
-        "Further down and left is better. The rule at all thresholds; its dot is the calibrated "
-        "one.",
+        "Further down and left is better. Rules at all thresholds; their dots are the calibrated "
+        "ones.",
     )
 
 

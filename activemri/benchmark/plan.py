@@ -406,11 +406,17 @@ class Plan:
     def _open_stopping(self) -> dict[str, Scans]:
         stop, found = self.stop, {}
         hint = "Choose another --split, --stop.fit or --stop.calibration"
-        for split in stop.splits:
-            more: dict[str, Any] = {"slices_per_volume": self.settings.slices_per_volume}
-            if split == stop.calibration_splits[-1]:  # of several, val is the one that can grow
-                more["n_subjects"] = stop.calibration_subjects
-            found[split] = self._open(split, stop.max_slices, use="--stop", hint=hint, **more)
+        wanted = stop.fit_subjects, stop.calibration_subjects
+        for split, n_subjects in zip(stop.splits, wanted, strict=True):
+            most = stop.max_slices and max(stop.max_slices, n_subjects or 0)
+            found[split] = self._open(
+                split,
+                most,
+                use="--stop",
+                hint=hint,
+                slices_per_volume=self.settings.slices_per_volume,
+                n_subjects=n_subjects,
+            )
         if not stop.is_crossfit:
             fit, calibration = found[stop.fit].subjects, found[stop.calibration].subjects
             if shared := _named(fit & calibration):

@@ -354,17 +354,19 @@ def _stopping(
 ) -> Iterator[str | Table | ReportFigure]:
     stop = plan.stop
     yield (
-        "Each policy stops a scan when its predicted score is good enough for "
+        "Each policy stops a scan when a rule finds it good enough for "
         f"{metric_name(str(stop.metric))} {stop.target:g} ({direction(str(stop.metric))}). The "
-        f"predictor ({stop.predictor}) sees only the scan; its threshold was chosen on "
+        f"predictors ({stop.predictor}) see only the scan; each threshold was chosen on "
         f"{rules[0].n_units} {stop.unit}s of other subjects so that at most alpha = {stop.alpha:g} "
         "of new scans stop below the target."
     )
     yield table
     for label in plan.reconstructors:
         own = [rule for rule in rules if rule.reconstructor == label]
-        found = {rule.policy: savings.trade_off(rule, stop) for rule in own}
-        panels = {policy: one for policy, one in found.items() if one is not None}
+        panels: dict[str, dict[str, savings.TradeOff]] = {}
+        for rule in own:
+            if (found := savings.trade_off(rule, stop)) is not None:
+                panels.setdefault(rule.policy, {})[rule.kind] = found
         if panels:
             yield figures.trade_off_figure(panels, stop, reconstructor=label)
 

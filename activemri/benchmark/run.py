@@ -40,7 +40,7 @@ from activemri.options import Compute, RunOptions
 from activemri.progress import Progress
 from activemri.stopping import RuleError
 from activemri.stopping.features import Curves, play_recorded
-from activemri.stopping.rule import StoppingRule, fit_rule
+from activemri.stopping.rule import RuleKind, StoppingRule, fit_rule
 
 _SETTINGS = "settings.json"
 _WRITTEN = (
@@ -399,40 +399,55 @@ def _work_there(work: Work[Item], item: Item, cost: float) -> None:
 
 def _fit_rules(plan: Plan) -> list[FittedRule]:
     """Stopping rules made from what was played; each is saved in the folder `rules`."""
-    stop = plan.stop
     by_split = {split: _curves(plan, plan.shards(split)) for split in plan.stopping}
-    fitted = []
-    for (reconstructor, policy), scored in _curves(plan, plan.shards()).items():
-        played = {split: curves[reconstructor, policy] for split, curves in by_split.items()}
-        path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}.json"
-        n_units, n_subjects = (
-            sum(len(set(played[split].units(unit))) for split in stop.calibration_splits)
-            for unit in (stop.unit, "subject")
-        )
-        rule, refusal = None, ""
-        try:
-            predictor, threshold = fit_rule(stop, played, seed=plan.settings.run.seed)
-        except RuleError as error:
-            refusal = str(error)
-            path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
-        else:
-            assert stop.target is not None
-            rule = StoppingRule(
-                predictor=predictor,
-                target=stop.target,
-                threshold=threshold,
-                alpha=stop.alpha,
-                unit=stop.unit,
-                n_units=n_units,
-                policy=policy,
-                reconstructor=reconstructor,
-                data=f"{plan.protocol.data} {' and '.join(stop.splits)}",
-                n_center_lines=plan.protocol.n_center_lines,
-                budget=plan.budget,
-            )
-            rule.save(path)
-        fitted.append(FittedRule(policy, reconstructor, scored, rule, refusal, n_units, n_subjects))
+    scored, fitted = _curves(plan, plan.shards()), []
+    n_rules = len(scored) * len(plan.stop.rules)
+    with Progress("fit stopping rules", n_rules, unit="rule") as progress:
+        for (reconstructor, policy), curves in scored.items():
+            played = {split: own[reconstructor, policy] for split, own in by_split.items()}
+            for kind in plan.stop.rules:
+                fitted.append(_fit_rule(plan, kind, policy, reconstructor, played, curves))
+                progress(len(fitted))
     return fitted
+
+
+def _fit_rule(
+    plan: Plan,
+    kind: RuleKind,
+    policy: str,
+    reconstructor: str,
+    played: Mapping[str, Curves],
+    scored: Curves,
+) -> FittedRule:
+    stop, name = plan.stop, "" if kind == "predicted-score" else f"-{kind}"
+    path = plan.settings.run.out / "rules" / f"{policy}-{reconstructor}{name}.json"
+    n_units, n_subjects = (
+        sum(len(set(played[split].units(unit))) for split in stop.calibration_splits)
+        for unit in (stop.unit, "subject")
+    )
+    rule, refusal = None, ""
+    try:
+        predictor, threshold = fit_rule(stop, played, kind=kind, seed=plan.settings.run.seed)
+    except RuleError as error:
+        refusal = str(error)
+        path.unlink(missing_ok=True)  # a rule for another target would be taken for this one
+    else:
+        assert stop.target is not None
+        rule = StoppingRule(
+            predictor=predictor,
+            target=stop.target,
+            threshold=threshold,
+            alpha=stop.alpha,
+            unit=stop.unit,
+            n_units=n_units,
+            policy=policy,
+            reconstructor=reconstructor,
+            data=f"{plan.protocol.data} {' and '.join(stop.splits)}",
+            n_center_lines=plan.protocol.n_center_lines,
+            budget=plan.budget,
+        )
+        rule.save(path)
+    return FittedRule(policy, reconstructor, scored, rule, refusal, n_units, n_subjects, kind)
 
 
 def _curves(plan: Plan, shards: Iterable[Shard]) -> dict[tuple[str, str], Curves]:

@@ -19,7 +19,7 @@ from activemri.benchmark.statistics import metric_name
 from activemri.data.slices import SliceInfo
 from activemri.metrics import METRICS, spearman
 from activemri.stopping.features import Curves
-from activemri.stopping.rule import StoppingRule, StopSettings, first_steps, misses, sign_of
+from activemri.stopping.rule import RuleKind, StoppingRule, StopSettings, first_steps, misses
 from activemri.tables import Cell, Table
 
 Floats = resampling.Floats
@@ -41,6 +41,7 @@ class FittedRule:
         rule: None where there is no safe one.
         refusal: why there is none, else empty.
         n_units, n_subjects: of the calibration.
+        kind: one of :data:`activemri.stopping.rule.RULES`.
     """
 
     policy: str
@@ -50,6 +51,7 @@ class FittedRule:
     refusal: str
     n_units: int
     n_subjects: int
+    kind: RuleKind = "predicted-score"
 
 
 def curves_of(table: pd.DataFrame, scans: Sequence[SliceInfo]) -> Curves:
@@ -101,7 +103,7 @@ def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
     if fitted.rule is None:
         return None
     # What cannot be predicted does not stop a scan.
-    quality = sign_of(str(stop.metric)) * fitted.rule.predictor(fitted.curves.features)
+    quality = fitted.rule.predictor.sign * fitted.rule.predictor(fitted.curves.features)
     quality = np.where(np.isnan(quality), -np.inf, quality)
     best = np.maximum.accumulate(quality, axis=1)
     values = np.unique(best)
@@ -128,10 +130,10 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
     - ``fixed_lines``, ``fixed_miss``: the smallest fixed budget that misses no more often, on these
       very scans (None: the whole budget does), ``saved`` = fixed_lines - lines with its interval;
     - ``oracle_lines``, ``oracle_miss``; ``share``: saved over what the oracle saves against the
-      same fixed budget (None where the oracle saves nothing);
-    - ``error``: root mean square error of the prediction in the tenth of the steps whose true score
-      is nearest to the target; ``rank``: Spearman's correlation of predicted and true scores over
-      all steps.
+      same fixed budget (None where the oracle saves nothing), with its interval (Fieller);
+    - where a score is predicted, ``error``: root mean square error of the prediction in the tenth
+      of the steps whose true score is nearest to the target; ``rank``: Spearman's correlation of
+      predicted and true scores over all steps; ``r2``: share of their variance that is predicted.
     """
     curves, rule = fitted.curves, fitted.rule
     subject, unit = curves.units("subject"), curves.units(stop.unit)
@@ -139,6 +141,7 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
     row: dict[str, object] = {
         "policy": fitted.policy,
         "reconstructor": fitted.reconstructor,
+        "rule": fitted.kind,
         "metric": stop.metric,
         "target": stop.target,
         "alpha": stop.alpha,
@@ -160,10 +163,6 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
     reached = bool(miss[budget] <= miss[0] + 1e-12)
     saved = mean_lines[budget] - mean_lines[0]
     to_save = mean_lines[budget] - mean_lines[1]
-    predicted, true = rule.predictor(curves.features), curves.scores[str(stop.metric)]
-    distance = np.abs(true - rule.target)
-    near = distance <= np.quantile(distance, 0.1)
-    rank = spearman(predicted.ravel(), true.ravel())
     row |= {
         "lines": float(mean_lines[0]),
         "lines_q05": float(np.quantile(lines[:, 0], 0.05)),
@@ -184,6 +183,7 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
     budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
     less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
     angles = np.arcsin(np.sqrt(np.clip(missed[:, 0], 0, 1)))
+    possible = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 1]
     of_miss, of_saving = resampling.intervals(np.stack([angles, less], axis=1))
     low, high = of_miss.low, of_miss.high
     if low is not None and high is not None:
@@ -192,13 +192,24 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
             high = 1 - resampling.TAIL ** (1 / n_subjects)
     row |= {"miss_lo": low, "miss_hi": high}
     row |= {"saved_lo": of_saving.low, "saved_hi": of_saving.high}
+    if row["share"] is not None:
+        of_share = resampling.ratio_interval(np.stack([less, possible], axis=1))
+        row |= {"share_lo": of_share.low, "share_hi": of_share.high}
     if stop.unit == "slice":
         row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(float(miss[0]), len(losses))
         low = ends[0] if low is None else min(low, ends[0])
-    return row | {
-        "holds": None if low is None else bool(low <= stop.alpha),
-        "error": float(np.sqrt(np.mean((predicted - true)[near] ** 2))),
+    row |= {"holds": None if low is None else bool(low <= stop.alpha)}
+    return row | (_accuracy(rule, curves) if rule.predictor.estimates == "score" else {})
+
+
+def _accuracy(rule: StoppingRule, curves: Curves) -> dict[str, float | None]:
+    predicted, true = rule.predictor(curves.features), curves.scores[rule.metric]
+    distance, wrong = np.abs(true - rule.target), (predicted - true) ** 2
+    rank, variance = spearman(predicted.ravel(), true.ravel()), true.var()
+    return {
+        "error": float(np.sqrt(wrong[distance <= np.quantile(distance, 0.1)].mean())),
         "rank": None if np.isnan(rank) else rank,
+        "r2": float(1 - wrong.mean() / variance) if variance > 0 else None,
     }
 
 
@@ -217,9 +228,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[str] = ()) -> Table:
     """Rows of :func:`savings` as a table, with further notes: :func:`promises`."""
-    names = ["policy", "reconstructor"]
-    if len({row["reconstructor"] for row in rows}) < 2:
-        names.pop()
+    several = len({row["reconstructor"] for row in rows}) > 1
+    names = ["policy", *(["reconstructor"] if several else []), "rule"]
 
     def number(value: float | None, form: str) -> str:
         if value is None:
@@ -238,7 +248,8 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
         lines.append(line)
         if row["refused"]:
             line += [Cell("no rule", small=(row["refused"],)), *[Cell("")] * 8]
-            refused.append(f"{row['policy']}, {row['reconstructor']}: no rule: {row['refused']}")
+            whose = f"{row['policy']}, {row['reconstructor']}, {row['rule']}"
+            refused.append(f"{whose}: no rule: {row['refused']}")
             continue
         below = {True: "not above alpha", False: "above alpha", None: ""}[row["holds"]]
         style = "" if row["holds"] else "worse"
@@ -249,9 +260,9 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
             Cell(number(row["fixed_lines"], ".1f")),
             with_ends(row, "saved", "+.1f"),
             Cell(number(row["oracle_lines"], ".1f")),
-            Cell(number(row["share"], ".0%")),
+            with_ends(row, "share", ".0%"),
             Cell(number(row["threshold"], ".4f")),
-            Cell(number(row["error"], ".3f")),
+            Cell(number(row.get("error"), ".3f")),
         ]
     heads = "missed", "lines", "5-95 %", "fixed", "saved", "oracle", "share", "threshold", "error"
     return Table(
@@ -265,7 +276,11 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
             "included. Fixed: smallest budget for all that misses no more often, chosen with "
             "hindsight on these very scans. Saved: lines against it. Oracle: stops when the target "
             "is truly reached. Share: saved over what the oracle saves. Error: of predictions near "
-            "the target, root mean square.",
+            "the target, root mean square. Rules: predicted-score stops when the predicted score "
+            "is high enough; interval-length when the score's conformal interval is short enough "
+            "(after TaskUQ, Wen et al. 2024); fixed-budget at the smallest budget for all. All "
+            "make the same promise; their thresholds are a score, log10 of the size of its error, "
+            "and a share of the lines.",
             *words,
         ],
     )

@@ -8,6 +8,7 @@ them along whole episodes: one roll-out serves every threshold.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,18 @@ from activemri.mri.spectrum import line_distances, power_law
 Floats = NDArray[np.float64]
 
 #: Names of features, see :func:`scan_features`.
+_QUANTILES = {10: 0.1, 25: 0.25, 50: 0.5, 75: 0.75, 90: 0.9}  # of windows, by percent
+_BANDS = 6  # octaves along the readout, the outermost first
+_NOISE = 0.75  # samples further out, as a share of the way to the end of the readout, are noise
 OF_SCAN = (
     "acquired", "outer_energy", "missing_energy", "isotropic_energy", "missing_ssim", "flatness",
-    "foreground", "change",
+    "foreground", "change", "noise", *(f"texture_{percent}" for percent in _QUANTILES),
+    *(f"{lines}_band_{band}" for lines in ("start", "outer") for band in range(_BANDS)),
 )  # fmt: skip
-OF_UNCERTAINTY = ("uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim")
+OF_UNCERTAINTY = (
+    "uncertainty", "largest_uncertainty", "expected_nmse", "expected_ssim",
+    *(f"similarity_{percent}" for percent in _QUANTILES),
+)  # fmt: skip
 OF_EVALUATOR = ("evaluator_mean", "evaluator_lowest")
 
 #: Pixels brighter than this share of the brightest one are foreground.
@@ -65,6 +73,15 @@ class Curves:
         units = [unit_of(scan, unit) for scan in self.scans]
         numbers = {one: number for number, one in enumerate(dict.fromkeys(units))}
         return np.array([numbers[one] for one in units], np.intp)
+
+    def select(self, rows: NDArray[np.bool_]) -> "Curves":
+        """The episodes where `rows`, (episode,), is true."""
+        scores, features = (
+            {name: values[rows] for name, values in of.items()}
+            for of in (self.scores, self.features)
+        )
+        scans = tuple(compress(self.scans, rows.tolist()))
+        return Curves(scans, self.n_acquired[rows], scores, features)
 
     @classmethod
     def join(cls, parts: Sequence["Curves"]) -> "Curves":
@@ -158,11 +175,21 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
         change: log10 of the energy of reconstruction minus zero-filled image over that of the
             reconstruction: what the method has made up.
 
+        texture_10, _25, _50, _75, _90: log10 of quantiles, in percent, of the windows' variances.
+        noise: log10 of the share of the energy of the lines of the start in the outer quarter of
+            the readout, on either side.
+        start_band_0 .. _5: log10 of the share of the energy of the lines of the start in octaves
+            along the readout, the outermost first: tissue, its detail, and noise.
+        outer_band_0 .. _5: the same of the mean of the four outermost acquired lines, over the
+            energy of the start: what comes in last. Absent, like the two before, where there are no
+            lines.
+
     Of the uncertainty (a standard deviation per pixel):
         uncertainty: log10 of its mean over the foreground over the foreground's root mean square.
         largest_uncertainty: log10 of the largest mean over 8 x 8 blocks over the brightest pixel.
         expected_nmse: log10 of its energy over that of the image.
         expected_ssim: see :func:`expected_ssim`.
+        similarity_10, _25, _50, _75, _90: quantiles, in percent, of its values in the windows.
 
     Of the evaluator, which scores lines of k-space:
         evaluator_mean: mean score over the lines that are missing (1 if none is).
@@ -183,12 +210,15 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
         "flatness": (SSIM_K2**2 / (2 * texture + SSIM_K2**2)).double().mean(dim=(-2, -1)),
         "foreground": foreground.mean(dim=(-2, -1)),
         "change": _log(made_up.abs().double().square().mean(dim=(-2, -1)) / _positive(energy)),
+        **{name: _log(value) for name, value in _quantiles("texture", texture).items()},
     }
     if view.transform.is_cartesian:
         lines = _line_energies(view)
         missing = (lines["missing_energy"] * energy).to(magnitude.dtype)[:, None, None]
         found |= {name: _log(value) for name, value in lines.items()}
         found["missing_ssim"] = expected_ssim(magnitude, missing)
+    if view.geometry.has_lines:
+        found |= _band_energies(view)
     if view.reconstruction.uncertainty is not None:
         uncertainty = center_crop(view.reconstruction.uncertainty, view.target_shape)
         uncertainty = uncertainty.to(magnitude.dtype)
@@ -199,11 +229,13 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
         blocks = functional.avg_pool2d(uncertainty[:, None], block)
         variance = uncertainty.square()
         expected = variance.double().sum(dim=(-2, -1))
+        similar = _expected_similarity(magnitude, variance)
         found |= {
             "uncertainty": _log(mean / _positive(bright).sqrt()),
             "largest_uncertainty": _log(blocks.amax(dim=(1, 2, 3)) / peak[:, 0, 0]),
             "expected_nmse": _log(expected / _positive(squared.sum(dim=(-2, -1)))),
-            "expected_ssim": expected_ssim(magnitude, variance),
+            "expected_ssim": similar.double().mean(dim=(-2, -1)),
+            **_quantiles("similarity", similar),
         }
     if evaluator is not None and view.geometry.has_lines:
         absent = view.measurable & ~view.mask
@@ -228,6 +260,11 @@ def expected_ssim(magnitude: Tensor, variance: Tensor) -> Tensor:
     averaged over the windows, float64 (batch,). The data range is the image's largest pixel. Images
     are (batch, height, width), each side at least 7, variances that or (batch, 1, 1).
     """
+    return _expected_similarity(magnitude, variance).double().mean(dim=(-2, -1))
+
+
+def _expected_similarity(magnitude: Tensor, variance: Tensor) -> Tensor:
+    """Of :func:`expected_ssim` the value in every window that fits."""
     peak = _positive(magnitude.amax(dim=(-2, -1), keepdim=True))
     mean, own = _window_statistics(magnitude / peak)
     spread = variance / peak**2
@@ -235,8 +272,13 @@ def expected_ssim(magnitude: Tensor, variance: Tensor) -> Tensor:
         spread = _window_mean(spread)
     luminance = 2 * mean**2 + SSIM_K1**2
     structure = 2 * own + SSIM_K2**2
-    similar = luminance / (luminance + spread / SSIM_WINDOW**2) * structure / (structure + spread)
-    return similar.double().mean(dim=(-2, -1))
+    return luminance / (luminance + spread / SSIM_WINDOW**2) * structure / (structure + spread)
+
+
+def _quantiles(name: str, windows: Tensor) -> dict[str, Tensor]:
+    levels = torch.tensor([*_QUANTILES.values()], dtype=windows.dtype, device=windows.device)
+    values = windows.flatten(1).quantile(levels, dim=1)
+    return {f"{name}_{percent}": one for percent, one in zip(_QUANTILES, values, strict=True)}
 
 
 def _line_energies(view: View) -> dict[str, Tensor]:
@@ -247,7 +289,7 @@ def _line_energies(view: View) -> dict[str, Tensor]:
     acquired = transform.own(view.mask)
     missing = transform.own(view.measurable) & ~acquired
     distance = line_distances(transform.own_shape, energy.device)
-    outer = (distance * acquired).topk(min(_OUTER, energy.shape[1]), dim=1).indices
+    outer = _outermost(distance, acquired)
 
     def share(expected: Tensor) -> Tensor:
         """Expected energy of missing lines over that of all; the acquired ones hold 1."""
@@ -272,6 +314,32 @@ def _line_energies(view: View) -> dict[str, Tensor]:
         # The same energy, spread over another number of lines.
         features["isotropic_energy"] = share(both / 2 * readout / n_lines)
     return features
+
+
+def _outermost(distance: Tensor, acquired: Tensor) -> Tensor:
+    """Places of the outermost acquired lines, int64 (batch, at most 4)."""
+    return (distance * acquired).topk(min(_OUTER, acquired.shape[1]), dim=1).indices
+
+
+def _band_energies(view: View) -> dict[str, Tensor]:
+    """Energies of lines along the readout, over the energy of the lines of the start."""
+    energy = view.log.samples.abs().double().square().sum(dim=2)  # (batch, line, sample)
+    n_lines, n_samples = energy.shape[1:]
+    place = torch.arange(n_samples, device=energy.device) - n_samples // 2
+    octave = (n_samples / 2 / place.abs().clamp(min=1)).log2().long().clamp(max=_BANDS - 1)
+    profile = (energy * view.start_mask[..., None]).sum(dim=1)
+    whole = _positive(profile.sum(dim=1, keepdim=True))
+    noise = profile[:, place.abs() > _NOISE * n_samples / 2].sum(dim=1) / whole[:, 0]
+    in_band = functional.one_hot(octave, _BANDS).double()
+    offset = torch.arange(n_lines, device=energy.device).double() - n_lines // 2
+    outer = _outermost(offset.abs(), view.mask)[..., None].expand(-1, -1, _BANDS)
+    last = (energy @ in_band).gather(1, outer).mean(dim=1)
+    bands = {"start": profile @ in_band / whole, "outer": last / whole}
+    return {"noise": _log(noise)} | {
+        f"{lines}_band_{band}": _log(values[:, band])
+        for lines, values in bands.items()
+        for band in range(_BANDS)
+    }
 
 
 def _window_statistics(image: Tensor) -> tuple[Tensor, Tensor]:

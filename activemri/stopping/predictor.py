@@ -5,8 +5,8 @@ score is to be expected; how far it may be trusted is for :mod:`activemri.stoppi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,21 @@ Floats = NDArray[np.float64]
 Head = Mapping[str, tuple[float, ...]]
 
 PREDICTORS = ("regression", "uncertainty", "evaluator")
+#: Score; log10 of the size of the error of its prediction; share of lines acquired.
+Estimate = Literal["score", "error", "lines"]
 
 #: Numbers of a monotone curve, and of a quadratic regression.
 _HEADS = ({"x", "y"}, {"low", "high", "mean", "scale", "weights"})
 #: Width of the scores around the target that the regression is to be good at.
 _FOCUS = {"ssim": 0.08, "psnr": 4.0}
 _FOCUS_OF_ERRORS = 0.5  # relative to the target
-_RIDGE = 1e-3  # penalty per observation, on standardised columns
+_RIDGE = 1e-2  # penalty per observation, on standardised columns
+_SMALLEST = 1e-4  # error that counts as none, so that its logarithm exists
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts a score from features, in units of the metric.
+    """Predicts a score from features, in units of the metric; or what else it estimates.
 
     The head leads from the named features to the score. Of one feature: places x of the knots of a
     monotone curve, straight in between and level outside, and its values y there. Of several: ridge
@@ -44,9 +47,17 @@ class Predictor:
     metric: str
     features: tuple[str, ...]
     head: Head
+    estimates: Estimate = "score"
+
+    @property
+    def sign(self) -> float:
+        """1 where higher predictions are better, -1 where lower ones are."""
+        if self.estimates == "score":
+            return sign_of(self.metric)
+        return -1.0 if self.estimates == "error" else 1.0
 
     def __call__(self, features: Mapping[str, Floats]) -> Floats:
-        """Predicted scores, of the shape of the features; a missing one is a RuleError."""
+        """Predictions, of the shape of the features; a missing one is a RuleError."""
         missing = [name for name in self.features if name not in features]
         if missing:
             raise RuleError(
@@ -66,19 +77,51 @@ class Predictor:
             if set(head) not in _HEADS:
                 raise KeyError(*head)
             metric = find_metric(record["metric"]).name
-            return cls(str(record["kind"]), metric, tuple(map(str, record["features"])), head)
+            estimates = record.get("estimates", "score")  # of rules before there was a choice
+            if estimates not in get_args(Estimate):
+                raise ValueError(f"estimates {estimates!r}")
+            features = tuple(map(str, record["features"]))
+            return cls(str(record["kind"]), metric, features, head, estimates)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RuleError(f"this is no predictor: {error!r}") from error
 
 
+def sign_of(metric: str) -> float:
+    """1 for metrics where higher is better, -1 for errors."""
+    return 1.0 if find_metric(metric).higher_is_better else -1.0
+
+
+def lines_predictor(metric: str) -> Predictor:
+    """The share of the lines that is acquired: a threshold on it is a fixed budget."""
+    unchanged = {"x": (0.0, 1.0), "y": (0.0, 1.0)}
+    return Predictor("acquired", metric, ("acquired",), unchanged, "lines")
+
+
+def fit_error_predictor(
+    kind: str, features: Mapping[str, Floats], errors: Floats, *, metric: str
+) -> Predictor:
+    """Fit a predictor of the size of the errors of another one, for scans that it has not seen.
+
+    A conformal interval of normalised residuals is as long as this size times a constant. Raises
+    what :func:`fit_predictor` does.
+    """
+    sizes = np.log10(np.abs(errors) + _SMALLEST)
+    return replace(fit_predictor(kind, features, sizes, metric=metric), estimates="error")
+
+
 def fit_predictor(
-    kind: str, features: Mapping[str, Floats], scores: Floats, *, metric: str, target: float
+    kind: str,
+    features: Mapping[str, Floats],
+    scores: Floats,
+    *,
+    metric: str,
+    target: float | None = None,
 ) -> Predictor:
     """Fit a predictor to features and true scores of scans, (observation,) each.
 
     Of the kind "uncertainty" (the expected SSIM, for other metrics the expected error, alone) or
     "evaluator" (its mean score alone), each through a monotone curve, or "regression" on everything
-    that there is, which looks most closely at the target.
+    that there is, which looks most closely at the target, if there is one.
 
     Raises:
         RuleError: the features that the kind needs are not there.
@@ -106,8 +149,10 @@ def fit_predictor(
         raise RuleError(f"expected at least 2 scores to fit to; got {int(keep.sum())}")
     columns, scores = columns[keep], scores[keep]
     # Weights fall with the distance from the target, never to nothing.
-    width = _FOCUS.get(metric.split("_")[0], _FOCUS_OF_ERRORS * abs(target))
-    weights = 0.05 + np.exp(-0.5 * ((scores - target) / width) ** 2)
+    weights = np.ones_like(scores)
+    if target is not None:
+        width = _FOCUS.get(metric.split("_")[0], _FOCUS_OF_ERRORS * abs(target))
+        weights = 0.05 + np.exp(-0.5 * ((scores - target) / width) ** 2)
     if kind == "regression":
         mean, scale = columns.mean(axis=0), columns.std(axis=0)
         # A feature that never changes says nothing: its column is zero whatever it is divided by.

@@ -3,12 +3,22 @@
 :func:`fit_rule` fits a predictor; :func:`calibrate` chooses, from episodes that took no part in
 the fit, the threshold at which stopping is safe (see :mod:`activemri.stopping.conformal`).
 :class:`Stopping` then makes any policy stop.
+
+Three rules make the same promise on the same calibration subjects:
+
+* "predicted-score": stop when the predicted score is high enough;
+* "interval-length": stop when the conformal interval of the score is short enough. Stopping with
+  the length of a conformal interval is due to Wen, Ahmad and Schniter, Task-driven uncertainty
+  quantification in inverse problems via conformal prediction (TaskUQ), ECCV 2024 (arXiv
+  2405.18527). Their task output is here the score, its interval that of normalised residuals, and
+  the tolerance is not given but calibrated;
+* "fixed-budget": stop all scans after as many lines.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,9 +33,17 @@ from activemri.metrics import find_metric
 from activemri.options import require_types
 from activemri.stopping import RuleError, conformal
 from activemri.stopping.features import Curves, scan_features
-from activemri.stopping.predictor import Predictor, fit_predictor
+from activemri.stopping.predictor import (
+    Predictor,
+    fit_error_predictor,
+    fit_predictor,
+    lines_predictor,
+    sign_of,
+)
 
 Floats = NDArray[np.float64]
+RuleKind = Literal["predicted-score", "interval-length", "fixed-budget"]
+RULES: tuple[RuleKind, ...] = get_args(RuleKind)
 
 _FORMAT = "activemri-stopping-rule"
 _FOLDS = 5
@@ -41,6 +59,9 @@ class StopSettings:
     """Score that the target is about; None takes that of the benchmark."""
     alpha: float = 0.1
     """At most this share of new scans shall stop below the target."""
+    rules: tuple[RuleKind, ...] = RULES
+    """Rules to compare, all with the same promise: a predicted score that is high enough, a
+    conformal interval of the score that is short enough (TaskUQ), one budget for all scans."""
     predictor: Literal["regression", "uncertainty", "evaluator"] = "regression"
     """Predict the score from all that is known, from the reconstructor's uncertainty alone, or from
     its evaluator alone."""
@@ -52,22 +73,27 @@ class StopSettings:
     fit: str = "train"
     """Split that the predictor is fitted on; not used with crossfit."""
     max_slices: int | None = 256
-    """Slices of each of these splits, spread evenly; None takes all."""
+    """Slices of each of these splits, spread evenly, at least one of each subject that is asked
+    for; None takes all."""
+    fit_subjects: int | None = None
+    """Subjects of the split that predictors are fitted on, for phantoms, where there can be any
+    number; None takes the usual ones."""
     calibration_subjects: int | None = None
-    """Subjects of the calibration split, for phantoms, where there can be any number; None takes
-    the usual ones."""
+    """The same of the calibration split."""
 
     def __post_init__(self) -> None:
         if self.target is not None and self.metric is not None:
             find_metric(self.metric)
         below = {"alpha": 1.0, "target": 1.0 if "ssim" in str(self.metric) else np.inf}
-        for name in ("target", "alpha", "max_slices", "calibration_subjects"):
+        for name in ("target", "alpha", "max_slices", "fit_subjects", "calibration_subjects"):
             value = getattr(self, name)
             if value is not None and not 0 < value < below.get(name, np.inf):
                 raise ValueError(
                     f"--stop.{name.replace('_', '-')}: expected a number above 0 (alpha and SSIM: "
                     f"below 1); got {value}"
                 )
+        if not self.rules:
+            raise ValueError(f"--stop.rules: expected one or more of {', '.join(RULES)}; got none")
         if self.fit == self.calibration:
             raise ValueError(
                 f"--stop.fit and --stop.calibration are both {self.fit}: the predictor must not be "
@@ -92,11 +118,12 @@ class StopSettings:
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """Stop at the first step whose predicted score reaches the threshold.
+    """Stop at the first step whose prediction reaches the threshold.
 
     At most a share `alpha` of the slices of new units (subjects, volumes or slices, which have to
-    be exchangeable) is promised to stop below the target, a true score. The threshold makes up for
-    the predictor's errors, so it may lie on either side of the target; an infinite one never stops.
+    be exchangeable) is promised to stop below the target, a true score. The threshold, in the unit
+    of what the predictor estimates, makes up for its errors, so that of a score may lie on either
+    side of the target; an infinite one never stops.
     What follows `unit` tells of the calibration's episodes, and the version is this package's.
     """
 
@@ -118,8 +145,8 @@ class StoppingRule:
         return self.predictor.metric
 
     def stops(self, predicted: Floats) -> NDArray[np.bool_]:
-        """True where predicted scores, of any shape, are good enough."""
-        sign = sign_of(self.metric)
+        """True where predictions, of any shape, are good enough."""
+        sign = self.predictor.sign
         return np.asarray(sign * predicted >= sign * self.threshold)
 
     def save(self, path: str | Path) -> Path:
@@ -141,7 +168,7 @@ class StoppingRule:
                 raise ValueError(f'expected "format": "{_FORMAT}"')
             record["predictor"] = predictor = Predictor.of(record.get("predictor", {}))
             if record.get("threshold", 0) is None:
-                record["threshold"] = sign_of(predictor.metric) * np.inf
+                record["threshold"] = predictor.sign * np.inf
             require_types(cls, record)
         except ValueError as error:
             raise RuleError(
@@ -197,7 +224,11 @@ class Stopping:
 
 
 def fit_rule(
-    stop: StopSettings, played: Mapping[str, Curves], *, seed: int = 0
+    stop: StopSettings,
+    played: Mapping[str, Curves],
+    *,
+    kind: RuleKind = "predicted-score",
+    seed: int = 0,
 ) -> tuple[Predictor, float]:
     """Fit a predictor on whole episodes of one policy, by split, and calibrate its threshold.
 
@@ -210,31 +241,50 @@ def fit_rule(
     assert stop.target is not None and stop.metric is not None
     metric, target = stop.metric, stop.target
 
-    def fitted(curves: Curves, rows: Any = slice(None)) -> Predictor:
-        features = {name: values[rows].ravel() for name, values in curves.features.items()}
-        scores = curves.scores[metric][rows].ravel()
+    def of_score(curves: Curves) -> Predictor:
+        features, scores = _flat(curves.features), curves.scores[metric].ravel()
         return fit_predictor(stop.predictor, features, scores, metric=metric, target=target)
 
+    def of_error(curves: Curves) -> Predictor:
+        errors = (curves.scores[metric] - crossfitted(of_score, curves, seed=seed)).ravel()
+        return fit_error_predictor(stop.predictor, _flat(curves.features), errors, metric=metric)
+
+    fit: Callable[[Curves], Predictor] = {
+        "predicted-score": of_score,
+        "interval-length": of_error,
+        "fixed-budget": lambda curves: lines_predictor(metric),
+    }[kind]
     calibration = Curves.join([played[split] for split in stop.calibration_splits])
-    if stop.is_crossfit:  # in folds by subject, whatever the unit is
-        predictor = fitted(calibration)
-        names = sorted({scan.subject for scan in calibration.scans})
-        if len(names) < 2:
-            raise RuleError(f"cross-fitting needs at least 2 subjects; got {len(names)}")
-        drawn = np.random.default_rng(seed).permutation(len(names))
-        fold_of = {names[i]: place % _FOLDS for place, i in enumerate(drawn)}
-        folds = np.array([fold_of[scan.subject] for scan in calibration.scans])
-        predicted = np.empty_like(calibration.scores[metric])
-        for fold in range(min(_FOLDS, len(names))):
-            own = folds == fold
-            features = {name: values[own] for name, values in calibration.features.items()}
-            predicted[own] = fitted(calibration, ~own)(features)
+    if stop.is_crossfit:
+        predictor, predicted = fit(calibration), crossfitted(fit, calibration, seed=seed)
     else:
-        predictor = fitted(played[stop.fit])
+        predictor = fit(played[stop.fit])
         predicted = predictor(calibration.features)
     return predictor, calibrate(
         predictor, predicted, calibration, target=target, alpha=stop.alpha, unit=stop.unit
     )
+
+
+def crossfitted(fit: Callable[[Curves], Predictor], curves: Curves, *, seed: int) -> Floats:
+    """Predictions (episode, step) by predictors fitted to the other folds, drawn by subject.
+
+    Fewer than two subjects are a RuleError.
+    """
+    names = sorted({scan.subject for scan in curves.scans})
+    if len(names) < 2:
+        raise RuleError(f"cross-fitting needs at least 2 subjects; got {len(names)}")
+    drawn = np.random.default_rng(seed).permutation(len(names))
+    fold_of = {names[i]: place % _FOLDS for place, i in enumerate(drawn)}
+    folds = np.array([fold_of[scan.subject] for scan in curves.scans])
+    predicted = np.empty(curves.n_acquired.shape)
+    for fold in range(min(_FOLDS, len(names))):
+        own = folds == fold
+        predicted[own] = fit(curves.select(~own))(curves.select(own).features)
+    return predicted
+
+
+def _flat(features: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: values.ravel() for name, values in features.items()}
 
 
 def calibrate(
@@ -246,15 +296,16 @@ def calibrate(
     alpha: float,
     unit: str = "subject",
 ) -> float:
-    """The most permissive threshold on the predicted score that keeps the misses below alpha.
+    """The most permissive threshold on the predictions that keeps the misses below alpha.
 
     Misses are the share of slices that stop below the target, mean over units. Episodes, with
-    scores `predicted` for them, must be others than those that the predictor was fitted to.
+    `predicted` for them, (episode, step), must be others than those that the predictor was fitted
+    to.
 
     Raises:
         RuleError: too few units, or the budget is too small for the target.
     """
-    sign = sign_of(predictor.metric)
+    sign = predictor.sign
     missed = misses(curves, predictor.metric, target)
     thresholds, losses = conformal.losses(sign * predicted, missed, curves.units(unit))
     return sign * conformal.choose_threshold(thresholds, losses, alpha=alpha, unit=unit)
@@ -270,8 +321,3 @@ def first_steps(reached: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The first step at which each episode reaches something, else its last: (episode,)."""
     first = reached.argmax(axis=1)
     return np.asarray(np.where(reached.any(axis=1), first, reached.shape[1] - 1))
-
-
-def sign_of(metric: str) -> float:
-    """1 for metrics where higher is better, -1 for errors."""
-    return 1.0 if find_metric(metric).higher_is_better else -1.0

@@ -34,7 +34,7 @@ from activemri.reconstruction.cresnet import CResNet
 from activemri.stopping import features
 from activemri.stopping.features import Curves
 from activemri.stopping.predictor import Predictor, fit_predictor
-from activemri.stopping.rule import Stopping, StoppingRule, StopSettings, calibrate
+from activemri.stopping.rule import RULES, Stopping, StoppingRule, StopSettings, calibrate
 
 Row = dict[str, Any]
 STOP = StopSettings(metric="ssim", target=0.8, alpha=0.1)
@@ -108,6 +108,8 @@ def test_a_row_equals_counting_slice_by_slice(threshold: float) -> None:
     assert row["fixed_lines"] == pytest.approx(best[0])
     assert row["saved"] == pytest.approx(best[0] - lines)
     to_save = best[0] - counted(curves, oracle)[0]
+    if row.get("share_lo") is not None:
+        assert row["share_lo"] <= row["share"] <= row["share_hi"]
     assert row["share"] == (pytest.approx((best[0] - lines) / to_save) if to_save > 0 else None)
     assert row["miss_lo"] <= row["miss"] <= row["miss_hi"]
     assert row["holds"] == (row["miss_lo"] <= 0.1)
@@ -162,7 +164,11 @@ def test_a_refusal_has_no_numbers_and_is_told() -> None:
     assert (row["refused"], row["threshold"]) == ("too few", None)
     assert "lines" not in row and trade_off(refused, STOP) is None
     text = stopping_table([row, savings(fitted(invented()), STOP)], STOP).text()
-    assert "no rule" in text and "random, unet: no rule: too few" in text and "None" not in text
+    assert (
+        "no rule" in text
+        and "random, unet, predicted-score: no rule: too few" in text
+        and "None" not in text
+    )
 
 
 def test_curves_come_back_from_a_long_table_each_continued_with_its_last_values() -> None:
@@ -190,14 +196,14 @@ def test_curves_come_back_from_a_long_table_each_continued_with_its_last_values(
 
 
 def test_the_figure_names_everything_that_it_draws() -> None:
-    panels = {
-        name: trade_off(fitted(invented(seed), 0.75), STOP)
-        for seed, name in enumerate(["random", "$lbcs$", "<greedy>"])
-    }
-    known = {name: found for name, found in panels.items() if found}
-    figure = figures.trade_off_figure(known, STOP, reconstructor="unet")
+    panels = {}
+    for seed, name in enumerate(["random", "$lbcs$", "<greedy>"]):
+        found = trade_off(fitted(invented(seed), 0.75), STOP)
+        assert found is not None
+        panels[name] = {"predicted-score": found, "interval-length": found}
+    figure = figures.trade_off_figure(panels, STOP, reconstructor="unet")
     words = " ".join(ET.fromstring(figure.svg).itertext())
-    for text in ("random", "$lbcs$", "<greedy>", "fixed budget", "stopping rule", "oracle stop"):
+    for text in ("random", "$lbcs$", "<greedy>", "fixed-budget", "predicted-score", "oracle stop"):
         assert text in words
     assert "alpha 0.1" in words and "share below SSIM 0.8" in words and " saved" in words
 
@@ -246,18 +252,19 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run_benchmark(settings(tmp_path_factory.mktemp("stopping")))
 
 
-def rules_of(out: Path) -> list[Row]:
+def rules_of(out: Path, kind: str = "predicted-score") -> list[Row]:
     rows: list[Row] = json.loads((out / "summary.json").read_text())["stopping"]["rules"]
-    return rows
+    return [row for row in rows if row["rule"] == kind]
 
 
 def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
     rows = rules_of(outcome.out)
     assert [row["policy"] for row in rows] == ["low-frequency-first", "random"]
-    assert sorted(path.stem for path in (outcome.out / "rules").iterdir()) == [
-        "low-frequency-first-zero-filled",
-        "random-zero-filled",
-    ]
+    assert {path.stem for path in (outcome.out / "rules").iterdir()} == {
+        f"{policy}-zero-filled{kind}"
+        for policy in ("low-frequency-first", "random")
+        for kind in ("", "-interval-length", "-fixed-budget")
+    }
     assert all(row["refused"] is None and row["n_units"] == 12 for row in rows)
     assert set(outcome.table["metric"]) == set(METRICS)  # features are none
     text = str(outcome)
@@ -265,12 +272,15 @@ def test_every_policy_but_oracles_gets_a_rule(outcome: Outcome) -> None:
     assert "Promised: of a new subject" in text + (outcome.out / "report.html").read_text()
 
 
-def test_a_saved_rule_stops_the_scored_scans_as_the_report_says(outcome: Outcome) -> None:
+@pytest.mark.parametrize("kind", RULES)
+def test_a_saved_rule_stops_the_scored_scans_as_the_report_says(
+    outcome: Outcome, kind: str
+) -> None:
     plan = Plan(settings(outcome.out))
     table = outcome.table[outcome.table["metric"] == "ssim"]
-    for row in rules_of(outcome.out):
-        policy = row["policy"]
-        rule = StoppingRule.load(outcome.out / "rules" / f"{policy}-zero-filled.json")
+    for row in rules_of(outcome.out, kind):
+        policy, end = row["policy"], "" if kind == "predicted-score" else f"-{kind}"
+        rule = StoppingRule.load(outcome.out / "rules" / f"{policy}-zero-filled{end}.json")
         stopping = Stopping(plan.policy(policy, "zero-filled", order=None), rule)
         scans = [plan.scored.dataset[position] for position in plan.scored.positions]
         episodes = rollout(plan.acquisitions["zero-filled"], stopping, scans)
@@ -282,6 +292,8 @@ def test_a_saved_rule_stops_the_scored_scans_as_the_report_says(outcome: Outcome
         )
         oracle = [4 + first(values, 0.85) for values in own.to_numpy()]
         assert row["oracle_lines"] == pytest.approx(np.mean(oracle))
+        if kind == "fixed-budget":
+            assert len(set(lines)) == 1
 
 
 def test_predictor_and_threshold_come_from_subjects_that_are_not_scored(outcome: Outcome) -> None:
@@ -429,8 +441,8 @@ def test_phantoms_have_as_many_calibration_subjects_as_are_needed(tmp_path: Path
     few = StopSettings(target=0.6, alpha=0.02)
     with pytest.raises(ValueError, match=r"at least 49 .*calibration-subjects for phantoms"):
         Plan(settings(tmp_path, few))
-    plan = Plan(settings(tmp_path, replace(few, calibration_subjects=60)))
-    assert len(plan.stopping["val"].subjects) == 60
+    plan = Plan(settings(tmp_path, replace(few, calibration_subjects=60, fit_subjects=230)))
+    assert [len(plan.stopping[split].subjects) for split in ("train", "val")] == [230, 60]
 
 
 def test_a_budget_that_cannot_reach_the_target_leaves_the_policy_without_a_rule(

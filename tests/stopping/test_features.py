@@ -74,9 +74,10 @@ def test_expected_ssim_is_one_without_errors_and_falls_with_them() -> None:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_what_the_scan_does_not_give_is_absent(geometry: str) -> None:
     plain = scan_features(look(protocol(geometry, unsure=False), scan(0), scan(1)))
-    absent = {"points": ["isotropic_energy"], "tiles": ["isotropic_energy"]}.get(geometry, [])
+    of_lines = [name for name in OF_SCAN if "_band_" in name] + ["isotropic_energy", "noise"]
+    absent = of_lines if geometry in ("points", "tiles") else []
     if geometry.startswith("radial"):
-        absent = ["outer_energy", "missing_energy", "isotropic_energy", "missing_ssim"]
+        absent = [*of_lines, "outer_energy", "missing_energy", "missing_ssim"]
     of_scan = set(OF_SCAN) - set(absent)
     assert set(plain) == of_scan
     unsure = scan_features(look(protocol(geometry), scan(0), scan(1)))
@@ -109,6 +110,41 @@ def test_missing_energy_is_estimated_from_acquired_lines(geometry: str, feature:
     missing = (energy * ~view.mask).sum(dim=1) / energy.sum(dim=1)
     estimate = scan_features(view)[feature]
     assert float((estimate - missing.log10()).abs().mean()) < 0.4
+
+
+@pytest.mark.parametrize("geometry", ["columns", "rows"])
+def test_bands_hold_the_energy_of_the_start_and_of_what_came_in_last(geometry: str) -> None:
+    state = protocol(geometry, unsure=False).start([scan(i) for i in range(3)])
+    lines = full_kspace(state).abs().double().square().sum(dim=1)  # (batch, height, width)
+    if geometry == "rows":
+        lines = lines.transpose(1, 2)
+    start = lines * state.view.mask.double()[:, None]
+    n, found = lines.shape[1], scan_features(state.view)
+    whole = start.sum(dim=(1, 2))
+    outer = start[:, [0, *range(n // 2 + n // 4 + 1, n)]].sum(dim=(1, 2))  # upper half, one side
+    outer += start[:, 1 : n // 2 - n // 4].sum(dim=(1, 2))
+    torch.testing.assert_close(found["start_band_0"], (outer / whole).log10())
+    far = torch.arange(n).sub(n // 2).abs() > 0.75 * n / 2
+    torch.testing.assert_close(found["noise"], (start[:, far].sum(dim=(1, 2)) / whole).log10())
+    bands = [10 ** found[f"start_band_{band}"] for band in range(6)]
+    assert float(torch.stack(bands).sum(dim=0).mean()) == pytest.approx(1)
+    last = [10 ** found[f"outer_band_{band}"] for band in range(6)]
+    centre = lines[:, :, lines.shape[2] // 2].sum(dim=1)
+    expected = (whole - centre) / 4 / whole  # all of the five but the centre
+    torch.testing.assert_close(torch.stack(last).sum(dim=0), expected)
+
+
+def test_quantiles_of_variances_tell_flat_images_from_textured_ones() -> None:
+    view = look(protocol(unsure=False), scan(0))
+    image = view.reconstruction.image
+    flat = replace(view, reconstruction=Reconstruction(torch.ones_like(image)))
+    rising = [f"texture_{percent}" for percent in (10, 25, 50, 75, 90)]
+    values = [float(scan_features(view)[name]) for name in rising]
+    assert values == sorted(values)
+    assert all(float(scan_features(flat)[name]) < values[0] for name in rising)
+    unsure = scan_features(look(protocol(), scan(0)))
+    similar = [float(unsure[f"similarity_{percent}"]) for percent in (10, 25, 50, 75, 90)]
+    assert similar == sorted(similar) and similar[0] < float(unsure["expected_ssim"]) < similar[-1]
 
 
 def test_features_change_as_they_should_when_everything_is_acquired() -> None:

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from activemri.stopping import RuleError
-from activemri.stopping.predictor import Predictor, fit_predictor
+from activemri.stopping.predictor import (
+    Predictor,
+    fit_error_predictor,
+    fit_predictor,
+    lines_predictor,
+)
 
 
 def observed(seed: int = 0, n: int = 400) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -116,3 +121,30 @@ def test_another_reconstructor_is_refused() -> None:
 def test_a_record_of_something_else_is_refused() -> None:
     with pytest.raises(RuleError, match="this is no predictor"):
         Predictor.of({"kind": "regression", "head": {"x": [1.0]}})
+
+
+def test_the_size_of_errors_is_predicted_where_they_differ() -> None:
+    features, score = observed()
+    errors = np.random.default_rng(2).normal(0, 10 ** (2 * score - 3))
+    predictor = fit_error_predictor("regression", features, errors, metric="ssim")
+    new, new_score = observed(1)
+    assert (predictor.estimates, predictor.sign) == ("error", -1)
+    assert np.corrcoef(predictor(new), new_score)[0, 1] > 0.9
+    assert Predictor.of(json.loads(json.dumps(asdict(predictor)))) == predictor
+
+
+def test_signs_say_which_end_of_an_estimate_is_good() -> None:
+    features, score = observed()
+    for metric, sign in (("ssim", 1), ("nmse", -1)):
+        fitted = fit_predictor("regression", features, score, metric=metric, target=0.5)
+        assert (fitted.sign, lines_predictor(metric).sign) == (sign, 1)
+
+
+def test_predictors_of_before_there_was_a_choice_estimate_scores() -> None:
+    features, score = observed()
+    predictor = fit_predictor("regression", features, score, metric="ssim", target=0.8)
+    record = asdict(predictor)
+    del record["estimates"]
+    assert Predictor.of(record) == predictor
+    with pytest.raises(RuleError, match="this is no predictor"):
+        Predictor.of(record | {"estimates": "nothing"})

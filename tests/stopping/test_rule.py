@@ -22,13 +22,15 @@ from activemri.mri.geometry import make_geometry
 from activemri.registration import find_protocol
 from activemri.stopping import RuleError
 from activemri.stopping.features import Curves, quality_curves, unit_of
-from activemri.stopping.predictor import Predictor, fit_predictor
+from activemri.stopping.predictor import Predictor, fit_predictor, lines_predictor
 from activemri.stopping.rule import (
     Stopping,
     StoppingRule,
     StopSettings,
     calibrate,
+    crossfitted,
     first_steps,
+    fit_rule,
     misses,
 )
 from tests.envs.scans import Unsure, equal_scans, mixed_scans, scan
@@ -92,6 +94,36 @@ def test_stopping_online_equals_the_first_crossing_of_recorded_curves(
             score = float(online.scores[metric][row, -1])
             assert score == pytest.approx(float(curves.scores[metric][row, stop]), abs=1e-6)
     assert {0, 8} <= stops_seen and len(stops_seen) > 4
+
+
+def test_a_fixed_budget_is_calibrated_like_every_rule() -> None:
+    curves = curves_of("random")
+    target = float(np.median(curves.scores["ssim"]))
+    stop = StopSettings(metric="ssim", target=target, alpha=0.4)
+    predictor, threshold = fit_rule(stop, {"train": curves, "val": curves}, kind="fixed-budget")
+    assert predictor == lines_predictor("ssim")
+    steps = first_steps(predictor(curves.features) >= threshold)
+    assert len(set(curves.n_acquired[np.arange(len(curves)), steps])) == 1
+    # One step less would miss too often for the six subjects.
+    missed = misses(curves, "ssim", target)
+    share = [(missed[:, step].sum() + 1) / 7 for step in (steps[0], steps[0] - 1)]
+    assert share[0] <= 0.4 < share[1]
+
+
+def test_errors_are_those_of_predictors_that_have_not_seen_the_subject() -> None:
+    curves, seen = curves_of("random"), []
+
+    def fit(of_others: Curves) -> Predictor:
+        seen.append({scan.subject for scan in of_others.scans})
+        return lines_predictor("ssim")
+
+    predicted = crossfitted(fit, curves, seed=0)
+    assert np.array_equal(predicted, curves.features["acquired"])
+    subjects = {scan.subject for scan in curves.scans}
+    left_out = [subjects - own for own in seen]
+    assert sorted(name for own in left_out for name in own) == sorted(subjects)
+    with pytest.raises(RuleError, match="at least 2 subjects"):
+        crossfitted(fit, curves.select(np.arange(len(curves)) == 0), seed=0)
 
 
 def test_scans_that_go_on_draw_what_they_would_have_drawn() -> None:
@@ -302,6 +334,8 @@ def test_units_nest() -> None:
         ({"metric": "sism"}, "unknown metric 'sism'"),
         ({"alpha": 1.5}, "--stop.alpha"),
         ({"max_slices": 0}, "--stop.max-slices"),
+        ({"fit_subjects": 0}, "--stop.fit-subjects"),
+        ({"rules": ()}, "--stop.rules"),
         ({"fit": "val"}, "must not be fitted to the split that it is calibrated on"),
     ],
 )
