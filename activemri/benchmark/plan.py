@@ -226,8 +226,9 @@ class Plan:
         self._started: tuple[object, tuple[list[Slice], list[State]]] | None = None
         #: Scans by split that stopping rules are fitted to and calibrated on.
         self.stopping = self._open_stopping() if self.stop.target is not None else {}
-        for split in self.stop.calibration_splits if self.tuning and self.stopping else ():
-            if shared := _named(self.stopping[split].subjects & self.tuning.subjects):
+        for split in self.stop.calibration_splits if self.stopping else ():
+            tuning = set() if self.tuning is None else self.tuning.subjects
+            if shared := _named(self.stopping[split].subjects & tuning):
                 raise ValueError(
                     f"--tune-scans: subjects of the val split calibrate the stopping rule: {shared}"
                     ". Choose another --stop.calibration, or leave --tune-scans out"

@@ -15,6 +15,7 @@ from activemri.envs.protocol import ScanProtocol
 from activemri.options import RunOptions
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 from activemri.reconstruction.registry import RECONSTRUCTORS
+from activemri.stopping.rule import StopSettings
 
 PROTOCOL = ScanProtocol(split="test", matrix_size=24, budget=4, n_center_lines=4)
 
@@ -34,7 +35,11 @@ class Dimmed(Reconstructor):
 
 
 def settings(out: Path, **changes: Any) -> BenchmarkSettings:
-    options = {"policies": ("random", "low-frequency-first"), "max_slices": 2, "tune_scans": 2}
+    options: dict[str, Any] = {
+        "policies": ("random", "low-frequency-first"),
+        "max_slices": 2,
+        "tune_scans": 2,
+    }
     return BenchmarkSettings(
         protocol=PROTOCOL, run=RunOptions(out=out), reconstructors=(Dimmed(),), **options | changes
     )
@@ -69,7 +74,7 @@ def test_every_value_of_a_grid_makes_a_reconstructor(kind: str) -> None:
     for name, values in RECONSTRUCTORS[kind].grid.items():
         assert default[name] not in values  # it is tried anyway
         for value in values:
-            made: Reconstructor = RECONSTRUCTORS[kind](**{name: value})  # type: ignore[arg-type]
+            made: Reconstructor = RECONSTRUCTORS[kind](**{name: value})
             assert made.settings == default | {name: value}
 
 
@@ -104,3 +109,9 @@ def test_scored_subjects_and_methods_without_a_grid_are_refused(tmp_path: Path) 
         Plan(replace(settings(tmp_path), protocol=on_val))
     with pytest.raises(ValueError, match="--tune-scans: expected a reconstructor with a grid"):
         Plan(replace(settings(tmp_path), reconstructors=("zero-filled",)))
+
+
+def test_subjects_that_calibrate_a_stopping_rule_are_refused(tmp_path: Path) -> None:
+    stop = StopSettings(target=0.5, calibration="val", alpha=0.3)
+    with pytest.raises(ValueError, match="--tune-scans: subjects of the val split calibrate"):
+        Plan(settings(tmp_path, stop=stop))
