@@ -75,7 +75,8 @@ class ScanProtocol:
     """Reference of several coils: combined with the maps of the fully sampled scan, or with those
     that it brings; or rss, the root of their sum of squares as fastMRI publishes it, which adds up
     noise so that no reconstruction reaches it. A target that a generic HDF5 file holds is its
-    combined one. Scans of one coil have but one reference."""
+    combined one. Scans of one coil have but one reference, and data sets given as such their own.
+    """
     orientation: str = "stored"
     """Stored, or mixed: readout and phase encode exchanged in every other slice of a volume."""
     annotations: Annotations = None
@@ -177,11 +178,6 @@ class ScanProtocol:
             )
         elif self.annotations is not None:
             raise ValueError("annotations are for scans from files; give a data set's slices a roi")
-        elif self.target != "combined":
-            raise ValueError(
-                f"target={self.target!r} is for phantoms and files by path; slices and images have "
-                "their targets: leave it out"
-            )
         elif isinstance(self.data, np.ndarray | Tensor):
             dataset = slices_of_images(self.data, matrix_size=matrix_shape(self.matrix_size))
         elif not all(hasattr(self.data, name) for name in _OF_DATASETS):

@@ -42,10 +42,9 @@ def test_the_target_of_a_generic_file_is_what_its_maker_wants(folder: Path) -> N
     assert torch.all(own == 3) and not torch.any(rss == 3)
 
 
-def test_a_target_by_name_is_refused_for_slices_that_have_one(folder: Path) -> None:
-    scans = SliceList([open_dataset(folder)[0]])
-    with pytest.raises(ValueError, match="target='rss' is for phantoms and files"):
-        ScanProtocol(data=scans, target="rss").dataset()
+def test_slices_in_memory_keep_their_targets(folder: Path) -> None:
+    scans = SliceList([open_dataset(folder, split="ood")[0]])
+    assert ScanProtocol(data=scans, target="rss").dataset()[0].target is scans[0].target
 
 
 @pytest.fixture
