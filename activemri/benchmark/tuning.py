@@ -94,9 +94,13 @@ def tune(
         batch = [slices[row] for row in rows]
         start = start_scans(playing, batch, seed=seed)
         generators = [episode_generator(seed, one, policy.name) for one in batch]
-        *_, (_, state) = play(playing, policy, start, generators)
+        left = 1.0
+        for _, state in play(playing, policy, start, generators):
+            now = float(state.view.budget.sum() / state.view.start_budget.sum())
+            tell((left - now) * share * len(batch))
+            left = now
         ends.append(state)
-        tell(share * len(batch))
+        tell(left * share * len(batch))
 
     reconstructor, trials = scan.reconstructor, list[tuple[dict[str, Any], float]]()
     share = 1 / (2 * n_trials(reconstructor))

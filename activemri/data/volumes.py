@@ -270,9 +270,12 @@ def _read_slice(
         rows, columns = scan.target.shape
         boxes = [upright(box, rows) for box in findings]
         scan = replace(scan, roi=region_of(boxes, (rows, columns)))
-    if volume.target != target and (volume.target, target) != _STAYS:
-        scan = with_target(scan, target)
-    return scan if matrix_size is None else to_matrix(scan, matrix_size, target=target)
+    read = scan.target
+    if matrix_size is not None:
+        scan = to_matrix(scan, matrix_size, target=target)
+    if scan.target is read and volume.target != target and (volume.target, target) != _STAYS:
+        scan = with_target(scan, target)  # not before: maps of large images take long
+    return scan
 
 
 def _read_all(
