@@ -12,7 +12,7 @@ from activemri.reconstruction.image_channels import from_channels, pad_to_multip
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
 _WIDEST_SHIFT = 16  # pixels, twice the wavelet's filter: further ones look alike
-_GRID = {"weight": (3e-4, 6e-4, 1e-3, 4e-3, 8e-3, 1.6e-2), "steps": (30, 120)}
+_GRID = {"weight": (1e-4, 3e-4, 6e-4, 1e-3, 4e-3, 8e-3, 1.6e-2), "steps": (30, 120)}
 _DUAL_STEP = 1 / 8  # one over the squared norm of differences
 
 
