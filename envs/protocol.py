@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     ReconstructorLike: TypeAlias = str | Path | Reconstructor
     GeometryLike: TypeAlias = str | Geometry
     ScannerLike: TypeAlias = str | Scanner
-    CoilMapsLike: TypeAlias = str | CoilMaps
+    CoilMapsLike: TypeAlias = str | CoilMaps | None
     ObservationLike: TypeAlias = str | Observation
     RewardLike: TypeAlias = str | Reward | RewardFunction
 else:  # what the command line reads; objects can be given in Python alone
     Data = Annotations = Region = str | None
-    ReconstructorLike = GeometryLike = ScannerLike = CoilMapsLike = str
+    CoilMapsLike = str | None
+    ReconstructorLike = GeometryLike = ScannerLike = str
     ObservationLike = RewardLike = str
 
 P = ParamSpec("P")
@@ -70,6 +71,12 @@ class ScanProtocol:
     matrix_size: int | tuple[int, int] | None = None
     """Rows and columns that every scan is brought to; None keeps native sizes, which legal actions
     then tell apart."""
+    target: str = "combined"
+    """Reference of several coils: combined with the maps of the fully sampled scan, or with those
+    that it brings; or rss, the root of their sum of squares as fastMRI publishes it, which adds up
+    noise so that no reconstruction reaches it. A target that a generic HDF5 file holds is its
+    combined one. Scans of one coil have but one reference, and data sets given as such their own.
+    """
     orientation: str = "stored"
     """Stored, or mixed: readout and phase encode exchanged in every other slice of a volume."""
     annotations: Annotations = None
@@ -104,10 +111,11 @@ class ScanProtocol:
     """Strength of the scanner's artefacts, in its own units; None for the usual one."""
     repeats: int | None = None
     """How often a readout may be measured; None for the scanner's usual number."""
-    sensitivity: CoilMapsLike = "low-resolution"
-    """Coil maps where scans bring none: low-resolution, walsh or espirit, estimated from the
-    readouts of the start (walsh-exact, espirit-exact: without interpolation in large images);
-    espirit-updated and so on, again as readouts arrive."""
+    sensitivity: CoilMapsLike = None
+    """Coil maps: None for those that files bring (a calibration scan), else low-resolution. By
+    name whatever the scans bring: low-resolution, walsh or espirit, estimated from the readouts of
+    the start (walsh-exact, espirit-exact: without interpolation in large images); espirit-updated
+    and so on, again as readouts arrive. known: those that files bring, or phantoms' true ones."""
     observation: ObservationLike = "image"
     """Observation: image, uncertainty, roi, complex, kspace, multicoil, mask, lines, flat, or
     package.module:object."""
@@ -164,6 +172,8 @@ class ScanProtocol:
                 split=split or self.split,
                 matrix_size=self.matrix_size,
                 annotations=self.annotations,
+                target=self.target,
+                known_maps=self.sensitivity == "known",
                 **options,
             )
         elif self.annotations is not None:

@@ -239,7 +239,7 @@ class Scan:
         device: where scans are simulated.
         task: a downstream network's loss, for the score "task_loss".
         scanner: what comes out when a readout is measured.
-        coil_maps: how maps of several coils are estimated where scans bring none along.
+        coil_maps: where maps of several coils come from.
 
     Raises:
         ValueError: for parts that do not fit together.
@@ -699,7 +699,7 @@ class Scan:
         log = replace(log, order=torch.full((len(mask), self.horizon), -1, device=mask.device))
         reference = _references(slices, kspace, transform)
         sensitivity = None  # a unit map
-        if slices[0].sensitivity is not None:
+        if self._brings_maps(slices):
             given = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
             sensitivity = given.to(mask.device, torch.complex64)
         elif samples.shape[2] > 1:
@@ -827,8 +827,18 @@ class Scan:
         return (
             self.coil_maps.updated
             and state.view.sensitivity is not None
-            and state.secret.slices[0].sensitivity is None
+            and not self._brings_maps(state.secret.slices)
         )
+
+    def _brings_maps(self, slices: Sequence[Slice]) -> bool:
+        """Scans of one kind bring the maps that are used; they must where no others are wanted."""
+        one = slices[0]
+        if self.coil_maps.brought == "only" and one.sensitivity is None and one.n_coils > 1:
+            raise ValueError(
+                f'sensitivity="known" needs scans with coil maps; {one.volume} brings none: choose '
+                "low-resolution, walsh or espirit, or store 'sensitivity' in the file"
+            )
+        return one.sensitivity is not None and self.coil_maps.brought != "never"
 
     def _with_maps(self, operator: Operator, samples: Tensor, before: Tensor) -> Operator:
         """The operator with maps of its mask, where these may differ from those before."""

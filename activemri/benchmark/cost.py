@@ -11,6 +11,7 @@ from activemri.agents.oracles import N_SCREENED, ExchangeOracle
 from activemri.agents.rollout import episode_generator, start_scans
 from activemri.benchmark.plan import Plan, Shard
 from activemri.benchmark.timing import clock_of
+from activemri.benchmark.tuning import n_trials
 from activemri.envs.scan import Scan, State
 from activemri.progress import duration
 from activemri.tables import Table
@@ -82,6 +83,14 @@ class Costs:
         steps = (n_train if kind == "lbcs" else n_decide) * (1 + len(legal))
         return self._of(reconstructor, steps, n_decide * sum(legal))
 
+    def tuning(self, policy: str, reconstructor: str) -> Cost:
+        """The cost of tuning a reconstructor for a policy."""
+        assert self.plan.tuning is not None
+        played = self.shard(Shard(reconstructor, policy, 0, self.plan.tuning.positions))
+        n = len(self.plan.tuning.positions)
+        n *= n_trials(self.plan.acquisitions[reconstructor].reconstructor)
+        return played + self._of(reconstructor, 0, n)
+
     def rank(self, shard: Shard) -> int:
         """Order of magnitude of the reconstructions that a scan takes.
 
@@ -141,7 +150,12 @@ class Costs:
         return min(found)
 
 
-def announcement(costs: Costs, shards: Iterable[Shard], orders: Iterable[tuple[str, str]]) -> str:
+def announcement(
+    costs: Costs,
+    shards: Iterable[Shard],
+    orders: Iterable[tuple[str, str]],
+    tunings: Iterable[tuple[str, str]] = (),
+) -> str:
     """Table of the work that is left and its cost, the cheapest first."""
     by_work: dict[str, Cost] = {}
     n_scans: dict[str, int] = {}
@@ -151,6 +165,9 @@ def announcement(costs: Costs, shards: Iterable[Shard], orders: Iterable[tuple[s
     for kind, reconstructor in orders:
         name = f"learn the order {kind}"
         by_work[name] = by_work.get(name, Cost()) + costs.order(kind, reconstructor)
+    for policy, reconstructor in tunings:
+        name = f"tune {reconstructor}"
+        by_work[name] = by_work.get(name, Cost()) + costs.tuning(policy, reconstructor)
     plan, total = costs.plan, sum(by_work.values(), Cost())
     lines = [
         (name, n_scans.get(name), cost.reconstructions, _words(cost.seconds))

@@ -18,6 +18,7 @@ from activemri.agents.order import OnStep, Order, fit_order
 from activemri.agents.policy import Policy, Traits, decide, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
+from activemri.benchmark.tuning import OnShare, Tuning, n_trials, tune
 from activemri.data.contents import contents
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
 from activemri.data.views import subjects_of
@@ -96,6 +97,9 @@ class BenchmarkSettings:
     """Train scans that each step of a learned order is decided on, drawn anew; None takes all."""
     max_fit_slices: int | None = 256
     """Train scans, spread evenly, that learned orders see at all; None takes all."""
+    tune_scans: int | None = None
+    """Scans of the val split that settings of cg-sense, wavelet and total-variation (of all
+    reconstructors with a grid) are tuned on, for each policy; None takes the default ones."""
     reference: str = _START
     """Policy that the others are compared with in paired tests."""
     metric: str | None = None
@@ -118,7 +122,7 @@ class BenchmarkSettings:
         require_positive(slices_per_volume=self.slices_per_volume, max_slices=self.max_slices)
         require_positive(max_oracle_slices=self.max_oracle_slices, n_seeds=self.n_seeds)
         require_positive(n_fit_scans=self.n_fit_scans, max_fit_slices=self.max_fit_slices)
-        require_positive(workers=self.workers)
+        require_positive(workers=self.workers, tune_scans=self.tune_scans)
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ class Plan:
         metrics = tuple(dict.fromkeys((*METRICS, self.metric, *self.protocol.metrics)))
         self.acquisitions: dict[str, Scan] = {}
         self.evaluators: dict[str, Evaluator | None] = {}
+        self._tuned: dict[tuple[str, str], Scan] = {}  # by policy and reconstructor
         for label, one in self.reconstructors.items():
             protocol = replace(self.protocol, reconstructor=one, metrics=metrics)
             self.acquisitions[label] = protocol.scan(dataset, device=device)
@@ -208,9 +213,26 @@ class Plan:
                 hint="Choose another --split or --fit-data, or an order's file as the policy",
                 data=settings.fit_data,
             )
+        #: Scans that reconstructors are tuned on.
+        self.tuning: Scans | None = None
+        if settings.tune_scans is not None:
+            hint = "Choose another --split, or leave --tune-scans out"
+            self.tuning = self._open("val", settings.tune_scans, use="--tune-scans", hint=hint)
+            if not self.tuned():
+                raise ValueError(
+                    "--tune-scans: expected a reconstructor with a grid of settings, as cg-sense, "
+                    f"wavelet and total-variation; got {', '.join(self.reconstructors)}"
+                )
         self._started: tuple[object, tuple[list[Slice], list[State]]] | None = None
         #: Scans by split that stopping rules are fitted to and calibrated on.
         self.stopping = self._open_stopping() if self.stop.target is not None else {}
+        for split in self.stop.calibration_splits if self.stopping else ():
+            tuning = set() if self.tuning is None else self.tuning.subjects
+            if shared := _named(self.stopping[split].subjects & tuning):
+                raise ValueError(
+                    f"--tune-scans: subjects of the val split calibrate the stopping rule: {shared}"
+                    ". Choose another --stop.calibration, or leave --tune-scans out"
+                )
 
     @property
     def has_network(self) -> bool:
@@ -222,6 +244,8 @@ class Plan:
     def fingerprint(self) -> dict[str, str]:
         """Marks of what settings only name: package version, weights, order files, the scans."""
         marks = {"version": __version__, "scans": files.digest(repr(self.scored.describe()))[:16]}
+        if self.tuning is not None:
+            marks["tuning"] = files.digest(repr(self.tuning.describe()))[:16]
         for label, acquisition in self.acquisitions.items():
             network = acquisition.reconstructor
             try:
@@ -229,6 +253,8 @@ class Plan:
             except ValueError:  # a user's own class: its settings as they print
                 own = type(network)
                 kind = f"{own.__module__}.{own.__qualname__} {network.settings}"
+            if self.tuning is not None:
+                kind += f" {type(network).grid}"
             mark = files.digest(f"{kind} {_digest_of_weights(network)}")
             marks[f"reconstructor {label}"] = mark[:16]
         for label, evaluator in self.evaluators.items():
@@ -244,7 +270,7 @@ class Plan:
     def contents(self, *, anew: bool = False) -> dict[str, str]:
         """Marks of the content of all scans that are played, see :mod:`activemri.data.contents`."""
         marks: dict[str, str] = {}
-        for scans in (self.scored, *self.stopping.values()):
+        for scans in filter(None, (self.scored, self.tuning, *self.stopping.values())):
             marks |= contents(scans.dataset, scans.positions, anew=anew)
         return marks
 
@@ -262,8 +288,37 @@ class Plan:
             metric=self.metric,
             order=order,
             evaluator=self.evaluators[reconstructor],
-            reconstructor=self.acquisitions[reconstructor].reconstructor,
+            reconstructor=self.acquisition(label, reconstructor).reconstructor,
         )
+
+    def acquisition(self, policy: str, reconstructor: str) -> Scan:
+        """The scans of a reconstructor, with the settings that were tuned for a policy, if any."""
+        return self._tuned.get((policy, reconstructor), self.acquisitions[reconstructor])
+
+    def tuned(self) -> list[tuple[str, str]]:
+        """Policies and reconstructors that are tuned together."""
+        if self.tuning is None:
+            return []
+        own = [one for one in self.reconstructors if n_trials(self.acquisitions[one].reconstructor)]
+        return list(product(self.policies, own))
+
+    def tune(self, policy: Policy, labels: tuple[str, str], *, tell: OnShare) -> Tuning:
+        """Tune a reconstructor for a policy, by the labels of both, with the first seed."""
+        assert self.tuning is not None
+        return tune(
+            self.acquisitions[labels[1]],
+            policy,
+            [self.tuning.dataset[position] for position in self.tuning.positions],
+            metric=self.metric,
+            labels=labels,
+            seed=self.settings.run.seed,
+            tell=tell,
+        )
+
+    def use(self, tuning: Tuning) -> None:
+        """Score scans with these settings from now on."""
+        key = tuning.policy, tuning.reconstructor
+        self._tuned.setdefault(key, tuning.apply(self.acquisitions[key[1]]))
 
     def learn_order(self, kind: str, reconstructor: str, *, on_step: OnStep | None = None) -> Order:
         """Learn an order on the train split, for one reconstructor."""
@@ -322,9 +377,9 @@ class Plan:
         They are kept until others are asked for, so that a slice is read and prepared once for all
         policies and seeds that follow each other.
         """
-        scan = self.acquisitions[shard.reconstructor]
+        scan = self.acquisition(shard.policy, shard.reconstructor)
         seed = shard.seed if scan.starts_by_chance else None
-        key = (shard.reconstructor, shard.split, shard.positions, seed)
+        key = (scan, shard.split, shard.positions, seed)
         if self._started is None or self._started[0] != key:
             dataset = self.scans(shard.split).dataset
             slices = [dataset[position] for position in shard.positions]

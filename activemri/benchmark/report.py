@@ -25,6 +25,7 @@ from activemri.benchmark.plan import Plan
 from activemri.benchmark.resampling import FEWEST_SUBJECTS, TOO_FEW
 from activemri.benchmark.savings import FittedRule
 from activemri.benchmark.statistics import direction, formatted, higher_is_better, metric_name
+from activemri.benchmark.tuning import Tuning, tuning_table
 from activemri.envs import rendering
 from activemri.envs.rendering import frame_of
 from activemri.tables import Cell, Table
@@ -125,7 +126,13 @@ class Report:
         return rendering.gif_bytes(self.episodes[0].frames, fps=4) if self.episodes else b""
 
 
-def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ()) -> Report:
+def report(
+    plan: Plan,
+    table: pd.DataFrame,
+    *,
+    rules: Sequence[FittedRule] = (),
+    tunings: Sequence[Tuning] = (),
+) -> Report:
     """Sum up a finished benchmark, from its long table; a ValueError if that lacks anything."""
     settings, metric, reference = plan.settings, plan.metric, plan.settings.reference
     bounds = statistics.policies_that(table, "is_oracle")
@@ -158,6 +165,10 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         "fully sampled scan: no policy can be expected to reach them."
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
+    tuned = [tuning_table(tunings)] if tunings else []
+    if tuned:
+        content["tuning"] = [asdict(one) for one in tunings]
+        sections.append(Section("Tuning", [*tuned, *tuned[0].notes]))
     means, which = statistics.score_curves(own), list(plan.reconstructors)
     drawn: dict[str, Any] = {"metric": metric, "palette": palette}
     curves = [
@@ -248,7 +259,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         title=f"Active acquisition on {plan.scored.dataset.name}",
         subtitle=counted,
         warning=_few_subjects(min(row["n_subjects"] for row in summary)),
-        headline=[shown, *worth, *stopping],
+        headline=[shown, *tuned, *worth, *stopping],
         sections=sections,
         content=content,
         episodes=_episodes(plan, own, example, first=[reference, *bounds]),
@@ -397,7 +408,6 @@ def _episodes(
 ) -> list[Episode]:
     """One scan, acquired by every policy with the last reconstructor, drawn step by step."""
     reconstructor = list(plan.reconstructors)[-1]
-    acquisition = plan.acquisitions[reconstructor]
     scan, seed = plan.scored.dataset[position], plan.settings.run.seed
     own = table[
         (table["reconstructor"] == reconstructor)
@@ -408,6 +418,7 @@ def _episodes(
     episodes = []
     for policy, part in own.groupby("policy", sort=False, observed=True):
         steps = part.sort_values("step")
+        acquisition = plan.acquisition(str(policy), reconstructor)
         actions, scores = steps["action"].tolist()[1:], steps["value"].tolist()
         state = start_scans(acquisition, [scan], seed=seed)
         frames = []

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 
 from activemri import files
 from activemri.agents.order import Order
+from activemri.agents.policy import Policy
 from activemri.agents.rollout import Episodes, rollout
 from activemri.benchmark.cost import Costs, announcement
 from activemri.benchmark.plan import BenchmarkSettings, Plan, PolicyLike, ReconstructorLike, Shard
 from activemri.benchmark.report import Report, report
 from activemri.benchmark.savings import FEATURE, FittedRule, curves_of
 from activemri.benchmark.statistics import RETURN, TRAITS, higher_is_better
+from activemri.benchmark.tuning import Tuning
 from activemri.data.slices import SliceInfo
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import State
@@ -44,7 +46,7 @@ from activemri.stopping.rule import RuleKind, StoppingRule, fit_rule
 
 _SETTINGS = "settings.json"
 _WRITTEN = (
-    _SETTINGS, "parts", "quality", "orders", "rules", "results.parquet", "summary.json",
+    _SETTINGS, "parts", "quality", "orders", "tuning", "rules", "results.parquet", "summary.json",
     "report.html", "episode.gif",
 )  # fmt: skip
 
@@ -100,7 +102,8 @@ def run_benchmark(settings: BenchmarkSettings) -> Outcome:
         _write_parquet(table, out / "results.parquet")
         rules = _fit_rules(plan) if plan.stopping else []
         with Progress("sum up", 1, unit="") as progress:
-            found = report(plan, table, rules=rules)
+            tunings = [_tune(plan, key, lambda share: None) for key in plan.tuned()]
+            found = report(plan, table, rules=rules, tunings=tunings)
             progress(0.7)
             files.write_json(out / "summary.json", {**found.content, "scans": played})
             command = shlex.join(["activemri", *sys.argv[1:]])
@@ -234,19 +237,26 @@ def _play(plan: Plan) -> pd.DataFrame:
         for shard in missing
         if shard.policy in plan.orders
     )
-    play, learn = dict[Shard, float](), dict[tuple[str, str], float]()  # seconds
+    play = dict[Shard, float]()  # seconds
+    learn, tune = dict[tuple[str, str], float](), dict[tuple[str, str], float]()
+    played = {(shard.policy, shard.reconstructor) for shard in missing}
+    tunings = [key for key in plan.tuned() if key in played]
     if missing:
         costs = Costs(plan)
-        sys.stderr.write(announcement(costs, missing, orders) + "\n")
+        sys.stderr.write(announcement(costs, missing, orders, tunings) + "\n")
         # Cheap policies first, so that they are whole where the benchmark is interrupted.
         missing.sort(
             key=lambda one: (costs.rank(one), one.split, one.reconstructor, one.positions, one.seed)
         )
         play = {shard: costs.shard(shard).seconds for shard in missing}
         learn = {key: costs.order(*key).seconds for key in orders}
+        tune = {key: costs.tuning(*key).seconds for key in tunings}
     with Progress("learn orders", sum(learn.values()), unit="", show=bool(learn)) as progress:
         for _ in _in_processes(plan, _learn_order, learn, progress):
             pass  # first: several shards need the same one
+    with Progress("tune", sum(tune.values()), unit="", show=bool(tune)) as progress:
+        for _ in _in_processes(plan, _tune, tune, progress):
+            pass
     n_scans = sum(len(shard.positions) for shard in shards)
     n_done = n_scans - sum(len(shard.positions) for shard in missing)
     with Progress("acquire", sum(play.values()), unit="") as progress:
@@ -306,14 +316,33 @@ def _learn_order(plan: Plan, key: tuple[str, str], tell: Tell) -> Order:
     return Order.load(path)
 
 
+def _policy(plan: Plan, key: tuple[str, str], *, seed: int | None = None) -> Policy:
+    """The policy for a reconstructor, by their labels, with the order that it needs."""
+    order = None
+    if key[0] in plan.orders:
+        order = _learn_order(plan, (plan.orders[key[0]], key[1]), lambda share: None)
+    return plan.policy(*key, order=order, seed=seed)
+
+
+def _tune(plan: Plan, key: tuple[str, str], tell: Tell) -> Tuning:
+    """The tuning for a policy and a reconstructor, from the benchmark's folder or made now."""
+    path = plan.settings.run.out / "tuning" / key[1] / f"{key[0]}.json"
+    if not path.exists():
+        files.write_json(path, asdict(plan.tune(_policy(plan, key), key, tell=tell)))
+    else:
+        tell(1.0)
+    tuning = Tuning(**files.read_json(path, {"settings": dict, "trials": list, "metric": str}))
+    plan.use(tuning)
+    return tuning
+
+
 def _play_shard(plan: Plan, shard: Shard, tell: Tell) -> None:
     """Play one shard and keep its rows of the long table."""
-    order = None
-    if shard.policy in plan.orders:
-        key = (plan.orders[shard.policy], shard.reconstructor)
-        order = _learn_order(plan, key, lambda share: None)
-    policy = plan.policy(shard.policy, shard.reconstructor, order=order, seed=shard.seed)
-    acquisition, (scans, starts) = plan.acquisitions[shard.reconstructor], plan.started(shard)
+    key = shard.policy, shard.reconstructor
+    if key in plan.tuned():
+        _tune(plan, key, lambda share: None)
+    policy, acquisition = _policy(plan, key, seed=shard.seed), plan.acquisition(*key)
+    scans, starts = plan.started(shard)
     reported = 0.0
 
     def on_step(step: int, state: State) -> None:
@@ -479,7 +508,8 @@ def _manifest(plan: Plan, played: Mapping[str, str]) -> dict[str, Any]:
     settings["protocol"].pop("reconstructor", None)  # its fingerprint tells it
     given: dict[str, Any] = json.loads(json.dumps(settings, default=str)) | {"contents": played}
     parts = [path for name in ("parts", "quality") for path in (out / name).rglob("*.parquet")]
-    begun = (out / _SETTINGS).exists() and [*parts, *(out / "orders").glob("*.json")]
+    parts += [path for name in ("orders", "tuning") for path in (out / name).rglob("*.json")]
+    begun = (out / _SETTINGS).exists() and parts
     if plan.settings.run.overwrite or not begun:
         return given
     found = files.read_json(out / _SETTINGS)

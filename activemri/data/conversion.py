@@ -26,9 +26,9 @@ from activemri.data.index import Entry, Index, index_path
 from activemri.data.isolation import Isolation, Run
 from activemri.data.readers import HDF5, UnreadableError, Volume, guarded, one_line
 from activemri.data.simulated_coils import with_coils
-from activemri.data.slices import measured_samples
+from activemri.data.slices import COMBINED, RSS, measured_samples
 from activemri.data.splits import assign_splits
-from activemri.data.standard import magnitude_reference
+from activemri.data.standard import magnitude_reference, with_target
 from activemri.progress import Progress
 
 MOST_COILS = 32  # that are simulated
@@ -193,6 +193,8 @@ def _write_volume(
                 try:
                     with guarded():
                         scan = entry.reader.read(opened, entry.volume, index)
+                        if entry.volume.target == RSS:  # else the copy's "own"
+                            scan = with_target(scan, COMBINED)
                         if simulated:
                             scan = with_coils(scan, volume.n_coils, largest=largest)
                 except UnreadableError as error:

@@ -292,6 +292,7 @@ class Volume:
     magnitude_only: bool = False
     simulated: str | None = None  # what of the samples no scanner has measured, e.g. "coils"
     largest: float | None = None  # stored magnitude, where the reader needs it
+    target: str = "combined"  # what references are, one of `data.slices.TARGETS`; "own": others
     encoded_columns: tuple[int, int] | None = None  # first and one past the last acquired one
 
     def __post_init__(self) -> None:

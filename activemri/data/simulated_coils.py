@@ -29,8 +29,8 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
 
     Distance and places of the coils, and how strong their noise is, are drawn for the volume, the
     noise itself for the slice. All follow from the volume's name, the same on every machine. The
-    noise is a share of the `largest` magnitude of the volume. The target is the root of the coils'
-    sum of squares; coil maps are for the reconstruction to estimate, as on a scanner.
+    noise is a share of the `largest` magnitude of the volume. The target combines the noisy coils
+    with their true maps; those of the slice are to be estimated, as on a scanner.
 
     Raises:
         ValueError: if the scan has several coils already, or fewer than 2 are asked for.
@@ -49,7 +49,7 @@ def with_coils(scan: Slice, n_coils: int, *, largest: float) -> Slice:
     return replace(
         scan,
         kspace=kspace,
-        target=magnitude_reference(kspace, (height, width)),
+        target=magnitude_reference(kspace, (height, width), sensitivity=maps),
         sensitivity=None,
         processing=(
             *scan.processing,

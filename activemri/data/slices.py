@@ -7,6 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+#: References of several coils, see :func:`activemri.data.standard.magnitude_reference`.
+TARGETS = COMBINED, RSS = "combined", "rss"
+
 
 @dataclass(frozen=True, eq=False)
 class Slice:
@@ -16,10 +19,11 @@ class Slice:
 
         scan = Slice(fft2(image)[None], image.abs(), "mine", 0, "me", float(image.abs().max()))
 
-    Reconstructions are cropped around their centre to the target's size for scoring. Without
-    `sensitivity` the map of one coil is one, and those of several are estimated from the lines that
-    a scan starts with. The region of interest is known before the scan, as what an operator draws
-    on a localizer; agents may see it. The label is of one shape for all slices of a batch.
+    Reconstructions are cropped around their centre to the target's size for scoring. `sensitivity`
+    is known before the scan, as from a calibration; without it the map of one coil is one, and
+    those of several are estimated from the lines that a scan starts with. The region of interest is
+    known before the scan too, as what an operator draws on a localizer; agents may see it. The
+    label is of one shape for all slices of a batch.
     """
 
     kspace: Tensor  # complex64 (coil, height, width); centred, orthonormal

@@ -7,7 +7,7 @@ from typing import Any
 
 from activemri import files
 from activemri.data.regions import read_findings
-from activemri.data.slices import SliceDataset, SliceList
+from activemri.data.slices import COMBINED, TARGETS, SliceDataset, SliceList
 from activemri.data.views import MIXED, oriented
 from activemri.progress import track
 
@@ -36,6 +36,8 @@ def open_dataset(
     synthetic_phase: bool = True,
     n_subjects: int | None = None,
     annotations: str | Path | None = None,
+    target: str = COMBINED,
+    known_maps: bool = False,
 ) -> SliceDataset:
     """Open slices for an environment, for training or for a benchmark.
 
@@ -58,6 +60,9 @@ def open_dataset(
         n_subjects: how many subjects the split shall have; for phantoms only.
         annotations: boxes, see :func:`activemri.data.regions.read_findings`; only slices that
             have one are taken, and it is their region of interest; for files only.
+        target: reference of several coils, one of :data:`activemri.data.slices.TARGETS`.
+        known_maps: phantoms bring their true coil maps, as no scanner has them; files bring what
+            they hold in any case.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -65,6 +70,8 @@ def open_dataset(
             that makes no sense.
     """
     size = matrix_shape(matrix_size)
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
     if str(data) in PHANTOMS:
         if slices_per_volume is not None or split_file is not None or annotations is not None:
             raise ValueError(
@@ -76,6 +83,8 @@ def open_dataset(
             split=split,
             matrix_size=size or (PHANTOM_SIZE, PHANTOM_SIZE),
             n_subjects=n_subjects,
+            target=target,
+            known_maps=known_maps,
             **PHANTOMS[str(data)],
         )
         dataset = oriented(dataset, MIXED) if "widest_view" in PHANTOMS[str(data)] else dataset
@@ -107,6 +116,7 @@ def open_dataset(
         matrix_size=size,
         slices_per_volume=slices_per_volume,
         findings=findings,
+        target=target,
     )
     return load(dataset) if preload else dataset
 

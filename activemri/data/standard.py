@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from activemri.data.regions import resampled
-from activemri.data.slices import Slice
+from activemri.data.slices import COMBINED, RSS, Slice
 from activemri.metrics.reference import center_crop
 from activemri.mri import coils, fourier
+from activemri.mri.sensitivity import espirit
 
 
 def magnitude_reference(
@@ -17,23 +18,41 @@ def magnitude_reference(
     target_shape: tuple[int, int] | None = None,
     *,
     sensitivity: Tensor | None = None,
+    target: str = COMBINED,
 ) -> Tensor:
     """Magnitude image of fully sampled k-space (coil, height, width), in float32.
 
-    Coils are combined with `sensitivity` maps like `kspace`, without them by the root of the sum of
-    squares; the image is cropped around its centre to `target_shape`, (height, width).
+    Coils are combined with `sensitivity` maps like `kspace`, by default ESPIRiT's of all of it.
+    With the target "rss" it is the root of the coils' sum of squares, which is never zero where
+    there is noise, so that no combination of the coils reaches it. The image is cropped around its
+    centre to `target_shape`, (height, width).
     """
     images = fourier.ifft2(kspace)
-    if sensitivity is not None:
-        image = coils.combine(images, sensitivity).abs()
-    elif kspace.shape[0] == 1:
-        image = images[0].abs()
-    else:
+    is_finite = bool(torch.view_as_real(kspace).sum().isfinite())  # else no maps can be estimated
+    if kspace.shape[0] > 1 and (target == RSS or not is_finite):
         image = coils.root_sum_of_squares(images)
+    elif kspace.shape[0] > 1 or sensitivity is not None:
+        if sensitivity is None:
+            everything = torch.ones(1, 1, 1, dtype=torch.bool)
+            sensitivity = espirit(kspace.unsqueeze(0), everything)[0]
+        image = coils.combine(images, sensitivity).abs()
+    else:
+        image = images[0].abs()
     return image if target_shape is None else center_crop(image, target_shape).contiguous()
 
 
-def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
+def with_target(scan: Slice, target: str) -> Slice:
+    """A slice of several coils with one of :data:`TARGETS`, made of its k-space."""
+    if scan.n_coils == 1:
+        return scan
+    rows, columns = scan.target.shape
+    image = magnitude_reference(
+        scan.kspace, (rows, columns), sensitivity=scan.sensitivity, target=target
+    )
+    return replace(scan, target=image, volume_max=float(image.max()))
+
+
+def to_matrix(scan: Slice, matrix_size: tuple[int, int], *, target: str = COMBINED) -> Slice:
     """Bring a slice to another matrix size, as if it had been scanned at that resolution.
 
     1. Readout oversampling is removed: rows of the image beyond the reference are cropped. That
@@ -42,8 +61,9 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
        pixels change their size, also relative to each other if the shapes have other proportions.
        Padded lines are never acquired. Samples are scaled by the square root of the ratio of the
        numbers of pixels, so that orthonormal transforms keep the intensities of the image.
-    3. The reference is computed from the resulting k-space and covers the whole frame, and so
-       does a region of interest. `volume_max` is left as it is.
+    3. The reference, `target` of :func:`magnitude_reference`, is computed from the resulting
+       k-space and covers the whole frame, and so does a region of interest. `volume_max` is left
+       as it is.
     """
     (height, width), rows = scan.shape, scan.target.shape[0]
     if rows != height:
@@ -69,7 +89,7 @@ def to_matrix(scan: Slice, matrix_size: tuple[int, int]) -> Slice:
     return replace(
         scan,
         kspace=kspace,
-        target=magnitude_reference(kspace, sensitivity=sensitivity),
+        target=magnitude_reference(kspace, sensitivity=sensitivity, target=target),
         sensitivity=sensitivity,
         measured=resize_centered(scan.measured, matrix_size),
         roi=None if roi is None else resampled(resize_centered(roi, (rows, width)), matrix_size),

@@ -17,8 +17,8 @@ from activemri.data.index import Entry, FileFacts
 from activemri.data.isolation import Run, here
 from activemri.data.readers import UnreadableError, guarded
 from activemri.data.regions import Box, Findings, region_of, upright
-from activemri.data.slices import Slice, SliceInfo
-from activemri.data.standard import magnitude_reference, to_matrix
+from activemri.data.slices import COMBINED, TARGETS, Slice, SliceInfo
+from activemri.data.standard import magnitude_reference, to_matrix, with_target
 from activemri.metrics import SSIM_WINDOW
 from activemri.progress import Progress
 
@@ -40,6 +40,9 @@ MAGNITUDES = (1e-10, 1e10)
 #: start with some of them, and something must be left to choose.
 LEAST_MEASURED = 1 / 8
 
+#: Targets of a file and wanted, where the file's stays: whoever made it wants it.
+_STAYS = ("own", COMBINED)
+
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +53,8 @@ class VolumeDataset:
 
     Args:
         root, entries: of an index.
-        name, matrix_size, slices_per_volume: as of :func:`activemri.data.sources.open_dataset`.
+        name, matrix_size, slices_per_volume, target: as of
+            :func:`activemri.data.sources.open_dataset`.
         findings: boxes by volume and slice; only slices that have one are taken, and the boxes
             become their region of interest.
 
@@ -68,15 +72,16 @@ class VolumeDataset:
         matrix_size: tuple[int, int] | None = None,
         slices_per_volume: int | None = None,
         findings: Findings | None = None,
+        target: str = COMBINED,
     ) -> None:
-        self.name = name
+        self.name, self._target = name, target
         self._root = root
         self._findings = findings or {}
         self._matrix_size = matrix_size
         self._contents: FileFacts | None = None
         self._process = os.getpid()
         self._files: OrderedDict[str, Any] = OrderedDict()  # those used last stay open
-        surveys = survey(root, entries, matrix_size=matrix_size)
+        surveys = survey(root, entries, matrix_size=matrix_size, target=target)
         unusable: list[str] = []
         self._slices: list[tuple[Entry, int, float]] = []
         for entry, found in zip(entries, surveys, strict=True):
@@ -115,6 +120,7 @@ class VolumeDataset:
                     entry,
                     index,
                     matrix_size=self._matrix_size,
+                    target=self._target,
                     findings=findings,
                 )
         except UnreadableError as error:
@@ -206,15 +212,17 @@ def survey(
     entries: Sequence[Entry],
     *,
     matrix_size: tuple[int, int] | None = None,
+    target: str = COMBINED,
     run: Run = here,
 ) -> list[Survey]:
     """Read every slice of some files of an index, or remember what that has shown before.
 
-    Slices are looked at in the standard form of a matrix size, which is remembered apart. `run`
+    Slices are looked at in the standard form of a matrix size and with a target, which are
+    remembered apart. `run`
     runs the function that reads.
     """
     readers = sorted({repr(entry.reader) for entry in entries})
-    cache = FileFacts(root, f"samples {readers} {matrix_size} {SSIM_WINDOW}")
+    cache = FileFacts(root, f"samples {readers} {matrix_size} {target} {SSIM_WINDOW}")
     statuses = [(root / entry.file).stat() for entry in entries]
     surveys: list[Survey] = []
     try:
@@ -227,7 +235,7 @@ def survey(
                     found = Survey(**known)
                 except (KeyError, TypeError, ValueError):  # nothing, or of another version
                     try:
-                        found, lasting = run(_read_all, root, entry, matrix_size)
+                        found, lasting = run(_read_all, root, entry, matrix_size, target)
                     except UnreadableError as error:  # of a process that has ended
                         found, lasting = _without_slices(entry, error), False
                     if lasting:
@@ -245,9 +253,12 @@ def _read_slice(
     index: int,
     *,
     matrix_size: tuple[int, int] | None,
+    target: str,
     findings: Sequence[Box] = (),
 ) -> Slice:
-    """A slice in the standard form of a size, with the region that findings mark.
+    """A slice in the standard form of a size, with a target and the region that findings mark.
+
+    Of several coils a reference that is not the wanted one is made anew.
 
     Its values are not looked at: that takes longer than reading them, and the survey has done it.
     """
@@ -259,10 +270,17 @@ def _read_slice(
         rows, columns = scan.target.shape
         boxes = [upright(box, rows) for box in findings]
         scan = replace(scan, roi=region_of(boxes, (rows, columns)))
-    return scan if matrix_size is None else to_matrix(scan, matrix_size)
+    read = scan.target
+    if matrix_size is not None:
+        scan = to_matrix(scan, matrix_size, target=target)
+    if scan.target is read and volume.target != target and (volume.target, target) != _STAYS:
+        scan = with_target(scan, target)  # not before: maps of large images take long
+    return scan
 
 
-def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> tuple[Survey, bool]:
+def _read_all(
+    root: Path, entry: Entry, matrix_size: tuple[int, int] | None, target: str
+) -> tuple[Survey, bool]:
     """The survey, and whether it would come out the same next time (no failed reads)."""
     problems: list[tuple[int, str]] = []
     usable: list[int] = []
@@ -272,7 +290,9 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
             for index in range(entry.volume.n_slices):
                 try:
                     with guarded():
-                        scan = _read_slice(file, entry, index, matrix_size=matrix_size)
+                        scan = _read_slice(
+                            file, entry, index, matrix_size=matrix_size, target=target
+                        )
                         _refuse_unusable(scan)
                 except UnreadableError as error:
                     problems.append((index, str(error)))
@@ -282,6 +302,8 @@ def _read_all(root: Path, entry: Entry, matrix_size: tuple[int, int] | None) -> 
                 volume_max = max(volume_max, float(scan.target.max()))
                 never_acquired = max(never_acquired, int((~scan.measured.any(dim=0)).sum()))
                 if index == entry.volume.n_slices // 2:
+                    kept = entry.volume.target  # what the file itself holds
+                    scan = _read_slice(file, entry, index, matrix_size=matrix_size, target=kept)
                     mismatch, off_center = _conventions(scan)
     except UnreadableError as error:  # of opening it
         return _without_slices(entry, error), False
@@ -328,8 +350,12 @@ def _refuse_unusable(scan: Slice) -> None:
 def _conventions(scan: Slice) -> tuple[float, float]:
     """Mismatch of the reference, and distance of the strongest sample; see :class:`Survey`."""
     (height, width), (n_rows, n_columns) = scan.target.shape, scan.shape
-    image = magnitude_reference(scan.kspace, (height, width), sensitivity=scan.sensitivity)
+    images = (
+        magnitude_reference(scan.kspace, (height, width), sensitivity=scan.sensitivity, target=one)
+        for one in TARGETS
+    )
     norm = torch.linalg.vector_norm
     row, column = divmod(int(scan.kspace.abs().amax(dim=0).argmax()), n_columns)
     aside = max(abs(row - n_rows // 2) / n_rows, abs(column - n_columns // 2) / n_columns)
-    return float(norm(image - scan.target) / norm(scan.target)), aside
+    mismatch = min(float(norm(image - scan.target) / norm(scan.target)) for image in images)
+    return mismatch, aside

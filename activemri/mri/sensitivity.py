@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -142,9 +143,11 @@ ESTIMATORS: dict[str, SensitivityEstimator] = {
 
 @dataclass(frozen=True)
 class CoilMaps:
-    """Estimation of coil maps during a scan.
+    """Source of coil maps during a scan.
 
     Attributes:
+        brought: maps that scans bring along are used if there are any ("first"), must be there
+            ("only"), or are left aside ("never").
         estimate: maps from what has been acquired around the centre.
         updated: estimate again whenever something new is acquired there; else the lines that the
             scan starts with decide.
@@ -152,6 +155,7 @@ class CoilMaps:
 
     estimate: SensitivityEstimator = low_resolution
     updated: bool = False
+    brought: Literal["first", "only", "never"] = "first"
 
     @staticmethod
     def may_change(before: Tensor, after: Tensor) -> Tensor:
@@ -163,26 +167,30 @@ class CoilMaps:
         return (before != after)[:, parts[0], parts[1]].flatten(1).any(dim=1)
 
 
-#: The usual: low-resolution images of the lines that a scan starts with.
+#: The usual: of scans that bring none, low-resolution images of the lines that they start with.
 FROM_START = CoilMaps()
-_UPDATED = "-updated"
+_UPDATED, _KNOWN = "-updated", "known"
 
 
-def make_coil_maps(maps: str | CoilMaps) -> CoilMaps:
-    """Coil maps by name: that of an estimator, e.g. "espirit", or "espirit-updated".
+def make_coil_maps(maps: str | CoilMaps | None) -> CoilMaps:
+    """Coil maps by name: that of an estimator, e.g. "espirit", or "espirit-updated", or "known".
+
+    None is :data:`FROM_START`.
 
     Raises:
         ValueError: for an unknown name.
     """
-    if isinstance(maps, CoilMaps):
-        return maps
+    if maps is None or isinstance(maps, CoilMaps):
+        return maps or FROM_START
+    if maps == _KNOWN:
+        return CoilMaps(brought="only")
     name = maps.removesuffix(_UPDATED)
     if name not in ESTIMATORS:
         raise ValueError(
-            f"unknown coil maps {maps!r}; expected one of {', '.join(ESTIMATORS)}, or one of them "
-            f"followed by {_UPDATED}"
+            f"unknown coil maps {maps!r}; expected {_KNOWN}, one of {', '.join(ESTIMATORS)}, or "
+            f"one of them followed by {_UPDATED}"
         )
-    return CoilMaps(ESTIMATORS[name], updated=maps.endswith(_UPDATED))
+    return CoilMaps(ESTIMATORS[name], updated=maps.endswith(_UPDATED), brought="never")
 
 
 def _low_resolution_images(kspace: Tensor, mask: Tensor) -> Tensor:

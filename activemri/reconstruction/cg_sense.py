@@ -1,5 +1,7 @@
 """CG-SENSE: least squares over what all coils have measured."""
 
+from typing import ClassVar
+
 from activemri.mri.solvers import conjugate_gradient
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
@@ -18,6 +20,7 @@ class CGSense(Reconstructor):
     """
 
     is_differentiable = True
+    grid: ClassVar = {"weight": (1e-3, 3e-3, 0.03, 0.1, 0.3), "steps": (3, 5, 20)}
 
     def __init__(self, steps: int = 10, *, weight: float = 1e-2, tolerance: float = 1e-4) -> None:
         super().__init__()

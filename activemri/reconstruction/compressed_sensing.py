@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from activemri.reconstruction.image_channels import from_channels, pad_to_multip
 from activemri.reconstruction.reconstructor import Measurement, Reconstruction, Reconstructor
 
 _WIDEST_SHIFT = 16  # pixels, twice the wavelet's filter: further ones look alike
+_GRID = {"weight": (1e-4, 3e-4, 6e-4, 1e-3, 4e-3, 8e-3, 1.6e-2), "steps": (30, 120)}
 _DUAL_STEP = 1 / 8  # one over the squared norm of differences
 
 
@@ -25,6 +27,7 @@ class WaveletSensing(Reconstructor):
     """
 
     is_differentiable = True
+    grid: ClassVar = _GRID
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, shifts: bool = True) -> None:
         super().__init__()
@@ -61,6 +64,7 @@ class TotalVariation(Reconstructor):
     """
 
     is_differentiable = True
+    grid: ClassVar = _GRID
 
     def __init__(self, weight: float = 2e-3, *, steps: int = 60, dual_steps: int = 3) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
 """Input and output of every reconstruction method."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,9 @@ class Reconstructor(nn.Module):
     #: In evaluation, gradients of the image with respect to a soft mask of the operator are those
     #: of what it computes. Policies that learn by such gradients refuse what does not say so.
     is_differentiable = False
+
+    #: Values that may be tried for settings, by name, those that matter most first.
+    grid: ClassVar[Mapping[str, Sequence[object]]] = {}
 
     #: Settings that rebuild the object: ``type(r)(**r.settings)``. Written into checkpoints; may
     #: hold other reconstructors, which are described there by their own kinds and settings.

@@ -206,7 +206,7 @@ def test_without_phase_kspace_is_conjugate_symmetric() -> None:
 def test_the_maps_of_a_slice_explain_its_coil_images() -> None:
     dataset = PhantomDataset(
         family="brain", n_coils=4, matrix_size=(64, 60), n_subjects=1, slices_per_subject=1,
-        snr=math.inf,
+        snr=math.inf, known_maps=True,
     )  # fmt: skip
     scan = dataset[0]
     assert scan.sensitivity is not None
@@ -300,7 +300,7 @@ def test_a_description_is_true_of_the_slice() -> None:
 
 def test_acquiring_everything_gives_the_target() -> None:
     for n_coils in (1, 3):
-        scan = small(n_coils=n_coils)[1]
+        scan = small(n_coils=n_coils, known_maps=True)[1]
         maps = None if scan.sensitivity is None else scan.sensitivity[None]
         mask = torch.ones(1, 1, 24, dtype=torch.bool)
         operator = Operator.on_grid(mask, (20, 24), maps)

@@ -4,14 +4,47 @@ import multiprocessing
 import pickle
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 from activemri.data import volumes
+from activemri.data.formats.fastmri import SCALE
 from activemri.data.slices import Slice, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import VolumeDataset, evenly_spaced
+from activemri.envs.protocol import ScanProtocol
 from tests.data.files import write_fastmri, write_image, write_kspace
+
+
+def test_the_published_target_is_one_by_name_and_not_the_default(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "knee.h5", n_coils=3)
+    with h5py.File(tmp_path / "knee.h5") as file:
+        published = torch.from_numpy(file["reconstruction_rss"][0]) * SCALE
+    rss, combined = (
+        open_dataset(tmp_path, split="all", target=name)[0] for name in ("rss", "combined")
+    )
+    torch.testing.assert_close(rss.target, published)
+    assert torch.all(combined.target < published * 1.0001)
+    assert not torch.allclose(combined.target, published)
+    assert rss.volume_max > combined.volume_max
+    with pytest.raises(ValueError, match="target must be one of combined, rss; got 'sos'"):
+        open_dataset(tmp_path, target="sos")
+
+
+def test_the_target_of_a_generic_file_is_what_its_maker_wants(folder: Path) -> None:
+    with h5py.File(folder / "b.h5", "a") as file:
+        file["target"] = np.full((4, 12, 8), 3, np.float32)
+    own, rss = (
+        open_dataset(folder, split="ood", target=name)[0].target for name in ("combined", "rss")
+    )
+    assert torch.all(own == 3) and not torch.any(rss == 3)
+
+
+def test_slices_in_memory_keep_their_targets(folder: Path) -> None:
+    scans = SliceList([open_dataset(folder, split="ood")[0]])
+    assert ScanProtocol(data=scans, target="rss").dataset()[0].target is scans[0].target
 
 
 @pytest.fixture
@@ -211,6 +244,7 @@ def test_phantoms_are_opened_by_name(
     monkeypatch.setitem(vars(phantoms), "PhantomDataset", lambda **given: asked.append(given))
     open_dataset(name, split="val", matrix_size=size, n_subjects=60)
     wanted = {"split": "val", "matrix_size": expected, "n_coils": n_coils, "n_subjects": 60}
+    wanted |= {"target": "combined", "known_maps": False}
     assert asked == [wanted]
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from activemri.data.phantoms.dataset import PhantomDataset
 from activemri.data.slices import Slice, measured_samples
-from activemri.data.standard import magnitude_reference, resize_centered, to_matrix
+from activemri.data.standard import (
+    magnitude_reference,
+    resize_centered,
+    to_matrix,
+    with_target,
+)
 from activemri.mri import fourier
 from tests.data.files import random_kspace
 
@@ -134,3 +140,19 @@ def test_lines_that_any_coil_holds_count_as_measured(seed: int) -> None:
     anywhere = present.any(dim=0)
     expected = anywhere.any(dim=0, keepdim=True) & anywhere.any(dim=1, keepdim=True)
     assert torch.equal(measured_samples(kspace), expected)
+
+
+def test_the_combined_target_has_the_noise_of_one_image_and_rss_that_of_all_coils() -> None:
+    scan = PhantomDataset(n_coils=8, matrix_size=(64, 64), n_subjects=1)[1]
+    combined, rss = with_target(scan, "combined").target, with_target(scan, "rss").target
+    air = scan.target < 0.05 * scan.target.max()
+    # true maps and ESPIRiT's give nearly the same; eight coils add up the root of eight
+    assert float((combined - scan.target).norm() / scan.target.norm()) < 0.02
+    assert 2 < float(rss[air].mean() / combined[air].mean()) < 4
+
+
+def test_scans_of_one_coil_have_one_target() -> None:
+    scan = scan_of(torch.from_numpy(random_kspace((1, 8, 10))))
+    assert with_target(scan, "rss") is scan
+    targets = [magnitude_reference(scan.kspace, target=name) for name in ("combined", "rss")]
+    assert torch.equal(*targets)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from activemri.data.slices import Slice, SliceList
 from activemri.envs.env import ActiveMRIEnv
+from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import Scan, State
 from activemri.envs.scanner import IDEAL, Noisy, Scanner
 from activemri.mri.geometry import GEOMETRIES
@@ -23,7 +24,10 @@ NEAR = (6, 12)  # lines around the centre of 18 that no start has
 
 
 def protocol(
-    maps: str, reconstructor: Reconstructor | None = None, *, geometry: str = "columns"
+    maps: str | CoilMaps | None,
+    reconstructor: Reconstructor | None = None,
+    *,
+    geometry: str = "columns",
 ) -> Scan:
     return Scan(
         grouped(geometry, (16, 18)),
@@ -94,10 +98,36 @@ def test_a_preview_knows_the_maps_that_would_be(
 
 
 def test_maps_that_scans_bring_along_stay() -> None:
-    acquisition = protocol("walsh-updated")
-    state = acquisition.start([scan(0, n_coils=3, maps=True)])
-    first = maps_of(state).clone()
-    assert torch.equal(maps_of(acquire(acquisition, state, *NEAR)), first)
+    one = scan(0, n_coils=3, maps=True)
+    for maps in (None, "known", CoilMaps(updated=True)):
+        acquisition = protocol(maps)
+        state = acquire(acquisition, acquisition.start([one]), *NEAR)
+        assert one.sensitivity is not None
+        assert torch.equal(maps_of(state)[0], one.sensitivity)
+
+
+def test_maps_of_an_estimator_s_name_are_estimated_whatever_scans_bring() -> None:
+    one, acquisition = scan(0, n_coils=3, maps=True), protocol("walsh-updated")
+    state, other = (
+        acquire(acquisition, acquisition.start([given]), *NEAR)
+        for given in (one, replace(one, sensitivity=None))
+    )
+    assert torch.equal(maps_of(state), maps_of(other))
+
+
+def test_known_maps_are_refused_where_scans_bring_none() -> None:
+    with pytest.raises(ValueError, match='"known" needs scans with coil maps'):
+        protocol("known").start([scan(0, n_coils=3)])
+    assert protocol("known").start([scan(0)]).view.sensitivity is None  # one coil needs none
+
+
+def test_phantoms_bring_their_maps_as_a_named_ablation_only() -> None:
+    protocol = ScanProtocol(data="phantom-multicoil", matrix_size=32, split="val")
+    usual, known = (
+        replace(protocol, sensitivity=maps).dataset()[0] for maps in ("espirit", "known")
+    )
+    assert usual.sensitivity is None and known.sensitivity is not None
+    assert torch.equal(usual.target, known.target)
 
 
 @pytest.mark.parametrize("scanner", [IDEAL, Noisy(0.1, repeats=2)])
@@ -155,7 +185,7 @@ def test_an_environment_takes_the_maps_by_name_and_saves_them() -> None:
 
 
 def test_unknown_maps_are_refused_with_all_that_there_are() -> None:
-    with pytest.raises(ValueError, match="'sense'; expected one of low-resolution, walsh,"):
+    with pytest.raises(ValueError, match="'sense'; expected known, one of low-resolution, walsh,"):
         ActiveMRIEnv(data=SliceList(batch()), sensitivity="sense")
     maps = CoilMaps()
     assert make_coil_maps(maps) is maps

@@ -45,6 +45,8 @@ class Case:
 
 #: The plain step: no network, and little to reconstruct.
 PLAIN: dict[str, Any] = {"reconstructor": "zero-filled", "matrix_size": 32, "budget": 6}
+#: Phantoms of several coils as they were recorded: with their true maps.
+KNOWN: dict[str, Any] = {"sensitivity": "known"}
 
 #: Every registered id, with a smaller matrix than 128 x 128, which takes long.
 IDS = (
@@ -139,11 +141,12 @@ OPTIONS = (
     Case("test", "Phantom", {**PLAIN, "split": "test", "metrics": ("ssim_volume",)}, seeds=(0,)),
     Case("oblong", "Phantom", {**PLAIN, "matrix_size": (24, 40)}, seeds=(0,)),
     Case("index", "Phantom", PLAIN, seeds=(0,), reset={"index": 7}),
-    Case("slice", "HDF5", {"budget": 6, "split": "all"}, "raw", (0,), reset={
+    Case("slice", "HDF5", {"budget": 6, "split": "all", "target": "rss"}, "raw", (0,), reset={
         "volume": "raw", "slice": 1}),
     Case("start", "Phantom", PLAIN, seeds=(0,), reset={
         "initial_mask": [place % 5 == 0 for place in range(32)]}),
-    Case("mixed-multicoil", "Mixed", {**PLAIN, "data": "phantom-mixed-multicoil"}, seeds=(0, 1)),
+    Case("mixed-multicoil", "Mixed", {
+        **PLAIN, **KNOWN, "data": "phantom-mixed-multicoil"}, seeds=(0, 1)),
     Case(
         "multicoil-espirit-updated",
         "PhantomMulticoil",
@@ -154,7 +157,7 @@ OPTIONS = (
         Case(
             f"sensitivity-{name}",
             "HDF5",
-            {"budget": 6, "split": "all", "sensitivity": name},
+            {"budget": 6, "split": "all", "target": "rss", "sensitivity": name},
             "raw",
             seeds=(0,),
             every=3,
@@ -179,7 +182,8 @@ OBSERVATIONS = (
         Case(
             f"{name}-{environment}",
             environment,
-            {"matrix_size": 32, "budget": 4, "observation": name},
+            {"matrix_size": 32, "budget": 4, "observation": name}
+            | (KNOWN if environment == "PhantomMulticoil" else {}),
             seeds=(0,),
             every=2,
             again=0.5 if environment == "Spikes" else 0.0,
@@ -222,7 +226,7 @@ REWARDS = tuple(
 #: Reconstructors by name, the shipped weights among them, and phantoms at their usual size.
 RECONSTRUCTORS = (
     Case("phantom-128", "Phantom", seeds=(0,), steps=4),
-    Case("phantom-multicoil-128", "PhantomMulticoil", seeds=(0,), steps=4),
+    Case("phantom-multicoil-128", "PhantomMulticoil", KNOWN, seeds=(0,), steps=4),
     *(
         Case(
             f"{name}-{data}",
@@ -232,7 +236,8 @@ RECONSTRUCTORS = (
                 "budget": 4,
                 "reconstructor": name,
                 "observation": "complex",
-            },
+            }
+            | (KNOWN if data == "multicoil" else {}),
             seeds=(0,),
             every=2,
         )

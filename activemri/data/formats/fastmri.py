@@ -12,7 +12,7 @@ from torch import Tensor
 from activemri.data.formats import stored
 from activemri.data.formats.stored import header_number, header_text
 from activemri.data.readers import MOST_TEXT, Reader, UnreadableError, Volume, require_size
-from activemri.data.slices import Slice, measured_samples
+from activemri.data.slices import COMBINED, RSS, Slice, measured_samples
 
 KSPACE_AXES = "(slice, height, width) or (slice, coil, height, width)"
 PROSTATE_AXES = "(average, slice, coil, readout, phase encode)"
@@ -30,10 +30,10 @@ PADDING_ENERGY = 1e-6
 class FastMRIReader(Reader):
     """Reads knee and brain files (Zbontar et al. 2018), k-space centred and orthonormal as here.
 
-    The reference is `reconstruction_rss` (several coils) or `reconstruction_esc` (one coil). Where
-    a file has none, or one that does not fit into the image, it is computed, cropped to the matrix
-    size that the header gives. Columns of exact zeros, and columns beyond the header's encoding
-    limits that hold next to nothing, were never acquired.
+    The reference is `reconstruction_rss` (several coils, the target "rss") or `reconstruction_esc`
+    (one coil). Where a file has none, or one that does not fit into the image, it is computed,
+    cropped to the matrix size that the header gives. Columns of exact zeros, and columns beyond the
+    header's encoding limits that hold next to nothing, were never acquired.
 
     Refused: undersampled files (the public test sets, which hold a `mask`), and fastMRI breast
     (Solomon et al. 2025): spokes at golden angles in a stack of stars, under a contrast agent.
@@ -61,10 +61,12 @@ class FastMRIReader(Reader):
         encoded, place = _place(header)
         if place is not None:
             place = (max(place[0], 0), min(place[1], width)) if encoded == width else None
+        reference = _reference(file)
         return Volume(
             n_slices=kspace.shape[0],
             shape=(height, width),
-            target_shape=_target_shape(_reference(file), header, (height, width)),
+            target_shape=_target_shape(reference, header, (height, width)),
+            target=COMBINED if reference is None else RSS,
             n_coils=kspace.shape[1] if kspace.ndim == 4 else 1,
             encoded_columns=place,
             **_labels(file, header),

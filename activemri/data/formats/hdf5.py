@@ -11,7 +11,7 @@ from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import Reader, UnreadableError, Volume, guarded, require_size
-from activemri.data.slices import Slice
+from activemri.data.slices import COMBINED, Slice
 from activemri.files import parse_json
 
 IMAGE_AXES = "(slice, height, width)"
@@ -29,7 +29,7 @@ class HDF5Reader(Reader):
     - `image` (slice, height, width), float (magnitude) or complex: one coil, whose k-space is the
       centred orthonormal Fourier transform of the image.
     - `kspace` (slice, coil, height, width), complex, centred; height is the readout. The reference
-      is the root of the sum of squares over the coils, orthonormal.
+      is the image of all coils, see :func:`activemri.data.standard.magnitude_reference`.
 
     Beside `kspace`, all optional and each for all slices: `target` (slice, height, width), the
     magnitude reference, at most as large as k-space; `sensitivity`, coil maps like `kspace`;
@@ -100,6 +100,7 @@ class HDF5Reader(Reader):
             magnitude_only=largest is not None,
             simulated=stored.text(file, "simulated"),
             largest=largest,
+            target="own" if "kspace" in file and "target" in file else COMBINED,
         )
 
     def read(self, file: h5py.File, volume: Volume, index: int) -> Slice:

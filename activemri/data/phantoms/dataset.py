@@ -19,10 +19,10 @@ from activemri.data.phantoms.brain import draw_brain
 from activemri.data.phantoms.knee import draw_knee
 from activemri.data.phantoms.shapes import Drawing, rotation
 from activemri.data.regions import Box, region_of
-from activemri.data.slices import Slice, SliceInfo
+from activemri.data.slices import COMBINED, RSS, Slice, SliceInfo
 from activemri.files import digest
 from activemri.mri import fourier
-from activemri.mri.coils import combine
+from activemri.mri.coils import combine, root_sum_of_squares
 from activemri.mri.noise import complex_noise
 
 #: First subject of each split, and how many there are by default. Splits never share subjects.
@@ -144,7 +144,8 @@ class PhantomDataset:
     between coils. The signal-to-noise ratio is the mean magnitude of the noise-free combined images
     of a volume over the body (pixels above a tenth of the volume's maximum), divided by the
     standard deviation of a complex noise sample. The target is the magnitude of the fully sampled
-    noisy reconstruction |sum conj(S) x|, so that acquiring everything reaches it exactly.
+    noisy reconstruction |sum conj(S) x| with the true maps S, so that acquiring everything with
+    these maps reaches it exactly.
 
     Args:
         split: one of :data:`SPLITS`.
@@ -159,6 +160,8 @@ class PhantomDataset:
             this many times as much; the matrix stays, so that pixels become larger, the body
             narrower in the image, and its detail lies further out in k-space.
         lesions: draw a lesion into every slice; a box around it is the slice's region of interest.
+        target: "rss" for the root of the coils' sum of squares instead of the combination.
+        known_maps: slices of several coils bring S along; else maps are to be estimated.
 
     Raises:
         ValueError: if there is no such split or family, or a size makes no sense.
@@ -177,6 +180,8 @@ class PhantomDataset:
         phase: float = 1.0,
         widest_view: float = 1.0,
         lesions: bool = False,
+        target: str = COMBINED,
+        known_maps: bool = False,
     ) -> None:
         families = tuple(DRAW)
         names = (("split", split, (*SPLITS,)), ("family", family, (*families, "mixed")))
@@ -199,6 +204,7 @@ class PhantomDataset:
         self.name = f"phantom {family} {split}"
         self.shape = (int(matrix_size[0]), int(matrix_size[1]))
         self.n_coils = n_coils
+        self.target, self.known_maps = target, known_maps
         self.slices_per_subject = slices_per_subject
         self.snr, self.phase, self.widest_view, self.lesions = snr, phase, widest_view, lesions
         self.subjects = [
@@ -255,6 +261,8 @@ class PhantomDataset:
         settings = (_code(), subject, *self._settings)
         arrays = cached("phantom", settings, lambda: self._draw(subject))
         made = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self.target == RSS and self.n_coils > 1:
+            made["targets"] = root_sum_of_squares(fourier.ifft2(made["kspace"]))
         return [
             Slice(
                 made["kspace"][position],
@@ -264,7 +272,7 @@ class PhantomDataset:
                 subject=subject.name,
                 volume_max=float(made["targets"].max()),
                 contrast=subject.contrast,
-                sensitivity=made.get("sensitivity"),
+                sensitivity=made.get("sensitivity") if self.known_maps else None,
                 measured=torch.ones(self.shape, dtype=torch.bool),
                 roi=made["regions"][position] if self.lesions else None,
             )
