@@ -94,7 +94,8 @@ class Scanner(Protocol):
         is_random: something is drawn, so that every episode needs a seed.
 
     One that gives the object's samples as they are, each readout once, may say so by an attribute
-    `is_ideal`: then it is not asked, and steps take one compiled pass.
+    `is_ideal`: then it is not asked, and steps take one compiled pass. One whose outlier scores say
+    nothing may say so by an attribute `objects` that is False.
     """
 
     @property
@@ -246,6 +247,7 @@ class Ideal:
     averages: bool = False
     is_random: bool = False
     is_ideal: ClassVar[bool] = True
+    objects: ClassVar[bool] = False
 
     def begin(self, start: Start) -> Conditions:
         return _at_rest(start, start.seeds.new_ones(len(start.seeds), dtype=torch.float64))
@@ -279,6 +281,7 @@ class Noisy:
     repeats: int = 4
     averages: bool = True
     is_random: bool = True
+    objects: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check(self.severity, self.repeats)
@@ -486,6 +489,11 @@ def make_scanner(
         )
     scanner_made: Scanner = made
     return scanner_made
+
+
+def gives_outlier_scores(scanner: Scanner) -> bool:
+    """Outlier scores tell something; they never do where an attribute `objects` is False."""
+    return getattr(scanner, "objects", True)
 
 
 def _require_samples(received: object, shape: tuple[int, ...], scanner: Scanner) -> None:

@@ -158,7 +158,7 @@ class Problem:
                 f"or --learner.observation choose; got {network.kind!r}"
             )
         try:
-            require_played(self.warm_start, self.scan.geometry)
+            require_played(self.warm_start, self.scan)
         except ValueError as error:
             raise ValueError(f"--warm-start: {error}") from error
         if network.stops != stops:

@@ -84,11 +84,12 @@ def test_the_average_oracle_follows_its_definition(
 
 def test_the_two_orders_differ(make_scan: MakeScan, make_protocol: MakeProtocol) -> None:
     scans = [make_scan(seed) for seed in range(6)]
-    lbcs, average = (fit_order(kind, make_protocol(), scans, n_lines=8) for kind in KINDS)
+    kinds = ("lbcs", "average-oracle")
+    lbcs, average = (fit_order(kind, make_protocol(), scans, n_lines=8) for kind in kinds)
     assert lbcs.actions != average.actions
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lbcs", "average-oracle"])
 def test_for_a_single_scan_every_learned_order_is_its_oracle(
     make_scan: MakeScan, make_protocol: MakeProtocol, kind: str
 ) -> None:
