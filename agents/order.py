@@ -22,6 +22,7 @@ from activemri.data.slices import Slice, SliceDataset
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import IDLE, Scan, State, Truth, View
+from activemri.envs.scanner import Scanner
 from activemri.metrics import find_metric
 from activemri.mri.geometry import Geometry
 from activemri.options import Compute, RunOptions, require_positive, require_types
@@ -31,15 +32,14 @@ from activemri.reconstruction.zero_filled import ZeroFilled
 _FORMAT = "activemri-order"
 _REPEATS = frozenset({"repeats"})
 
-# Of `lbcs-final`: rounds of exchanges at most, and actions tried for removal in each.
-_ROUNDS, _DROPS = 40, 4
+# Of `lbcs-final`: rounds of exchanges at most, actions tried for removal in each, and rounds in a
+# row without an exchange, of scans drawn anew, after which it ends.
+_ROUNDS, _DROPS, _PATIENCE = 40, 4, 3
 _MARGIN = 1e-9  # of the score: less is no improvement
 
 Kind = Literal["lbcs", "lbcs-final", "average-oracle"]
 #: Orders that are learned from training scans; see :func:`fit_order`.
 KINDS: tuple[Kind, ...] = get_args(Kind)
-#: Those that measure readouts again where the scanner lets them.
-REPEATING: tuple[Kind, ...] = ("lbcs", "lbcs-final")
 
 #: Called after every step of a search, with its share of the work.
 OnStep = Callable[[float], object]
@@ -180,6 +180,14 @@ class Order:
             raise ValueError(f"{path}: {error}") from error
 
 
+def may_repeat(kind: str, scanner: Scanner) -> bool:
+    """Orders of a kind measure readouts again: `lbcs` and `lbcs-final`, where averages count.
+
+    Where the last measurement counts, one that is made unseen is no better than the one before.
+    """
+    return kind in ("lbcs", "lbcs-final") and scanner.repeats > 1 and scanner.averages
+
+
 def order_of(
     kind: str, chosen: Sequence[int], scan: Scan, *, metric: str, data: str, n_scans: int
 ) -> Order:
@@ -219,12 +227,12 @@ def fit_order(
     Every step costs (actions left) x (scans) reconstructions. With `n_scans` each step is decided
     on that many scans, drawn anew, as in Sanchez et al., Scalable learning-based sampling
     optimization for compressive dynamic MRI, ICASSP 2020 (who draw candidate actions as well).
-    Where the scanner measures readouts again, actions taken before are among those tried.
+    Where the scanner averages repeated measurements, actions taken before are among those tried.
 
     `lbcs-final` is about the score at the end alone, where `lbcs` is about every step. It exchanges
     actions of the greedy order: drops the one whose loss costs least, adds the best other one, and
-    keeps the change if the mean final score of all scans improves, until a round of the 4 cheapest
-    drops finds none that helps, or 40 rounds are over. The set, measured in greedy order, never
+    keeps the change if the mean final score of all scans improves, until none of the 4 cheapest
+    drops helps (with `n_scans` in 3 rounds), or 40 rounds are over. The set, measured in greedy order, never
     ends below the greedy order on these scans. A round costs (actions chosen) + (drops tried) x
     (actions left) reconstructions of each scan drawn, and (drops tried) of every scan: in all some
     two to five times what `lbcs` costs.
@@ -254,6 +262,7 @@ def fit_order(
         raise ValueError(f"an order of the kind {kind!r}: expected one of {', '.join(KINDS)}")
     budget = scan.budget if n_lines is None else n_lines
     scan = replace(scan, budget=budget, metrics=(find_metric(metric).name,))
+    most = scan.scanner.repeats if may_repeat(kind, scan.scanner) else 1
     generator, places = np.random.default_rng(seed), np.arange(len(slices))
     if kind == "average-oracle":
         places = np.sort(generator.permutation(len(slices))[:n_scans])
@@ -274,9 +283,9 @@ def fit_order(
     if kind == "average-oracle":
         steps = _average_oracle_steps(scan, states, metric, tell)
     elif kind == "lbcs":
-        steps = _lbcs_steps(scan, states, metric, drawn, tell)
+        steps = _lbcs_steps(scan, states, metric, drawn, tell, most)
     else:
-        steps = _final_steps(scan, states, metric, drawn, tell)
+        steps = _final_steps(scan, states, metric, drawn, tell, most)
     named, actions = Counter[int](), list[int]()
     for action, nth in steps:
         # What the start has measured is named as well.
@@ -291,7 +300,7 @@ def _lbcs_steps(
     metric: str,
     drawn: _Draw,
     tell: _Tell,
-    most: Tensor | None = None,
+    most: int | Tensor,
 ) -> list[_Step]:
     """Steps after which the mean score of the scans is best, one after the other."""
     steps = []
@@ -303,19 +312,17 @@ def _lbcs_steps(
 
 
 def _best_step(
-    states: list[State], drawn: list[State], scan: Scan, metric: str, most: Tensor | None = None
+    states: list[State], drawn: list[State], scan: Scan, metric: str, most: int | Tensor
 ) -> _Step | None:
     """The step after which the mean score of the drawn scans is best; None if none is legal.
 
     It brings an action to one measurement more than the scan that has fewest of it; `most` says how
-    many each may have, int64 (n_actions,).
+    many an action may have, in all or int64 (n_actions,).
     """
     legal = torch.cat([state.view.legal for state in states])
     rounds = torch.cat([state.view.rounds for state in states])
-    possible = legal.any(dim=0)
     nth = rounds.masked_fill(~legal, int(rounds.max())).amin(dim=0) + 1
-    if most is not None:
-        possible = possible & (nth <= most)
+    possible = legal.any(dim=0) & (nth <= most)
     if not bool(possible.any()):
         return None
     total = torch.zeros(len(possible), dtype=torch.float64, device=possible.device)
@@ -337,7 +344,7 @@ def _taken(scan: Scan, state: State, step: _Step) -> State:
 
 
 def _final_steps(
-    scan: Scan, starts: list[State], metric: str, drawn: _Draw, tell: _Tell
+    scan: Scan, starts: list[State], metric: str, drawn: _Draw, tell: _Tell, most: int
 ) -> list[_Step]:
     """Steps of the greedy order, exchanged until none improves the mean final score."""
     # Scores count at the end alone.
@@ -357,17 +364,16 @@ def _final_steps(
     def total(states: list[State]) -> float:
         return sum(float(signed(state.scores[metric], metric).sum()) for state in states)
 
-    def exchanged() -> bool:
+    def exchanged(some: list[State]) -> bool:
         """Make the first exchange that helps, cheapest removal first."""
         nonlocal chosen, best
-        some = drawn(starts)
         # Of an action that is measured several times, the last one can go.
         last = {action: (action, nth) for action, nth in chosen}
         rests = {step: [other for other in chosen if other != step] for step in last.values()}
         worth = {step: total(ends(some, rest)) for step, rest in rests.items()}
         for step in sorted(rests, key=lambda step: -worth[step])[:_DROPS]:
             states = ends(some, rests[step])
-            added = _best_step(states, states, scan, metric)
+            added = _best_step(states, states, scan, metric, most)
             if added is not None and added != step:
                 changed = [*rests[step], added]
                 if (score := total(ends(starts, changed))) > best + _MARGIN * abs(best):
@@ -375,22 +381,25 @@ def _final_steps(
                     return True
         return False
 
-    def greedy(most: Tensor | None = None) -> list[_Step]:
+    def greedy(most: int | Tensor) -> list[_Step]:
         states = [start.clone() for start in starts]
         return _lbcs_steps(scan, states, metric, drawn, tell, most)
 
-    first = chosen = greedy()
+    first = chosen = greedy(most)
     least = best = total(ends(starts, first))
+    n_idle = 0
     for _ in range(_ROUNDS):
+        some = drawn(starts)
+        n_idle = 0 if exchanged(some) else n_idle + 1
         tell()
-        if not exchanged():
+        if n_idle == (1 if some is starts else _PATIENCE):  # other scans may find another one
             break
     if chosen is first:
         return first
-    most = starts[0].view.rounds.new_zeros(scan.geometry.n_actions)
+    wanted = starts[0].view.rounds.new_zeros(scan.geometry.n_actions)
     for action, nth in chosen:
-        most[action] = max(int(most[action]), nth)
-    ordered = greedy(most)
+        wanted[action] = max(int(wanted[action]), nth)
+    ordered = greedy(wanted)
     # Where what is measured depends on when, another sequence ends elsewhere.
     return ordered if total(ends(starts, ordered)) >= least else first
 

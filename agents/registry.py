@@ -19,8 +19,9 @@ from activemri.agents.adaptive import (
 )
 from activemri.agents.networks import load_policy
 from activemri.agents.oracles import ExchangeOracle, oracle, screened_oracle
-from activemri.agents.order import KINDS, REPEATING, Order
+from activemri.agents.order import KINDS, Order, may_repeat
 from activemri.agents.policy import Policy, Traits
+from activemri.envs.scanner import IDEAL, Scanner
 from activemri.evaluator import Evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import WEIGHTS
@@ -146,19 +147,19 @@ def needs_fit(policy: str | Path | Policy) -> str:
     return kind if kind in KINDS else ""
 
 
-def traits_of(policy: str | Path | Policy, *, repeats: int = 1) -> Traits:
+def traits_of(policy: str | Path | Policy, *, scanner: Scanner = IDEAL) -> Traits:
     """Traits of a policy, also of one whose order is yet to be learned.
 
     Args:
         policy: as of :func:`make_policy`.
-        repeats: how often scans let a readout be measured: what an order may learn to do.
+        scanner: of the scans that an order is yet to be learned for.
 
     Raises:
         ValueError: as :func:`make_policy`.
     """
     kind = needs_fit(policy)
     if kind and policy == kind:
-        return Traits(is_order=True, repeats=repeats > 1 and kind in REPEATING)
+        return Traits(is_order=True, repeats=may_repeat(kind, scanner))
     if kind:
         return heuristic.re_acquire().traits
     return make_policy(policy, reconstructor="zero-filled").traits

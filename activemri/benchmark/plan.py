@@ -353,7 +353,7 @@ class Plan:
         for (label, members), reconstructor in product(self.policies.items(), self.reconstructors):
             scan = self.acquisitions[reconstructor]
             if kind := needs_fit(members[0]):
-                traits = traits_of(members[0], repeats=scan.scanner.repeats)
+                traits = traits_of(members[0], scanner=scan.scanner)
                 self.traits[label], self.orders[label] = traits, kind
                 if lacking := unmet(traits, scan):
                     raise ValueError(f"policy {label!r} needs {lacking}")
