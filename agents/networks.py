@@ -382,8 +382,8 @@ class ScoringNetwork(ActionNetwork):
 class LineNetwork(ScoringNetwork):
     """Looks at features of every line of k-space, and the share of the budget that is left.
 
-    One that sees the mask alone takes the same actions in every scan of one start, and says, trained
-    in the same way, what looking at the samples is worth.
+    One that sees the mask alone takes the same actions in every scan of one start, and says,
+    trained in the same way, what looking at the samples is worth.
 
     Args:
         n_features: of each line; see :mod:`activemri.envs.line_features`.
@@ -394,6 +394,7 @@ class LineNetwork(ScoringNetwork):
 
     kind = "lines"
     observation = "lines"
+    seen: Tensor
 
     def __init__(
         self,

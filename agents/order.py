@@ -232,10 +232,10 @@ def fit_order(
     `lbcs-final` is about the score at the end alone, where `lbcs` is about every step. It exchanges
     actions of the greedy order: drops the one whose loss costs least, adds the best other one, and
     keeps the change if the mean final score of all scans improves, until none of the 4 cheapest
-    drops helps (with `n_scans` in 3 rounds), or 40 rounds are over. The set, measured in greedy order, never
-    ends below the greedy order on these scans. A round costs (actions chosen) + (drops tried) x
-    (actions left) reconstructions of each scan drawn, and (drops tried) of every scan: in all some
-    two to five times what `lbcs` costs.
+    drops helps (with `n_scans` in 3 rounds), or 40 rounds are over. The set, measured in greedy
+    order, never ends below the greedy order on these scans. A round costs (actions chosen) + (drops
+    tried) x (actions left) reconstructions of each scan drawn, and (drops tried) of every scan: in
+    all some two to five times what `lbcs` costs.
 
     `average-oracle` is in the spirit of the average oracle of Bakker, van Hoof and Welling, NeurIPS
     2020. Every scan follows its own one-step oracle. An action's gain in a scan at a step is the
@@ -364,9 +364,8 @@ def _final_steps(
     def total(states: list[State]) -> float:
         return sum(float(signed(state.scores[metric], metric).sum()) for state in states)
 
-    def exchanged(some: list[State]) -> bool:
-        """Make the first exchange that helps, cheapest removal first."""
-        nonlocal chosen, best
+    def exchanged(chosen: list[_Step], best: float, some: list[State]) -> tuple[list[_Step], float]:
+        """After the first exchange that helps, cheapest removal first; else as they were."""
         # Of an action that is measured several times, the last one can go.
         last = {action: (action, nth) for action, nth in chosen}
         rests = {step: [other for other in chosen if other != step] for step in last.values()}
@@ -377,9 +376,8 @@ def _final_steps(
             if added is not None and added != step:
                 changed = [*rests[step], added]
                 if (score := total(ends(starts, changed))) > best + _MARGIN * abs(best):
-                    chosen, best = changed, score
-                    return True
-        return False
+                    return changed, score
+        return chosen, best
 
     def greedy(most: int | Tensor) -> list[_Step]:
         states = [start.clone() for start in starts]
@@ -389,8 +387,9 @@ def _final_steps(
     least = best = total(ends(starts, first))
     n_idle = 0
     for _ in range(_ROUNDS):
-        some = drawn(starts)
-        n_idle = 0 if exchanged(some) else n_idle + 1
+        some, before = drawn(starts), best
+        chosen, best = exchanged(chosen, best, some)
+        n_idle = n_idle + 1 if best == before else 0
         tell()
         if n_idle == (1 if some is starts else _PATIENCE):  # other scans may find another one
             break

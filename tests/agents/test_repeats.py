@@ -22,7 +22,6 @@ from activemri.envs.scanner import Ideal, Noisy, Scanner, Spiking
 from tests.envs.scanners import ARTEFACTS, SHAPE, scan_with, scans
 from tests.envs.scans import Unsure
 
-
 GREEDY = ("lbcs", "lbcs-final")
 
 
