@@ -92,10 +92,10 @@ class Order:
 
     def __post_init__(self) -> None:
         known = set(self.actions)
-        if not known or known != set(range(max(known) + 1)):
+        if not known or (min(known), max(known)) != (0, len(known) - 1):
             raise ValueError(
                 "an order holds every action from 0 on at least once; got "
-                f"{len(self.actions)} with {len(known)} different ones"
+                f"{len(self.actions)} actions, {len(known)} different ones"
             )
         object.__setattr__(self, "name", self.name or self.kind)
 
@@ -275,10 +275,13 @@ def fit_order(
     n_steps = max(int(state.view.start_budget.max()) for state in states)
     if kind == "lbcs-final":
         n_steps = 2 * n_steps + _ROUNDS
+    n_told = 0
 
-    def tell() -> None:
-        if on_step is not None:
-            on_step(1 / n_steps)
+    def tell(n: int = 1) -> None:
+        nonlocal n_told
+        n_told += n
+        if on_step is not None and n > 0:
+            on_step(n / n_steps)
 
     if kind == "average-oracle":
         steps = _average_oracle_steps(scan, states, metric, tell)
@@ -286,6 +289,7 @@ def fit_order(
         steps = _lbcs_steps(scan, states, metric, drawn, tell, most)
     else:
         steps = _final_steps(scan, states, metric, drawn, tell, most)
+    tell(n_steps - n_told)  # a search may end before its longest
     named, actions = Counter[int](), list[int]()
     for action, nth in steps:
         # What the start has measured is named as well.
