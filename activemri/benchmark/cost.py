@@ -81,8 +81,8 @@ class Costs:
         # Greedy orders are acquired in all scans, and decided on some.
         steps = (n_decide if kind == "average-oracle" else n_train) * (1 + len(legal))
         trials = n_decide * sum(legal)
-        if kind == "lbcs-final":  # greedy twice, and exchanges in between
-            trials = 2 * trials + _EXCHANGES * n_decide * (len(legal) + 2 * legal[0])
+        if kind == "lbcs-final":  # several greedy orders, and exchanges
+            trials = 3 * trials + _EXCHANGES * n_decide * (len(legal) + 2 * legal[0])
         return self._of(reconstructor, steps, trials)
 
     def rank(self, shard: Shard) -> int:
