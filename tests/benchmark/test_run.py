@@ -100,8 +100,8 @@ def test_orders_repeat_and_re_acquire_where_the_scanner_lets_them(tmp_path: Path
     assert policies_that(outcome.table, "repeats") == ["lbcs", "lbcs-final", "repeat-centre"]
     path = tmp_path / "a" / "orders" / "lbcs-zero-filled.json"
     spoilt = {"scanner": "spiking", "severity": 0.8}
-    names = ("lbcs", "lbcs+re-acquire", f"other={path}+re-acquire")
-    outcome = run_benchmark(settings(tmp_path / "b", policies=names, protocol=spoilt))
+    given = ("lbcs", "lbcs+re-acquire", f"other={path}+re-acquire")
+    outcome = run_benchmark(settings(tmp_path / "b", policies=given, protocol=spoilt))
     assert policies_that(outcome.table, "is_order") == ["lbcs"]
     assert policies_that(outcome.table, "repeats") == ["lbcs+re-acquire", "other"]
     assert len(list((tmp_path / "b" / "orders").iterdir())) == 1
