@@ -35,7 +35,8 @@ _REPEATS = frozenset({"repeats"})
 # Of `lbcs-final`: rounds of exchanges at most, actions tried for removal in each, and rounds in a
 # row without an exchange, of scans drawn anew, after which it ends.
 _ROUNDS, _DROPS, _PATIENCE = 40, 4, 3
-_PARTS = (1, 2, 4, 8)  # of the scans of a step: the fewer, the more do its first orders differ
+# It begins with orders decided on all, a half ... of the scans of a step: fewer, other orders.
+_PARTS = (1, 2, 4, 8)
 _MARGIN = 1e-9  # of the score: less is no improvement
 
 Kind = Literal["lbcs", "lbcs-final", "average-oracle"]
