@@ -94,8 +94,8 @@ class Scanner(Protocol):
         is_random: something is drawn, so that every episode needs a seed.
 
     One that gives the object's samples as they are, each readout once, may say so by an attribute
-    `is_ideal`: then it is not asked, and steps take one compiled pass. One whose outlier scores say
-    nothing may say so by an attribute `objects` that is False.
+    `is_ideal`: then it is not asked, and steps take one compiled pass. One that has no outlier test
+    says ``outlier_score = never_objects``.
     """
 
     @property
@@ -239,6 +239,13 @@ class MeasurementLog(Batched):
         return change.index_copy_(0, requests.place, total - before).view(shape)
 
 
+def never_objects(
+    self: Scanner, conditions: Conditions, requests: Requests, samples: Tensor
+) -> Tensor:
+    """Outlier scores of a scanner without a test: 0, float32 (n,)."""
+    return samples.new_zeros(len(samples), dtype=torch.float32)
+
+
 @dataclass(frozen=True)
 class Ideal:
     """Gives the samples of the object, each readout once."""
@@ -247,16 +254,13 @@ class Ideal:
     averages: bool = False
     is_random: bool = False
     is_ideal: ClassVar[bool] = True
-    objects: ClassVar[bool] = False
+    outlier_score = never_objects
 
     def begin(self, start: Start) -> Conditions:
         return _at_rest(start, start.seeds.new_ones(len(start.seeds), dtype=torch.float64))
 
     def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
         return conditions.samples[requests.row, 0, requests.readout]
-
-    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
-        return samples.new_zeros(len(samples), dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,7 @@ class Noisy:
     repeats: int = 4
     averages: bool = True
     is_random: bool = True
-    objects: ClassVar[bool] = False
+    outlier_score = never_objects
 
     def __post_init__(self) -> None:
         _check(self.severity, self.repeats)
@@ -302,9 +306,6 @@ class Noisy:
             noise = complex_noise(tuple(samples.shape), sigma=one, generator=generator)
             samples += noise.to(samples.device)
         return received
-
-    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
-        return samples.new_zeros(len(samples), dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -492,8 +493,8 @@ def make_scanner(
 
 
 def gives_outlier_scores(scanner: Scanner) -> bool:
-    """Outlier scores tell something; they never do where an attribute `objects` is False."""
-    return getattr(scanner, "objects", True)
+    """The scanner may object to measurements: it does not say that it never does."""
+    return getattr(type(scanner), "outlier_score", None) is not never_objects
 
 
 def _require_samples(received: object, shape: tuple[int, ...], scanner: Scanner) -> None:

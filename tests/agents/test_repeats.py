@@ -14,7 +14,7 @@ from activemri.agents import heuristic
 from activemri.agents.adaptive import uncertainty_greedy
 from activemri.agents.oracles import ExchangeOracle, oracle
 from activemri.agents.order import KINDS, Order, fit_order, may_repeat, order_of
-from activemri.agents.policy import Policy, Traits
+from activemri.agents.policy import Policy, Traits, require_played
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import PADDING, rollout
 from activemri.data.slices import Slice
@@ -97,6 +97,19 @@ def test_re_acquiring_is_refused_where_the_scanner_never_objects(
 ) -> None:
     with pytest.raises(ValueError, match=f"'{re.escape(name)}' needs .*measure"):
         taken_again(make_policy(name), scanner)
+
+
+def test_a_scanner_of_the_users_own_may_object_unless_it_says_that_it_never_does() -> None:
+    class Objecting(Noisy):
+        def outlier_score(self, conditions: Any, requests: Any, samples: torch.Tensor) -> Any:
+            return samples.abs().amax(dim=(1, 2))
+
+    class Quiet(Noisy):
+        pass
+
+    require_played(heuristic.re_acquire(), scan_with(Objecting()))
+    with pytest.raises(ValueError, match="Quiet never does"):
+        require_played(heuristic.re_acquire(), scan_with(Quiet()))
 
 
 def test_re_acquiring_goes_on_with_its_order_where_nothing_is_objected_to() -> None:
