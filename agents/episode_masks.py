@@ -152,7 +152,7 @@ def record_episodes(
         traits = traits_of(name)
         scores_all = traits.is_oracle or needs_fit(name)
         too_many = scores_all and scan.geometry.n_actions > MOST_SCORED
-        if name not in _DRAWN and not too_many and not unmet(traits, scan.geometry):
+        if name not in _DRAWN and not too_many and not unmet(traits, lean):
             names.append(name)
     for name in track(names, "play policies", unit="policy", show=show):
         if needs_fit(name):

@@ -3,14 +3,20 @@
 They know the geometry and the lines that a scan has, and look at no image.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.agents.policy import Greedy, Traits
+from activemri.agents.policy import Greedy, Policy, Traits, choose, decide
 from activemri.envs.scan import View
-from activemri.mri.geometry import cartesian
+from activemri.mri.geometry import Geometry, cartesian
+
+#: Name of the wrapper that measures again what the scanner objects to.
+RE_ACQUIRE = "re-acquire"
 
 # Powers of (1 - frequency) between 1 and 6 are usual; see `polynomial_density`.
 DENSITY_POWER = 3
@@ -88,32 +94,48 @@ def repeat_centre() -> Greedy:
     """
 
     def priority(view: View) -> Tensor:
-        return polynomial_density(view) / (_fewest_measurements(view) + 1)
+        return polynomial_density(view) / (view.rounds + 1)
 
     return Greedy("repeat-centre", priority, Traits(is_order=True, repeats=True))
 
 
-def re_acquire() -> Greedy:
-    """From the centre outwards; what the scanner objects to is measured again at once.
+@dataclass(frozen=True)
+class ReAcquiring:
+    """What the scanner objects to is measured again at once; else an order goes on.
 
-    The accept-or-reject rule of navigators, see :class:`activemri.envs.scanner.Moving`.
-    Where nothing is suspicious, and in ideal scans, it is `low-frequency-first`. It is no order:
-    what looks suspicious differs from scan to scan.
+    The accept-or-reject rule of navigators, see :class:`activemri.envs.scanner.Moving`. It is no
+    order: what looks suspicious differs from scan to scan.
+
+    Attributes:
+        order: any policy.
+        name: as in tables.
     """
 
-    def priority(view: View) -> Tensor:
-        outwards = -view.geometry.frequency - 10.0 * _fewest_measurements(view)
-        objected = view.geometry.by_action(view.log.outlier_score > 1, "any")
-        return torch.where(objected, 10.0, outwards)
+    order: Policy
+    name: str
 
-    return Greedy("re-acquire", priority, Traits(repeats=True))
+    @property
+    def traits(self) -> Traits:
+        own = self.order.traits
+        needs = own.needs | {"repeats", "outlier-scores"}
+        return replace(own, is_order=False, repeats=True, needs=needs)
+
+    def check(self, geometry: Geometry) -> None:
+        """Refuse what the order refuses, by a ValueError."""
+        if (check := getattr(self.order, "check", None)) is not None:
+            check(geometry)
+
+    def act(self, view: View, generators: Sequence[np.random.Generator]) -> Tensor:
+        objected = view.legal & view.geometry.by_action(view.log.outlier_score > 1, "any")
+        again = choose(torch.zeros_like(objected[0], dtype=torch.float64), objected)
+        return torch.where(again >= 0, again, decide(self.order, view, generators))
 
 
-def _fewest_measurements(view: View) -> Tensor:
-    """Of the lines of every action that exist: int64 (batch, n_actions), 0 where none does."""
-    many = view.log.n_measured.masked_fill(~view.measurable, 1 << 30)
-    fewest = view.geometry.by_action(many, "amin")
-    return fewest.masked_fill(fewest == 1 << 30, 0)
+def re_acquire(policy: Policy | None = None) -> ReAcquiring:
+    """An order that measures again what the scanner objects to: by default low-frequency-first."""
+    if policy is None:
+        return ReAcquiring(low_frequency_first(), RE_ACQUIRE)
+    return ReAcquiring(policy, f"{policy.name}+{RE_ACQUIRE}")
 
 
 def polynomial_density(view: View) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from activemri import checkpoints
 from activemri.agents.policy import Traits, choose
 from activemri.checkpoints import CheckpointError
 from activemri.devices import seeded
-from activemri.envs.line_features import N_FEATURES, NAMES, feature_names, mirror_of
+from activemri.envs.line_features import N_FEATURES, NAMES, OF_MASK, feature_names, mirror_of
 from activemri.envs.observation import Frame, make_observation
 from activemri.envs.scan import STOP, View
 from activemri.evaluator import Evaluator
@@ -38,6 +38,9 @@ _FLOOR = 1e-10  # energy, relative to the start's, below which an action counts 
 
 #: Lines of each action; None where action i acquires line i.
 Groups = Sequence[Sequence[int]] | None
+
+#: Features that a network of lines sees: all, or those that follow from mask, counts and place.
+Sees = Literal["all", "mask"]
 
 #: Observations of a batch, by part; under "observation" where there is one part only.
 Observations = Mapping[str, Tensor]
@@ -62,7 +65,8 @@ class LearnedPolicy:
         """An order if nothing that the network sees of a scan varies."""
         network, may_repeat = self.network, self.frame.repeats > 1
         return Traits(
-            is_order=network.is_order and not may_repeat,
+            # Masks come with outlier scores where lines repeat.
+            is_order=network.is_order and not (may_repeat and network.observation == "mask"),
             repeats=network.repeats_lines and may_repeat,
             needs=network.needs,
         )
@@ -157,6 +161,7 @@ def make_network(
     observation: str = "image",
     channels: int = 32,
     blocks: int = 2,
+    sees: Sees = "all",
     stops: bool = False,
     seed: int = 0,
 ) -> "ActionNetwork":
@@ -170,6 +175,7 @@ def make_network(
         observation: for "image": "image", "uncertainty", "roi" or "complex".
         channels: numbers kept for each line; of an evaluator's first layer, a schedule's layers.
         blocks: residual blocks of "lines" and "image".
+        sees: features that "lines" sees.
         stops: score STOP as well.
         seed: of the first weights.
 
@@ -187,6 +193,11 @@ def make_network(
             f"--learner.network {kind}: it cannot stop; choose another network, or scans "
             "without STOP"
         )
+    if sees != "all" and kind != "lines":
+        raise ValueError(
+            f"--learner.sees {sees}: only networks of lines leave features out; got the kind "
+            f"{kind!r}: choose --learner.network lines"
+        )
     groups = None if geometry.readouts_per_action == 1 else geometry.groups.tolist()
     of_lines: dict[str, Any] = {"groups": groups, "channels": channels}
     scoring: dict[str, Any] = {**of_lines, "blocks": blocks, "stops": stops}
@@ -197,7 +208,8 @@ def make_network(
                 most = budget or n_readouts
                 return ScheduleNetwork(geometry.n_actions, most, hidden=channels, stops=stops)
             case "lines":
-                return LineNetwork(len(feature_names(geometry.has_lines)), n_readouts, **scoring)
+                n_features = len(feature_names(geometry.has_lines))
+                return LineNetwork(n_features, n_readouts, sees=sees, **scoring)
             case "image":
                 space: Any = make_observation(observation).space(frame)
                 if "image" not in getattr(space, "spaces", ()):
@@ -370,14 +382,19 @@ class ScoringNetwork(ActionNetwork):
 class LineNetwork(ScoringNetwork):
     """Looks at features of every line of k-space, and the share of the budget that is left.
 
+    One that sees the mask alone takes the same actions in every scan of one start, and says,
+    trained in the same way, what looking at the samples is worth.
+
     Args:
         n_features: of each line; see :mod:`activemri.envs.line_features`.
         n_lines, groups, stops: see :class:`ActionNetwork`.
+        sees: "all" features, or those of the "mask", which no sample changes; others are 0.
         channels, blocks: see :class:`ScoringNetwork`.
     """
 
     kind = "lines"
     observation = "lines"
+    seen: Tensor
 
     def __init__(
         self,
@@ -387,18 +404,26 @@ class LineNetwork(ScoringNetwork):
         groups: Groups = None,
         channels: int = 48,
         blocks: int = 4,
+        sees: Sees = "all",
         stops: bool = False,
     ) -> None:
         sizes = dict(n_features=n_features, n_lines=n_lines, channels=channels, blocks=blocks)
-        super().__init__(n_lines, groups=groups, stops=stops, **sizes)
+        super().__init__(n_lines, groups=groups, stops=stops, sees=sees, **sizes)
         names = feature_names(n_features == N_FEATURES)
+        self.sees = sees
+        seen = torch.tensor([sees == "all" or name in OF_MASK for name in names])
+        self.register_buffer("seen", seen.float()[:, None], persistent=False)
         self.needs = frozenset({"lines"} if names == NAMES else ())
         self.places = (names.index("distance"), _ACQUIRED)
         self.build(n_features + 1, channels=channels, blocks=blocks)
 
     def features(self, observation: Observations) -> Tensor:
-        lines, budget = observation["lines"].float(), observation["budget"].float()
+        lines, budget = observation["lines"].float() * self.seen, observation["budget"].float()
         return torch.cat([lines, budget[:, :, None].expand(-1, 1, lines.shape[-1])], dim=1)
+
+    @property
+    def is_order(self) -> bool:
+        return self.sees == "mask"
 
     def new(self, observation: Observations) -> Tensor:
         lines = observation["lines"]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activemri.envs.scan import IDLE, Truth, View
+from activemri.envs.scan import IDLE, Scan, Truth, View
+from activemri.envs.scanner import gives_outlier_scores
 from activemri.metrics import find_metric
-from activemri.mri.geometry import Geometry
 
 # Memory that trial actions of one call may take, in bytes; more saves no time.
 _MEMORY = 64e6
@@ -35,7 +35,8 @@ class Traits:
         needs: "lines" (readouts that are whole lines), "grid" (samples on a Cartesian grid),
             "uncertainty" (a reconstructor that gives one), "samples" (a reconstructor that draws
             from the posterior, or gives an uncertainty at least), "evaluator", "reconstructor"
-            (to try actions with).
+            (to try actions with), "repeats" (a scanner that measures readouts again),
+            "outlier-scores" (one that says what it objects to).
     """
 
     is_order: bool = False
@@ -147,22 +148,31 @@ def _require_scores(scores: object, legal: Tensor, policy: Policy) -> None:
         )
 
 
-def require_played(policy: Policy, geometry: Geometry) -> None:
-    """Refuse a policy that cannot decide on the readouts of a geometry, by a ValueError."""
-    if lacking := unmet(policy.traits, geometry):
-        raise ValueError(
-            f"policy {policy.name!r} needs {lacking}; geometry {geometry.name!r} has none"
-        )
+def require_played(policy: Policy, scan: Scan) -> None:
+    """Refuse a policy that cannot decide on the readouts of scans, by a ValueError."""
+    if lacking := unmet(policy.traits, scan):
+        raise ValueError(f"policy {policy.name!r} needs {lacking}")
     if (check := getattr(policy, "check", None)) is not None:
-        check(geometry)
+        check(scan.geometry)
 
 
-def unmet(traits: Traits, geometry: Geometry) -> str:
-    """Readouts that a policy needs and a geometry does not have, in words; empty for none."""
+def unmet(traits: Traits, scan: Scan) -> str:
+    """What a policy needs and scans do not have, in words; empty for nothing."""
+    geometry, scanner = scan.geometry, type(scan.scanner).__name__
     if "lines" in traits.needs and not geometry.has_lines:
-        return "whole lines (columns or rows)"
+        return f"whole lines (columns or rows); geometry {geometry.name!r} has none"
     if "grid" in traits.needs and not geometry.transform.is_cartesian:
-        return "samples on a Cartesian grid"
+        return f"samples on a Cartesian grid; geometry {geometry.name!r} has none"
+    if "repeats" in traits.needs and scan.scanner.repeats == 1:
+        return (
+            f"readouts that may be measured again; the scanner {scanner} measures each once: give "
+            "--repeats where the scanner has artefacts, or learn an order for these scans"
+        )
+    if "outlier-scores" in traits.needs and not gives_outlier_scores(scan.scanner):
+        return (
+            f"a scanner that objects to measurements; {scanner} never does: choose one with a "
+            "navigator or an outlier score (--scanner moving or spiking), or leave re-acquire out"
+        )
     return ""
 
 

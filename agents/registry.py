@@ -19,8 +19,9 @@ from activemri.agents.adaptive import (
 )
 from activemri.agents.networks import load_policy
 from activemri.agents.oracles import ExchangeOracle, oracle, screened_oracle
-from activemri.agents.order import KINDS, Order
+from activemri.agents.order import KINDS, Order, may_repeat
 from activemri.agents.policy import Policy, Traits
+from activemri.envs.scanner import IDEAL, Scanner
 from activemri.evaluator import Evaluator
 from activemri.reconstruction.reconstructor import Reconstructor
 from activemri.reconstruction.registry import WEIGHTS
@@ -77,12 +78,14 @@ def make_policy(
     ::
 
         policy = make_policy("low-frequency-first")
+        policy = make_policy("runs/order/lbcs.json+re-acquire")
         policy = make_policy("my_package.policies:Mine")
 
     Args:
         policy: a registered name, the path of a learned policy (a checkpoint, an order's file, or
             the folder of a training), ``package.module:object`` of a policy, its class, or a
-            function that makes one; or a policy, which is returned.
+            function that makes one, each also with "+re-acquire" after it, which wraps it by
+            :func:`activemri.agents.heuristic.re_acquire`; or a policy, which is returned.
         metric: what oracles and look-ahead maximise.
         order: what a learned policy (see :func:`needs_fit`) was fitted to, and where the exchange
             oracle starts.
@@ -101,8 +104,10 @@ def make_policy(
             )
         return policy
     name = str(policy)
+    given = dict(metric=metric, order=order, evaluator=evaluator, reconstructor=reconstructor)
+    if (inner := without_wrapper(name)) != name:
+        return heuristic.re_acquire(make_policy(inner, **given))  # type: ignore[arg-type]
     if name in POLICIES:
-        given = dict(metric=metric, order=order, evaluator=evaluator, reconstructor=reconstructor)
         wanted = signature(POLICIES[name]).parameters
         return POLICIES[name](**{part: given[part] for part in given if part in wanted})
     if name in SHIPPED:
@@ -131,17 +136,30 @@ def _lacks(found: object) -> str:
     return ", ".join(missing) or ("state: make one" if isinstance(found, type) else "")
 
 
-def needs_fit(policy: str | Path | Policy) -> bool:
-    """True for a name that stands for an order yet to be learned; see `order.KINDS`."""
-    return isinstance(policy, str) and policy in KINDS
+def without_wrapper(name: str | Path) -> str:
+    """The name or path of a policy without "+re-acquire" at its end."""
+    return str(name).removesuffix(f"+{heuristic.RE_ACQUIRE}")
 
 
-def traits_of(policy: str | Path | Policy) -> Traits:
+def needs_fit(policy: str | Path | Policy) -> str:
+    """Kind of the order yet to be learned that a name stands for (`order.KINDS`); else empty."""
+    kind = without_wrapper(policy) if isinstance(policy, str) else ""
+    return kind if kind in KINDS else ""
+
+
+def traits_of(policy: str | Path | Policy, *, scanner: Scanner = IDEAL) -> Traits:
     """Traits of a policy, also of one whose order is yet to be learned.
+
+    Args:
+        policy: as of :func:`make_policy`.
+        scanner: of the scans that an order is yet to be learned for.
 
     Raises:
         ValueError: as :func:`make_policy`.
     """
-    if needs_fit(policy):
-        return Order.traits
+    kind = needs_fit(policy)
+    if kind and policy == kind:
+        return Traits(is_order=True, repeats=may_repeat(kind, scanner))
+    if kind:
+        return heuristic.re_acquire().traits
     return make_policy(policy, reconstructor="zero-filled").traits

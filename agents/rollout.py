@@ -88,7 +88,7 @@ def rollout(
     slices = SliceList([slices[place] for place in range(len(slices))])
     if isinstance(scan, ScanProtocol):
         scan = scan.scan(slices)
-    require_played(policy, scan.geometry)
+    require_played(policy, scan)
     groups, masks, taken = rows_of_a_kind(slices.slices), list[Tensor](), list[Tensor]()
     curves: dict[str, list[Tensor]] = {}  # n_acquired and scores, (batch, step + 1) each
     for number, rows in enumerate(groups):

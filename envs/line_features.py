@@ -69,6 +69,23 @@ _OTHER_NAMES: tuple[str, ...] = (
 )
 
 
+#: Features that follow from what was acquired, how often, and where; no sample changes them.
+OF_MASK = frozenset({
+    "acquired",
+    "measurable",
+    "mirror acquired",
+    "times measured",
+    "distance",
+    "signed distance",
+    "lines to the left",
+    "lines to the right",
+    "share acquired",
+    "cosine",
+    "sine",
+    "nearest acquired",
+})  # fmt: skip
+
+
 def feature_names(has_lines: bool) -> tuple[str, ...]:
     """Names of the features of readouts: of lines, or of others."""
     return NAMES if has_lines else _OTHER_NAMES

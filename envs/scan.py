@@ -63,6 +63,8 @@ WASTE = kernels.WASTE  # costs one readout of the budget
 #: largest values grow beyond those of the blurred first one.
 WHITE = 2.0
 
+_NEVER = torch.iinfo(torch.int64).max  # rank of what does not exist
+
 # Images of single readouts of scans that were asked about, by the samples of the object, which
 # copies of a state share; and the memory that those of a batch may take.
 _PROJECTED = WeakTensorKeyDictionary()
@@ -146,17 +148,24 @@ class View(Batched):
         return Measurement(self.log.samples, self.operator, self.zero_filled)
 
     @cached_property
+    def rounds(self) -> Tensor:
+        """How often all readouts of an action were measured: int64 (batch, n_actions).
+
+        The start counts. It is 0 where the scan has none of them.
+        """
+        n_measured = self.log.n_measured.masked_fill(~self.measurable, _NEVER)
+        fewest = self.geometry.by_action(n_measured, "amin")
+        return fewest.masked_fill(fewest == _NEVER, 0)
+
+    @cached_property
     def due(self) -> Tensor:
         """Legal actions whose readouts were measured least: bool (batch, n_actions).
 
         Policies that know no reason to measure a readout again choose among these: they go through
         all actions before they begin anew. In ideal scans they are the legal ones.
         """
-        last = torch.iinfo(torch.int64).max  # rank of what does not exist
-        n_measured = self.log.n_measured.masked_fill(~self.measurable, last)
-        rounds = self.geometry.by_action(n_measured, "amin")
-        fewest = rounds.masked_fill(~self.legal, last).amin(dim=1, keepdim=True)
-        return self.legal & (rounds == fewest)
+        fewest = self.rounds.masked_fill(~self.legal, _NEVER).amin(dim=1, keepdim=True)
+        return self.legal & (self.rounds == fewest)
 
     @property
     def acceleration(self) -> Tensor:

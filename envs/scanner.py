@@ -94,7 +94,8 @@ class Scanner(Protocol):
         is_random: something is drawn, so that every episode needs a seed.
 
     One that gives the object's samples as they are, each readout once, may say so by an attribute
-    `is_ideal`: then it is not asked, and steps take one compiled pass.
+    `is_ideal`: then it is not asked, and steps take one compiled pass. One that has no outlier test
+    says ``outlier_score = never_objects``.
     """
 
     @property
@@ -238,6 +239,13 @@ class MeasurementLog(Batched):
         return change.index_copy_(0, requests.place, total - before).view(shape)
 
 
+def never_objects(
+    self: Scanner, conditions: Conditions, requests: Requests, samples: Tensor
+) -> Tensor:
+    """Outlier scores of a scanner without a test: 0, float32 (n,)."""
+    return samples.new_zeros(len(samples), dtype=torch.float32)
+
+
 @dataclass(frozen=True)
 class Ideal:
     """Gives the samples of the object, each readout once."""
@@ -246,15 +254,13 @@ class Ideal:
     averages: bool = False
     is_random: bool = False
     is_ideal: ClassVar[bool] = True
+    outlier_score = never_objects
 
     def begin(self, start: Start) -> Conditions:
         return _at_rest(start, start.seeds.new_ones(len(start.seeds), dtype=torch.float64))
 
     def measure(self, conditions: Conditions, requests: Requests) -> Tensor:
         return conditions.samples[requests.row, 0, requests.readout]
-
-    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
-        return samples.new_zeros(len(samples), dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -279,6 +285,7 @@ class Noisy:
     repeats: int = 4
     averages: bool = True
     is_random: bool = True
+    outlier_score = never_objects
 
     def __post_init__(self) -> None:
         _check(self.severity, self.repeats)
@@ -299,9 +306,6 @@ class Noisy:
             noise = complex_noise(tuple(samples.shape), sigma=one, generator=generator)
             samples += noise.to(samples.device)
         return received
-
-    def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
-        return samples.new_zeros(len(samples), dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -486,6 +490,11 @@ def make_scanner(
         )
     scanner_made: Scanner = made
     return scanner_made
+
+
+def gives_outlier_scores(scanner: Scanner) -> bool:
+    """The scanner may object to measurements: it does not say that it never does."""
+    return getattr(type(scanner), "outlier_score", None) is not never_objects
 
 
 def _require_samples(received: object, shape: tuple[int, ...], scanner: Scanner) -> None:

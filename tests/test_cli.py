@@ -242,6 +242,8 @@ def test_an_order_is_learned_and_written(
     order = tmp_path / "new" / "lbcs.json"
     assert capsys.readouterr().out.strip() == str(order)
     assert sorted(json.loads(order.read_text())["actions"]) == list(range(16))
+    assert cli.main([*line.split(), str(tmp_path / "new"), "--kind", "lbcs-final"]) == 0
+    assert capsys.readouterr().out.strip() == str(order.with_name("lbcs-final.json"))
     assert cli.main([*line.split(), str(order)]) == 2
     assert f"output folder {order}" in capsys.readouterr().err
 

@@ -79,9 +79,12 @@ class Costs:
         n_train = len(self.plan.train.positions)
         n_decide = min(n_train, self.plan.settings.n_fit_scans or n_train)
         legal = self._legal(reconstructor)
-        # Orders of the kind lbcs are acquired in all scans, and decided on some.
-        steps = (n_train if kind == "lbcs" else n_decide) * (1 + len(legal))
-        return self._of(reconstructor, steps, n_decide * sum(legal))
+        # Greedy orders are acquired in all scans, and decided on some.
+        steps = (n_decide if kind == "average-oracle" else n_train) * (1 + len(legal))
+        trials = n_decide * sum(legal)
+        if kind == "lbcs-final":  # several greedy orders, and exchanges
+            trials = 3 * trials + _EXCHANGES * n_decide * (len(legal) + 2 * legal[0])
+        return self._of(reconstructor, steps, trials)
 
     def tuning(self, policy: str, reconstructor: str) -> Cost:
         """The cost of tuning a reconstructor for a policy."""

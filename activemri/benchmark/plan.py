@@ -14,9 +14,15 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from activemri import __version__, checkpoints, files
 from activemri.agents.oracles import ExchangeOracle
-from activemri.agents.order import OnStep, Order, fit_order
-from activemri.agents.policy import Policy, Traits, decide, require_played
-from activemri.agents.registry import POLICIES, make_policy, needs_fit
+from activemri.agents.order import KINDS, OnStep, Order, fit_order
+from activemri.agents.policy import Policy, Traits, decide, require_played, unmet
+from activemri.agents.registry import (
+    POLICIES,
+    make_policy,
+    needs_fit,
+    traits_of,
+    without_wrapper,
+)
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
 from activemri.benchmark.tuning import OnShare, Tuning, n_trials, tune
 from activemri.data.contents import contents
@@ -76,9 +82,10 @@ class BenchmarkSettings:
     policies: Annotated[tuple[PolicyLike, ...], arg(metavar="NAME [NAME ...]")] = ()
     """Names of policies, files that `activemri train policy` or `train order` made, or
     package.module:object. Trainings of one policy with several seeds count as one:
-    LABEL=PATH,PATH,PATH. () takes random, low-frequency-first, equispaced, variable-density, lbcs
-    and average-oracle; with them oracle and exchange-oracle for zero-filled images, and
-    screened-oracle where a network reconstructs."""
+    LABEL=PATH,PATH,PATH. With +re-acquire after a name or path, what the scanner objects to is
+    measured again. () takes random, low-frequency-first, equispaced, variable-density, lbcs and
+    average-oracle; with them oracle and exchange-oracle for zero-filled images, and screened-oracle
+    where a network reconstructs."""
     reconstructors: Annotated[tuple[ReconstructorLike, ...], arg(metavar="NAME [NAME ...]")] = ()
     """Names of reconstructors, checkpoints, or package.module:object; () takes --reconstructor."""
     stop: StopSettings = StopSettings()
@@ -91,8 +98,8 @@ class BenchmarkSettings:
     max_oracle_slices: int | None = None
     """The same for oracles, which try every action: a part of the other policies' slices."""
     fit_data: str | None = None
-    """Data whose train split learned orders (lbcs, average-oracle) are fitted on; None takes
-    --data."""
+    """Data whose train split learned orders (lbcs, lbcs-final, average-oracle) are fitted on; None
+    takes --data."""
     n_fit_scans: int | None = 64
     """Train scans that each step of a learned order is decided on, drawn anew; None takes all."""
     max_fit_slices: int | None = 256
@@ -209,7 +216,7 @@ class Plan:
             self.train = self._open(
                 "train",
                 settings.max_fit_slices,
-                use="learned orders (lbcs, average-oracle)",
+                use=f"learned orders ({', '.join(KINDS)})",
                 hint="Choose another --split or --fit-data, or an order's file as the policy",
                 data=settings.fit_data,
             )
@@ -399,8 +406,12 @@ class Plan:
         """Refuse now what would fail in the middle: a misfit of order, network and scans."""
         views: dict[str, View] = {}  # of the first scan, by reconstructor
         for (label, members), reconstructor in product(self.policies.items(), self.reconstructors):
-            if isinstance(members[0], str) and needs_fit(members[0]):
-                self.traits[label], self.orders[label] = Order.traits, members[0]
+            scan = self.acquisitions[reconstructor]
+            if kind := needs_fit(members[0]):
+                traits = traits_of(members[0], scanner=scan.scanner)
+                self.traits[label], self.orders[label] = traits, kind
+                if lacking := unmet(traits, scan):
+                    raise ValueError(f"policy {label!r} needs {lacking}")
                 continue
             for member, given in enumerate(members):
                 seed = self.settings.run.seed + member
@@ -408,7 +419,7 @@ class Plan:
                 self.traits.setdefault(label, policy.traits)
                 if isinstance(policy, ExchangeOracle) and (_START,) in self.policies.values():
                     self.orders[label] = _START  # else it starts from low frequencies
-                require_played(policy, self.acquisitions[reconstructor].geometry)
+                require_played(policy, scan)
                 if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
                     log.warning(
                         "%s: no evaluator lies beside reconstructor %s; the one that comes with "
@@ -419,9 +430,8 @@ class Plan:
                     )
                 if policy.traits.needs or given not in POLICIES:
                     if reconstructor not in views:
-                        acquisition = self.acquisitions[reconstructor]
                         scans = [self.scored.dataset[self.scored.positions[0]]]
-                        start = start_scans(acquisition, scans, seed=self.settings.run.seed)
+                        start = start_scans(scan, scans, seed=self.settings.run.seed)
                         views[reconstructor] = start.view
                     try:
                         decide(policy, views[reconstructor], [np.random.default_rng(0)])
@@ -519,7 +529,8 @@ def label_policies(given: Sequence[PolicyLike]) -> dict[str, tuple[PolicyLike, .
             members = tuple(paths.split(","))
             if not label or not all(members):
                 raise ValueError(f"expected LABEL=PATH or LABEL=PATH,PATH,PATH; got {str(one)!r}")
-            if known := [name for name in (label, *map(str, members)) if name in POLICIES]:
+            names = map(without_wrapper, (label, *map(str, members)))
+            if known := [name for name in names if name in POLICIES]:
                 raise ValueError(
                     f"{str(one)!r}: {known[0]!r} is a built-in policy, which keeps its name and "
                     "has no other; a label stands for files of trained policies"
@@ -560,9 +571,11 @@ def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluato
 
 def _label(name: str | Path) -> str:
     """A name as it is; of a path the stem, or the folder if the file is just called best."""
-    path = Path(str(name).rpartition(":")[2])  # of package.module:object the object
+    inner = without_wrapper(name)
+    path = Path(inner.rpartition(":")[2])  # of package.module:object the object
     stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
-    return path.parent.name if stem in ("best", "last") and path.parent.name else stem
+    stem = path.parent.name if stem in ("best", "last") and path.parent.name else stem
+    return stem + str(name).removeprefix(inner)
 
 
 def _same_label(label: str, first: object, second: object) -> ValueError:
@@ -581,7 +594,7 @@ def _digest_of_files(member: PolicyLike) -> str:
     """A mark of what the files of an order or a checkpoint hold; empty for everything else."""
     if not isinstance(member, str | Path) or str(member) in POLICIES:
         return ""
-    path = Path(member)
+    path = Path(without_wrapper(member))
     stem = checkpoints.without_suffix(path)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".safetensors")]
     if path.is_dir():

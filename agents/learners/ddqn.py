@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
-from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, Sees, copied
 from activemri.envs.replay import Batch, Replay, points_of
 from activemri.envs.vector_env import ActiveMRIVectorEnv
 
@@ -56,6 +56,8 @@ class DoubleDQN:
     """Channels of the network's (first) layer."""
     blocks: int = 2
     """Residual blocks of the network of lines."""
+    sees: Sees = "all"
+    """Features that the network of lines sees: all, or those of the mask alone."""
     lr: float = 1e-3
     """Learning rate of Adam, which falls to a twentieth."""
     gamma: float = 0.5
@@ -215,7 +217,13 @@ class DoubleDQNLearner(Descent):
     clip = math.inf  # numbers of the gradient are clipped, one by one
 
     def __init__(self, settings: DoubleDQN, problem: Problem) -> None:
-        super().__init__(settings, problem)
+        network = problem.network(
+            settings.network,
+            channels=settings.channels,
+            blocks=settings.blocks,
+            sees=settings.sees,
+        )
+        super().__init__(settings, problem, network)
         self.target = copied(self.network).eval().requires_grad_(False)
         self.env = problem.environment(self.network.observation, num_envs=settings.n_envs)
         self.memory = Memory(self.env, capacity=settings.memory, cache_mb=settings.cache_mb)

@@ -97,7 +97,7 @@ def demonstrate(settings: DemonstrateSettings) -> Path:
     files.require_free(out, overwrite=settings.run.overwrite)
     protocol = EnvOptions(**vars(settings.protocol), device=str(device))
     problem = Problem(protocol, seed=settings.run.seed)
-    require_played(policy, problem.scan.geometry)
+    require_played(policy, problem.scan)
     with Progress("query the oracle", settings.states, unit="state") as progress:
         found = collect(
             problem,

@@ -31,7 +31,7 @@ from activemri.agents.learners.demonstrations import (
     read_demonstrations,
 )
 from activemri.agents.learners.learner import Descent, Problem, Report, require_positive, silent
-from activemri.agents.networks import LearnedPolicy, LineNetwork
+from activemri.agents.networks import LearnedPolicy, LineNetwork, Sees
 from activemri.envs.line_features import mirror_image, mirror_of
 
 _SMALLEST = 1e-5  # gains below it are noise
@@ -68,6 +68,9 @@ class Imitation:
     """Channels of the network."""
     blocks: int = 3
     """Residual blocks of the network."""
+    sees: Sees = "all"
+    """Features of lines that the network sees: all, or those of the mask alone, which makes the
+    same order for all scans: what looking at the samples is worth."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_steps", "rounds", "n_tried", "horizon", "temperature")
@@ -89,7 +92,9 @@ class ImitationLearner(Descent):
     network: LineNetwork
 
     def __init__(self, settings: Imitation, problem: Problem) -> None:
-        network = problem.network("lines", channels=settings.channels, blocks=settings.blocks)
+        network = problem.network(
+            "lines", channels=settings.channels, blocks=settings.blocks, sees=settings.sees
+        )
         super().__init__(settings, problem, network)
         self.optimizer.param_groups[0]["weight_decay"] = settings.weight_decay
         self.generator = np.random.default_rng(problem.seed)

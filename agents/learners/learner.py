@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from activemri import options
-from activemri.agents.networks import ActionNetwork, LearnedPolicy, copied, make_network
+from activemri.agents.networks import ActionNetwork, LearnedPolicy, Sees, copied, make_network
 from activemri.agents.order import Order
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
@@ -122,6 +122,7 @@ class Problem:
         channels: int,
         blocks: int,
         observation: str = "image",
+        sees: Sees = "all",
         stops: bool | None = None,
     ) -> ActionNetwork:
         """A copy of the warm start's network, or a new one; ready to learn.
@@ -142,6 +143,7 @@ class Problem:
                 observation=observation,
                 channels=channels,
                 blocks=blocks,
+                sees=sees,
                 stops=stops,
                 seed=self.seed,
             )
@@ -157,8 +159,13 @@ class Problem:
                 f"--warm-start: expected a network of the kind {kind!r}, which --learner.network "
                 f"or --learner.observation choose; got {network.kind!r}"
             )
+        if (seen := getattr(network, "sees", "all")) != sees:
+            raise ValueError(
+                f"--warm-start: the policy that is to be learned sees {sees}, and the network "
+                f"{seen}; choose --learner.sees {seen}, or begin with another one"
+            )
         try:
-            require_played(self.warm_start, self.scan.geometry)
+            require_played(self.warm_start, self.scan)
         except ValueError as error:
             raise ValueError(f"--warm-start: {error}") from error
         if network.stops != stops:

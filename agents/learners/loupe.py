@@ -63,7 +63,7 @@ class LoupeLearner(Descent):
             rank = geometry.frequency.float()
         elif isinstance(given, Order):  # what the order begins with first
             given.check(geometry)
-            order = torch.tensor(given.actions, device=problem.scan.device)
+            order = torch.tensor(tuple(dict.fromkeys(given.actions)), device=problem.scan.device)
             rank = torch.linspace(0, 1, geometry.n_actions, device=order.device)[order.argsort()]
         else:
             raise ValueError(

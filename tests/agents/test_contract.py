@@ -55,6 +55,10 @@ def is_refused(name: str, geometry: Geometry) -> bool:
     return ("lines" in needs and not geometry.has_lines) or ("grid" in needs and not on_grid)
 
 
+#: Policies of ideal scans; the others are tested where scanners object (test_repeats.py).
+OF_IDEAL_SCANS = [name for name in POLICIES if "outlier-scores" not in traits_of(name).needs]
+
+
 @cache
 def some_evaluator() -> Evaluator:
     with torch.random.fork_rng():
@@ -70,7 +74,7 @@ def assert_equal(a: Episodes, b: Episodes) -> None:
         torch.testing.assert_close(a.scores[name], b.scores[name], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", OF_IDEAL_SCANS)
 @given(
     geometry=st.sampled_from(sorted(GEOMETRIES)),
     frame=st.tuples(st.integers(7, 10), st.integers(7, 12)),
@@ -124,7 +128,7 @@ def test_episodes_are_legal_in_all_geometries_and_from_all_start_masks(
         assert torch.equal(spent, left)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", OF_IDEAL_SCANS)
 def test_a_batch_equals_its_scans_one_by_one(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
@@ -138,7 +142,7 @@ def test_a_batch_equals_its_scans_one_by_one(
         torch.testing.assert_close(alone.scores["ssim"][0], together.scores["ssim"][row])
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", OF_IDEAL_SCANS)
 def test_nothing_is_carried_over_from_one_episode_to_the_next(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
@@ -156,7 +160,7 @@ def test_nothing_is_carried_over_from_one_episode_to_the_next(
     assert_equal(rollout(protocol, ready(name, protocol, scans), scans, seed=1), first)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", OF_IDEAL_SCANS)
 def test_only_random_policies_depend_on_the_seed(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
@@ -166,7 +170,7 @@ def test_only_random_policies_depend_on_the_seed(
     assert policy.traits.is_random == any(not torch.equal(actions[0], other) for other in actions)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if not asks_networks(name)])
+@pytest.mark.parametrize("name", [name for name in OF_IDEAL_SCANS if not asks_networks(name)])
 def test_without_networks_only_oracles_look_at_the_scan(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
@@ -186,23 +190,22 @@ def test_without_networks_only_oracles_look_at_the_scan(
     assert differs == policy.traits.is_oracle
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if not asks_networks(name)])
+@pytest.mark.parametrize("name", [name for name in OF_IDEAL_SCANS if not asks_networks(name)])
 @pytest.mark.parametrize("scanner", [IDEAL, Spiking(0.3, 2)])
 def test_an_order_and_nothing_else_is_the_same_for_all_scans(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str, scanner: Scanner
 ) -> None:
-    if scanner is not IDEAL and name == "re-acquire":
-        pytest.skip("it is an order as long as nothing looks suspicious")
     protocol = replace(make_protocol(budget=7), scanner=scanner)
     scans = [make_scan(seed) for seed in range(3)]
     policy = ready(name, protocol, scans)
-    assert policy.traits == traits_of(name)
+    if not needs_fit(name):  # what an order repeats is known once it is learned
+        assert policy.traits == traits_of(name)
     actions = rollout(protocol, policy, scans).actions
     same = bool((actions == actions[0]).all())
-    assert same == (policy.traits.is_order or name == "re-acquire")
+    assert same == policy.traits.is_order
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", OF_IDEAL_SCANS)
 def test_zero_padding_is_never_acquired(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:
@@ -216,7 +219,7 @@ def test_zero_padding_is_never_acquired(
     assert sorted(started + episodes.actions[0].tolist()) == list(range(2, 10))
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", OF_IDEAL_SCANS)
 def test_scans_with_several_coils_can_be_acquired(
     make_scan: MakeScan, make_protocol: MakeProtocol, name: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from activemri.agents.networks import (
     LearnedPolicy,
     LineNetwork,
     ScheduleNetwork,
+    Sees,
     VarNetNetwork,
     load_policy,
     make_network,
@@ -26,8 +27,10 @@ from activemri.data.slices import Slice
 from activemri.devices import seeded
 from activemri.envs.line_features import N_FEATURES, NAMES, mirror_of
 from activemri.envs.observation import Frame
-from activemri.envs.scan import Scan
-from activemri.mri.geometry import make_geometry
+from activemri.envs.scan import Scan, State
+from activemri.envs.scanner import IDEAL
+from activemri.mri.geometry import GEOMETRIES, make_geometry
+from tests.envs.scanners import ARTEFACTS, SHAPE, scan_with, scans
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Scan]
@@ -153,6 +156,36 @@ def test_a_line_sees_its_mirror_image() -> None:
     plain = seeded(lambda: LineNetwork(N_FEATURES, 13, channels=6, blocks=0), 0)
     difference = (plain(changed) - plain(one)).abs()[0]
     assert difference.nonzero().squeeze(1).tolist() == sorted([1, far])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("kind", ["ideal", *ARTEFACTS])
+def test_a_network_that_sees_the_mask_alone_takes_one_order_in_all_scans(
+    geometry: str, kind: str
+) -> None:
+    scan = scan_with(ARTEFACTS.get(kind, IDEAL), geometry=geometry)
+    frame = Frame(SHAPE, SHAPE, 1, scan.geometry.n_readouts, repeats=scan.scanner.repeats)
+    for sees in get_args(Sees):
+        made = make_network("lines", scan.geometry, frame, sees=sees, channels=6, seed=1)
+        policy, scores = LearnedPolicy(made, "mine", frame), list[Tensor]()
+
+        def keep(
+            step: int, state: State, policy: Any = policy, scores: list[Tensor] = scores
+        ) -> None:
+            scores.append(policy.scores(state.view))
+
+        taken = rollout(scan, policy, scans(3), on_step=keep).actions
+        alike = all(torch.allclose(each, each[:1], atol=1e-6) for each in scores)
+        assert alike == policy.traits.is_order == (sees == "mask")
+        assert not alike or bool((taken == taken[0]).all())
+
+
+def test_a_checkpoint_of_before_sees_all() -> None:
+    made = network("lines")
+    assert made.settings.pop("sees") == "all"
+    again = LineNetwork(**made.settings).eval()
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(again(seen("lines")), made(seen("lines")))
 
 
 def test_images_of_bytes_are_those_from_0_to_1_and_repeats_are_seen() -> None:

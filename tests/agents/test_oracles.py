@@ -17,7 +17,6 @@ from activemri.data.slices import Slice
 from activemri.envs.line_features import N_FEATURES
 from activemri.envs.observation import Frame
 from activemri.envs.scan import Scan, Truth
-from activemri.mri.geometry import make_geometry
 
 MakeScan = Callable[..., Slice]
 MakeProtocol = Callable[..., Scan]
@@ -78,8 +77,8 @@ def test_policies_are_refused_by_geometries_that_they_cannot_play(
         make_policy("uncertainty-greedy"),
     ]
     for policy in policies:
-        require_played(policy, scan.geometry)
+        require_played(policy, scan)
         for other in ("points", "radial"):
             if policy.name == "mine" or other == "radial":
                 with pytest.raises(ValueError, match=f"geometry {other!r}"):
-                    require_played(policy, make_geometry(other, (9, 13)))
+                    require_played(policy, make_protocol(other))

@@ -9,7 +9,7 @@ from activemri.agents import heuristic
 from activemri.agents.oracles import ExchangeOracle
 from activemri.agents.order import KINDS, Order, fit_order
 from activemri.agents.policy import Policy
-from activemri.agents.registry import POLICIES, make_policy, needs_fit
+from activemri.agents.registry import POLICIES, make_policy, needs_fit, traits_of
 from activemri.data.slices import Slice
 from activemri.envs.scan import Scan
 
@@ -25,7 +25,7 @@ def made(name: str, **ingredients: Order) -> Policy:
 
 def test_names_are_those_of_the_policies(order: Order) -> None:
     for name in POLICIES:
-        if name != "average-oracle":
+        if needs_fit(name) in ("", order.kind):
             assert made(name, order=order).name == name
 
 
@@ -45,6 +45,23 @@ def test_a_file_is_a_policy_named_after_it(order: Order, tmp_path: Path) -> None
     for given in (path, str(path)):
         policy = make_policy(given)
         assert (policy.name, policy) == ("my-order", order)
+
+
+def test_a_name_or_file_is_wrapped_by_what_follows_it(order: Order, tmp_path: Path) -> None:
+    path = order.save(tmp_path / "my-order")
+    for given, name in ((f"{path}", "my-order"), ("lbcs", "lbcs"), ("equispaced", "equispaced")):
+        policy = made(f"{given}+re-acquire", order=order)
+        assert isinstance(policy, heuristic.ReAcquiring)
+        assert (policy.order.name, policy.name) == (name, f"{name}+re-acquire")
+    assert needs_fit("lbcs+re-acquire") == "lbcs"
+    assert not needs_fit(f"{path}+re-acquire")
+    assert traits_of("lbcs+re-acquire") == heuristic.re_acquire(order).traits
+
+
+def test_the_wrapper_alone_keeps_its_own_order(order: Order) -> None:
+    policy = made("re-acquire", order=order)
+    assert isinstance(policy, heuristic.ReAcquiring)
+    assert policy.order.name == "low-frequency-first"
 
 
 def test_a_policy_is_returned_as_it_is() -> None:

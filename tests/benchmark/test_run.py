@@ -92,6 +92,21 @@ def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> 
     assert all(row["order"] in (*HEURISTICS, "lbcs") and row["why"] for row in gaps)
 
 
+def test_orders_repeat_and_re_acquire_where_the_scanner_lets_them(tmp_path: Path) -> None:
+    averaged = {"scanner": "noisy", "repeats": 2}
+    names = ("lbcs", "lbcs-final", "average-oracle", "repeat-centre")
+    outcome = run_benchmark(settings(tmp_path / "a", policies=names, protocol=averaged))
+    assert policies_that(outcome.table, "is_order") == list(names)
+    assert policies_that(outcome.table, "repeats") == ["lbcs", "lbcs-final", "repeat-centre"]
+    path = tmp_path / "a" / "orders" / "lbcs-zero-filled.json"
+    spoilt = {"scanner": "spiking", "severity": 0.8}
+    given = ("lbcs", "lbcs+re-acquire", f"other={path}+re-acquire")
+    outcome = run_benchmark(settings(tmp_path / "b", policies=given, protocol=spoilt))
+    assert policies_that(outcome.table, "is_order") == ["lbcs"]
+    assert policies_that(outcome.table, "repeats") == ["lbcs+re-acquire", "other"]
+    assert len(list((tmp_path / "b" / "orders").iterdir())) == 1
+
+
 def test_seeds_are_for_policies_that_draw_and_change_these_alone(tmp_path: Path) -> None:
     first = run_benchmark(settings(tmp_path / "a", n_seeds=2)).table
     other = run_benchmark(settings(tmp_path / "b", seed=1)).table
@@ -301,6 +316,11 @@ def test_results_of_other_weights_or_settings_are_not_taken_for_these(tmp_path: 
             "this evaluator scores 128 lines",
         ),
         ({"protocol": {"data": None}}, "needs scans"),
+        ({"policies": ("re-acquire",)}, "'re-acquire' needs readouts that may be measured again"),
+        (
+            {"policies": ("lbcs+re-acquire",), "protocol": {"scanner": "noisy"}},
+            r"'lbcs\+re-acquire' needs a scanner that objects.*Noisy never does: choose",
+        ),
     ],
 )
 def test_mistakes_are_told_apart_before_anything_is_played(
@@ -431,10 +451,12 @@ def test_names_stay_and_paths_and_objects_get_short_labels() -> None:
         "random",
         "runs/mine/best.safetensors",
         "orders/lbcs-unet.json",
+        "orders/lbcs-unet.json+re-acquire",
         "a/b",
         Last(),
     ]
-    assert list(label_policies(given)) == ["random", "mine", "lbcs-unet", "b", "last"]
+    labels = ["random", "mine", "lbcs-unet", "lbcs-unet+re-acquire", "b", "last"]
+    assert list(label_policies(given)) == labels
     assert list(label_policies(["package.module:Mine"])) == ["Mine"]
     assert label_policies(["runs/lr=1/best"]) == {"lr=1": ("runs/lr=1/best",)}
     assert label_reconstructors(["unet", "runs/x/best"]) == {"unet": "unet", "x": "runs/x/best"}
@@ -459,6 +481,7 @@ def test_trainings_with_several_seeds_are_one_policy(given: list[str]) -> None:
         (["x=a/y,,b/y"], "expected LABEL=PATH"),
         (["lbcs=a/y"], "'lbcs' is a built-in policy"),
         (["best=oracle"], "'oracle' is a built-in policy"),
+        (["best=lbcs+re-acquire"], "'lbcs' is a built-in policy"),
     ],
 )
 def test_labels_that_mislead_are_refused(given: list[str], message: str) -> None:

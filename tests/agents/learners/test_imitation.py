@@ -67,6 +67,17 @@ def test_it_is_better_than_random_on_other_scans() -> None:
     assert learned > random + 0.02
 
 
+def test_of_the_mask_alone_it_learns_an_order() -> None:
+    made = learner(sees="mask")
+    made.learn(4)
+    policy = made.policy()
+    assert policy.traits.is_order and not learner().policy().traits.is_order
+    taken = rollout(place().scan, policy, [scan(i) for i in range(20, 24)]).actions
+    assert bool((taken == taken[0]).all())
+    with pytest.raises(ValueError, match=r"--warm-start: .* sees all, and the network mask"):
+        learner(place(warm_start=policy))
+
+
 def test_the_ranking_loss_is_least_for_the_gains_themselves() -> None:
     found = states()
     gain = found.scores - found.score[:, None]
