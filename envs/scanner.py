@@ -212,8 +212,10 @@ class MeasurementLog(Batched):
     def on_trial(
         self, scanner: Scanner, conditions: Conditions, readings: Readings
     ) -> tuple[Tensor, Tensor]:
-        """Scans with more readouts: their samples, complex (n, readout, coil, sample), and which
-        readouts would not be acquired because their measurements do not count, bool (n, readout).
+        """Samples of scans with more readouts, and which of these stay unacquired.
+
+        Samples are complex (n, readout, coil, sample). Readouts stay unacquired, bool
+        (n, readout), where no measurement counts.
         """
         requests, _, total, counts = self.outcome(scanner, conditions, readings)
         at = (requests.place // readings.new.shape[1], requests.readout)
@@ -660,8 +662,9 @@ def _turned(samples: Tensor, slope: Tensor) -> Tensor:
 
 
 def _beside_neighbours(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Magnitudes of samples over all coils, and of the larger of the two neighbours along the
-    readout, which is a circle: float32 (n, sample).
+    """Magnitudes over all coils, of samples and of the larger neighbour: float32 (n, sample).
+
+    Neighbours along the readout, which is a circle.
     """
     magnitude = samples.abs().square().sum(dim=1).sqrt()
     return magnitude, torch.maximum(magnitude.roll(1, dims=1), magnitude.roll(-1, dims=1))
