@@ -127,8 +127,8 @@ class View(Batched):
 
     @cached_property
     def mask(self) -> Tensor:
-        """Readouts acquired so far, bool (batch, n_readouts)."""
-        return self.log.acquired
+        """Readouts of which a measurement counts, bool (batch, n_readouts)."""
+        return self.log.n_measured > self.log.n_rejected
 
     @cached_property
     def n_acquired(self) -> Tensor:
@@ -707,7 +707,7 @@ class Scan:
             given = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
             sensitivity = given.to(mask.device, torch.complex64)
         elif samples.shape[2] > 1:
-            calibration = transform.calibration(log.samples, log.acquired)
+            calibration = transform.calibration(log.samples, mask)
             sensitivity = self.coil_maps.estimate(*calibration).contiguous()
         zero_filled = Operator(transform, mask, sensitivity).zero_filled(log.samples).contiguous()
         left = ((self.scanner.repeats - log.n_measured) * measurable).sum(dim=1)

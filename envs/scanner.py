@@ -157,11 +157,6 @@ class MeasurementLog(Batched):
             order=n_measured[:, :0],
         )
 
-    @property
-    def acquired(self) -> Tensor:
-        """Readouts of which a measurement counts, bool (batch, n_readouts)."""
-        return self.n_measured > self.n_rejected
-
     def measure(self, scanner: Scanner, conditions: Conditions, readings: Readings) -> Tensor:
         """Measure readouts, in place; one row for each scan.
 
@@ -219,9 +214,11 @@ class MeasurementLog(Batched):
         """
         requests, _, total, counts = self.outcome(scanner, conditions, readings)
         at = (requests.place // readings.new.shape[1], requests.readout)
-        samples, missing = self.samples[readings.row], torch.zeros_like(self.acquired[readings.row])
+        samples = self.samples[readings.row]
         samples[at] = total
-        missing[at] = ~counts & ~self.acquired[requests.row, requests.readout]
+        missing = torch.zeros(samples.shape[:2], dtype=torch.bool, device=samples.device)
+        n_rejected = self.n_rejected[requests.row, requests.readout]
+        missing[at] = ~counts & (n_rejected == requests.nth)
         return samples, missing
 
     def outcome(
