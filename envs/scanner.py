@@ -475,9 +475,9 @@ class Spiking:
         severity: probability of a spike at each measurement.
         repeats: how often a line may be measured.
         strength: |a| in units of the largest sample of the starting lines.
-        processing: none; despike: samples that stand out by more than 5 are set to zero; within
-            two samples of the centre they have to stand out from two neighbours on either side,
-            as the peak of a wide object is flanked by zeros.
+        processing: none; despike: samples that stand out by more than 5, from two neighbours on
+            either side, are set to zero. Of true samples, one neighbour would drop 0.17 %, near
+            the centre as well; two drop 0.002 % (16 phantoms).
     """
 
     PROCESSING: ClassVar[tuple[str, ...]] = ("none", "despike")
@@ -522,12 +522,11 @@ class Spiking:
         self, conditions: Conditions, requests: Requests, samples: Tensor
     ) -> tuple[Tensor, Tensor]:
         counts = torch.ones_like(requests.row, dtype=torch.bool)
-        if self.processing == "none" or samples.shape[2] < 3:
+        if self.processing == "none" or samples.shape[2] < 5:
             return samples, counts
         magnitude, around = _beside_neighbours(samples)
-        center = slice(max(samples.shape[2] // 2 - 2, 0), samples.shape[2] // 2 + 3)
-        further = torch.maximum(magnitude.roll(2, dims=1), magnitude.roll(-2, dims=1))
-        around[:, center] = torch.maximum(around, further)[:, center]
+        for distance in (-2, 2):
+            around = torch.maximum(around, magnitude.roll(distance, dims=1))
         return samples.masked_fill((magnitude > 5 * around)[:, None], 0), counts
 
     def outlier_score(self, conditions: Conditions, requests: Requests, samples: Tensor) -> Tensor:
@@ -643,7 +642,7 @@ def phase_slope(samples: Tensor, reference: Tensor) -> Tensor:
     k = torch.arange(n, device=product.device) - n // 2
     finer = product.new_zeros((len(product), 8 * n))
     finer[:, k % (8 * n)] = product
-    slope = torch.fft.fft(finer).real.argmax(dim=1) * (2 * math.pi / (8 * n))
+    slope: Tensor = torch.fft.fft(finer).real.argmax(dim=1) * (2 * math.pi / (8 * n))
     curvature = (k**2 * product.abs()).sum(dim=1).clamp(min=1e-30)
     for _ in range(3):
         left = _turned(product[:, None], -slope)[:, 0]

@@ -154,9 +154,7 @@ def test_spikes_are_dropped_and_true_samples_hardly_ever() -> None:
     dropped = (kept == 0) & (spoilt != 0)
     assert torch.equal(kept[~dropped], spoilt[~dropped])
     assert float(dropped[spike].float().mean()) > 0.8
-    assert float(dropped[~spike].float().mean()) < 0.002
-    # Next to the centre of k-space, where it matters, none.
-    assert not bool((dropped & ~spike)[:, 60:69, :, 62:67].any())
+    assert float(dropped[~spike].float().mean()) < 0.0002
 
 
 def test_despiked_samples_are_those_that_a_slow_loop_leaves() -> None:
@@ -168,8 +166,7 @@ def test_despiked_samples_are_those_that_a_slow_loop_leaves() -> None:
             size = [float(s.abs().square().sum().sqrt()) for s in line.T]
             n = len(size)
             for k in range(n):
-                reach = (1, 2) if abs(k - n // 2) <= 2 else (1,)
-                around = max(size[(k + sign * far) % n] for far in reach for sign in (-1, 1))
+                around = max(size[(k + sign * far) % n] for far in (1, 2) for sign in (-1, 1))
                 if size[k] > 5 * around:
                     line[:, k] = 0
     found = begin(acquisition, scans(2, n_coils=2, maps=True)).view.log.samples
@@ -216,6 +213,10 @@ def test_scenarios_have_a_row_for_the_ideal_scanner(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "usual"), [("Motion", "reject"), ("Spikes", "despike")])
 def test_scenarios_process_what_they_receive_unless_told_not_to(name: str, usual: str) -> None:
-    for options, expected in (({}, usual), ({"processing": "none"}, "none")):
+    chosen: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, usual),
+        ({"processing": "none"}, "none"),
+    )
+    for options, expected in chosen:
         env = gymnasium.make(f"activemri:ActiveMRI/{name}-v0", matrix_size=32, **options)
         assert env.unwrapped.episodes.scan.scanner.processing == expected  # type: ignore[attr-defined]
