@@ -78,17 +78,17 @@ ENVIRONMENTS: tuple[Environment, ...] = (
     Environment(
         "LowField",
         "phantoms in noise: a line may be measured 4 times, and its measurements are averaged",
-        replace(_PHANTOM, budget=48, scanner="noisy", severity=0.1, repeats=4),
+        replace(_PHANTOM, budget=48, scanner="noisy"),
     ),
     Environment(
         "Motion",
         "phantoms that move now and then; a line may be measured 3 times, and the last one counts",
-        replace(_PHANTOM, budget=32, scanner="moving", severity=0.04, repeats=3),
+        replace(_PHANTOM, budget=32, scanner="moving"),
     ),
     Environment(
         "Spikes",
         "phantoms and interference; a line may be measured 3 times, and the last one counts",
-        replace(_PHANTOM, budget=32, scanner="spiking", severity=0.2, repeats=3),
+        replace(_PHANTOM, budget=32, scanner="spiking"),
     ),
     Environment(
         "Radial",

@@ -111,6 +111,11 @@ class ScanProtocol:
     """Strength of the scanner's artefacts, in its own units; None for the usual one."""
     repeats: int | None = None
     """How often a readout may be measured; None for the scanner's usual number."""
+    processing: str | None = None
+    """What is done to received samples before anybody sees them: none, despike (spiking), reject
+    or correct (moving); None for the scanner's usual one: despike, reject."""
+    navigator_noise: float | None = None
+    """Noise of the moving scanner's navigators, over their root mean square; None for no noise."""
     sensitivity: CoilMapsLike = None
     """Coil maps: None for those that files bring (a calibration scan), else low-resolution. By
     name whatever the scans bring: low-resolution, walsh or espirit, estimated from the readouts of

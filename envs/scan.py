@@ -129,12 +129,12 @@ class View(Batched):
 
     @cached_property
     def mask(self) -> Tensor:
-        """Readouts acquired so far, bool (batch, n_readouts)."""
-        return self.log.n_measured > 0
+        """Readouts of which a measurement counts, bool (batch, n_readouts)."""
+        return self.log.n_measured > self.log.n_rejected
 
     @cached_property
     def n_acquired(self) -> Tensor:
-        """Readouts acquired so far, each as often as it was measured, int64 (batch,)."""
+        """Readouts measured so far, each as often as it was, int64 (batch,)."""
         return self.log.n_measured.sum(dim=1)
 
     @cached_property
@@ -300,7 +300,11 @@ class Scan:
             device=device,
             task=reward.function.loss if isinstance(reward.function, TaskLoss) else None,
             scanner=make_scanner(
-                protocol.scanner, severity=protocol.severity, repeats=protocol.repeats
+                protocol.scanner,
+                severity=protocol.severity,
+                repeats=protocol.repeats,
+                processing=protocol.processing,
+                navigator_noise=protocol.navigator_noise,
             ),
             coil_maps=make_coil_maps(protocol.sensitivity),
         )
@@ -712,7 +716,7 @@ class Scan:
             given = torch.stack([s.sensitivity for s in slices if s.sensitivity is not None])
             sensitivity = given.to(mask.device, torch.complex64)
         elif samples.shape[2] > 1:
-            calibration = transform.calibration(log.samples, log.n_measured > 0)
+            calibration = transform.calibration(log.samples, mask)
             sensitivity = self.coil_maps.estimate(*calibration).contiguous()
         zero_filled = Operator(transform, mask, sensitivity).zero_filled(log.samples).contiguous()
         left = ((self.scanner.repeats - log.n_measured) * measurable).sum(dim=1)
@@ -795,11 +799,11 @@ class Scan:
             if image is not None:
                 chunks.append(reference.scores(image, names, task=self.task))
                 continue
-            samples = view.log.on_trial(
+            samples, missing = view.log.on_trial(
                 self.scanner, state.secret.conditions, readings.select(trials)
             )
             maps = None if view.sensitivity is None else view.sensitivity[row]
-            operator = Operator(view.transform, masks[trials], maps)
+            operator = Operator(view.transform, masks[trials] & ~missing, maps)
             if self._updates_maps(state):
                 operator = self._with_maps(operator, samples, view.mask[row])
             result = self._reconstruct(Measurement.of(samples, operator), on_trial=True)

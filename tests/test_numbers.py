@@ -112,6 +112,7 @@ def test_scans_are_prepared_or_refused_in_one_line(option: str) -> None:
     small = ScanProtocol(matrix_size=16, n_center_lines=4, budget=4)
     needs: dict[str, Any] = {"tile": {"geometry": "tiles"}, "n_spokes": {"geometry": "radial"}}
     needs |= {name: {"scanner": "noisy"} for name in ("severity", "repeats")}
+    needs["navigator_noise"] = {"scanner": "moving"}
     small = replace(small, **needs.get(option, {}))
     for text in TEXTS:
         if refusal(small, option, text):

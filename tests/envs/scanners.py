@@ -17,8 +17,10 @@ from tests.envs.scans import grouped, scan
 SHAPE = (12, 14)
 ARTEFACTS: dict[str, Scanner] = {
     "noise": Noisy(0.2, repeats=3),
-    "motion": Moving(0.1, repeats=3, n_moves=2, duration=3),
-    "spikes": Spiking(0.6, repeats=3),
+    "motion": Moving(0.1, repeats=3, n_moves=2, duration=3, processing="none"),
+    "rejected motion": Moving(0.1, repeats=3, n_moves=2, duration=3, navigator_noise=0.05),
+    "spikes": Spiking(0.6, repeats=3, processing="none"),
+    "despiked": Spiking(0.6, repeats=3),
 }
 
 

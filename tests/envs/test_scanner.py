@@ -72,7 +72,7 @@ def test_without_severity_new_lines_are_those_of_an_ideal_scanner() -> None:
     slices, plan = scans(), torch.tensor([[1, 2], [9, 10], [13, 0]])
     ideal = scan_with(IDEAL)
     expected = play(ideal, ideal.start(slices), plan)
-    for still in (Noisy(0.0), Moving(0.0), Spiking(0.0)):
+    for still in (Noisy(0.0), Moving(0.0), Spiking(0.0, processing="none")):
         acquisition = scan_with(still)
         state = play(acquisition, begin(acquisition, slices), plan)
         assert torch.equal(state.view.mask, expected.view.mask)
@@ -83,7 +83,7 @@ def test_without_severity_new_lines_are_those_of_an_ideal_scanner() -> None:
 
 
 def moving() -> tuple[Any, State, Any]:
-    acquisition = scan_with(Moving(0.1, n_moves=1, duration=2), budget=8)
+    acquisition = scan_with(Moving(0.1, n_moves=1, duration=2, processing="none"), budget=8)
     state = begin(acquisition, scans(1))
     return acquisition, state, state.secret.conditions
 
@@ -132,7 +132,7 @@ def test_a_line_measured_again_at_rest_is_repaired() -> None:
 
 
 def test_the_navigator_notices_what_changes_the_central_line() -> None:
-    acquisition = scan_with(Moving(0.1, n_moves=3, duration=3))
+    acquisition = scan_with(Moving(0.1, n_moves=3, duration=3, processing="none"))
     noticed: list[bool] = []
     for seed in range(6):
         state = begin(acquisition, scans(1), first_seed=seed)
@@ -157,7 +157,7 @@ def test_a_shift_along_the_phase_encode_escapes_the_navigator() -> None:
 
 @pytest.mark.parametrize("n_coils", [1, 3])
 def test_a_spike_changes_one_sample_of_a_line_in_all_coils(n_coils: int) -> None:
-    acquisition = scan_with(Spiking(1.0, strength=0.5))
+    acquisition = scan_with(Spiking(1.0, strength=0.5, processing="none"))
     slices = scans(n_coils=n_coils, maps=n_coils > 1)
     state = play(acquisition, begin(acquisition, slices), torch.tensor([[1, 2]]))
     for row, line in ((0, 1), (1, 2), (0, 6), (1, 7)):
@@ -170,7 +170,7 @@ def test_a_spike_changes_one_sample_of_a_line_in_all_coils(n_coils: int) -> None
 
 
 def test_spikes_come_as_often_as_they_should() -> None:
-    acquisition = scan_with(Spiking(0.3), budget=None, n_center_lines=1)
+    acquisition = scan_with(Spiking(0.3, processing="none"), budget=None, n_center_lines=1)
     state = begin(acquisition, [scan(i, shape=SHAPE) for i in range(50)])
     state = play(acquisition, state, torch.arange(7)[:, None].expand(-1, 50))
     hit = errors(state)[:, 0].abs().amax(dim=1)[state.view.mask] > 1e-3
@@ -180,7 +180,11 @@ def test_spikes_come_as_often_as_they_should() -> None:
 def test_strong_spikes_look_suspicious_and_clean_lines_do_not() -> None:
     slices = [PhantomDataset(split="val")[i] for i in range(0, 40, 10)]
     acquisition = Scan(
-        columns((128, 128)), ZeroFilled(), scanner=Spiking(0.3), n_center_lines=40, metrics=()
+        columns((128, 128)),
+        ZeroFilled(),
+        scanner=Spiking(0.3, processing="none"),
+        n_center_lines=40,
+        metrics=(),
     )
     state = begin(acquisition, slices)
     hit = (errors(state)[:, 0].abs().amax(dim=1) > 1e-6)[state.view.mask]
@@ -211,6 +215,12 @@ def test_scanners_are_made_by_name_with_their_numbers() -> None:
         ({"scanner": "noisy", "repeats": 1.5}, "repeats must be a whole number"),
         ({"scanner": "moving", "severity": -1.0}, "severity must be a finite"),
         ({"scanner": "spiking", "severity": 1.5}, "probability"),
+        ({"scanner": "spiking", "processing": "reject"}, "expected none or despike"),
+        ({"scanner": "moving", "processing": "despike"}, "expected none or reject or correct"),
+        ({"scanner": "noisy", "processing": "despike"}, "processing.*moving and spiking"),
+        ({"scanner": "ideal", "processing": "reject"}, "processing go with the name"),
+        ({"scanner": "spiking", "navigator_noise": 0.1}, "navigator_noise.*moving"),
+        ({"scanner": "moving", "navigator_noise": -0.1}, "navigator_noise must be a finite"),
     ],
 )
 def test_wrong_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:

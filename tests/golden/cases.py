@@ -48,6 +48,9 @@ PLAIN: dict[str, Any] = {"reconstructor": "zero-filled", "matrix_size": 32, "bud
 #: Phantoms of several coils as they were recorded: with their true maps.
 KNOWN: dict[str, Any] = {"sensitivity": "known"}
 
+#: Received samples as they are, as records have them.
+RAW = {"processing": "none"}
+
 #: Every registered id, with a smaller matrix than 128 x 128, which takes long.
 IDS = (
     Case("Phantom", "Phantom", {"matrix_size": 48}, infos_every=1),
@@ -104,8 +107,8 @@ IDS = (
     Case("Lesion", "Lesion", {"matrix_size": 48}),
     Case("EchoTrain", "EchoTrain", {"matrix_size": 48}, every=3, infos_every=1),
     Case("LowField", "LowField", {"matrix_size": 32}, every=12, again=0.4),
-    Case("Motion", "Motion", {"matrix_size": 40}, every=8, again=0.3),
-    Case("Spikes", "Spikes", {"matrix_size": 40}, every=8, again=0.3),
+    Case("Motion", "Motion", {"matrix_size": 40, **RAW}, every=8, again=0.3),
+    Case("Spikes", "Spikes", {"matrix_size": 40, **RAW}, every=8, again=0.3),
     # Its own budget is no part of what must stay.
     Case("HDF5", "HDF5", {"split": "all", "budget": 12}, "generic"),
 )
@@ -168,11 +171,15 @@ OPTIONS = (
         Case(
             f"{name}-{geometry}",
             "Phantom",
-            {**PLAIN, "geometry": geometry, "scanner": scanner, "budget": 10},
+            {**PLAIN, "geometry": geometry, "budget": 10, **scanner},
             seeds=(0,),
             again=0.4,
         )
-        for name, scanner in (("noise", "noisy"), ("motion", "moving"), ("spikes", "spiking"))
+        for name, scanner in (
+            ("noise", {"scanner": "noisy"}),
+            ("motion", {"scanner": "moving", **RAW}),
+            ("spikes", {"scanner": "spiking", **RAW}),
+        )
         for geometry in ("rows", "conjugate-columns")
     ),
 )  # fmt: skip
@@ -183,7 +190,8 @@ OBSERVATIONS = (
             f"{name}-{environment}",
             environment,
             {"matrix_size": 32, "budget": 4, "observation": name}
-            | (KNOWN if environment == "PhantomMulticoil" else {}),
+            | (KNOWN if environment == "PhantomMulticoil" else {})
+            | (RAW if environment == "Spikes" else {}),
             seeds=(0,),
             every=2,
             again=0.5 if environment == "Spikes" else 0.0,
