@@ -33,10 +33,9 @@ Floats = NDArray[np.float64]
 #: Names of features, see :func:`scan_features`.
 _QUANTILES = {10: 0.1, 25: 0.25, 50: 0.5, 75: 0.75, 90: 0.9}  # of windows, by percent
 _BANDS = 6  # octaves along the readout, the outermost first
-_NOISE = 0.75  # samples further out, as a share of the way to the end of the readout, are noise
 OF_SCAN = (
     "acquired", "outer_energy", "missing_energy", "isotropic_energy", "missing_ssim", "flatness",
-    "foreground", "change", "noise", *(f"texture_{percent}" for percent in _QUANTILES),
+    "foreground", "change", *(f"texture_{percent}" for percent in _QUANTILES),
     *(f"{lines}_band_{band}" for lines in ("start", "outer") for band in range(_BANDS)),
 )  # fmt: skip
 OF_UNCERTAINTY = (
@@ -176,13 +175,10 @@ def scan_features(view: View, evaluator: Evaluator | None = None) -> dict[str, T
             reconstruction: what the method has made up.
 
         texture_10, _25, _50, _75, _90: log10 of quantiles, in percent, of the windows' variances.
-        noise: log10 of the share of the energy of the lines of the start in the outer quarter of
-            the readout, on either side.
         start_band_0 .. _5: log10 of the share of the energy of the lines of the start in octaves
             along the readout, the outermost first: tissue, its detail, and noise.
         outer_band_0 .. _5: the same of the mean of the four outermost acquired lines, over the
-            energy of the start: what comes in last. Absent, like the two before, where there are no
-            lines.
+            energy of the start: what comes in last. Both absent where there are no lines.
 
     Of the uncertainty (a standard deviation per pixel):
         uncertainty: log10 of its mean over the foreground over the foreground's root mean square.
@@ -329,13 +325,12 @@ def _band_energies(view: View) -> dict[str, Tensor]:
     octave = (n_samples / 2 / place.abs().clamp(min=1)).log2().long().clamp(max=_BANDS - 1)
     profile = (energy * view.start_mask[..., None]).sum(dim=1)
     whole = _positive(profile.sum(dim=1, keepdim=True))
-    noise = profile[:, place.abs() > _NOISE * n_samples / 2].sum(dim=1) / whole[:, 0]
     in_band = functional.one_hot(octave, _BANDS).double()
     offset = torch.arange(n_lines, device=energy.device).double() - n_lines // 2
     outer = _outermost(offset.abs(), view.mask)[..., None].expand(-1, -1, _BANDS)
     last = (energy @ in_band).gather(1, outer).mean(dim=1)
     bands = {"start": profile @ in_band / whole, "outer": last / whole}
-    return {"noise": _log(noise)} | {
+    return {
         f"{lines}_band_{band}": _log(values[:, band])
         for lines, values in bands.items()
         for band in range(_BANDS)
