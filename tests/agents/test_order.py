@@ -63,8 +63,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: str, message: str) -
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([0, 0, 1], "each of its 3 actions once; got 2 different ones"),
-        ([0, 1, 3], "each of its 3 actions once"),
+        ([], "every action from 0 on at least once; got 0"),
+        ([0, 0, 2], "every action from 0 on at least once; got 3 with 2 different ones"),
         (["a"], "actions: expected"),
         ([1.0, 0.0], "actions: expected"),
         (5, "actions: expected"),
