@@ -801,10 +801,11 @@ class StartNetwork(FittedNetwork):
 
         Args:
             geometry: of the scans.
-            orders: every action once, the first one first.
+            orders: every action, the first one first; one that is named again counts once.
             weight, bias: float64 (order, feature) and (order,); None for zeros: the first order.
         """
-        places = [torch.tensor(order).argsort() for order in orders] or [geometry.frequency]
+        once = [torch.tensor(list(dict.fromkeys(order))) for order in orders]
+        places = [actions.argsort() for actions in once] or [geometry.frequency]
         made = cls(n_orders=len(places), **cls.place(geometry))
         with torch.no_grad():
             made.priority.copy_(-torch.stack(places))
