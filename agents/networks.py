@@ -34,6 +34,7 @@ _ACQUIRED, _MEASURABLE = NAMES.index("acquired"), NAMES.index("measurable")
 _GRID, _SUMMARY, _CONTEXT = 8, 128, 8
 _WIDTHS = (16, 32, 32, 32)
 
+_SIDE = 16  # patches along each side of what the start of a scan shows
 _FLOOR = 1e-10  # energy, relative to the start's, below which an action counts as empty
 
 #: Lines of each action; None where action i acquires line i.
@@ -617,7 +618,50 @@ class VarNetNetwork(ActionNetwork):
         return of_actions(self.head(self.features(image).flatten(1)), self.groups)
 
 
-class FactorNetwork(ActionNetwork):
+class FittedNetwork(ActionNetwork):
+    """Fitted to the actions of one geometry and frame; it has no rule for measuring lines again.
+
+    Args:
+        n_actions: number of actions.
+        geometry, shape, readouts_per_action: name and frame of the only geometry that it serves.
+        **sizes: other settings, as JSON holds them.
+    """
+
+    needs: frozenset[str] = frozenset()
+    repeats_lines = False
+
+    def __init__(
+        self,
+        n_actions: int,
+        *,
+        geometry: str,
+        shape: Sequence[int],
+        readouts_per_action: int,
+        **sizes: int,
+    ) -> None:
+        place = dict(geometry=geometry, shape=list(shape), readouts_per_action=readouts_per_action)
+        super().__init__(n_actions, n_actions=n_actions, **place, **sizes)
+        self.serves = (geometry, tuple(shape), readouts_per_action)
+
+    @staticmethod
+    def place(geometry: Geometry) -> dict[str, Any]:
+        """Arguments that say which geometry is served."""
+        return {
+            "n_actions": geometry.n_actions,
+            "geometry": geometry.name,
+            "shape": geometry.shape,
+            "readouts_per_action": geometry.readouts_per_action,
+        }
+
+    def refusal(self, geometry: Geometry) -> str:
+        given = (geometry.name, geometry.shape, geometry.readouts_per_action)
+        if given == self.serves:
+            return ""
+        words = "geometry {!r} of {} with {} readouts per action".format
+        return f"was fitted for {words(*self.serves)}; the scans have {words(*given)}: fit another"
+
+
+class FactorNetwork(FittedNetwork):
     """Log-normal factor model of the energies of all actions, conditioned on those acquired.
 
     The log energies x of a scan's actions, relative to the energy of the lines that it started
@@ -636,8 +680,7 @@ class FactorNetwork(ActionNetwork):
     forgive a line whose mirror image was acquired.
 
     Energies are sums over coils, of spokes weighted by the area of k-space that a sample stands for
-    when all are acquired. There is no rule for measuring lines again. The learner
-    :mod:`activemri.agents.learners.factor` fits it.
+    when all are acquired. The learner :mod:`activemri.agents.learners.factor` fits it.
 
     Args:
         n_actions: number of actions.
@@ -647,8 +690,6 @@ class FactorNetwork(ActionNetwork):
 
     kind = "factor"
     observation = "energies"  # its own
-    needs: frozenset[str] = frozenset()
-    repeats_lines = False
 
     def __init__(
         self,
@@ -659,14 +700,12 @@ class FactorNetwork(ActionNetwork):
         shape: Sequence[int],
         readouts_per_action: int,
     ) -> None:
-        sizes = dict(n_actions=n_actions, n_factors=n_factors)
-        self.serves = (geometry, tuple(shape), readouts_per_action)
         super().__init__(
             n_actions,
+            n_factors=n_factors,
             geometry=geometry,
-            shape=list(shape),
+            shape=shape,
             readouts_per_action=readouts_per_action,
-            **sizes,
         )
         self.mean = nn.Parameter(torch.zeros(n_actions, dtype=torch.float64))
         self.loadings = nn.Parameter(torch.zeros(n_actions, n_factors, dtype=torch.float64))
@@ -675,24 +714,11 @@ class FactorNetwork(ActionNetwork):
     @classmethod
     def of(cls, geometry: Geometry, n_factors: int = 0) -> "FactorNetwork":
         """One that knows nothing yet: the lowest frequency first."""
-        return cls(
-            geometry.n_actions,
-            n_factors,
-            geometry=geometry.name,
-            shape=geometry.shape,
-            readouts_per_action=geometry.readouts_per_action,
-        )
+        return cls(n_factors=n_factors, **cls.place(geometry))
 
     @property
     def is_order(self) -> bool:
         return self.loadings.shape[1] == 0
-
-    def refusal(self, geometry: Geometry) -> str:
-        given = (geometry.name, geometry.shape, geometry.readouts_per_action)
-        if given == self.serves:
-            return ""
-        words = "geometry {!r} of {} with {} readouts per action".format
-        return f"was fitted for {words(*self.serves)}; the scans have {words(*given)}: fit another"
 
     def observe(self, view: View, frame: Frame) -> Observations:
         return energies(view)
@@ -750,6 +776,97 @@ def energies(view: View) -> Observations:
     }
 
 
+class StartNetwork(FittedNetwork):
+    """Chooses one of several orders by what the start of the scan shows, and follows it.
+
+    With x the features of the start (:func:`start_features`), order k is worth w_k x + b_k, and the
+    order that is worth most is followed, of equals the first. To take the nearest of given x_k is
+    the same rule, with w_k = 2 x_k and b_k = -|x_k|^2. The learners
+    :mod:`activemri.agents.learners.nearest_neighbour` and
+    :mod:`activemri.agents.learners.one_shot` fit it.
+
+    Args:
+        n_actions: number of actions.
+        n_orders: number of orders.
+        geometry, shape, readouts_per_action: name and frame of the only geometry that it serves.
+    """
+
+    kind = "start"
+    observation = "start"  # its own
+
+    def __init__(
+        self,
+        n_actions: int,
+        n_orders: int,
+        *,
+        geometry: str,
+        shape: Sequence[int],
+        readouts_per_action: int,
+    ) -> None:
+        super().__init__(
+            n_actions,
+            n_orders=n_orders,
+            geometry=geometry,
+            shape=shape,
+            readouts_per_action=readouts_per_action,
+        )
+        self.priority = nn.Parameter(torch.zeros(n_orders, n_actions, dtype=torch.float64))
+        self.weight = nn.Parameter(torch.zeros(n_orders, _SIDE**2, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(n_orders, dtype=torch.float64))
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        orders: Sequence[Sequence[int]] = (),
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> "StartNetwork":
+        """One that follows these orders; without any, from the centre outwards.
+
+        Args:
+            geometry: of the scans.
+            orders: every action, the first one first; one that is named again counts once.
+            weight, bias: float64 (order, feature) and (order,); None for zeros: the first order.
+        """
+        once = [torch.tensor(list(dict.fromkeys(order))) for order in orders]
+        places = [actions.argsort() for actions in once] or [geometry.frequency]
+        made = cls(n_orders=len(places), **cls.place(geometry))
+        with torch.no_grad():
+            made.priority.copy_(-torch.stack(places))
+            if weight is not None and bias is not None:
+                made.weight.copy_(weight)
+                made.bias.copy_(bias)
+        return made
+
+    @property
+    def is_order(self) -> bool:
+        return len(self.bias) == 1
+
+    def observe(self, view: View, frame: Frame) -> Observations:
+        return {"start": start_features(view)}
+
+    def forward(self, observation: Observations) -> Tensor:
+        worth = observation["start"] @ self.weight.T + self.bias
+        return self.priority[worth.argmax(dim=1)]
+
+
+def start_features(view: View) -> Tensor:
+    """Look of the start: float64 (batch, 16 * 16), of length 1.
+
+    It is the magnitude of the image that the samples of the start readouts show, coils combined by
+    the root of their sum of squares, averaged over a grid of 16 x 16 patches. What is acquired
+    later changes it only where readouts of the start are measured again.
+    """
+    start = view.start_mask
+    samples, density = view.log.samples * start[:, :, None, None], view.transform.density(start)
+    if density is not None:
+        samples = samples * density[:, :, None]
+    power = view.transform.adjoint(samples).abs().double().square().sum(dim=1)
+    patches = functional.adaptive_avg_pool2d(power.sqrt()[:, None], _SIDE).flatten(1)
+    return functional.normalize(patches, eps=torch.finfo(torch.float64).tiny)
+
+
 #: Classes by the kind that checkpoints name.
 NETWORKS: dict[str, Callable[..., ActionNetwork]] = {
     network.kind: network
@@ -760,6 +877,7 @@ NETWORKS: dict[str, Callable[..., ActionNetwork]] = {
         EvaluatorNetwork,
         VarNetNetwork,
         FactorNetwork,
+        StartNetwork,
     )
 }
 

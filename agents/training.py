@@ -37,9 +37,10 @@ else:  # the command line reads the fields of the default's own class
 class TrainPolicySettings:
     """Train a policy that decides which line to acquire next.
 
-    ``--algo NAME`` chooses the algorithm: imitation, factor, ppo, maskable-ppo, dqn, qrdqn, ddqn,
-    ds-ddqn, greedy-pg, loupe, straight-through, seqmri, or package.module:class of your own. Its
-    settings follow as ``--learner.lr 1e-4`` and so on; ``--algo NAME --help`` shows them.
+    ``--algo NAME`` chooses the algorithm: imitation, factor, nearest-neighbour, one-shot, ppo,
+    maskable-ppo, dqn, qrdqn, ddqn, ds-ddqn, greedy-pg, loupe, straight-through, seqmri, or
+    package.module:class of your own. Its settings follow as ``--learner.lr 1e-4`` and so on;
+    ``--algo NAME --help`` shows them.
 
     Writes a checkpoint (safetensors and JSON) of the policy that did best on validation subjects,
     a log, and what `--resume` needs to continue after an interruption. The checkpoint can be given

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from activemri.agents.learners.imitation import Imitation as Imitation
     from activemri.agents.learners.learner import LearnerSettings
     from activemri.agents.learners.loupe import Loupe as Loupe
+    from activemri.agents.learners.nearest_neighbour import NearestNeighbour as NearestNeighbour
+    from activemri.agents.learners.one_shot import OneShot as OneShot
     from activemri.agents.learners.sb3 import DQN as DQN
     from activemri.agents.learners.sb3 import PPO as PPO
     from activemri.agents.learners.sb3 import QRDQN as QRDQN
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 LEARNERS: dict[str, str] = {
     "imitation": "activemri.agents.learners.imitation:Imitation",
     "factor": "activemri.agents.learners.factor:Factor",
+    "nearest-neighbour": "activemri.agents.learners.nearest_neighbour:NearestNeighbour",
+    "one-shot": "activemri.agents.learners.one_shot:OneShot",
     "ppo": "activemri.agents.learners.sb3:PPO",
     "maskable-ppo": "activemri.agents.learners.sb3:MaskablePPO",
     "dqn": "activemri.agents.learners.sb3:DQN",

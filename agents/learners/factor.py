@@ -57,16 +57,9 @@ class FactorLearner:
 
     def __init__(self, settings: Factor, problem: Problem) -> None:
         self.settings, self.problem, self.step = settings, problem, 0
-        n_scans = len(problem.scans)
-        places = torch.linspace(0, n_scans - 1, min(n_scans, settings.scans), dtype=torch.float64)
-        self.positions = places.round().long().tolist()
-        n = len({problem.scans.describe(place).subject for place in self.positions})
-        if n < settings.subjects:
-            raise ValueError(
-                f"--learner.subjects {settings.subjects}: a factor model of {problem.scans.name} "
-                f"needs as many training subjects, and there are {n}; give more, or ask for fewer "
-                "and compare the policy with a fixed order"
-            )
+        self.positions = problem.spread(
+            settings.scans, subjects=settings.subjects, what="a factor model"
+        )
         self.given: FactorNetwork | None = None
         if problem.warm_start is not None:  # stands until the first step
             given = problem.network("factor", channels=0, blocks=0, stops=False)

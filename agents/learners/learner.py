@@ -16,7 +16,14 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from activemri import options
-from activemri.agents.networks import ActionNetwork, LearnedPolicy, Sees, copied, make_network
+from activemri.agents.networks import (
+    ActionNetwork,
+    LearnedPolicy,
+    Sees,
+    StartNetwork,
+    copied,
+    make_network,
+)
 from activemri.agents.order import Order
 from activemri.agents.policy import Policy, require_played
 from activemri.agents.rollout import rows_of_a_kind
@@ -176,6 +183,23 @@ class Problem:
             )
         return copied(network).to(self.scan.device)
 
+    def start_network(self) -> StartNetwork:
+        """The warm start's network that chooses among orders, or one that goes outwards.
+
+        Raises:
+            ValueError: a warm start that does not fit, or scans that start with nothing to look at.
+        """
+        if not (self.scan.n_center_lines or self.scan.n_random_lines):
+            raise ValueError(
+                "--n-center-lines 0: an order is chosen by what the start of a scan shows; give "
+                "scans readouts to start with"
+            )
+        if self.warm_start is None:
+            return StartNetwork.of(self.scan.geometry)
+        network = self.network("start", channels=0, blocks=0, stops=False)
+        assert isinstance(network, StartNetwork)
+        return network
+
     def policy(self, network: ActionNetwork) -> LearnedPolicy:
         """A copy of the network as it stands, as a policy."""
         copy = copied(network).eval().requires_grad_(False)
@@ -195,6 +219,24 @@ class Problem:
         parts = [[drawn[row] for row in rows] for rows in rows_of_a_kind(drawn)]
         begun = [scan.start(part, generators=generator.spawn(len(part))) for part in parts]
         return begun, generator, draws
+
+    def spread(self, n: int, *, subjects: int, what: str) -> list[int]:
+        """Positions of at most n scans, spread evenly.
+
+        Raises:
+            ValueError: scans of fewer subjects than `what` needs.
+        """
+        last = len(self.scans) - 1
+        even = torch.linspace(0, last, min(last + 1, n), dtype=torch.float64)
+        places = even.round().long().tolist()
+        there = len({self.scans.describe(place).subject for place in places})
+        if there < subjects:
+            raise ValueError(
+                f"--learner.subjects {subjects}: {what} of {self.scans.name} needs as many "
+                f"training subjects, and there are {there}; give more, or ask for fewer and "
+                "compare the policy with a fixed order"
+            )
+        return places
 
     def draw(self, n: int, generator: np.random.Generator) -> list[int]:
         """Positions of n scans: half of the time a subject is drawn first, else a volume.

@@ -18,6 +18,7 @@ from activemri.agents.networks import (
     LineNetwork,
     ScheduleNetwork,
     Sees,
+    StartNetwork,
     VarNetNetwork,
     load_policy,
     make_network,
@@ -43,12 +44,21 @@ KINDS: dict[str, Callable[..., ActionNetwork]] = {
     "evaluator": lambda **o: EvaluatorNetwork(13, channels=2, layers=2, **o),
     "varnet": lambda **o: VarNetNetwork((9, 13), channels=2, pools=2, hidden=8, **o),
     "factor": lambda: with_loadings(FactorNetwork.of(COLUMNS, 3)),
+    "start": lambda: two_orders(),
 }
 
 
 def with_loadings(made: FactorNetwork) -> FactorNetwork:
     torch.nn.init.normal_(made.loadings)
     return made
+
+
+def two_orders() -> StartNetwork:
+    """The centre first where the first feature is above .5, else the edge."""
+    weight, outwards = torch.zeros(2, 256, dtype=torch.float64), COLUMNS.frequency.argsort()
+    weight[0, 0] = 1.0
+    bias = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    return StartNetwork.of(COLUMNS, [outwards.tolist(), outwards.flip(0).tolist()], weight, bias)
 
 
 def network(kind: str, **options: Any) -> Any:
@@ -71,6 +81,7 @@ def seen(kind: str, batch: int = 2) -> dict[str, Tensor]:
         "acquired": (torch.arange(13) < 4).double().expand(batch, 13),
         "left": torch.full((batch, 13), 0.25, dtype=torch.float64),
         "frequency": (torch.arange(13) - 6).abs().double().expand(batch, 13),
+        "start": torch.tensor([1.0, 0.0], dtype=torch.float64)[:batch, None].expand(batch, 256),
     }
 
 
@@ -83,6 +94,7 @@ def seen(kind: str, batch: int = 2) -> dict[str, Tensor]:
         ("evaluator", {"image", "mask"}),
         ("varnet", {"image"}),
         ("factor", {"energy", "acquired", "left"}),  # equals apart, frequencies change nothing
+        ("start", {"start"}),
     ],
 )
 def test_scores_follow_from_what_a_network_sees_of_each_scan(kind: str, parts: set[str]) -> None:
@@ -98,7 +110,7 @@ def test_scores_follow_from_what_a_network_sees_of_each_scan(kind: str, parts: s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_settings_make_the_same_network(kind: str) -> None:
-    plain = kind in ("schedule", "factor")
+    plain = kind in ("schedule", "factor", "start")
     options: dict[str, Any] = {} if plain else {"groups": [[0, 1, 2], [3, 4, 11]]}
     if kind in ("lines", "image", "schedule"):
         options["stops"] = True

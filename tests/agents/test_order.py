@@ -64,7 +64,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: str, message: str) -
     ("actions", "message"),
     [
         ([], "every action from 0 on at least once; got 0"),
-        ([0, 0, 2], "every action from 0 on at least once; got 3 with 2 different ones"),
+        ([0, 0, 2], "every action from 0 on at least once; got 3 actions, 2 different ones"),
         (["a"], "actions: expected"),
         ([1.0, 0.0], "actions: expected"),
         (5, "actions: expected"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activemri.agents.networks import FactorNetwork, energies
+from activemri.agents.networks import FactorNetwork, StartNetwork, energies, start_features
 from activemri.agents.order import Order
 from activemri.agents.policy import Policy
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
@@ -416,6 +416,18 @@ def test_the_factor_model_sees_the_energies_of_acquired_readouts(geometry: str) 
         seen = energies(state.view)
         mean, deviation = network.posterior(seen)
         return {**seen, "mean": mean, "deviation": deviation, "scores": network(seen)}
+
+    check_no_leak(acquisition, original("estimated maps"), watch=watch)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_orders_are_chosen_by_the_start_alone(geometry: str) -> None:
+    acquisition = made(geometry, "zero-filled")
+    network = StartNetwork.of(acquisition.geometry)
+
+    def watch(state: State) -> dict[str, Tensor]:
+        seen = start_features(state.view)
+        return {"start": seen, "scores": network({"start": seen})}
 
     check_no_leak(acquisition, original("estimated maps"), watch=watch)
 

@@ -34,6 +34,7 @@ _SMALL = {
     "rounds": 1,
     "n_tried": 8,
     "subjects": 2,
+    "orders": 3,
 }
 
 

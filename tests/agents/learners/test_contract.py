@@ -32,6 +32,8 @@ LEARNING: Mapping[str, Mapping[str, Any]] = {
     "dqn": {"max_steps": 1200, "lr": 3e-3, "n_envs": 8, "burn_in": 200, "memory": 1000},
     "greedy-pg": {"max_steps": 200, "lr": 1e-2, "temperature": 0.25, "samples": 6, "batch": 4},
     "factor": {},
+    "nearest-neighbour": {},
+    "one-shot": {},
     "loupe": {"max_steps": 60, "lr": 0.3},
     "straight-through": {"max_steps": 60, "lr": 1e-2},
     "ddqn": {
