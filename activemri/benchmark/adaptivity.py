@@ -26,6 +26,7 @@ from activemri.benchmark.resampling import (
     intervals,
     leave_one_out,
     ratio_interval,
+    subject_means,
     weighted_means,
 )
 from activemri.benchmark.statistics import (
@@ -197,7 +198,7 @@ def gap_closed(
         each seed on its own (several trainings of one policy); n_subjects, n_slices, n_seeds.
     """
     policy, oracle, orders = sign * policy, sign * oracle, sign * orders
-    means = orders.mean(axis=0)
+    means = subject_means(orders, subjects)
     ranking = np.argsort(-means, kind="stable")
     n_subjects = int(subjects.max()) + 1
     weights = leave_one_out(n_subjects)
@@ -213,7 +214,7 @@ def gap_closed(
     else:
         share = ratio_interval(above)
         closed, low, high, reason = share.value, share.low, share.high, share.reason
-    seeds = policy.mean(axis=0) - means.max()
+    seeds = subject_means(policy, subjects) - means.max()
     first, *others = (f"{names[i]} {sign * means[i]:.4g}" for i in ranking)
     why = f"the only fixed order of this benchmark; mean {first.split()[-1]}"
     if others:
@@ -304,7 +305,7 @@ def lines_saved(table: pd.DataFrame, metric: str) -> list[dict[str, object]]:
                     "policy": policy,
                     "reconstructor": reconstructor,
                     "metric": metric,
-                    "quality": sign * float(ends[:, 0].mean()),
+                    "quality": sign * float(subject_means(ends[:, :1], subjects)[0]),
                     "lines": float(used[0]),
                     "order": rivals[best],
                     "order_lines": float(needed[0, best]) if reached[0].any() else None,

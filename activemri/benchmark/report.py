@@ -22,7 +22,7 @@ from activemri.agents.rollout import start_scans
 from activemri.benchmark import adaptivity, figures, savings, statistics
 from activemri.benchmark.figures import ReportFigure
 from activemri.benchmark.plan import Plan
-from activemri.benchmark.resampling import FEWEST_SUBJECTS, TOO_FEW
+from activemri.benchmark.resampling import EXACT_SUBJECTS, FEWEST_SUBJECTS, TOO_FEW
 from activemri.benchmark.savings import FittedRule
 from activemri.benchmark.statistics import direction, formatted, higher_is_better, metric_name
 from activemri.envs import rendering
@@ -118,7 +118,13 @@ class Report:
         ]
         gif = _data_url(self.gif(), "image/gif") if packed else ""
         page = environment.get_template("report.html")
-        return page.render(report=self, command=command, episodes=packed, gif=gif)
+        return page.render(
+            report=self,
+            command=command,
+            episodes=packed,
+            gif=gif,
+            exact_subjects=EXACT_SUBJECTS,
+        )
 
     def gif(self) -> bytes:
         """The first of the episodes as an animation; empty without any."""
@@ -153,9 +159,10 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         result_table(summary, metric=one, name=name) for one in dict.fromkeys((*main, *metrics))
     ]
     intro = (
-        "Area: mean score over the steps. Final: score at the end of the budget. Small print: 95 % "
-        "interval over subjects. The best competitor of each column is marked. Bounds look at the "
-        "fully sampled scan: no policy can be expected to reach them."
+        "Area: mean score over the steps. Final: score at the end of the budget. Means are means "
+        "of subjects' means. Small print: 95 % interval over subjects. The best competitor of each "
+        "column is marked. Bounds look at the fully sampled scan: no policy can be expected to "
+        "reach them."
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
     means, which = statistics.score_curves(own), list(plan.reconstructors)
@@ -210,7 +217,8 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         comparisons = statistics.compare(table, reference, seed=settings.run.seed)
         intro = (
             f"Differences on the same slices, policy minus {reference}, with 95 % intervals over "
-            "subjects. p comes from flipping the signs of the subjects' mean differences, "
+            "subjects. p comes from flipping the signs of the subjects' mean differences "
+            f"({'exact' if all(row['exact'] for row in comparisons) else 'random patterns'}), "
             "corrected for the number of policies (Holm)."
         )
         tables = [comparison_table(comparisons, metric=one, name=name) for one in main]
@@ -218,7 +226,7 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     # Lines to reach the reference's score at half of its budget and at the end of it.
     first = reference if reference in plan.policies else next(iter(plan.policies))
     of_first = own[own["policy"] == first]
-    means = of_first.groupby("step")["value"].mean().to_numpy()
+    means = of_first.groupby(["step", "subject"])["value"].mean().groupby("step").mean().to_numpy()
     levels = sorted({round(float(mean), 2) for mean in (means[(len(means) - 1) // 2], means[-1])})
     reached = [row for level in levels for row in statistics.lines_to_reach(table, {metric: level})]
     intro = (

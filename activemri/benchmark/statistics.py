@@ -3,9 +3,10 @@
 The table has one row per policy, reconstructor, volume, slice, seed, step and metric: ``COLUMNS``.
 Oracles are bounds, never competitors. Step 0 is before the first action. An episode that ends early
 keeps its last score up to the last step of the table, so that stopping early is neither punished
-nor rewarded by a shorter average. Seeds are averaged per slice first; then the mean runs over
-slices, and the intervals over subjects (:func:`activemri.benchmark.resampling.intervals`). A row
-never depends on which other policies are in the table (the Holm correction apart, which must).
+nor rewarded by a shorter average. Seeds are averaged per slice first, then the slices of each
+subject; the mean and its interval run over subjects, each of equal weight
+(:mod:`activemri.benchmark.resampling`). A row never depends on which other policies are in the
+table (the Holm correction apart, which must).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
+    EXACT_SUBJECTS,
+    Codes,
     Floats,
     holm,
     mean_intervals,
     sign_flip_p_value,
     smallest_p_value,
+    subject_means,
+    weighted_means,
 )
 from activemri.metrics import find_metric
 
@@ -141,14 +146,15 @@ def summarise(table: pd.DataFrame) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
     Returns:
-        Dictionaries ready for JSON. ``auc`` and ``final`` are means over slices, ``auc_iqm`` and
-        ``final_iqm`` means of the middle half of the slices, ``_lo`` and ``_hi`` the ends of
-        their intervals over subjects; ``no_interval`` says why they are None.
+        Dictionaries ready for JSON. ``auc`` and ``final`` are means of subjects' means,
+        ``auc_iqm`` and ``final_iqm`` means of the middle half of the slices, each subject's of
+        equal weight in sum, ``_lo`` and ``_hi`` the ends of their intervals over subjects;
+        ``no_interval`` says why they are None.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table), _RESULT):
-        values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
+        values, subjects = part[_QUANTITIES].to_numpy(), subject_codes(part)
         area, final = mean_intervals(values, subjects)
         middle_area, middle_final = mean_intervals(values, subjects, of_middle=True)
         rows.append(
@@ -198,10 +204,10 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[str, object]]:
     """Paired comparison of every policy with the reference policy, ready for JSON.
 
-    ``difference`` is a mean over slices, ``lo`` and ``hi`` are the ends of its interval over
+    ``difference`` is a mean of subjects' means, ``lo`` and ``hi`` are the ends of its interval over
     subjects (``better`` is None for no difference); ``p`` comes from flipping the signs of the
     subjects' mean differences (:func:`activemri.benchmark.resampling.sign_flip_p_value`, which
-    draws signs by the seed where subjects are many). ``p_holm`` is
+    draws signs by the seed where subjects are many; else it is ``exact``). ``p_holm`` is
     corrected over the policies of one reconstructor, metric and quantity ("auc" or "final"); bounds
     are left out of it (None). ``p_smallest`` is the least p that so many subjects can give: where
     it exceeds 0.05 nothing can be called significant.
@@ -213,10 +219,11 @@ def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[
         for quantity in _QUANTITIES:
             tests: list[dict[str, Any]] = []
             for one, part in groups(members, ["policy"]):
-                subjects = pd.factorize(part["subject"], sort=True)[0]
+                subjects = subject_codes(part)
                 gains = part[[quantity]].to_numpy()
                 (found,) = mean_intervals(gains, subjects)
-                means = np.bincount(subjects, weights=gains[:, 0]) / np.bincount(subjects)
+                each = np.eye(int(subjects.max()) + 1)
+                means = weighted_means(gains, subjects, weights=each)[:, 0]
                 tests.append(
                     {
                         "p_holm": None,
@@ -230,6 +237,7 @@ def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[
                         "better": None if found.value == 0 else sign * found.value > 0,
                         "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
                         "p_smallest": smallest_p_value(len(means)),
+                        "exact": len(means) <= EXACT_SUBJECTS,
                         "n_subjects": len(means),
                         "n_slices": len(part),
                         "bound": one["policy"] in bounds,
@@ -244,14 +252,14 @@ def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[
 
 
 def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Spread between trainings, or draws: of the means over scans of each seed, ready for JSON.
+    """Spread between trainings, or draws: of the means over subjects of each seed, ready for JSON.
 
     One row per policy with several seeds, reconstructor, metric and quantity; ``sd`` has n - 1 in
     the denominator.
     """
     rows: list[dict[str, object]] = []
     for result, part in groups(seed_scores(table), _RESULT):
-        means = part.groupby("seed")[_QUANTITIES].mean()
+        means = part.groupby(["seed", "subject"])[_QUANTITIES].mean().groupby("seed").mean()
         if len(means) < 2:
             continue
         for quantity, column in means.items():
@@ -273,9 +281,10 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
 def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
     """Lines to acquire until a score is reached, which is given by metric; rows ready for JSON.
 
-    ``share`` of the episodes reached it; in the ``median`` one that did not counts as more than any
-    other (None if it falls among those), in ``mean_at_least`` with the lines that it had acquired
-    at the end: a lower bound unless ``share`` is 1.
+    ``share`` of the episodes reached it, and ``mean_at_least`` is the mean of their lines, where
+    one that did not counts with those that it had acquired at the end: a lower bound unless
+    ``share`` is 1; both are means of subjects' means. In the ``median`` over episodes one that did
+    not counts as more than any other (None if it falls among those).
     """
     episodes, paths, n_acquired = trajectories(table)
     metrics = episodes["metric"].astype(str)
@@ -287,13 +296,16 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
     rows: list[dict[str, object]] = []
     for group, part in groups(found[metrics.isin(list(scores))], _RESULT):
         median = float(np.median(part["lines"].where(part["reached"], np.inf)))
+        known = part["lines"].where(part["reached"], part["end"])
+        values = np.stack([part["reached"], known], axis=1).astype(np.float64)
+        share, mean = subject_means(values, subject_codes(part)).tolist()
         rows.append(
             {
                 **group,
                 "score": float(scores[str(group["metric"])]),
-                "share": float(part["reached"].mean()),
+                "share": share,
                 "median": median if np.isfinite(median) else None,
-                "mean_at_least": float(part["lines"].where(part["reached"], part["end"]).mean()),
+                "mean_at_least": mean,
                 "n_episodes": len(part),
             }
         )
@@ -303,8 +315,8 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
 def score_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
-    Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi (NaN
-    with too few subjects).
+    Columns policy, reconstructor, metric, step, n_acquired (mean as the score's), score, lo, hi
+    (NaN with too few subjects).
     """
     episodes, scores, n_acquired = trajectories(table)
     steps = range(scores.shape[1])
@@ -313,18 +325,23 @@ def score_curves(table: pd.DataFrame) -> pd.DataFrame:
     means = episodes.join(wide).groupby(_SLICE, observed=True, sort=False)[[*wide]].mean()
     parts = []
     for group, part in groups(means.reset_index(), _RESULT):
-        values, subjects = part[heights].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        intervals = mean_intervals(values, subjects)
+        subjects = subject_codes(part)
+        intervals = mean_intervals(part[heights].to_numpy(), subjects)
         curve = {
             **group,
             "step": steps,
-            "n_acquired": part[lines].mean().to_numpy(),
+            "n_acquired": subject_means(part[lines].to_numpy(), subjects),
             "score": [interval.value for interval in intervals],
             "lo": np.array([interval.low for interval in intervals], np.float64),
             "hi": np.array([interval.high for interval in intervals], np.float64),
         }
         parts.append(pd.DataFrame(curve))
     return pd.concat(parts, ignore_index=True)
+
+
+def subject_codes(frame: pd.DataFrame) -> Codes:
+    """Numbers of the subjects of its rows, 0 .. n_subjects - 1 in their order as text."""
+    return np.asarray(pd.factorize(frame["subject"], sort=True)[0])
 
 
 def groups(
