@@ -25,7 +25,7 @@ from activemri.data.readers import Container, Reader, UnreadableError, Volume, g
 from activemri.files import digest, read_json, replacing
 from activemri.progress import track
 
-FORMAT = 4  # raise it when readers give other results for the same files
+FORMAT = 5  # raise it when readers give other results for the same files
 SAVE_INTERVAL = 5.0  # seconds; what an interruption may cost
 
 log = logging.getLogger(__name__)

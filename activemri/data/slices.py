@@ -7,6 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+#: Where the phase of samples comes from. Results on magnitudes do not hold for acquired data
+#: (Shimron et al., PNAS 2022): tables keep them apart.
+ACQUIRED, PHANTOM = "acquired complex", "phantom"
+SYNTHETIC, BARE = "magnitude with synthetic phase", "magnitude without phase"
+
 
 @dataclass(frozen=True, eq=False)
 class Slice:
@@ -37,6 +42,7 @@ class Slice:
     processing: tuple[str, ...] = ()  # what was done to the stored data, in order
     roi: Tensor | None = None  # region of interest, bool like the target
     label: Tensor | None = None  # what a downstream network should find; None: the target itself
+    phase: str = "unknown"  # ACQUIRED (raw, or complex images), SYNTHETIC, BARE or PHANTOM
 
     def __post_init__(self) -> None:
         if self.kspace.ndim != 3 or not self.kspace.is_complex():
@@ -119,6 +125,7 @@ class SliceInfo:
     n_coils: int
     field_strength: float | None = None
     scanner: str = "unknown"
+    phase: str = "unknown"
 
 
 class SliceList:
@@ -156,4 +163,5 @@ class SliceList:
             n_coils=scan.n_coils,
             field_strength=scan.field_strength,
             scanner=scan.scanner,
+            phase=scan.phase,
         )

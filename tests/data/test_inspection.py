@@ -45,7 +45,7 @@ def test_all_that_was_found_is_listed(folder: Path) -> None:
     assert cells(text, "val") == ["val", "1", "1", "3"]
     assert cells(text, "ood") == ["ood", "1", "1", "1"]
     assert cells(text, "a.h5") == (
-        "a.h5,anna,train,T1,2,8 x 10,same,1,-,0,hdf5 (magnitude only)".split(",")
+        "a.h5,anna,train,T1,2,8 x 10,same,1,-,0,hdf5 (magnitude with synthetic phase)".split(",")
     )
     assert cells(text, "b.h5") == ("b.h5,bert,ood,FLAIR,1,16 x 10,8 x 10,3,-,0,hdf5".split(","))
     assert cells(text, "singlecoil_val/c.h5") == (
