@@ -18,6 +18,7 @@ from activemri.agents.order import OnStep, Order, fit_order
 from activemri.agents.policy import Policy, Traits, decide, require_played
 from activemri.agents.registry import POLICIES, make_policy, needs_fit
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
+from activemri.benchmark.statistics import CEILING
 from activemri.data.contents import contents
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
 from activemri.data.views import subjects_of
@@ -315,6 +316,15 @@ class Plan:
                         if self.stopping and not traits.is_oracle:
                             quality = out / "quality" / folder / file
                         yield Shard(reconstructor, policy, seed, tuple(batch), split, part, quality)
+
+    def ceilings(self) -> Iterator[Shard]:
+        """All scored scans with every readout, for each reconstructor."""
+        seed, folder = self.settings.run.seed, self.settings.run.out / "ceilings"
+        for label in self.reconstructors:
+            dataset, positions = self.scored.dataset, self.scored.positions
+            for batch in batches_of_a_kind(dataset, positions, _SCANS_PER_SHARD):
+                file = folder / label / f"{batch[0]:06d}-{len(batch)}.parquet"
+                yield Shard(label, CEILING, seed, tuple(batch), part=file)
 
     def started(self, shard: Shard) -> tuple[list[Slice], list[State]]:
         """The slices of a shard, and what `rollout` starts from.

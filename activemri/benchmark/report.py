@@ -24,7 +24,13 @@ from activemri.benchmark.figures import ReportFigure
 from activemri.benchmark.plan import Plan
 from activemri.benchmark.resampling import EXACT_SUBJECTS, FEWEST_SUBJECTS, TOO_FEW
 from activemri.benchmark.savings import FittedRule
-from activemri.benchmark.statistics import direction, formatted, higher_is_better, metric_name
+from activemri.benchmark.statistics import (
+    CEILING,
+    direction,
+    formatted,
+    higher_is_better,
+    metric_name,
+)
 from activemri.envs import rendering
 from activemri.envs.rendering import frame_of
 from activemri.tables import Cell, Table
@@ -138,15 +144,17 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     palette = figures.colours(list(plan.policies), bounds=bounds)
 
     def name(policy: str) -> Cell:
-        tag = "bound" if policy in bounds else ""
+        tag = "bound" if policy in (*bounds, CEILING) else ""
         return Cell(policy, tag=tag, colour=palette.get(policy, "#888888"))
 
     own = table[table["metric"] == metric]
     summary: Sequence[Row] = statistics.summarise(table)
+    ceilings: Sequence[Row] = statistics.ceilings(table)
     found = adaptivity.worth(table, metric)
     content: dict[str, Any] = {
         "task": _task(plan),
         "results": summary,
+        "ceilings": ceilings,
         "traits": {
             label: asdict(traits) | {"needs": sorted(traits.needs)}
             for label, traits in plan.traits.items()
@@ -156,13 +164,14 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     metrics = list(map(str, table["metric"].unique()))
     main = [one for one in dict.fromkeys((metric, "psnr", "nmse")) if one in metrics]
     results = [
-        result_table(summary, metric=one, name=name) for one in dict.fromkeys((*main, *metrics))
+        result_table(summary, metric=one, name=name, ceilings=ceilings)
+        for one in dict.fromkeys((*main, *metrics))
     ]
     intro = (
         "Area: mean score over the steps. Final: score at the end of the budget. Means are means "
         "of subjects' means. Small print: 95 % interval over subjects. The best competitor of each "
         "column is marked. Bounds look at the fully sampled scan: no policy can be expected to "
-        "reach them."
+        "reach them. The ceiling is what the reconstructor makes of all readouts without errors."
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
     means, which = statistics.score_curves(own), list(plan.reconstructors)
@@ -234,20 +243,22 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         "with all the lines it had acquired in the mean, which is then a lower bound."
     )
     sections.append(Section("Lines to reach a score", [intro, reach_table(reached, name=name)]))
-    if table["contrast"].nunique() > 1:
+    for column in ("contrast", "phase"):
+        kinds = list(own.sort_values("volume")[column].unique())
         tables = []
-        for contrast in own.sort_values("volume")["contrast"].unique():
-            rows = statistics.summarise(own[own["contrast"] == contrast])
-            shown = result_table(rows, metric=metric, name=name)
-            tables.append(replace(shown, title=str(contrast)))
-        sections.append(Section("By contrast", tables))
+        for part in (own[own[column] == kind] for kind in kinds):
+            rows, tops = statistics.summarise(part), statistics.ceilings(part)
+            shown = result_table(rows, metric=metric, name=name, ceilings=tops)
+            tables.append(replace(shown, title=str(part[column].iloc[0])))
+        if len(kinds) > 1:
+            sections.append(Section(f"By {column}", tables))
     largest = {what: max(row[f"n_{what}s"] for row in summary) for what in ("slice", "subject")}
     counted = " of ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in largest.items())
     area = (
         "Brackets: 95 % interval over subjects. Area: mean height of the curve over steps. Final: "
         "score at the end of the budget."
     )
-    shown = replace(results[0], subtitle=counted, notes=[area])
+    shown = replace(results[0], subtitle=counted, notes=[area, *results[0].notes])
     # One scan is shown that all policies have acquired.
     fewest = min({shard.policy: shard.positions for shard in plan.shards()}.values(), key=len)
     example = fewest[len(fewest) // 2]
@@ -266,12 +277,14 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
     )
 
 
-def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Table:
-    """Rows of :func:`activemri.benchmark.statistics.summarise` in one metric.
+def result_table(
+    summary: Sequence[Row], *, metric: str, name: NameCell, ceilings: Sequence[Row] = ()
+) -> Table:
+    """Rows of :func:`activemri.benchmark.statistics.summarise` in one metric, and of `ceilings`.
 
-    The best competitor of each column is marked.
+    The best competitor of each column is marked; what is above its ceiling is named.
     """
-    rows = [row for row in summary if row["metric"] == metric]
+    rows = [row for row in (*summary, *ceilings) if row["metric"] == metric]
     labels = list(dict.fromkeys(row["reconstructor"] for row in rows))
     rows.sort(key=lambda row: labels.index(row["reconstructor"]))
     counted = len({row["n_slices"] for row in rows}) > 1
@@ -282,7 +295,8 @@ def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Tabl
         for quantity in _QUANTITIES:
             rivals = [one[quantity] for one in same if not one["bound"]]
             is_best = not row["bound"] and len(rivals) > 1 and row[quantity] == top(rivals)
-            value, ends = formatted(row[quantity], metric), _interval(row, f"{quantity}_", metric)
+            value, known = formatted(row[quantity], metric), row[quantity] is not None
+            ends = _interval(row, f"{quantity}_", metric) if known else ""
             line.append(Cell(value, ends, style="best" if is_best else ""))
         line += [row["n_slices"]] if counted else []
     heading = metric_name(metric)
@@ -295,6 +309,14 @@ def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Tabl
         lines,
         title=heading,
         subtitle=direction(metric),
+        notes=[
+            f"{one['policy']}, {row['reconstructor']}: {_QUANTITIES[one['quantity']]} "
+            f"{formatted(one['value'], metric)} is above the ceiling of its scans, "
+            f"{formatted(one['ceiling'], metric)}: this reconstructor does better without some "
+            "readouts than with all."
+            for row in rows
+            for one in row.get("above", ())
+        ],
     )
 
 

@@ -29,6 +29,8 @@ from activemri.benchmark.resampling import (
 )
 from activemri.metrics import find_metric
 
+#: Stands for a policy that acquires everything: what its reconstructor makes of a scan at best.
+CEILING = "all readouts (ceiling)"
 #: The metric of what a scan gained less what its actions cost.
 RETURN = "return"
 
@@ -39,6 +41,7 @@ COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value", *TRAI
 _SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
 _RESULT = ["policy", "reconstructor", "metric"]
 _QUANTITIES = ["auc", "final"]
+_ROUNDING = 1e-6  # scores that differ by a smaller share are one score
 
 
 def higher_is_better(metric: str) -> bool:
@@ -172,6 +175,42 @@ def summarise(table: pd.DataFrame) -> list[dict[str, object]]:
                 "higher_is_better": higher_is_better(str(group["metric"])),
             }
         )
+    return rows
+
+
+def ceilings(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Mean scores with all readouts, ready for JSON; none for a table without the column ceiling.
+
+    Returns:
+        Dictionaries for each reconstructor and metric, as of :func:`summarise`, without an area
+        (None; the final score too, if it is not finite: no error at all). ``above``: policies
+        whose mean area or final score is better than the mean ceiling of their scans, with
+        ``quantity``, ``value``, ``ceiling``.
+    """
+    rows: list[dict[str, object]] = []
+    if "ceiling" not in table:
+        return rows
+    keys = ["reconstructor", "metric", "volume", "slice"]
+    of_scans = table[[*keys, "subject", "ceiling"]].dropna().drop_duplicates(keys)
+    scores = slice_scores(table).merge(of_scans.drop(columns="subject"), on=keys)
+    for group, part in groups(of_scans, ["reconstructor", "metric"]):
+        metric, subjects = str(group["metric"]), subject_codes(part)
+        sign, above = 1 if higher_is_better(metric) else -1, []
+        same = (scores["reconstructor"] == group["reconstructor"]) & (scores["metric"] == metric)
+        for policy, own in groups(scores[same], ["policy"]):
+            values = own[[*_QUANTITIES, "ceiling"]].to_numpy()
+            *reached, ceiling = subject_means(values, subject_codes(own)).tolist()
+            above += [
+                policy | {"quantity": quantity, "value": value, "ceiling": ceiling}
+                for quantity, value in zip(_QUANTITIES, reached, strict=True)
+                if sign * (value - ceiling) > _ROUNDING * abs(value)
+            ]
+        values = part[["ceiling"]].to_numpy(np.float64)
+        row = {"policy": CEILING, **group, "bound": True, "above": above}
+        row |= {q + end: None for q in _QUANTITIES for end in ("", "_lo", "_hi")}
+        if np.isfinite(values).all():
+            row |= mean_intervals(values, subjects)[0].named("final")
+        rows.append(row | {"n_subjects": int(subjects.max()) + 1, "n_slices": len(part)})
     return rows
 
 
