@@ -92,6 +92,21 @@ def test_it_writes_the_long_table_the_summary_and_the_report(tmp_path: Path) -> 
     assert all(row["order"] in (*HEURISTICS, "lbcs") and row["why"] for row in gaps)
 
 
+def test_every_row_has_the_score_of_all_readouts_which_is_computed_once(tmp_path: Path) -> None:
+    given = settings(tmp_path, protocol={"budget": 20, "scanner": "noisy"})
+    table = run_benchmark(given).table
+    own = table[table["metric"] == "ssim"]
+    assert own["ceiling"].to_numpy() == pytest.approx(1)  # zero-filled images of ideal samples
+    assert set(table["phase"]) == {"phantom"}
+    (file,) = (tmp_path / "ceilings").rglob("*.parquet")
+    before = file.stat().st_mtime_ns
+    again = run_benchmark(replace(given, policies=(*HEURISTICS, "equispaced")))
+    assert file.stat().st_mtime_ns == before and again.table["ceiling"].notna().all()
+    assert "all readouts (ceiling) (bound)" in str(again)
+    file.unlink()
+    assert run_benchmark(given).table.equals(table)
+
+
 def test_seeds_are_for_policies_that_draw_and_change_these_alone(tmp_path: Path) -> None:
     first = run_benchmark(settings(tmp_path / "a", n_seeds=2)).table
     other = run_benchmark(settings(tmp_path / "b", seed=1)).table

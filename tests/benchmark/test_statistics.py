@@ -361,3 +361,16 @@ def test_columns_read_from_parquet_as_categories_give_the_same(table: pd.DataFra
     assert statistics.compare(categories, "lbcs") == statistics.compare(table, "lbcs")
     statistics.score_curves(categories)
     statistics.lines_to_reach(categories, {"ssim": 0.5})
+
+
+def test_what_is_above_its_ceiling_is_named_and_old_tables_have_none(table: pd.DataFrame) -> None:
+    assert statistics.ceilings(table) == []
+    (row,) = statistics.ceilings(table.assign(ceiling=0.5))
+    assert (row["policy"], row["bound"]) == (statistics.CEILING, True)
+    assert row["final"] == pytest.approx(0.5)
+    found = {str(one["policy"]): one["final"] for one in statistics.summarise(table)}
+    above = {one["policy"] for one in row["above"] if one["quantity"] == "final"}  # type: ignore
+    assert above == {policy for policy, final in found.items() if final > 0.5}  # type: ignore
+    assert above and above != set(POLICIES)
+    (perfect,) = statistics.ceilings(table.assign(ceiling=np.inf))
+    assert perfect["final"] is None and perfect["above"] == []
