@@ -149,12 +149,14 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
 
     own = table[table["metric"] == metric]
     summary: Sequence[Row] = statistics.summarise(table)
+    trainings: Sequence[Row] = plan.trainings()
     ceilings: Sequence[Row] = statistics.ceilings(table)
     found = adaptivity.worth(table, metric)
     content: dict[str, Any] = {
         "task": _task(plan),
         "results": summary,
         "ceilings": ceilings,
+        "training": trainings,
         "traits": {
             label: asdict(traits) | {"needs": sorted(traits.needs)}
             for label, traits in plan.traits.items()
@@ -232,6 +234,8 @@ def report(plan: Plan, table: pd.DataFrame, *, rules: Sequence[FittedRule] = ())
         )
         tables = [comparison_table(comparisons, metric=one, name=name) for one in main]
         sections.append(Section(f"Compared with {reference}", [intro, tables[0]], tables[1:]))
+    if trainings:
+        sections.append(Section("Training", [training_table(trainings, name=name)]))
     # Lines to reach the reference's score at half of its budget and at the end of it.
     first = reference if reference in plan.policies else next(iter(plan.policies))
     of_first = own[own["policy"] == first]
@@ -354,6 +358,30 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str, name: NameCell)
         title=metric_name(metric),
         subtitle=direction(metric),
         notes=[few] if tested and smallest >= 0.05 else [],
+    )
+
+
+def training_table(rows: Sequence[Row], *, name: NameCell) -> Table:
+    """Rows of :meth:`activemri.benchmark.plan.Plan.trainings`."""
+
+    def number(value: float | None) -> Cell:
+        return Cell(_NONE if value is None else f"{value:,.0f}" if value >= 10 else f"{value:g}")
+
+    return Table(
+        ["policy", "taught by", "actions", "training subjects", "seconds"],
+        [
+            [
+                name(str(row["policy"])),
+                row["taught_by"] or _NONE,
+                *(number(row[entry]) for entry in ("actions", "subjects", "seconds")),
+            ]
+            for row in rows
+        ],
+        title="Cost of what was learned",
+        notes=[
+            "Actions: steps of the environment. Seconds: wall clock of learning, without "
+            "validations. A dash: the file has no record, or nothing acts to learn."
+        ],
     )
 
 

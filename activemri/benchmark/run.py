@@ -134,8 +134,9 @@ def benchmark(
     (:class:`activemri.benchmark.plan.BenchmarkSettings`), but policies and reconstructors may be
     objects; with several workers they must be picklable. The table, of :func:`long_rows`, is what
     :func:`activemri.benchmark.statistics.summarise` and the other functions of that module,
-    :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take; two more
-    columns are ``ceiling``, the score with all readouts, and ``phase``, that of the slice::
+    :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take; further
+    columns are ``ceiling``, the score with all readouts, ``phase`` of the slice, and ``content``
+    and ``protocol``, marks by which rows of other scans or processing are refused::
 
         import activemri as am
         from activemri.benchmark.statistics import summarise
@@ -271,11 +272,13 @@ def _play(plan: Plan) -> pd.DataFrame:
     keys = ["reconstructor", "metric", "volume", "slice"]
     highest = highest[[*keys, "value"]].rename(columns={"value": "ceiling"})
     table = table.merge(highest, on=keys, how="left")
-    phases = pd.DataFrame(
-        [(info.volume, info.index, info.phase) for info in plan.scored.describe()],
-        columns=["volume", "slice", "phase"],
+    marks = plan.contents()
+    scans = pd.DataFrame(
+        [(s.volume, s.index, s.phase, marks[s.volume]) for s in plan.scored.describe()],
+        columns=["volume", "slice", "phase", "content"],
     )
-    table = table.merge(phases, on=["volume", "slice"], how="left")
+    table = table.merge(scans, on=["volume", "slice"], how="left")
+    table["protocol"] = plan.described_protocol
     for name in TRAITS:
         table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
     return table

@@ -9,6 +9,7 @@ subject; the mean and its interval run over subjects, each of equal weight
 table (the Holm correction apart, which must).
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -89,8 +90,8 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
         Columns of ``EPISODE`` with subject, contrast; then (n_episodes, budget + 1) each.
 
     Raises:
-        ValueError: a column is missing, a value is empty or not finite, or the steps of an
-            episode are not 0, 1, 2, ... once each.
+        ValueError: a column is missing, a value is empty or not finite, the steps of an episode
+            are not 0, 1, 2, ... once each, or rows used different data or processing.
     """
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
@@ -100,6 +101,8 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
     empty = [column for column in COLUMNS if table[column].isna().any()]
     if empty:
         raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
+    if (differing := _differing(table)) is not None:
+        raise ValueError(f"rows of the table cannot be compared: {differing}")
     infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
     if len(infinite):
         first = infinite.iloc[0][EPISODE].to_dict()
@@ -125,6 +128,24 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
         table["value"].to_numpy(np.float64)[rows],
         table["n_acquired"].to_numpy(np.float64)[rows],
     )
+
+
+def _differing(table: pd.DataFrame) -> str | None:
+    """What rows of several runs do not share, in words; None where all is shared or unknown."""
+    if "protocol" in table and len(found := table["protocol"].dropna().unique()) > 1:
+        first, second = (json.loads(one) for one in found[:2])
+        names = [n for n in {**first, **second} if first.get(n) != second.get(n)]
+        words = (
+            f"{n} is {first.get(n, 'the default')} and {second.get(n, 'the default')}"
+            for n in names
+        )
+        return f"other processing: {'; '.join(words)}. Play them under one protocol"
+    if "content" in table:
+        scans = table[["volume", "content"]].drop_duplicates().dropna()
+        if len(twice := scans[scans["volume"].duplicated()]):
+            name = twice["volume"].iloc[0]
+            return f"other data: the scan {name} of some rows has other samples than that of others"
+    return None
 
 
 def slice_scores(table: pd.DataFrame) -> pd.DataFrame:
