@@ -71,8 +71,8 @@ def slice_weights(subjects: Codes, *, weights: Floats) -> Floats:
 
     Arguments as of :func:`weighted_means`.
     """
-    shared: Floats = (weights / np.bincount(subjects, minlength=weights.shape[1]))[:, subjects]
-    return shared
+    own: Floats = weights / np.bincount(subjects, minlength=weights.shape[1])
+    return own[:, subjects]
 
 
 def subject_means(values: Floats, subjects: Codes) -> Floats:
