@@ -475,7 +475,7 @@ def _share_cell(gap: Row | None) -> Cell:
     if gap["closed"] is None:
         room, ends = _signed(gap, "room")
         words = "no gap" if gap["room"] is None or gap["room"] <= 0 else "gap too uncertain"
-        return Cell(f"{words}: {room}", ends, (reason,))
+        return Cell(f"{words}: {room}", ends)
     if gap["closed"] < -1 and (high is None or high < 0):  # further below says nothing more
         return Cell(_FAR_BELOW, small=("below the order",))
     ends = "" if low is None or high is None else f"{percent(low)}, {percent(high)}"

@@ -71,8 +71,9 @@ def slice_weights(subjects: Codes, *, weights: Floats) -> Floats:
 
     Arguments as of :func:`weighted_means`.
     """
-    own: Floats = weights / np.bincount(subjects, minlength=weights.shape[1])
-    return own[:, subjects]
+    own = weights / np.bincount(subjects, minlength=weights.shape[1])
+    shared: Floats = own[:, subjects]
+    return shared
 
 
 def subject_means(values: Floats, subjects: Codes) -> Floats:
