@@ -71,9 +71,8 @@ def slice_weights(subjects: Codes, *, weights: Floats) -> Floats:
 
     Arguments as of :func:`weighted_means`.
     """
-    own = weights / np.bincount(subjects, minlength=weights.shape[1])
-    shared: Floats = own[:, subjects]
-    return shared
+    counts = np.bincount(subjects, minlength=weights.shape[1])
+    return np.asarray((weights / counts)[:, subjects], np.float64)
 
 
 def subject_means(values: Floats, subjects: Codes) -> Floats:

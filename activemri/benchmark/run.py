@@ -263,6 +263,7 @@ def _play(plan: Plan) -> pd.DataFrame:
     n_left = sum(len(shard.positions) for shard in missing)
     with Progress("ceilings", n_left, unit="scan", show=bool(missing)) as progress:
         for shard in missing:
+            assert shard.part is not None
             _write_parquet(long_rows(_ceiling(plan, shard), shard, metric=plan.metric), shard.part)
             progress(progress.at + len(shard.positions))
     table, highest = (

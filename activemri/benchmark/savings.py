@@ -109,12 +109,10 @@ def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
     thresholds = np.append(values[places], np.inf)
     by_rule = np.stack([np.searchsorted(row, thresholds) for row in best])
     n_steps = best.shape[1]
-    lines, losses = outcomes(
-        fitted.rule, fitted.curves, stop.unit, np.minimum(by_rule, n_steps - 1)
-    )
+    used, losses = outcomes(fitted.rule, fitted.curves, stop.unit, np.minimum(by_rule, n_steps - 1))
     subject, unit_subject = _subjects(fitted.curves, stop.unit)
     cuts = [1, 2, 2 + n_steps]
-    lines = np.split(resampling.subject_means(lines, subject), cuts)
+    lines = np.split(resampling.subject_means(used, subject), cuts)
     missed = np.split(resampling.subject_means(losses, unit_subject), cuts)
     ways = zip(lines, missed, strict=True)
     return dict(zip(("chosen", "oracle", "fixed", "rule"), ways, strict=True))
