@@ -78,7 +78,8 @@ def slice_weights(subjects: Codes, *, weights: Floats) -> Floats:
 def subject_means(values: Floats, subjects: Codes) -> Floats:
     """Mean of the subjects' means of each column, (n_columns,), of all subjects."""
     everybody = np.ones((1, int(subjects.max()) + 1))
-    return weighted_means(values, subjects, weights=everybody)[0]
+    means: Floats = weighted_means(values, subjects, weights=everybody)[0]
+    return means
 
 
 def interquartile_means(values: Floats, weights: Floats) -> Floats:
