@@ -50,10 +50,10 @@ def test_all_that_was_found_is_listed(folder: Path) -> None:
     assert cells(text, "b.h5") == (
         "b.h5,bert,ood,FLAIR,1,16 x 10,8 x 10,3,-,0,hdf5 (acquired complex)".split(",")
     )
-    assert cells(text, "singlecoil_val/c.h5") == (
-        "singlecoil_val/c.h5,carl,val,AXFLAIR,3,20 x 14,10 x 10,1,2.89,3".split(",")
-        + ["fastmri (acquired complex)"]
-    )
+    assert cells(text, "singlecoil_val/c.h5") == [
+        *"singlecoil_val/c.h5,carl,val,AXFLAIR,3,20 x 14,10 x 10,1,2.89,3".split(","),
+        "fastmri (acquired complex)",
+    ]
     assert "2 problems, left out:" in text
     assert "  b.h5, slice 1: k-space is all zero" in text
     assert "  broken.h5: damaged or not HDF5" in text
