@@ -4,7 +4,7 @@ They look at lines, images, the time, complex images, or energies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -55,11 +55,13 @@ class LearnedPolicy:
         network: scores actions.
         name: as in tables.
         frame: sizes that the network was made for.
+        info: how it was trained, of its file.
     """
 
     network: "ActionNetwork"
     name: str
     frame: Frame
+    info: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def traits(self) -> Traits:
@@ -150,7 +152,7 @@ def load_policy(path: str | Path, *, name: str | None = None) -> LearnedPolicy:
     network = checkpoint.build(make, "a policy").eval().requires_grad_(False)
     sizes: dict[str, Any] = settings["frame"]
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-    return LearnedPolicy(network, name or str(settings["name"]), Frame(**sizes))
+    return LearnedPolicy(network, name or str(settings["name"]), Frame(**sizes), checkpoint.info)
 
 
 def make_network(

@@ -3,6 +3,7 @@
 One that is learned from data is hard to beat: any adaptive policy should be compared with it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 from tyro.conf import OmitArgPrefixes
 
 from activemri import __version__, files
-from activemri.agents.policy import Traits, choose, score_actions, signed
+from activemri.agents.policy import Training, Traits, choose, score_actions, signed
 from activemri.agents.rollout import rows_of_a_kind, start_scans
 from activemri.data.slices import Slice, SliceDataset
 from activemri.data.volumes import evenly_spaced
@@ -139,6 +140,12 @@ class Order:
             named[action] += 1
             nth.append(named[action])
         return nth
+
+    def timed(self, slices: Sequence[Slice] | SliceDataset, seconds: float) -> "Order":
+        """The order with the record of its fit to some scans."""
+        subjects = {slices[place].subject for place in range(len(slices))}
+        record = asdict(Training("fitted", len(subjects), round(seconds, 1)))
+        return replace(self, info={**self.info, "training": record})
 
     def save(self, path: str | Path, *, info: Mapping[str, object] | None = None) -> Path:
         """Write to a JSON file, completely or not at all. Returns its path, ending in .json.
@@ -542,8 +549,9 @@ def learn_order(
     scans = protocol.dataset("train", **more)
     chosen = evenly_spaced(range(len(scans)), max_fit_slices)
     loaded = [scans[i] for i in track(chosen, f"load {scans.name}", unit="slice", show=show)]
+    begin = time.monotonic()
     with Progress("learn an order", 1, unit="", show=show) as progress:
-        return fit_order(
+        order = fit_order(
             kind,
             protocol.scan(scans, device=device),
             loaded,
@@ -553,3 +561,4 @@ def learn_order(
             on_step=lambda share: progress(progress.at + share),
             data=str(protocol.data) if isinstance(protocol.data, str) else scans.name,
         )
+    return order.timed(loaded, time.monotonic() - begin)

@@ -47,6 +47,24 @@ class Traits:
     needs: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Training:
+    """Record of what made a policy: the entry "training" of its file's info.
+
+    Attributes:
+        taught_by: e.g. "imitation of an oracle", "reinforcement learning", "fitted".
+        subjects: how many it learned from.
+        seconds: wall clock, without validations, of all parts of a training that was resumed; None
+            where one of them was not measured.
+        actions: steps of the environment; None where nothing acts to learn.
+    """
+
+    taught_by: str
+    subjects: int
+    seconds: float | None
+    actions: int | None = None
+
+
 class Policy(Protocol):
     """Chooses the next action of every scan of a batch.
 

@@ -2,8 +2,9 @@
 
 import math
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +15,11 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 from activemri.agents.learners import learner_name
 from activemri.agents.learners.imitation import Imitation
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
-from activemri.agents.policy import Policy, signed
+from activemri.agents.policy import Policy, Training, signed
 from activemri.agents.registry import make_policy
 from activemri.agents.rollout import rollout_dataset
 from activemri.data.slices import SliceDataset, SliceList
-from activemri.data.views import STORED, require_other_subjects
+from activemri.data.views import STORED, require_other_subjects, subjects_of
 from activemri.data.volumes import evenly_spaced
 from activemri.envs.protocol import EnvOptions, ScanProtocol
 from activemri.options import Compute, RunOptions, command_line, described, require_positive
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     LearnerLike = LearnerSettings
 else:  # the command line reads the fields of the default's own class
     LearnerLike = Any
+
+_SECONDS = "seconds_of_training"  # of a state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +194,9 @@ class _Training:
         self, settings: TrainPolicySettings, problem: Problem, validation: SliceDataset
     ) -> None:
         self.settings, self.problem, self.validation = settings, problem, validation
+        begin = time.monotonic()
         self.learner = settings.learner.start(problem)
-        self.state, self.restore = self.learner.state, self.learner.restore
+        self.seconds: float | None = time.monotonic() - begin
         self.policy = self.learner.policy()
         usual = "return" if problem.protocol.step_cost > 0 else "area"
         self.select = usual if settings.select == "auto" else settings.select
@@ -202,10 +206,21 @@ class _Training:
         return self.learner.step
 
     def learn(self, n_steps: int, report: Report, /) -> Mapping[str, Any]:
+        begin = time.monotonic()
         try:
-            return self.learner.learn(n_steps, report)
+            losses = self.learner.learn(n_steps, report)
         except FloatingPointError as error:
             raise DivergedError(f"{error}; try a smaller --learner.lr") from error
+        if self.seconds is not None:
+            self.seconds += time.monotonic() - begin
+        return losses
+
+    def state(self) -> dict[str, Any]:
+        return {**self.learner.state(), _SECONDS: self.seconds}
+
+    def restore(self, state: Mapping[str, Any], /) -> None:
+        self.seconds = state.get(_SECONDS)  # none of a training begun before they were kept
+        self.learner.restore({name: kept for name, kept in state.items() if name != _SECONDS})
 
     def validate(self, progress: Report, /) -> tuple[float, dict[str, float]]:
         self.policy = self.learner.policy()
@@ -216,6 +231,15 @@ class _Training:
     def save(self, path: Path, entries: Mapping[str, Any], /) -> None:
         algo = learner_name(self.settings.learner)
         facts = {"algo": algo, **described(self.settings), "step": self.step, **entries}
+        acts = getattr(self.settings.learner, "steps_are_actions", False)
+        facts["training"] = asdict(
+            Training(
+                taught_by=getattr(self.settings.learner, "taught_by", "learned"),
+                subjects=len(set(subjects_of(self.problem.scans))),
+                seconds=None if self.seconds is None else round(self.seconds, 1),
+                actions=self.step if acts else None,
+            )
+        )
         command = command_line(f"train policy --algo {algo}", self.settings)
         self.policy.save(path, info={**facts, "command": command})
 

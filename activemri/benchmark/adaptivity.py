@@ -1,11 +1,11 @@
-"""Worth of adaptivity: gaps closed, lines saved and actions shared, as rows and as a table.
+"""Worth of adaptivity: gains, shares of bounds, lines saved and actions shared.
 
-**Gaps.** Closed is (policy - best fixed order) / (oracle - best fixed order). Oracles are bounds
-only as far as they find the best actions, so 1 can be passed. The best order is chosen on the
-scored scans themselves (of equals the first), so that the share closed is rather too small.
-Intervals leave out one subject after the other, and take means and choice anew each time. Where the
-oracle is not clearly above the best order (the interval of the denominator reaches zero), no ratio
-is given: any number divided by nearly nothing is large.
+**Gains.** Policy minus best fixed order: of all policies that are orders, the best mean on the
+scored scans themselves (of equals the first), so that a gain is rather too small. The share of a
+bound is (policy - best fixed order) / (oracle - best fixed order). Oracles are bounds only as far
+as they find the best actions, so 1 can be passed. Intervals leave out one subject after the other,
+and take means and choice anew each time. No share is given where the gap is uncertain, less than
+``CERTAIN`` times the half width of its own interval: any number divided by nearly nothing is large.
 
 **Returns and lines.** A policy that stops by itself is held against orders of the best fixed
 length: stopping every scan at the same, well chosen step needs no look at any scan. Both the order
@@ -21,11 +21,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
+    TOO_FEW,
     Codes,
     Floats,
+    Interval,
     intervals,
     leave_one_out,
     ratio_interval,
+    subject_means,
     weighted_means,
 )
 from activemri.benchmark.statistics import (
@@ -46,16 +49,26 @@ Row = Mapping[str, Any]
 #: The oracles that bound each quantity, the first that was played: some aim at the next score, the
 #: other at the last one.
 ORACLES_OF = {"auc": ("oracle", "screened-oracle"), "final": ("exchange-oracle",)}
+#: Bounds in words. "Bayes policy" is kept for the best that any policy can do.
+BOUNDS = {
+    "oracle": "one-step oracle",
+    "screened-oracle": "screened one-step oracle",
+    "exchange-oracle": "exchange oracle",
+}
+#: A gap is certain from so many half widths of its interval on.
+CERTAIN = 3
 
 _SCAN = ["volume", "slice", "subject"]
 _MOST_NAMED = 5  # orders beside the best one
 _NONE, _FAR_BELOW = "\u2013", "< \u2212100 %"
 
 WORDS = (
-    "Closed = (policy - best fixed order) / (oracle - best fixed order): 0 is what an order chosen "
-    "before the scan gives, 1 what looking at the target gives. The area is held against the "
-    "one-step oracle (screened, if no exact one was played), the final score against the exchange "
-    "oracle. The best order is chosen on these very scans, which favours it. Intervals "
+    "Gain = policy - best fixed order of the same score. Share of a bound = gain / (bound - best "
+    "fixed order): 0 is what an order chosen before the scan gives, 1 what looking at the target "
+    "gives. The area is held against the one-step oracle (screened, if no exact one was played), "
+    "the final score against the exchange oracle; neither is the Bayes policy, the best that can "
+    "be done without the target. A share is given where the gap is at least three half widths of "
+    "its interval. The best order is chosen on these very scans, which favours it. Intervals "
     "are over subjects; they say nothing about other trainings: that is what seeds show.",
     "Shared = of the actions of a scan, those that another scan gets as well, mean over pairs.",
 )
@@ -92,15 +105,20 @@ def worth_table(
         name = {"auc": "area", "final": "final"}[gap["quantity"]]
         closed["return" if gap["metric"] == RETURN else name][gap["policy"]] = gap
     closed = {name: by_policy for name, by_policy in closed.items() if by_policy}
+    bounds = {name: next(iter(by.values()))["oracle"] for name, by in closed.items()}
     lines = []
     for policy in map(str, table[table["reconstructor"] == reconstructor]["policy"].unique()):
-        cells = [_gap_cell(by_policy.get(policy)) for by_policy in closed.values()]
-        lines.append([name_cell(policy), *cells, Cell(shared.get(policy, _NONE))])
+        own = [by_policy.get(policy) for by_policy in closed.values()]
+        shares = [
+            _share_cell(by_policy.get(policy)) for name, by_policy in closed.items() if bounds[name]
+        ]
+        lines.append(
+            [name_cell(policy), *map(_gain_cell, own), *shares, Cell(shared.get(policy, _NONE))]
+        )
     notes = []
     for name, by_policy in closed.items():
         best = next(iter(by_policy.values()))
-        words = f"{best['order']} ({best['why']}); bound: {best['oracle']}"
-        notes.append(f"Best fixed order, {name}: {words}.")
+        notes.append(f"Best fixed order, {name}: {best['order']} ({best['why']}).")
     for row in saved:
         said, least = f"{row['policy']} takes {row['lines']:.1f} lines; ", ""
         if row["order_lines"] is None:
@@ -118,13 +136,14 @@ def worth_table(
         for policy, gap in by_policy.items():
             if gap["closed_seeds"] and policy not in drawn:
                 each = (percent(s) if s >= -1 else _FAR_BELOW for s in gap["closed_seeds"])
-                notes.append(f"{policy}, {name} closed by each seed: {', '.join(each)}.")
+                notes.append(f"{policy}, share of the {name} by each seed: {', '.join(each)}.")
     notes.append(
-        "Closed: 0 % is the best fixed order, 100 % an oracle. Shared: actions of a scan that "
-        "another one gets as well."
+        "Gain: over the best fixed order. Share: 0 % is that order, 100 % the bound. Shared: "
+        "actions of a scan that another one gets as well."
     )
+    of_bounds = (f"{name}: share of {BOUNDS.get(o, o)}" for name, o in bounds.items() if o)
     return Table(
-        ["policy", *(f"{name} closed" for name in closed), "shared actions"],
+        ["policy", *(f"{name} gain" for name in closed), *of_bounds, "shared actions"],
         lines,
         title="Worth of adaptivity",
         subtitle=f"{metric_name(metric)}, {reconstructor}",
@@ -133,9 +152,10 @@ def worth_table(
 
 
 def gaps_closed(table: pd.DataFrame) -> list[dict[str, object]]:
-    """The share of the gap that each policy closes, per reconstructor, metric and quantity.
+    """Gain of each policy, and its share of a bound, per reconstructor, metric and quantity.
 
     Only scans count that the policy, the oracle and all orders have acquired. Oracles get no row.
+    Where no oracle was played (None) there is no share.
 
     Returns:
         Dictionaries ready for JSON: policy, reconstructor, metric, quantity, ``oracle``, and the
@@ -152,16 +172,17 @@ def gaps_closed(table: pd.DataFrame) -> list[dict[str, object]]:
             wide = by_scan(members, columns="policy")
             rivals = [name for name in wide if name in orders and name not in bounds]
             oracle = next((name for name in oracles if name in wide), None)
-            if oracle is None or not rivals:
+            bound = [] if oracle is None else [oracle]
+            if not rivals:
                 continue
             for policy, own in groups(members, ["policy"]):
                 seeds = by_scan(own, columns="seed")
-                scans = wide[[*rivals, oracle]].join(seeds, how="inner").dropna()
+                scans = wide[[*rivals, *bound]].join(seeds, how="inner").dropna()
                 if policy["policy"] in bounds or scans.empty:
                     continue
                 row = gap_closed(
                     scans[list(seeds)].to_numpy(np.float64),
-                    scans[oracle].to_numpy(np.float64),
+                    None if oracle is None else scans[oracle].to_numpy(np.float64),
                     scans[rivals].to_numpy(np.float64),
                     names=rivals,
                     subjects=pd.factorize(scans.index.get_level_values("subject"), sort=True)[0],
@@ -174,18 +195,18 @@ def gaps_closed(table: pd.DataFrame) -> list[dict[str, object]]:
 
 def gap_closed(
     policy: Floats,
-    oracle: Floats,
+    oracle: Floats | None,
     orders: Floats,
     *,
     names: Sequence[str],
     subjects: Codes,
     sign: float = 1.0,
 ) -> dict[str, object]:
-    """The share of the gap that a policy closes, from scores of the same scans.
+    """Gain of a policy, and the share of the gap that it closes, from scores of the same scans.
 
     Args:
         policy: (n_scans, n_seeds).
-        oracle: (n_scans,).
+        oracle: (n_scans,), or None where none was played.
         orders: fixed ones, (n_scans, n_orders), with their names.
         subjects: (n_scans,), numbers 0 .. n_subjects - 1.
         sign: -1 where less is better.
@@ -196,24 +217,27 @@ def gap_closed(
         ``_hi``; ``reason`` why ``closed`` or its interval is None; ``closed_seeds``, the ratio of
         each seed on its own (several trainings of one policy); n_subjects, n_slices, n_seeds.
     """
-    policy, oracle, orders = sign * policy, sign * oracle, sign * orders
-    means = orders.mean(axis=0)
+    policy, orders = sign * policy, sign * orders
+    ends = [policy.mean(axis=1), *([] if oracle is None else [sign * oracle])]
+    means = subject_means(orders, subjects)
     ranking = np.argsort(-means, kind="stable")
     n_subjects = int(subjects.max()) + 1
     weights = leave_one_out(n_subjects)
-    ends = np.stack([policy.mean(axis=1), oracle], axis=1)
-    above = weighted_means(ends, subjects, weights=weights)
+    above = weighted_means(np.stack(ends, axis=1), subjects, weights=weights)
     above -= weighted_means(orders, subjects, weights=weights).max(axis=1, keepdims=True)
-    gain, room = intervals(above)
+    gain, *rooms = intervals(above)
+    room = rooms[0] if rooms else Interval(0.0, None, None, "no bound was played")
     closed = low = high = None
-    if room.value <= 0:
-        reason: str | None = "the oracle is not above the best fixed order"
-    elif room.low is not None and room.low <= 0:
+    if room.low is None or room.high is None:
+        reason = room.reason
+    elif room.value <= 0:
+        reason = "the oracle is not above the best fixed order"
+    elif room.value < CERTAIN * (room.high - room.low) / 2:
         reason = "the oracle is not clearly above the best fixed order"
     else:
         share = ratio_interval(above)
         closed, low, high, reason = share.value, share.low, share.high, share.reason
-    seeds = policy.mean(axis=0) - means.max()
+    seeds = subject_means(policy, subjects) - means.max()
     first, *others = (f"{names[i]} {sign * means[i]:.4g}" for i in ranking)
     why = f"the only fixed order of this benchmark; mean {first.split()[-1]}"
     if others:
@@ -228,7 +252,7 @@ def gap_closed(
     return {
         "order": names[ranking[0]],
         **gain.named("gain"),
-        **room.named("room"),
+        **(room.named("room") if rooms else dict.fromkeys(("room", "room_lo", "room_hi"))),
         "closed": closed,
         "closed_lo": low,
         "closed_hi": high,
@@ -304,7 +328,7 @@ def lines_saved(table: pd.DataFrame, metric: str) -> list[dict[str, object]]:
                     "policy": policy,
                     "reconstructor": reconstructor,
                     "metric": metric,
-                    "quality": sign * float(ends[:, 0].mean()),
+                    "quality": sign * float(subject_means(ends[:, :1], subjects)[0]),
                     "lines": float(used[0]),
                     "order": rivals[best],
                     "order_lines": float(needed[0, best]) if reached[0].any() else None,
@@ -438,16 +462,28 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %".replace("-", "\u2212")
 
 
-def _gap_cell(gap: Row | None) -> Cell:
-    """A share closed, its interval, and the gain behind it."""
+def _gain_cell(gap: Row | None) -> Cell:
+    """What a policy gains over the best fixed order."""
+    return Cell(_NONE) if gap is None else Cell(*_signed(gap, "gain"))
+
+
+def _share_cell(gap: Row | None) -> Cell:
+    """A share of a bound with its interval, or the gap where that is too uncertain for one."""
     if gap is None:
         return Cell(_NONE)
-    metric = "ssim" if gap["metric"] == RETURN else str(gap["metric"])
-    gain = f"gain {formatted(gap['gain'], metric, signed=True)}"
     reason, low, high = gap["reason"] or "", gap["closed_lo"], gap["closed_hi"]
     if gap["closed"] is None:
-        return Cell("no room", small=(reason, gain))
+        room, ends = _signed(gap, "room")
+        words = "no gap" if gap["room"] is None or gap["room"] <= 0 else "gap too uncertain"
+        return Cell(f"{words}: {room}", ends)
     if gap["closed"] < -1 and (high is None or high < 0):  # further below says nothing more
-        return Cell(_FAR_BELOW, small=("below the order", gain))
+        return Cell(_FAR_BELOW, small=("below the order",))
     ends = "" if low is None or high is None else f"{percent(low)}, {percent(high)}"
-    return Cell(percent(gap["closed"]), ends, (reason, gain))
+    return Cell(percent(gap["closed"]), ends, (reason,))
+
+
+def _signed(gap: Row, name: str) -> tuple[str, str]:
+    """A difference of scores and its interval, in words."""
+    metric = "ssim" if gap["metric"] == RETURN else str(gap["metric"])
+    value, *ends = (formatted(gap[name + end], metric, signed=True) for end in ("", "_lo", "_hi"))
+    return value, TOO_FEW if gap[f"{name}_lo"] is None else ", ".join(ends)

@@ -138,7 +138,7 @@ def score_figure(
     return ReportFigure(
         f"{metric_name(metric)} against acquired lines, {reconstructor}",
         _svg(figure, f"{metric}{reconstructor}"),
-        f"Mean over slices{'; bands are 95 % intervals over subjects' if with_bands else ''}. "
+        f"Mean of subjects' means{'; bands: 95 % intervals over subjects' if with_bands else ''}. "
         "Bounds are dashed.",
     )
 
@@ -167,7 +167,7 @@ def difference_figure(
         # Small vertical shifts keep neighbouring dots apart.
         shifts = np.array([0.0, 0.16, -0.16])[np.argsort(np.argsort(dots)) % 3]
         axes.plot(dots, row + shifts, "o", ms=4.5, mew=0, alpha=0.6, c=colour)
-        axes.plot([part["auc"].mean()] * 2, [row - 0.32, row + 0.32], lw=2.5, c=colour)
+        axes.plot([dots.mean()] * 2, [row - 0.32, row + 0.32], lw=2.5, c=colour)
     axes.set_yticks(range(len(policies)), policies)
     axes.set_ylim(len(policies) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

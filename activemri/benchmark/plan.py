@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -15,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from activemri import __version__, checkpoints, files
 from activemri.agents.oracles import ExchangeOracle
 from activemri.agents.order import KINDS, OnStep, Order, fit_order
-from activemri.agents.policy import Policy, Traits, decide, require_played, unmet
+from activemri.agents.policy import Policy, Training, Traits, decide, require_played, unmet
 from activemri.agents.registry import (
     POLICIES,
     make_policy,
@@ -24,6 +25,7 @@ from activemri.agents.registry import (
     without_wrapper,
 )
 from activemri.agents.rollout import batches_of_a_kind, prepare_starts, start_scans
+from activemri.benchmark.statistics import CEILING
 from activemri.benchmark.tuning import OnShare, Tuning, n_trials, tune
 from activemri.data.contents import contents
 from activemri.data.slices import Slice, SliceDataset, SliceInfo, SliceList
@@ -274,6 +276,14 @@ class Plan:
             marks[f"policy {label}"] = " ".join(held)
         return marks
 
+    @property
+    def described_protocol(self) -> str:
+        """What else than scans, policies and reconstructors decides about scores, as JSON."""
+        other = ("data", "split", "reconstructor", "metrics")
+        changes = {k: v for k, v in self.protocol.changes.items() if k not in other}
+        changes |= {"budget": self.budget, "metric": self.metric}
+        return json.dumps(changes, sort_keys=True, default=lambda part: type(part).__qualname__)
+
     def contents(self, *, anew: bool = False) -> dict[str, str]:
         """Marks of the content of all scans that are played, see :mod:`activemri.data.contents`."""
         marks: dict[str, str] = {}
@@ -336,7 +346,8 @@ class Plan:
             self._fit_scans = SliceList([dataset[position] for position in chosen], name=name)
         # The frame is that of the scans to be acquired, so that actions mean the same.
         acquisition = replace(self.acquisitions[reconstructor], metrics=(self.metric,))
-        return fit_order(
+        begin = time.monotonic()
+        order = fit_order(
             kind,
             acquisition,
             self._fit_scans,
@@ -347,6 +358,28 @@ class Plan:
             on_step=on_step,
             data=f"{self.settings.fit_data or self.protocol.data} train",
         )
+        return order.timed(self._fit_scans, time.monotonic() - begin)
+
+    def trainings(self) -> list[dict[str, object]]:
+        """Records of what made each policy that has learned, ready for JSON: a row a training.
+
+        Orders that the benchmark learned are read from its folder. Entries are those of
+        :class:`activemri.agents.policy.Training`, None where a file has no record.
+        """
+        folder, rows = self.settings.run.out / "orders", list[dict[str, object]]()
+        empty = {entry.name: None for entry in fields(Training)}
+        for label, members in self.policies.items():
+            for member in members:
+                made: list[Any] = []
+                if isinstance(member, str) and needs_fit(member):
+                    paths = [folder / f"{member}-{name}.json" for name in self.reconstructors]
+                    made += [Order.load(path) for path in paths if path.exists()]
+                else:
+                    made.append(self.policy(label, next(iter(self.reconstructors)), order=None))
+                for policy in made:
+                    if (info := getattr(policy, "info", None)) is not None:
+                        rows.append({"policy": label, **empty, **info.get("training", {})})
+        return rows
 
     def shards(self, split: str = "") -> Iterator[Shard]:
         """Everything that is scored, in the order of the table.
@@ -377,6 +410,15 @@ class Plan:
                         if self.stopping and not traits.is_oracle:
                             quality = out / "quality" / folder / file
                         yield Shard(reconstructor, policy, seed, tuple(batch), split, part, quality)
+
+    def ceilings(self) -> Iterator[Shard]:
+        """All scored scans with every readout, for each reconstructor."""
+        seed, folder = self.settings.run.seed, self.settings.run.out / "ceilings"
+        for label in self.reconstructors:
+            dataset, positions = self.scored.dataset, self.scored.positions
+            for batch in batches_of_a_kind(dataset, positions, _SCANS_PER_SHARD):
+                file = folder / label / f"{batch[0]:06d}-{len(batch)}.parquet"
+                yield Shard(label, CEILING, seed, tuple(batch), part=file)
 
     def started(self, shard: Shard) -> tuple[list[Slice], list[State]]:
         """The slices of a shard, and what `rollout` starts from.
@@ -420,6 +462,12 @@ class Plan:
                 if isinstance(policy, ExchangeOracle) and (_START,) in self.policies.values():
                     self.orders[label] = _START  # else it starts from low frequencies
                 require_played(policy, scan)
+                played = self.reconstructors[reconstructor]
+                network = scan.reconstructor
+                if other := learned_for(policy, played, network):
+                    log.warning(
+                        "%s was learned for %s, and is played with %s", label, other, reconstructor
+                    )
                 if "evaluator" in policy.traits.needs and self.evaluators[reconstructor] is None:
                     log.warning(
                         "%s: no evaluator lies beside reconstructor %s; the one that comes with "
@@ -547,6 +595,15 @@ def label_policies(given: Sequence[PolicyLike]) -> dict[str, tuple[PolicyLike, .
                 f"{label!r} holds the same file twice: {', '.join(map(str, found[label]))}"
             )
     return found
+
+
+def learned_for(policy: Policy, played: ReconstructorLike, network: "Reconstructor") -> str:
+    """Another reconstructor that a policy was learned for, as its file says; empty for none."""
+    if isinstance(policy, Order):
+        return "" if policy.reconstructor == type(network).__name__ else policy.reconstructor
+    info: Mapping[str, object] = getattr(policy, "info", {})
+    given = str(info.get("reconstructor", played))
+    return given if given != str(played) and {given, str(played)} <= {*RECONSTRUCTORS} else ""
 
 
 def paired_evaluator(reconstructor: ReconstructorLike, n_lines: int) -> Evaluator | None:

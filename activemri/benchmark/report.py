@@ -22,9 +22,15 @@ from activemri.agents.rollout import start_scans
 from activemri.benchmark import adaptivity, figures, savings, statistics
 from activemri.benchmark.figures import ReportFigure
 from activemri.benchmark.plan import Plan
-from activemri.benchmark.resampling import FEWEST_SUBJECTS, TOO_FEW
+from activemri.benchmark.resampling import EXACT_SUBJECTS, FEWEST_SUBJECTS, TOO_FEW
 from activemri.benchmark.savings import FittedRule
-from activemri.benchmark.statistics import direction, formatted, higher_is_better, metric_name
+from activemri.benchmark.statistics import (
+    CEILING,
+    direction,
+    formatted,
+    higher_is_better,
+    metric_name,
+)
 from activemri.benchmark.tuning import Tuning, tuning_table
 from activemri.envs import rendering
 from activemri.envs.rendering import frame_of
@@ -119,7 +125,13 @@ class Report:
         ]
         gif = _data_url(self.gif(), "image/gif") if packed else ""
         page = environment.get_template("report.html")
-        return page.render(report=self, command=command, episodes=packed, gif=gif)
+        return page.render(
+            report=self,
+            command=command,
+            episodes=packed,
+            gif=gif,
+            exact_subjects=EXACT_SUBJECTS,
+        )
 
     def gif(self) -> bytes:
         """The first of the episodes as an animation; empty without any."""
@@ -139,15 +151,19 @@ def report(
     palette = figures.colours(list(plan.policies), bounds=bounds)
 
     def name(policy: str) -> Cell:
-        tag = "bound" if policy in bounds else ""
+        tag = "bound" if policy in (*bounds, CEILING) else ""
         return Cell(policy, tag=tag, colour=palette.get(policy, "#888888"))
 
     own = table[table["metric"] == metric]
     summary: Sequence[Row] = statistics.summarise(table)
+    trainings: Sequence[Row] = plan.trainings()
+    ceilings: Sequence[Row] = statistics.ceilings(table)
     found = adaptivity.worth(table, metric)
     content: dict[str, Any] = {
         "task": _task(plan),
         "results": summary,
+        "ceilings": ceilings,
+        "training": trainings,
         "traits": {
             label: asdict(traits) | {"needs": sorted(traits.needs)}
             for label, traits in plan.traits.items()
@@ -157,12 +173,14 @@ def report(
     metrics = list(map(str, table["metric"].unique()))
     main = [one for one in dict.fromkeys((metric, "psnr", "nmse")) if one in metrics]
     results = [
-        result_table(summary, metric=one, name=name) for one in dict.fromkeys((*main, *metrics))
+        result_table(summary, metric=one, name=name, ceilings=ceilings)
+        for one in dict.fromkeys((*main, *metrics))
     ]
     intro = (
-        "Area: mean score over the steps. Final: score at the end of the budget. Small print: 95 % "
-        "interval over subjects. The best competitor of each column is marked. Bounds look at the "
-        "fully sampled scan: no policy can be expected to reach them."
+        "Area: mean score over the steps. Final: score at the end of the budget. Means are means "
+        "of subjects' means. Small print: 95 % interval over subjects. The best competitor of each "
+        "column is marked. Bounds look at the fully sampled scan: no policy can be expected to "
+        "reach them. The ceiling is what the reconstructor makes of all readouts without errors."
     )
     sections = [Section("Results", [intro, results[0]], results[1:])]
     tuned = [tuning_table(tunings)] if tunings else []
@@ -221,15 +239,18 @@ def report(
         comparisons = statistics.compare(table, reference, seed=settings.run.seed)
         intro = (
             f"Differences on the same slices, policy minus {reference}, with 95 % intervals over "
-            "subjects. p comes from flipping the signs of the subjects' mean differences, "
+            "subjects. p comes from flipping the signs of the subjects' mean differences "
+            f"({'exact' if all(row['exact'] for row in comparisons) else 'random patterns'}), "
             "corrected for the number of policies (Holm)."
         )
         tables = [comparison_table(comparisons, metric=one, name=name) for one in main]
         sections.append(Section(f"Compared with {reference}", [intro, tables[0]], tables[1:]))
+    if trainings:
+        sections.append(Section("Training", [training_table(trainings, name=name)]))
     # Lines to reach the reference's score at half of its budget and at the end of it.
     first = reference if reference in plan.policies else next(iter(plan.policies))
     of_first = own[own["policy"] == first]
-    means = of_first.groupby("step")["value"].mean().to_numpy()
+    means = of_first.groupby(["step", "subject"])["value"].mean().groupby("step").mean().to_numpy()
     levels = sorted({round(float(mean), 2) for mean in (means[(len(means) - 1) // 2], means[-1])})
     reached = [row for level in levels for row in statistics.lines_to_reach(table, {metric: level})]
     intro = (
@@ -237,20 +258,22 @@ def report(
         "with all the lines it had acquired in the mean, which is then a lower bound."
     )
     sections.append(Section("Lines to reach a score", [intro, reach_table(reached, name=name)]))
-    if table["contrast"].nunique() > 1:
+    for column in ("contrast", "phase"):
+        kinds = list(own.sort_values("volume")[column].unique())
         tables = []
-        for contrast in own.sort_values("volume")["contrast"].unique():
-            rows = statistics.summarise(own[own["contrast"] == contrast])
-            shown = result_table(rows, metric=metric, name=name)
-            tables.append(replace(shown, title=str(contrast)))
-        sections.append(Section("By contrast", tables))
+        for part in (own[own[column] == kind] for kind in kinds):
+            rows, tops = statistics.summarise(part), statistics.ceilings(part)
+            shown = result_table(rows, metric=metric, name=name, ceilings=tops)
+            tables.append(replace(shown, title=str(part[column].iloc[0])))
+        if len(kinds) > 1:
+            sections.append(Section(f"By {column}", tables))
     largest = {what: max(row[f"n_{what}s"] for row in summary) for what in ("slice", "subject")}
     counted = " of ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in largest.items())
     area = (
         "Brackets: 95 % interval over subjects. Area: mean height of the curve over steps. Final: "
         "score at the end of the budget."
     )
-    shown = replace(results[0], subtitle=counted, notes=[area])
+    shown = replace(results[0], subtitle=counted, notes=[area, *results[0].notes])
     # One scan is shown that all policies have acquired.
     fewest = min({shard.policy: shard.positions for shard in plan.shards()}.values(), key=len)
     example = fewest[len(fewest) // 2]
@@ -269,12 +292,14 @@ def report(
     )
 
 
-def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Table:
-    """Rows of :func:`activemri.benchmark.statistics.summarise` in one metric.
+def result_table(
+    summary: Sequence[Row], *, metric: str, name: NameCell, ceilings: Sequence[Row] = ()
+) -> Table:
+    """Rows of :func:`activemri.benchmark.statistics.summarise` in one metric, and of `ceilings`.
 
-    The best competitor of each column is marked.
+    The best competitor of each column is marked; what is above its ceiling is named.
     """
-    rows = [row for row in summary if row["metric"] == metric]
+    rows = [row for row in (*summary, *ceilings) if row["metric"] == metric]
     labels = list(dict.fromkeys(row["reconstructor"] for row in rows))
     rows.sort(key=lambda row: labels.index(row["reconstructor"]))
     counted = len({row["n_slices"] for row in rows}) > 1
@@ -285,7 +310,8 @@ def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Tabl
         for quantity in _QUANTITIES:
             rivals = [one[quantity] for one in same if not one["bound"]]
             is_best = not row["bound"] and len(rivals) > 1 and row[quantity] == top(rivals)
-            value, ends = formatted(row[quantity], metric), _interval(row, f"{quantity}_", metric)
+            value, known = formatted(row[quantity], metric), row[quantity] is not None
+            ends = _interval(row, f"{quantity}_", metric) if known else ""
             line.append(Cell(value, ends, style="best" if is_best else ""))
         line += [row["n_slices"]] if counted else []
     heading = metric_name(metric)
@@ -298,6 +324,14 @@ def result_table(summary: Sequence[Row], *, metric: str, name: NameCell) -> Tabl
         lines,
         title=heading,
         subtitle=direction(metric),
+        notes=[
+            f"{one['policy']}, {row['reconstructor']}: {_QUANTITIES[one['quantity']]} "
+            f"{formatted(one['value'], metric)} is above the ceiling of its scans, "
+            f"{formatted(one['ceiling'], metric)}: this reconstructor does better without some "
+            "readouts than with all."
+            for row in rows
+            for one in row.get("above", ())
+        ],
     )
 
 
@@ -335,6 +369,30 @@ def comparison_table(comparisons: Sequence[Row], *, metric: str, name: NameCell)
         title=metric_name(metric),
         subtitle=direction(metric),
         notes=[few] if tested and smallest >= 0.05 else [],
+    )
+
+
+def training_table(rows: Sequence[Row], *, name: NameCell) -> Table:
+    """Rows of :meth:`activemri.benchmark.plan.Plan.trainings`."""
+
+    def number(value: float | None) -> Cell:
+        return Cell(_NONE if value is None else f"{value:,.0f}" if value >= 10 else f"{value:g}")
+
+    return Table(
+        ["policy", "taught by", "actions", "training subjects", "seconds"],
+        [
+            [
+                name(str(row["policy"])),
+                row["taught_by"] or _NONE,
+                *(number(row[entry]) for entry in ("actions", "subjects", "seconds")),
+            ]
+            for row in rows
+        ],
+        title="Cost of what was learned",
+        notes=[
+            "Actions: steps of the environment. Seconds: wall clock of learning, without "
+            "validations. A dash: the file has no record, or nothing acts to learn."
+        ],
     )
 
 

@@ -1,8 +1,9 @@
 """Intervals and tests on plain arrays whose values come in groups: the slices of one subject.
 
-Slices of one subject resemble each other, so the subject is the unit that is left out (jackknife)
-or whose sign is flipped (permutation test). Everything is vectorised over these. An interval needs
-no random numbers; permutation tests of many subjects take a generator.
+Slices of one subject resemble each other, so the subject is the unit: a mean is the mean of the
+subjects' means, whatever their numbers of slices; subjects are left out (jackknife), and their
+signs flipped (permutation test). Everything is vectorised over these. An interval needs no random
+numbers; permutation tests of many subjects take a generator.
 """
 
 from collections.abc import Sequence
@@ -55,26 +56,42 @@ def leave_one_out(n_subjects: int) -> Floats:
 
 
 def weighted_means(values: Floats, subjects: Codes, *, weights: Floats) -> Floats:
-    """Mean over slices for each weighting of the subjects, (n_weightings, n_columns).
+    """Mean of the subjects' means for each weighting of the subjects, (n_weightings, n_columns).
 
     Of values (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,), and weights
     (n_weightings, n_subjects), such as :func:`leave_one_out`.
     """
-    belongs = np.equal.outer(np.arange(weights.shape[1]), subjects).astype(np.float64)
-    means: Floats = (weights @ (belongs @ values)) / (weights @ belongs.sum(1))[:, None]
+    own_weights = slice_weights(subjects, weights=weights)
+    means: Floats = (own_weights @ values) / own_weights.sum(axis=1, keepdims=True)
     return means
 
 
-def interquartile_means(values: Floats, slice_weights: Floats) -> Floats:
+def slice_weights(subjects: Codes, *, weights: Floats) -> Floats:
+    """Weights of slices, a subject's own shared evenly among its slices: (n_weightings, n_slices).
+
+    Arguments as of :func:`weighted_means`.
+    """
+    counts = np.bincount(subjects, minlength=weights.shape[1])
+    return np.asarray((weights / counts)[:, subjects], np.float64)
+
+
+def subject_means(values: Floats, subjects: Codes) -> Floats:
+    """Mean of the subjects' means of each column, (n_columns,), of all subjects."""
+    everybody = np.ones((1, int(subjects.max()) + 1))
+    means: Floats = weighted_means(values, subjects, weights=everybody)[0]
+    return means
+
+
+def interquartile_means(values: Floats, weights: Floats) -> Floats:
     """Mean of the middle half of each column, (n_weightings, n_columns); edges count in part.
 
     With equal weights and a multiple of four values this is ``scipy.stats.trim_mean(values, 1/4)``.
     Values are (n_slices, n_columns), weights (n_weightings, n_slices), each row of positive sum.
     """
-    means = np.empty((len(slice_weights), values.shape[1]))
+    means = np.empty((len(weights), values.shape[1]))
     for place, column in enumerate(values.T):
         order = np.argsort(column, kind="stable")
-        upper = np.cumsum(slice_weights[:, order], axis=1)
+        upper = np.cumsum(weights[:, order], axis=1)
         upper /= upper[:, -1:]
         np.clip(upper, 0.25, 0.75, out=upper)
         # What lies between two neighbours of the clipped, cumulated weights is a value's share.
@@ -138,13 +155,13 @@ def _deviations(estimates: Floats) -> Floats:
 
 
 def mean_intervals(values: Floats, subjects: Codes, *, of_middle: bool = False) -> list[Interval]:
-    """Mean of each column (`of_middle`: its middle half) with its interval over subjects.
+    """Mean of subjects' means (`of_middle`: of the middle half) with its interval, by column.
 
     Values are (n_slices, n_columns), subjects 0 .. n_subjects - 1, (n_slices,).
     """
     weights = leave_one_out(int(subjects.max()) + 1)
     if of_middle:
-        return intervals(interquartile_means(values, weights[:, subjects]))
+        return intervals(interquartile_means(values, slice_weights(subjects, weights=weights)))
     return intervals(weighted_means(values, subjects, weights=weights))
 
 

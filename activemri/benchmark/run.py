@@ -22,21 +22,23 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
+import torch
 from numpy.typing import NDArray
 
 from activemri import files
 from activemri.agents.order import Order
 from activemri.agents.policy import Policy
-from activemri.agents.rollout import Episodes, rollout
+from activemri.agents.rollout import Episodes, rollout, start_scans
 from activemri.benchmark.cost import Costs, announcement
 from activemri.benchmark.plan import BenchmarkSettings, Plan, PolicyLike, ReconstructorLike, Shard
 from activemri.benchmark.report import Report, report
 from activemri.benchmark.savings import FEATURE, FittedRule, curves_of
-from activemri.benchmark.statistics import RETURN, TRAITS, higher_is_better
+from activemri.benchmark.statistics import CEILING, RETURN, TRAITS, higher_is_better
 from activemri.benchmark.tuning import Tuning
 from activemri.data.slices import SliceInfo
 from activemri.envs.protocol import ScanProtocol
 from activemri.envs.scan import State
+from activemri.envs.scanner import IDEAL
 from activemri.metrics import METRICS
 from activemri.options import Compute, RunOptions
 from activemri.progress import Progress
@@ -46,8 +48,8 @@ from activemri.stopping.rule import RuleKind, StoppingRule, fit_rule
 
 _SETTINGS = "settings.json"
 _WRITTEN = (
-    _SETTINGS, "parts", "quality", "orders", "tuning", "rules", "results.parquet", "summary.json",
-    "report.html", "episode.gif",
+    _SETTINGS, "parts", "ceilings", "quality", "orders", "tuning", "rules", "results.parquet",
+    "summary.json", "report.html", "episode.gif",
 )  # fmt: skip
 
 Item = TypeVar("Item")
@@ -135,7 +137,9 @@ def benchmark(
     (:class:`activemri.benchmark.plan.BenchmarkSettings`), but policies and reconstructors may be
     objects; with several workers they must be picklable. The table, of :func:`long_rows`, is what
     :func:`activemri.benchmark.statistics.summarise` and the other functions of that module,
-    :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take::
+    :mod:`activemri.benchmark.adaptivity` and :mod:`activemri.benchmark.figures` take; further
+    columns are ``ceiling``, the score with all readouts, ``phase`` of the slice, and ``content``
+    and ``protocol``, marks by which rows of other scans or processing are refused::
 
         import activemri as am
         from activemri.benchmark.statistics import summarise
@@ -264,11 +268,47 @@ def _play(plan: Plan) -> pd.DataFrame:
         for shard in _in_processes(plan, _play_shard, play, progress):
             n_done += len(shard.positions)
             progress.note(f"{n_done} of {n_scans} scans")
-    parts = [read_rows(one.part, one, plan.described(one)) for one in scored if one.part]
-    table = pd.concat(parts, ignore_index=True)
+    ceilings = list(plan.ceilings())
+    missing = [shard for shard in ceilings if not is_whole(shard)]
+    n_left = sum(len(shard.positions) for shard in missing)
+    with Progress("ceilings", n_left, unit="scan", show=bool(missing)) as progress:
+        for shard in missing:
+            assert shard.part is not None
+            _write_parquet(long_rows(_ceiling(plan, shard), shard, metric=plan.metric), shard.part)
+            progress(progress.at + len(shard.positions))
+    table, highest = (
+        pd.concat([read_rows(s.part, s, plan.described(s)) for s in own if s.part])
+        for own in (scored, ceilings)
+    )
+    keys = ["reconstructor", "metric", "volume", "slice"]
+    highest = highest[[*keys, "value"]].rename(columns={"value": "ceiling"})
+    table = table.merge(highest, on=keys, how="left")
+    marks = plan.contents()
+    scans = pd.DataFrame(
+        [(s.volume, s.index, s.phase, marks[s.volume]) for s in plan.scored.describe()],
+        columns=["volume", "slice", "phase", "content"],
+    )
+    table = table.merge(scans, on=["volume", "slice"], how="left")
+    table["protocol"] = plan.described_protocol
     for name in TRAITS:
         table[name] = table["policy"].map({p: getattr(t, name) for p, t in plan.traits.items()})
     return table
+
+
+def _ceiling(plan: Plan, shard: Shard) -> Episodes:
+    """Scores of a shard's scans with all of their readouts, as an ideal scanner measures them."""
+    scan = replace(plan.acquisitions[shard.reconstructor], scanner=IDEAL, budget=None)
+    slices = [plan.scored.dataset[position] for position in shard.positions]
+    state = start_scans(scan, slices, seed=shard.seed)
+    view = state.view
+    return Episodes(
+        policy=CEILING,
+        scans=tuple(plan.described(shard)),
+        start_mask=view.start_mask.cpu(),
+        actions=torch.empty((len(slices), 0), dtype=torch.int64),
+        n_acquired=view.n_measurable.cpu()[:, None],
+        scores={k: v.cpu() for k, v in scan.preview_masks(state, view.measurable[:, None]).items()},
+    )
 
 
 def read_rows(path: Path, shard: Shard, scans: Sequence[SliceInfo]) -> pd.DataFrame:
@@ -507,7 +547,11 @@ def _manifest(plan: Plan, played: Mapping[str, str]) -> dict[str, Any]:
     settings |= {"metric": plan.metric} | plan.fingerprint
     settings["protocol"].pop("reconstructor", None)  # its fingerprint tells it
     given: dict[str, Any] = json.loads(json.dumps(settings, default=str)) | {"contents": played}
-    parts = [path for name in ("parts", "quality") for path in (out / name).rglob("*.parquet")]
+    parts = [
+        path
+        for name in ("parts", "ceilings", "quality")
+        for path in (out / name).rglob("*.parquet")
+    ]
     parts += [path for name in ("orders", "tuning") for path in (out / name).rglob("*.json")]
     begun = (out / _SETTINGS).exists() and parts
     if plan.settings.run.overwrite or not begun:

@@ -1,9 +1,9 @@
 """Savings of stopping rules: against fixed budgets, and against a stop that knows the truth.
 
 Everything is computed from whole episodes (:class:`activemri.stopping.features.Curves`), in which
-it is known what stopping at any step would have given. The miss rate is the mean over units of the
-share of their slices that stop below the target, as conformal risk control bounds it; lines are
-means over slices. Intervals are over subjects.
+it is known what stopping at any step would have given. A unit misses with the share of its slices
+that stop below the target, as conformal risk control bounds it. Misses and lines are means of
+subjects' means, as everywhere (:mod:`activemri.benchmark.resampling`); intervals are over subjects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -111,8 +111,11 @@ def trade_off(fitted: FittedRule, stop: StopSettings) -> TradeOff | None:
     thresholds = np.append(values[places], np.inf)
     by_rule = np.stack([np.searchsorted(row, thresholds) for row in best])
     n_steps = best.shape[1]
-    found = outcomes(fitted.rule, fitted.curves, stop.unit, np.minimum(by_rule, n_steps - 1))
-    lines, missed = (np.split(each.mean(axis=0), [1, 2, 2 + n_steps]) for each in found)
+    used, losses = outcomes(fitted.rule, fitted.curves, stop.unit, np.minimum(by_rule, n_steps - 1))
+    subject, unit_subject = _subjects(fitted.curves, stop.unit)
+    cuts = [1, 2, 2 + n_steps]
+    lines = np.split(resampling.subject_means(used, subject), cuts)
+    missed = np.split(resampling.subject_means(losses, unit_subject), cuts)
     ways = zip(lines, missed, strict=True)
     return dict(zip(("chosen", "oracle", "fixed", "rule"), ways, strict=True))
 
@@ -122,7 +125,7 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
 
     Settings of the rule and, if it is not ``refused``:
 
-    - ``lines`` (mean), ``lines_q05``, ``lines_q95`` over slices;
+    - ``lines`` (mean of subjects' means), ``lines_q05``, ``lines_q95`` over slices;
     - ``miss`` with ``miss_lo``, ``miss_hi`` (over subjects, of arcsin(sqrt(miss)), whose spread
       depends least on the share itself; with units that are slices also Wilson's
       ``miss_wilson_lo``, ``_hi``, which takes slices for independent), and ``holds``: whether the
@@ -136,7 +139,7 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
       predicted and true scores over all steps; ``r2``: share of their variance that is predicted.
     """
     curves, rule = fitted.curves, fitted.rule
-    subject, unit = curves.units("subject"), curves.units(stop.unit)
+    subject, unit_subject = _subjects(curves, stop.unit)
     n_subjects = int(subject.max()) + 1
     row: dict[str, object] = {
         "policy": fitted.policy,
@@ -158,7 +161,10 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
     if np.isfinite(rule.threshold):
         row["threshold"] = rule.threshold
     lines, losses = outcomes(rule, curves, stop.unit)
-    mean_lines, miss = lines.mean(axis=0), losses.mean(axis=0)
+    weights = resampling.leave_one_out(n_subjects)
+    missed = resampling.weighted_means(losses, unit_subject, weights=weights)
+    used = resampling.weighted_means(lines, subject, weights=weights)
+    mean_lines, miss = used[0], missed[0]
     budget = 2 + int(cheapest(miss[None, 2:], miss[:1])[0])
     reached = bool(miss[budget] <= miss[0] + 1e-12)
     saved = mean_lines[budget] - mean_lines[0]
@@ -175,11 +181,6 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
         "oracle_miss": float(miss[1]),
         "share": float(saved / to_save) if reached and to_save > 0 else None,
     }
-    weights = resampling.leave_one_out(n_subjects)
-    unit_subject = np.zeros(len(losses), np.intp)
-    unit_subject[unit] = subject
-    missed = resampling.weighted_means(losses, unit_subject, weights=weights)
-    used = resampling.weighted_means(lines, subject, weights=weights)
     budgets = cheapest(missed[:, 2:], missed[:, 0])[:, None]
     less = np.take_along_axis(used[:, 2:], budgets, axis=1)[:, 0] - used[:, 0]
     angles = np.arcsin(np.sqrt(np.clip(missed[:, 0], 0, 1)))
@@ -196,7 +197,9 @@ def savings(fitted: FittedRule, stop: StopSettings) -> dict[str, object]:
         of_share = resampling.ratio_interval(np.stack([less, possible], axis=1))
         row |= {"share_lo": of_share.low, "share_hi": of_share.high}
     if stop.unit == "slice":
-        row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(float(miss[0]), len(losses))
+        row["miss_wilson_lo"], row["miss_wilson_hi"] = ends = wilson(
+            float(losses[:, 0].mean()), len(losses)
+        )
         low = ends[0] if low is None else min(low, ends[0])
     row |= {"holds": None if low is None else bool(low <= stop.alpha)}
     return row | (_accuracy(rule, curves) if rule.predictor.estimates == "score" else {})
@@ -211,6 +214,12 @@ def _accuracy(rule: StoppingRule, curves: Curves) -> dict[str, float | None]:
         "rank": None if np.isnan(rank) else rank,
         "r2": float(1 - wrong.mean() / variance) if variance > 0 else None,
     }
+
+
+def _subjects(curves: Curves, unit: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Numbers of the subjects of episodes, and of units."""
+    subject = curves.units("subject")
+    return subject, subject[np.unique(curves.units(unit), return_index=True)[1]]
 
 
 def cheapest(fixed_misses: Floats, allowed: Floats) -> NDArray[np.intp]:
@@ -272,7 +281,7 @@ def stopping_table(rows: Sequence[Row], stop: StopSettings, *, words: Sequence[s
         subtitle=f"alpha {stop.alpha:g}, predictor {stop.predictor}",
         notes=[
             *refused,
-            "Missed: share of slices stopped below the target, mean over units. Lines: mean, start "
+            "Missed: share of slices stopped below the target, subjects first. Lines: mean, start "
             "included. Fixed: smallest budget for all that misses no more often, chosen with "
             "hindsight on these very scans. Saved: lines against it. Oracle: stops when the target "
             "is truly reached. Share: saved over what the oracle saves. Error: of predictions near "

@@ -3,11 +3,13 @@
 The table has one row per policy, reconstructor, volume, slice, seed, step and metric: ``COLUMNS``.
 Oracles are bounds, never competitors. Step 0 is before the first action. An episode that ends early
 keeps its last score up to the last step of the table, so that stopping early is neither punished
-nor rewarded by a shorter average. Seeds are averaged per slice first; then the mean runs over
-slices, and the intervals over subjects (:func:`activemri.benchmark.resampling.intervals`). A row
-never depends on which other policies are in the table (the Holm correction apart, which must).
+nor rewarded by a shorter average. Seeds are averaged per slice first, then the slices of each
+subject; the mean and its interval run over subjects, each of equal weight
+(:mod:`activemri.benchmark.resampling`). A row never depends on which other policies are in the
+table (the Holm correction apart, which must).
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +18,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from activemri.benchmark.resampling import (
+    EXACT_SUBJECTS,
+    Codes,
     Floats,
     holm,
     mean_intervals,
     sign_flip_p_value,
     smallest_p_value,
+    subject_means,
+    weighted_means,
 )
 from activemri.metrics import find_metric
 
+#: Stands for a policy that acquires everything: what its reconstructor makes of a scan at best.
+CEILING = "all readouts (ceiling)"
 #: The metric of what a scan gained less what its actions cost.
 RETURN = "return"
 
@@ -34,6 +42,7 @@ COLUMNS = [*EPISODE, "subject", "contrast", "step", "n_acquired", "value", *TRAI
 _SLICE = ["policy", "reconstructor", "metric", "volume", "slice", "subject", "contrast"]
 _RESULT = ["policy", "reconstructor", "metric"]
 _QUANTITIES = ["auc", "final"]
+_ROUNDING = 1e-6  # scores that differ by a smaller share are one score
 
 
 def higher_is_better(metric: str) -> bool:
@@ -81,8 +90,8 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
         Columns of ``EPISODE`` with subject, contrast; then (n_episodes, budget + 1) each.
 
     Raises:
-        ValueError: a column is missing, a value is empty or not finite, or the steps of an
-            episode are not 0, 1, 2, ... once each.
+        ValueError: a column is missing, a value is empty or not finite, the steps of an episode
+            are not 0, 1, 2, ... once each, or rows used different data or processing.
     """
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
@@ -92,6 +101,8 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
     empty = [column for column in COLUMNS if table[column].isna().any()]
     if empty:
         raise ValueError(f"the results table has empty or NaN entries in the columns {empty}")
+    if (differing := _differing(table)) is not None:
+        raise ValueError(f"rows of the table cannot be compared: {differing}")
     infinite = table[np.isinf(table["value"].to_numpy(np.float64))]
     if len(infinite):
         first = infinite.iloc[0][EPISODE].to_dict()
@@ -119,6 +130,24 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
     )
 
 
+def _differing(table: pd.DataFrame) -> str | None:
+    """What rows of several runs do not share, in words; None where all is shared or unknown."""
+    if "protocol" in table and len(found := table["protocol"].dropna().unique()) > 1:
+        first, second = (json.loads(one) for one in found[:2])
+        names = [n for n in {**first, **second} if first.get(n) != second.get(n)]
+        words = (
+            f"{n} is {first.get(n, 'the default')} and {second.get(n, 'the default')}"
+            for n in names
+        )
+        return f"other processing: {'; '.join(words)}. Play them under one protocol"
+    if "content" in table:
+        scans = table[["volume", "content"]].drop_duplicates().dropna()
+        if len(twice := scans[scans["volume"].duplicated()]):
+            name = twice["volume"].iloc[0]
+            return f"other data: the scan {name} of some rows has other samples than that of others"
+    return None
+
+
 def slice_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Area under the curve (``auc``) and score at the budget (``final``) of every slice.
 
@@ -141,14 +170,15 @@ def summarise(table: pd.DataFrame) -> list[dict[str, object]]:
     """Rows of ``summary.json``: each policy with each reconstructor in each metric.
 
     Returns:
-        Dictionaries ready for JSON. ``auc`` and ``final`` are means over slices, ``auc_iqm`` and
-        ``final_iqm`` means of the middle half of the slices, ``_lo`` and ``_hi`` the ends of
-        their intervals over subjects; ``no_interval`` says why they are None.
+        Dictionaries ready for JSON. ``auc`` and ``final`` are means of subjects' means,
+        ``auc_iqm`` and ``final_iqm`` means of the middle half of the slices, each subject's of
+        equal weight in sum, ``_lo`` and ``_hi`` the ends of their intervals over subjects;
+        ``no_interval`` says why they are None.
     """
     rows: list[dict[str, object]] = []
     bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table), _RESULT):
-        values, subjects = part[_QUANTITIES].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
+        values, subjects = part[_QUANTITIES].to_numpy(), subject_codes(part)
         area, final = mean_intervals(values, subjects)
         middle_area, middle_final = mean_intervals(values, subjects, of_middle=True)
         rows.append(
@@ -166,6 +196,42 @@ def summarise(table: pd.DataFrame) -> list[dict[str, object]]:
                 "higher_is_better": higher_is_better(str(group["metric"])),
             }
         )
+    return rows
+
+
+def ceilings(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Mean scores with all readouts, ready for JSON; none for a table without the column ceiling.
+
+    Returns:
+        Dictionaries for each reconstructor and metric, as of :func:`summarise`, without an area
+        (None; the final score too, if it is not finite: no error at all). ``above``: policies
+        whose mean area or final score is better than the mean ceiling of their scans, with
+        ``quantity``, ``value``, ``ceiling``.
+    """
+    rows: list[dict[str, object]] = []
+    if "ceiling" not in table:
+        return rows
+    keys = ["reconstructor", "metric", "volume", "slice"]
+    of_scans = table[[*keys, "subject", "ceiling"]].dropna().drop_duplicates(keys)
+    scores = slice_scores(table).merge(of_scans.drop(columns="subject"), on=keys)
+    for group, part in groups(of_scans, ["reconstructor", "metric"]):
+        metric, subjects = str(group["metric"]), subject_codes(part)
+        sign, above = 1 if higher_is_better(metric) else -1, []
+        same = (scores["reconstructor"] == group["reconstructor"]) & (scores["metric"] == metric)
+        for policy, own in groups(scores[same], ["policy"]):
+            values = own[[*_QUANTITIES, "ceiling"]].to_numpy()
+            *reached, ceiling = subject_means(values, subject_codes(own)).tolist()
+            above += [
+                policy | {"quantity": quantity, "value": value, "ceiling": ceiling}
+                for quantity, value in zip(_QUANTITIES, reached, strict=True)
+                if sign * (value - ceiling) > _ROUNDING * abs(value)
+            ]
+        values = part[["ceiling"]].to_numpy(np.float64)
+        row = {"policy": CEILING, **group, "bound": True, "above": above}
+        row |= {q + end: None for q in _QUANTITIES for end in ("", "_lo", "_hi")}
+        if np.isfinite(values).all():
+            row |= mean_intervals(values, subjects)[0].named("final")
+        rows.append(row | {"n_subjects": int(subjects.max()) + 1, "n_slices": len(part)})
     return rows
 
 
@@ -198,10 +264,10 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[str, object]]:
     """Paired comparison of every policy with the reference policy, ready for JSON.
 
-    ``difference`` is a mean over slices, ``lo`` and ``hi`` are the ends of its interval over
+    ``difference`` is a mean of subjects' means, ``lo`` and ``hi`` are the ends of its interval over
     subjects (``better`` is None for no difference); ``p`` comes from flipping the signs of the
     subjects' mean differences (:func:`activemri.benchmark.resampling.sign_flip_p_value`, which
-    draws signs by the seed where subjects are many). ``p_holm`` is
+    draws signs by the seed where subjects are many; else it is ``exact``). ``p_holm`` is
     corrected over the policies of one reconstructor, metric and quantity ("auc" or "final"); bounds
     are left out of it (None). ``p_smallest`` is the least p that so many subjects can give: where
     it exceeds 0.05 nothing can be called significant.
@@ -213,10 +279,11 @@ def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[
         for quantity in _QUANTITIES:
             tests: list[dict[str, Any]] = []
             for one, part in groups(members, ["policy"]):
-                subjects = pd.factorize(part["subject"], sort=True)[0]
+                subjects = subject_codes(part)
                 gains = part[[quantity]].to_numpy()
                 (found,) = mean_intervals(gains, subjects)
-                means = np.bincount(subjects, weights=gains[:, 0]) / np.bincount(subjects)
+                each = np.eye(int(subjects.max()) + 1)
+                means = weighted_means(gains, subjects, weights=each)[:, 0]
                 tests.append(
                     {
                         "p_holm": None,
@@ -230,6 +297,7 @@ def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[
                         "better": None if found.value == 0 else sign * found.value > 0,
                         "p": sign_flip_p_value(means, rng=np.random.default_rng(seed)),
                         "p_smallest": smallest_p_value(len(means)),
+                        "exact": len(means) <= EXACT_SUBJECTS,
                         "n_subjects": len(means),
                         "n_slices": len(part),
                         "bound": one["policy"] in bounds,
@@ -244,14 +312,14 @@ def compare(table: pd.DataFrame, reference: str, *, seed: int = 0) -> list[dict[
 
 
 def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Spread between trainings, or draws: of the means over scans of each seed, ready for JSON.
+    """Spread between trainings, or draws: of the means over subjects of each seed, ready for JSON.
 
     One row per policy with several seeds, reconstructor, metric and quantity; ``sd`` has n - 1 in
     the denominator.
     """
     rows: list[dict[str, object]] = []
     for result, part in groups(seed_scores(table), _RESULT):
-        means = part.groupby("seed")[_QUANTITIES].mean()
+        means = part.groupby(["seed", "subject"])[_QUANTITIES].mean().groupby("seed").mean()
         if len(means) < 2:
             continue
         for quantity, column in means.items():
@@ -273,9 +341,10 @@ def seed_spread(table: pd.DataFrame) -> list[dict[str, object]]:
 def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dict[str, object]]:
     """Lines to acquire until a score is reached, which is given by metric; rows ready for JSON.
 
-    ``share`` of the episodes reached it; in the ``median`` one that did not counts as more than any
-    other (None if it falls among those), in ``mean_at_least`` with the lines that it had acquired
-    at the end: a lower bound unless ``share`` is 1.
+    ``share`` of the episodes reached it, and ``mean_at_least`` is the mean of their lines, where
+    one that did not counts with those that it had acquired at the end: a lower bound unless
+    ``share`` is 1; both are means of subjects' means. In the ``median`` over episodes one that did
+    not counts as more than any other (None if it falls among those).
     """
     episodes, paths, n_acquired = trajectories(table)
     metrics = episodes["metric"].astype(str)
@@ -287,13 +356,16 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
     rows: list[dict[str, object]] = []
     for group, part in groups(found[metrics.isin(list(scores))], _RESULT):
         median = float(np.median(part["lines"].where(part["reached"], np.inf)))
+        known = part["lines"].where(part["reached"], part["end"])
+        values = np.stack([part["reached"], known], axis=1).astype(np.float64)
+        share, mean = subject_means(values, subject_codes(part)).tolist()
         rows.append(
             {
                 **group,
                 "score": float(scores[str(group["metric"])]),
-                "share": float(part["reached"].mean()),
+                "share": share,
                 "median": median if np.isfinite(median) else None,
-                "mean_at_least": float(part["lines"].where(part["reached"], part["end"]).mean()),
+                "mean_at_least": mean,
                 "n_episodes": len(part),
             }
         )
@@ -303,8 +375,8 @@ def lines_to_reach(table: pd.DataFrame, scores: Mapping[str, float]) -> list[dic
 def score_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Mean score after every step with its interval, for plots.
 
-    Columns policy, reconstructor, metric, step, n_acquired (mean over slices), score, lo, hi (NaN
-    with too few subjects).
+    Columns policy, reconstructor, metric, step, n_acquired (mean as the score's), score, lo, hi
+    (NaN with too few subjects).
     """
     episodes, scores, n_acquired = trajectories(table)
     steps = range(scores.shape[1])
@@ -313,18 +385,23 @@ def score_curves(table: pd.DataFrame) -> pd.DataFrame:
     means = episodes.join(wide).groupby(_SLICE, observed=True, sort=False)[[*wide]].mean()
     parts = []
     for group, part in groups(means.reset_index(), _RESULT):
-        values, subjects = part[heights].to_numpy(), pd.factorize(part["subject"], sort=True)[0]
-        intervals = mean_intervals(values, subjects)
+        subjects = subject_codes(part)
+        intervals = mean_intervals(part[heights].to_numpy(), subjects)
         curve = {
             **group,
             "step": steps,
-            "n_acquired": part[lines].mean().to_numpy(),
+            "n_acquired": subject_means(part[lines].to_numpy(), subjects),
             "score": [interval.value for interval in intervals],
             "lo": np.array([interval.low for interval in intervals], np.float64),
             "hi": np.array([interval.high for interval in intervals], np.float64),
         }
         parts.append(pd.DataFrame(curve))
     return pd.concat(parts, ignore_index=True)
+
+
+def subject_codes(frame: pd.DataFrame) -> Codes:
+    """Numbers of the subjects of its rows, 0 .. n_subjects - 1 in their order as text."""
+    return np.asarray(pd.factorize(frame["subject"], sort=True)[0])
 
 
 def groups(

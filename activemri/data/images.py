@@ -18,7 +18,7 @@ from torch import Tensor
 
 from activemri.data.formats.stored import refuse_unusable
 from activemri.data.readers import Volume
-from activemri.data.slices import Slice, SliceList
+from activemri.data.slices import ACQUIRED, SYNTHETIC, Slice, SliceList
 from activemri.data.standard import to_matrix
 from activemri.metrics import SSIM_WINDOW
 from activemri.metrics.reference import center_crop
@@ -91,11 +91,12 @@ def slices_of_images(
         )
     slices = []
     for position, (image, subject) in enumerate(zip(stack, owners, strict=True)):
-        processing: tuple[str, ...] = ()
+        processing, phase = tuple[str, ...](), ACQUIRED
         if not image.is_complex():
             sigma = NOISE * float(image.max())
             image = with_synthetic_phase(image, sigma=sigma, name=name, index=position)
             processing = ("magnitude only: added a synthetic smooth phase and complex noise",)
+            phase = SYNTHETIC
         target = image.abs()
         scan = Slice(
             fourier.fft2(image)[None],
@@ -106,6 +107,7 @@ def slices_of_images(
             volume_max=float(target.max()),
             measured=torch.ones(image.shape, dtype=torch.bool),
             processing=processing,
+            phase=phase,
         )
         slices.append(scan if matrix_size is None else to_matrix(scan, matrix_size))
     return SliceList(slices, name)

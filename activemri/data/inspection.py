@@ -204,6 +204,7 @@ def write_card(settings: CardSettings) -> str:
         "## Contrasts\n\n" + _stratification(rows, "contrast", lambda r: r.entry.volume.contrast),
         "## Field strengths\n\n" + _stratification(rows, "tesla", tesla),
         "## Scanners\n\n" + _stratification(rows, "scanner", lambda r: r.entry.volume.scanner),
+        "## Phase\n\n" + _stratification(rows, "phase", lambda r: r.entry.volume.phase),
         "## Before you train\n\n" + _advice(rows),
         "## Left out\n\n" + ("\n".join(left_out) or "Nothing."),
     ]
@@ -217,7 +218,7 @@ def write_card(settings: CardSettings) -> str:
 def _kind(row: Row) -> str:
     volume = row.entry.volume
     simulated = f" (simulated {volume.simulated})" if volume.simulated else ""
-    return row.entry.reader.name + " (magnitude only)" * volume.magnitude_only + simulated
+    return f"{row.entry.reader.name} ({volume.phase}){simulated}"
 
 
 def _split_lines(rows: Sequence[Row]) -> list[tuple[str, int, int, int]]:

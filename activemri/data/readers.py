@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from activemri.data.slices import Slice, measured_samples
+from activemri.data.slices import ACQUIRED, Slice, measured_samples
 from activemri.data.standard import magnitude_reference
 
 #: Environment variables, and what they are by default: slices of a volume, pixels of a slice, and
@@ -290,6 +290,7 @@ class Volume:
     scanner: str = "unknown"  # maker and model
     split: str | None = None  # that the file itself names
     magnitude_only: bool = False
+    phase: str = ACQUIRED  # as of slices
     simulated: str | None = None  # what of the samples no scanner has measured, e.g. "coils"
     largest: float | None = None  # stored magnitude, where the reader needs it
     target: str = "combined"  # what references are, one of `data.slices.TARGETS`; "own": others
@@ -342,6 +343,7 @@ class Volume:
             processing=processing,
             sensitivity=sensitivity,
             label=label,
+            phase=self.phase,
         )
 
 

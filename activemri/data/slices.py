@@ -10,6 +10,11 @@ from torch import Tensor
 #: References of several coils, see :func:`activemri.data.standard.magnitude_reference`.
 TARGETS = COMBINED, RSS = "combined", "rss"
 
+#: Where the phase of samples comes from. Results on magnitudes do not hold for acquired data
+#: (Shimron et al., PNAS 2022): tables keep them apart.
+ACQUIRED, PHANTOM = "acquired complex", "phantom"
+SYNTHETIC, BARE = "magnitude with synthetic phase", "magnitude without phase"
+
 
 @dataclass(frozen=True, eq=False)
 class Slice:
@@ -41,6 +46,7 @@ class Slice:
     processing: tuple[str, ...] = ()  # what was done to the stored data, in order
     roi: Tensor | None = None  # region of interest, bool like the target
     label: Tensor | None = None  # what a downstream network should find; None: the target itself
+    phase: str = "unknown"  # ACQUIRED (raw, or complex images), SYNTHETIC, BARE or PHANTOM
 
     def __post_init__(self) -> None:
         if self.kspace.ndim != 3 or not self.kspace.is_complex():
@@ -123,6 +129,7 @@ class SliceInfo:
     n_coils: int
     field_strength: float | None = None
     scanner: str = "unknown"
+    phase: str = "unknown"
 
 
 class SliceList:
@@ -160,4 +167,5 @@ class SliceList:
             n_coils=scan.n_coils,
             field_strength=scan.field_strength,
             scanner=scan.scanner,
+            phase=scan.phase,
         )

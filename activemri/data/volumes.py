@@ -143,6 +143,7 @@ class VolumeDataset:
             n_coils=volume.n_coils,
             field_strength=volume.field_strength,
             scanner=volume.scanner,
+            phase=volume.phase,
         )
 
     def marks(self, positions: Sequence[int], *, anew: bool) -> list[str]:

@@ -47,6 +47,7 @@ ILLEGAL = -1e10
 class DoubleDQN:
     """Double DQN of what the scan shows: SS-DDQN."""
 
+    taught_by: ClassVar[str] = "reinforcement learning"
     steps_are_actions: ClassVar[bool] = True
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""

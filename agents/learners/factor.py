@@ -16,7 +16,7 @@ the model is a fixed order by mean energy.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ _SMALLEST = 1e-3  # variance of an action's own: nothing is known exactly
 class Factor:
     """The action of largest expected energy, by a factor model of what was acquired."""
 
+    taught_by: ClassVar[str] = "fitted"
     max_steps: int = 40
     """Most factors; each is a step."""
     scans: int = 2000

@@ -22,7 +22,7 @@ sees features of lines. A step is one scan, from its start to its end.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from activemri.envs.scan import IDLE, STOP, State
 class GreedyPG:
     """Policy gradient whose rewards are one action ahead, or the whole scan."""
 
+    taught_by: ClassVar[str] = "reinforcement learning"
     max_steps: int = 320
     """Scans to learn from; schedules end there."""
     horizon: Literal["greedy", "full"] = "greedy"

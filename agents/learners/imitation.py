@@ -16,7 +16,7 @@ step is one of gradient descent.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ _GAINS_WEIGHT = 0.3
 class Imitation:
     """Predicts what each line gains, taught by the one-step oracle."""
 
+    taught_by: ClassVar[str] = "imitation of an oracle"
     max_steps: int = 1500
     """Steps of gradient descent; schedules end there."""
     demonstrations: str = ""

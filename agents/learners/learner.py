@@ -66,7 +66,8 @@ class Learner(Protocol):
 class LearnerSettings(Protocol):
     """Settings of an algorithm: a frozen dataclass whose defaults work; `max_steps` end it.
 
-    With a class attribute ``steps_are_actions = True``, validations are in proportion to them.
+    With a class attribute ``steps_are_actions = True``, validations are in proportion to them. A
+    class attribute ``taught_by`` says in tables how it learns, e.g. "reinforcement learning".
     """
 
     @property

@@ -14,6 +14,7 @@ The result is an order, which every scan follows. A step is one of gradient desc
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from activemri.reconstruction.zero_filled import ZeroFilled
 class Loupe:
     """The best fixed order, by gradients through the reconstructor."""
 
+    taught_by: ClassVar[str] = "gradients through the reconstructor"
     max_steps: int = 600
     """Steps of gradient descent; schedules end there."""
     lr: float = 0.1

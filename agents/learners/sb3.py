@@ -39,6 +39,7 @@ from activemri.agents.sb3 import (
 class SB3Settings:
     """Settings that all these algorithms share."""
 
+    taught_by: ClassVar[str] = "reinforcement learning"
     steps_are_actions: ClassVar[bool] = True
     max_steps: int = 20_000
     """Actions to learn from; schedules end there."""

@@ -20,7 +20,7 @@ rounds have been trained. A step is one of gradient descent.
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from activemri.envs.scan import State
 class StraightThrough:
     """Adaptive VarNet's policy: gradients through the reconstructor at one look."""
 
+    taught_by: ClassVar[str] = "gradients through the reconstructor"
     max_steps: int = 600
     """Steps of gradient descent; schedules end there."""
     rounds: int = 1

@@ -1,11 +1,13 @@
 """Training a policy: what it refuses, what it keeps, when it stops, and how it goes on."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -14,8 +16,9 @@ import pytest
 import torch
 
 from activemri import cli
-from activemri.agents import learners
+from activemri.agents import learners, training
 from activemri.agents.heuristic import low_frequency_first
+from activemri.agents.learners import LEARNERS
 from activemri.agents.learners.ddqn import DoubleDQN
 from activemri.agents.learners.learner import LearnerSettings, Problem, Report, silent
 from activemri.agents.networks import LearnedPolicy
@@ -197,6 +200,34 @@ def test_a_resumed_training_ends_as_the_uninterrupted_one(tmp_path: Path) -> Non
     states = [tmp_path / name / "run" / "last.pt" for name in ("whole", "halves")]
     ours, theirs = (torch.load(path, weights_only=True)["trainee"] for path in states)
     torch.testing.assert_close(ours["policy"], theirs["policy"], rtol=0, atol=0)
+
+
+def test_a_checkpoint_records_what_taught_it_and_a_resumed_one_all_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    fake = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr(training, "time", fake)
+    whole = settings(tmp_path / "whole", Scripted(good=(6,)), validate_every=2)
+    made = make_policy(trained(whole).checkpoint)
+    record = {"taught_by": "learned", "subjects": 4, "seconds": 4.0, "actions": None}
+    assert made.info["training"] == record  # type: ignore[attr-defined]
+    halves = settings(tmp_path / "halves", Scripted(good=(6,)), validate_every=2)
+
+    def interrupt(step: int, score: float) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(halves, validation=VALIDATION, on_validation=interrupt)
+    again = make_policy(trained(resumed(halves)).checkpoint)
+    assert again.info["training"] == record  # type: ignore[attr-defined]
+
+
+def test_every_algorithm_says_how_it_teaches() -> None:
+    taught = {name: getattr(learners.find_learner(name), "taught_by", None) for name in LEARNERS}
+    assert taught["imitation"] == "imitation of an oracle"
+    assert taught["ddqn"] == taught["ppo"] == "reinforcement learning" and all(taught.values())
 
 
 def test_a_taken_folder_and_other_settings_are_refused(tmp_path: Path) -> None:

@@ -117,10 +117,19 @@ def test_room_that_may_be_nothing_gives_no_ratio() -> None:
     assert row["reason"] == "the oracle is not clearly above the best fixed order"
 
 
-def test_one_subject_has_a_share_and_no_interval() -> None:
+def test_one_subject_has_a_gain_and_no_share_for_its_gap_has_no_interval() -> None:
     row = row_of(gaps_closed(sloped({**SLOPES, "ours": 0.03}, n_subjects=1)), "ours", "auc")
-    assert row["closed"] == pytest.approx(0.25)
-    assert row["closed_lo"] is None and row["reason"] == "too few subjects"
+    assert row["gain"] == pytest.approx(0.01 * BUDGET / 2 * 1.25) and row["gain_lo"] is None
+    assert row["closed"] is None and row["reason"] == "too few subjects"
+
+
+@pytest.mark.parametrize(("spread", "certain"), [(0.2, True), (0.6, False)])
+def test_a_share_needs_a_gap_of_three_half_widths(spread: float, certain: bool) -> None:
+    room = 1 + spread * np.array([-1, 1] * 6)
+    policy, order = np.full((12, 1), 0.5), np.zeros((12, 1))
+    row: Row = gap_closed(policy, room, order, names=["lbcs"], subjects=np.arange(12))
+    assert row["room_lo"] > 0 and (row["closed"] is not None) == certain
+    assert (row["room"] >= 1.5 * (row["room_hi"] - row["room_lo"])) == certain
 
 
 def test_only_scans_that_all_have_acquired_count() -> None:
@@ -138,8 +147,12 @@ def test_the_screened_oracle_bounds_where_no_exact_one_was_played() -> None:
     assert (both["oracle"], both["closed"]) == ("oracle", pytest.approx(0.25))
 
 
-def test_without_an_oracle_or_an_order_there_are_no_gaps() -> None:
-    assert gaps_closed(sloped({"lbcs": 0.02, "ours": 0.03})) == []
+def test_without_an_oracle_there_are_gains_alone_and_without_an_order_nothing() -> None:
+    table = sloped({"lbcs": 0.02, "ours": 0.03})
+    row = row_of(gaps_closed(table), "ours", "auc")
+    assert row["gain"] > 0 and row["oracle"] is row["room"] is row["closed"] is None
+    text = worth_table(table, worth(table, "ssim"), "unet", metric="ssim", name_cell=Cell).text()
+    assert "area gain" in text and "share of" not in text and "None" not in text
     assert gaps_closed(sloped({"oracle": 0.05, "ours": 0.03})) == []
 
 
@@ -374,8 +387,9 @@ def test_a_table_without_actions_or_traits_is_refused() -> None:
 
 
 def gap(**changes: Any) -> Row:
-    row = {"metric": "ssim", "gain": 0.01, "closed": 0.25, "closed_lo": 0.1, "closed_hi": 0.4}
-    return {**row, "reason": None, **changes}
+    row = {"metric": "ssim", "gain": 0.01, "gain_lo": 0.002, "gain_hi": 0.018}
+    row |= {"closed": 0.25, "closed_lo": 0.1, "closed_hi": 0.4}
+    return {**row, "room": 0.04, "room_lo": 0.01, "room_hi": 0.07, "reason": None, **changes}
 
 
 @pytest.mark.parametrize(
@@ -384,13 +398,18 @@ def gap(**changes: Any) -> Row:
         (gap(), "25 %", "10 %, 40 %"),
         (gap(closed=-0.2, closed_lo=-0.5, closed_hi=0.1), "\u221220 %", "\u221250 %, 10 %"),
         (gap(closed=-17.0, closed_lo=-34.0, closed_hi=-9.0), "< \u2212100 %", ""),
-        (gap(closed=None, closed_lo=None, closed_hi=None, reason="no room"), "no room", ""),
+        (
+            gap(closed=None, closed_lo=None, closed_hi=None, reason="uncertain"),
+            "gap too uncertain: +0.0400",
+            "+0.0100, +0.0700",
+        ),
         (gap(closed_lo=None, closed_hi=None, reason="one subject"), "25 %", ""),
     ],
 )
 def test_shares_are_shown_without_wild_numbers(row: Row, value: str, interval: str) -> None:
-    cell = adaptivity._gap_cell(row)
-    assert (cell.value, cell.interval, cell.small[-1]) == (value, interval, "gain +0.0100")
+    cell, gain = adaptivity._share_cell(row), adaptivity._gain_cell(row)
+    assert (cell.value, cell.interval) == (value, interval)
+    assert (gain.value, gain.interval) == ("+0.0100", "+0.0020, +0.0180")
 
 
 def test_the_table_has_a_line_for_every_policy_and_says_the_best_fixed_order_and_why(
@@ -401,7 +420,9 @@ def test_the_table_has_a_line_for_every_policy_and_says_the_best_fixed_order_and
     text = worth_table(table, found, "unet", metric="ssim", name_cell=Cell).text()
     for policy in (*SLOPES, "ours"):
         assert re.search(rf"^{policy} ", text, re.MULTILINE)
-    assert "area closed" in text and "final closed" in text and "return" not in text
+    assert "area gain" in text and "final gain" in text and "return" not in text
+    assert "area: share of one-step oracle" in text
+    assert "final: share of exchange oracle" in text
     assert re.search(r"Best fixed order, area: lbcs \(best mean of the 2 fixed orders on ", text)
-    assert "ours, area closed by each seed: 25 %, 50 %." in text
+    assert "ours, share of the area by each seed: 25 %, 50 %." in text
     assert not re.search(r"\b(nan|None)\b", text)

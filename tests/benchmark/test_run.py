@@ -107,6 +107,51 @@ def test_orders_repeat_and_re_acquire_where_the_scanner_lets_them(tmp_path: Path
     assert len(list((tmp_path / "b" / "orders").iterdir())) == 1
 
 
+def test_every_row_has_the_score_of_all_readouts_which_is_computed_once(tmp_path: Path) -> None:
+    given = settings(tmp_path, protocol={"budget": 20, "scanner": "noisy"})
+    table = run_benchmark(given).table
+    own = table[table["metric"] == "ssim"]
+    assert own["ceiling"].to_numpy() == pytest.approx(1)  # zero-filled images of ideal samples
+    assert set(table["phase"]) == {"phantom"}
+    (file,) = (tmp_path / "ceilings").rglob("*.parquet")
+    before = file.stat().st_mtime_ns
+    again = run_benchmark(replace(given, policies=(*HEURISTICS, "equispaced")))
+    assert file.stat().st_mtime_ns == before and again.table["ceiling"].notna().all()
+    assert "all readouts (ceiling) (bound)" in str(again)
+    file.unlink()
+    assert run_benchmark(given).table.equals(table)
+
+
+def test_rows_of_other_data_or_processing_are_refused_with_the_reason() -> None:
+    def play(*policies: str, **changes: Any) -> pd.DataFrame:
+        protocol = replace(PROTOCOL, **changes)
+        return benchmark(protocol, policies=policies, max_slices=2)
+
+    first = play("random")
+    assert summarise(pd.concat([first, play("equispaced")]))
+    with pytest.raises(ValueError, match="n_center_lines is 4 and 6"):
+        summarise(pd.concat([first, play("equispaced", n_center_lines=6)]))
+    other = play("equispaced")
+    other["content"] = "another"
+    with pytest.raises(ValueError, match="other data: the scan phantom-"):
+        summarise(pd.concat([first, other]))
+
+
+def test_an_order_is_shown_with_its_cost_and_warned_of_where_learned_for_another_reconstructor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = run_benchmark(settings(tmp_path / "a", policies=("lbcs",)))
+    (row,) = outcome.report.content["training"]
+    assert (row["policy"], row["taught_by"], row["subjects"]) == ("lbcs", "fitted", 2)
+    learned = Order.load(tmp_path / "a" / "orders" / "lbcs-zero-filled.json")
+    path = replace(learned, reconstructor="UNet", info={}).save(tmp_path / "mine")
+    page = run_benchmark(settings(tmp_path / "b", policies=(str(path),))).report
+    assert "mine was learned for UNet, and is played with zero-filled" in caplog.text
+    assert page.content["training"][0]["seconds"] is None
+    table = next(one for one in page.sections if one.title == "Training").blocks[0]
+    assert "None" not in table.text()  # type: ignore[union-attr]
+
+
 def test_seeds_are_for_policies_that_draw_and_change_these_alone(tmp_path: Path) -> None:
     first = run_benchmark(settings(tmp_path / "a", n_seeds=2)).table
     other = run_benchmark(settings(tmp_path / "b", seed=1)).table

@@ -136,14 +136,32 @@ def test_too_few_subjects_give_no_interval_and_the_reason(n_subjects: int) -> No
     assert statistics.compare(table, "lbcs")[0]["p"] == 2.0 ** (1 - n_subjects)
 
 
-def test_weighted_means_equal_a_loop_over_the_subjects_that_are_left(
+def test_weighted_means_are_means_of_the_means_of_the_subjects_that_are_left(
     rng: np.random.Generator,
 ) -> None:
     subjects = np.array([0, 0, 1, 2, 2, 2, 3])
     values = rng.normal(size=(7, 2))
     means = resampling.weighted_means(values, subjects, weights=resampling.leave_one_out(4))
-    left = [values, *(values[subjects != subject] for subject in range(4))]
-    np.testing.assert_allclose(means, [own.mean(axis=0) for own in left])
+    own = np.array([values[subjects == subject].mean(axis=0) for subject in range(4)])
+    left = [own, *(np.delete(own, subject, axis=0) for subject in range(4))]
+    np.testing.assert_allclose(means, [some.mean(axis=0) for some in left])
+    np.testing.assert_allclose(resampling.subject_means(values, subjects), own.mean(axis=0))
+
+
+def test_slices_that_are_added_to_one_subject_alone_leave_its_weight_as_it_was() -> None:
+    table = table_of(rising, n_seeds=1)
+    more = table[table["subject"] == "s1"]
+    grown = pd.concat([table, more.assign(slice=more["slice"] + 10)])
+    before, after = (statistics.summarise(one) for one in (table, grown))
+    assert [one["auc"] for one in after] == pytest.approx([one["auc"] for one in before])
+    assert [one["auc_hi"] for one in after] == pytest.approx([one["auc_hi"] for one in before])
+    assert [one["auc_iqm"] for one in after] == pytest.approx([one["auc_iqm"] for one in before])
+    curves = [statistics.score_curves(one)["score"] for one in (table, grown)]
+    np.testing.assert_allclose(*curves)
+    for one in (statistics.lines_to_reach(t, {"ssim": 0.45}) for t in (table, grown)):
+        assert one[0]["mean_at_least"] == pytest.approx(
+            statistics.lines_to_reach(table, {"ssim": 0.45})[0]["mean_at_least"]
+        )
 
 
 def test_interquartile_mean_is_scipys_for_a_multiple_of_four(rng: np.random.Generator) -> None:
@@ -343,3 +361,16 @@ def test_columns_read_from_parquet_as_categories_give_the_same(table: pd.DataFra
     assert statistics.compare(categories, "lbcs") == statistics.compare(table, "lbcs")
     statistics.score_curves(categories)
     statistics.lines_to_reach(categories, {"ssim": 0.5})
+
+
+def test_what_is_above_its_ceiling_is_named_and_old_tables_have_none(table: pd.DataFrame) -> None:
+    assert statistics.ceilings(table) == []
+    (row,) = statistics.ceilings(table.assign(ceiling=0.5))
+    assert (row["policy"], row["bound"]) == (statistics.CEILING, True)
+    assert row["final"] == pytest.approx(0.5)
+    found = {str(one["policy"]): one["final"] for one in statistics.summarise(table)}
+    above = {one["policy"] for one in row["above"] if one["quantity"] == "final"}  # type: ignore
+    assert above == {policy for policy, final in found.items() if final > 0.5}  # type: ignore
+    assert above and above != set(POLICIES)
+    (perfect,) = statistics.ceilings(table.assign(ceiling=np.inf))
+    assert perfect["final"] is None and perfect["above"] == []

@@ -82,12 +82,13 @@ def fitted(curves: Curves, threshold: float = 0.82, *, stop: StopSettings = STOP
 
 
 def counted(curves: Curves, stops: list[int]) -> tuple[float, float]:
-    """Mean lines over slices, and misses: mean over subjects of the share of their slices."""
-    lines = [int(curves.n_acquired[row, step]) for row, step in enumerate(stops)]
-    missed: dict[str, list[bool]] = {}
+    """Lines, and the share of slices that miss: means over subjects of their slices' means."""
+    found: dict[str, list[tuple[int, bool]]] = {}
     for row, (scan, step) in enumerate(zip(curves.scans, stops, strict=True)):
-        missed.setdefault(scan.subject, []).append(bool(curves.scores["ssim"][row, step] < 0.8))
-    return float(np.mean(lines)), float(np.mean([np.mean(own) for own in missed.values()]))
+        missed = bool(curves.scores["ssim"][row, step] < 0.8)
+        found.setdefault(scan.subject, []).append((int(curves.n_acquired[row, step]), missed))
+    lines, misses = np.mean([np.mean(own, axis=0) for own in found.values()], axis=0)
+    return float(lines), float(misses)
 
 
 def first(values: Any, level: float) -> int:
@@ -131,8 +132,8 @@ def test_the_calibrated_point_lies_on_the_curve_of_all_thresholds() -> None:
     points = np.stack([lines, missed], axis=1)
     assert np.abs(points - np.concatenate(found["chosen"])).sum(axis=1).min() < 1e-12
     assert (np.diff(lines) >= 0).all()
-    assert budgets[0] == curves.n_acquired[:, 0].mean()
-    assert lines[-1] == budgets[-1] == curves.n_acquired[:, -1].mean()
+    for step, at in ((0, budgets[0]), (N_STEPS - 1, budgets[-1]), (N_STEPS - 1, lines[-1])):
+        assert at == pytest.approx(counted(curves, [step] * len(curves))[0])
     assert found["oracle"][1][0] <= missed.min() + 1e-12
 
 
@@ -153,8 +154,11 @@ def test_wilson_intervals_are_those_of_scipy(k: int, n: int) -> None:
 
 def test_units_that_are_slices_have_both_intervals() -> None:
     by_slice = replace(STOP, unit="slice")
-    row: Row = savings(fitted(invented(), stop=by_slice), by_slice)
-    ends = wilson(row["miss"], row["n_slices"])
+    curves = invented()
+    row: Row = savings(fitted(curves, stop=by_slice), by_slice)
+    stops = [first(values, 0.82) for values in np.clip(curves.features["acquired"], 0, 1)]
+    missed = [curves.scores["ssim"][row, step] < 0.8 for row, step in enumerate(stops)]
+    ends = wilson(float(np.mean(missed)), row["n_slices"])
     assert (row["miss_wilson_lo"], row["miss_wilson_hi"]) == pytest.approx(ends)
 
 

@@ -45,12 +45,15 @@ def test_all_that_was_found_is_listed(folder: Path) -> None:
     assert cells(text, "val") == ["val", "1", "1", "3"]
     assert cells(text, "ood") == ["ood", "1", "1", "1"]
     assert cells(text, "a.h5") == (
-        "a.h5,anna,train,T1,2,8 x 10,same,1,-,0,hdf5 (magnitude only)".split(",")
+        "a.h5,anna,train,T1,2,8 x 10,same,1,-,0,hdf5 (magnitude with synthetic phase)".split(",")
     )
-    assert cells(text, "b.h5") == ("b.h5,bert,ood,FLAIR,1,16 x 10,8 x 10,3,-,0,hdf5".split(","))
-    assert cells(text, "singlecoil_val/c.h5") == (
-        "singlecoil_val/c.h5,carl,val,AXFLAIR,3,20 x 14,10 x 10,1,2.89,3,fastmri".split(",")
+    assert cells(text, "b.h5") == (
+        "b.h5,bert,ood,FLAIR,1,16 x 10,8 x 10,3,-,0,hdf5 (acquired complex)".split(",")
     )
+    assert cells(text, "singlecoil_val/c.h5") == [
+        *"singlecoil_val/c.h5,carl,val,AXFLAIR,3,20 x 14,10 x 10,1,2.89,3".split(","),
+        "fastmri (acquired complex)",
+    ]
     assert "2 problems, left out:" in text
     assert "  b.h5, slice 1: k-space is all zero" in text
     assert "  broken.h5: damaged or not HDF5" in text

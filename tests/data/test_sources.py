@@ -11,7 +11,8 @@ import torch
 
 from activemri.data import volumes
 from activemri.data.formats.fastmri import SCALE
-from activemri.data.slices import Slice, SliceList
+from activemri.data.images import slices_of_images
+from activemri.data.slices import ACQUIRED, BARE, PHANTOM, SYNTHETIC, Slice, SliceList
 from activemri.data.sources import open_dataset
 from activemri.data.volumes import VolumeDataset, evenly_spaced
 from activemri.envs.protocol import ScanProtocol
@@ -278,3 +279,20 @@ def test_mixed_phantoms_have_all_anatomies_and_both_orientations_and_stay_in_the
     others = {val.describe(i).subject for i in range(len(val))}
     assert not others & {info.subject for info in infos}
     assert train[1].shape == infos[1].shape
+
+
+def test_a_scan_says_where_its_phase_comes_from(folder: Path) -> None:
+    magnitudes = np.ones((1, 16, 16), np.float32)
+    found = {
+        ACQUIRED: slices_of_images(magnitudes * 1j),
+        SYNTHETIC: slices_of_images(magnitudes),
+        PHANTOM: open_dataset("phantom", matrix_size=16, n_subjects=1),
+    }
+    write_image(folder / "x.h5", magnitude=False)
+    found |= {
+        f"{ACQUIRED} file": open_dataset(folder / "x.h5"),
+        f"{SYNTHETIC} file": open_dataset(folder / "a.h5"),
+        BARE: open_dataset(folder / "a.h5", synthetic_phase=False),
+    }
+    for phase, dataset in found.items():
+        assert dataset[0].phase == dataset.describe(0).phase == phase.removesuffix(" file")

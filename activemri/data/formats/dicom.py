@@ -26,7 +26,7 @@ from activemri.data.readers import (
     require_regular,
     require_size,
 )
-from activemri.data.slices import Slice
+from activemri.data.slices import BARE, SYNTHETIC, Slice
 
 #: Parts of complex images; only magnitudes are read.
 NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
@@ -84,6 +84,7 @@ class DICOMReader(Reader):
             field_strength=float(strength) if strength else None,
             scanner=" ".join(str(name).strip() for name in maker if name) or "unknown",
             magnitude_only=True,
+            phase=SYNTHETIC if self.synthetic_phase else BARE,
             largest=largest,
         )
 

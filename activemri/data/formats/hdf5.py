@@ -11,7 +11,7 @@ from activemri.data.formats import stored
 from activemri.data.formats.radial import refuse_incomplete, resample
 from activemri.data.images import contrast_of, largest_magnitude, slice_of_image
 from activemri.data.readers import Reader, UnreadableError, Volume, guarded, require_size
-from activemri.data.slices import COMBINED, Slice
+from activemri.data.slices import ACQUIRED, BARE, COMBINED, SYNTHETIC, Slice
 from activemri.files import parse_json
 
 IMAGE_AXES = "(slice, height, width)"
@@ -83,7 +83,10 @@ class HDF5Reader(Reader):
                 for index in range(n_slices):
                     with suppress(UnreadableError), guarded():  # read() will name this slice
                         largest = max(largest, largest_magnitude(image[index]))
-        contrast = stored.text(file, "contrast")
+        contrast, simulated = stored.text(file, "contrast"), stored.text(file, "simulated")
+        phase = ACQUIRED
+        if largest is not None or "phase" in (simulated or ""):
+            phase = SYNTHETIC if largest is None or self.synthetic_phase else BARE
         if "converted_from" not in file.attrs:  # else it is the short name already
             contrast = contrast_of(contrast)
         return Volume(
@@ -98,7 +101,8 @@ class HDF5Reader(Reader):
             scanner=stored.text(file, "scanner") or "unknown",
             split=stored.text(file, "split"),
             magnitude_only=largest is not None,
-            simulated=stored.text(file, "simulated"),
+            phase=phase,
+            simulated=simulated,
             largest=largest,
             target="own" if "kspace" in file and "target" in file else COMBINED,
         )

@@ -21,7 +21,7 @@ from activemri.data.readers import (
     require_bytes,
     require_size,
 )
-from activemri.data.slices import Slice
+from activemri.data.slices import ACQUIRED, BARE, SYNTHETIC, Slice
 from activemri.files import read_json
 
 #: Names of files that hold masks, segmentations, phase.
@@ -92,6 +92,7 @@ class NIfTIReader(Reader):
             field_strength=float(strength) if isinstance(strength, int | float) else None,
             scanner=" ".join(str(name) for name in maker if name) or "unknown",
             magnitude_only=not file.is_complex,
+            phase=ACQUIRED if file.is_complex else SYNTHETIC if self.synthetic_phase else BARE,
             largest=largest,
         )
 

@@ -19,7 +19,7 @@ from activemri.data.phantoms.brain import draw_brain
 from activemri.data.phantoms.knee import draw_knee
 from activemri.data.phantoms.shapes import Drawing, rotation
 from activemri.data.regions import Box, region_of
-from activemri.data.slices import COMBINED, RSS, Slice, SliceInfo
+from activemri.data.slices import COMBINED, PHANTOM, RSS, Slice, SliceInfo
 from activemri.files import digest
 from activemri.mri import fourier
 from activemri.mri.coils import combine, root_sum_of_squares
@@ -239,6 +239,7 @@ class PhantomDataset:
             shape=self.shape,
             target_shape=self.shape,
             n_coils=self.n_coils,
+            phase=PHANTOM,
         )
 
     def marks(self, positions: Sequence[int], *, anew: bool) -> list[str]:
@@ -275,6 +276,7 @@ class PhantomDataset:
                 sensitivity=made.get("sensitivity") if self.known_maps else None,
                 measured=torch.ones(self.shape, dtype=torch.bool),
                 roi=made["regions"][position] if self.lesions else None,
+                phase=PHANTOM,
             )
             for position, target in enumerate(made["targets"])
         ]
