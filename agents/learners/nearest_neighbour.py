@@ -12,7 +12,7 @@ A step is one more training scan, in an order that is drawn. Validation chooses 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from activemri.agents.rollout import rollout, start_scans
 class NearestNeighbour:
     """The order of the training scan whose start looks most alike (SUNO)."""
 
+    taught_by: ClassVar[str] = "fitted"
     max_steps: int = 128
     """Training scans, spread evenly, that get an order at most; each is a step."""
     subjects: int = 10

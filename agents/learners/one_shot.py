@@ -14,7 +14,7 @@ served by a single order, no weights are left and that order is followed.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ _FOLDS = 8  # of subjects
 class OneShot:
     """The best of a few orders, as the start of the scan predicts it."""
 
+    taught_by: ClassVar[str] = "fitted"
     max_steps: int = 4
     """Rounds: `lbcs` of all scans is the first; each of the others assigns the scans anew."""
     orders: int = 4

@@ -171,7 +171,8 @@ def test_a_line_sees_its_mirror_image() -> None:
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("kind", ["ideal", *ARTEFACTS])
+# What is rejected is no part of the mask, which then differs between scans.
+@pytest.mark.parametrize("kind", ["ideal", *sorted(ARTEFACTS.keys() - {"rejected motion"})])
 def test_a_network_that_sees_the_mask_alone_takes_one_order_in_all_scans(
     geometry: str, kind: str
 ) -> None:

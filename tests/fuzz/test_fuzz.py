@@ -32,6 +32,7 @@ OWN = {
     "activemri.data.isolation": "files of the operating system",
     "activemri.data.phantoms.dataset": "its own source, for a digest",
     "activemri.benchmark.plan": "bytes, for a digest",
+    "activemri.benchmark.statistics": "a column that the benchmark has written",
     "activemri.training.joint": "checkpoints that it has just written",
     "activemri.training.reconstructor": "checkpoints that it has just written",
 }
