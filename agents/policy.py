@@ -56,7 +56,7 @@ class Training:
         subjects: how many it learned from.
         seconds: wall clock, without validations, of all parts of a training that was resumed; None
             where one of them was not measured.
-        actions: steps of the environment; None where nothing acts to learn.
+        actions: taken in the environment, or tried by an oracle; None where nothing acts to learn.
     """
 
     taught_by: str

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 else:  # the command line reads the fields of the default's own class
     LearnerLike = Any
 
-_SECONDS = "seconds_of_training"  # of a state
+_COSTS = "seconds_of_training", "actions_of_training"  # of a state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,11 +216,14 @@ class _Training:
         return losses
 
     def state(self) -> dict[str, Any]:
-        return {**self.learner.state(), _SECONDS: self.seconds}
+        costs = (self.seconds, self.problem.n_actions)
+        return {**self.learner.state(), **dict(zip(_COSTS, costs, strict=True))}
 
     def restore(self, state: Mapping[str, Any], /) -> None:
-        self.seconds = state.get(_SECONDS)  # none of a training begun before they were kept
-        self.learner.restore({name: kept for name, kept in state.items() if name != _SECONDS})
+        # None of a training begun before they were kept.
+        self.seconds, n_actions = (state.get(name) for name in _COSTS)
+        self.problem.n_actions = n_actions or 0
+        self.learner.restore({name: kept for name, kept in state.items() if name not in _COSTS})
 
     def validate(self, progress: Report, /) -> tuple[float, dict[str, float]]:
         self.policy = self.learner.policy()
@@ -232,12 +235,13 @@ class _Training:
         algo = learner_name(self.settings.learner)
         facts = {"algo": algo, **described(self.settings), "step": self.step, **entries}
         acts = getattr(self.settings.learner, "steps_are_actions", False)
+        n_actions = self.step if acts else self.problem.n_actions
         facts["training"] = asdict(
             Training(
                 taught_by=getattr(self.settings.learner, "taught_by", "learned"),
                 subjects=len(set(subjects_of(self.problem.scans))),
                 seconds=None if self.seconds is None else round(self.seconds, 1),
-                actions=self.step if acts else None,
+                actions=n_actions or None,
             )
         )
         command = command_line(f"train policy --algo {algo}", self.settings)

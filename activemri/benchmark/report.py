@@ -390,8 +390,9 @@ def training_table(rows: Sequence[Row], *, name: NameCell) -> Table:
         ],
         title="Cost of what was learned",
         notes=[
-            "Actions: steps of the environment. Seconds: wall clock of learning, without "
-            "validations. A dash: the file has no record, or nothing acts to learn."
+            "Actions: taken in the environment, or tried by an oracle. Seconds: wall clock of "
+            "learning, without validations. A dash: the file has no record, or nothing acts to "
+            "learn."
         ],
     )
 

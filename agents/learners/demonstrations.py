@@ -221,6 +221,7 @@ def collect(
                     scores = scan.preview_masks(state, masks, (metric,))[metric]
                 illegal = ~legal.gather(1, tried)
                 active = (~state.finished.cpu()).nonzero().squeeze(1)
+                problem.n_actions += int((~illegal[active]).sum())
                 part = Demonstrations(
                     index=torch.tensor(group),
                     start_mask=view.start_mask.cpu(),
@@ -236,6 +237,7 @@ def collect(
                 follows = torch.rand(len(group), generator=draws) < follow
                 actions = torch.where(follows, part.action, actions)
                 found.append((part.select(active), active, step))
+            problem.n_actions += int((~state.finished).sum())
             state = scan.acquire(state, torch.where(state.finished, IDLE, actions.to(device)))
             curve.append(signed(state.scores[metric], metric).cpu().clone())
         # Largest gain, after its price, that comes after every step.

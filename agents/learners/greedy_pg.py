@@ -107,6 +107,7 @@ class GreedyPGLearner(Descent):
             log_policy = self._log_policy(*self._look(state))
             tried = torch.multinomial(log_policy.detach().exp(), k, True, generator=draws)
             acquires = tried < self.network.n_actions
+            self.problem.n_actions += int(acquires[active].sum())
             scores = self.scan.preview(state, torch.where(acquires, tried, 0), (metric,))[metric]
             gains = signed(scores, metric) - self._score(state)[:, None]
             rewards = torch.where(acquires, gains - self.problem.protocol.step_cost, 0.0)
@@ -133,6 +134,7 @@ class GreedyPGLearner(Descent):
                 policy = self._log_policy(seen, allowed).exp()
             taken = torch.multinomial(policy, 1, generator=draws)
             looks.append((seen, allowed, taken, active))
+            self.problem.n_actions += int(active.sum())
             before, actions = self._score(state).clone(), taken.squeeze(1)
             state = self._acquired(state, actions)
             paid = price * (actions < self.network.n_actions) * active

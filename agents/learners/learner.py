@@ -91,7 +91,10 @@ class Problem:
         scans, scan: who is scanned, and what acquires them.
         metric: score to improve.
         frame: sizes that hold every scan.
+        n_actions: taken or tried so far, as learners count them for the record; 0 where none does.
     """
+
+    n_actions = 0
 
     def __init__(
         self,

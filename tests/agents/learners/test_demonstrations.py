@@ -58,6 +58,15 @@ def state_of(place: Problem, one: Demonstrations) -> State:
     )
 
 
+def test_actions_that_were_taken_and_tried_are_counted() -> None:
+    where = place(budget=5)
+    found = collected(where, n_tried=3)
+    tried = int((found.tried >= 0).sum())
+    taken = where.n_actions - tried
+    assert tried > 0 and taken > 0
+    assert taken % 5 == 0  # whole scans of five lines
+
+
 @pytest.mark.parametrize(("horizon", "n_tried"), [(1, 5), (3, None)])
 def test_scores_are_those_that_the_actions_lead_to(horizon: int, n_tried: int | None) -> None:
     """After the action, and after the lines that would come next with a longer horizon."""
