@@ -171,6 +171,8 @@ class ScanProtocol:
 
         if self.data is None:
             raise ValueError("this protocol needs scans: give data=PATH, a file or folder")
+        if not isinstance(self.data, str | Path) and options.get("n_subjects") is not None:
+            raise ValueError("n_subjects is for phantoms; given scans have the subjects they have")
         if isinstance(self.data, str | Path):
             dataset = open_dataset(
                 self.data,

@@ -93,6 +93,8 @@ class BenchmarkSettings:
     stop: StopSettings = StopSettings()
     n_seeds: int = 1
     """Seeds to run for policies that draw at random, from --seed on."""
+    n_subjects: int | None = None
+    """Phantom subjects to scan; None takes as many as the split usually has."""
     slices_per_volume: int | None = None
     """Take this many evenly spaced slices of each volume; None takes all."""
     max_slices: int | None = None
@@ -130,6 +132,7 @@ class BenchmarkSettings:
             object.__setattr__(self, name, tuple(parts))
         require_positive(slices_per_volume=self.slices_per_volume, max_slices=self.max_slices)
         require_positive(max_oracle_slices=self.max_oracle_slices, n_seeds=self.n_seeds)
+        require_positive(n_subjects=self.n_subjects)
         require_positive(n_fit_scans=self.n_fit_scans, max_fit_slices=self.max_fit_slices)
         require_positive(workers=self.workers, tune_scans=self.tune_scans)
 
@@ -187,7 +190,9 @@ class Plan:
         device = settings.compute.prepare()
         given = settings.reconstructors or (self.protocol.reconstructor,)
         self.reconstructors = label_reconstructors(given)
-        dataset = self.protocol.dataset(slices_per_volume=settings.slices_per_volume)
+        dataset = self.protocol.dataset(
+            slices_per_volume=settings.slices_per_volume, n_subjects=settings.n_subjects
+        )
         positions = evenly_spaced(range(len(dataset)), settings.max_slices)
         self.scored = Scans(dataset, tuple(positions))
         metrics = tuple(dict.fromkeys((*METRICS, self.metric, *self.protocol.metrics)))

@@ -229,6 +229,17 @@ def test_a_folder_with_other_settings_is_refused_and_the_difference_shown(tmp_pa
         run_benchmark(settings(tmp_path, protocol={"budget": 3}))
 
 
+def test_phantoms_of_as_many_subjects_as_wanted_are_scanned(tmp_path: Path) -> None:
+    given = settings(tmp_path, policies=("random",), reference="random", protocol={"budget": 2})
+    table = run_benchmark(replace(given, n_subjects=3, max_slices=None)).table
+    assert table["subject"].nunique() == 3
+    images = np.ones((2, 24, 24), np.float32)
+    for data in (images, str(tmp_path)):
+        protocol = replace(given.protocol, data=data, matrix_size=None)
+        with pytest.raises(ValueError, match="n_subjects is for phantoms"):
+            Plan(replace(given, protocol=protocol, n_subjects=3))
+
+
 def test_a_benchmark_of_scans_that_have_changed_since_is_refused_with_the_name_of_the_first(
     tmp_path: Path,
 ) -> None:
