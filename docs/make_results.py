@@ -46,6 +46,8 @@ def rivals(name: str, protocol: str, *, fit: str, learn: str = "") -> dict[str, 
         COMMANDS[f"{name}-{kind}"] = f"train order {protocol} --kind {kind} {fit}"
         found[kind] = f"runs/{name}-{kind}/{kind}.json"
     for label, sees in (("mask-only", " --learner.sees mask"), ("imitation", "")):
+        if sees and "--processing none" in protocol:
+            continue
         command = f"train policy --algo imitation {protocol}{learn}{sees}"
         found[label] = f"{label}={seeded(f'{name}-{label}', command)}"
     return found
@@ -127,6 +129,56 @@ columns(
     fit="--n-fit-scans 8",
     slices="--slices-per-volume 2",
 )
+# Evaluators of one network, which goes on learning from the shipped weights with and without one.
+_EVALUATORS = "--data phantom --matrix-size 128 --validate-every 500 --images 0"
+_LONGER = f"{_EVALUATORS} --reconstructor activemri/weights/cresnet --max-steps 3000 --lr 1e-3"
+VARIANTS = {
+    "staged": f"{_LONGER} --evaluator-steps 3000",
+    "joint": f"{_LONGER} --schedule alternating",
+    "paper": f"{_LONGER} --schedule alternating --loss nll",
+    "no-line-features": "--evaluator.line-channels 0",
+    "line-features-alone": "--evaluator.channels 0",
+}
+for variant, options in VARIANTS.items():
+    for seed in SEEDS:
+        if options.startswith("--data"):
+            command = options
+        else:  # another evaluator of the same network
+            given = f"--reconstructor runs/evaluator-staged-{seed}/best --max-steps 0"
+            command = f"{_EVALUATORS} {given} --evaluator-steps 3000 {options}"
+        COMMANDS[f"evaluator-{variant}-{seed}"] = f"train joint {command} --seed {seed}"
+    played = "evaluator-greedy"
+    if options.startswith("--data"):
+        played = "low-frequency-first lbcs evaluator-greedy"
+    networks = " ".join(f"runs/evaluator-{variant}-{seed}" for seed in SEEDS)
+    COMMANDS[f"evaluator-{variant}"] = (
+        f"benchmark --data phantom --split test --max-slices 24 --policies {played} --reference "
+        f"evaluator-greedy --n-fit-scans 8 --max-fit-slices 64 --reconstructors {networks}"
+    )
+
+COMMANDS["stopping"] = (
+    "benchmark --data phantom --reconstructors cresnet --budget 48 --split test --n-subjects 160 "
+    "--max-slices 160 --policies low-frequency-first --reference low-frequency-first --stop.target "
+    "0.85 --stop.calibration calibration --stop.calibration-subjects 240 --stop.fit-subjects 400 "
+    "--stop.max-slices 400"
+)
+
+COMMANDS["modl"] = (
+    "train reconstructor --data phantom-multicoil --reconstructor modl --network.channels 24 "
+    "--max-steps 2000 --validate-every 250 --lr 1e-3 --images 0"
+)
+COMMANDS["varnet"] = (
+    "train reconstructor --data phantom-multicoil --reconstructor varnet --max-steps 4000 "
+    "--validate-every 500 --lr 2e-3 --images 0"
+)
+COILS = (
+    "benchmark --data phantom-multicoil --split test --max-slices 24 --policies low-frequency-first "
+    "variable-density equispaced --reference low-frequency-first --reconstructors zero-filled "
+    "cg-sense wavelet total-variation"
+)
+COMMANDS["coils"] = f"{COILS} runs/modl runs/varnet --tune-scans 8"
+COMMANDS["coils-known"] = f"{COILS} --tune-scans 8 --sensitivity known"
+
 scenario("spikes", "--env ActiveMRI/Spikes-v0")
 scenario("spikes-raw", "--env ActiveMRI/Spikes-v0 --processing none")
 scenario("motion", "--env ActiveMRI/Motion-v0")
