@@ -172,9 +172,9 @@ COMMANDS["varnet"] = (
     "--validate-every 500 --lr 2e-3 --images 0"
 )
 COILS = (
-    "benchmark --data phantom-multicoil --split test --max-slices 24 --policies low-frequency-first "
-    "variable-density equispaced --reference low-frequency-first --reconstructors zero-filled "
-    "cg-sense wavelet total-variation"
+    "benchmark --data phantom-multicoil --split test --max-slices 24 --policies "
+    "low-frequency-first variable-density equispaced --reference low-frequency-first "
+    "--reconstructors zero-filled cg-sense wavelet total-variation"
 )
 COMMANDS["coils"] = f"{COILS} runs/modl runs/varnet --tune-scans 8"
 COMMANDS["coils-known"] = f"{COILS} --tune-scans 8 --sensitivity known"
