@@ -474,7 +474,8 @@ def _episodes(
         & (table["slice"] == scan.index)
         & (table["seed"] == seed)
     ]
-    episodes = []
+    # One axis for all policies and steps, so that they can be compared by eye.
+    span, episodes = (float(own["value"].min()), float(own["value"].max())), []
     for policy, part in own.groupby("policy", sort=False, observed=True):
         steps = part.sort_values("step")
         acquisition = plan.acquisition(str(policy), reconstructor)
@@ -491,7 +492,7 @@ def _episodes(
                 scores=scores[: step + 1],
                 score_name=plan.metric,
             )
-            frames.append(rendering.draw(picture, size=_PANEL))
+            frames.append(rendering.draw(replace(picture, span=span), size=_PANEL))
         episodes.append(Episode(str(policy), frames, scores, metric_name(plan.metric)))
     # The page opens with the first two: what is to be beaten, and how far one can get.
     leading = list(first)[:2]

@@ -7,7 +7,7 @@ numbers; permutation tests of many subjects take a generator.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,12 @@ class Interval:
     low: float | None
     high: float | None
     reason: str | None = None
+
+    def within(self, limits: tuple[float, float]) -> "Interval":
+        """Cut off at the lowest and highest value that there can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, limits[0]), high=min(self.high, limits[1]))
 
     def named(self, name: str) -> dict[str, object]:
         """Three entries of a row: name, name_lo, name_hi."""

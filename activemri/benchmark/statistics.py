@@ -50,6 +50,11 @@ def higher_is_better(metric: str) -> bool:
     return metric == RETURN or find_metric(metric).higher_is_better
 
 
+def limits_of(metric: str) -> tuple[float, float]:
+    """Lowest and highest value of a metric that there can be."""
+    return (-np.inf, np.inf) if metric == RETURN else find_metric(metric).limits
+
+
 def metric_name(metric: str) -> str:
     """For people: ``psnr_volume`` becomes "PSNR (volume range)"."""
     first, _, second = metric.partition("_")
@@ -179,8 +184,12 @@ def summarise(table: pd.DataFrame) -> list[dict[str, object]]:
     bounds = policies_that(table, "is_oracle")
     for group, part in groups(slice_scores(table), _RESULT):
         values, subjects = part[_QUANTITIES].to_numpy(), subject_codes(part)
-        area, final = mean_intervals(values, subjects)
-        middle_area, middle_final = mean_intervals(values, subjects, of_middle=True)
+        limits = limits_of(str(group["metric"]))
+        area, final, middle_area, middle_final = (
+            interval.within(limits)
+            for of_middle in (False, True)
+            for interval in mean_intervals(values, subjects, of_middle=of_middle)
+        )
         rows.append(
             {
                 **group,
@@ -386,7 +395,9 @@ def score_curves(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for group, part in groups(means.reset_index(), _RESULT):
         subjects = subject_codes(part)
-        intervals = mean_intervals(part[heights].to_numpy(), subjects)
+        limits = limits_of(str(group["metric"]))
+        found = mean_intervals(part[heights].to_numpy(), subjects)
+        intervals = [interval.within(limits) for interval in found]
         curve = {
             **group,
             "step": steps,

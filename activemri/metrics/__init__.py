@@ -13,6 +13,7 @@ whole image; their values are averaged over the windows whose centre lies in the
 ``task_loss`` is the loss of a downstream network; see :class:`activemri.envs.reward.TaskLoss`.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,13 @@ class Metric:
     name: str
     higher_is_better: bool
     needs: str | None = None
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest value that there can be."""
+        if not self.higher_is_better:
+            return 0.0, math.inf
+        return -math.inf, 1.0 if "ssim" in self.name else math.inf
 
 
 METRICS = {

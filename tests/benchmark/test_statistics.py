@@ -374,3 +374,18 @@ def test_what_is_above_its_ceiling_is_named_and_old_tables_have_none(table: pd.D
     assert above and above != set(POLICIES)
     (perfect,) = statistics.ceilings(table.assign(ceiling=np.inf))
     assert perfect["final"] is None and perfect["above"] == []
+
+
+def test_an_interval_ends_where_no_score_can_be() -> None:
+    finals = (0.99, 0.2, 0.9, 0.95)
+
+    def score(policy: str, subject: int, index: int, step: int) -> float:
+        return finals[subject] if step else 0.1
+
+    table = table_of(score, policies=("lbcs",), n_subjects=4, n_seeds=1)
+    (row,) = statistics.summarise(table)
+    assert row["final_hi"] == statistics.score_curves(table)["hi"].max() == 1.0
+    errors = table_of(
+        lambda *place: 1 - score(*place), policies=("lbcs",), n_subjects=4, n_seeds=1, metric="nmse"
+    )
+    assert statistics.summarise(errors)[0]["final_lo"] == 0.0
