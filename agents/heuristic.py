@@ -101,7 +101,7 @@ def repeat_centre() -> Greedy:
 
 @dataclass(frozen=True)
 class ReAcquiring:
-    """What the scanner objects to is measured again at once; else an order goes on.
+    """Measures again at once what the scanner objects to; else an order goes on.
 
     The accept-or-reject rule of navigators, see :class:`activemri.envs.scanner.Moving`. It is no
     order: what looks suspicious differs from scan to scan.

@@ -175,7 +175,7 @@ def require_played(policy: Policy, scan: Scan) -> None:
 
 
 def unmet(traits: Traits, scan: Scan) -> str:
-    """What a policy needs and scans do not have, in words; empty for nothing."""
+    """Needs of a policy that scans do not meet, in words; empty for none."""
     geometry, scanner = scan.geometry, type(scan.scanner).__name__
     if "lines" in traits.needs and not geometry.has_lines:
         return f"whole lines (columns or rows); geometry {geometry.name!r} has none"

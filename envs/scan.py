@@ -149,7 +149,7 @@ class View(Batched):
 
     @cached_property
     def rounds(self) -> Tensor:
-        """How often all readouts of an action were measured: int64 (batch, n_actions).
+        """Measurements of every action, of all its readouts: int64 (batch, n_actions).
 
         The start counts. It is 0 where the scan has none of them.
         """

@@ -463,7 +463,7 @@ def percent(share: float) -> str:
 
 
 def _gain_cell(gap: Row | None) -> Cell:
-    """What a policy gains over the best fixed order."""
+    """Gain of a policy over the best fixed order."""
     return Cell(_NONE) if gap is None else Cell(*_signed(gap, "gain"))
 
 

@@ -283,7 +283,7 @@ class Plan:
 
     @property
     def described_protocol(self) -> str:
-        """What else than scans, policies and reconstructors decides about scores, as JSON."""
+        """Everything else than scans, policies and reconstructors that decides scores, as JSON."""
         other = ("data", "split", "reconstructor", "metrics")
         changes = {k: v for k, v in self.protocol.changes.items() if k not in other}
         changes |= {"budget": self.budget, "metric": self.metric}

@@ -136,7 +136,7 @@ def trajectories(table: pd.DataFrame) -> tuple[pd.DataFrame, Floats, Floats]:
 
 
 def _differing(table: pd.DataFrame) -> str | None:
-    """What rows of several runs do not share, in words; None where all is shared or unknown."""
+    """Differences between rows of several runs, in words; None where all is shared or unknown."""
     if "protocol" in table and len(found := table["protocol"].dropna().unique()) > 1:
         first, second = (json.loads(one) for one in found[:2])
         names = [n for n in {**first, **second} if first.get(n) != second.get(n)]
