@@ -81,6 +81,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_own_parts_are_trained_and_compared(folder: Path) -> None:
     trained = run(
         f"train reconstructor {PROTOCOL} --reconstructor mine:Damped --max-steps 2 "

@@ -441,7 +441,6 @@ def test_a_trained_diffusion_model_plays(tmp_path: Path) -> None:
     "words",
     [
         "--env ActiveMRI/EchoTrain-v0 --budget 8",
-        "--geometry rows --lines-per-action 2",
         "--geometry points --budget 3",
         "--scanner moving --severity 0.04 --repeats 2 --step-cost 0.01",
         "--data phantom-multicoil --sensitivity walsh",

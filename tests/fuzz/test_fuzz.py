@@ -16,7 +16,7 @@ from tests.fuzz.cases import ACCEPTED, known, made, put, run, used
 from tests.fuzz.targets import targets
 from tests.test_structure import MODULES
 
-CASES = 60  # of each target; `make fuzz` runs many more
+CASES = 40  # of each target; `make fuzz` runs many more
 
 #: What takes the content of a file.
 READ = {
