@@ -9,8 +9,8 @@ from typing import Any
 
 from activemri.files import NEXT, digest
 
-#: Entries of JSON that tell how long something took.
-TIMES = ("seconds", "duration")
+#: Entries of files that tell how long something took.
+TIMES = ("seconds", "duration", "seconds_of_training")
 
 _NOT_RESULTS = ("lock", ".lock", "study.log")
 
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), digest(value.contiguous().numpy().tobytes())
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(one) for name, one in value.items() if name not in TIMES}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else repr(value)
 
 

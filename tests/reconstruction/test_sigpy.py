@@ -18,7 +18,9 @@ Solve = Callable[[Measurement, int], Tensor]
 
 def four_times_undersampled(size: int, n_scans: int) -> tuple[Measurement, Tensor]:
     """Phantoms with 8 coils, and their targets."""
-    dataset = PhantomDataset(split="val", matrix_size=(size, size), n_subjects=n_scans, n_coils=8)
+    dataset = PhantomDataset(
+        split="val", matrix_size=(size, size), n_subjects=n_scans, n_coils=8, known_maps=True
+    )
     slices = [dataset[position * len(dataset) // n_scans] for position in range(n_scans)]
     mask = torch.zeros(n_scans, 1, size, dtype=torch.bool)
     mask[..., ::6] = True
