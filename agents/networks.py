@@ -67,9 +67,10 @@ class LearnedPolicy:
     def traits(self) -> Traits:
         """An order if nothing that the network sees of a scan varies."""
         network, may_repeat = self.network, self.frame.repeats > 1
+        # Masks come with outlier scores where lines repeat; rejections make them differ.
+        varies = self.frame.rejects or (may_repeat and network.observation == "mask")
         return Traits(
-            # Masks come with outlier scores where lines repeat.
-            is_order=network.is_order and not (may_repeat and network.observation == "mask"),
+            is_order=network.is_order and not varies,
             repeats=network.repeats_lines and may_repeat,
             needs=network.needs,
         )

@@ -20,6 +20,7 @@ from activemri import plugins
 from activemri.data.slices import SliceDataset
 from activemri.envs.line_features import feature_names, readout_features
 from activemri.envs.scan import Scan, View
+from activemri.envs.scanner import may_reject
 from activemri.metrics.reference import center_crop, to_uint8
 
 #: Bound of floating-point parts, in units of the scale; values beyond it are clipped.
@@ -35,6 +36,7 @@ class Frame:
     n_coils: int
     n_lines: int  # length of a mask
     repeats: int = 1  # how often a readout may be measured
+    rejects: bool = False  # measurements may not count, so that masks differ between scans
     has_lines: bool = True  # readouts are whole lines of a Cartesian grid
     n_samples: int = 0  # of a readout, where samples lie on no grid
 
@@ -49,6 +51,7 @@ class Frame:
             n_coils=dataset.n_coils,
             n_lines=scan.geometry.n_readouts,
             repeats=scan.scanner.repeats,
+            rejects=may_reject(scan.scanner),
             has_lines=scan.geometry.has_lines,
             n_samples=0 if transform.is_cartesian else transform.n_samples,
         )

@@ -99,7 +99,8 @@ class Scanner(Protocol):
     says ``outlier_score = never_objects``. One that processes what it receives before anybody sees
     it has a method `process(conditions, requests, samples)`, which returns samples, complex (n,
     coil, sample), and which measurements count, bool (n,). The others cost their budget and time,
-    and leave the readout as it was. Those of the start have to count.
+    and leave the readout as it was. Those of the start have to count. Where all do, an attribute
+    `rejects` that is False says so.
     """
 
     @property
@@ -391,6 +392,10 @@ class Moving:
                 f"n_moves and duration must be at least 1; got {self.n_moves} and {self.duration}"
             )
 
+    @property
+    def rejects(self) -> bool:
+        return self.processing != "none"
+
     def begin(self, start: Start) -> Conditions:
         transform = start.transform
         if self.processing == "correct" and not (
@@ -492,6 +497,7 @@ class Spiking:
     averages: bool = False
     is_random: bool = True
     processing: str = "despike"
+    rejects: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check(self.severity, self.repeats)
@@ -605,6 +611,11 @@ def make_scanner(
         )
     scanner_made: Scanner = made
     return scanner_made
+
+
+def may_reject(scanner: Scanner) -> bool:
+    """The scanner processes measurements, and does not say that all of them count."""
+    return bool(getattr(scanner, "rejects", hasattr(scanner, "process")))
 
 
 def gives_outlier_scores(scanner: Scanner) -> bool:
