@@ -21,7 +21,10 @@ from collections.abc import Sequence
 
 from make_speed import ROOT, put
 
+from activemri.training.folder import read_log
+
 RUNS = ROOT / "runs" / "results"
+FINISHED = RUNS / "finished.json"
 SEEDS = (0, 1, 2)
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -70,7 +73,7 @@ def columns(name: str, protocol: str, *, fit: str, slices: str, learn: str = "")
         f"benchmark {protocol} --split test {slices} --policies random low-frequency-first "
         f"conjugate-symmetric {' '.join(found.values())} {more}oracle exchange-oracle"
     )
-    TABLES[name] = "results.md"
+    TABLES[name] = "docs/results.md"
 
 
 def scenario(name: str, protocol: str, *, more: str = "") -> None:
@@ -83,7 +86,12 @@ def scenario(name: str, protocol: str, *, more: str = "") -> None:
     COMMANDS[name] = (
         f"benchmark {protocol} --split test --max-slices 16 --policies {played} {more}oracle"
     )
-    TABLES[name] = "scenarios.md"
+    TABLES[name] = "docs/scenarios.md"
+    if "--processing none" not in protocol:
+        COMMANDS[f"{name}-ideal"] = (
+            f"benchmark {protocol} --scanner ideal --split test --max-slices 16 --policies "
+            "low-frequency-first --reference low-frequency-first"
+        )
 
 
 MILLION = (
@@ -99,7 +107,7 @@ START_RIVALS = {
 ONE_SLICE = "--max-slices 40 --max-oracle-slices 20"
 REAL = "--data PATH --matrix-size 128"
 
-#: Documents by table; a table has the name of its benchmark.
+#: Documents by table; most tables have the name of their benchmark.
 TABLES: dict[str, str] = {}
 
 columns(
@@ -156,6 +164,8 @@ for variant, options in VARIANTS.items():
         f"evaluator-greedy --n-fit-scans 8 --max-fit-slices 64 --reconstructors {networks}"
     )
 
+TABLES["headline"] = "README.md"
+TABLES |= dict.fromkeys(("million", "evaluators", "stopping", "coils"), "docs/results.md")
 COMMANDS["stopping"] = (
     "benchmark --data phantom --reconstructors cresnet --budget 48 --split test --n-subjects 160 "
     "--max-slices 160 --policies low-frequency-first --reference low-frequency-first --stop.target "
@@ -197,8 +207,7 @@ def needs(name: str) -> list[str]:
 def run(names: Sequence[str], *, real: str, workers: int) -> None:
     """Run commands that have not finished, those first that others need."""
     RUNS.mkdir(parents=True, exist_ok=True)
-    record = RUNS / "finished.json"
-    finished = json.loads(record.read_text()) if record.exists() else {}
+    finished = read_finished()
     waiting = [
         name
         for name in dict.fromkeys(one for name in names for one in needs(name))
@@ -212,8 +221,8 @@ def run(names: Sequence[str], *, real: str, workers: int) -> None:
             del running[name]
             if process.returncode:
                 raise SystemExit(f"{name} failed, see {RUNS / name}.log")
-            finished[name] = COMMANDS[name]
-            record.write_text(json.dumps(finished, indent=1))
+            finished = read_finished() | {name: COMMANDS[name]}  # others may run side by side
+            FINISHED.write_text(json.dumps(finished, indent=1))
         open_ones = {*waiting, *running}
         ready = [n for n in waiting if not open_ones & set(needs(n)[:-1])]
         for name in ready[: workers - len(running)]:
@@ -221,6 +230,12 @@ def run(names: Sequence[str], *, real: str, workers: int) -> None:
             running[name] = start(name, real=real)
             say(f"{name}: activemri {COMMANDS[name]}; {len(waiting)} more wait")
         time.sleep(1)
+
+
+def read_finished() -> dict[str, str]:
+    """Commands of the runs that have finished."""
+    found: dict[str, str] = json.loads(FINISHED.read_text()) if FINISHED.exists() else {}
+    return found
 
 
 def start(name: str, *, real: str) -> subprocess.Popen[bytes]:
@@ -232,7 +247,9 @@ def start(name: str, *, real: str) -> subprocess.Popen[bytes]:
     if trains and (RUNS / name / "activemri.json").exists():
         words.append("--resume")
     with (RUNS / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | ONE_THREAD)
+        return subprocess.Popen(
+            words, stdout=log, stderr=log, cwd=ROOT, env=os.environ | ONE_THREAD
+        )
 
 
 def say(text: str) -> None:
@@ -253,6 +270,13 @@ def table_of(name: str, *, metric: str = "ssim", reconstructor: str | None = Non
         if (gap["metric"], gap["reconstructor"]) == (metric, one)
     }
     costs = {cost["policy"]: cost for cost in reversed(summary["training"])}
+    for ideal in runs_of(name)[1:]:  # the same scans without artefacts
+        of_ideal = json.loads((RUNS / ideal / "summary.json").read_text())["results"]
+        rows += [
+            {**row, "policy": f"ideal scanner, {row['policy']}", "bound": True}
+            for row in of_ideal
+            if row["metric"] == metric
+        ]
     best = {gap["quantity"]: gap["order"] for gap in gains.values()}
     lines = []
     for row in rows:
@@ -276,6 +300,123 @@ def table_of(name: str, *, metric: str = "ssim", reconstructor: str | None = Non
     return "\n".join("| " + " | ".join(line) + " |" for line in shown)
 
 
+#: Benchmarks of the README, in words.
+HEADLINE = {
+    "phantoms-zero-filled": "columns, phantoms, zero-filled",
+    "phantoms-cresnet": "columns, phantoms, `cresnet`",
+    "real-zero-filled": "columns, real scans, zero-filled",
+    "real-cresnet": "columns, real scans, `cresnet`",
+    "low-field": "low field, repeats, zero-filled",
+    "motion": "motion, rejected where noticed, zero-filled",
+    "spikes": "spikes, removed, zero-filled",
+}
+
+
+def headline_table() -> str:
+    """Scores of the best fixed order, and what imitation of the oracle gains over it."""
+    lines = [
+        "| scans | best fixed order, area | final | imitation gains, area | final |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, words in HEADLINE.items():
+        summary = json.loads((RUNS / name / "summary.json").read_text())
+        gains = {
+            gap["quantity"]: gap
+            for gap in summary["adaptivity"]["gaps"]
+            if gap["policy"] == "imitation" and gap["metric"] == "ssim"
+        }
+        scores = {r["policy"]: r for r in summary["results"] if r["metric"] == "ssim"}
+        cells = [words]
+        for quantity in ("auc", "final"):
+            order = gains[quantity]["order"]
+            cells.append(f"{scores[order][quantity]:.3f} (`{order}`)")
+        cells += [with_ends(gains[quantity], "gain", sign="+") for quantity in ("auc", "final")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def evaluator_table() -> str:
+    """Each variant's choices, and the best order for its network: mean of the seeds, and each."""
+    lines = ["| evaluator | policy | area | final |", "| --- | --- | --- | --- |"]
+    for variant in VARIANTS:
+        summary = json.loads((RUNS / f"evaluator-{variant}" / "summary.json").read_text())
+        rows = [row for row in summary["results"] if row["metric"] == "ssim"]
+        for policy in dict.fromkeys(row["policy"] for row in rows):
+            cells = []
+            for quantity in ("auc", "final"):
+                seeds = [row[quantity] for row in rows if row["policy"] == policy]
+                each = ", ".join(f"{value:.3f}" for value in seeds)
+                cells.append(f"{sum(seeds) / len(seeds):.4f} ({each})")
+            lines.append(f"| {variant} | {policy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def million_table() -> str:
+    """Validation scores of the double DQN and of its contextual form, means of the seeds."""
+    lines = ["| actions | ddqn, area | final | ddqn-bandit, area | final |", "| --- " * 5 + "|"]
+    logs = {
+        label: [read_log(RUNS / f"million-{label}-{seed}" / "log.jsonl") for seed in SEEDS]
+        for label in ("ddqn", "ddqn-bandit")
+    }
+    entries = ("validation_area", "validation_final")
+    for place, first in enumerate(logs["ddqn"][0]):
+        if place % 2:
+            continue  # every second one will do
+        cells = [f"{round(first['step'], -3):,}"]
+        for seeds in logs.values():
+            for entry in entries:
+                values = [log[place][entry] for log in seeds]
+                cells.append(f"{sum(values) / len(values):.4f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def stopping_table() -> str:
+    """Rules that make the same promise, and what an oracle and hindsight would take."""
+    rows = json.loads((RUNS / "stopping" / "summary.json").read_text())["stopping"]["rules"]
+    lines = [
+        "| rule | missed | lines | best fixed budget | oracle | saved | share |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        share = "" if row["share"] is None else f"{row['share']:.0%}"
+        if row.get("share_lo") is not None:
+            share += f" [{row['share_lo']:.0%}, {row['share_hi']:.0%}]"
+        cells = [row["rule"], with_ends(row, "miss"), f"{row['lines']:.1f}"]
+        cells += [f"{row['fixed_lines']:.1f}", f"{row['oracle_lines']:.1f}"]
+        cells += ["" if row["saved"] is None else f"{row['saved']:+.1f}", share]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def coils_table() -> str:
+    """Final scores of reconstructors by policy, ceilings, and the settings that were tuned."""
+    lines = []
+    for name, title in (("coils", "estimated maps"), ("coils-known", "known maps")):
+        summary = json.loads((RUNS / name / "summary.json").read_text())
+        rows = [row for row in summary["results"] if row["metric"] == "ssim"]
+        ceilings = {
+            row["reconstructor"]: with_ends(row, "final")
+            for row in summary["ceilings"]
+            if row["metric"] == "ssim"
+        }
+        policies = list(dict.fromkeys(row["policy"] for row in rows))
+        lines += [
+            f"| {title} | {' | '.join(policies)} | all readouts |",
+            "| --- " * (2 + len(policies)) + "|",
+        ]
+        for network in ceilings:
+            own = {row["policy"]: row for row in rows if row["reconstructor"] == network}
+            cells = [with_ends(own[policy], "final") for policy in policies]
+            lines.append(f"| {network} | {' | '.join(cells)} | {ceilings[network]} |")
+        tuned = [
+            f"{one['reconstructor']}, {one['policy']}: {one['settings']}"
+            for one in summary.get("tuning", [])
+        ]
+        lines += ["", "Tuned: " + "; ".join(tuned) + ".", ""]
+    return "\n".join(lines).strip()
+
+
 def with_ends(row: dict[str, object], name: str, *, sign: str = "") -> str:
     """A number and its interval."""
     value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
@@ -285,9 +426,28 @@ def with_ends(row: dict[str, object], name: str, *, sign: str = "") -> str:
     return text if low is None else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def made_by(name: str) -> str:
-    """The commands of a run and of all that it reads, seeds but the first left out."""
-    names = [one for one in needs(name) if not re.search(r"-[12]$", one)]
+def runs_of(table: str) -> list[str]:
+    """Benchmarks that a table is made of."""
+    several = {
+        "evaluators": [f"evaluator-{variant}" for variant in VARIANTS],
+        "coils": ["coils", "coils-known"],
+        "headline": list(HEADLINE),
+        **{
+            name: [name, f"{name.removesuffix('-raw')}-ideal"]
+            for name, document in TABLES.items()
+            if "scenarios" in document
+        },
+        "million": [
+            f"million-{label}-{seed}" for label in ("ddqn", "ddqn-bandit") for seed in SEEDS
+        ],
+    }
+    return several.get(table, [table])
+
+
+def made_by(table: str) -> str:
+    """The commands of a table and of all that it reads, seeds but the first left out."""
+    names = dict.fromkeys(one for run in runs_of(table) for one in needs(run))
+    names = [one for one in names if not re.search(r"-[12]$", one)]
     return "\n".join(
         textwrap.fill(
             f"activemri {COMMANDS[one]} --out runs/{one}",
@@ -297,6 +457,7 @@ def made_by(name: str) -> str:
             break_long_words=False,
             break_on_hyphens=False,
         ).replace("\n", " \\\n")
+        + ("\n    # seeds 1 and 2 likewise" if f"{one[:-2]}-1" in COMMANDS else "")
         for one in names
     )
 
@@ -308,12 +469,28 @@ def main() -> None:
     parser.add_argument("--real", default="", metavar="PATH", help="folder of real scans")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    chosen = options.names or [n for n in TABLES if options.real or "PATH" not in COMMANDS[n]]
-    run(chosen, real=options.real, workers=options.workers)
+    chosen = options.names or list(TABLES)
+    wanted = [one for table in chosen for one in runs_of(table)]
+    if not options.real and any("PATH" in COMMANDS[n] for one in wanted for n in needs(one)):
+        raise SystemExit("--real: expected the folder of the real scans")
+    run(wanted, real=options.real, workers=options.workers)
+    special = {
+        "headline": headline_table,
+        "million": million_table,
+        "evaluators": evaluator_table,
+        "stopping": stopping_table,
+        "coils": coils_table,
+    }
     for name in chosen:
         if name in TABLES:
-            text = f"{table_of(name)}\n\nMade by\n\n{made_by(name)}"
-            put(ROOT / "docs" / TABLES[name], text, by=f"docs/make_results.py {name}")
+            made = special[name]() if name in special else table_of(name)
+            if name != "headline":
+                made += f"\n\nMade by\n\n{made_by(name)}"
+            path, by = ROOT / TABLES[name], f"docs/make_results.py {name}"
+            if f"<!-- by {by} -->" in path.read_text(encoding="utf-8"):
+                put(path, made, by=by)
+            else:  # it has no place there yet
+                sys.stdout.write(f"{made}\n")
 
 
 if __name__ == "__main__":
