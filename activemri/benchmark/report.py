@@ -422,12 +422,14 @@ def _players(rows: Sequence[Row], name: NameCell) -> tuple[list[str], list[list[
 def _stopping(
     plan: Plan, rules: Sequence[FittedRule], table: Table
 ) -> Iterator[str | Table | ReportFigure]:
-    stop = plan.stop
+    stop, n = plan.stop, rules[0].n_units
+    of_others = f"{n} {stop.unit}s of other subjects"
+    chosen_on = f"{n} other subjects" if stop.unit == "subject" else of_others
     yield (
         "Each policy stops a scan when a rule finds it good enough for "
         f"{metric_name(str(stop.metric))} {stop.target:g} ({direction(str(stop.metric))}). The "
         f"predictors ({stop.predictor}) see only the scan; each threshold was chosen on "
-        f"{rules[0].n_units} {stop.unit}s of other subjects so that at most alpha = {stop.alpha:g} "
+        f"{chosen_on} so that at most alpha = {stop.alpha:g} "
         "of new scans stop below the target."
     )
     yield table
